@@ -1,0 +1,1 @@
+"""Photos and human ratings become a checked, grouped, split TFDS data set."""

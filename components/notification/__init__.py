@@ -1,0 +1,1 @@
+"""The exit handler: whatever happened to a run, people are told."""

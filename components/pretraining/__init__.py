@@ -1,0 +1,1 @@
+"""Unlabelled photos become an encoder, by a convolutional autoencoder."""

@@ -1,0 +1,1 @@
+"""A scorer that passed its gates becomes a published version."""

@@ -1,0 +1,148 @@
+"""Every default of the pipeline, once, with its origin.
+
+The pipeline's signature, the command line and the documentation read these frozen dataclasses, so all of
+them show the same number. Nothing here imports TensorFlow: compiling the pipeline must not need it.
+
+Sources named below:
+
+* NIMA: Talebi and Milanfar, "NIMA: Neural Image Assessment", 2018, https://arxiv.org/abs/1709.05424
+* SEMD: Hou, Yu and Samaras, "Squared Earth Mover's Distance-based Loss for Training Deep Neural
+  Networks", 2016, https://arxiv.org/abs/1611.05916
+* AVA: Murray, Marchesotti and Perronnin, "AVA: A large-scale database for aesthetic visual analysis", 2012
+"""
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+SCORES = tuple(range(1, 11))
+"""The ten scores a rater can give; a photo's label is its distribution of votes over them."""
+
+RatingFormat = Literal["auto", "ratings", "counts", "means", "ava", "idealo"]
+Start = Literal["autoencoder", "denoising", "imagenet", "none"]
+Scaling = Literal["backbone", "tf", "torch", "caffe", "none"]
+Devices = Literal["one", "all"]
+
+
+@dataclass(frozen=True)
+class Ingestion:
+    """From photos and ratings to a data set."""
+
+    rating_format: RatingFormat = "auto"  # recognised from the file's header or shape
+    ava_tags: tuple[int, ...] = (17, 47)  # AVA's semantic tags Portraiture and Self Portrait (AVA, tags.txt)
+    minimum_raters: int = 1  # a photo with fewer is left out; raise it where single votes are unreliable
+    minimum_side: int = 64  # pixels; below it a portrait shows no face that can be judged
+    maximum_pixels: int = 100_000_000  # decompression bombs: four times the largest phone photo on sale
+    shorter_side: int = 320  # pixels; a quarter more than the 256 that the scorer reads (NIMA, section III)
+    jpeg_quality: int = 92  # of the stored photo: re-encoding moves a score less than the raters' noise
+    maximum_left_out: float = 0.1  # share of photos; more says that the input is wrong, not the photos
+    validation_share: float = 0.1
+    test_share: float = 0.15
+    duplicate_distance: int = 16  # of 256 bits of the perceptual hash
+    beam_options: str = ""  # options of an Apache Beam runner; empty: a process pool on this machine
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """From unlabelled photos to an encoder."""
+
+    start: Start = "autoencoder"
+    weights: str = ""  # URI of a .keras or .weights.h5 file that the encoder starts from
+    backbone: str = "MobileNet"  # any name in keras.applications (NIMA, table I: the cheapest that is as good)
+    backbone_options: dict[str, Any] = field(default_factory=dict)  # e.g. {"alpha": 0.25}
+    scaling: Scaling = "backbone"  # of pixels; "backbone": as keras.applications defines it for this backbone
+    crop: int = 224  # pixels: the side of the square that the network reads (NIMA, section III)
+    epochs: int = 20
+    learning_rate: float = 1e-3  # Adam's default
+    batch_size: int = 32
+    noise: float = 0.1  # standard deviation added to the input of the denoising autoencoder, of a range of 1
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Training:
+    """From rated photos and an encoder to a scorer."""
+
+    dropout: float = 0.75  # before the ten-way softmax (NIMA, section III)
+    head_epochs: int = 10
+    head_learning_rate: float = 1e-3
+    epochs: int = 15
+    learning_rate: float = 3e-5
+    batch_size: int = 32
+    scale: int = 256  # pixels: the photo is scaled to this square, then a random crop of it is read (NIMA)
+    mixed_precision: bool = False  # faster on GPUs with tensor cores; of no use on a CPU
+    devices: Devices = "one"  # "all": every GPU of the machine through tf.distribute.MirroredStrategy
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """From a scorer and the test split to a decision."""
+
+    accuracy_threshold: float = 5.5  # the middle of 1-10: high and low quality as NIMA and AVA part them
+    minimum_srcc: float = 0.5  # half-way from chance to what one rater reaches against the others (about .6)
+    maximum_emd: float = 1.5  # score points between the predicted and the true votes
+    minimum_spread: float = 0.4  # standard deviation of predictions over that of the truth
+    champion_margin: float = 0.02  # SRCC that the challenger may lose: below the width of the interval
+    bootstrap: int = 1000  # resamples; the 2.5 % tails then rest on 25 of them
+    confidence: float = 0.95
+    show_photos: bool = False  # in the report: they are people's faces
+    seed: int = 1
+
+
+def from_parameters(settings: type, **parameters: Any) -> Any:
+    """Build a settings dataclass from pipeline parameters and check every value.
+
+    Args:
+        settings: one of the dataclasses above.
+        **parameters: values by field name; fields left out keep their default. Lists become tuples.
+
+    Returns:
+        An instance of ``settings``.
+
+    Raises:
+        ValueError: a name is unknown, or a value is outside its type, choices or range; the message names
+            the parameter, what was expected and what came.
+    """
+    known = {f.name for f in fields(settings)}
+    if unknown := sorted(set(parameters) - known):
+        raise ValueError(f"{settings.__name__} has no setting {unknown[0]!r}; expected one of {sorted(known)}")
+    hints = get_type_hints(settings)
+    checked = {name: _checked(name, value, hints[name]) for name, value in parameters.items()}
+    return replace(settings(), **checked)
+
+
+def as_parameters(settings: Any) -> dict[str, Any]:
+    """A settings instance as plain JSON values (tuples become lists)."""
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(settings).items()}
+
+
+_RANGES = {
+    "validation_share": (0, 0.5), "test_share": (0, 0.5), "maximum_left_out": (0, 1), "dropout": (0, 0.99),
+    "jpeg_quality": (1, 100), "minimum_side": (1, 10_000), "shorter_side": (32, 4096), "minimum_raters": (1, 10_000),
+    "duplicate_distance": (0, 64), "maximum_pixels": (10_000, 10**10), "crop": (32, 1024), "scale": (32, 1024),
+    "epochs": (0, 10_000), "head_epochs": (0, 10_000), "batch_size": (1, 4096), "learning_rate": (0, 10),
+    "head_learning_rate": (0, 10), "noise": (0, 1), "seed": (0, 2**31 - 1), "accuracy_threshold": (1, 10),
+    "minimum_srcc": (-1, 1), "maximum_emd": (0, 9), "minimum_spread": (0, 10), "champion_margin": (-1, 1),
+    "bootstrap": (1, 1_000_000), "confidence": (0.5, 0.9999),
+}  # fmt: skip
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    """The value in the field's own type, or a ValueError that says what was expected."""
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ValueError(f"{name} must be one of {list(get_args(hint))}, got {value!r}")
+        return value
+    if get_origin(hint) is tuple:
+        return tuple(int(item) for item in value)
+    if hint in (int, float) and not isinstance(value, bool) and isinstance(value, int | float):
+        if hint is int and value != int(value):
+            raise ValueError(f"{name} must be a whole number, got {value!r}")
+        low, high = _RANGES[name]
+        if not low <= value <= high:
+            raise ValueError(f"{name} must be from {low} to {high}, got {value!r}")
+        return hint(value)
+    expected = get_origin(hint) or hint
+    if not isinstance(value, expected) or (expected is not bool and isinstance(value, bool)):
+        raise ValueError(f"{name} must be {expected.__name__}, got {value!r}")
+    return value

@@ -1,0 +1,1 @@
+"""A data set and an encoder become a scorer bundle (NIMA)."""

@@ -1,0 +1,1 @@
+"""Container images: what the steps and the server run in."""
