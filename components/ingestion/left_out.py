@@ -1,0 +1,39 @@
+"""Why a photo or a rating does not enter the data set."""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+REASONS = MappingProxyType(
+    {
+        "unreadable": "The file cannot be decoded as a photo.",
+        "bomb": "The photo has more pixels than the set maximum; decoding it could exhaust the memory.",
+        "too small": "A side is shorter than the set minimum; a face in it cannot be judged.",
+        "no rating": "The photo has no rating.",
+        "no photo": "The rating names a photo that is not there.",
+        "score out of range": "A score lies outside 1 to 10.",
+        "path outside the folder": "The path is absolute or leads out of the folder of photos.",
+        "too few raters": "Fewer people rated the photo than the set minimum.",
+        "bridges two splits": "The photo links near duplicates that already belong to different splits.",
+    }
+)
+"""Each reason and the sentence that explains it to a reader of the report."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """One photo or rating that was left out.
+
+    Attributes:
+        photo: the photo's id: its path relative to the folder of photos, or what a ratings file calls it.
+        reason: one of ``REASONS``.
+        detail: what was seen and where, e.g. ``"ratings.csv line 17: score 11"``; may be empty.
+    """
+
+    photo: str
+    reason: str
+    detail: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuses a reason that the report could not explain."""
+        if self.reason not in REASONS:
+            raise ValueError(f"reason must be one of {sorted(REASONS)}, got {self.reason!r}")
