@@ -30,6 +30,7 @@ class Ingestion:
     rating_format: RatingFormat = "auto"  # recognised from the file's header or shape
     ava_tags: tuple[int, ...] = (17, 47)  # AVA's semantic tags Portraiture and Self Portrait (AVA, tags.txt)
     minimum_raters: int = 1  # a photo with fewer is left out; raise it where single votes are unreliable
+    rater_std: float = 1.9  # of a photo's scores, where a file gives means alone: pooled over MEBeauty's 48,427 ratings
     minimum_side: int = 64  # pixels; below it a portrait shows no face that can be judged
     maximum_pixels: int = 100_000_000  # decompression bombs: four times the largest phone photo on sale
     shorter_side: int = 320  # pixels; a quarter more than the 256 that the scorer reads (NIMA, section III)
@@ -111,6 +112,23 @@ def from_parameters(settings: type, **parameters: Any) -> Any:
     return replace(settings(), **checked)
 
 
+def among(parameters: dict[str, Any], settings: type, prefix: str = "") -> dict[str, Any]:
+    """The parameters that are fields of ``settings``, by field name.
+
+    Several settings share one signature, so fields that would collide carry a prefix there.
+
+    Args:
+        parameters: values by parameter name, e.g. the ``locals()`` of a function.
+        settings: one of the dataclasses above.
+        prefix: where ``prefix + field`` is a parameter, it goes before ``field``.
+
+    >>> among({"epochs": 3, "pretraining_epochs": 5, "photos": "x"}, Pretraining, prefix="pretraining_")
+    {'epochs': 5}
+    """
+    names = {f.name: prefix + f.name if prefix + f.name in parameters else f.name for f in fields(settings)}
+    return {field: parameters[name] for field, name in names.items() if name in parameters}
+
+
 def as_parameters(settings: Any) -> dict[str, Any]:
     """A settings instance as plain JSON values (tuples become lists)."""
     return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(settings).items()}
@@ -119,6 +137,7 @@ def as_parameters(settings: Any) -> dict[str, Any]:
 _RANGES = {
     "validation_share": (0, 0.5), "test_share": (0, 0.5), "maximum_left_out": (0, 1), "dropout": (0, 0.99),
     "jpeg_quality": (1, 100), "minimum_side": (1, 10_000), "shorter_side": (32, 4096), "minimum_raters": (1, 10_000),
+    "rater_std": (0, 4.5),
     "duplicate_distance": (0, 64), "maximum_pixels": (10_000, 10**10), "crop": (32, 1024), "scale": (32, 1024),
     "epochs": (0, 10_000), "head_epochs": (0, 10_000), "batch_size": (1, 4096), "learning_rate": (0, 10),
     "head_learning_rate": (0, 10), "noise": (0, 1), "seed": (0, 2**31 - 1), "accuracy_threshold": (1, 10),
