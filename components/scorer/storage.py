@@ -184,7 +184,7 @@ def download_tree(uri: str, folder: str | Path) -> None:
 
 
 def delete_tree(uri: str, first: Iterable[str] = ("saved_model.pb",)) -> None:
-    """Remove everything below an address; nothing there is no error.
+    """Remove a file, or a folder with everything below it; nothing there is no error.
 
     Args:
         uri: the address; the root of a bucket or disk is refused.
@@ -197,7 +197,7 @@ def delete_tree(uri: str, first: Iterable[str] = ("saved_model.pb",)) -> None:
     late = [file for file in found if file.name.rsplit("/", 1)[-1] not in first]
     for file in [*(file for file in found if file not in late), *late]:
         store.delete(_at(file.uri)[1])
-    store.delete_folder(key)
+    store.delete(key)
 
 
 def read_versioned(uri: str) -> tuple[bytes | None, str]:
@@ -299,10 +299,10 @@ class _Folder:
             yield from (entry.name for entry in os.scandir(key) if entry.is_dir())
 
     def delete(self, key: str) -> None:
-        Path(key).unlink(missing_ok=True)
-
-    def delete_folder(self, key: str) -> None:
-        shutil.rmtree(key, ignore_errors=not Path(key).exists())
+        if os.path.isdir(key) and not os.path.islink(key):
+            shutil.rmtree(key)
+        else:
+            Path(key).unlink(missing_ok=True)
 
     def read_versioned(self, key: str) -> tuple[bytes | None, str]:
         try:
@@ -430,9 +430,6 @@ class _Gcs:
         with suppress(FileNotFoundError), self._calling("remove", key) as (bucket, options):
             self._blob(bucket, key).delete(**options)
 
-    def delete_folder(self, key: str) -> None:
-        """Nothing to do: a bucket has no folders, only objects."""
-
     def read_versioned(self, key: str) -> tuple[bytes | None, str]:
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
@@ -533,9 +530,6 @@ class _S3:
     def delete(self, key: str) -> None:
         with self._calling("remove", key) as client:
             client.delete_object(**self._object(key))
-
-    def delete_folder(self, key: str) -> None:
-        """Nothing to do: a bucket has no folders, only objects."""
 
     def read_versioned(self, key: str) -> tuple[bytes | None, str]:
         try:
