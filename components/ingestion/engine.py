@@ -1,0 +1,81 @@
+"""Where ingestion's work is done: in processes of this machine, or on any Apache Beam runner.
+
+Both engines call the same functions on the same items, and each item writes its result to a file of its own.
+The result therefore cannot depend on the engine, on the order, or on how often an item was tried.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+
+
+def on_processes(function: Callable[[Item], Any], items: Sequence[Item]) -> Iterator[None]:
+    """Call the function on every item, on all cores of this machine; yields once for each item that is done.
+
+    Args:
+        function: a picklable function of one argument; what it returns is dropped.
+        items: picklable arguments.
+
+    Raises:
+        RuntimeError: a process died, most often because the memory was exhausted.
+        Exception: whatever the function raised first; items not yet begun are dropped.
+    """
+    # Not forked: a forked child would inherit TensorFlow's threads and memory, or hang on one of its locks.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(cores(), len(items)) or 1, mp_context=context) as pool:
+        waiting = [pool.submit(_quietly, function, item) for item in items]
+        try:
+            for done in as_completed(waiting):
+                done.result()
+                yield
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                "a worker process died, most often because the memory is exhausted: give the step more memory, "
+                "or look in the system's log for the reason"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def on_beam(function: Callable[[Item], Any], items: Sequence[Item], options: str, what: str) -> None:
+    """Call the function on every item as an Apache Beam pipeline and wait for its end.
+
+    Args:
+        function: a picklable function of one argument; what it returns is dropped.
+        items: picklable arguments.
+        options: of the pipeline, as on a command line, e.g. ``"--runner=DirectRunner"``.
+        what: name of the step in the runner's own pages.
+
+    Raises:
+        RuntimeError: Apache Beam is not installed.
+    """
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError:
+        raise RuntimeError(
+            f"beam_options is {options!r}, but Apache Beam is not installed: install the extra 'scale' "
+            "(pip install 'portrait-scorer[scale]'), or leave beam_options empty to use this machine's cores"
+        ) from None
+    with beam.Pipeline(options=PipelineOptions(options.split())) as pipeline:
+        # Reshuffled, or a runner fuses the list and the work into one worker.
+        _ = pipeline | beam.Create(list(items)) | beam.Reshuffle() | what >> beam.Map(_quietly_on, function)
+
+
+def cores() -> int:
+    """Cores that this process may use: fewer than the machine has where it is pinned to some."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _quietly(function: Callable[[Item], Any], item: Item) -> None:
+    """The call without its result, which would travel back for nothing."""
+    function(item)
+
+
+def _quietly_on(item: Item, function: Callable[[Item], Any]) -> None:
+    function(item)
