@@ -1,0 +1,47 @@
+"""The contract of pretraining with Kubeflow."""
+
+from kfp import dsl
+
+from images.digests import STEPS_GPU
+
+
+@dsl.component(base_image=STEPS_GPU, install_kfp_package=False)
+def pretraining(
+    dataset: dsl.Input[dsl.Dataset],
+    encoder: dsl.Output[dsl.Model],
+    report: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
+    fingerprint: str,
+    workspace: str,
+    resume: str,
+    start: str,
+    weights: str,
+    backbone: str,
+    backbone_options: dict,
+    scaling: str,
+    scale: int,
+    crop: int,
+    epochs: int,
+    learning_rate: float,
+    batch_size: int,
+    noise: float,
+    seed: int,
+    show_photos: bool,
+) -> str:
+    """Make an encoder of unlabelled photos; returns the run that made it, which stays the same from the cache."""
+    parameters = dict(locals())
+    from components.pretraining.pretrain import pretrain
+    from components.scorer.journal import step
+    from components.scorer.settings import Pretraining, among, from_parameters
+    from components.scorer.workspace import Workspace
+
+    with step("pretraining", workspace, report.uri) as place:
+        found = pretrain(
+            dataset.path, encoder.path, report.path,
+            settings=from_parameters(Pretraining, **among(parameters, Pretraining)), scale=scale,
+            checkpoints=Workspace(workspace, resume or place.run).checkpoints("pretraining"),
+            fingerprint=fingerprint, show_photos=show_photos,
+        )  # fmt: skip
+        for name, value in found.items():
+            metrics.log_metric(name, value)
+        return place.run

@@ -1,0 +1,112 @@
+"""What training hands on: weights with all that is needed to rebuild, audit and use them.
+
+encoder/  encoder.keras  encoder.json   {settings}
+scorer/   scorer.keras   bundle.json    {settings, data_fingerprint, revision, history, versions}
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from components.scorer import model as _registers_the_scaling_layer  # noqa: F401
+from components.scorer import preprocessing
+from components.scorer.settings import SCORES, Pretraining, Training, as_parameters, from_parameters
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A trained scorer.
+
+    Attributes:
+        model: float ``[n, crop, crop, 3]``, 0..255, to votes ``[n, 10]`` that sum to 1.
+        pretraining: the settings that built the encoder.
+        training: the settings that trained it.
+        data_fingerprint: of the data set that it was trained on.
+        revision: git revision of the code, or "" when unknown.
+        history: a value an epoch: ``loss``, ``val_loss``, ``head_loss``, ``head_val_loss``, …
+    """
+
+    model: keras.Model
+    pretraining: Pretraining
+    training: Training
+    data_fingerprint: str = ""
+    revision: str = ""
+    history: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings as plain values, by phase."""
+        return {"pretraining": as_parameters(self.pretraining), "training": as_parameters(self.training)}
+
+    def pixels(self, data: tf.Tensor) -> tf.Tensor:
+        """Encoded photos, string ``[n]``, as the model reads them: float32 ``[n, crop, crop, 3]``."""
+        return preprocessing.pixels(data, self.training.scale, self.pretraining.crop)
+
+    def score(self, photos: list[bytes], batch_size: int = 32) -> np.ndarray:
+        """Votes float32 ``[n, 10]`` for encoded, upright photos."""
+        votes = [
+            np.asarray(self.model(self.pixels(tf.constant(photos[start : start + batch_size])), training=False))
+            for start in range(0, len(photos), batch_size)
+        ]
+        return np.concatenate(votes) if votes else np.empty((0, len(SCORES)), "float32")
+
+    def save(self, folder: str | Path) -> None:
+        """Write the bundle into ``folder``, the description last."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model.save(folder / "scorer.keras")
+        about = {
+            "settings": self.settings,
+            "data_fingerprint": self.data_fingerprint,
+            "revision": self.revision,
+            "history": self.history,
+            "versions": {"keras": keras.__version__, "tensorflow": tf.__version__},
+        }
+        (folder / "bundle.json").write_text(json.dumps(about, indent=1))
+
+
+def load(folder: str | Path) -> Bundle:
+    """Read a bundle.
+
+    Raises:
+        FileNotFoundError: ``folder`` holds no complete bundle.
+    """
+    folder = Path(folder)
+    if not (folder / "bundle.json").exists():
+        raise FileNotFoundError(f"{folder} holds no scorer bundle: expected scorer.keras and bundle.json in it")
+    about = json.loads((folder / "bundle.json").read_text())
+    return Bundle(
+        model=keras.saving.load_model(folder / "scorer.keras", compile=False),
+        pretraining=from_parameters(Pretraining, **about["settings"]["pretraining"]),
+        training=from_parameters(Training, **about["settings"]["training"]),
+        data_fingerprint=about["data_fingerprint"],
+        revision=about["revision"],
+        history=about["history"],
+    )
+
+
+def save_encoder(encoder: keras.Model, settings: Pretraining, folder: str | Path) -> None:
+    """Write an encoder and the settings that rebuild it, the settings last."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    encoder.save(folder / "encoder.keras")
+    (folder / "encoder.json").write_text(json.dumps({"settings": as_parameters(settings)}, indent=1))
+
+
+def load_encoder(folder: str | Path) -> tuple[keras.Model, Pretraining]:
+    """Read an encoder and its settings.
+
+    Raises:
+        FileNotFoundError: ``folder`` holds no complete encoder.
+    """
+    folder = Path(folder)
+    if not (folder / "encoder.json").exists():
+        raise FileNotFoundError(f"{folder} holds no encoder: expected encoder.keras and encoder.json in it")
+    about = json.loads((folder / "encoder.json").read_text())
+    encoder = keras.saving.load_model(folder / "encoder.keras", compile=False)
+    return encoder, from_parameters(Pretraining, **about["settings"])

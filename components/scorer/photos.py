@@ -1,0 +1,109 @@
+"""The data set's photos as batches, and its records as a table."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from components.scorer import augmentation, preprocessing
+
+_SHUFFLED = 16_384
+"""Encoded photos held for shuffling: about 400 MB at 25 KB each; a smaller split is shuffled whole."""
+
+
+def counts(dataset: str | Path) -> dict[str, int]:
+    """Number of records of each split of a data set directory."""
+    return {name: split.num_examples for name, split in tfds.builder_from_directory(str(dataset)).info.splits.items()}
+
+
+def encoded(dataset: str | Path, split: str) -> tf.data.Dataset:
+    """The records of a split, in the order in which they are stored, with the photo still encoded.
+
+    Args:
+        dataset: TFDS directory.
+        split: ``train``, or several as ``train+unlabelled`` (TFDS's split syntax).
+    """
+    builder = tfds.builder_from_directory(str(dataset))
+    return builder.as_dataset(
+        split=split,
+        decoders={"photo": tfds.decode.SkipDecoding()},
+        read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
+    )
+
+
+def records(dataset: str | Path, split: str) -> Iterator[dict]:
+    """The records of a split as plain values: photo (bytes), photo_id, votes ``[10]``, raters, group, attributes."""
+    for record in encoded(dataset, split).as_numpy_iterator():
+        attributes = {name: value.decode() for name, value in record.get("attributes", {}).items()}
+        texts = {name: record[name].decode() for name in ("photo_id", "group")}
+        yield {**record, **texts, "raters": int(record["raters"]), "attributes": attributes}
+
+
+def table(dataset: str | Path, split: str) -> pd.DataFrame:
+    """The records of a split without their photos, a row each: photo_id, p1..p10, raters, group and attributes."""
+    rows = []
+    for record in records(dataset, split):
+        votes = {f"p{score}": float(share) for score, share in enumerate(record["votes"], 1)}
+        plain = {name: record[name] for name in ("photo_id", "raters", "group")}
+        rows.append({**plain, **votes, **record["attributes"]})
+    return pd.DataFrame(rows)
+
+
+def batches(
+    dataset: str | Path, split: str, *, scale: int, crop: int, batch_size: int, only: int = 1
+) -> tf.data.Dataset:
+    """The middle of each photo, once, in stored order.
+
+    Args:
+        dataset: TFDS directory.
+        split: as in ``encoded``.
+        scale: side of the square that a photo is scaled to.
+        crop: side of the middle that is kept.
+        batch_size: photos a batch; the last one may be smaller.
+        only: read one photo in so many.
+
+    Returns:
+        Batches ``(pixels float32 [b, crop, crop, 3] 0..255, votes float32 [b, 10])``.
+    """
+
+    def read(record):
+        photo = preprocessing.square(preprocessing.decode(record["photo"]), scale)
+        return preprocessing.centre(photo, crop), record["votes"]
+
+    chosen = encoded(dataset, split).shard(only, 0)
+    return chosen.map(read, tf.data.AUTOTUNE).batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def augmented(
+    dataset: str | Path, split: str, *, scale: int, crop: int, batch_size: int, seed: int, epoch: int, leave: int = 0
+) -> tf.data.Dataset:
+    """One epoch in random order, randomly cropped and mirrored: the same for the same seed and epoch.
+
+    Args:
+        dataset: TFDS directory.
+        split: as in ``encoded``.
+        scale: side of the square that a photo is scaled to.
+        crop: side of the random part of it that is kept.
+        batch_size: photos a batch; the last one may be smaller.
+        seed: of the whole training.
+        epoch: number of the epoch, from 0.
+        leave: leave out the photos that ``batches(..., only=leave)`` reads.
+
+    Returns:
+        Batches ``(pixels float32 [b, crop, crop, 3] 0..255, votes float32 [b, 10])``.
+    """
+
+    def read(place, record):
+        photo = preprocessing.square(preprocessing.decode(record["photo"]), scale)
+        drawn = tf.stack([tf.constant(seed * 100_003 + epoch, tf.int64), place])
+        return augmentation.crop_and_flip(photo, crop, drawn), record["votes"]
+
+    order = encoded(dataset, split).enumerate()
+    if leave:
+        left = -(-len(order) // leave)
+        kept = order.filter(lambda place, record: place % leave != 0)
+        order = kept.apply(tf.data.experimental.assert_cardinality(len(order) - left))
+    order = order.shuffle(_SHUFFLED, seed=seed + epoch, reshuffle_each_iteration=False)
+    return order.map(read, tf.data.AUTOTUNE).batch(batch_size).prefetch(tf.data.AUTOTUNE)

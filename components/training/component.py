@@ -1,0 +1,49 @@
+"""The contract of training with Kubeflow."""
+
+from kfp import dsl
+
+from images.digests import STEPS_GPU
+
+
+@dsl.component(base_image=STEPS_GPU, install_kfp_package=False)
+def training(
+    dataset: dsl.Input[dsl.Dataset],
+    encoder: dsl.Input[dsl.Model],
+    scorer: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    fingerprint: str,
+    encoder_run: str,
+    workspace: str,
+    resume: str,
+    revision: str,
+    dropout: float,
+    head_epochs: int,
+    head_learning_rate: float,
+    epochs: int,
+    learning_rate: float,
+    batch_size: int,
+    scale: int,
+    mixed_precision: bool,
+    devices: str,
+    seed: int,
+):
+    """Fit the score head on a pretrained encoder, then the whole network.
+
+    The encoder's run is not read: the execution cache knows artifacts by name only, so that without it a scorer
+    of another encoder would be taken from the cache.
+    """
+    parameters = dict(locals())
+    from components.scorer.journal import step
+    from components.scorer.settings import Training, among, from_parameters
+    from components.scorer.workspace import Workspace
+    from components.training.train import train
+
+    with step("training", workspace) as place:
+        found = train(
+            dataset.path, encoder.path, scorer.path,
+            settings=from_parameters(Training, **among(parameters, Training)),
+            checkpoints=Workspace(workspace, resume or place.run).checkpoints("training"),
+            revision=revision, fingerprint=fingerprint,
+        )  # fmt: skip
+        for name, value in found.items():
+            metrics.log_metric(name, value)

@@ -1,0 +1,50 @@
+"""The page of a training: the learning curves of both phases."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from components.scorer.checkpoints import Curves, best_epoch
+from components.scorer.page import Page, chart, table, text
+from components.scorer.settings import Training, as_parameters
+
+
+def write_report(file: str | Path, settings: Training, head: Curves, network: Curves) -> None:
+    """Write the page.
+
+    Args:
+        file: where to.
+        settings: of this training.
+        head: curves of the head phase (``loss``, ``val_loss``, ``seconds``); empty when it had no epoch.
+        network: curves of the phase that trains everything, likewise.
+    """
+    page = Page("Training", "The score head on the encoder's features, then the whole network (NIMA).")
+    phases = {"The head": head, "The whole network": network}
+    for heading, curves in phases.items():
+        if curves:
+            page.section(heading, chart(_plot(curves), f"{heading}: loss by epoch"), text(_words(curves)))
+    rows = [{"setting": name, "value": str(value)} for name, value in as_parameters(settings).items()]
+    page.section("Settings", table(rows))
+    page.write(file)
+
+
+def _plot(curves: Curves) -> Figure:
+    figure = Figure(figsize=(7, 3.2))
+    axes = figure.subplots()
+    epochs = range(1, len(curves["loss"]) + 1)
+    axes.plot(epochs, curves["loss"], marker="o", markersize=3, label="trained on")
+    axes.plot(epochs, curves["val_loss"], marker="o", markersize=3, label="validation")
+    axes.axvline(best_epoch(curves), linewidth=1, linestyle=":", color="gray")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("squared EMD")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    return figure
+
+
+def _words(curves: Curves) -> str:
+    kept, minutes = best_epoch(curves), sum(curves["seconds"]) / 60
+    return (
+        f"Epoch {kept} of {len(curves['loss'])} was kept (dotted line): the lowest loss on the validation split,"
+        f" {curves['val_loss'][kept - 1]:.4f}. All epochs took {minutes:.1f} minutes."
+    )
