@@ -102,7 +102,7 @@ def table(rows: list[dict[str, Any]], caption: str = "", most: int = 500) -> Mar
     numeric = {c: all(isinstance(row.get(c), Real | None) for row in rows) for c in columns}
     head = Markup("").join(Markup("<th{}>{}</th>").format(_number(numeric[c]), c) for c in columns)
     body = Markup("").join(
-        Markup("<tr>{}</tr>\n").format(Markup("").join(_cell(row.get(column)) for column in columns))
+        Markup("<tr>{}</tr>\n").format(Markup("").join(_cell(row.get(column), numeric[column]) for column in columns))
         for row in rows[:most]
     )
     if len(rows) > most:
@@ -126,8 +126,8 @@ def chart(figure: Figure, alt: str) -> Markup:
         alt: what the chart shows, for those who cannot see it.
     """
     buffer = io.StringIO()
-    # The fixed salt gives the same ids, and with them the same page, for the same data.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "page"}):
+    # With this salt the same chart has the same ids each time, and two charts of a page have different ones.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": alt}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     drawing = buffer.getvalue()
     drawing = drawing[drawing.index("<svg") :]
@@ -175,11 +175,11 @@ def _number(numeric: bool) -> Markup:
     return Markup(' class="number"' if numeric else "")
 
 
-def _cell(value: Any) -> Markup:
+def _cell(value: Any, numeric: bool) -> Markup:
     if isinstance(value, bool):
         value = "yes" if value else "no"
     if value is None or (isinstance(value, Real) and math.isnan(value)):
-        return Markup('<td class="number">&ndash;</td>')
+        return Markup("<td{}>&ndash;</td>").format(_number(numeric))
     if isinstance(value, Real):
         shown = f"{value:,}" if isinstance(value, Integral) else f"{value:,.3f}"
         return Markup('<td class="number">{}</td>').format(Markup(shown.replace("-", "&minus;")))
