@@ -137,7 +137,7 @@ def test_a_photo_is_shrunk_to_a_small_jpeg_and_set_upright():
     data = io.BytesIO()
     turned.save(data, "JPEG", exif=exif)
     source = dict(Parsed(page.photo(data.getvalue(), "x", side=120)).tags)["img"]["src"]
-        small = Image.open(io.BytesIO(base64.b64decode(source.removeprefix("data:image/jpeg;base64,"))))
+    small = Image.open(io.BytesIO(base64.b64decode(source.removeprefix("data:image/jpeg;base64,"))))
     assert (small.format, small.size) == ("JPEG", (80, 120))
 
 
