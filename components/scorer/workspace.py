@@ -4,6 +4,7 @@ Everything lies under one URI, the pipeline's ``workspace`` parameter:
 
     <workspace>/splits.csv                          which photo belongs to which split, across all runs
     <workspace>/runs/<run>/checkpoints/<step>/      epochs of a step, for a retry to go on from
+    <workspace>/runs/<run>/steps/<step>.json        how far each step came, for the exit handler
     <workspace>/runs/<run>/decision.json            the gate's verdict, for the exit handler
     <workspace>/runs/<run>/published.json           the published version, for the exit handler
 """
@@ -25,6 +26,11 @@ class Workspace:
     def splits(self) -> str:
         """URI of the register of splits, shared by all runs."""
         return self.uri.rstrip("/") + "/splits.csv"
+
+    @property
+    def steps(self) -> str:
+        """URI of the folder with one small record for each step that began."""
+        return self._in_run("steps")
 
     @property
     def decision(self) -> str:

@@ -1,0 +1,42 @@
+"""The contract of evaluation with Kubeflow."""
+
+from kfp import dsl
+
+from images.digests import STEPS_CPU
+
+
+@dsl.component(base_image=STEPS_CPU, install_kfp_package=False)
+def evaluation(
+    dataset: dsl.Input[dsl.Dataset],
+    scorer: dsl.Input[dsl.Model],
+    report: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
+    workspace: str,
+    models: str,
+    name: str,
+    revision: str,
+    accuracy_threshold: float,
+    minimum_srcc: float,
+    maximum_emd: float,
+    minimum_spread: float,
+    champion_margin: float,
+    bootstrap: int,
+    confidence: float,
+    show_photos: bool,
+    seed: int,
+) -> bool:
+    """Measure the scorer and the champion on the test split; returns whether every gate passed."""
+    parameters = dict(locals())
+    from components.evaluation.evaluate import evaluate
+    from components.scorer.journal import step
+    from components.scorer.settings import Evaluation, among, from_parameters
+
+    with step("evaluation", workspace, report.uri) as place:
+        found = evaluate(
+            dataset.path, scorer.path, report.path,
+            models=models, name=name, settings=from_parameters(Evaluation, **among(parameters, Evaluation)),
+            workspace=place, revision=revision,
+        )  # fmt: skip
+        for metric, value in found.metrics.items():
+            metrics.log_metric(metric, value)
+        return found.passed

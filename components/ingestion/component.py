@@ -1,0 +1,46 @@
+"""The contract of ingestion with Kubeflow."""
+
+from kfp import dsl
+
+from images.digests import STEPS_CPU
+
+
+@dsl.component(base_image=STEPS_CPU, install_kfp_package=False)
+def ingestion(
+    dataset: dsl.Output[dsl.Dataset],
+    report: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
+    photos: str,
+    ratings: str,
+    unlabelled: str,
+    attributes: str,
+    workspace: str,
+    rating_format: str,
+    ava_tags: list,
+    minimum_raters: int,
+    minimum_side: int,
+    maximum_pixels: int,
+    shorter_side: int,
+    jpeg_quality: int,
+    maximum_left_out: float,
+    validation_share: float,
+    test_share: float,
+    duplicate_distance: int,
+    beam_options: str,
+) -> str:
+    """Make a checked, grouped, split data set of photos and ratings; returns the data set's fingerprint."""
+    parameters = dict(locals())
+    from components.ingestion.ingest import ingest
+    from components.scorer.journal import step
+    from components.scorer.settings import Ingestion, among, from_parameters
+
+    with step("ingestion", workspace, report.uri) as place:
+        settings = from_parameters(Ingestion, **among(parameters, Ingestion))
+        found = ingest(
+            photos, ratings, dataset.path, report.path,
+            unlabelled=unlabelled, attributes=attributes, workspace=place, settings=settings,
+        )  # fmt: skip
+        fingerprint = found.pop("fingerprint")
+        for name, value in found.items():
+            metrics.log_metric(name, value)
+        return fingerprint

@@ -1,0 +1,77 @@
+"""What each step asks of the cluster: CPU, memory, accelerator, node pool, retries and deadline.
+
+The local runner heeds none of this but the environment variables.
+"""
+
+from dataclasses import dataclass
+
+from kfp import dsl, kubernetes
+
+from components.scorer.journal import RUN_ID
+
+HOUR = 3600
+
+LIFETIME = dsl.PipelineConfig(
+    ttl_seconds_after_success=24 * HOUR,  # of the workflow and its pods; the run's record and artifacts stay
+    ttl_seconds_after_failure=7 * 24 * HOUR,  # long enough to look into the pods after a weekend
+    active_deadline_seconds=72 * HOUR,  # of the whole run: above the steps' own deadlines together
+)
+
+QUIET = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",  # TensorFlow's startup lines bury the step's own
+    "GRPC_VERBOSITY": "ERROR",  # the same for the storage client's transport
+    "PYTHONUNBUFFERED": "1",  # progress is seen when it is made
+}
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a step's pod asks for and how often and long it may try."""
+
+    cpu: str
+    memory: str
+    deadline: int  # seconds, of one attempt
+    retries: int = 2  # of a step that can go on: pods are preempted
+    shared_memory: str = ""  # size of /dev/shm, where the step uses it
+
+
+# Memory is requested and limited alike, so that no neighbour's use kills a step; CPU is requested only, so that
+# idle cores are used. Sized for 200,000 unlabelled and 30,000 rated photos.
+INGESTION = Needs(cpu="8", memory="16Gi", deadline=12 * HOUR)
+PRETRAINING = Needs(cpu="8", memory="32Gi", deadline=24 * HOUR, retries=4, shared_memory="8Gi")
+TRAINING = Needs(cpu="8", memory="32Gi", deadline=12 * HOUR, retries=4, shared_memory="8Gi")
+EVALUATION = Needs(cpu="4", memory="16Gi", deadline=4 * HOUR)
+PUSH = Needs(cpu="2", memory="8Gi", deadline=1 * HOUR)
+NOTIFICATION = Needs(cpu="250m", memory="1Gi", deadline=HOUR // 4)
+
+
+def give(task: dsl.PipelineTask, needs: Needs) -> dsl.PipelineTask:
+    """Ask for what the step needs, and tell it which run it belongs to."""
+    task.set_cpu_request(needs.cpu).set_memory_request(needs.memory).set_memory_limit(needs.memory)
+    task.set_retry(needs.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration="900s")
+    kubernetes.set_timeout(task, needs.deadline)
+    kubernetes.use_field_path_as_env(task, RUN_ID, "metadata.labels['pipeline/runid']")
+    for variable, value in QUIET.items():
+        task.set_env_variable(variable, value)
+    if needs.shared_memory:  # a container's own 64 MiB is too little for several GPUs to talk through
+        kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=needs.shared_memory)
+    return task
+
+
+def accelerate(
+    task: dsl.PipelineTask, accelerator: str, count: str, node_selector: dict, tolerations: list
+) -> dsl.PipelineTask:
+    """Ask for accelerators and their node pool; the arguments are pipeline parameters."""
+    task.set_accelerator_type(accelerator).set_accelerator_limit(count)
+    kubernetes.add_node_selector_json(task, node_selector)
+    return kubernetes.add_toleration_json(task, tolerations)
+
+
+def tell(task: dsl.PipelineTask, webhook: str) -> dsl.PipelineTask:
+    """Give the step the webhook's URL from the Kubernetes Secret named by a pipeline parameter, where there is one."""
+    return kubernetes.use_secret_as_env(task, webhook, {"url": "WEBHOOK"}, optional=True)
+
+
+def uncached(task: dsl.PipelineTask) -> dsl.PipelineTask:
+    """Run the step each time: it reads or changes what the key of the execution cache does not hold."""
+    return task.set_caching_options(False)
