@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from components.pretraining.report import write_report
-from components.scorer import bundle, photos, storage
+from components.scorer import augmentation, bundle, photos, storage
 from components.scorer.autoencoder import build_autoencoder, reconstruction_error
 from components.scorer.checkpoints import Checkpoints, Curves, best_epoch, fingerprint_of, fit
 from components.scorer.model import build_encoder
@@ -116,11 +116,26 @@ def _pool_size(dataset: str | Path) -> int:
 
 
 def _epoch(dataset: str | Path, settings: Pretraining, scale: int, epoch: int) -> tf.data.Dataset:
-    """The pool less what is held out; the target is the photo itself."""
-    return photos.augmented(
-        dataset, _pool(dataset), scale=scale, crop=settings.crop, batch_size=settings.batch_size,
-        seed=settings.seed, epoch=epoch, leave=HELD_OUT,
-    ).map(lambda pixels, votes: (pixels, pixels))  # fmt: skip
+    """The pool less what is held out; the target is the photo itself, the input perhaps a noisy copy of it."""
+
+    def pair(place: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        pixels, _ = batch
+        if settings.start != "denoising":
+            return pixels, pixels
+        seed = tf.stack([tf.constant(settings.seed * 100_003 + epoch, tf.int64), place])
+        return augmentation.add_noise(pixels, settings.noise, seed), pixels
+
+    batches = photos.augmented(
+        dataset,
+        _pool(dataset),
+        scale=scale,
+        crop=settings.crop,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        epoch=epoch,
+        leave=HELD_OUT,
+    )
+    return batches.enumerate().map(pair, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
 def _held_out(dataset: str | Path, settings: Pretraining, scale: int) -> tf.data.Dataset:

@@ -16,8 +16,7 @@ def build_autoencoder(encoder: keras.Model, settings: Pretraining) -> keras.Mode
 
     Args:
         encoder: from ``model.build_encoder``; its layers are shared, so training this trains the encoder.
-        settings: ``start == "denoising"`` adds Gaussian noise of ``noise`` · 255 to the input (Vincent et al.,
-            "Extracting and composing robust features with denoising autoencoders", 2008).
+        settings: names the side of the crop.
 
     Returns:
         float ``[n, crop, crop, 3]``, 0..255, to the same shape, 0..1.
@@ -40,15 +39,7 @@ def build_autoencoder(encoder: keras.Model, settings: Pretraining) -> keras.Mode
         decoded = keras.layers.BatchNormalization()(decoded)
         decoded = keras.layers.ReLU()(decoded)
     photo = keras.layers.Conv2D(3, 3, padding="same", activation="sigmoid", dtype="float32", name="photo")(decoded)
-    network = keras.Model(encoder.input, photo, name="autoencoder")
-    return _denoising(network, settings.noise) if settings.start == "denoising" else network
-
-
-def _denoising(network: keras.Model, noise: float) -> keras.Model:
-    """The same network behind noise that is only there in training."""
-    pixels = keras.Input(network.input_shape[1:], name="pixels")
-    noisy = keras.layers.GaussianNoise(noise * 255, name="noise")(pixels)
-    return keras.Model(pixels, network.call(noisy), name="denoising_autoencoder")
+    return keras.Model(encoder.input, photo, name="autoencoder")
 
 
 @keras.saving.register_keras_serializable("portrait_scorer")
