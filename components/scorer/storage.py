@@ -373,7 +373,7 @@ class _Gcs:
             client = _gcs_client(os.getpid(), os.environ.get("STORAGE_EMULATOR_HOST", ""))
             yield client.bucket(self._name), {"timeout": TIMEOUT, "retry": DEFAULT_RETRY.with_timeout(DEADLINE)}
         except api.NotFound:
-            if verb == "write":
+            if verb in ("write", "list"):
                 raise _failed(verb, uri, LookupError("there is no such bucket")) from None
             raise FileNotFoundError(f"there is no {uri}") from None
         except api.PreconditionFailed:
@@ -431,14 +431,13 @@ class _Gcs:
             self._blob(bucket, key).delete(**options)
 
     def read_versioned(self, key: str) -> tuple[bytes | None, str]:
-        from google.api_core.exceptions import NotFound, PreconditionFailed
+        from google.api_core.exceptions import NotFound
 
         with self._calling("read", key) as (bucket, options):
             while blob := bucket.get_blob(key, **options):
                 # The content asked for is that of the generation just seen; when it is gone, look again.
-                with suppress(NotFound, PreconditionFailed):
-                    generation = blob.generation
-                    return blob.download_as_bytes(if_generation_match=generation, **options), str(generation)
+                with suppress(NotFound):
+                    return blob.download_as_bytes(**options), str(blob.generation)
         return None, ""
 
     def write_if(self, key: str, data: bytes, version: str) -> None:
