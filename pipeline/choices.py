@@ -14,7 +14,9 @@ def pipeline(**options: Any) -> Callable[[Callable], Any]:
     """``dsl.pipeline`` for a function whose signature may hold ``Literal`` of strings."""
 
     def decorate(function: Callable) -> Any:
-        choices = {name: get_args(hint) for name, hint in get_type_hints(function).items() if get_origin(hint) is Literal}
+        choices = {
+            name: get_args(hint) for name, hint in get_type_hints(function).items() if get_origin(hint) is Literal
+        }
         function.__annotations__ |= dict.fromkeys(choices, str)
         graph = dsl.pipeline(**options)(function)
         inputs = graph.pipeline_spec.root.input_definitions.parameters

@@ -48,8 +48,9 @@ def portrait_scorer(
     revision: str = "",
     # Ingestion
     rating_format: RatingFormat = _ingestion.rating_format,
-    ava_tags: list = list(_ingestion.ava_tags),
+    ava_tags: list = list(_ingestion.ava_tags),  # noqa: B006 - read by the compiler, never changed
     minimum_raters: int = _ingestion.minimum_raters,
+    rater_std: float = _ingestion.rater_std,
     minimum_side: int = _ingestion.minimum_side,
     maximum_pixels: int = _ingestion.maximum_pixels,
     shorter_side: int = _ingestion.shorter_side,
@@ -93,7 +94,7 @@ def portrait_scorer(
     # The cluster
     accelerator: str = "nvidia.com/gpu",
     accelerator_count: Literal["1", "2", "4", "8", "16"] = "1",
-    node_selector: dict = {},  # noqa: B006 - read by the compiler, never changed
+    node_selector: dict = {},  # noqa: B006
     tolerations: list = [],  # noqa: B006
 ):
     """Keep a scorer of portrait photos trained, judged and published.
@@ -112,6 +113,7 @@ def portrait_scorer(
         rating_format: How the ratings are written; auto recognises it.
         ava_tags: Semantic tags of AVA.txt to keep: 17 is Portraiture, 47 Self Portrait; empty keeps all.
         minimum_raters: Photos with fewer raters are left out.
+        rater_std: Standard deviation of the raters' scores on a photo, where the ratings are means without it.
         minimum_side: Pixels of the shorter side; smaller photos are left out.
         maximum_pixels: Photos of more pixels are left out unopened, as decompression bombs.
         shorter_side: Pixels that the shorter side is shrunk to in the data set.
@@ -152,7 +154,7 @@ def portrait_scorer(
         accelerator: Kubernetes resource name of the accelerator of pretraining and training; empty asks for none.
         accelerator_count: Accelerators for each of these steps.
         node_selector: Labels of the node pool of these steps; a toleration alone does not attract a pod to it.
-        tolerations: Kubernetes tolerations of these steps, for example [{"key": "nvidia.com/gpu", "operator": "Exists"}].
+        tolerations: Their Kubernetes tolerations, for example [{"key": "nvidia.com/gpu", "operator": "Exists"}].
     """
     given = dict(locals())
     pool = (accelerator, accelerator_count, node_selector, tolerations)

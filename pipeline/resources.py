@@ -63,6 +63,7 @@ def accelerate(
 ) -> dsl.PipelineTask:
     """Ask for accelerators and their node pool; the arguments are pipeline parameters."""
     task.set_accelerator_type(accelerator).set_accelerator_limit(count)
+    task.register_pipeline_channels([accelerator, count])  # else the exit handler's inner DAG lacks these inputs
     kubernetes.add_node_selector_json(task, node_selector)
     return kubernetes.add_toleration_json(task, tolerations)
 

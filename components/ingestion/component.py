@@ -18,6 +18,7 @@ def ingestion(
     rating_format: str,
     ava_tags: list,
     minimum_raters: int,
+    rater_std: float,
     minimum_side: int,
     maximum_pixels: int,
     shorter_side: int,

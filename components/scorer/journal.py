@@ -7,11 +7,11 @@ steps' outputs. So each step notes here that it began, how it ended, and where i
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-from components.scorer import storage
+from components.scorer import progress, storage
 from components.scorer.workspace import Workspace
 
 RUN_ID = "RUN_ID"
@@ -61,19 +61,81 @@ def step(name: str, workspace: str, report: str = "") -> Iterator[Workspace]:
     place = this_run(workspace)
     record = Step(name, "running", time.time(), report=report)
     _write(place, record)
+    print(f"{name}: started", flush=True)
     try:
         yield place
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        _write(place, replace(record, state="failed", ended=time.time(), error=reason))
+        with suppress(OSError):  # the step's own error is what matters
+            _write(place, replace(record, state="failed", ended=time.time(), error=reason))
         raise
     _write(place, replace(record, state="succeeded", ended=time.time()))
+    print(f"{name}: done in {progress.duration(time.time() - record.began)}", flush=True)
 
 
 def read(place: Workspace) -> list[Step]:
     """The records of a run's steps, in the order in which they began; empty when none did."""
     steps = [Step(**storage.read_json(file.uri)) for file in storage.files(place.steps)]
     return sorted(steps, key=lambda record: record.began)
+
+
+@dataclass(frozen=True)
+class Account:
+    """What became of a run. What does not apply is empty."""
+
+    run: str
+    state: str  # "succeeded" or "failed"
+    step: str = ""  # the step that failed
+    reason: str = ""  # why it failed
+    verdict: str = ""  # of the gates, with the reasons of a no
+    published: str = ""  # URI of the version
+    report: str = ""  # URI of the evaluation's page
+
+
+def account(place: Workspace, state: str) -> Account:
+    """What became of a run, from its own records.
+
+    Args:
+        place: of the run in the workspace.
+        state: of the run's steps, as its runner tells. Some versions of Kubeflow say ``RUNNING`` of a run that
+            failed, so a step's own word goes before it.
+    """
+    steps = read(place)
+    stopped = next((record for record in steps if record.state != "succeeded"), None)
+    failed = stopped is not None or state.upper() in ("FAILED", "CANCELLED", "CANCELED", "ERROR")
+    step, reason = _failure(stopped, steps) if failed else ("", "")
+    return Account(
+        run=place.run,
+        state="failed" if failed else "succeeded",
+        step=step,
+        reason=reason,
+        verdict=_verdict(_json(place.decision)),
+        published=(_json(place.published) or {}).get("version", ""),
+        report=next((record.report for record in steps if record.name == "evaluation" and record.ended), ""),
+    )
+
+
+def _failure(stopped: Step | None, steps: list[Step]) -> tuple[str, str]:
+    """The failed step and the reason, as far as the steps could say."""
+    if stopped is None:
+        return (f"the step after {steps[-1].name}" if steps else "the first step"), "it did not start"
+    return stopped.name, stopped.error or "it was killed and left no word: memory, deadline or preemption"
+
+
+def _verdict(decision: dict[str, Any] | None) -> str:
+    """The gates' word, with the reasons of those that did not pass."""
+    if decision is None:
+        return ""
+    if decision["passed"]:
+        return "yes, every gate passed"
+    return "no: " + "; ".join(gate["reason"] for gate in decision["gates"] if not gate["passed"])
+
+
+def _json(uri: str) -> dict[str, Any] | None:
+    try:
+        return storage.read_json(uri)
+    except FileNotFoundError:
+        return None
 
 
 def _write(place: Workspace, record: Step) -> None:

@@ -10,6 +10,7 @@ def training(
     dataset: dsl.Input[dsl.Dataset],
     encoder: dsl.Input[dsl.Model],
     scorer: dsl.Output[dsl.Model],
+    report: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
     fingerprint: str,
     encoder_run: str,
@@ -38,9 +39,9 @@ def training(
     from components.scorer.workspace import Workspace
     from components.training.train import train
 
-    with step("training", workspace) as place:
+    with step("training", workspace, report.uri) as place:
         found = train(
-            dataset.path, encoder.path, scorer.path,
+            dataset.path, encoder.path, scorer.path, report.path,
             settings=from_parameters(Training, **among(parameters, Training)),
             checkpoints=Workspace(workspace, resume or place.run).checkpoints("training"),
             revision=revision, fingerprint=fingerprint,

@@ -1,0 +1,93 @@
+"""The DAG on a cluster: its versions uploaded, runs started."""
+
+import hashlib
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import kfp
+
+from pipeline import parameters
+from pipeline.package import PATH, compiled
+from pipeline.pipeline import NAME
+from pipeline.runs import revision
+
+EXPERIMENT = NAME
+
+
+class Version(NamedTuple):
+    """A version of the pipeline on the server."""
+
+    pipeline_id: str
+    version_id: str
+    name: str
+
+
+def connect(host: str = "", namespace: str = "") -> kfp.Client:
+    """A client of the Kubeflow Pipelines API; without a host, as kfp finds one (environment, kubeconfig)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # says that it speaks to version 2 only
+        return kfp.Client(host=host or None, **({"namespace": namespace} if namespace else {}))
+
+
+def version_name(package: str) -> str:
+    """The git revision, with a digest of the package where files differ from the revision."""
+    name = revision()
+    if name and not name.endswith("-dirty"):
+        return name
+    return f"{name or 'unversioned'}-{hashlib.sha256(package.encode()).hexdigest()[:8]}"
+
+
+def upload(client: kfp.Client) -> Version:
+    """The version of the pipeline that this code compiles to, uploaded unless the server has it."""
+    package = compiled()
+    name = version_name(package)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, PATH.name)
+        path.write_text(package, encoding="utf-8")
+        pipeline_id = client.get_pipeline_id(NAME)
+        if not pipeline_id:  # this upload cannot name its version, so that a named one follows
+            pipeline_id = client.upload_pipeline(str(path), NAME).pipeline_id
+        for version in every(client.list_pipeline_versions, "pipeline_versions", pipeline_id=pipeline_id):
+            if version.display_name == name:
+                return Version(pipeline_id, version.pipeline_version_id, name)
+        version = client.upload_pipeline_version(str(path), name, pipeline_id=pipeline_id)
+        return Version(pipeline_id, version.pipeline_version_id, name)
+
+
+def submit(client: kfp.Client, values: dict[str, Any], experiment: str = EXPERIMENT, job: str = "") -> str:
+    """Start a run of this code's version.
+
+    Args:
+        client: of the server.
+        values: the pipeline's parameters.
+        experiment: name of the experiment, made when it is not there.
+        job: name of the run.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        ValueError: a parameter is wrong; nothing was uploaded.
+    """
+    values = parameters.check(values)
+    version = upload(client)
+    where = client.create_experiment(experiment).experiment_id
+    run = client.run_pipeline(
+        where, job or f"{NAME} {version.name}", params={"revision": version.name, **values},
+        pipeline_id=version.pipeline_id, version_id=version.version_id,
+    )  # fmt: skip
+    return run.run_id
+
+
+def every(list_page: Callable[..., Any], items: str, **which: str) -> Iterator[Any]:
+    """Every item of a paged list."""
+    token = ""
+    while True:
+        page = list_page(page_token=token, page_size=100, **which)
+        yield from getattr(page, items) or []
+        token = page.next_page_token
+        if not token:
+            return

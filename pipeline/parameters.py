@@ -1,0 +1,87 @@
+"""The pipeline's parameters, checked before anything starts: names, types, choices, ranges."""
+
+import difflib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf import json_format
+from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
+
+from components.scorer.settings import Evaluation, Ingestion, Pretraining, Training, among, from_parameters
+from pipeline.pipeline import portrait_scorer
+
+_INPUTS = portrait_scorer.pipeline_spec.root.input_definitions.parameters
+
+_READ = {
+    ParameterType.STRING: str,
+    ParameterType.NUMBER_INTEGER: int,
+    ParameterType.NUMBER_DOUBLE: float,
+    ParameterType.BOOLEAN: lambda text: {"true": True, "false": False}[text.lower()],
+    ParameterType.LIST: json.loads,
+    ParameterType.STRUCT: json.loads,
+}
+_TYPES = {
+    ParameterType.STRING: (str, "a text"),
+    ParameterType.NUMBER_INTEGER: (int, "a whole number"),
+    ParameterType.NUMBER_DOUBLE: (float | int, "a number"),
+    ParameterType.BOOLEAN: (bool, "true or false"),
+    ParameterType.LIST: (list, "a JSON list"),
+    ParameterType.STRUCT: (dict, "a JSON object"),
+}
+
+
+def read(assignments: list[str]) -> dict[str, Any]:
+    """The values of ``name=value`` texts, in the types of the pipeline's parameters.
+
+    Raises:
+        ValueError: an assignment has no ``=``, its name is unknown, or its value is not of the parameter's type.
+    """
+    values = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"expected name=value, got {assignment!r}")
+        kind = _kind(name)
+        try:
+            values[name] = _READ[kind](text)
+        except (ValueError, KeyError):
+            raise ValueError(f"{name} must be {_TYPES[kind][1]}, got {text!r}") from None
+    return values
+
+
+def check(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, once they are known to start a run: every name, type, choice and range is right.
+
+    Args:
+        values: parameters by name; what is left out keeps the pipeline's default.
+
+    Raises:
+        ValueError: says which parameter, what was expected and what came.
+    """
+    for name, value in values.items():
+        kind, expected = _TYPES[_kind(name)]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"{name} must be {expected}, got {value!r}")
+        choices = [json_format.MessageToDict(choice) for choice in _INPUTS[name].literals]
+        if choices and value not in choices:
+            raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+    for name, spec in _INPUTS.items():
+        if not spec.is_optional and not values.get(name):
+            raise ValueError(f"{name} is missing. {spec.description}")
+    for settings, prefix in ((Ingestion, ""), (Pretraining, "pretraining_"), (Training, ""), (Evaluation, "")):
+        try:
+            from_parameters(settings, **among(dict(values), settings, prefix))
+        except ValueError as error:
+            own = f"{prefix}{str(error).split()[0]}" in values
+            raise ValueError(f"{prefix}{error}" if prefix and own else str(error)) from None
+    return dict(values)
+
+
+def _kind(name: str) -> int:
+    """The parameter's type in Kubeflow's terms."""
+    if name not in _INPUTS:
+        near = difflib.get_close_matches(name, _INPUTS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(sorted(_INPUTS))}"
+        raise ValueError(f"the pipeline has no parameter {name!r}: {hint}")
+    return _INPUTS[name].parameter_type

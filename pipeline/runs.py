@@ -1,0 +1,162 @@
+"""The same DAG, run on this machine."""
+
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from io import TextIOBase
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+from kfp import components, local
+
+from components.scorer import journal
+from components.scorer.workspace import Workspace
+from pipeline.package import compiled
+
+SAMPLE: dict[str, Any] = {
+    "photos": "sample:",
+    "name": "sample",
+    "backbone_options": {"alpha": 0.25},
+    "scale": 112,
+    "crop": 96,
+    "pretraining_epochs": 2,
+    "head_epochs": 5,
+    "epochs": 3,
+    "learning_rate": 1e-3,
+    "dropout": 0.25,
+    "minimum_srcc": 0.3,
+    "bootstrap": 200,
+    "show_photos": True,  # they are drawn
+}
+"""Parameters for the embedded sample: a small network and few epochs, for two cores and a few minutes."""
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run on this machine ended."""
+
+    account: journal.Account
+    pages: list[Path]  # the reports of the steps that ended well, in their order
+
+
+def new_run() -> str:
+    """An id for a run on this machine; ids sort by time."""
+    return time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
+
+
+def here(parameters: dict[str, Any], folder: Path, run: str) -> Outcome:
+    """Run the DAG on this machine, each step in a process of its own.
+
+    Nothing is tried again: a person waits, and goes on from the checkpoints with the parameter ``resume``.
+
+    Args:
+        parameters: of the pipeline.
+        folder: for the artifacts, and for copies of the reports under ``reports/<run>``.
+        run: the run's id.
+
+    Returns:
+        How the run ended, also when a step failed.
+    """
+    pipeline = components.load_component_from_text(_without_retries(compiled()))
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "artifacts"))
+    state = "SUCCEEDED"
+    with _step_environment(run), warnings.catch_warnings(), redirect_stdout(_Quiet(sys.stdout)):
+        warnings.filterwarnings("ignore", module=r"kfp\.local")  # of images and resources, which mean nothing here
+        try:
+            pipeline(**parameters)
+        except RuntimeError:  # a task failed; the journal knows more of it
+            state = "FAILED"
+    place = Workspace(parameters["workspace"], run)
+    return Outcome(journal.account(place, state), _pages(place, folder / "reports" / run))
+
+
+def revision() -> str:
+    """The git revision of the code, with ``-dirty`` when files differ from it; empty outside a repository."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _without_retries(package: str) -> str:
+    """The pipeline's document with each task tried once: the local runner would sleep minutes between tries."""
+    pipeline = next(yaml.safe_load_all(package))
+    for component in (pipeline["root"], *pipeline["components"].values()):
+        for task in component.get("dag", {}).get("tasks", {}).values():
+            task.pop("retryPolicy", None)
+    return yaml.safe_dump(pipeline)
+
+
+@contextmanager
+def _step_environment(run: str) -> Iterator[None]:
+    """The environment that the steps' processes inherit: the run's id, this Python, this code."""
+    own = {
+        journal.RUN_ID: run,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
+    }
+    before = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _pages(place: Workspace, folder: Path) -> list[Path]:
+    """Copies of the steps' reports, under names that a browser opens."""
+    pages = []
+    for step in journal.read(place):
+        if step.state == "succeeded" and step.report:
+            folder.mkdir(parents=True, exist_ok=True)
+            pages.append(Path(shutil.copyfile(step.report, folder / f"{step.name}.html")))
+    return pages
+
+
+class _Quiet(TextIOBase):
+    """Passes on the lines of the steps and of what failed, and drops Kubeflow's and TensorFlow's own chatter."""
+
+    _CHATTER = re.compile(
+        r"\s*(\[KFP Executor .* INFO\]|\d\d:\d\d:\d\d\.\d{3} - INFO - |-{20,}$|$"
+        r"|WARNING: All log messages before absl|[IW]\d{4} \d\d:\d\d:\d+\.\d+ )"
+    )
+    _DUMP = re.compile(r"(?P<indent>\s*)\[KFP Executor .* INFO\]: Got executor_input:$")
+    _OUTPUTS = re.compile(r".* - INFO - Task .* outputs:$")
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._line, self._until = stream, "", None
+
+    def write(self, text: str) -> int:
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            self._pass(line)
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def _pass(self, line: str) -> None:
+        """Write the line, unless it is chatter or within a dump that has not ended."""
+        if self._until is not None:
+            if self._until.match(line):
+                self._until = None
+        elif dump := self._DUMP.match(line):
+            self._until = re.compile(dump["indent"] + r"\}$")
+        elif self._OUTPUTS.match(line):
+            self._until = re.compile(r"-{20,}$")
+        elif not self._CHATTER.match(line):
+            self._stream.write(line.removeprefix("    ") + "\n")
+            self._stream.flush()
