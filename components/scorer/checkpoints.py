@@ -72,15 +72,17 @@ class Checkpoints:
         """What a checkpoint says of itself; None, and a line in the log, when it cannot be used."""
         try:
             about = json.loads(storage.read_bytes(self._file(epoch, "json")))
-            if about["fingerprint"] != self.fingerprint:
-                raise ValueError("it was trained with other settings or data")
-            if hashlib.sha256(storage.read_bytes(self._file(epoch, "keras"))).hexdigest() != about["sha256"]:
-                raise ValueError("it is incomplete")
-        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-            reason = "it is incomplete" if not isinstance(error, ValueError) else str(error)
-            print(f"checkpoint of epoch {epoch} passed over: {reason}", flush=True)
-            return None
-        return about
+            found = hashlib.sha256(storage.read_bytes(self._file(epoch, "keras"))).hexdigest()
+        except (json.JSONDecodeError, UnicodeDecodeError, FileNotFoundError):
+            about, found = {}, None
+        if not about or about["sha256"] != found:
+            flaw = "it is incomplete"
+        elif about["fingerprint"] != self.fingerprint:
+            flaw = "it was trained with other settings or data"
+        else:
+            return about
+        print(f"checkpoint of epoch {epoch} passed over: {flaw}", flush=True)
+        return None
 
     def _epochs(self) -> list[int]:
         """Epochs of which any file is there."""

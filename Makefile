@@ -1,0 +1,56 @@
+# Each target works on a fresh clone: it makes the environment that it needs first.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+LOCKS := images/locks
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
+
+.PHONY: run test lint format lock compile benchmarks clean help
+
+help:  ## say what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+run: $(BIN)/.cpu  ## run the whole pipeline on the embedded sample
+	$(BIN)/python -m pipeline run
+
+test: $(BIN)/.dev  ## pass the tests
+	$(BIN)/python -m pytest
+
+lint: $(BIN)/.dev  ## check style, and that pipeline.yaml is fresh
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/python -m pipeline compile --check
+
+format: $(BIN)/.dev  ## put the code in its style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+compile: $(BIN)/.cpu  ## write pipeline.yaml
+	$(BIN)/python -m pipeline compile
+
+lock: $(BIN)/.dev  ## write the locks anew from pyproject.toml: names, versions, hashes
+	$(call lock,--extra cpu --extra scale,cpu)
+	$(call lock,--extra gpu --extra scale,gpu)
+	$(call lock,--extra dev,dev)
+
+lock = $(BIN)/uv pip compile --quiet pyproject.toml $(1) --python-version 3.11 \
+	--python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-annotate --no-header \
+	--upgrade --output-file $(LOCKS)/$(2).txt
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp a lock: the environment is made once and again when its lock changes.
+$(BIN)/.cpu: $(LOCKS)/cpu.txt | $(BIN)/python
+	@echo "installing what the pipeline needs into $(VENV) (about a minute)"
+	$(INSTALL) --require-hashes -r $<
+	$(INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(BIN)/.dev: $(LOCKS)/dev.txt | $(BIN)/.cpu
+	@echo "installing what the tests need into $(VENV)"
+	$(INSTALL) --require-hashes -r $<
+	@touch $@
+
+clean:  ## remove the environment and everything that runs have made
+	rm -rf $(VENV) build *.egg-info

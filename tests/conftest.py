@@ -1,0 +1,93 @@
+"""What several rooms' tests share: small drawn photos, a small data set, a small scorer, the real data's place."""
+
+import io
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SMALL = {"backbone": "MobileNet", "backbone_options": {"alpha": 0.25}, "crop": 32}
+"""Pretraining settings of the smallest network that is worth testing."""
+
+
+def drawn_photo(brightness: float, seed: int = 0, size: tuple[int, int] = (48, 64)) -> bytes:
+    """A JPEG of a coloured gradient with noise; ``brightness`` 0..1 sets its mean."""
+    rng = np.random.default_rng(seed)
+    width, height = size
+    slope = np.linspace(-0.2, 0.2, width)[None, :, None] * rng.uniform(0.3, 1, 3)
+    pixels = np.clip(brightness + slope + rng.normal(0, 0.02, (height, width, 3)), 0, 1)
+    buffer = io.BytesIO()
+    Image.fromarray((pixels * 255).astype("uint8")).save(buffer, "JPEG", quality=92)
+    return buffer.getvalue()
+
+
+def votes_around(mean: float) -> np.ndarray:
+    """Ten votes, summing to 1, of raters who agree to about one point."""
+    votes = np.exp(-((np.arange(1, 11) - mean) ** 2) / 2)
+    return (votes / votes.sum()).astype("float32")
+
+
+def example(number: int, rated: bool = True) -> dict:
+    """A record of the data set whose score is its brightness: a truth that the smallest network can learn."""
+    brightness = float(np.random.default_rng(number).uniform(0.1, 0.9))
+    return {
+        "photo": drawn_photo(brightness, number),
+        "photo_id": f"{number:04d}.jpg",
+        "votes": votes_around(1 + 9 * brightness) if rated else np.zeros(10, "float32"),
+        "raters": 12 if rated else 0,
+        "group": f"group-{number}",
+        "attributes": {"side": "left" if number % 2 else "right"},
+    }
+
+
+@pytest.fixture(scope="session")
+def small_dataset(tmp_path_factory) -> Path:
+    """A TFDS directory: 64 train, 24 validation, 40 test and 32 unlabelled records."""
+    from components.ingestion import builder
+
+    folder = tmp_path_factory.mktemp("small") / "dataset"
+    numbers = iter(range(1000))
+    sizes = {"train": 64, "validation": 24, "test": 40, "unlabelled": 32}
+    splits = {name: [[example(next(numbers), name != "unlabelled") for _ in range(n)]] for name, n in sizes.items()}
+    builder.write(folder, splits, ["side"])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_encoder(tmp_path_factory) -> Path:
+    """An encoder folder with random weights, whose batch norms training keeps."""
+    from components.scorer import bundle
+    from components.scorer.model import build_encoder
+    from components.scorer.settings import Pretraining, from_parameters
+
+    folder = tmp_path_factory.mktemp("encoder")
+    settings = from_parameters(Pretraining, start="autoencoder", **SMALL)
+    bundle.save_encoder(build_encoder(settings), settings, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_scorer(tmp_path_factory, small_encoder) -> Path:
+    """A scorer bundle that was never trained."""
+    from components.scorer import bundle
+    from components.scorer.model import build_scorer
+    from components.scorer.settings import Training
+
+    folder = tmp_path_factory.mktemp("scorer")
+    encoder, settings = bundle.load_encoder(small_encoder)
+    model = build_scorer(encoder, dropout=0.5)
+    bundle.Bundle(model, settings, Training(scale=40), "data", "revision", {"loss": [0.1]}).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def portraits() -> Path:
+    """The folder with the real portraits, for tests that need them."""
+    place = os.environ.get("PORTRAITS_DATA")
+    if not place or not Path(place, "data").is_dir():
+        pytest.skip("set PORTRAITS_DATA to the folder that holds data/mebeauty and data/utkface to run this test")
+    return Path(place)

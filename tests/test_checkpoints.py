@@ -1,0 +1,97 @@
+"""Checkpoints: what was cut off in the writing, or belongs to another training, is passed over."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.scorer.checkpoints import Checkpoints, best_epoch, fingerprint_of, fit
+
+
+def model() -> keras.Model:
+    keras.utils.set_random_seed(1)
+    network = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.5), keras.layers.Dense(1)])
+    network.compile("adam", "mse")
+    return network
+
+
+def data(epoch: int) -> tf.data.Dataset:
+    rng = np.random.default_rng(epoch)
+    return tf.data.Dataset.from_tensor_slices((rng.normal(size=(16, 4)), rng.normal(size=(16, 1)))).batch(8)
+
+
+def train_to(epochs: int, place: Checkpoints, **more) -> tuple[keras.Model, dict]:
+    return fit(model(), epochs, data, what="a test", checkpoints=place, seed=1, **more)
+
+
+@pytest.fixture
+def place(tmp_path) -> Checkpoints:
+    return Checkpoints(str(tmp_path / "checkpoints"), "these settings")
+
+
+def test_an_empty_place_has_nothing_to_go_on_from(place):
+    assert place.latest() is None
+
+
+def test_a_training_goes_on_from_its_last_epoch_to_the_same_end(place, tmp_path):
+    train_to(2, place)
+    resumed, curves = train_to(5, place)
+    whole, expected = train_to(5, Checkpoints(str(tmp_path / "other"), "these settings"))
+    np.testing.assert_allclose(curves["loss"], expected["loss"], rtol=1e-6)
+    for one, other in zip(resumed.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_a_finished_training_is_not_trained_again(place, capsys):
+    train_to(3, place)
+    capsys.readouterr()
+    train_to(3, place)
+    assert "going on from epoch 3 of 3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("cut", ["epoch-0003.keras", "epoch-0003.json"])
+def test_a_half_written_checkpoint_is_passed_over_and_said_to_be(place, tmp_path, capsys, cut):
+    train_to(2, place)
+    kept = {file.name: file.read_bytes() for file in (tmp_path / "checkpoints").iterdir()}
+    train_to(3, place)
+    for name, content in kept.items():
+        (tmp_path / "checkpoints" / name).write_bytes(content)
+    half = tmp_path / "checkpoints" / cut
+    half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])
+    assert place.latest()[0] == 2
+    assert "checkpoint of epoch 3 passed over: it is incomplete" in capsys.readouterr().out
+
+
+def test_a_checkpoint_without_its_description_is_passed_over(place, tmp_path):
+    train_to(1, place)
+    (tmp_path / "checkpoints" / "epoch-0001.json").unlink()
+    assert place.latest() is None
+
+
+def test_a_checkpoint_of_other_settings_is_not_gone_on_from(place, capsys):
+    train_to(2, place)
+    assert Checkpoints(place.uri, "other settings").latest() is None
+    assert "trained with other settings or data" in capsys.readouterr().out
+
+
+def test_only_the_best_and_the_last_epoch_are_kept(place, tmp_path):
+    _, curves = train_to(5, place, validation=data(99))
+    epochs = {int(file.stem.split("-")[1]) for file in (tmp_path / "checkpoints").iterdir()}
+    assert epochs == {best_epoch(curves), 5}
+
+
+def test_the_epoch_with_the_lowest_validation_loss_is_returned(place):
+    trained, curves = train_to(6, place, validation=data(99))
+    assert trained.evaluate(data(99), verbose=0) == pytest.approx(min(curves["val_loss"]), rel=1e-5)
+
+
+def test_a_fingerprint_changes_with_any_part():
+    assert len({fingerprint_of({"a": 1}, "x"), fingerprint_of({"a": 2}, "x"), fingerprint_of({"a": 1}, "y")}) == 3
+
+
+def test_what_a_checkpoint_says_of_itself_is_plain_json(place, tmp_path):
+    train_to(1, place)
+    about = json.loads((tmp_path / "checkpoints" / "epoch-0001.json").read_text())
+    assert (about["epoch"], about["fingerprint"]) == (1, "these settings")

@@ -1,0 +1,162 @@
+"""Pretraining and training: they learn, they read only what they may, they survive being killed."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SMALL, example
+from scipy.stats import spearmanr
+
+from components.ingestion import builder
+from components.pretraining.pretrain import pretrain
+from components.scorer import bundle, photos
+from components.scorer.settings import Pretraining, Training, from_parameters
+from components.training.train import train
+
+SCORES = np.arange(1, 11)
+
+
+def pretraining(**changes) -> Pretraining:
+    return from_parameters(Pretraining, **{"start": "autoencoder", "epochs": 2, **SMALL, **changes})
+
+
+def training(**changes) -> Training:
+    return from_parameters(Training, **{"scale": 36, "head_epochs": 1, "epochs": 2, "dropout": 0.2, **changes})
+
+
+def run_pretraining(dataset: Path, folder: Path, settings: Pretraining) -> dict[str, float]:
+    places = {"checkpoints": str(folder / "checkpoints"), "fingerprint": "data"}
+    return pretrain(dataset, folder / "encoder", folder / "report.html", settings=settings, scale=36, **places)
+
+
+def run_training(dataset: Path, encoder: Path, folder: Path, settings: Training) -> dict[str, float]:
+    places = {"checkpoints": str(folder / "checkpoints"), "fingerprint": "data", "revision": "abc"}
+    return train(dataset, encoder, folder / "scorer", folder / "report.html", settings=settings, **places)
+
+
+def test_pretraining_changes_the_encoder_and_lowers_the_error(small_dataset, tmp_path):
+    metrics = run_pretraining(small_dataset, tmp_path, pretraining(epochs=3))
+    run_pretraining(small_dataset, tmp_path / "untrained", pretraining(start="none"))
+    trained, _ = bundle.load_encoder(tmp_path / "encoder")
+    untrained, _ = bundle.load_encoder(tmp_path / "untrained" / "encoder")
+    curves = json.loads((tmp_path / "checkpoints" / "epoch-0003.json").read_text())["curves"]
+    assert curves["loss"][-1] < curves["loss"][0]
+    assert metrics["pretraining_photos"] == 96
+    assert not np.allclose(trained.get_weights()[0], untrained.get_weights()[0])
+
+
+def test_pretraining_never_reads_validation_or_test(tmp_path):
+    broken = {**example(1), "photo": b"\xff\xd8\xff not a photo"}
+    splits = {
+        "unlabelled": [[example(n, rated=False) for n in range(24)]],
+        "validation": [[{**broken, "photo_id": "v.jpg"}]],
+        "test": [[{**broken, "photo_id": "t.jpg"}]],
+    }
+    builder.write(tmp_path / "dataset", splits, ["side"])
+    assert run_pretraining(tmp_path / "dataset", tmp_path, pretraining(epochs=1))["pretraining_photos"] == 24
+
+
+def test_the_denoising_autoencoder_trains(small_dataset, tmp_path):
+    metrics = run_pretraining(small_dataset, tmp_path, pretraining(start="denoising", epochs=1))
+    assert 0 < metrics["pretraining_held_out_loss"] < 1
+
+
+def test_pretraining_without_photos_says_what_to_do(tmp_path):
+    builder.write(tmp_path / "dataset", {"test": [[example(1)]]}, ["side"])
+    with pytest.raises(ValueError, match="the data set has none; give unlabelled photos or set start"):
+        run_pretraining(tmp_path / "dataset", tmp_path, pretraining())
+
+
+def test_a_scale_below_the_crop_is_refused(small_dataset, tmp_path):
+    with pytest.raises(ValueError, match=r"scale must be at least crop: .* got scale 36, crop 64"):
+        run_pretraining(small_dataset, tmp_path, pretraining(crop=64))
+
+
+def test_missing_weights_are_named(small_dataset, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"weights: expected a file at '/nowhere/w\.keras'"):
+        run_pretraining(small_dataset, tmp_path, pretraining(weights="/nowhere/w.keras"))
+
+
+def test_training_learns_a_score_that_is_there_to_be_learnt(small_dataset, small_encoder, tmp_path):
+    settings = training(epochs=12, learning_rate=3e-3, dropout=0, batch_size=8)
+    run_training(small_dataset, small_encoder, tmp_path, settings)
+    records = list(photos.records(small_dataset, "test"))
+    predicted = bundle.load(tmp_path / "scorer").score([record["photo"] for record in records]) @ SCORES
+    truth = np.stack([record["votes"] for record in records]) @ SCORES
+    assert spearmanr(predicted, truth).statistic > 0.6
+
+
+def test_the_bundle_tells_where_it_comes_from(small_dataset, small_encoder, tmp_path):
+    run_training(small_dataset, small_encoder, tmp_path, training(head_epochs=1, epochs=1))
+    scorer = bundle.load(tmp_path / "scorer")
+    assert (scorer.data_fingerprint, scorer.revision, scorer.training.epochs) == ("data", "abc", 1)
+    assert len(scorer.history["head_loss"]) == len(scorer.history["val_loss"]) == 1
+
+
+def test_training_without_rated_photos_names_the_split(small_encoder, tmp_path):
+    builder.write(tmp_path / "dataset", {"train": [[example(1)]]}, ["side"])
+    with pytest.raises(ValueError, match="rated photos in the split 'validation'"):
+        run_training(tmp_path / "dataset", small_encoder, tmp_path, training())
+
+
+def test_training_for_no_epoch_at_all_is_refused(small_dataset, small_encoder, tmp_path):
+    with pytest.raises(ValueError, match="nothing would be trained"):
+        run_training(small_dataset, small_encoder, tmp_path, training(head_epochs=0, epochs=0))
+
+
+def test_each_epoch_sees_each_photo_once_in_another_order(small_dataset):
+    def votes(epoch: int) -> np.ndarray:
+        read = {"scale": 36, "crop": 32, "batch_size": 8, "seed": 1}
+        return np.concatenate([v for _, v in photos.augmented(small_dataset, "train", epoch=epoch, **read)])
+
+    first, second = votes(0), votes(1)
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(np.sort(first[:, 0]), np.sort(second[:, 0]))
+
+
+def test_an_epoch_is_the_same_when_it_is_read_again(small_dataset):
+    read = {"scale": 36, "crop": 32, "batch_size": 8, "seed": 1, "epoch": 3}
+    first, second = (list(photos.augmented(small_dataset, "train", **read)) for _ in range(2))
+    for (one, _), (other, _) in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from test_training import run_training, training
+dataset, encoder, folder = map(Path, sys.argv[1:])
+run_training(dataset, encoder, folder, training(epochs=6))
+"""
+
+
+def start_training(*folders: Path) -> subprocess.Popen:
+    command = [sys.executable, "-c", SCRIPT, *map(str, folders)]
+    return subprocess.Popen(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_training_ends_as_if_it_had_not_been_killed(small_dataset, small_encoder, tmp_path, sign):
+    killed = start_training(small_dataset, small_encoder, tmp_path / "killed")
+    second_epoch = tmp_path / "killed" / "checkpoints" / "all" / "epoch-0002.json"
+    deadline = time.monotonic() + 120
+    while not second_epoch.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    killed.send_signal(sign)
+    assert killed.wait(30) == -sign
+
+    again = start_training(small_dataset, small_encoder, tmp_path / "killed")
+    output, _ = again.communicate(timeout=120)
+    assert again.returncode == 0
+    assert "training the network: going on from epoch" in output
+    run_training(small_dataset, small_encoder, tmp_path / "whole", training(epochs=6))
+    resumed, whole = (bundle.load(tmp_path / name / "scorer") for name in ("killed", "whole"))
+    assert resumed.settings == whole.settings
+    np.testing.assert_allclose(resumed.history["loss"], whole.history["loss"], rtol=1e-4)
+    for one, other in zip(resumed.model.get_weights(), whole.model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
