@@ -14,6 +14,7 @@ REASONS = MappingProxyType(
         "path outside the folder": "The path is absolute or leads out of the folder of photos.",
         "too few raters": "Fewer people rated the photo than the set minimum.",
         "bridges two splits": "The photo links near duplicates that already belong to different splits.",
+        "near a rated photo": "The unlabelled photo is a near duplicate of a rated one, or its group is held out.",
     }
 )
 """Each reason and the sentence that explains it to a reader of the report."""
