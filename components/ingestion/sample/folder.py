@@ -1,0 +1,217 @@
+"""The sample as files: photos, unlabelled photos, ratings, attributes and the truth behind them."""
+
+import csv
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import astuple, fields
+from io import BytesIO
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from components.ingestion.sample.drawing import draw_portrait
+from components.ingestion.sample.portrait import Portrait, latent_quality, random_portrait
+from components.ingestion.sample.raters import Raters
+
+SIDE = 320  # pixels: width of a photo
+RATERS = 60
+RATINGS = (8, 16)  # fewest and most ratings of a photo
+
+_EVERY = 50  # the last of so many photos is a copy
+_QUALITY = 90  # of the JPEG files
+_ORIENTATION, _TURNED_LEFT = 0x0112, 6  # EXIF tag; its value for pixels that are stored turned 90° to the left
+
+
+class Sample(NamedTuple):
+    """Where the parts of a sample are."""
+
+    photos: Path
+    unlabelled: Path
+    ratings: Path
+    attributes: Path
+    truth: Path
+
+
+class _Photo(NamedTuple):
+    name: str
+    data: bytes
+    portrait: Portrait
+    copy_of: str = ""
+
+
+def draw(folder: str | Path, *, labelled: int = 400, unlabelled: int = 300, seed: int = 1) -> Sample:
+    """Draw a sample: portraits, simulated ratings and the truth behind them.
+
+    Writes
+
+    * ``photos/``: ``labelled`` photos that can be used. Every 50th is a copy of an earlier one, by turns exact
+      and smaller with stronger compression; a few are PNG, WebP or JPEG that EXIF turns upright. From 50
+      photos on, flawed ones are beside them, which ingestion must leave out: one that is unreadable, one that
+      is too small and one that nobody rated. The ratings then also name a photo that is not there;
+    * ``unlabelled/``: ``unlabelled`` photos; every 50th is a near copy of a rated one;
+    * ``ratings.csv`` (photo,rater,score): one row a rating, scores from 1 to 10;
+    * ``attributes.csv`` (photo,job,skin,child,sunglasses): one row a rated photo, flawed ones left out;
+    * ``truth.csv`` (photo,quality,copy_of,skin and every field of ``Portrait``): one row a photo, rated or
+      not, flawed ones left out.
+
+    A portrait depends on the seed and on its number only: a larger sample contains the smaller one.
+
+    Args:
+        folder: where to write; must be empty or not exist. On an error nothing is left there.
+        labelled: number of rated photos, at least 0.
+        unlabelled: number of photos without ratings, at least 0.
+        seed: at least 0; the same seed writes the same bytes.
+
+    Returns:
+        The paths of the five parts.
+
+    Raises:
+        ValueError: the folder is not empty, or a number is negative.
+    """
+    folder = Path(folder)
+    for what, number in {"labelled": labelled, "unlabelled": unlabelled, "seed": seed}.items():
+        if number < 0:
+            raise ValueError(f"{what} must be 0 or more, got {number}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"the sample needs an empty folder, and {folder} is not empty; remove it or name another one")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        _write(_parts(draft), labelled, unlabelled, seed)
+        draft.chmod(0o755)  # mkdtemp's folders are closed to others
+        os.replace(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return _parts(folder)
+
+
+def _parts(folder: Path) -> Sample:
+    return Sample(
+        folder / "photos", folder / "unlabelled", *(folder / f"{n}.csv" for n in ("ratings", "attributes", "truth"))
+    )
+
+
+def _write(sample: Sample, labelled: int, unlabelled: int, seed: int) -> None:
+    sample.photos.mkdir()
+    sample.unlabelled.mkdir()
+    ratings, attributes, truth = [], [], []
+    raters = Raters(RATERS, np.random.default_rng([seed, 0]))
+    for number, photo in enumerate(_rated(labelled, seed)):
+        (sample.photos / photo.name).write_bytes(photo.data)
+        ratings += _ratings(
+            photo.name, latent_quality(photo.portrait), raters, np.random.default_rng([seed, 1, number])
+        )
+        attributes.append(_attributes(photo))
+        truth.append(_truth(photo))
+    for photo in _unrated(unlabelled, labelled, seed):
+        (sample.unlabelled / photo.name).write_bytes(photo.data)
+        truth.append(_truth(photo))
+    if labelled >= _EVERY:
+        for name, data in _flawed(seed).items():
+            (sample.photos / name).write_bytes(data)
+        for number, name in enumerate(("broken.jpg", "thumbnail.jpg", "missing.jpg")):
+            ratings += _ratings(name, 5, raters, np.random.default_rng([seed, 2, number]))
+    _write_table(sample.ratings, ["photo", "rater", "score"], ratings)
+    _write_table(sample.attributes, ["photo", "job", "skin", "child", "sunglasses"], attributes)
+    _write_table(sample.truth, ["photo", "quality", "copy_of", "skin", *(f.name for f in fields(Portrait))], truth)
+
+
+def _write_table(path: Path, columns: list[str], rows: list[tuple]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+
+
+def _ratings(photo: str, quality: float, raters: Raters, rng: np.random.Generator) -> list[tuple[str, str, int]]:
+    number = int(rng.integers(RATINGS[0], RATINGS[1], endpoint=True))
+    return [(photo, f"rater-{rater:02}", score) for rater, score in raters.rate(quality, number, rng)]
+
+
+def _attributes(photo: _Photo) -> tuple[str, ...]:
+    portrait = photo.portrait
+    return (
+        photo.name,
+        portrait.job,
+        portrait.skin,
+        *("yes" if v else "no" for v in (portrait.child, portrait.sunglasses)),
+    )
+
+
+def _truth(photo: _Photo) -> tuple:
+    portrait = photo.portrait
+    return (photo.name, round(latent_quality(portrait), 3), photo.copy_of, portrait.skin, *astuple(portrait))
+
+
+def _portrait(seed: int, stream: int, number: int) -> Portrait:
+    return random_portrait(np.random.default_rng([seed, stream, number]))
+
+
+def _rated(labelled: int, seed: int) -> Iterator[_Photo]:
+    """The photos that can be used, in order."""
+    for number in range(labelled):
+        if number % _EVERY < _EVERY - 1:
+            yield _original(number, seed)
+            continue
+        original = _original(number - _EVERY // 2, seed)
+        exact = number // _EVERY % 2 == 0
+        data = original.data if exact else _near_copy(original.portrait)
+        yield _Photo(f"portrait-{number:04}.jpg", data, original.portrait, original.name)
+
+
+def _original(number: int, seed: int) -> _Photo:
+    """A rated photo that is no copy, in the format of its number."""
+    portrait = _portrait(seed, 3, number)
+    image, name = draw_portrait(portrait, SIDE), f"portrait-{number:04}"
+    match number % (_EVERY // 2):  # what is copied, the last of them, is plain JPEG
+        case 7:
+            return _Photo(f"{name}.png", _encoded(image, "PNG"), portrait)
+        case 11:
+            return _Photo(f"{name}.webp", _encoded(image, "WEBP", quality=_QUALITY), portrait)
+        case 16:
+            exif = Image.Exif()
+            exif[_ORIENTATION] = _TURNED_LEFT
+            return _Photo(f"{name}.jpg", _jpeg(image.transpose(Image.Transpose.ROTATE_90), exif=exif), portrait)
+        case _:
+            return _Photo(f"{name}.jpg", _jpeg(image), portrait)
+
+
+def _unrated(unlabelled: int, labelled: int, seed: int) -> Iterator[_Photo]:
+    """The unlabelled photos, in order."""
+    for number in range(unlabelled):
+        name = f"unlabelled-{number:04}.jpg"
+        if labelled and number % _EVERY == _EVERY - 1:
+            rated = _original(number % min(labelled, _EVERY - 1), seed)
+            yield _Photo(name, _near_copy(rated.portrait), rated.portrait, rated.name)
+        else:
+            portrait = _portrait(seed, 4, number)
+            yield _Photo(name, _jpeg(draw_portrait(portrait, SIDE)), portrait)
+
+
+def _flawed(seed: int) -> dict[str, bytes]:
+    """Files that ingestion must leave out."""
+    image = draw_portrait(_portrait(seed, 5, 0), SIDE)
+    whole = _jpeg(image)
+    return {
+        "broken.jpg": whole[: len(whole) // 3],  # an upload that was cut off
+        "thumbnail.jpg": _jpeg(image.resize((48, 60))),
+        "unrated.jpg": _jpeg(draw_portrait(_portrait(seed, 5, 1), SIDE)),
+    }
+
+
+def _near_copy(portrait: Portrait) -> bytes:
+    """The photo as another site would keep it: smaller, with stronger compression."""
+    image = draw_portrait(portrait, SIDE)
+    return _jpeg(image.resize((image.width * 3 // 4, image.height * 3 // 4), Image.Resampling.LANCZOS), quality=75)
+
+
+def _jpeg(image: Image.Image, quality: int = _QUALITY, **options) -> bytes:
+    return _encoded(image, "JPEG", quality=quality, **options)
+
+
+def _encoded(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()

@@ -1,0 +1,364 @@
+"""The embedded sample: same seed, same bytes; a truth that holds; files that ingestion can read or must refuse."""
+
+import csv
+import hashlib
+from collections import Counter, defaultdict
+from dataclasses import replace
+from io import BytesIO
+from itertools import pairwise
+from typing import get_args
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageChops, ImageOps, ImageStat
+from scipy.stats import spearmanr
+
+from components.ingestion.sample import Portrait, draw, draw_portrait, latent_quality, random_portrait
+from components.ingestion.sample.folder import RATERS, RATINGS, SIDE
+from components.ingestion.sample.portrait import CHILD_EFFECT, TONES, Eyewear, Hair, Job, Scene, Skin
+
+LABELLED, UNLABELLED = 100, 50
+
+portraits = st.integers(0, 10**6).map(lambda seed: random_portrait(np.random.default_rng(seed)))
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    return draw(tmp_path_factory.mktemp("sample") / "drawn", labelled=LABELLED, unlabelled=UNLABELLED, seed=7)
+
+
+def rows(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def digests(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def means(sample):
+    scores = defaultdict(list)
+    for row in rows(sample.ratings):
+        scores[row["photo"]].append(int(row["score"]))
+    return {photo: np.mean(values) for photo, values in scores.items()}
+
+
+def test_same_seed_same_bytes(tmp_path):
+    draw(tmp_path / "first", labelled=52, unlabelled=3, seed=3)
+    draw(tmp_path / "second", labelled=52, unlabelled=3, seed=3)
+    assert digests(tmp_path / "first") == digests(tmp_path / "second")
+
+
+def test_another_seed_draws_other_photos(tmp_path):
+    first, second = (digests(draw(tmp_path / str(s), labelled=3, unlabelled=0, seed=s).photos) for s in (1, 2))
+    assert first.keys() == second.keys()
+    assert not set(first.values()) & set(second.values())
+
+
+def test_a_larger_sample_contains_the_smaller_one(tmp_path):
+    small, large = (
+        draw(tmp_path / "small", labelled=4, unlabelled=2),
+        draw(tmp_path / "large", labelled=6, unlabelled=3),
+    )
+    for part in ("photos", "unlabelled"):
+        assert digests(getattr(small, part)).items() <= digests(getattr(large, part)).items()
+    assert set(small.ratings.read_text().splitlines()) <= set(large.ratings.read_text().splitlines())
+
+
+def test_every_usable_photo_is_a_file_with_ratings_attributes_and_truth(sample):
+    flawed = {"broken.jpg", "thumbnail.jpg", "unrated.jpg"}
+    photos = {path.name for path in sample.photos.iterdir()}
+    unlabelled = {path.name for path in sample.unlabelled.iterdir()}
+    assert len(photos) == LABELLED + len(flawed)
+    assert len(unlabelled) == UNLABELLED
+    assert flawed <= photos
+    assert {row["photo"] for row in rows(sample.attributes)} == photos - flawed
+    assert {row["photo"] for row in rows(sample.truth)} == photos - flawed | unlabelled
+    assert set(means(sample)) == photos - {"unrated.jpg"} | {"missing.jpg"}
+
+
+def test_tables_have_the_promised_columns(sample):
+    assert list(rows(sample.ratings)[0]) == ["photo", "rater", "score"]
+    assert list(rows(sample.attributes)[0]) == ["photo", "job", "skin", "child", "sunglasses"]
+    assert list(rows(sample.truth)[0])[:4] == ["photo", "quality", "copy_of", "skin"]
+
+
+def test_scores_are_whole_numbers_from_1_to_10(sample):
+    assert {row["score"] for row in rows(sample.ratings)} == {str(score) for score in range(1, 11)}
+
+
+def test_a_photo_has_8_to_16_ratings_each_by_another_rater(sample):
+    pairs = Counter((row["photo"], row["rater"]) for row in rows(sample.ratings))
+    assert set(pairs.values()) == {1}
+    numbers = set(Counter(photo for photo, _ in pairs).values())
+    assert (min(numbers), max(numbers)) == RATINGS
+    assert len({rater for _, rater in pairs}) == RATERS
+
+
+def test_truth_rebuilds_the_quality_of_every_photo(sample):
+    kinds = {name: type(value) for name, value in vars(Portrait()).items()}
+    for row in rows(sample.truth):
+        values = {name: row[name] == "True" if kind is bool else kind(row[name]) for name, kind in kinds.items()}
+        assert latent_quality(Portrait(**values)) == pytest.approx(float(row["quality"]), abs=1e-3)
+
+
+def test_mean_scores_follow_the_latent_quality(sample):
+    mean = means(sample)
+    truth = [(float(row["quality"]), mean[row["photo"]]) for row in rows(sample.truth) if row["photo"] in mean]
+    assert spearmanr(*zip(*truth, strict=True))[0] > 0.9
+
+
+def test_two_halves_of_the_raters_agree_as_people_do(sample):
+    halves = defaultdict(lambda: ([], []))
+    for number, row in enumerate(rows(sample.ratings)):
+        if row["photo"].startswith("portrait"):
+            halves[row["photo"]][number % 2].append(int(row["score"]))
+    correlation = np.corrcoef(*zip(*((np.mean(a), np.mean(b)) for a, b in halves.values()), strict=True))[0, 1]
+    assert 0.85 < 2 * correlation / (1 + correlation) < 0.96  # Spearman-Brown
+
+
+def test_the_default_sample_shows_every_attribute_value():
+    drawn = [random_portrait(np.random.default_rng([1, 3, number])) for number in range(400)]
+    assert {p.skin_tone for p in drawn} == set(range(TONES))
+    assert {p.skin for p in drawn} == set(get_args(Skin))
+    for name, values in {"hair": Hair, "scene": Scene, "eyewear": Eyewear}.items():
+        assert {getattr(p, name) for p in drawn} == set(get_args(values))
+    assert {(p.job, p.child) for p in drawn} == {(job, child) for job in get_args(Job) for child in (True, False)}
+
+
+def test_the_default_sample_shows_every_flaw_and_its_absence():
+    drawn = [random_portrait(np.random.default_rng([1, 3, number])) for number in range(400)]
+    flawed = {
+        "blurred": sum(p.blur > 0.5 for p in drawn),
+        "dark": sum(p.exposure < -1 for p in drawn),
+        "burnt out": sum(p.exposure > 0.7 for p in drawn),
+        "tilted": sum(abs(p.tilt) > 15 for p in drawn),
+        "far": sum(p.size < 0.28 for p in drawn),
+        "near": sum(p.size > 0.6 for p in drawn),
+        "aside": sum(abs(p.x - 0.5) > 0.15 for p in drawn),
+        "sunglasses": sum(p.sunglasses for p in drawn),
+    }
+    assert all(15 <= number <= 250 for number in flawed.values()), flawed
+
+
+def test_no_score_is_far_more_common_than_the_others():
+    qualities = [latent_quality(random_portrait(np.random.default_rng([1, 3, number]))) for number in range(400)]
+    assert sum(quality in (1, 10) for quality in qualities) < 20
+    assert np.std(qualities) > 1.5
+
+
+def test_usable_photos_are_upright_portraits_of_the_promised_size(sample):
+    for row in rows(sample.truth):
+        folder = sample.unlabelled if row["photo"].startswith("unlabelled") else sample.photos
+        with Image.open(folder / row["photo"]) as image:
+            upright = ImageOps.exif_transpose(image)
+        near_copy = upright.width == SIDE * 3 // 4 and row["copy_of"]
+        assert upright.size == (SIDE, SIDE * 5 // 4) or near_copy
+
+
+def test_photos_come_as_jpeg_png_webp_and_turned_by_exif(sample):
+    kinds = Counter()
+    for path in sample.photos.glob("portrait-*"):
+        with Image.open(path) as image:
+            kinds[image.format, image.getexif().get(0x0112, 1)] += 1
+    assert set(kinds) == {("JPEG", 1), ("JPEG", 6), ("PNG", 1), ("WEBP", 1)}
+    assert kinds["JPEG", 1] > 0.8 * LABELLED
+
+
+def test_a_photo_turned_by_exif_shows_the_portrait_upright(sample):
+    upright = ImageOps.exif_transpose(Image.open(sample.photos / "portrait-0016.jpg"))
+    drawn = draw_portrait(random_portrait(np.random.default_rng([7, 3, 16])), SIDE)
+    assert max(ImageStat.Stat(ImageChops.difference(upright, drawn)).mean) < 4
+
+
+def test_copies_are_exact_or_smaller_and_named_in_the_truth(sample):
+    copies = {row["photo"]: row["copy_of"] for row in rows(sample.truth) if row["copy_of"]}
+    assert set(copies) == {"portrait-0049.jpg", "portrait-0099.jpg", "unlabelled-0049.jpg"}
+    exact, near = (
+        [(sample.photos / name).read_bytes() for name in (copy, copies[copy])]
+        for copy in ("portrait-0049.jpg", "portrait-0099.jpg")
+    )
+    assert exact[0] == exact[1]
+    small, large = (Image.open(BytesIO(data)) for data in near)
+    assert small.width < large.width
+    assert max(ImageStat.Stat(ImageChops.difference(small, large.resize(small.size))).mean) < 4
+
+
+def test_flawed_files_are_flawed(sample):
+    with pytest.raises(OSError, match="truncated"):
+        Image.open(sample.photos / "broken.jpg").load()
+    assert max(Image.open(sample.photos / "thumbnail.jpg").size) < 64
+    assert not (sample.photos / "missing.jpg").exists()
+
+
+def test_a_small_sample_has_no_flawed_files(tmp_path):
+    sample = draw(tmp_path / "small", labelled=3, unlabelled=0)
+    assert sorted(path.suffix for path in sample.photos.iterdir()) == [".jpg"] * 3
+    assert set(means(sample)) == {path.name for path in sample.photos.iterdir()}
+
+
+def test_a_folder_that_is_not_empty_is_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="needs an empty folder"):
+        draw(tmp_path, labelled=1, unlabelled=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert draw(tmp_path / "empty", labelled=1, unlabelled=0).ratings.exists()
+
+
+def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("components.ingestion.sample.folder._write_table", full)
+    with pytest.raises(OSError, match="no space left"):
+        draw(tmp_path / "sample", labelled=1, unlabelled=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_negative_number_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="unlabelled must be 0 or more, got -1"):
+        draw(tmp_path / "sample", unlabelled=-1)
+
+
+# The truth.
+
+
+@given(portraits)
+def test_quality_is_a_score(portrait):
+    assert 1 <= latent_quality(portrait) <= 10
+
+
+@given(portraits, st.floats(0, 5), st.floats(0, 5))
+def test_blur_never_raises_the_quality(portrait, less, more):
+    less, more = sorted((less, more))
+    assert latent_quality(replace(portrait, blur=more)) <= latent_quality(replace(portrait, blur=less))
+
+
+@given(portraits, st.floats(0, 4), st.floats(0, 4), st.sampled_from([-1, 1]))
+def test_more_wrong_exposure_never_raises_the_quality(portrait, less, more, sign):
+    less, more = sorted((less, more))
+    dark, darker = replace(portrait, exposure=sign * less), replace(portrait, exposure=sign * more)
+    assert latent_quality(darker) <= latent_quality(dark)
+
+
+@given(portraits, st.floats(0, 90), st.floats(0, 90), st.sampled_from([-1, 1]))
+def test_more_tilt_never_raises_the_quality(portrait, less, more, sign):
+    less, more = sorted((less, more))
+    assert latent_quality(replace(portrait, tilt=sign * more)) <= latent_quality(replace(portrait, tilt=sign * less))
+
+
+@given(portraits, st.floats(0, 0.5), st.floats(0, 0.5))
+def test_moving_the_head_out_of_the_photo_never_raises_the_quality(portrait, less, more):
+    alone = replace(portrait, child=False)
+    less, more = sorted((less, more))
+    assert latent_quality(replace(alone, x=0.5 + more)) <= latent_quality(replace(alone, x=0.5 + less)) + 1e-9
+
+
+@given(portraits)
+def test_sunglasses_never_raise_the_quality_and_glasses_do_not_matter(portrait):
+    bare, glasses, dark = (latent_quality(replace(portrait, eyewear=kind)) for kind in get_args(Eyewear))
+    assert dark <= bare == glasses
+
+
+@given(portraits, st.floats(-1, 1), st.floats(-1, 1))
+def test_a_wider_smile_never_lowers_the_quality(portrait, less, more):
+    less, more = sorted((less, more))
+    assert latent_quality(replace(portrait, smile=less)) <= latent_quality(replace(portrait, smile=more))
+
+
+@given(portraits)
+def test_skin_tone_and_looks_never_matter(portrait):
+    quality = latent_quality(portrait)
+    assert all(latent_quality(replace(portrait, skin_tone=tone)) == quality for tone in range(TONES))
+    assert all(latent_quality(replace(portrait, hair=hair)) == quality for hair in get_args(Hair))
+    assert all(latent_quality(replace(portrait, scene=scene)) == quality for scene in get_args(Scene))
+
+
+@pytest.mark.parametrize("job", get_args(Job))
+def test_a_child_is_liked_beside_a_child_carer_only(job):
+    alone = Portrait(job=job)
+    with_child = latent_quality(replace(alone, child=True)) - latent_quality(alone)
+    assert with_child == pytest.approx(CHILD_EFFECT[job])
+    assert (with_child > 0) == (job == "child carer")
+
+
+@given(portraits)
+def test_without_a_child_the_job_does_not_matter(portrait):
+    alone = replace(portrait, child=False)
+    assert len({latent_quality(replace(alone, job=job)) for job in get_args(Job)}) == 1
+
+
+def test_flaws_do_not_depend_on_skin_tone():
+    drawn = [random_portrait(np.random.default_rng([2, number])) for number in range(2000)]
+    correlation, _ = spearmanr([p.skin_tone for p in drawn], [latent_quality(p) for p in drawn])
+    assert abs(correlation) < 0.07  # three standard errors of no correlation at all
+
+
+# The drawing.
+
+
+@settings(max_examples=15, deadline=None)
+@given(portraits, st.integers(16, 200))
+def test_every_portrait_is_drawn_at_every_side(portrait, side):
+    image = draw_portrait(portrait, side)
+    assert (image.mode, image.size) == ("RGB", (side, round(side * 1.25)))
+
+
+def test_a_portrait_looks_the_same_at_another_side():
+    small, large = draw_portrait(Portrait(child=True), 100), draw_portrait(Portrait(child=True), 300)
+    assert max(ImageStat.Stat(ImageChops.difference(small, large.resize(small.size))).mean) < 6
+
+
+def test_too_small_a_side_is_refused():
+    with pytest.raises(ValueError, match="side must be at least 16 pixels, got 15"):
+        draw_portrait(Portrait(), 15)
+
+
+def brightness(portrait):
+    return ImageStat.Stat(draw_portrait(portrait, 160).convert("L")).mean[0]
+
+
+def edges(portrait):
+    return np.abs(np.diff(np.asarray(draw_portrait(portrait, 160).convert("L"), float))).mean()
+
+
+def test_exposure_shows_as_brightness():
+    dark, right, bright = (brightness(Portrait(exposure=stops)) for stops in (-1.5, 0, 1))
+    assert dark + 30 < right < bright - 20
+
+
+def test_blur_shows_as_soft_edges():
+    assert edges(Portrait(blur=2)) < 0.75 * edges(Portrait())
+
+
+def test_a_darker_tone_shows_as_a_darker_face():
+    # Between the eyes and the mouth, beside the nose.
+    cheeks = [draw_portrait(Portrait(skin_tone=tone), 160).convert("L").getpixel((66, 99)) for tone in range(TONES)]
+    assert all(light > dark + 4 for light, dark in pairwise(cheeks)), cheeks
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"eyewear": "sunglasses"}, {"eyewear": "glasses"}, {"smile": -0.5}, {"child": True}, {"tilt": 30}, {"x": 0.8},
+        {"y": 0.1}, {"size": 0.25}, {"beard": True}, {"hair": "afro"}, {"hair": "headscarf"}, {"scene": "garden"},
+        {"clothes": 1}, {"neckline": "v"}, {"light": -0.5}, {"warmth": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_different_can_be_seen(change):
+    difference = ImageChops.difference(
+        draw_portrait(Portrait(), 160), draw_portrait(replace(Portrait(), **change), 160)
+    )
+    assert max(high for _, high in ImageStat.Stat(difference).extrema) > 10
+
+
+def test_the_job_cannot_be_seen():
+    assert draw_portrait(Portrait(job="tutor"), 64).tobytes() == draw_portrait(Portrait(job="cleaner"), 64).tobytes()
