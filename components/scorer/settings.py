@@ -32,7 +32,7 @@ class Ingestion:
     minimum_raters: int = 1  # a photo with fewer is left out; raise it where single votes are unreliable
     rater_std: float = 1.9  # of a photo's scores, where a file gives means alone: pooled over MEBeauty's 48,427 ratings
     minimum_side: int = 64  # pixels; below it a portrait shows no face that can be judged
-    maximum_pixels: int = 100_000_000  # twice the 50 MP of phones; above it may be a bomb. 178,956,970 is what Pillow opens
+    maximum_pixels: int = 100_000_000  # twice the 50 MP of phones: more may be a bomb. Pillow opens 178,956,970
     shorter_side: int = 320  # pixels; a quarter more than the 256 that the scorer reads (NIMA, section III)
     jpeg_quality: int = 92  # of the stored photo: re-encoding moves a score less than the raters' noise
     maximum_left_out: float = 0.1  # share of photos; more says that the input is wrong, not the photos
