@@ -4,10 +4,13 @@ import hashlib
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import kfp
+import kfp_server_api
+import urllib3
 
 from pipeline import parameters
 from pipeline.package import PATH, compiled
@@ -23,6 +26,17 @@ class Version(NamedTuple):
     pipeline_id: str
     version_id: str
     name: str
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn what the client raises into one OSError that says what went wrong."""
+    try:
+        yield
+    except kfp_server_api.ApiException as error:
+        raise OSError(f"the Kubeflow server refused ({error.status}): {error.body or error.reason}") from error
+    except urllib3.exceptions.HTTPError as error:
+        raise OSError(f"the Kubeflow server cannot be reached: {error}") from error
 
 
 def connect(host: str = "", namespace: str = "") -> kfp.Client:

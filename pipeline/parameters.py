@@ -1,6 +1,7 @@
 """The pipeline's parameters, checked before anything starts: names, types, choices, ranges."""
 
 import difflib
+import inspect
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -85,3 +86,12 @@ def _kind(name: str) -> int:
         hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(sorted(_INPUTS))}"
         raise ValueError(f"the pipeline has no parameter {name!r}: {hint}")
     return _INPUTS[name].parameter_type
+
+
+def table() -> str:
+    """Every parameter with its default and what it is, a line each, in the order of the signature."""
+    lines = []
+    for name, parameter in inspect.signature(portrait_scorer.pipeline_func).parameters.items():
+        default = "required" if parameter.default is parameter.empty else json.dumps(parameter.default)
+        lines.append(f"{name:<28}{default:<16}{_INPUTS[name].description}")
+    return "\n".join(lines)

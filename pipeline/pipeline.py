@@ -189,5 +189,8 @@ def portrait_scorer(
         resources.uncached(resources.give(judged, resources.EVALUATION))
 
         with dsl.If(judged.outputs["Output"] == True, name="passed"):  # noqa: E712 - this builds the condition
-            published = push(scorer=scorer.outputs["scorer"], workspace=workspace, models=models, name=name)
+            published = push(
+                dataset=data.outputs["dataset"], scorer=scorer.outputs["scorer"],
+                workspace=workspace, models=models, name=name,
+            )  # fmt: skip
             resources.uncached(resources.give(published, resources.PUSH))

@@ -10,7 +10,9 @@ def evaluation(
     dataset: dsl.Input[dsl.Dataset],
     scorer: dsl.Input[dsl.Model],
     report: dsl.Output[dsl.HTML],
+    results: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
+    classes: dsl.Output[dsl.ClassificationMetrics],
     workspace: str,
     models: str,
     name: str,
@@ -35,8 +37,11 @@ def evaluation(
         found = evaluate(
             dataset.path, scorer.path, report.path,
             models=models, name=name, settings=from_parameters(Evaluation, **among(parameters, Evaluation)),
-            workspace=place, revision=revision,
+            workspace=place, revision=revision, results=results.path,
         )  # fmt: skip
         for metric, value in found.metrics.items():
             metrics.log_metric(metric, value)
+        classes.log_confusion_matrix(found.categories, found.confusion)
+        roc = found.roc
+        classes.log_roc_curve(roc["false_positive_rate"], roc["true_positive_rate"], roc["threshold"])
         return found.passed

@@ -110,7 +110,7 @@ def account(place: Workspace, state: str) -> Account:
         step=step,
         reason=reason,
         verdict=_verdict(_json(place.decision)),
-        published=(_json(place.published) or {}).get("version", ""),
+        published=(_json(place.published) or {}).get("uri", ""),
         report=next((record.report for record in steps if record.name == "evaluation" and record.ended), ""),
     )
 
@@ -123,12 +123,10 @@ def _failure(stopped: Step | None, steps: list[Step]) -> tuple[str, str]:
 
 
 def _verdict(decision: dict[str, Any] | None) -> str:
-    """The gates' word, with the reasons of those that did not pass."""
+    """The gates' word, with the reasons of a no."""
     if decision is None:
         return ""
-    if decision["passed"]:
-        return "yes, every gate passed"
-    return "no: " + "; ".join(gate["reason"] for gate in decision["gates"] if not gate["passed"])
+    return " ".join([decision["summary"], *([] if decision["publish"] else decision["reasons"])])
 
 
 def _json(uri: str) -> dict[str, Any] | None:

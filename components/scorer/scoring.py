@@ -1,0 +1,85 @@
+"""Score a folder of photos with a published model."""
+
+import csv
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+
+from components.scorer import decoding, published, storage
+from components.scorer.progress import track
+from components.scorer.settings import SCORES, Ingestion
+
+COLUMNS = ("photo", "mean", "std", *(f"p{score}" for score in SCORES))
+
+_BATCH = 32  # photos in memory at a time
+
+
+def score(model: str, photos: str, out: str | Path) -> tuple[int, dict[str, str]]:
+    """Write the scores of every photo below an address as CSV, or nothing when it breaks off.
+
+    Photos take the way of ingestion: upright, sRGB, shrunk.
+
+    Args:
+        model: address of a published version, or of a folder whose champion is meant.
+        photos: folder, ``gs://`` or ``s3://`` address; files that are no photos by their ending are passed over.
+        out: file to write: ``photo`` (its path below the address), ``mean`` (1..10), ``std``, ``p1`` to ``p10``.
+
+    Returns:
+        The number of photos scored, and the reason for each that could not be read, by its path.
+
+    Raises:
+        ValueError: there is no photo at the address.
+        FileNotFoundError: there is no published model.
+    """
+    files = [file for file in storage.files(photos) if _is_photo(file.name)]
+    if not files:
+        raise ValueError(f"expected photos at {photos}, found none")
+    scorer = published.load(published.resolve(model))
+    unreadable: dict[str, str] = {}
+    batches = [files[start : start + _BATCH] for start in range(0, len(files), _BATCH)]
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".scoring-") as folder, ThreadPoolExecutor() as pool:
+        written = Path(folder, out.name)
+        with written.open("w", newline="", encoding="utf-8") as stream:
+            rows = csv.writer(stream)
+            rows.writerow(COLUMNS)
+            for batch in track(batches, f"scoring, batches of {_BATCH} photos"):
+                read = pool.map(partial(_photo, settings=Ingestion()), (file.uri for file in batch))
+                usable = []
+                for file, photo in zip(batch, read, strict=True):
+                    if isinstance(photo, bytes):
+                        usable.append((file.name, photo))
+                    else:
+                        unreadable[file.name] = str(photo)
+                rows.writerows(_rows(scorer, usable))
+        os.replace(written, out)
+    return len(files) - len(unreadable), unreadable
+
+
+def _photo(uri: str, settings: Ingestion) -> bytes | decoding.Unusable:
+    """The photo as ingestion would store it, or why not."""
+    try:
+        return decoding.normalise(storage.read_bytes(uri), settings)
+    except decoding.Unusable as error:
+        return error
+
+
+def _rows(scorer: published.Published, photos: list[tuple[str, bytes]]) -> list[list[str]]:
+    """A row of the file for each photo."""
+    answers = scorer.answers([data for _, data in photos])
+    numbers = zip(answers["mean"], answers["std"], answers["distribution"], strict=True)
+    return [
+        [name, *(f"{value:.4f}" for value in (mean, std, *votes))]
+        for (name, _), (mean, std, votes) in zip(photos, numbers, strict=True)
+    ]
+
+
+def _is_photo(name: str) -> bool:
+    """Whether the ending is one of the formats that are read, and the file is not hidden."""
+    visible = not any(part.startswith(".") for part in name.split("/"))
+    return visible and Image.registered_extensions().get(Path(name).suffix.lower()) in decoding.FORMATS

@@ -1,0 +1,217 @@
+"""The command line: ``python -m pipeline --help``."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from components.scorer import progress, storage
+from components.scorer.workspace import Workspace
+from pipeline import parameters, resources, runs, schedules
+from pipeline.cluster import EXPERIMENT, clear_errors, connect, submit
+from pipeline.package import PATH, compiled, difference
+
+BUILD = Path("build")
+
+_DATA = {
+    "photos": "folder, gs://, s3:// or tfds:NAME with the rated photos",
+    "ratings": "file of their ratings",
+    "unlabelled": "folder or address of photos without ratings, for pretraining",
+    "attributes": "file with attributes of the photos",
+    "models": "where models are published",
+    "workspace": "where checkpoints, the register of splits and the runs' records are kept",
+    "name": "name of the model",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: by default the process's.
+
+    Returns:
+        0: done, and for ``run`` also when the gates said no. 1: a step failed, ``pipeline.yaml`` is stale, or a photo
+        could not be read. 2: the command cannot be carried out as it was given.
+    """
+    options = _parser().parse_args(arguments)
+    os.environ.update({name: value for name, value in resources.QUIET.items() if name not in os.environ})
+    try:
+        return options.command(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Run the DAG on this machine."""
+    given, folder = _given(options), options.build
+    if "photos" not in given:
+        if stray := [name for name in ("ratings", "unlabelled", "attributes") if name in given]:
+            raise ValueError(f"--{stray[0]} needs --photos; without both the embedded sample is run")
+        given, folder = runs.SAMPLE | given, folder / "sample"
+        print("No photos given: this run is on the embedded sample, drawn by code. It shows the pipeline at work;")
+        print("its figures say nothing about real portraits.", flush=True)
+    elif not given.get("ratings") and not given["photos"].startswith("sample:"):
+        raise ValueError("--photos needs --ratings")
+    places = {name: str((folder / name).absolute()) for name in ("models", "workspace")}
+    values = parameters.check({"revision": runs.revision(), **places, **_absolute(given)})
+    if (old := values.get("resume")) and not storage.exists(Workspace(values["workspace"], old).steps):
+        raise ValueError(f"there is no run {old!r} in the workspace {values['workspace']}")
+    began, run = time.monotonic(), runs.new_run()
+    outcome = runs.here(values, folder.absolute(), run)
+    return _tell(outcome, Workspace(values["workspace"], run), time.monotonic() - began)
+
+
+def _tell(outcome: runs.Outcome, place: Workspace, seconds: float) -> int:
+    """Say how the run ended and where its results are."""
+    account = outcome.account
+    said = {"Run": f"{account.run} {account.state} after {progress.duration(seconds)}"}
+    if account.step:
+        said |= {"Failed": account.step, "Reason": account.reason}
+        if any(storage.exists(place.checkpoints(step)) for step in ("pretraining", "training")):
+            said["Go on"] = f"the same command with --resume {account.run} takes up the last complete epoch"
+    said |= {"Gates": account.verdict or "not reached", "Model": account.published or "not published"}
+    for number, page in enumerate(reversed(outcome.pages)):
+        said["Report" if not number else " " * number] = str(page)
+    print("\n" + "\n".join(f"{name.strip():<8}{value}" for name, value in said.items()))
+    return 1 if account.state == "failed" else 0
+
+
+def _compile(options: argparse.Namespace) -> int:
+    """Write pipeline.yaml, or say whether it is fresh."""
+    if not options.check:
+        storage.write_bytes(str(options.file), compiled().encode())
+        print(options.file)
+        return 0
+    if found := difference(options.file):
+        print(f"{options.file} is stale; write it anew with: python -m pipeline compile\n{found}", file=sys.stderr)
+        return 1
+    print(f"{options.file} is fresh")
+    return 0
+
+
+def _submit(options: argparse.Namespace) -> int:
+    """Upload this version and start a run of it."""
+    values = parameters.check(_given(options))
+    with clear_errors():
+        run = submit(connect(options.host, options.namespace), values, options.experiment, options.title)
+    print(f"started run {run}")
+    return 0
+
+
+def _schedule(options: argparse.Namespace) -> int:
+    """Bring the server's schedules to what a file says."""
+    wanted = schedules.read(options.file)
+    outcome = "nothing to change"
+    with clear_errors():
+        client = connect(options.host, options.namespace)
+        for change in schedules.reconcile(client, wanted, options.experiment, options.dry_run):
+            print(change, flush=True)
+            outcome = "dry run: nothing was changed" if options.dry_run else "done"
+    print(outcome)
+    return 0
+
+
+def _score(options: argparse.Namespace) -> int:
+    """Score photos with a published model."""
+    from components.scorer.scoring import score  # TensorFlow takes seconds to load: only where it is needed
+
+    scored, unreadable = score(options.model, options.photos, options.out)
+    print(f"{scored} photos scored: {options.out}")
+    if unreadable:
+        print(f"{len(unreadable)} photos could not be read:", file=sys.stderr)
+        print("\n".join(f"  {photo}: {reason}" for photo, reason in unreadable.items()), file=sys.stderr)
+    return 1 if unreadable else 0
+
+
+def _parameters(options: argparse.Namespace) -> int:
+    """List what --set takes."""
+    print(parameters.table())
+    return 0
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """The parameters that the command line gives."""
+    named = {name: getattr(options, name) for name in (*_DATA, "resume") if getattr(options, name, None)}
+    return parameters.read(options.set) | named
+
+
+def _absolute(given: dict[str, Any]) -> dict[str, Any]:
+    """Local paths made absolute, once they are known to be there."""
+    result = dict(given)
+    for name in ("photos", "ratings", "unlabelled", "attributes", "models", "workspace", "weights"):
+        path = given.get(name, "")
+        if not path or "://" in path or path.startswith(("tfds:", "sample:")):
+            continue
+        if name not in ("models", "workspace") and not Path(path).exists():
+            raise FileNotFoundError(f"{name}: there is nothing at {path}")
+        result[name] = str(Path(path).absolute())
+    return result
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline", description="Keep a scorer of portrait photos trained, judged and published."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = _command(commands, "run", _run, "run the whole pipeline on this machine; without --photos on the sample")
+    _add_data(run)
+    run.add_argument("--resume", metavar="RUN", help="an earlier run whose checkpoints to go on from")
+    run.add_argument("--build", type=Path, default=BUILD, metavar="DIR", help="where results go (default: %(default)s)")
+
+    build = _command(commands, "compile", _compile, "write pipeline.yaml, what Kubeflow is given")
+    build.add_argument("--check", action="store_true", help="write nothing; fail when the file is stale")
+    build.add_argument("--file", type=Path, default=PATH, metavar="FILE", help="default: the project's")
+
+    start = _command(commands, "submit", _submit, "upload this version to a Kubeflow server and start a run of it")
+    _add_data(start)
+    _add_server(start)
+    start.add_argument("--title", default="", help="the run's name")
+
+    plan = _command(commands, "schedule", _schedule, "bring a Kubeflow server's schedules to what a file says")
+    plan.add_argument("file", type=Path, metavar="FILE", help="YAML: schedules: {NAME: {cron: ..., parameters: {...}}}")
+    plan.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
+    _add_server(plan)
+
+    rate = _command(commands, "score", _score, "score photos with a published model")
+    rate.add_argument("model", metavar="MODEL", help="a version's folder or address, or the base folder: its champion")
+    rate.add_argument("photos", metavar="PHOTOS", help="folder, gs:// or s3:// address")
+    rate.add_argument("--out", type=Path, required=True, metavar="FILE", help="CSV to write: photo,mean,std,p1,...,p10")
+
+    _command(commands, "parameters", _parameters, "list what --set takes, with defaults")
+    return parser
+
+
+def _command(
+    commands: Any, name: str, function: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    command.set_defaults(command=function)
+    return command
+
+
+def _add_data(command: argparse.ArgumentParser) -> None:
+    for name, text in _DATA.items():
+        command.add_argument(f"--{name}", metavar=name.upper(), help=text)
+    command.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
+        help="any parameter of the pipeline; `python -m pipeline parameters` lists them",
+    )  # fmt: skip
+
+
+def _add_server(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--host", default="", help="URL of the Kubeflow Pipelines API (default: as kfp finds it)")
+    command.add_argument("--namespace", default="", help="namespace, where several teams share the server")
+    command.add_argument("--experiment", default=EXPERIMENT, help="default: %(default)s")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
