@@ -2,9 +2,7 @@
 
 import csv
 import math
-import os
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,6 +104,15 @@ def test_no_photo_at_all_gives_nan_everywhere():
     nothing = np.empty((0, 10))
     assert all(math.isnan(value) for value in metrics.all(nothing, nothing).values())
     assert math.isnan(metrics.interval(metrics.bootstrap(nothing, nothing, resamples=3)["srcc"])[0])
+
+
+@pytest.mark.parametrize("photos", [1, 2, 3])
+def test_a_handful_of_photos_is_measured_as_far_as_it_goes(photos):
+    truth, predicted = people_and_model(photos=photos)
+    found = metrics.all(truth, predicted)
+    assert math.isfinite(found["mae"])
+    assert math.isfinite(found["krcc"]) == (photos > 1)
+    assert len(metrics.bootstrap(truth, predicted, resamples=20)["krcc"]) == 20
 
 
 def test_votes_of_another_shape_are_refused_with_what_was_expected():
@@ -254,9 +261,8 @@ def test_counts_that_are_none_are_refused():
         metrics.reliability_of_counts(np.full((3, 10), -1.0))
 
 
-@pytest.mark.skipif("PORTRAITS_DATA" not in os.environ, reason="PORTRAITS_DATA names no folder with data/mebeauty")
-def test_on_mebeauty_raters_agree_as_measured():
-    file = Path(os.environ["PORTRAITS_DATA"], "data", "mebeauty", "ratings.csv")
+def test_on_mebeauty_raters_agree_as_measured(portraits):
+    file = portraits / "data" / "mebeauty" / "ratings.csv"
     with file.open(newline="") as opened:
         rows = list(csv.DictReader(opened))
     found = metrics.reliability(*([row[name] for row in rows] for name in ("photo", "rater", "score")))

@@ -130,6 +130,11 @@ def test_a_table_has_a_column_for_every_key_and_says_how_many_rows_it_left_out()
     assert ">3<" not in drawn
 
 
+def test_a_table_with_sentences_can_be_read_as_a_list_and_one_with_numbers_stays_a_table():
+    assert 'class="list"' in page.table([{"n": 1, "why": "a reason of many words " * 4}])
+    assert 'class="list"' not in page.table([{"n": 1, "why": "short"}])
+
+
 def test_a_photo_is_shrunk_to_a_small_jpeg_and_set_upright():
     turned = Image.new("RGB", (900, 600), "teal")
     exif = turned.getexif()

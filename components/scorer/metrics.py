@@ -95,7 +95,7 @@ def krcc(truth: Array, predicted: Array) -> Array:
         return np.array([krcc(*pair) for pair in pairs])
     if not (_varies(truth) and _varies(predicted)):
         return np.array(np.nan)
-    return np.array(stats.kendalltau(truth, predicted, method="asymptotic").statistic)
+    return np.array(stats.kendalltau(truth, predicted).statistic)
 
 
 def rmse(truth: Array, predicted: Array) -> Array:

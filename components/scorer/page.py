@@ -90,7 +90,7 @@ def mark(ok: bool | None, words: str) -> Markup:
 
 
 def table(rows: list[dict[str, Any]], caption: str = "", most: int = 500) -> Markup:
-    """A table that scrolls sideways inside the page when it is wider than a phone.
+    """A table. On a phone one with sentences in it becomes a list of its rows, and any other scrolls sideways.
 
     Args:
         rows: one dict a row; the columns are the keys in order of first appearance. Whole numbers get
@@ -102,14 +102,16 @@ def table(rows: list[dict[str, Any]], caption: str = "", most: int = 500) -> Mar
     numeric = {c: all(isinstance(row.get(c), Real | None) for row in rows) for c in columns}
     head = Markup("").join(Markup("<th{}>{}</th>").format(_number(numeric[c]), c) for c in columns)
     body = Markup("").join(
-        Markup("<tr>{}</tr>\n").format(Markup("").join(_cell(row.get(column), numeric[column]) for column in columns))
+        Markup("<tr>{}</tr>\n").format(Markup("").join(_cell(c, row.get(c), numeric[c]) for c in columns))
         for row in rows[:most]
     )
     if len(rows) > most:
         body += Markup('<tr><td colspan="{}">… and {:,} more</td></tr>\n').format(len(columns), len(rows) - most)
-    title = Markup("<caption>{}</caption>").format(caption) if caption else ""
-    return Markup('<div class="wide"><table>{}<thead><tr>{}</tr></thead>\n<tbody>{}</tbody></table></div>').format(
-        title, head, body
+    return Markup('<div class="wide"><table{}>{}<thead><tr>{}</tr></thead>\n<tbody>{}</tbody></table></div>').format(
+        Markup(' class="list"' if any(_long(value) for row in rows[:most] for value in row.values()) else ""),
+        Markup("<caption>{}</caption>").format(caption) if caption else "",
+        head,
+        body,
     )
 
 
@@ -175,13 +177,20 @@ def _number(numeric: bool) -> Markup:
     return Markup(' class="number"' if numeric else "")
 
 
-def _cell(value: Any, numeric: bool) -> Markup:
+def _long(value: Any) -> bool:
+    """Whether a cell holds a sentence, which needs room to be read, and not a name."""
+    return isinstance(value, str) and not isinstance(value, Markup) and len(value) > 60
+
+
+def _cell(column: str, value: Any, numeric: bool) -> Markup:
+    kind = Markup(' class="long"') if _long(value) else _number(numeric)
     if isinstance(value, bool):
-        value = "yes" if value else "no"
-    if value is None or (isinstance(value, Real) and math.isnan(value)):
-        return Markup("<td{}>&ndash;</td>").format(_number(numeric))
-    if isinstance(value, Real):
-        shown = f"{value:,}" if isinstance(value, Integral) else f"{value:,.3f}"
-        return Markup('<td class="number">{}</td>').format(Markup(shown.replace("-", "&minus;")))
-    # A sentence needs room to be read, where a name may be as narrow as its longest word.
-    return Markup("<td{}>{}</td>").format(Markup(' class="long"' if len(str(value)) > 60 else ""), value)
+        shown = "yes" if value else "no"
+    elif value is None or (isinstance(value, Real) and math.isnan(value)):
+        shown = Markup("&ndash;")
+    elif isinstance(value, Real):
+        digits = f"{value:,}" if isinstance(value, Integral) else f"{value:,.3f}"
+        kind, shown = _number(True), Markup(digits.replace("-", "&minus;"))
+    else:
+        shown = value
+    return Markup('<td{} data-column="{}">{}</td>').format(kind, column, shown)

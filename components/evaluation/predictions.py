@@ -1,0 +1,110 @@
+"""What people and a scorer say about each photo of the test split."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from components.scorer import metrics
+from components.scorer.progress import track
+from components.scorer.settings import SCORES
+
+BATCH = 32
+"""Photos scored at a time: enough to keep a processor busy, and a few megabytes."""
+
+Records = Callable[[], Iterable[dict[str, Any]]]
+"""Reads the test split from its start; the records are those of ``photos.records``."""
+
+
+class Scorer(Protocol):
+    """A trained bundle, a published model, or anything else that answers for encoded photos."""
+
+    def score(self, photos: list[bytes]) -> np.ndarray:
+        """Votes, float [n, 10]."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The test split, photo by photo, without the photos.
+
+    Attributes:
+        photo_ids: n file names.
+        truth: float [n, 10], people's votes.
+        raters: int [n], how many people.
+        attributes: n rows, a column an attribute, text; empty where unknown.
+        scorer: float [n, 10], the challenger's votes.
+    """
+
+    photo_ids: list[str]
+    truth: np.ndarray
+    raters: np.ndarray
+    attributes: pd.DataFrame
+    scorer: np.ndarray
+
+    def table(self, champion: np.ndarray | None = None) -> pd.DataFrame:
+        """A row a photo: what ``predictions.csv`` holds.
+
+        An attribute that has the name of another column is prefixed with ``attribute_``.
+        """
+        columns: dict[str, Any] = {
+            "photo_id": self.photo_ids,
+            "mean": metrics.mean_scores(self.scorer),
+            "std": metrics.deviations(self.scorer),
+        }
+        columns |= {f"p{score}": share for score, share in zip(SCORES, self.scorer.T, strict=True)}
+        columns |= {
+            "truth_mean": metrics.mean_scores(self.truth),
+            "truth_std": metrics.deviations(self.truth),
+            "raters": self.raters,
+            "split": "test",
+        }
+        if champion is not None:
+            columns["champion_mean"] = metrics.mean_scores(champion)
+        named = {f"attribute_{name}" if name in columns else name: self.attributes[name] for name in self.attributes}
+        return pd.DataFrame(columns | {name: list(values) for name, values in named.items()})
+
+
+def predict(records: Records, scorer: Scorer, total: int) -> Predictions:
+    """Score each photo of the test split once and keep what people said about it.
+
+    Raises:
+        ValueError: the scorer does not answer with ten votes a photo.
+    """
+    kept: list[dict[str, Any]] = []
+
+    def photos() -> Iterator[bytes]:
+        for record in records():
+            kept.append({name: value for name, value in record.items() if name != "photo"})
+            yield record["photo"]
+
+    votes = _score(photos(), scorer, total, "scoring the test split")
+    return Predictions(
+        photo_ids=[record["photo_id"] for record in kept],
+        truth=np.array([record["votes"] for record in kept], float).reshape(-1, len(SCORES)),
+        raters=np.array([record["raters"] for record in kept], int),
+        attributes=pd.DataFrame([record["attributes"] for record in kept]),
+        scorer=votes,
+    )
+
+
+def votes(records: Records, scorer: Scorer, total: int) -> np.ndarray:
+    """A scorer's votes on the same photos in the same order, float [n, 10].
+
+    Raises:
+        ValueError: the scorer does not answer with ten votes a photo.
+    """
+    return _score((record["photo"] for record in records()), scorer, total, "scoring with the champion")
+
+
+def _score(photos: Iterator[bytes], scorer: Scorer, total: int, what: str) -> np.ndarray:
+    answers = [np.empty((0, len(SCORES)))]
+    batches = iter(lambda: list(islice(photos, BATCH)), [])
+    for batch in track(batches, what, -(-total // BATCH)):
+        answer = np.asarray(scorer.score(batch), float)
+        if answer.shape != (len(batch), len(SCORES)):
+            raise ValueError(f"expected votes [{len(batch)}, {len(SCORES)}] of the scorer, got {list(answer.shape)}")
+        answers.append(answer)
+    return np.concatenate(answers)
