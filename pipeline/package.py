@@ -2,6 +2,7 @@
 
 import difflib
 import tempfile
+from functools import cache
 from pathlib import Path
 
 from kfp import compiler
@@ -12,6 +13,7 @@ PATH = Path(__file__).resolve().parents[1] / "pipeline.yaml"
 _HINT = 12  # lines of the difference that show what is stale
 
 
+@cache
 def compiled() -> str:
     """Two YAML documents: the pipeline, and what Kubernetes is asked for beyond it (pools, timeouts, volumes)."""
     with tempfile.TemporaryDirectory() as folder:

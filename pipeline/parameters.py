@@ -12,7 +12,8 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 from components.scorer.settings import Evaluation, Ingestion, Pretraining, Training, among, from_parameters
 from pipeline.pipeline import portrait_scorer
 
-_INPUTS = portrait_scorer.pipeline_spec.root.input_definitions.parameters
+_SIGNATURE = inspect.signature(portrait_scorer.pipeline_func).parameters
+_INPUTS = {name: portrait_scorer.pipeline_spec.root.input_definitions.parameters[name] for name in _SIGNATURE}
 
 _READ = {
     ParameterType.STRING: str,
@@ -91,7 +92,7 @@ def _kind(name: str) -> int:
 def table() -> str:
     """Every parameter with its default and what it is, a line each, in the order of the signature."""
     lines = []
-    for name, parameter in inspect.signature(portrait_scorer.pipeline_func).parameters.items():
+    for name, parameter in _SIGNATURE.items():
         default = "required" if parameter.default is parameter.empty else json.dumps(parameter.default)
         lines.append(f"{name:<28}{default:<16}{_INPUTS[name].description}")
     return "\n".join(lines)

@@ -1,0 +1,250 @@
+"""A small strict server of the Kubeflow Pipelines API (v2beta1), for the real ``kfp.Client`` to talk to.
+
+It keeps pipelines, versions, experiments, runs and recurring runs in memory, and refuses what the true server
+refuses: unknown paths, query and body fields, names given twice, parameters that the pipeline does not have or of
+another type, five-field cron, versions without their Kubernetes document. Lists come in pages of two.
+"""
+
+import email.policy
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email.parser import BytesParser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import yaml
+
+PAGE = 2
+_KINDS = {
+    "STRING": str,
+    "NUMBER_INTEGER": int,
+    "NUMBER_DOUBLE": (int, float),
+    "BOOLEAN": bool,
+    "LIST": list,
+    "STRUCT": dict,
+}
+_RUN = {"experiment_id", "display_name", "pipeline_version_reference", "runtime_config"}
+_RECURRING = _RUN | {"description", "trigger", "mode", "max_concurrency", "no_catchup"}
+
+
+class Refused(Exception):
+    """An answer other than 200."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass
+class Kubeflow:
+    """What the server holds, and every change it was asked for, in order."""
+
+    url: str = ""
+    pipelines: list[dict[str, Any]] = field(default_factory=list)
+    versions: list[dict[str, Any]] = field(default_factory=list)
+    experiments: list[dict[str, Any]] = field(default_factory=list)
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    recurring: list[dict[str, Any]] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
+    down_after: int | None = None
+    """Changes after which every further one is answered with 503."""
+    _clock: int = 0
+
+    def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> dict[str, Any]:
+        """The answer to a request.
+
+        Raises:
+            Refused: with the status and the message.
+        """
+        match method, *path.removeprefix("/apis/v2beta1/").split("/"):
+            case "GET", "healthz":
+                return {"multi_user": False}
+            case "GET", "pipelines":
+                return self._page("pipelines", self._named(self.pipelines, query), query)
+            case "GET", "pipelines", pipeline, "versions":
+                found = [version for version in self.versions if version["pipeline_id"] == pipeline]
+                return self._page("pipeline_versions", found, query)
+            case "POST", "pipelines", "upload":
+                return self._upload(body, query.pop("name"), query)
+            case "POST", "pipelines", "upload_version":
+                return self._upload_version(body, query.pop("name"), query.pop("pipelineid"), query)
+            case "GET", "experiments":
+                return self._page("experiments", self._named(self.experiments, query), query)
+            case "POST", "experiments":
+                _only(body, {"display_name", "namespace"})
+                return self._add(self.experiments, "experiment", body)
+            case "POST", "runs":
+                _only(body, _RUN)
+                self._check_run(body)
+                return self._add(self.runs, "run", body)
+            case "GET", "recurringruns":
+                wanted = query.pop("experiment_id")
+                found = [run for run in self.recurring if run["experiment_id"] == wanted]
+                return self._page("recurringRuns", found, query)
+            case "POST", "recurringruns":
+                return self._schedule(body)
+            case "POST" | "DELETE", "recurringruns", name:
+                return self._change(method, *name.partition(":")[::2])
+        raise Refused(404, f"no such method: {method} {path}")
+
+    def schedules(self) -> dict[str, str]:
+        """Status of each recurring run by its name."""
+        return {run["display_name"]: run["status"] for run in self.recurring}
+
+    def _upload(self, package: bytes, name: str, query: dict[str, str]) -> dict[str, Any]:
+        if [pipeline for pipeline in self.pipelines if pipeline["display_name"] == name]:
+            raise Refused(409, f"the name {name} already exists")
+        pipeline = self._add(self.pipelines, "pipeline", {"display_name": name})
+        # The true server gives the first version the pipeline's name: a request cannot name it.
+        self._upload_version(package, name, pipeline["pipeline_id"], query)
+        return pipeline
+
+    def _upload_version(self, package: bytes, name: str, pipeline: str, query: dict[str, str]) -> dict[str, Any]:
+        _only(query, set())
+        documents = list(yaml.load_all(package, yaml.CSafeLoader))
+        if len(documents) != 2 or "platforms" not in documents[1]:
+            raise Refused(400, "expected the pipeline and its Kubernetes document")
+        taken = [v for v in self.versions if (v["pipeline_id"], v["display_name"]) == (pipeline, name)]
+        if taken:
+            raise Refused(409, f"the version {name} already exists")
+        if pipeline not in [known["pipeline_id"] for known in self.pipelines]:
+            raise Refused(404, f"no pipeline {pipeline}")
+        content = {"display_name": name, "pipeline_id": pipeline, "pipeline_spec": documents[0]}
+        return self._add(self.versions, "pipeline_version", content)
+
+    def _schedule(self, body: dict[str, Any]) -> dict[str, Any]:
+        _only(body, _RECURRING)
+        self._check_run(body)
+        _only(body["trigger"], {"cron_schedule"})
+        if len(body["trigger"]["cron_schedule"]["cron"].split()) != 6:
+            raise Refused(400, "cron: expected six fields")
+        if not 1 <= int(body["max_concurrency"]) <= 10:
+            raise Refused(400, "max_concurrency: expected 1 to 10")
+        status = {"ENABLE": "ENABLED", "DISABLE": "DISABLED"}[body["mode"]]
+        return self._add(self.recurring, "recurring_run", {**body, "status": status})
+
+    def _change(self, method: str, run_id: str, verb: str) -> dict[str, Any]:
+        run = next((run for run in self.recurring if run["recurring_run_id"] == run_id), None)
+        if run is None:
+            raise Refused(404, f"no recurring run {run_id}")
+        self._note(f"{verb or 'delete'} {run['display_name']}")
+        if method == "DELETE" and not verb:
+            self.recurring.remove(run)
+        elif verb in ("enable", "disable"):
+            run["status"] = f"{verb}d".upper()
+        else:
+            raise Refused(404, f"no such method: {method} :{verb}")
+        return {}
+
+    def _check_run(self, body: dict[str, Any]) -> None:
+        """Refuse a run of no version or experiment, or with other parameters than the pipeline's."""
+        if body["experiment_id"] not in [known["experiment_id"] for known in self.experiments]:
+            raise Refused(404, "no such experiment")
+        wanted = body["pipeline_version_reference"]
+        _only(wanted, {"pipeline_id", "pipeline_version_id"})
+        version = next((v for v in self.versions if all(v[key] == wanted[key] for key in wanted)), None)
+        if version is None:
+            raise Refused(404, "no such version")
+        inputs = version["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]
+        given = body["runtime_config"]["parameters"]
+        for name, value in given.items():
+            if name not in inputs:
+                raise Refused(400, f"parameter {name} is not one of the pipeline's")
+            kind = _KINDS[inputs[name]["parameterType"]]
+            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+                raise Refused(400, f"parameter {name}: expected {inputs[name]['parameterType']}, got {value!r}")
+            if value not in inputs[name].get("literals", [value]):
+                raise Refused(400, f"parameter {name}: expected one of {inputs[name]['literals']}")
+        if missing := [name for name, spec in inputs.items() if not spec.get("isOptional") and name not in given]:
+            raise Refused(400, f"parameters are missing: {missing}")
+
+    def _named(self, items: list[dict[str, Any]], query: dict[str, str]) -> list[dict[str, Any]]:
+        """The items that a filter by name leaves."""
+        if "filter" not in query:
+            return items
+        (predicate,) = json.loads(query.pop("filter"))["predicates"]
+        if predicate["key"] != "display_name" or predicate["operation"] not in (1, "EQUALS"):
+            raise Refused(400, f"filter: {predicate}")
+        return [item for item in items if item["display_name"] == predicate["stringValue"]]
+
+    def _page(self, name: str, items: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:
+        """A page of a list; an empty list is left out, as protobuf's JSON does."""
+        start = int(query.pop("page_token", "") or 0)
+        for harmless in ("page_size", "sort_by", "namespace"):
+            query.pop(harmless, None)
+        _only(query, set())
+        page = items[start : start + PAGE]
+        more = {"next_page_token": str(start + PAGE)} if start + PAGE < len(items) else {}
+        return ({name: page} if page else {}) | more
+
+    def _add(self, items: list[dict[str, Any]], kind: str, content: dict[str, Any]) -> dict[str, Any]:
+        self._note(f"create {kind} {content['display_name']}")
+        self._clock += 1
+        made = f"2026-01-01T00:{self._clock // 60:02}:{self._clock % 60:02}Z"
+        items.append({**content, f"{kind}_id": f"{kind}-{self._clock}", "created_at": made})
+        return items[-1]
+
+    def _note(self, change: str) -> None:
+        if self.down_after is not None and len(self.changes) >= self.down_after:
+            raise Refused(503, "down")
+        self.changes.append(change)
+
+
+def _only(given: dict[str, Any], known: set[str]) -> None:
+    """Refuse fields that the API does not have, or that this project has no reason to send."""
+    if unknown := set(given) - known:
+        raise Refused(400, f"unknown fields: {sorted(unknown)}")
+
+
+@contextmanager
+def serving() -> Iterator[Kubeflow]:
+    """A server on loopback."""
+    kubeflow = Kubeflow()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            address = urlsplit(self.path)
+            query = {name: values[-1] for name, values in parse_qs(address.query).items()}
+            try:
+                status, answer = 200, kubeflow.answer(self.command, address.path, query, self._body())
+            except Refused as refused:
+                status, answer = refused.status, {"code": refused.status, "message": str(refused)}
+            content = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_POST = do_DELETE = do_GET
+
+        def _body(self) -> Any:
+            """JSON, or the bytes of the one file of a form."""
+            content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            kind = self.headers.get("Content-Type", "")
+            if not kind.startswith("multipart/form-data"):
+                return json.loads(content or "null")
+            form = BytesParser(policy=email.policy.HTTP).parsebytes(
+                b"Content-Type: " + kind.encode() + b"\r\n\r\n" + content
+            )
+            (part,) = form.iter_parts()
+            if part.get_param("name", header="content-disposition") != "uploadfile":
+                raise Refused(400, "expected the form's file uploadfile")
+            return part.get_payload(decode=True)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    kubeflow.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield kubeflow
+    finally:
+        server.shutdown()
+        server.server_close()

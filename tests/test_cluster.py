@@ -1,0 +1,264 @@
+"""Submitting and scheduling, by the real ``kfp.Client`` against a strict server of the API on loopback."""
+
+import re
+from pathlib import Path
+
+import kubeflow
+import pytest
+import yaml
+
+from pipeline import cluster, schedules
+from pipeline.__main__ import main
+from pipeline.package import compiled
+
+DATA = {"photos": "gs://data/photos", "ratings": "gs://data/r.csv", "models": "gs://models", "workspace": "gs://runs"}
+GIVEN = [f"--{name}={value}" for name, value in DATA.items()]
+WEEKLY = {"cron": "0 0 3 * * 1", "parameters": DATA}
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server, and a clean checkout of revision ``abc123`` in front of it."""
+    monkeypatch.setattr(cluster, "revision", lambda: "abc123")
+    with kubeflow.serving() as serving:
+        yield serving
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    return tmp_path / "schedules.yaml"
+
+
+def submit(server, *arguments: str) -> int:
+    return main(["submit", *GIVEN, "--host", server.url, *arguments])
+
+
+def schedule(server, file: Path, *arguments: str, **entries: dict) -> int:
+    file.write_text(yaml.safe_dump({"schedules": entries}))
+    return main(["schedule", str(file), "--host", server.url, *arguments])
+
+
+def changed_revision(monkeypatch, name: str) -> None:
+    monkeypatch.setattr(cluster, "revision", lambda: name)
+
+
+def test_the_first_submit_uploads_the_pipeline_and_a_version_named_by_the_revision(server):
+    assert submit(server) == 0
+    assert [pipeline["display_name"] for pipeline in server.pipelines] == ["portrait-scorer"]
+    assert [version["display_name"] for version in server.versions] == ["portrait-scorer", "abc123"]
+
+
+def test_a_run_is_of_the_named_version_with_the_given_parameters_in_their_types(server):
+    assert (
+        submit(server, "--set", "epochs=3", "learning_rate=1", "show_photos=true", 'node_selector={"pool": "gpu"}') == 0
+    )
+    (run,) = server.runs
+    assert run["pipeline_version_reference"]["pipeline_version_id"] == server.versions[1]["pipeline_version_id"]
+    assert run["runtime_config"]["parameters"] == DATA | {
+        "epochs": 3, "learning_rate": 1.0, "show_photos": True, "node_selector": {"pool": "gpu"}, "revision": "abc123",
+    }  # fmt: skip
+
+
+def test_a_second_submit_of_the_same_revision_uploads_nothing(server):
+    submit(server)
+    submit(server)
+    assert (len(server.pipelines), len(server.versions), len(server.experiments), len(server.runs)) == (1, 2, 1, 2)
+
+
+def test_a_new_revision_becomes_a_new_version_of_the_same_pipeline(server, monkeypatch):
+    for name in ("abc123", "def456", "fff789"):
+        changed_revision(monkeypatch, name)
+        submit(server)
+    assert [version["display_name"] for version in server.versions[1:]] == ["abc123", "def456", "fff789"]
+    assert {version["pipeline_id"] for version in server.versions} == {server.pipelines[0]["pipeline_id"]}
+
+
+def test_changed_files_are_no_version_of_their_revision(server, monkeypatch):
+    changed_revision(monkeypatch, "abc123-dirty")
+    submit(server)
+    assert re.fullmatch(r"abc123-dirty-[0-9a-f]{8}", server.versions[1]["display_name"])
+
+
+def test_the_uploaded_version_is_the_compiled_pipeline(server):
+    submit(server)
+    assert server.versions[1]["pipeline_spec"] == next(yaml.safe_load_all(compiled()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "epoch=3"], "no parameter 'epoch': did you mean 'epochs'"),
+        (["--set", "epochs=many"], "epochs must be a whole number, got 'many'"),
+        (["--set", "epochs=-1"], "epochs must be from 0"),
+        (["--set", "start=magic"], "start must be one of ['autoencoder'"),
+    ],
+)
+def test_a_wrong_parameter_is_one_clear_error_and_nothing_reaches_the_server(server, capsys, arguments, words):
+    assert submit(server, *arguments) == 2
+    printed = capsys.readouterr().err
+    assert words in printed
+    assert len(printed.splitlines()) == 1
+    assert server.changes == []
+
+
+def test_a_server_that_is_not_there_is_one_clear_error(capsys):
+    assert main(["submit", *GIVEN, "--host", "http://127.0.0.1:1"]) == 2
+    assert "error: the Kubeflow server cannot be reached" in capsys.readouterr().err
+
+
+def test_a_server_that_refuses_is_quoted(server, capsys):
+    server.down_after = 0
+    assert submit(server) == 2
+    assert "refused (503)" in capsys.readouterr().err
+
+
+def test_a_new_schedule_is_created_paused_and_then_enabled(server, file):
+    assert schedule(server, file, weekly=WEEKLY) == 0
+    (run,) = server.recurring
+    assert [change.split()[:2] for change in server.changes[-2:]] == [["create", "recurring_run"], ["enable", "weekly"]]
+    assert run["mode"] == "DISABLE"
+    assert run["status"] == "ENABLED"
+
+
+def test_a_schedule_runs_alone_catches_nothing_up_and_runs_the_named_version(server, file):
+    schedule(server, file, weekly=WEEKLY)
+    (run,) = server.recurring
+    assert (int(run["max_concurrency"]), run["no_catchup"]) == (1, True)
+    assert run["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * 1"
+    assert run["runtime_config"]["parameters"] == DATA | {"revision": "abc123"}
+    assert run["pipeline_version_reference"]["pipeline_version_id"] == server.versions[1]["pipeline_version_id"]
+
+
+def test_scheduling_the_same_again_changes_nothing(server, file, capsys):
+    schedule(server, file, weekly=WEEKLY)
+    before = list(server.changes)
+    assert schedule(server, file, weekly=WEEKLY) == 0
+    assert server.changes == before
+    assert "nothing to change" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", ["cron", "parameters", "revision"])
+def test_a_changed_schedule_replaces_the_old_one_and_never_do_both_run(server, file, monkeypatch, change):
+    schedule(server, file, weekly=WEEKLY)
+    (old,) = server.schedules()
+    if change == "revision":
+        changed_revision(monkeypatch, "def456")
+    new = WEEKLY | {"cron": {"cron": "0 0 4 * * *"}, "parameters": {"parameters": DATA | {"epochs": 3}}}.get(change, {})
+    schedule(server, file, weekly=new)
+    statuses = server.schedules()
+    assert statuses.pop(old) == "DISABLED"
+    ((title, status),) = statuses.items()
+    assert status == "ENABLED"
+    assert server.changes[-2:] == [f"disable {old}", f"enable {title}"]
+
+
+def test_few_old_schedules_are_kept(server, file, monkeypatch):
+    for number in range(6):
+        changed_revision(monkeypatch, f"revision{number}")
+        schedule(server, file, weekly=WEEKLY)
+    assert len(server.recurring) == schedules.KEEP
+    assert list(server.schedules().values()) == ["DISABLED", "DISABLED", "ENABLED"]
+    assert server.recurring[-1]["runtime_config"]["parameters"]["revision"] == "revision5"
+
+
+def test_a_schedule_that_left_the_file_is_paused_and_not_deleted(server, file):
+    schedule(server, file, weekly=WEEKLY, daily=WEEKLY | {"cron": "0 0 3 * * *"})
+    schedule(server, file, weekly=WEEKLY)
+    assert {name.split()[0]: status for name, status in server.schedules().items()} == {
+        "weekly": "ENABLED", "daily": "DISABLED",
+    }  # fmt: skip
+
+
+def test_schedules_of_others_are_left_alone(server, file):
+    schedule(server, file, weekly=WEEKLY)
+    server.recurring.append(
+        server.recurring[0] | {"display_name": "by hand", "description": "mine", "recurring_run_id": "x"}
+    )
+    schedule(server, file, weekly=WEEKLY | {"cron": "0 0 4 * * *"})
+    schedule(server, file)
+    assert server.schedules()["by hand"] == "ENABLED"
+
+
+def test_a_paused_schedule_stays_and_goes_on_when_the_file_says_so(server, file):
+    schedule(server, file, weekly=WEEKLY | {"paused": True})
+    assert list(server.schedules().values()) == ["DISABLED"]
+    schedule(server, file, weekly=WEEKLY)
+    assert list(server.schedules().values()) == ["ENABLED"]
+    schedule(server, file, weekly=WEEKLY | {"paused": True})
+    assert list(server.schedules().values()) == ["DISABLED"]
+
+
+@pytest.mark.parametrize("done", range(3))
+def test_a_schedule_cut_short_anywhere_is_taken_up_by_the_next(server, file, done):
+    schedule(server, file, weekly=WEEKLY)
+    new = WEEKLY | {"cron": "0 0 4 * * *"}
+    server.down_after = len(server.changes) + done
+    assert schedule(server, file, weekly=new) == 2
+    assert sum(status == "ENABLED" for status in server.schedules().values()) <= 1
+    server.down_after = None
+    assert schedule(server, file, weekly=new) == 0
+    enabled = [run for run in server.recurring if run["status"] == "ENABLED"]
+    assert [run["trigger"]["cron_schedule"]["cron"] for run in enabled] == ["0 0 4 * * *"]
+    assert len(server.recurring) == 2
+
+
+def test_a_dry_run_prints_the_difference_and_changes_nothing(server, file, capsys):
+    assert schedule(server, file, "--dry-run", weekly=WEEKLY) == 0
+    assert server.changes == []
+    printed = capsys.readouterr().out
+    assert re.search(r"create weekly [0-9a-f]{8} \(0 0 3 \* \* 1\)\nenable weekly", printed)
+    assert "nothing was changed" in printed
+
+
+def test_a_dry_run_says_what_the_true_run_then_does(server, file, capsys, monkeypatch):
+    schedule(server, file, weekly=WEEKLY)
+    changed_revision(monkeypatch, "def456")
+    capsys.readouterr()
+    outputs = []
+    for arguments in (["--dry-run"], []):
+        schedule(server, file, *arguments, weekly=WEEKLY)
+        printed = capsys.readouterr().out.splitlines()
+        outputs.append([line for line in printed if line.startswith(("create", "pause", "enable", "delete"))])
+    assert outputs[0] == outputs[1]
+    assert [line.split()[0] for line in outputs[0]] == ["create", "pause", "enable"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("schedules: [", "expected YAML"),
+        ("weekly: {}", 'expected one key "schedules"'),
+        ("schedules: {weekly: {parameters: {}}}", "schedule 'weekly': expected cron"),
+        ("schedules: {weekly: {cron: 0 3 * * 1, parameters: {}}}", "cron must have six fields"),
+        ("schedules: {weekly: {cron: 0 0 24 * * 1, parameters: {}}}", "'24' is no hour"),
+        ("schedules: {weekly: {cron: 0 0 3 * * 1, parameters: {}}}", "photos is missing"),
+        ("schedules: {weekly: {cron: 0 0 3 * * 1, every: day}}", "every"),
+        ("schedules: {weekly: 3}", "schedule 'weekly'"),
+    ],
+)
+def test_a_schedule_file_that_is_wrong_is_one_clear_error_and_nothing_reaches_the_server(
+    server, file, capsys, text, words
+):
+    file.write_text(text)
+    assert main(["schedule", str(file), "--host", server.url]) == 2
+    printed = capsys.readouterr().err
+    assert words in printed
+    assert str(file) in printed
+    assert server.changes == []
+
+
+@pytest.mark.parametrize(
+    "cron", ["0 0 3 * * 1", "0 */5 0-6 ? JAN-jun mon,Fri", "59 59 23 31 12 6", "0 0/15 8,20 1 */2 ?"]
+)
+def test_cron_of_six_fields_is_taken(cron):
+    schedules.check_cron(cron)
+
+
+@pytest.mark.parametrize(
+    "cron", ["0 3 * * 1", "0 0 3 * * 1 2026", "60 0 3 * * 1", "0 0 24 * * *", "0 0 3 0 * *", "0 0 3 * 13 *",
+             "0 0 3 * * 7", "0 0 3 * * /2", "0 0 3 * mon *", "0 0 3 * * */0", "@daily", "",
+             "0 0 three * * *", "0 0 -1 * * *"],
+)  # fmt: skip
+def test_cron_of_another_form_or_out_of_range_is_refused(cron):
+    with pytest.raises(ValueError, match="cron"):
+        schedules.check_cron(cron)
