@@ -1,0 +1,239 @@
+"""Each photo is read once, checked, measured and stored small, by all cores or by Apache Beam.
+
+Photos are inspected in chunks. A chunk leaves two files in a folder: its photos as JPEGs one behind the
+other (``….jpegs``), and then, as the sign that it is complete, what is known of them (``….json``). Both are named
+by what the chunk consists of, so an ingestion that was killed and started again goes on from the complete chunks,
+and neither half-written files nor those of other photos or settings can be mistaken for them.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import imagehash
+import numpy as np
+import PIL
+from PIL import Image
+from scipy import ndimage
+
+from components.ingestion import engine
+from components.ingestion.left_out import LeftOut
+from components.scorer import decoding, storage
+from components.scorer.progress import track
+from components.scorer.settings import Ingestion
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CHUNK = 128
+"""Photos in a chunk: some seconds of work, which is what a kill loses, and some 5 MB of stored photos."""
+
+SHARPNESS_SIDE = 256
+"""Pixels: the square to which a photo is brought before its sharpness is measured, so that photos compare."""
+
+COLUMNS = (
+    "photo", "sha256", "phash", "width", "height", "brightness", "sharpness", "spool", "offset", "length",
+)  # fmt: skip
+"""Columns of `Inspections.table`."""
+
+_READ_AHEAD = 8  # photos a worker fetches before it needs them: hides a bucket's latency, costs some 30 MB
+_MISSING = (FileNotFoundError, PermissionError, IsADirectoryError)  # of one object; anything else is an outage
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A photo that can be used.
+
+    Attributes:
+        photo_id: the photo's id.
+        data: the photo as it is stored: an upright sRGB JPEG without metadata.
+        sha256: of the source's bytes, hexadecimal.
+        phash: 32 bytes, the 256-bit perceptual hash: the Hamming distance of near duplicates is small.
+        width, height: pixels of the upright original.
+        brightness: mean luma (ITU-R 601), 0 to 1.
+        sharpness: variance of the Laplacian of the grey levels (0 to 255) at a size of ``SHARPNESS_SIDE``
+            (Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", 2000); below some 100 a portrait
+            looks soft.
+    """
+
+    photo_id: str
+    data: bytes
+    sha256: str
+    phash: bytes
+    width: int
+    height: int
+    brightness: float
+    sharpness: float
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some photos to inspect, with all that it takes to do so in another process or on another machine.
+
+    Attributes:
+        photos: of each its id and its address, and perhaps its version there, by which a chunk is known to be
+            out of date.
+        settings: of the ingestion.
+        folder: address that receives the chunk's files.
+    """
+
+    photos: tuple[tuple[str, ...], ...]
+    settings: Ingestion
+    folder: str
+
+    @property
+    def name(self) -> str:
+        """Hash of what the chunk's files depend on."""
+        s = self.settings
+        made = (s.minimum_side, s.maximum_pixels, s.shorter_side, s.jpeg_quality, PIL.__version__)
+        return hashlib.sha256(repr((self.photos, made)).encode()).hexdigest()[:32]
+
+    @property
+    def spool(self) -> str:
+        """Address of the stored photos."""
+        return storage.join(self.folder, f"{self.name}.jpegs")
+
+    @property
+    def index(self) -> str:
+        """Address of what is known of the photos; written last."""
+        return storage.join(self.folder, f"{self.name}.json")
+
+
+@dataclass(frozen=True)
+class Inspections:
+    """What is known of many photos.
+
+    Attributes:
+        table: a row for each photo that can be used, in the order given. Columns ``COLUMNS``: ``photo``, the fields
+            of `Inspected`, and where the stored photo lies: `read_photo` takes ``spool``, ``offset`` and ``length``.
+        left_out: the other photos.
+    """
+
+    table: "pd.DataFrame"
+    left_out: list[LeftOut]
+
+
+def inspect(photo_id: str, data: bytes, settings: Ingestion) -> Inspected | LeftOut:
+    """Normalise and measure one photo.
+
+    Args:
+        photo_id: the photo's id.
+        data: the encoded photo.
+        settings: see `decoding.decode`.
+
+    Returns:
+        The photo, or why it is left out.
+    """
+    try:
+        image, width, height = decoding.decode(data, settings)
+    except decoding.Unusable as error:
+        return LeftOut(photo_id, error.reason, error.detail)
+    grey = image.convert("L")
+    return Inspected(
+        photo_id=photo_id,
+        data=decoding.encode(image, settings),
+        sha256=hashlib.sha256(data).hexdigest(),
+        phash=np.packbits(imagehash.phash(grey, hash_size=16).hash).tobytes(),
+        width=width,
+        height=height,
+        brightness=float(np.asarray(grey).mean()) / 255,
+        sharpness=_sharpness(grey),
+    )
+
+
+def inspect_all(
+    photos: Iterable[tuple[str, ...]], settings: Ingestion, folder: str, *, beam_options: str = ""
+) -> Inspections:
+    """Inspect photos on all cores, or on a Beam runner; what an earlier call left complete is not done again.
+
+    Memory is bounded by what the workers hold: one decoded photo, the photos read ahead and a chunk's JPEGs each.
+
+    Args:
+        photos: of each its id and its address, and perhaps its version there.
+        settings: of the ingestion.
+        folder: address for the chunks' files; Beam workers on other machines must reach it. The caller removes it.
+        beam_options: options of an Apache Beam runner; empty: the cores of this machine.
+
+    Raises:
+        OSError: the storage failed, other than by not having a photo.
+        RuntimeError: a worker process died.
+    """
+    every = list(photos)
+    chunks = [Chunk(tuple(every[start : start + CHUNK]), settings, folder) for start in range(0, len(every), CHUNK)]
+    there = {file.uri for file in storage.files(folder)}
+    missing = [chunk for chunk in chunks if chunk.index not in there]
+    if missing and beam_options:
+        engine.on_beam(inspect_chunk, missing, beam_options, "inspect photos")
+    elif missing:
+        done = engine.on_processes(inspect_chunk, missing)
+        deque(track(done, f"inspecting photos in chunks of {CHUNK}", len(missing)), maxlen=0)
+    return _collected(chunks)
+
+
+def inspect_chunk(chunk: Chunk) -> None:
+    """Inspect the photos of a chunk and write its files. A photo that cannot be read is left out.
+
+    Raises:
+        OSError: the storage failed, other than by not having a photo.
+    """
+    spool, rows, left_out = bytearray(), [], []
+    for photo_id, reading in _read_ahead(chunk.photos):
+        found = _inspected(photo_id, reading, chunk.settings)
+        if isinstance(found, LeftOut):
+            left_out.append(asdict(found))
+            continue
+        row = {"photo": photo_id, **asdict(found), "phash": found.phash.hex()}
+        row |= {"spool": chunk.spool, "offset": len(spool), "length": len(found.data)}
+        rows.append({column: row[column] for column in COLUMNS})
+        spool += found.data
+    storage.write_bytes(chunk.spool, bytes(spool))
+    storage.write_json(chunk.index, {"rows": rows, "left_out": left_out})
+
+
+def read_photo(spool: str, offset: int, length: int) -> bytes:
+    """A stored photo: the JPEG at a place of `Inspections.table`."""
+    if storage.is_remote(spool):
+        return _remote(spool)[offset : offset + length]
+    with open(spool.removeprefix("file://"), "rb") as file:
+        file.seek(offset)
+        return file.read(length)
+
+
+_remote = lru_cache(maxsize=8)(storage.read_bytes)  # photos are mostly asked for one after the other
+
+
+def _inspected(photo_id: str, reading: Future[bytes], settings: Ingestion) -> Inspected | LeftOut:
+    try:
+        data = reading.result()
+    except _MISSING as error:
+        return LeftOut(photo_id, "unreadable", f"cannot be read: {error.strerror or error}")
+    return inspect(photo_id, data, settings)
+
+
+def _read_ahead(photos: Iterable[tuple[str, ...]]) -> Iterator[tuple[str, Future[bytes]]]:
+    """Each photo's id and its bytes to come, some of them under way while others are inspected."""
+    with ThreadPoolExecutor(_READ_AHEAD) as pool:
+        waiting: deque[tuple[str, Future[bytes]]] = deque()
+        for photo_id, uri, *_ in photos:
+            waiting.append((photo_id, pool.submit(storage.read_bytes, uri)))
+            if len(waiting) > _READ_AHEAD:
+                yield waiting.popleft()
+        yield from waiting
+
+
+def _sharpness(grey: Image.Image) -> float:
+    square = grey.resize((SHARPNESS_SIDE, SHARPNESS_SIDE), Image.Resampling.BILINEAR)
+    return float(ndimage.laplace(np.asarray(square, np.float32)).var())
+
+
+def _collected(chunks: list[Chunk]) -> Inspections:
+    import pandas as pd  # here, so that the workers, which have no use for it, stay small
+
+    indexes = [storage.read_json(chunk.index) for chunk in chunks]
+    table = pd.DataFrame([row for index in indexes for row in index["rows"]], columns=list(COLUMNS))
+    table["phash"] = [bytes.fromhex(value) for value in table["phash"]]
+    return Inspections(table, [LeftOut(**values) for index in indexes for values in index["left_out"]])
