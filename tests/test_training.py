@@ -1,6 +1,7 @@
 """Pretraining and training: they learn, they read only what they may, they survive being killed."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -83,7 +84,7 @@ def test_missing_weights_are_named(small_dataset, tmp_path):
 
 
 def test_training_learns_a_score_that_is_there_to_be_learnt(small_dataset, small_encoder, tmp_path):
-    settings = training(epochs=12, learning_rate=3e-3, dropout=0, batch_size=8)
+    settings = training(head_epochs=5, epochs=8, learning_rate=3e-4, dropout=0, batch_size=8)
     run_training(small_dataset, small_encoder, tmp_path, settings)
     records = list(photos.records(small_dataset, "test"))
     predicted = bundle.load(tmp_path / "scorer").score([record["photo"] for record in records]) @ SCORES
@@ -137,25 +138,34 @@ run_training(dataset, encoder, folder, training(epochs=6))
 
 def start_training(*folders: Path) -> subprocess.Popen:
     command = [sys.executable, "-c", SCRIPT, *map(str, folders)]
-    return subprocess.Popen(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True)
+    tests = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def whole(small_dataset, small_encoder, tmp_path_factory) -> bundle.Bundle:
+    """What the training in ``SCRIPT`` gives when nobody kills it."""
+    folder = tmp_path_factory.mktemp("whole")
+    run_training(small_dataset, small_encoder, folder, training(epochs=6))
+    return bundle.load(folder / "scorer")
 
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_training_ends_as_if_it_had_not_been_killed(small_dataset, small_encoder, tmp_path, sign):
-    killed = start_training(small_dataset, small_encoder, tmp_path / "killed")
-    second_epoch = tmp_path / "killed" / "checkpoints" / "all" / "epoch-0002.json"
+def test_a_killed_training_ends_as_if_it_had_not_been_killed(small_dataset, small_encoder, tmp_path, whole, sign):
+    killed = start_training(small_dataset, small_encoder, tmp_path)
+    second_epoch = tmp_path / "checkpoints" / "all" / "epoch-0002.json"
     deadline = time.monotonic() + 120
-    while not second_epoch.exists() and time.monotonic() < deadline:
+    while not second_epoch.exists() and killed.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     killed.send_signal(sign)
     assert killed.wait(30) == -sign
 
-    again = start_training(small_dataset, small_encoder, tmp_path / "killed")
+    again = start_training(small_dataset, small_encoder, tmp_path)
     output, _ = again.communicate(timeout=120)
     assert again.returncode == 0
     assert "training the network: going on from epoch" in output
-    run_training(small_dataset, small_encoder, tmp_path / "whole", training(epochs=6))
-    resumed, whole = (bundle.load(tmp_path / name / "scorer") for name in ("killed", "whole"))
+    resumed = bundle.load(tmp_path / "scorer")
     assert resumed.settings == whole.settings
     np.testing.assert_allclose(resumed.history["loss"], whole.history["loss"], rtol=1e-4)
     for one, other in zip(resumed.model.get_weights(), whole.model.get_weights(), strict=True):

@@ -56,6 +56,6 @@ def pixels(data: tf.Tensor, scale: int, crop: int) -> tf.Tensor:
     """
     return tf.map_fn(
         lambda one: centre(square(decode(one), scale), crop),
-        data,
+        tf.convert_to_tensor(data),
         fn_output_signature=tf.TensorSpec([crop, crop, 3], tf.float32),
     )

@@ -1,0 +1,94 @@
+"""What the input pipeline costs a training step: the step on real batches against the step on one cached batch.
+
+    python -m tests.benchmarks.training_step [DATASET]
+
+Without a data set, 256 drawn photos of 320 × 400 pixels are written first. The two are timed in turn, block by
+block, so that a machine whose speed drifts slows both.
+"""
+
+import io
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+from PIL import Image
+
+from components.ingestion import builder
+from components.scorer import photos
+from components.scorer.losses import squared_emd
+from components.scorer.model import build_encoder, build_scorer, freeze_batch_norms
+from components.scorer.settings import Pretraining, Training, from_parameters
+
+BLOCKS, STEPS = 5, 6
+
+
+def main() -> None:
+    """Print the ratio of the two step times and its spread over the blocks."""
+    dataset = Path(sys.argv[1]) if len(sys.argv) > 1 else _drawn(Path(tempfile.mkdtemp()))
+    pretraining, training = from_parameters(Pretraining, start="none"), Training()
+    model = build_scorer(build_encoder(pretraining), training.dropout)
+    freeze_batch_norms(model)
+    model.compile(keras.optimizers.Adam(training.learning_rate), loss=squared_emd)
+    batches = _endless(dataset, pretraining, training)
+    cached = next(batches)
+    for _ in range(3):  # tracing and warming up
+        model.train_on_batch(*cached)
+    ratios = []
+    for block in range(1, BLOCKS + 1):
+        alone = _seconds(lambda: model.train_on_batch(*cached))
+        fed = _seconds(lambda: model.train_on_batch(*next(batches)))
+        ratios.append(fed / alone)
+        print(f"block {block}: cached {alone:.3f} s, with input {fed:.3f} s a step, ratio {ratios[-1]:.3f}", flush=True)
+    rate = training.batch_size / fed
+    print(f"step with the real input pipeline / step on one cached batch: median {statistics.median(ratios):.3f}")
+    print(
+        f"(from {min(ratios):.3f} to {max(ratios):.3f}; {rate:.1f} photos/s, batch {training.batch_size}, wanted ≤ 1.1)"
+    )
+
+
+def _endless(dataset: Path, pretraining: Pretraining, training: Training) -> Iterator:
+    """Epoch after epoch of full batches, as training reads them."""
+    read = {"scale": training.scale, "crop": pretraining.crop, "batch_size": training.batch_size, "seed": 1}
+    for epoch in range(1000):
+        for pixels, votes in photos.augmented(dataset, "train", epoch=epoch, **read):
+            if len(pixels) == training.batch_size:
+                yield pixels, votes
+
+
+def _seconds(step: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    for _ in range(STEPS):
+        step()
+    return (time.perf_counter() - began) / STEPS
+
+
+def _drawn(folder: Path) -> Path:
+    """A data set of smooth random pictures of the size that ingestion stores."""
+    rng = np.random.default_rng(0)
+
+    def example(number: int) -> dict:
+        coarse = Image.fromarray(rng.integers(0, 255, (20, 16, 3), "uint8"))
+        buffer = io.BytesIO()
+        coarse.resize((320, 400), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=92)
+        votes = np.full(10, 0.1, "float32")
+        name = f"{number}.jpg"
+        return {
+            "photo": buffer.getvalue(),
+            "photo_id": name,
+            "votes": votes,
+            "raters": 1,
+            "group": name,
+            "attributes": {},
+        }
+
+    builder.write(folder / "dataset", {"train": [[example(number) for number in range(256)]]})
+    return folder / "dataset"
+
+
+if __name__ == "__main__":
+    main()
