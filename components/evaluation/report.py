@@ -35,7 +35,7 @@ _METRICS = {
     "mae": ("MAE", "mean absolute error of mean scores, points"),
     "emd": ("EMD", "mean distance of predicted from people's votes, points"),
     "bias": ("Mean error", "above 0 the scorer is kinder than people, points"),
-    "spread": ("Spread", "of predictions over people's, near 0 all photos get the same"),
+    "spread": ("Spread", "of predictions over that of people's means"),
 }
 """What people call each metric, and what it says."""
 
