@@ -98,6 +98,10 @@ class Server:
         """Meet the next requests for which ``when`` holds with these troubles, one each."""
         self._troubles.append((when, list(troubles)))
 
+    def calm(self) -> None:
+        """Forget what `fail` planned."""
+        self._troubles.clear()
+
     def data(self, bucket: str) -> dict[str, bytes]:
         """The content of a bucket by name."""
         return {name: found.data for name, found in self.buckets[bucket].items()}

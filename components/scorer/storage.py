@@ -374,14 +374,18 @@ class _Gcs:
             yield client.bucket(self._name), {"timeout": TIMEOUT, "retry": DEFAULT_RETRY.with_timeout(DEADLINE)}
         except api.NotFound:
             if verb in ("write", "list"):
-                raise _failed(verb, uri, LookupError("there is no such bucket")) from None
+                raise _failed(verb, uri, "there is no such bucket") from None
             raise FileNotFoundError(f"there is no {uri}") from None
         except api.PreconditionFailed:
             raise Conflict(f"{uri} was written by someone else") from None
-        except (api.GoogleAPIError, GoogleAuthError, RequestException, ConnectionError) as error:
-            raise _failed(verb, uri, getattr(error, "cause", None) or error) from error
-        except (media.InvalidResponse, media.DataCorruption) as error:
-            raise _failed(verb, uri, error) from error
+        except (
+            api.GoogleAPIError, GoogleAuthError, RequestException, ConnectionError, media.InvalidResponse,
+            media.DataCorruption,
+        ) as error:  # fmt: skip
+            reason = getattr(error, "cause", None) or error  # of an error that says that the deadline has passed
+            if isinstance(reason, media.InvalidResponse):
+                reason = f"the server answers {reason.response.status_code} {reason.response.text[:200]}".strip()
+            raise _failed(verb, uri, reason) from error
 
     def _blob(self, bucket: Any, key: str) -> Any:
         if not key:
@@ -552,8 +556,9 @@ def _content_type(key: str) -> str:
     return mimetypes.guess_type(key)[0] or "application/octet-stream"
 
 
-def _failed(verb: str, uri: str, reason: BaseException) -> StorageError:
-    return StorageError(f"cannot {verb} {uri}: {reason}; check the address, the network and the credentials")
+def _failed(verb: str, uri: str, reason: object) -> StorageError:
+    why = str(reason).rstrip(".")
+    return StorageError(f"cannot {verb} {uri}: {why}; check the address, the network and the credentials")
 
 
 # A forked process must not share its parent's connections, hence the process in the keys of these caches.
@@ -563,7 +568,7 @@ def _failed(verb: str, uri: str, reason: BaseException) -> StorageError:
 def _gcs_client(process: int, endpoint: str) -> Any:
     from google.cloud import storage
 
-    return storage.Client()
+    return storage.Client(project=None)  # objects need none, and not every credential brings one
 
 
 @lru_cache(maxsize=4)

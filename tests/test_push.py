@@ -1,0 +1,395 @@
+import io
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import boto3
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from components.push.push import push
+from components.scorer import bundle, channels, metrics, published, storage, warmup
+from components.scorer.model import build_encoder, build_scorer
+from components.scorer.settings import Pretraining, Training, from_parameters
+from components.scorer.workspace import Workspace
+from tests import gcs, s3
+
+SETTINGS = from_parameters(Pretraining, start="none", backbone_options={"alpha": 0.25}, crop=32)
+
+
+def bundle_of(model: keras.Model, folder: Path) -> Path:
+    """A bundle whose answers differ from photo to photo and from model to model."""
+    rng = np.random.default_rng(model.count_params())
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0  # or random weights let every photo's features fade to nothing
+        if isinstance(layer, keras.layers.Dense):
+            layer.kernel.assign(rng.normal(0, 3 / layer.kernel.shape[0] ** 0.5, layer.kernel.shape))
+    model(rng.uniform(0, 255, (16, 32, 32, 3)).astype("float32"), training=True)
+    history = {"loss": [0.3, 0.2]}
+    bundle.Bundle(model, SETTINGS, Training(scale=40), "fingerprint of the data", "revision", history).save(folder)
+    return folder
+
+
+def tiny(filters: int) -> keras.Model:
+    """A network that takes no time to export, for what does not depend on the network."""
+    pixels = keras.Input((32, 32, 3))
+    seen = keras.layers.Conv2D(filters, 5, strides=4, activation="relu")(keras.layers.Rescaling(1 / 255)(pixels))
+    pooled = keras.layers.GlobalAveragePooling2D()(seen)
+    return keras.Model(pixels, keras.layers.Dense(10, activation="softmax", name="votes")(pooled))
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bundle_of(tiny(4), tmp_path_factory.mktemp("scorer"))
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bundle_of(tiny(5), tmp_path_factory.mktemp("other"))
+
+
+@pytest.fixture(scope="module")
+def nima(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The network that is published in earnest, a quarter as wide."""
+    return bundle_of(build_scorer(build_encoder(SETTINGS), dropout=0.5), tmp_path_factory.mktemp("nima"))
+
+
+@pytest.fixture(scope="module")
+def version(nima: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A version that was published to a folder."""
+    place = tmp_path_factory.mktemp("published")
+    return push(nima, models=f"{place}/models", name="portraits", workspace=Workspace(f"{place}/workspace", "run"))
+
+
+@pytest.fixture
+def google(monkeypatch: pytest.MonkeyPatch) -> Iterator[gcs.Server]:
+    with gcs.Server("bucket") as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        yield server
+
+
+@pytest.fixture
+def amazon(monkeypatch: pytest.MonkeyPatch) -> Iterator[s3.Server]:
+    with s3.Server() as server:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "test")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        boto3.client("s3").create_bucket(Bucket="push")
+        yield server
+
+
+class Place:
+    """Where a test publishes to, and what is there."""
+
+    def __init__(self, uri: str) -> None:
+        self.models, self.workspace = f"{uri}/models", f"{uri}/workspace"
+
+    def push(self, scorer: Path, run: str = "run", **others: object) -> str:
+        return push(scorer, models=self.models, name="portraits", workspace=Workspace(self.workspace, run), **others)
+
+    @property
+    def channels(self) -> dict:
+        return channels.read(self.models, "portraits")
+
+    def files(self, version: int) -> set[str]:
+        return {file.name for file in storage.files(f"{self.models}/portraits/{version}")}
+
+    def said(self, run: str = "run") -> dict:
+        return storage.read_json(Workspace(self.workspace, run).published)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(str(tmp_path))
+
+
+FILES = {
+    "saved_model.pb",
+    "fingerprint.pb",
+    "version.json",
+    "variables/variables.index",
+    "variables/variables.data-00000-of-00001",
+    warmup.FILE,
+}
+
+
+# Publishing
+
+
+@pytest.mark.parametrize(("uri", "server"), [("gs://bucket", "google"), ("s3://push", "amazon")])
+def test_a_scorer_is_published_to_a_bucket(uri: str, server: str, scorer: Path, request: pytest.FixtureRequest) -> None:
+    request.getfixturevalue(server)
+    place = Place(uri)
+    assert place.push(scorer) == f"{uri}/models/portraits/1"
+    assert place.files(1) == FILES
+    assert place.channels == {"champion": 1, "previous": None}
+    assert place.said() == {"version": 1, "uri": f"{uri}/models/portraits/1"}
+
+
+def test_each_run_publishes_the_next_version_and_moves_the_champion(place: Place, scorer: Path, other: Path) -> None:
+    place.push(scorer, "monday")
+    assert place.push(other, "tuesday").endswith("/portraits/2")
+    assert place.channels == {"champion": 2, "previous": 1}
+    assert place.files(1) == place.files(2) == FILES
+    assert place.said("tuesday")["version"] == 2
+
+
+def test_a_version_says_where_it_comes_from(place: Place, scorer: Path) -> None:
+    decision = {"publish": True, "gates": [{"name": "minimum SRCC", "value": 0.61}]}
+    storage.write_json(Workspace(place.workspace, "run").decision, decision)
+    record = storage.read_json(place.push(scorer) + "/version.json")
+    assert record["decision"] == decision
+    assert (record["version"], record["run"]) == (1, "run")
+    assert (record["revision"], record["data_fingerprint"]) == ("revision", "fingerprint of the data")
+    assert record["settings"] == bundle.load(scorer).settings
+
+
+def test_saved_model_is_the_last_file_to_arrive(google: gcs.Server, scorer: Path) -> None:
+    Place("gs://bucket").push(scorer)
+    uploads = [json.loads(request.body.split(b"\r\n\r\n")[1].split(b"\r\n")[0]) for request in google.requests
+               if request.query.get("uploadType") == "multipart"]  # fmt: skip
+    arrived = [upload["name"] for upload in uploads if "/portraits/1/" in upload["name"]]
+    assert len(arrived) == len(FILES)
+    assert arrived[-1].endswith("/saved_model.pb")
+
+
+def test_pushes_at_once_lose_no_version(place: Place, scorer: Path) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        uris = list(pool.map(lambda run: place.push(scorer, f"run-{run}"), range(3)))
+    assert sorted(uri.rsplit("/", 1)[-1] for uri in uris) == ["1", "2", "3"]
+    assert [place.files(version) for version in (1, 2, 3)] == [FILES] * 3
+    assert place.channels["champion"] == 3
+
+
+# What must not be published
+
+
+def test_a_version_that_disagrees_is_removed_and_the_champion_stays(
+    place: Place, scorer: Path, other: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.push(scorer, "good")
+    export, wrong = published.export, bundle.load(scorer)
+    monkeypatch.setattr(published, "export", lambda _, folder, name: export(wrong, folder, name))
+    with pytest.raises(ValueError, match=r"expected .*/portraits/2 to answer as the scorer does to within 0.001, but"):
+        place.push(other, "bad")
+    assert place.files(2) == set()
+    assert place.channels == {"champion": 1, "previous": None}
+    assert not storage.exists(Workspace(place.workspace, "bad").published)
+
+
+def test_given_photos_are_compared_too(
+    place: Place, scorer: Path, other: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export, wrong = published.export, bundle.load(scorer)
+    monkeypatch.setattr(published, "export", lambda _, folder, name: export(wrong, folder, name))
+    monkeypatch.setattr(warmup, "photos", lambda: ())
+    with pytest.raises(ValueError, match="on 1 photos"):
+        place.push(other, photos=[png(200)])
+
+
+def test_a_scorer_that_answers_nan_is_not_published(place: Place, scorer: Path, tmp_path: Path) -> None:
+    broken = bundle.load(scorer)
+    broken.model.get_layer("votes").bias.assign([np.nan] * 10)
+    broken.save(tmp_path / "broken")
+    with pytest.raises(ValueError, match="differs by nan"):
+        place.push(tmp_path / "broken")
+    assert place.channels == {}
+    assert place.files(1) == set()
+
+
+def test_a_folder_without_a_bundle_takes_no_version(place: Place, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no scorer bundle"):
+        place.push(tmp_path / "nothing")
+    assert not storage.exists(place.models)
+
+
+def test_a_name_that_leads_elsewhere_is_refused(scorer: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected a model name"):
+        push(scorer, models=str(tmp_path / "models"), name="../x", workspace=Workspace(str(tmp_path), "run"))
+
+
+# Trying again
+
+
+def test_a_run_that_pushes_again_finds_its_version(google: gcs.Server, scorer: Path) -> None:
+    place = Place("gs://bucket")
+    first = place.push(scorer)
+    before = google.data("bucket")
+    storage.delete_tree(Workspace(place.workspace, "run").published)  # as if killed just before the last write
+    assert place.push(scorer) == first
+    assert google.data("bucket") == before
+
+
+def test_a_push_tried_again_after_a_newer_one_leaves_the_newer_champion(
+    place: Place, scorer: Path, other: Path
+) -> None:
+    place.push(scorer, "monday")
+    place.push(other, "tuesday")
+    place.push(scorer, "monday")
+    assert place.channels == {"champion": 2, "previous": 1}
+
+
+def test_an_upload_that_breaks_off_leaves_nothing_and_is_tried_again(
+    google: gcs.Server, scorer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place("gs://bucket")
+    monkeypatch.setattr(storage, "DEADLINE", 0.5)
+    google.fail(lambda request: b"/1/saved_model.pb" in request.body[:500], *[503] * 20)
+    with pytest.raises(storage.StorageError, match=r"cannot write .*/portraits/1/saved_model\.pb"):
+        place.push(scorer)
+    assert place.files(1) == set()
+    assert place.channels == {}
+    google.calm()
+    assert place.push(scorer).endswith("/portraits/1")
+    assert place.files(1) == FILES
+
+
+def test_what_a_killed_push_left_is_replaced(place: Place, scorer: Path) -> None:
+    export_of_a_killed_push = f"{place.models}/portraits/1/variables/variables.data-00000-of-00002"
+    fingerprint = storage.read_json(place.push(scorer, "first") + "/version.json")["scorer"]
+    storage.delete_tree(f"{place.models}/portraits")
+    assert channels.claim(place.models, "portraits", "second", fingerprint) == 1
+    storage.write_bytes(export_of_a_killed_push, b"half")
+    assert place.push(scorer, "second").endswith("/portraits/1")
+    assert place.files(1) == FILES
+
+
+# The published model
+
+
+def png(brightness: int, size: tuple[int, int] = (50, 70)) -> bytes:
+    pixels = np.random.default_rng(brightness).normal(brightness, 20, (*size, 3)).clip(0, 255).astype("uint8")
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "PNG")
+    return data.getvalue()
+
+
+def test_it_answers_as_the_scorer_does_for_every_size_and_format(version: str, nima: Path) -> None:
+    photos = [*warmup.photos(), *(png(brightness, size) for brightness in (40, 200) for size in ((33, 90), (400, 32)))]
+    votes = bundle.load(nima).score(photos)
+    answers = published.load(version).answers(photos)
+    assert np.ptp(answers["mean"]) > 0.05, "photos that all get the same answer prove nothing"
+    np.testing.assert_allclose(answers["distribution"], votes, atol=1e-4)
+    np.testing.assert_allclose(answers["mean"], metrics.mean_scores(votes), atol=1e-4)
+    np.testing.assert_allclose(answers["std"], metrics.deviations(votes), atol=1e-4)
+
+
+def test_its_signature_is_the_agreed_one(version: str) -> None:
+    signature = tf.saved_model.load(version).signatures["serving_default"]
+    _, inputs = signature.structured_input_signature
+    assert {name: (spec.shape.as_list(), spec.dtype) for name, spec in inputs.items()} == {
+        "image_bytes": ([None], tf.string)
+    }
+    outputs = signature.structured_outputs
+    assert {name: (spec.shape.as_list(), spec.dtype) for name, spec in outputs.items()} == {
+        "mean": ([None], tf.float32),
+        "std": ([None], tf.float32),
+        "distribution": ([None, 10], tf.float32),
+    }
+
+
+def test_a_photo_gets_the_same_score_in_any_batch(version: str) -> None:
+    model = published.load(version)
+    photos = [png(brightness) for brightness in range(20, 220, 5)]
+    together = model.score(photos)
+    assert together.shape == (40, 10)
+    assert together.dtype == np.float32
+    np.testing.assert_allclose(np.concatenate([model.score([photo]) for photo in photos]), together, atol=1e-4)
+
+
+def test_no_photos_get_no_scores(version: str) -> None:
+    assert published.load(version).score([]).shape == (0, 10)
+
+
+def fields(message: bytes) -> dict[int, list[bytes]]:
+    """The length-delimited fields of a protobuf message by number, read off the wire without its definition."""
+    found: dict[int, list[bytes]] = {}
+    place = 0
+
+    def number() -> int:
+        nonlocal place
+        value = shift = 0
+        while True:
+            byte = message[place]
+            place += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    while place < len(message):
+        tag = number()
+        assert tag & 7 == 2, "expected texts, bytes and messages only"
+        length = number()
+        found.setdefault(tag >> 3, []).append(message[place : place + length])
+        place += length
+    return found
+
+
+def test_the_warm_up_requests_are_predictions_that_the_signature_answers(version: str) -> None:
+    model = tf.saved_model.load(version).signatures["serving_default"]
+    sizes = []
+    for record in tf.data.TFRecordDataset(f"{version}/{warmup.FILE}").as_numpy_iterator():
+        # PredictionLog.predict_log = 6, PredictLog.request = 1
+        # PredictRequest.model_spec = 1, .inputs = 2; ModelSpec.name = 1, .signature_name = 3
+        request = fields(fields(fields(record)[6][0])[1][0])
+        assert fields(request[1][0]) == {1: [b"portraits"], 3: [b"serving_default"]}
+        entry = fields(request[2][0])
+        assert entry[1] == [b"image_bytes"]
+        tensor = tf.io.parse_tensor(entry[2][0], tf.string)
+        answer = model(image_bytes=tensor)
+        assert np.isfinite(answer["mean"].numpy()).all()
+        sizes.append(len(tensor))
+    assert sizes == [1, 1, 1, 3]
+
+
+# Finding and loading
+
+
+def test_a_version_a_model_and_the_folder_of_one_model_all_lead_to_the_version(version: str) -> None:
+    model = version.rsplit("/", 1)[0]
+    assert [published.resolve(uri) for uri in (version, model, model.rsplit("/", 1)[0])] == [version] * 3
+
+
+def test_of_several_models_one_has_to_be_named(tmp_path: Path) -> None:
+    for name in ("portraits", "pets"):
+        channels.switch(str(tmp_path), name, 1)
+    with pytest.raises(ValueError, match=r"expected one model in .*, found \['pets', 'portraits'\]; name one"):
+        published.resolve(str(tmp_path))
+
+
+def test_where_no_version_is_none_is_found(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="expected a published version"):
+        published.resolve(str(tmp_path))
+
+
+def test_a_version_knows_its_number(version: str) -> None:
+    assert published.load(version).version == 1
+
+
+def test_a_version_that_is_not_complete_is_not_loaded(version: str, tmp_path: Path) -> None:
+    storage.download_tree(version, tmp_path / "1")
+    (tmp_path / "1" / "saved_model.pb").unlink()
+    with pytest.raises(FileNotFoundError, match=r"found no saved_model\.pb in it"):
+        published.load(str(tmp_path / "1"))
+
+
+def test_a_broken_version_is_named(version: str, tmp_path: Path) -> None:
+    storage.download_tree(version, tmp_path / "1")
+    (tmp_path / "1" / "saved_model.pb").write_bytes(b"not a graph")
+    with pytest.raises(ValueError, match=r"expected a SavedModel at .*/1, which cannot be read"):
+        published.load(str(tmp_path / "1"))
+
+
+def test_another_kind_of_saved_model_is_named(tmp_path: Path) -> None:
+    module = tf.Module()
+    module.answer = tf.function(lambda x: {"score": x}, input_signature=[tf.TensorSpec([None], tf.float32)])
+    tf.saved_model.save(module, str(tmp_path / "1"), signatures={"serving_default": module.answer})
+    with pytest.raises(ValueError, match=r"expected the signature serving_default .* found .* with \['score'\]"):
+        published.load(str(tmp_path / "1"))
