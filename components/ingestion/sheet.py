@@ -6,6 +6,7 @@ import io
 import re
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,7 @@ class Sheet:
 
     def numbered(self, rows: np.ndarray) -> np.ndarray:
         """The numbers in the file (int [n]) of rows given by their position here."""
-        above = self._line_breaks()
-        return self.first + self.rows.index.to_numpy()[rows] + above[rows]
+        return self.first + self.rows.index.to_numpy()[rows] + self._line_breaks[rows]
 
     def place(self, row: int) -> str:
         """Where a row stands, e.g. ``ratings.csv line 17``."""
@@ -82,6 +82,7 @@ class Sheet:
             raise self.error(row, f"expected a number in column {column!r}, got {texts[row]!r}; correct the cell")
         return values[texts.codes]
 
+    @cached_property
     def _line_breaks(self) -> np.ndarray:
         """Line breaks inside quoted cells above each row, int [n]: they move the rows below down the file."""
         breaks = np.zeros(len(self.rows), int)
