@@ -83,7 +83,7 @@ class Evaluation:
     """From a scorer and the test split to a decision."""
 
     accuracy_threshold: float = 5.5  # the middle of 1-10: high and low quality as NIMA and AVA part them
-    minimum_srcc: float = 0.5  # half-way from chance to what one rater reaches against the others (about .6)
+    minimum_srcc: float = 0.5  # one rater reaches about .6 against the others: much less helps nobody
     maximum_emd: float = 1.5  # score points between the predicted and the true votes
     minimum_spread: float = 0.4  # standard deviation of predictions over that of the truth
     champion_margin: float = 0.02  # SRCC that the challenger may lose: below the width of the interval
