@@ -13,7 +13,7 @@ from components.ingestion import groups
 from components.scorer import storage
 from components.scorer.settings import Ingestion
 
-SETTINGS = Ingestion(validation_share=0.3, test_share=0.3)
+SETTINGS = Ingestion(duplicate_distance=16, validation_share=0.3, test_share=0.3)
 HELD_OUT = ("validation", "test")
 
 
@@ -210,19 +210,18 @@ def test_shares_are_those_of_the_settings():
     assert share["validation"] == pytest.approx(0.1, abs=0.015)
 
 
-@given(st.integers(0, 30), st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=20), st.data())
+@given(st.integers(0, 64), st.lists(st.binary(min_size=32, max_size=32), max_size=12), st.integers(1, 9), st.data())
 @settings(max_examples=60, deadline=None)
-def test_near_duplicates_are_those_of_comparing_all_with_all(distance, seeds, data):
-    hashes = [np.frombuffer(seed, np.uint8) for seed in seeds]
-    for seed in seeds:
-        flips = data.draw(st.lists(st.integers(0, 255), max_size=distance + 2, unique=True))
-        twin = np.unpackbits(np.frombuffer(seed, np.uint8))
-        twin[flips] ^= 1
-        hashes.append(np.packbits(twin))
-    hashes = np.stack(hashes)
+def test_near_duplicates_are_those_of_comparing_all_with_all(distance, seeds, block, data):
+    hashes = np.zeros((2 * len(seeds), 32), np.uint8)
+    for place, seed in enumerate(seeds):
+        hashes[2 * place] = np.frombuffer(seed, np.uint8)
+        bits = np.unpackbits(hashes[2 * place])
+        bits[data.draw(st.lists(st.integers(0, 255), max_size=distance + 2, unique=True))] ^= 1
+        hashes[2 * place + 1] = np.packbits(bits)
     apart = np.bitwise_count(hashes[:, None] ^ hashes[None]).sum(-1)
     expected = [(i, j) for i in range(len(hashes)) for j in range(i + 1, len(hashes)) if apart[i, j] <= distance]
-    assert [tuple(pair) for pair in groups.near_duplicates(hashes, distance)] == expected
+    assert [tuple(pair) for pair in groups.near_duplicates(hashes, distance, block)] == expected
 
 
 def test_a_photo_that_was_sent_in_ten_thousand_times_needs_no_memory_for_its_pairs():
