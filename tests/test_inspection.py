@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import ExifTags, Image, ImageEnhance, ImageFilter, ImageOps
+from scipy import ndimage
 
 from components.ingestion import inspection
 from components.ingestion.inspection import Chunk, Inspected, inspect, inspect_all, inspect_chunk, read_photo
@@ -73,7 +74,8 @@ def test_the_size_is_that_of_the_upright_original():
 
 def test_the_perceptual_hash_is_imagehashs_of_256_bits():
     data = jpeg(scenery(1))
-    expected = imagehash.phash(upright(data, SETTINGS), hash_size=16)
+    square = ImageOps.grayscale(upright(data, SETTINGS)).resize((256, 256), Image.Resampling.BILINEAR)
+    expected = imagehash.phash(square, hash_size=16)
     assert inspect("a", data, SETTINGS).phash.hex() == str(expected)
     assert len(bytes.fromhex(str(expected))) == 32
 
@@ -136,6 +138,13 @@ def test_sharpness_falls_with_every_step_of_blur():
 def test_sharpness_does_not_depend_on_the_number_of_pixels():
     sharpness = [inspected(scenery(1).resize((side, side)), quality=97).sharpness for side in (500, 1000, 2000)]
     assert max(sharpness) < 1.15 * min(sharpness)
+
+
+def test_sharpness_is_the_variance_of_the_laplacian():
+    data = jpeg(scenery(1))
+    square = ImageOps.grayscale(upright(data, SETTINGS)).resize((256, 256), Image.Resampling.BILINEAR)
+    laplacian = ndimage.laplace(np.asarray(square, float))[1:-1, 1:-1]
+    assert inspect("a", data, SETTINGS).sharpness == pytest.approx(laplacian.var())
 
 
 def test_a_photo_without_any_edge_has_no_sharpness():

@@ -18,7 +18,6 @@ import imagehash
 import numpy as np
 import PIL
 from PIL import Image
-from scipy import ndimage
 
 from components.ingestion import engine
 from components.ingestion.left_out import LeftOut
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
 CHUNK = 128
 """Photos in a chunk: some seconds of work, which is what a kill loses, and some 5 MB of stored photos."""
 
-SHARPNESS_SIDE = 256
-"""Pixels: the square to which a photo is brought before its sharpness is measured, so that photos compare."""
+SQUARE = 256
+"""Pixels: the side of the grey square on which photos are measured, so that those of all sizes compare."""
 
 COLUMNS = (
     "photo", "sha256", "phash", "width", "height", "brightness", "sharpness", "spool", "offset", "length",
@@ -55,9 +54,8 @@ class Inspected:
         phash: 32 bytes, the 256-bit perceptual hash: the Hamming distance of near duplicates is small.
         width, height: pixels of the upright original.
         brightness: mean luma (ITU-R 601), 0 to 1.
-        sharpness: variance of the Laplacian of the grey levels (0 to 255) at a size of ``SHARPNESS_SIDE``
-            (Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", 2000); below some 100 a portrait
-            looks soft.
+        sharpness: variance of the Laplacian of the grey levels (0 to 255) on the square of side ``SQUARE``
+            (Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", 2000).
     """
 
     photo_id: str
@@ -132,16 +130,17 @@ def inspect(photo_id: str, data: bytes, settings: Ingestion) -> Inspected | Left
         image, width, height = decoding.decode(data, settings)
     except decoding.Unusable as error:
         return LeftOut(photo_id, error.reason, error.detail)
-    grey = image.convert("L")
+    square = image.convert("L").resize((SQUARE, SQUARE), Image.Resampling.BILINEAR)
+    levels = np.asarray(square, np.int16)
     return Inspected(
         photo_id=photo_id,
         data=decoding.encode(image, settings),
         sha256=hashlib.sha256(data).hexdigest(),
-        phash=np.packbits(imagehash.phash(grey, hash_size=16).hash).tobytes(),
+        phash=np.packbits(imagehash.phash(square, hash_size=16).hash).tobytes(),
         width=width,
         height=height,
-        brightness=float(np.asarray(grey).mean()) / 255,
-        sharpness=_sharpness(grey),
+        brightness=float(levels.mean()) / 255,
+        sharpness=float(_laplacian(levels).var()),
     )
 
 
@@ -180,17 +179,17 @@ def inspect_chunk(chunk: Chunk) -> None:
     Raises:
         OSError: the storage failed, other than by not having a photo.
     """
-    spool, rows, left_out = bytearray(), [], []
+    address, spool, rows, left_out = chunk.spool, bytearray(), [], []
     for photo_id, reading in _read_ahead(chunk.photos):
         found = _inspected(photo_id, reading, chunk.settings)
         if isinstance(found, LeftOut):
             left_out.append(asdict(found))
             continue
         row = {"photo": photo_id, **asdict(found), "phash": found.phash.hex()}
-        row |= {"spool": chunk.spool, "offset": len(spool), "length": len(found.data)}
+        row |= {"spool": address, "offset": len(spool), "length": len(found.data)}
         rows.append({column: row[column] for column in COLUMNS})
         spool += found.data
-    storage.write_bytes(chunk.spool, bytes(spool))
+    storage.write_bytes(address, bytes(spool))
     storage.write_json(chunk.index, {"rows": rows, "left_out": left_out})
 
 
@@ -225,9 +224,10 @@ def _read_ahead(photos: Iterable[tuple[str, ...]]) -> Iterator[tuple[str, Future
         yield from waiting
 
 
-def _sharpness(grey: Image.Image) -> float:
-    square = grey.resize((SHARPNESS_SIDE, SHARPNESS_SIDE), Image.Resampling.BILINEAR)
-    return float(ndimage.laplace(np.asarray(square, np.float32)).var())
+def _laplacian(levels: np.ndarray) -> np.ndarray:
+    """The discrete Laplacian of the inner pixels: int16 ``[height - 2, width - 2]``."""
+    across = levels[1:-1, :-2] + levels[1:-1, 2:]
+    return across + levels[:-2, 1:-1] + levels[2:, 1:-1] - 4 * levels[1:-1, 1:-1]
 
 
 def _collected(chunks: list[Chunk]) -> Inspections:

@@ -39,7 +39,7 @@ class Ingestion:
     validation_share: float = 0.1
     test_share: float = 0.15
     # Of 256 bits of the perceptual hash. Measured: re-encoding at quality 30, halving and 10 % more or less light move
-    # it by at most 20, trimming 3 % of a portrait's width and height by at most 40 (99 %); no two different photos
+    # it by at most 22, trimming 3 % of a portrait's width and height by at most 40 (99 %); no two different photos
     # came nearer than 64 among 2 million pairs of portraits, nor than 50 among 18 million pairs of aligned faces.
     duplicate_distance: int = 40
     beam_options: str = ""  # options of an Apache Beam runner; empty: a process pool on this machine

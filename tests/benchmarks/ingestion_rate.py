@@ -1,0 +1,108 @@
+"""How fast photos are inspected, against the bare decode, resize and encode of the same photos.
+
+    python -m tests.benchmarks.ingestion_rate
+
+Both go through the same pool of processes with the same photos, Pillow calls and scaled decoding; the bare one
+checks and measures nothing, and keeps nothing. They take turns, so that other load on the machine meets both.
+"""
+
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from components.ingestion import engine
+from components.ingestion.inspection import CHUNK, inspect_all
+from components.scorer.settings import Ingestion
+
+TARGET = 0.7
+ROUNDS = 5
+SIZES = {(1200, 1600): 2, (4000, 3000): 1}
+"""Width and height of the photos, and how many chunks of them each core gets."""
+
+
+def main() -> int:
+    """Print the rates and their ratio for each size; 1 when a ratio misses the target."""
+    worst = float("inf")
+    for (width, height), chunks in SIZES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            photos = drawn_photos(Path(folder, "photos"), width, height, chunks * CHUNK * engine.cores())
+            ratio = measured(photos, folder, f"{width} x {height}")
+        worst = min(worst, ratio)
+    print(f"inspection / bare, worst: {worst:.2f} (target: at least {TARGET})")
+    return int(worst < TARGET)
+
+
+def measured(photos: list[tuple[str, str]], folder: str, what: str) -> float:
+    """The median ratio of the rates over some rounds."""
+    spool, rates = str(Path(folder, "spool")), []
+    for _ in range(ROUNDS):
+        inspected = rate(lambda: inspect_all(photos, Ingestion(), spool), len(photos))
+        shutil.rmtree(spool)
+        rates.append((inspected, rate(lambda: bare_all(photos), len(photos))))
+    ratio = statistics.median(inspected / bare for inspected, bare in rates)
+    inspected, bare = (statistics.median(column) for column in zip(*rates, strict=True))
+    print(
+        f"{what}, {len(photos)} photos: inspection {inspected:.0f}/s, bare {bare:.0f}/s, ratio {ratio:.2f}", flush=True
+    )
+    return ratio
+
+
+def rate(work: Callable[[], object], photos: int) -> float:
+    """Photos a second."""
+    start = time.perf_counter()
+    work()
+    return photos / (time.perf_counter() - start)
+
+
+def bare_all(photos: list[tuple[str, str]]) -> None:
+    """Decode, resize and encode on all cores."""
+    chunks = [photos[start : start + CHUNK] for start in range(0, len(photos), CHUNK)]
+    for _ in engine.on_processes(bare_chunk, chunks):
+        pass
+
+
+def bare_chunk(photos: list[tuple[str, str]]) -> None:
+    """What no ingestion can do without."""
+    settings = Ingestion()
+    for _, path in photos:
+        with Image.open(path) as image:
+            scale = settings.shorter_side / min(image.size)
+            size = (round(image.width * scale), round(image.height * scale))
+            image.draft(None, (round(size[0] * 1.5), round(size[1] * 1.5)))
+            small = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+            small.save(BytesIO(), "JPEG", quality=settings.jpeg_quality)
+
+
+def drawn_photos(folder: Path, width: int, height: int, count: int) -> list[tuple[str, str]]:
+    """Ids and paths of photos with detail of all sizes and a sensor's noise: four of them under many names."""
+    folder.mkdir()
+    for seed in range(min(4, count)):
+        drawn(width, height, seed).save(folder / f"{seed:06}.jpg", quality=90)
+    for number in range(4, count):
+        os.link(folder / f"{number % 4:06}.jpg", folder / f"{number:06}.jpg")
+    return [(path.name, str(path)) for path in sorted(folder.iterdir())]
+
+
+def drawn(width: int, height: int, seed: int) -> Image.Image:
+    """A picture with a photograph's spectrum; as a JPEG of quality 90 it has some 0.3 bytes a pixel."""
+    rng = np.random.default_rng(seed)
+    total = np.full((height, width, 3), 128, np.float32)
+    for octave in range(2, 11):
+        cells = 2**octave
+        noise = Image.fromarray(rng.normal(0, 120 / cells**0.6, (cells, cells)).astype(np.float32))
+        total += np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC))[..., None]
+    total += rng.normal(0, 4, total.shape)
+    return Image.fromarray(np.clip(total, 0, 255).astype(np.uint8))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
