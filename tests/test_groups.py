@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -165,6 +166,34 @@ def test_of_twins_with_different_given_splits_the_test_photo_stays():
     assigned = assign([photo("a", 0, split="train"), photo("b", 0, split="test"), photo("c", 1, split="validation")])
     assert splits(assigned) == {"b": "test"}
     assert {entry.reason for entry in assigned.left_out} == {"bridges two splits"}
+
+
+def test_validation_photos_are_drawn_from_training_when_none_is_given(tmp_path):
+    uri = str(tmp_path / "splits.csv")
+    rows = [photo(str(place), place * 0x9E3779B1 % 2**32, split="train") for place in range(300)]
+    photos = pd.DataFrame([*rows, photo("test", 0x0F0F0F0F, split="test")])
+    options = Ingestion(duplicate_distance=0, validation_share=0.2, test_share=0.2)
+    first = groups.register_and_assign(uri, photos, options)
+    assert (first.table["split"] == "validation").mean() == pytest.approx(0.25, abs=0.06)
+    assert first.table.loc[first.table["split"] == "test", "photo"].tolist() == ["test"]
+    again = groups.register_and_assign(uri, photos, replace(options, validation_share=0.4))
+    assert splits(again) == splits(first)
+
+
+def test_given_validation_photos_are_the_only_ones(tmp_path):
+    rows = [photo(str(place), place << 8, split="train") for place in range(1, 50)]
+    photos = pd.DataFrame([*rows, photo("held", 7, split="validation")])
+    table = groups.register_and_assign(str(tmp_path / "splits.csv"), photos, SETTINGS).table
+    assert table.loc[table["split"] == "validation", "photo"].tolist() == ["held"]
+
+
+def test_a_check_that_fails_leaves_the_register_as_it_was(tmp_path):
+    def refuse(assigned):
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        groups.register_and_assign(str(tmp_path / "splits.csv"), pd.DataFrame([photo("a", 0)]), SETTINGS, refuse)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_old_photo_wins_over_a_new_twin_with_another_given_split():

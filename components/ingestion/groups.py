@@ -11,7 +11,8 @@ others are added, and so that a new photo follows a twin that is no longer in th
 
 import hashlib
 import io
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import faiss
 import numpy as np
@@ -30,7 +31,7 @@ COLUMNS = ("photo", "sha256", "phash", "group", "split")
 """Columns of the register; ``phash`` as 64 hexadecimal digits, ``group`` as it was given, or empty."""
 
 BITS = 256
-_ATTEMPTS = 10  # at the register; so many other runs would have to write it between a read and a write
+_ATTEMPTS = 10  # to write the register, each lost only if another run wrote it in between
 
 
 @dataclass(frozen=True)
@@ -48,30 +49,34 @@ class Assigned:
     register: pd.DataFrame
 
 
-def register_and_assign(uri: str, photos: pd.DataFrame, settings: Ingestion) -> Assigned:
+def register_and_assign(
+    uri: str, photos: pd.DataFrame, settings: Ingestion, check: Callable[[Assigned], None] = lambda assigned: None
+) -> Assigned:
     """Assign the photos and write the register, so that runs at the same time agree on every split.
 
     Args:
         uri: address of the register, a CSV file; it need not exist.
         photos: as in ``assign``.
         settings: as in ``assign``.
+        check: called with the outcome before the register is written; what it raises leaves the register as it was.
 
     Raises:
         ValueError: the file is not a register.
         storage.Conflict: other runs wrote the register at every attempt.
     """
-    for attempt in range(_ATTEMPTS):
+    for left in reversed(range(_ATTEMPTS)):
         data, version = storage.read_versioned(uri)
-        assigned = assign(photos, _read_register(uri, data), settings)
+        register = _read_register(uri, data)
+        assigned = assign(with_validation(photos, register, settings), register, settings)
+        check(assigned)
         written = assigned.register.to_csv(index=False).encode()
         try:
             if written != data:
                 storage.write_if(uri, written, version)
             return assigned
         except storage.Conflict:
-            if attempt == _ATTEMPTS - 1:
+            if not left:
                 raise
-    raise AssertionError("unreachable")
 
 
 def empty_register() -> pd.DataFrame:
@@ -105,22 +110,46 @@ def assign(photos: pd.DataFrame, register: pd.DataFrame, settings: Ingestion) ->
     rows = _with_register(photos.reset_index(drop=True), register)
     links = _Links(rows, settings.duplicate_distance)
     labelled, here = rows["labelled"].to_numpy(bool), ~rows["gone"].to_numpy(bool)
-    split = _anchored(rows, links)
+    split = _anchored(rows, links)  # rule 1
 
     free = labelled & (rows["anchor"].to_numpy() == "")
     touched = links.touched(split)
-    free &= touched.sum(1) <= 1
+    free &= touched.sum(1) <= 1  # rule 2
     strongest = _strongest(touched, links.components(free), free)
-    free &= ~touched.any(1) | (touched.argmax(1) == strongest)
-    components = links.components(free)
+    free &= ~touched.any(1) | (touched.argmax(1) == strongest)  # rule 3
+    components = links.components(free)  # again, for those just left out no longer join others
     strongest = _strongest(touched, components, free)
-    drawn = _drawn(_keys(rows, components, free), settings)
+    drawn = _drawn(_keys(rows, components, free), settings)  # rule 4
     split = np.where(free, np.where(strongest < len(HELD), np.array([*HELD, ""])[strongest], drawn), split)
 
+    # Rule 5.
     near = links.touched(np.where(here, split, ""), groups=False).any(1)
     held_out = links.touched(split)[:, [HELD.index("test"), HELD.index("validation")]].any(1)
     split = np.where(~labelled & ~near & ~held_out, "unlabelled", split)
     return _assigned(rows, links, split, register)
+
+
+def lacks_validation(photos: pd.DataFrame) -> bool:
+    """Whether the given splits name photos for training and none for validation."""
+    given = set(photos.loc[photos["labelled"], "split"])
+    return "train" in given and "validation" not in given
+
+
+def with_validation(photos: pd.DataFrame, register: pd.DataFrame, settings: Ingestion) -> pd.DataFrame:
+    """The photos with some of those given to training given to validation, if none is.
+
+    Published splits rarely have a validation part, and training cannot do without one. What the register says of
+    a photo stays.
+    """
+    if not lacks_validation(photos):
+        return photos
+    share = settings.validation_share / (1 - settings.test_share)  # of what is not for testing
+    apart = replace(settings, test_share=0.0, validation_share=share)
+    keys = [group or phash.hex() for group, phash in zip(photos["group"], photos["phash"], strict=True)]
+    known = dict(zip(register["sha256"], register["split"], strict=True))
+    kept = photos["sha256"].map(lambda sha256: known.get(sha256, "test")).to_numpy()
+    drawn = np.where(kept == "test", _drawn(np.array(keys, object), apart), kept)
+    return photos.assign(split=np.where(photos["split"] == "train", drawn, photos["split"]))
 
 
 def near_duplicates(hashes: np.ndarray, distance: int, block: int = 8192) -> np.ndarray:
