@@ -29,11 +29,12 @@ def evaluation(
 ) -> bool:
     """Measure the scorer and the champion on the test split; returns whether every gate passed."""
     parameters = dict(locals())
-    from components.evaluation.evaluate import evaluate
     from components.scorer.journal import step
-    from components.scorer.settings import Evaluation, among, from_parameters
 
     with step("evaluation", workspace, report.uri) as place:
+        from components.evaluation.evaluate import evaluate
+        from components.scorer.settings import Evaluation, among, from_parameters
+
         found = evaluate(
             dataset.path, scorer.path, report.path,
             models=models, name=name, settings=from_parameters(Evaluation, **among(parameters, Evaluation)),

@@ -31,11 +31,12 @@ def ingestion(
 ) -> str:
     """Make a checked, grouped, split data set of photos and ratings; returns the data set's fingerprint."""
     parameters = dict(locals())
-    from components.ingestion.ingest import ingest
     from components.scorer.journal import step
-    from components.scorer.settings import Ingestion, among, from_parameters
 
     with step("ingestion", workspace, report.uri) as place:
+        from components.ingestion.ingest import ingest
+        from components.scorer.settings import Ingestion, among, from_parameters
+
         settings = from_parameters(Ingestion, **among(parameters, Ingestion))
         found = ingest(
             photos, ratings, dataset.path, report.path,

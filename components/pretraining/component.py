@@ -30,12 +30,13 @@ def pretraining(
 ) -> str:
     """Make an encoder of unlabelled photos; returns the run that made it, which stays the same from the cache."""
     parameters = dict(locals())
-    from components.pretraining.pretrain import pretrain
     from components.scorer.journal import step
-    from components.scorer.settings import Pretraining, among, from_parameters
-    from components.scorer.workspace import Workspace
 
     with step("pretraining", workspace, report.uri) as place:
+        from components.pretraining.pretrain import pretrain
+        from components.scorer.settings import Pretraining, among, from_parameters
+        from components.scorer.workspace import Workspace
+
         found = pretrain(
             dataset.path, encoder.path, report.path,
             settings=from_parameters(Pretraining, **among(parameters, Pretraining)), scale=scale,

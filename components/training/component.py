@@ -35,11 +35,12 @@ def training(
     """
     parameters = dict(locals())
     from components.scorer.journal import step
-    from components.scorer.settings import Training, among, from_parameters
-    from components.scorer.workspace import Workspace
-    from components.training.train import train
 
     with step("training", workspace, report.uri) as place:
+        from components.scorer.settings import Training, among, from_parameters
+        from components.scorer.workspace import Workspace
+        from components.training.train import train
+
         found = train(
             dataset.path, encoder.path, scorer.path, report.path,
             settings=from_parameters(Training, **among(parameters, Training)),
