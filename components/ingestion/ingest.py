@@ -1,0 +1,272 @@
+"""From photos and ratings to a data set: what is wrong with the input stops it before anything is written."""
+
+import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from components.ingestion import groups, inspection
+from components.ingestion.inputs import Inputs, read_inputs
+from components.ingestion.left_out import REASONS, LeftOut
+from components.ingestion.outcome import Outcome, Side
+from components.ingestion.ratings import VOTES, Ratings
+from components.ingestion.report import page
+from components.scorer import metrics, storage
+from components.scorer.settings import Ingestion
+from components.scorer.workspace import Workspace
+
+SHARD_BYTES = 64 * 2**20
+"""Bytes of photos in a file of the data set: few files, yet enough for several to be read or written at once."""
+
+ADVICE = MappingProxyType(
+    {
+        "unreadable": "check that the photos were copied whole",
+        "bomb": "raise maximum_pixels if photos of this size are meant",
+        "too small": "give larger photos, or lower minimum_side",
+        "no rating": "name the folder under unlabelled too, if its other photos are to be used without ratings",
+        "no photo": "check that the paths in the ratings start from the folder given as photos",
+        "score out of range": "bring the scores to 1-10",
+        "path outside the folder": "give paths relative to the folder of photos",
+        "too few raters": "collect more ratings, or lower minimum_raters",
+        "bridges two splits": "check the given splits and groups, or name a new workspace to draw every split anew",
+    }
+)
+"""What to do about photos that are left out for a reason."""
+
+_HARMLESS = "near a rated photo"  # says nothing of the input: a folder of all photos contains the rated ones
+
+
+def ingest(
+    photos: str,
+    ratings: str,
+    dataset: str,
+    report: str,
+    *,
+    unlabelled: str = "",
+    attributes: str = "",
+    workspace: Workspace,
+    settings: Ingestion,
+) -> dict[str, Any]:
+    """Make a checked, grouped and split data set of photos and ratings, with a report.
+
+    Photos are inspected in parallel into files in the workspace; an ingestion of the same run that was killed
+    goes on from those that are complete. They are removed at the end.
+
+    Args:
+        photos: folder, ``gs://``, ``s3://``, ``tfds:`` or ``sample:`` address of the rated photos.
+        ratings: ratings file in one of the forms of `ratings`; may be empty for ``sample:``.
+        dataset: local directory that becomes the data set (TFDS, with ``ingestion.json``).
+        report: local path of the page to write.
+        unlabelled: address of photos without ratings, or ``""``.
+        attributes: table of attributes, splits and groups by photo, or ``""``.
+        workspace: where the run keeps the inspected photos, and all runs the register of splits.
+        settings: of the ingestion.
+
+    Returns:
+        The figures for the pipeline's metrics, and ``fingerprint``: a hash of the records and of what shapes the
+        stored photos, the same whatever the order of the input and the engine.
+
+    Raises:
+        FileNotFoundError: an input is not there.
+        ValueError: the input cannot be understood, more photos are left out than ``settings.maximum_left_out``
+            allows, or a split stays without photos. Nothing is written then, nor entered into the register.
+    """
+    with _scratch(dataset, workspace, settings) as (spool, sources):
+        inputs = read_inputs(photos, ratings, unlabelled, attributes, sources, settings)
+        table, left_out = _inspected(inputs, spool, settings)
+
+        def check(assigned: groups.Assigned) -> None:
+            for what, side in zip(("rated", "unlabelled"), _sides(inputs, left_out, assigned), strict=True):
+                _check_left_out(what, side, settings)
+            _check_splits(assigned.table, settings)
+
+        assigned = groups.register_and_assign(workspace.splits, table, settings, check)
+        rated, others = _sides(inputs, left_out, assigned)
+        outcome = Outcome(
+            schema=inputs.rated.schema,
+            table=assigned.table,
+            attributes=inputs.attributes,
+            rated=rated,
+            unlabelled=others,
+            reliability=_reliability(inputs.rated, assigned.table),
+            notes=[*inputs.notes, *_drawn_validation(table, assigned.table)],
+            settings=settings,
+        )
+        shown = page(outcome)
+        _write(dataset, outcome, spool)
+        shown.write(report)
+    return outcome.figures() | {"fingerprint": outcome.fingerprint}
+
+
+@contextmanager
+def _scratch(dataset: str, workspace: Workspace, settings: Ingestion) -> Iterator[tuple[str, str]]:
+    """Addresses for the inspected photos and for sources that have to be written to be read.
+
+    They stay when the work was cut short, for the next attempt; not when the input was wrong, or the next attempt
+    would see what has been mended meanwhile as it was.
+    """
+    spool = workspace.checkpoints("ingestion")
+    local = Path(f"{dataset}.sources")
+    # Beam's workers, maybe on other machines, must reach these photos as well.
+    sources = storage.join(spool, "sources") if settings.beam_options else str(local)
+    try:
+        yield storage.join(spool, "photos"), sources
+    except (ValueError, FileNotFoundError):
+        _remove(spool, local)
+        raise
+    _remove(spool, local)
+
+
+def _remove(spool: str, local: Path) -> None:
+    storage.delete_tree(spool)
+    shutil.rmtree(local, ignore_errors=True)
+
+
+def _inspected(
+    inputs: Inputs, spool: str, settings: Ingestion
+) -> tuple[pd.DataFrame, tuple[list[LeftOut], list[LeftOut]]]:
+    """The photos that can be used, in the order of the data set, and the others: of the rated, of the unlabelled."""
+    labelled = int(inputs.photos["labelled"].sum())
+    print(f"inspecting {labelled:,} rated and {len(inputs.photos) - labelled:,} unlabelled photos", flush=True)
+    # In the order of the data set, so that each of its files is written from a few spool files read in turn.
+    ordered = inputs.photos.assign(key=[_key(photo) for photo in inputs.photos["photo"]]).sort_values("key")
+    tables, left_out = [], []
+    for labelled, before in zip((True, False), inputs.left_out, strict=True):
+        photos = ordered[ordered["labelled"] == labelled]
+        found = inspection.inspect_all(
+            zip(photos["photo"], photos["uri"], strict=True), settings, spool, beam_options=settings.beam_options
+        )
+        tables.append(photos.merge(found.table, on="photo").drop(columns=["uri", "key"]))
+        left_out.append([*before, *found.left_out])
+    votes = inputs.rated.table[[*VOTES, "raters"]]
+    table = pd.concat([part for part in tables if len(part)] or tables[:1], ignore_index=True)
+    table = table.join(votes, on="photo")
+    table.loc[~table["labelled"].astype(bool), [*VOTES, "raters"]] = 0
+    return table.astype({"raters": int, "labelled": bool}), tuple(left_out)
+
+
+def _key(photo: str) -> str:
+    """Puts photos into an order that has nothing to do with their names, and is the same in every run."""
+    return hashlib.sha256(photo.encode()).hexdigest()
+
+
+def _sides(
+    inputs: Inputs, left_out: tuple[list[LeftOut], list[LeftOut]], assigned: groups.Assigned
+) -> tuple[Side, Side]:
+    """What was considered and left out of the rated photos, and of the unlabelled ones."""
+    late = [entry for entry in assigned.left_out if entry.reason != _HARMLESS]
+    twins = [entry for entry in assigned.left_out if entry.reason == _HARMLESS]
+    sides = []
+    for labelled, entries in ((True, [*left_out[0], *late]), (False, [*left_out[1], *twins])):
+        once = {entry.photo: entry for entry in reversed(entries)}  # the reason that was found first
+        photos = inputs.photos.loc[inputs.photos["labelled"] == labelled, "photo"]
+        sides.append(Side(len(once.keys() | set(photos)), list(once.values())))
+    return sides[0], sides[1]
+
+
+def _check_left_out(what: str, side: Side, settings: Ingestion) -> None:
+    """Stop when too many photos are left out.
+
+    Raises:
+        ValueError: says how many, the commonest reason with examples, and what to do about it.
+    """
+    faults = [entry for entry in side.left_out if entry.reason != _HARMLESS]
+    if len(faults) <= settings.maximum_left_out * side.considered:
+        return
+    reasons = Counter(entry.reason for entry in faults)
+    reason, number = reasons.most_common(1)[0]
+    examples = [entry for entry in faults if entry.reason == reason][:3]
+    named = "; ".join(f"{entry.photo} ({entry.detail})" if entry.detail else entry.photo for entry in examples)
+    rest = ", ".join(f"{count:,} {other!r}" for other, count in reasons.most_common()[1:])
+    raise ValueError(
+        f"{len(faults):,} of {side.considered:,} {what} photos ({len(faults) / side.considered:.0%}) would be left "
+        f"out, more than maximum_left_out allows ({settings.maximum_left_out:.0%}). "
+        f"Most, {number:,}, for {reason!r}: {REASONS[reason]} For example: {named}. "
+        + (f"Others: {rest}. " if rest else "")
+        + f"What to do: {ADVICE[reason]}. If this is meant, raise maximum_left_out. Nothing was written."
+    )
+
+
+def _check_splits(table: pd.DataFrame, settings: Ingestion) -> None:
+    """Stop when a split is empty.
+
+    Raises:
+        ValueError: says which, what there is, and what to do.
+    """
+    rated = table[table["split"] != "unlabelled"]
+    counts = {split: int((rated["split"] == split).sum()) for split in groups.HELD}
+    for split, number in counts.items():
+        if not number:
+            found = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+            raise ValueError(
+                f"expected rated photos in every split, got none for {split!r} ({found}): {len(rated):,} photos in "
+                f"{rated['group'].nunique():,} groups, shares of {settings.validation_share:.0%} validation and "
+                f"{settings.test_share:.0%} test. Rate more photos, raise the share, or give them a column 'split'. "
+                "Nothing was written."
+            )
+
+
+def _drawn_validation(photos: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    if not groups.lacks_validation(photos):
+        return []
+    number = int((table["split"] == "validation").sum())
+    return [f"The given splits have no validation photos: {number:,} were drawn, mostly from those given to training."]
+
+
+def _reliability(rated: Ratings, table: pd.DataFrame) -> metrics.Reliability | None:
+    """How well people agree on the photos of the data set, where the ratings tell."""
+    entered = table[table["split"] != "unlabelled"]
+    if rated.single is not None:
+        single = rated.single[rated.single["photo"].isin(set(entered["photo"]))]
+        return metrics.reliability(single["photo"], single["rater"], single["score"])
+    if rated.schema == "means":
+        return None  # their votes are a model's, not people's
+    return metrics.reliability_of_counts(entered[list(VOTES)].to_numpy(float) * entered[["raters"]].to_numpy())
+
+
+def _write(dataset: str, outcome: Outcome, spool: str) -> None:
+    """Write the data set, in files of about ``SHARD_BYTES``."""
+    from components.ingestion import builder  # not before the inspection is over: TensorFlow takes half a gigabyte
+
+    splits = {}
+    for split, photos in outcome.table.groupby("split"):
+        number = (photos["length"].cumsum() - 1) // SHARD_BYTES
+        splits[split] = [_Stored(shard) for _, shard in photos.groupby(number)]
+    builder.write(
+        dataset,
+        splits,
+        outcome.attributes,
+        outcome.record(),
+        beam_options=outcome.settings.beam_options,
+        shared=storage.join(spool, "written"),
+    )
+
+
+class _Stored:
+    """Some photos of the data set as examples, each read when it is its turn."""
+
+    def __init__(self, photos: pd.DataFrame):
+        self._photos = photos
+
+    def __len__(self) -> int:
+        return len(self._photos)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        votes = self._photos[list(VOTES)].to_numpy(np.float32)
+        rows = self._photos[["photo", "raters", "group", "attributes", "spool", "offset", "length"]]
+        for row, shares in zip(rows.itertuples(index=False), votes, strict=True):
+            yield {
+                "photo": inspection.read_photo(row.spool, row.offset, row.length),
+                "photo_id": row.photo,
+                "votes": shares,
+                "raters": row.raters,
+                "group": row.group,
+                "attributes": row.attributes,
+            }

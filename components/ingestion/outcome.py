@@ -1,0 +1,117 @@
+"""What became of the photos: what the report shows, ``ingestion.json`` holds and the pipeline's metrics say."""
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from components.ingestion.left_out import LeftOut
+from components.ingestion.ratings import VOTES
+from components.scorer.metrics import Reliability, mean_scores
+from components.scorer.settings import Ingestion, as_parameters
+
+SPLITS = ("train", "validation", "test", "unlabelled")
+
+
+@dataclass(frozen=True)
+class Side:
+    """The rated photos of an ingestion, or the unlabelled ones.
+
+    Attributes:
+        considered: number of photos that were there or rated.
+        left_out: those of them that are not in the data set, each once.
+    """
+
+    considered: int
+    left_out: list[LeftOut]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the photos of a run.
+
+    Attributes:
+        schema: the form of the ratings, a key of `ratings.SCHEMAS`.
+        table: a row for each photo of the data set, in its order: ``photo``, ``sha256``, ``split``, ``group``,
+            ``p1`` to ``p10``, ``raters``, ``attributes`` (a dict of text), and what `inspection` measured.
+        attributes: names of the attributes.
+        rated: the photos of the rated folder.
+        unlabelled: the others.
+        reliability: how well the raters agree, None where the ratings do not tell.
+        notes: sentences on what was assumed.
+        settings: of the ingestion.
+    """
+
+    schema: str
+    table: pd.DataFrame
+    attributes: tuple[str, ...]
+    rated: Side
+    unlabelled: Side
+    reliability: Reliability | None
+    notes: list[str]
+    settings: Ingestion
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Number of photos of each split, the empty ones included."""
+        found = Counter(self.table["split"])
+        return {split: found[split] for split in SPLITS}
+
+    @cached_property
+    def reasons(self) -> dict[str, int]:
+        """Number of photos left out for each reason, the commonest first."""
+        return dict(Counter(entry.reason for entry in [*self.rated.left_out, *self.unlabelled.left_out]).most_common())
+
+    @cached_property
+    def labelled(self) -> pd.DataFrame:
+        """The rated photos of the data set, with their ``mean`` score."""
+        rated = self.table[self.table["split"] != "unlabelled"]
+        return rated.assign(mean=mean_scores(rated[list(VOTES)].to_numpy(float)))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the records and over what shapes the stored photos; the order of the photos has no part."""
+        votes = self.table[list(VOTES)].to_numpy(float).round(6).tolist()
+        columns = ("photo", "sha256", "split", "group", "raters", "attributes")
+        rows = zip(votes, *(self.table[column] for column in columns), strict=True)
+        records = sorted(json.dumps(row, sort_keys=True) for row in rows)
+        shape = f"{self.settings.shorter_side} {self.settings.jpeg_quality}"
+        return hashlib.sha256("\n".join([shape, *records]).encode()).hexdigest()
+
+    def record(self) -> dict[str, Any]:
+        """The value of ``ingestion.json``; the same whatever the order of the input and the engine."""
+        left_out = [
+            {**asdict(entry), "unlabelled": side is self.unlabelled}
+            for side in (self.rated, self.unlabelled)
+            for entry in sorted(side.left_out, key=lambda entry: (entry.photo, entry.reason))
+        ]
+        settings = {name: value for name, value in as_parameters(self.settings).items() if name != "beam_options"}
+        return {
+            "fingerprint": self.fingerprint,
+            "schema": self.schema,
+            "counts": self.counts,
+            "attributes": list(self.attributes),
+            "reliability": asdict(self.reliability) if self.reliability else None,
+            "notes": self.notes,
+            "settings": settings,
+            "reasons": self.reasons,
+            "left_out": left_out,
+        }
+
+    def figures(self) -> dict[str, float]:
+        """The figures for the pipeline's metrics; their names occur in no other step."""
+        agreement = {}
+        if self.reliability:
+            agreement = {"raters_reliability": self.reliability.spearman_brown, "lcc_ceiling": self.reliability.ceiling}
+        return {
+            **{f"photos_{split}": float(number) for split, number in self.counts.items()},
+            "photos_left_out": float(len(self.rated.left_out) + len(self.unlabelled.left_out)),
+            "rated_mean_score": float(self.labelled["mean"].mean()),
+            "rated_raters_a_photo": float(np.mean(self.labelled["raters"])),
+            **agreement,
+        }
