@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -16,6 +17,8 @@ Item = TypeVar("Item")
 
 def on_processes(function: Callable[[Item], Any], items: Sequence[Item]) -> Iterator[None]:
     """Call the function on every item, on all cores of this machine; yields once for each item that is done.
+
+    A program that calls this guards its own start with ``if __name__ == "__main__"``, as processes import it anew.
 
     Args:
         function: a picklable function of one argument; what it returns is dropped.
@@ -25,6 +28,10 @@ def on_processes(function: Callable[[Item], Any], items: Sequence[Item]) -> Iter
         RuntimeError: a process died, most often because the memory was exhausted.
         Exception: whatever the function raised first; items not yet begun are dropped.
     """
+    if len(items) == 1:  # done before a process would have started
+        function(items[0])
+        yield
+        return
     # Not forked: a forked child would inherit TensorFlow's threads and memory, or hang on one of its locks.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(cores(), len(items)) or 1, mp_context=context) as pool:
@@ -68,8 +75,13 @@ def on_beam(function: Callable[[Item], Any], items: Sequence[Item], options: str
 
 
 def cores() -> int:
-    """Cores that this process may use: fewer than the machine has where it is pinned to some."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: as many as it is pinned to, or as its container's limit comes to."""
+    pinned = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()  # of control groups, version 2
+        return max(1, min(pinned, int(quota) // int(period)))
+    except (OSError, ValueError):  # no control groups, or no limit ("max")
+        return pinned
 
 
 def _quietly(function: Callable[[Item], Any], item: Item) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
 from components.ingestion.left_out import REASONS
 from components.ingestion.outcome import SPLITS, Outcome
@@ -124,13 +124,16 @@ def _photos(outcome: Outcome) -> list[str]:
 
 
 def _by_attribute(outcome: Outcome, name: str) -> str:
-    values = [attributes[name] or "unknown" for attributes in outcome.table["attributes"]]
-    counts = Counter(zip(values, outcome.table["split"], strict=True))
-    totals = Counter(values)
+    values = outcome.table["attributes"].map(lambda attributes: attributes[name])
+    # Mostly, attributes are known of the rated photos only.
+    splits = [split for split in SPLITS if (values[outcome.table["split"] == split] != "").any()]
+    rows = outcome.table["split"].isin(splits)
+    counts = Counter(zip(values[rows], outcome.table["split"][rows], strict=True))
+    totals = Counter(values[rows])
     return table(
         [
-            {name: value, **{split: counts[value, split] for split in SPLITS}}
-            for value, _ in sorted(totals.items(), key=lambda item: (item[0] == "unknown", -item[1], item[0]))
+            {name: value or "unknown", **{split: counts[value, split] for split in splits}}
+            for value in sorted(totals, key=lambda value: (value == "", -totals[value], value))
         ],
         most=_VALUES,
     )
@@ -183,11 +186,14 @@ def _histogram(
     axes.spines[["top", "right"]].set_visible(False)
     if log:
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-        axes.xaxis.set_minor_formatter("")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0)) if share else axes.yaxis.set_major_locator(
-        MaxNLocator(integer=True)
-    )
+        round_numbers = [leading * 10**power for power in range(6) for leading in (1, 2, 5)]
+        axes.set_xticks([n for n in round_numbers if bins[0] <= n <= bins[-1]])
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+    if share:
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     if len(values) > 1:
         axes.legend(frameon=False)
     median = ", ".join(f"{name} median {np.median(v):.4g}".strip() for name, v in values.items())
@@ -195,5 +201,6 @@ def _histogram(
 
 
 def _log_bins(values: dict[str, pd.Series]) -> np.ndarray:
+    """Bins of equal ratio; a decade at least, or the axis would have no round number to be labelled with."""
     low, high = min(v.min() for v in values.values()), max(v.max() for v in values.values())
-    return np.geomspace(low, max(high, low * 1.5), 41)
+    return np.geomspace(min(low / 1.2, 100), max(high * 1.2, 1000), 41)
