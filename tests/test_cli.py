@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import drawn_photo
 
 from pipeline import package
 from pipeline.__main__ import main
+from tests.conftest import drawn_photo
 
 ROOT = Path(__file__).resolve().parents[1]
 

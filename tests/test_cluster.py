@@ -3,13 +3,13 @@
 import re
 from pathlib import Path
 
-import kubeflow
 import pytest
 import yaml
 
 from pipeline import cluster, schedules
 from pipeline.__main__ import main
 from pipeline.package import compiled
+from tests import kubeflow
 
 DATA = {"photos": "gs://data/photos", "ratings": "gs://data/r.csv", "models": "gs://models", "workspace": "gs://runs"}
 GIVEN = [f"--{name}={value}" for name, value in DATA.items()]

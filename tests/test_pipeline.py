@@ -1,0 +1,352 @@
+"""The DAG: what is compiled for the cluster, and what it does, both gate outcomes and a failure, on this machine."""
+
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import numpy as np
+import pytest
+import yaml
+
+from components.evaluation.component import evaluation
+from components.ingestion.component import ingestion
+from components.pretraining.component import pretraining
+from components.scorer import settings
+from components.training.component import training
+from images import digests
+from pipeline.package import compiled
+from pipeline.pipeline import portrait_scorer
+from tests.test_notification import said_to, webhook
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS = {"ingestion", "pretraining", "training", "evaluation", "push", "notification"}
+PIPELINE, PLATFORM = yaml.load_all(compiled(), yaml.CSafeLoader)
+INPUTS = PIPELINE["root"]["inputDefinitions"]["parameters"]
+PODS = PLATFORM["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+CONTRACTS = [
+    (settings.Ingestion, ingestion, ""),
+    (settings.Pretraining, pretraining, "pretraining_"),
+    (settings.Training, training, ""),
+    (settings.Evaluation, evaluation, ""),
+]
+
+
+def dags() -> dict[str, dict[str, Any]]:
+    """The DAGs by their component's name."""
+    inner = {name: content for name, content in PIPELINE["components"].items() if "dag" in content}
+    return {"root": PIPELINE["root"]} | inner
+
+
+def task(name: str) -> dict[str, Any]:
+    """A step's task, in whichever DAG it is."""
+    (found,) = [dag["dag"]["tasks"][name] for dag in dags().values() if name in dag["dag"]["tasks"]]
+    return found
+
+
+def container(name: str) -> dict[str, Any]:
+    return PIPELINE["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
+
+
+def test_the_steps_are_the_rooms_of_the_house():
+    names = {name for dag in dags().values() for name in dag["dag"]["tasks"] if f"exec-{name}" in PODS}
+    assert names == STEPS
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_each_parameter_is_described(name):
+    assert len(INPUTS[name].get("description", "")) > 10
+
+
+def test_the_form_asks_only_for_what_has_no_default():
+    assert {name for name, spec in INPUTS.items() if not spec.get("isOptional")} == {"photos", "models", "workspace"}
+
+
+@pytest.mark.parametrize(
+    ("dataclass", "contract", "prefix"), CONTRACTS, ids=lambda value: getattr(value, "__name__", None)
+)
+def test_each_setting_is_a_parameter_with_the_settings_own_default_and_choices(dataclass, contract, prefix):
+    hints = get_type_hints(dataclass)
+    defaults = settings.as_parameters(dataclass())
+    for field in fields(dataclass):
+        name = prefix + field.name if prefix + field.name in INPUTS else field.name
+        assert INPUTS[name].get("defaultValue") == defaults[field.name], name
+        if get_args(hints[field.name]) and get_origin(hints[field.name]) not in (tuple, dict):
+            assert INPUTS[name]["literals"] == list(get_args(hints[field.name]))
+
+
+@pytest.mark.parametrize(
+    ("dataclass", "contract", "prefix"), CONTRACTS, ids=lambda value: getattr(value, "__name__", None)
+)
+def test_each_contract_takes_each_setting_in_its_type(dataclass, contract, prefix):
+    hints, taken = get_type_hints(dataclass), inspect.signature(contract.python_func).parameters
+    plain = {tuple: list, dict: dict}
+    for field in fields(dataclass):
+        hint = hints[field.name]
+        expected = hint if hint in (str, int, float, bool) else plain.get(get_origin(hint), str)
+        assert taken[field.name].annotation is expected, field.name
+
+
+def test_the_settings_defaults_start_a_run_as_they_are():
+    for dataclass, _, _ in CONTRACTS:
+        assert settings.from_parameters(dataclass, **settings.as_parameters(dataclass())) == dataclass()
+
+
+@pytest.mark.parametrize("name", dags())
+def test_what_a_task_takes_from_its_dag_is_there(name):
+    dag = dags()[name]
+    offered = dag.get("inputDefinitions", {})
+    pods = {executor: json.dumps(pod) for executor, pod in PODS.items()}
+    for step, content in dag["dag"]["tasks"].items():
+        inputs = content.get("inputs", {})
+        taken = [spec.get("componentInputParameter") for spec in inputs.get("parameters", {}).values()]
+        taken += re.findall(r'"componentInputParameter": "([^"]+)"', pods.get(f"exec-{step}", ""))
+        assert {item for item in taken if item} <= set(offered.get("parameters", {}))
+        taken = [spec.get("componentInputArtifact") for spec in inputs.get("artifacts", {}).values()]
+        assert {item for item in taken if item} <= set(offered.get("artifacts", {}))
+
+
+def test_the_gate_is_one_plain_bool_and_only_push_waits_behind_it():
+    (condition,) = [
+        content for dag in dags().values() for content in dag["dag"]["tasks"].values()
+        if "condition" in content.get("triggerPolicy", {})
+    ]  # fmt: skip
+    assert condition["triggerPolicy"]["condition"] == (
+        "inputs.parameter_values['pipelinechannel--evaluation-Output'] == true"
+    )
+    assert set(PIPELINE["components"][condition["componentRef"]["name"]]["dag"]["tasks"]) == {"push"}
+    outputs = PIPELINE["components"]["comp-evaluation"]["outputDefinitions"]["parameters"]
+    assert outputs == {"Output": {"parameterType": "BOOLEAN"}}
+
+
+def test_the_notification_runs_whatever_happened_to_the_steps():
+    told = PIPELINE["root"]["dag"]["tasks"]["notification"]
+    assert told["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
+    assert told["inputs"]["parameters"]["status"] == {"taskFinalStatus": {"producerTask": "exit-handler-1"}}
+
+
+def test_only_pretraining_and_training_come_from_the_cache():
+    assert {name for name in STEPS if task(name)["cachingOptions"].get("enableCache")} == {"pretraining", "training"}
+
+
+@pytest.mark.parametrize("name", ["pretraining", "training"])
+def test_what_comes_from_the_cache_is_keyed_by_the_data_and_by_nothing_of_the_run(name):
+    taken = task(name)["inputs"]["parameters"]
+    assert taken["fingerprint"]["taskOutputParameter"] == {"producerTask": "ingestion", "outputParameterKey": "Output"}
+    assert "{{$.pipeline_job" not in json.dumps(taken)
+
+
+def test_training_from_the_cache_is_keyed_by_the_encoder_it_starts_from():
+    made_by = task("training")["inputs"]["parameters"]["encoder_run"]["taskOutputParameter"]
+    assert made_by == {"producerTask": "pretraining", "outputParameterKey": "Output"}
+
+
+@pytest.mark.parametrize("name", sorted(STEPS))
+def test_each_step_learns_its_run_from_its_pod(name):
+    assert PODS[f"exec-{name}"]["fieldPathAsEnv"] == [
+        {"name": "RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(STEPS))
+def test_each_step_has_memory_retries_with_backoff_and_a_deadline(name):
+    resources = container(name)["resources"]
+    assert resources["resourceMemoryRequest"] == resources["resourceMemoryLimit"]
+    assert resources["resourceCpuRequest"]
+    retry = task(name)["retryPolicy"]
+    assert retry["maxRetryCount"] >= 2
+    assert retry["backoffDuration"] == "60s"
+    assert int(PODS[f"exec-{name}"]["activeDeadlineSeconds"]) > 0
+
+
+def test_the_workflow_has_a_deadline_above_those_of_its_steps_and_a_time_to_live():
+    lifetime = PLATFORM["platforms"]["kubernetes"]["pipelineConfig"]
+    assert lifetime["activeDeadlineSeconds"] >= sum(int(pod["activeDeadlineSeconds"]) for pod in PODS.values())
+    assert lifetime["resourceTtlOnSuccess"] > 0
+    assert lifetime["resourceTtlOnFailure"] > 0
+
+
+@pytest.mark.parametrize("name", ["pretraining", "training"])
+def test_pretraining_and_training_ask_for_the_accelerator_and_the_pool_of_the_parameters(name):
+    pod, resources = PODS[f"exec-{name}"], container(name)["resources"]
+    assert resources["accelerator"] == {
+        "resourceType": "{{$.inputs.parameters['pipelinechannel--accelerator']}}",
+        "resourceCount": "{{$.inputs.parameters['pipelinechannel--accelerator_count']}}",
+    }
+    assert pod["nodeSelector"]["nodeSelectorJson"]["componentInputParameter"] == "pipelinechannel--node_selector"
+    (toleration,) = pod["tolerations"]
+    assert toleration["tolerationJson"]["componentInputParameter"] == "pipelinechannel--tolerations"
+    (shared,) = pod["emptyDirMounts"]
+    assert (shared["mountPath"], shared["medium"]) == ("/dev/shm", "Memory")
+    assert container(name)["image"] == digests.STEPS_GPU
+
+
+def test_the_accelerators_parameters_are_texts_for_the_driver_reads_no_other():
+    assert {INPUTS[name]["parameterType"] for name in ("accelerator", "accelerator_count")} == {"STRING"}
+
+
+def test_the_webhook_is_a_secret_of_kubernetes_and_no_parameter_of_a_step():
+    (secret,) = PODS["exec-notification"]["secretAsEnv"]
+    assert secret["secretNameParameter"] == {"componentInputParameter": "webhook"}
+    assert secret["keyToEnv"] == [{"envVar": "WEBHOOK", "secretKey": "url"}]
+    assert secret["optional"] is True
+    assert "webhook" not in json.dumps(PIPELINE["components"])
+
+
+def test_the_steps_install_nothing_when_they_run():
+    assert "pip install" not in json.dumps(PIPELINE["deploymentSpec"])
+
+
+# Three runs through the local runner, shared by the tests below: each starts TensorFlow in several processes.
+
+TINY = {
+    "backbone_options": '{"alpha": 0.25}', "crop": 32, "scale": 40, "pretraining_epochs": 1, "head_epochs": 4,
+    "head_learning_rate": 0.01, "dropout": 0.1, "epochs": 1, "bootstrap": 20, "maximum_emd": 9, "minimum_spread": 0,
+    "show_photos": "true",
+}  # fmt: skip
+SAMPLE = "sample:labelled=60&unlabelled=20&seed=3"
+
+
+class Run:
+    """A run of the command line, and what it left."""
+
+    def __init__(self, build: Path, name: str, *options: str, **parameters: Any) -> None:
+        assignments = [f"{key}={value}" for key, value in (TINY | parameters).items()]
+        places = ["--models", str(build / "models"), "--workspace", str(build / "workspace")]
+        command = ["run", "--photos", SAMPLE, "--build", str(build / name), *places, *options, "--set", *assignments]
+        with webhook([200]) as (url, self.told):
+            done = subprocess.run(
+                [sys.executable, "-m", "pipeline", *command], cwd=ROOT, env={**os.environ, "WEBHOOK": url},
+                capture_output=True, text=True, check=False, timeout=400,
+            )  # fmt: skip
+        self.code, self.output, self.errors, self.url = done.returncode, done.stdout, done.stderr, url
+        self.folder = build / name
+        self.summary = dict(re.findall(r"^(\w[\w ]*?)  +(\S.*)$", self.output.rpartition("\n\n")[2], re.MULTILINE))
+        self.id = self.summary["Run"].split()[0]
+
+    def tasks(self) -> set[str]:
+        """The tasks that ended well."""
+        return {path.parent.name for path in self.folder.glob("artifacts/*/*/executor_output.json")}
+
+    def outputs(self) -> dict[str, dict[str, Any]]:
+        """What each task handed to the runner."""
+        found = self.folder.glob("artifacts/*/*/executor_output.json")
+        return {path.parent.name: json.loads(path.read_text()) for path in found}
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("build")
+
+
+@pytest.fixture(scope="module")
+def weights(build) -> Path:
+    """Weights that tell photos apart: random ones, with the batch norms set to what photos of any brightness give.
+
+    Through batch norms as they are made, before any training, every photo gives the same features.
+    """
+    import keras
+
+    network = keras.applications.MobileNet((32, 32, 3), alpha=0.25, include_top=False, weights=None)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    rng = np.random.default_rng(1)
+    network(rng.uniform(-1, 1, (64, 1, 1, 1)) + rng.normal(0, 0.1, (64, 32, 32, 3)), training=True)
+    network.save_weights(build / "backbone.weights.h5")
+    return build / "backbone.weights.h5"
+
+
+@pytest.fixture(scope="module")
+def passed(build, weights) -> Run:
+    return Run(build, "passed", minimum_srcc=-1, weights=weights)
+
+
+@pytest.fixture(scope="module")
+def refused(build, weights, passed) -> Run:
+    """The same, but for a gate that nothing passes; it goes on from the first run's checkpoints."""
+    return Run(build, "refused", "--resume", passed.id, minimum_srcc=1, weights=weights)
+
+
+@pytest.fixture(scope="module")
+def failed(build) -> Run:
+    """Pretraining fails: its weights are no weights."""
+    broken = build / "broken.weights.h5"
+    broken.write_text("no weights")
+    return Run(build, "failed", weights=broken)
+
+
+def test_a_yes_runs_every_step(passed):
+    assert passed.code == 0, passed.output + passed.errors
+    assert passed.tasks() == STEPS
+
+
+def test_a_yes_publishes_a_version_and_says_where_it_is(passed, build):
+    version = build / "models" / "portraits" / "1"
+    assert (version / "saved_model.pb").is_file()
+    assert passed.summary["Model"] == str(version)
+    assert passed.summary["Gates"].startswith("Publish")
+    assert said_to(passed.told)["Published"] == str(version)
+
+
+def test_the_reports_of_the_steps_are_pages_that_a_browser_opens(passed):
+    pages = sorted(path.name for path in passed.folder.glob("reports/*/*.html"))
+    assert pages == ["evaluation.html", "ingestion.html", "pretraining.html", "training.html"]
+    assert Path(passed.summary["Report"]).name == "evaluation.html"
+    assert Path(passed.summary["Report"]).read_text().lstrip().lower().startswith("<!doctype html")
+
+
+def test_no_two_steps_log_a_metric_of_one_name(passed):
+    logged = [output.get("artifacts", {}).get("metrics") for output in passed.outputs().values()]
+    names = [name for metrics in logged if metrics for name in metrics["artifacts"][0]["metadata"]]
+    assert len(names) > 10
+    assert len(names) == len(set(names))
+
+
+def test_the_output_is_the_steps_own_and_not_that_of_the_tools(passed):
+    assert re.search(r"^training: done in", passed.output, re.MULTILINE)
+    for chatter in ("KFP Executor", "executor_input", "oneDNN", "absl", "INFO", "\x1b[", "Warning"):
+        assert chatter not in passed.output + passed.errors
+
+
+def test_a_no_runs_every_step_but_push_and_is_no_failure(refused):
+    assert refused.code == 0, refused.output + refused.errors
+    assert refused.tasks() == STEPS - {"push"}
+
+
+def test_a_no_publishes_nothing_and_says_why(refused, build):
+    assert [path.name for path in (build / "models" / "portraits").iterdir() if path.is_dir()] == ["1"]
+    assert refused.summary["Model"] == "not published"
+    assert refused.summary["Gates"].startswith("Refused")
+    assert said_to(refused.told)["Published"] == "not published"
+    assert said_to(refused.told)["Verdict"] == refused.summary["Gates"]
+
+
+def test_a_resumed_run_trains_no_epoch_that_the_other_run_has_completed(passed, refused):
+    epochs = re.compile(r"^.*: epoch \d+ of \d+, loss", re.MULTILINE)
+    assert len(epochs.findall(passed.output)) == 1 + 4 + 1
+    assert not epochs.search(refused.output)
+
+
+def test_a_step_that_fails_stops_those_after_it_and_people_are_told(failed):
+    assert failed.code == 1
+    assert failed.tasks() == {"ingestion", "notification"}
+    assert failed.summary["Failed"] == "pretraining"
+    assert said_to(failed.told)["Failed step"] == "pretraining"
+    assert said_to(failed.told)["Reason"] == failed.summary["Reason"]
+
+
+def test_a_webhooks_url_is_in_no_output(passed, refused, failed):
+    for run in (passed, refused, failed):
+        assert run.told
+        assert run.url not in run.output + run.errors
+
+
+def test_the_pipeline_function_stays_readable_as_a_whole():
+    body = inspect.getsource(portrait_scorer.pipeline_func).split('"""')[2]
+    assert len(body.splitlines()) < 60
