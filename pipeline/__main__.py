@@ -65,6 +65,7 @@ def _run(options: argparse.Namespace) -> int:
     if (old := values.get("resume")) and not storage.exists(Workspace(values["workspace"], old).steps):
         raise ValueError(f"there is no run {old!r} in the workspace {values['workspace']}")
     began, run = time.monotonic(), runs.new_run()
+    print(f"run {run}", flush=True)
     outcome = runs.here(values, folder.absolute(), run)
     return _tell(outcome, Workspace(values["workspace"], run), time.monotonic() - began)
 
@@ -163,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = _command(commands, "run", _run, "run the whole pipeline on this machine; without --photos on the sample")
+    run.epilog = "Set the environment variable WEBHOOK to a URL to be told of the end in Slack's message format."
     _add_data(run)
     run.add_argument("--resume", metavar="RUN", help="an earlier run whose checkpoints to go on from")
     run.add_argument("--build", type=Path, default=BUILD, metavar="DIR", help="where results go (default: %(default)s)")

@@ -70,15 +70,15 @@ def here(parameters: dict[str, Any], folder: Path, run: str) -> Outcome:
     """
     pipeline = components.load_component_from_text(_without_retries(compiled()))
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "artifacts"))
-    state = "SUCCEEDED"
+    state, message = "SUCCEEDED", ""
     with _step_environment(run), warnings.catch_warnings(), redirect_stdout(_Quiet(sys.stdout)):
         warnings.filterwarnings("ignore", module=r"kfp\.local")  # of images and resources, which mean nothing here
         try:
             pipeline(**parameters)
-        except RuntimeError:  # a task failed; the journal knows more of it
-            state = "FAILED"
+        except RuntimeError as error:  # a task failed; the journal mostly knows more of it
+            state, message = "FAILED", re.sub(r"\x1b\[\d+m", "", str(error))
     place = Workspace(parameters["workspace"], run)
-    return Outcome(journal.account(place, state), _pages(place, folder / "reports" / run))
+    return Outcome(journal.account(place, state, message), _pages(place, folder / "reports" / run))
 
 
 def revision() -> str:
@@ -131,7 +131,7 @@ class _Quiet(TextIOBase):
 
     _CHATTER = re.compile(
         r"\s*(\[KFP Executor .* INFO\]|\d\d:\d\d:\d\d\.\d{3} - INFO - |-{20,}$|$"
-        r"|WARNING: All log messages before absl|[IW]\d{4} \d\d:\d\d:\d+\.\d+ )"
+        r"|ModuleNotFoundError\(\"No module named 'faiss\.|WARNING: All log messages before absl|[IW]\d{4} \d\d:\d\d:\d+\.\d+ )"
     )
     _DUMP = re.compile(r"(?P<indent>\s*)\[KFP Executor .* INFO\]: Got executor_input:$")
     _OUTPUTS = re.compile(r".* - INFO - Task .* outputs:$")

@@ -147,6 +147,12 @@ def test_a_step_that_never_began_is_told_by_the_one_before_it(place, capsys):
     assert "failed step the step after ingestion; reason it did not start" in capsys.readouterr().out
 
 
+def test_what_kubeflow_says_of_a_failure_stands_in_for_a_step_that_left_no_word(place, capsys):
+    passed_step(place, "ingestion")
+    notify("FAILED", place, message="pod evicted")
+    assert "failed step the step after ingestion; reason pod evicted" in capsys.readouterr().out
+
+
 def test_records_that_cannot_be_read_still_leave_the_state_to_tell(place, capsys):
     storage.write_bytes(storage.join(place.steps, "training.json"), b"{half")
     notify("FAILED", place)

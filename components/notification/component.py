@@ -16,4 +16,7 @@ def notification(status: dsl.PipelineTaskFinalStatus, workspace: str, run_name: 
     from components.notification.notify import notify
     from components.scorer.journal import this_run
 
-    notify(status.state, this_run(workspace), run_name=run_name, webhook=os.environ.get("WEBHOOK", ""))
+    notify(
+        status.state, this_run(workspace),
+        message=status.error_message or "", run_name=run_name, webhook=os.environ.get("WEBHOOK", ""),
+    )  # fmt: skip

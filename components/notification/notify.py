@@ -17,7 +17,7 @@ _PAUSE = 2.0  # seconds before the second attempt, twice that before the third
 _GREEN, _AMBER, _RED = "#2e7d32", "#b26a00", "#c62828"
 
 
-def notify(state: str, place: Workspace, *, run_name: str = "", webhook: str = "") -> None:
+def notify(state: str, place: Workspace, *, message: str = "", run_name: str = "", webhook: str = "") -> None:
     """Say how the run ended: its name and state, the failed step, the verdict and why, the published version.
 
     A webhook that fails is said in the log and fails nothing. Its URL is a secret and never printed.
@@ -25,17 +25,18 @@ def notify(state: str, place: Workspace, *, run_name: str = "", webhook: str = "
     Args:
         state: of the run's steps, as Kubeflow tells its exit handler.
         place: of the run in the workspace.
+        message: Kubeflow's own, of what failed.
         run_name: the run's name for people.
         webhook: URL to send Slack's message format to (Mattermost and Rocket.Chat read it too); empty for none.
     """
     try:
-        account = journal.account(place, state)
+        account = journal.account(place, state, message)
     except (OSError, ValueError) as error:  # then the state alone is worth telling
         account = journal.Account(place.run, state.lower(), reason=f"its records cannot be read: {error}")
     said = facts(account, run_name)
     print("notification: " + "; ".join(f"{name} {value}" for name, value in said.items()), flush=True)
     if webhook:
-        print("notification: " + _deliver(webhook, message(said)), flush=True)
+        print("notification: " + _deliver(webhook, slack(said)), flush=True)
 
 
 def facts(account: journal.Account, run_name: str = "") -> dict[str, str]:
@@ -52,7 +53,7 @@ def facts(account: journal.Account, run_name: str = "") -> dict[str, str]:
     return {name: value for name, value in said.items() if value}
 
 
-def message(said: dict[str, str]) -> dict[str, Any]:
+def slack(said: dict[str, str]) -> dict[str, Any]:
     """What is said, in Slack's message format: a line of text, and every fact as a field."""
     failed, published = said["state"] != "succeeded", said["published"]
     told = ("failed step", "reason") if failed else ("verdict", "published")

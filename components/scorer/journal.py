@@ -92,18 +92,19 @@ class Account:
     report: str = ""  # URI of the evaluation's page
 
 
-def account(place: Workspace, state: str) -> Account:
+def account(place: Workspace, state: str, message: str = "") -> Account:
     """What became of a run, from its own records.
 
     Args:
         place: of the run in the workspace.
         state: of the run's steps, as its runner tells. Some versions of Kubeflow say ``RUNNING`` of a run that
             failed, so a step's own word goes before it.
+        message: of the runner, for a step that left no word.
     """
     steps = read(place)
     stopped = next((record for record in steps if record.state != "succeeded"), None)
     failed = stopped is not None or state.upper() in ("FAILED", "CANCELLED", "CANCELED", "ERROR")
-    step, reason = _failure(stopped, steps) if failed else ("", "")
+    step, reason = _failure(stopped, steps, message) if failed else ("", "")
     return Account(
         run=place.run,
         state="failed" if failed else "succeeded",
@@ -115,11 +116,12 @@ def account(place: Workspace, state: str) -> Account:
     )
 
 
-def _failure(stopped: Step | None, steps: list[Step]) -> tuple[str, str]:
+def _failure(stopped: Step | None, steps: list[Step], message: str) -> tuple[str, str]:
     """The failed step and the reason, as far as the steps could say."""
     if stopped is None:
-        return (f"the step after {steps[-1].name}" if steps else "the first step"), "it did not start"
-    return stopped.name, stopped.error or "it was killed and left no word: memory, deadline or preemption"
+        return f"the step after {steps[-1].name}" if steps else "the first step", message or "it did not start"
+    silence = "it was killed and left no word: memory, deadline or preemption"
+    return stopped.name, stopped.error or "; ".join(filter(None, (silence, message)))
 
 
 def _verdict(decision: dict[str, Any] | None) -> str:
