@@ -3,7 +3,6 @@
 import filecmp
 import hashlib
 import json
-import os
 import shutil
 import sys
 from dataclasses import replace
@@ -377,9 +376,8 @@ def test_the_fingerprint_changes_with_the_content_and_not_with_the_order(inputs,
     assert inputs.ingest("other votes")["fingerprint"] != ingested.found["fingerprint"]
 
 
-@pytest.mark.skipif("PORTRAITS_DATA" not in os.environ, reason="PORTRAITS_DATA does not say where the real photos are")
-def test_real_portraits_are_ingested(tmp_path):
-    data = Path(os.environ["PORTRAITS_DATA"], "data", "mebeauty")
+def test_real_portraits_are_ingested(portraits, tmp_path):
+    data = portraits / "data" / "mebeauty"
     ratings = pd.read_csv(data / "ratings.csv")
     chosen = sorted(ratings["photo"].unique(), key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:200]
     for name in chosen:
