@@ -28,12 +28,18 @@ SAMPLE: dict[str, Any] = {
     "backbone_options": {"alpha": 0.25},
     "scale": 112,
     "crop": 96,
-    "pretraining_epochs": 2,
+    # Small batches: batch norms need some hundred steps before photos differ in their features.
+    "pretraining_epochs": 4,
+    "pretraining_batch_size": 8,
     "head_epochs": 5,
-    "epochs": 3,
-    "learning_rate": 1e-3,
+    "head_learning_rate": 0.01,
+    "epochs": 6,
+    "learning_rate": 3e-4,
+    "batch_size": 8,
     "dropout": 0.25,
-    "minimum_srcc": 0.3,
+    "minimum_srcc": 0.1,
+    "maximum_emd": 2.5,
+    "minimum_spread": 0.2,
     "bootstrap": 200,
     "show_photos": True,  # they are drawn
 }
@@ -131,7 +137,8 @@ class _Quiet(TextIOBase):
 
     _CHATTER = re.compile(
         r"\s*(\[KFP Executor .* INFO\]|\d\d:\d\d:\d\d\.\d{3} - INFO - |-{20,}$|$"
-        r"|ModuleNotFoundError\(\"No module named 'faiss\.|WARNING: All log messages before absl|[IW]\d{4} \d\d:\d\d:\d+\.\d+ )"
+        r"|ModuleNotFoundError\(\"No module named 'faiss\.|WARNING: All log messages before absl"
+        r"|[IW]\d{4} \d\d:\d\d:\d+\.\d+ )"
     )
     _DUMP = re.compile(r"(?P<indent>\s*)\[KFP Executor .* INFO\]: Got executor_input:$")
     _OUTPUTS = re.compile(r".* - INFO - Task .* outputs:$")
