@@ -20,6 +20,7 @@ from components.scorer import photos as scorer_photos
 from components.scorer import storage
 from components.scorer.settings import Ingestion
 from components.scorer.workspace import Workspace
+from tests import gcs
 
 SETTINGS = Ingestion(minimum_side=32, validation_share=0.2, test_share=0.2)
 BEAM = "--runner=DirectRunner --direct_running_mode=in_memory"
@@ -177,6 +178,16 @@ def test_beam_gives_the_same_data_set_byte_for_byte(ingested, tmp_path, monkeypa
     assert one["fingerprint"] == ingested.found["fingerprint"]
 
 
+def test_beam_shares_its_files_through_a_bucket_and_leaves_only_the_register(ingested, tmp_path, monkeypatch):
+    pytest.importorskip("apache_beam")
+    with gcs.Server("bucket") as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        inputs = Inputs(tmp_path)
+        inputs.ingest(settings=replace(SETTINGS, beam_options=BEAM), workspace="gs://bucket/workspace")
+        assert list(server.data("bucket")) == ["workspace/splits.csv"]
+    assert same_files(inputs.dataset, ingested.dataset)
+
+
 def test_every_photo_arrives_with_its_votes(ingested):
     splits = ingested.splits()
     assert set(splits) == {f"{n:02}.jpg" for n in range(40)} | {f"u{n}.jpg" for n in range(6)}
@@ -264,7 +275,9 @@ def test_too_many_left_out_stops_with_one_error_and_writes_nothing(inputs):
     with pytest.raises(ValueError, match="maximum_left_out") as error:
         inputs.ingest()
     message = str(error.value)
-    assert message.startswith("20 of 40 rated photos (50%) would be left out, more than maximum_left_out allows (10%)")
+    assert message.startswith(
+        "20 of 40 rated photos (50 %) would be left out, more than maximum_left_out allows (10 %)"
+    )
     assert "'unreadable'" in message
     assert "For example: " in message
     assert ".jpg (expected JPEG" in message

@@ -6,6 +6,7 @@ The result therefore cannot depend on the engine, on the order, or on how often 
 
 import multiprocessing
 import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -69,7 +70,7 @@ def on_beam(function: Callable[[Item], Any], items: Sequence[Item], options: str
             f"beam_options is {options!r}, but Apache Beam is not installed: install the extra 'scale' "
             "(pip install 'portrait-scorer[scale]'), or leave beam_options empty to use this machine's cores"
         ) from None
-    with beam.Pipeline(options=PipelineOptions(options.split())) as pipeline:
+    with beam.Pipeline(options=PipelineOptions(shlex.split(options))) as pipeline:
         # Reshuffled, or a runner fuses the list and the work into one worker.
         _ = pipeline | beam.Create(list(items)) | beam.Reshuffle() | what >> beam.Map(_quietly_on, function)
 

@@ -186,8 +186,8 @@ def _check_left_out(what: str, side: Side, settings: Ingestion) -> None:
     named = "; ".join(f"{entry.photo} ({entry.detail})" if entry.detail else entry.photo for entry in examples)
     rest = ", ".join(f"{count:,} {other!r}" for other, count in reasons.most_common()[1:])
     raise ValueError(
-        f"{len(faults):,} of {side.considered:,} {what} photos ({len(faults) / side.considered:.0%}) would be left "
-        f"out, more than maximum_left_out allows ({settings.maximum_left_out:.0%}). "
+        f"{len(faults):,} of {side.considered:,} {what} photos ({100 * len(faults) / side.considered:.3g} %) would be "
+        f"left out, more than maximum_left_out allows ({100 * settings.maximum_left_out:.3g} %). "
         f"Most, {number:,}, for {reason!r}: {REASONS[reason]} For example: {named}. "
         + (f"Others: {rest}. " if rest else "")
         + f"What to do: {ADVICE[reason]}. If this is meant, raise maximum_left_out. Nothing was written."
