@@ -61,18 +61,13 @@ def small_dataset(tmp_path_factory) -> Path:
 def small_encoder(tmp_path_factory) -> Path:
     """An encoder folder with random weights, but batch norms that know the photos, as after pretraining."""
     from components.scorer import bundle, preprocessing
-    from components.scorer.model import build_encoder
+    from components.scorer.model import build_encoder, settle_batch_norms
     from components.scorer.settings import Pretraining, from_parameters
 
     folder = tmp_path_factory.mktemp("encoder")
     settings = from_parameters(Pretraining, start="autoencoder", **SMALL)
     encoder = build_encoder(settings)
-    norms = [layer for layer in encoder.layers if hasattr(layer, "momentum")]
-    for norm in norms:
-        norm.momentum = 0.0  # one batch then sets the statistics
-    encoder(preprocessing.pixels([example(number)["photo"] for number in range(64)], 40, 32), training=True)
-    for norm in norms:
-        norm.momentum = 0.99
+    settle_batch_norms(encoder, preprocessing.pixels([example(number)["photo"] for number in range(64)], 40, 32))
     bundle.save_encoder(encoder, settings, folder)
     return folder
 

@@ -11,7 +11,7 @@ from components.pretraining.report import write_report
 from components.scorer import augmentation, bundle, photos, storage
 from components.scorer.autoencoder import build_autoencoder, reconstruction_error
 from components.scorer.checkpoints import Checkpoints, Curves, best_epoch, fingerprint_of, fit
-from components.scorer.model import build_encoder
+from components.scorer.model import build_encoder, settle_batch_norms
 from components.scorer.settings import Pretraining, as_parameters
 
 HELD_OUT = 20
@@ -51,6 +51,8 @@ def pretrain(
     """
     check(settings, scale)
     network = build_encoder(settings, _fetch(settings.weights))
+    if settings.start == "none" and not settings.weights:
+        settle_batch_norms(network, _some_photos(dataset, settings, scale))
     curves, panel, metrics = {}, None, {}
     if settings.start in ("autoencoder", "denoising"):
         place = Checkpoints(checkpoints, fingerprint_of(as_parameters(settings), scale, fingerprint))
@@ -82,11 +84,8 @@ def _train(
     dataset: str | Path, encoder: keras.Model, settings: Pretraining, scale: int, place: Checkpoints
 ) -> tuple[keras.Model, Curves, tuple[np.ndarray, np.ndarray]]:
     """Train the autoencoder; its encoder, its curves and a panel of originals and reconstructions."""
-    if not _pool_size(dataset):
-        raise ValueError(
-            'pretraining needs photos: the data set has none; give unlabelled photos or set start to "none"'
-        )
     network = build_autoencoder(encoder, settings)
+    settle_batch_norms(network, _some_photos(dataset, settings, scale))
     network.compile(keras.optimizers.Adam(settings.learning_rate), loss=reconstruction_error)
     held_out = _held_out(dataset, settings, scale)
     network, curves = fit(
@@ -136,6 +135,15 @@ def _epoch(dataset: str | Path, settings: Pretraining, scale: int, epoch: int) -
         leave=HELD_OUT,
     )
     return batches.enumerate().map(pair, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def _some_photos(dataset: str | Path, settings: Pretraining, scale: int) -> tf.Tensor:
+    """The first batch that is trained on."""
+    if not _pool_size(dataset):
+        raise ValueError(
+            'pretraining needs photos: the data set has none; give unlabelled photos or set start to "none"'
+        )
+    return next(iter(_epoch(dataset, settings, scale, 0)))[1]
 
 
 def _held_out(dataset: str | Path, settings: Pretraining, scale: int) -> tf.data.Dataset:

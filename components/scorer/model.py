@@ -13,6 +13,9 @@ import numpy as np
 
 from components.scorer.settings import SCORES, Pretraining
 
+_MOMENTUM = 0.9
+"""Of the running statistics of new batch norms, as in PyTorch: they follow within 40 steps, Keras's 0.99 within 400."""
+
 _FULL_PRECISION = {"pixels", "pooled", "dropout", "votes", "photo"}
 """Layers that stay in float32 under mixed precision."""
 
@@ -88,9 +91,31 @@ def build_head(pooled: keras.KerasTensor, dropout: float) -> keras.KerasTensor:
 
 def freeze_batch_norms(model: keras.Model) -> None:
     """Keep the statistics of pretraining: a batch of portraits is too small and too alike to replace them."""
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.trainable = False
+    for norm in _batch_norms(model):
+        norm.trainable = False
+
+
+def settle_batch_norms(model: keras.Model, pixels: keras.KerasTensor) -> None:
+    """Set the running statistics of a new network from one batch of photos.
+
+    They start at mean 0 and variance 1. The true variances of an untrained network are so much smaller that, layer
+    after layer, its answers would fade to a constant until hundreds of steps have brought the statistics in line,
+    and whatever judges the first epochs (the validation loss, the choice of the best epoch) would judge a constant.
+
+    Args:
+        model: not yet trained.
+        pixels: ``[n, crop, crop, 3]``, 0..255.
+    """
+    norms = _batch_norms(model)
+    for norm in norms:
+        norm.momentum = 0.0  # forget the start
+    model(pixels, training=True)
+    for norm in norms:
+        norm.momentum = _MOMENTUM
+
+
+def _batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    return [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
 
 
 def with_precision(model: keras.Model, policy: str) -> keras.Model:
