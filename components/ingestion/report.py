@@ -178,15 +178,15 @@ def _histogram(
     figure = Figure(figsize=(4.5, 2.8), layout="constrained")
     axes = figure.subplots()
     for (name, numbers), colour in zip(values.items(), (BLUE, ORANGE), strict=False):
-        weights = np.full(len(numbers), 1 / len(numbers)) if share else None
-        axes.hist(
-            np.clip(numbers, bins[0], bins[-1]), bins, weights=weights, color=colour, alpha=0.6, label=name or None
-        )
+        counts = np.histogram(np.clip(numbers, bins[0], bins[-1]), bins)[0]
+        heights = counts / counts.sum() if share else counts
+        axes.stairs(heights, bins, fill=True, color=colour, alpha=0.6, label=name or None)
     axes.set(xlabel=what, ylabel=unit)
     axes.spines[["top", "right"]].set_visible(False)
     if log:
         axes.set_xscale("log")
-        round_numbers = [leading * 10**power for power in range(6) for leading in (1, 2, 5)]
+        leading = (1, 2, 5) if bins[-1] < 300 * bins[0] else (1,)  # as many as have room
+        round_numbers = [first * 10**power for power in range(6) for first in leading]
         axes.set_xticks([n for n in round_numbers if bins[0] <= n <= bins[-1]])
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.xaxis.set_minor_locator(NullLocator())
