@@ -4,10 +4,10 @@ import io
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
 from components.scorer.checkpoints import Curves
+from components.scorer.curves import plot
 from components.scorer.page import Page, chart, gallery, photo, table, text
 from components.scorer.settings import Pretraining, as_parameters
 
@@ -32,34 +32,17 @@ def write_report(
     """
     page = Page("Pretraining", _STARTS[settings.start])
     if curves:
-        page.section(
-            "Reconstruction error", chart(_plot(curves), "Reconstruction error by epoch"), text(_words(curves))
-        )
+        figure = plot(curves, "mean squared error", "held out")
+        page.section("Reconstruction error", chart(figure, "Error by epoch"), text(_words(curves)))
     if panel:
-        pairs = [item for pair in zip(*panel, strict=True) for item in pair]
-        captions = ["original", "reconstruction"] * len(panel[0])
-        page.section(
-            "Held-out photos and what the code keeps of them",
-            gallery([photo(_jpeg(one), caption) for one, caption in zip(pairs, captions, strict=True)]),
-        )
+        pairs = [np.concatenate(pair, axis=1) for pair in zip(*panel, strict=True)]
+        pictures = [photo(_jpeg(pair), "original, reconstruction", side=240) for pair in pairs]
+        page.section("Held-out photos and what the code keeps of them", gallery(pictures))
     elif curves:
         page.section("Photos", text("Photos are not shown: show_photos is off, since they are people's faces."))
     rows = [{"setting": name, "value": str(value)} for name, value in as_parameters(settings).items()]
     page.section("Settings", table(rows))
     page.write(file)
-
-
-def _plot(curves: Curves) -> Figure:
-    figure = Figure(figsize=(7, 3.2))
-    axes = figure.subplots()
-    epochs = range(1, len(curves["loss"]) + 1)
-    axes.plot(epochs, curves["loss"], marker="o", markersize=3, label="trained on")
-    axes.plot(epochs, curves["val_loss"], marker="o", markersize=3, label="held out")
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("mean squared error")
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
-    return figure
 
 
 def _words(curves: Curves) -> str:

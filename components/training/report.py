@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from components.scorer.checkpoints import Curves, best_epoch
+from components.scorer.curves import plot
 from components.scorer.page import Page, chart, table, text
 from components.scorer.settings import Training, as_parameters
 
@@ -22,24 +21,14 @@ def write_report(file: str | Path, settings: Training, head: Curves, network: Cu
     phases = {"The head": head, "The whole network": network}
     for heading, curves in phases.items():
         if curves:
-            page.section(heading, chart(_plot(curves), f"{heading}: loss by epoch"), text(_words(curves)))
+            page.section(
+                heading,
+                chart(plot(curves, "squared EMD", "validation"), f"{heading}: loss by epoch"),
+                text(_words(curves)),
+            )
     rows = [{"setting": name, "value": str(value)} for name, value in as_parameters(settings).items()]
     page.section("Settings", table(rows))
     page.write(file)
-
-
-def _plot(curves: Curves) -> Figure:
-    figure = Figure(figsize=(7, 3.2))
-    axes = figure.subplots()
-    epochs = range(1, len(curves["loss"]) + 1)
-    axes.plot(epochs, curves["loss"], marker="o", markersize=3, label="trained on")
-    axes.plot(epochs, curves["val_loss"], marker="o", markersize=3, label="validation")
-    axes.axvline(best_epoch(curves), linewidth=1, linestyle=":", color="gray")
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("squared EMD")
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
-    return figure
 
 
 def _words(curves: Curves) -> str:

@@ -1,0 +1,27 @@
+"""Learning curves as a chart, the same for every training."""
+
+from matplotlib.figure import Figure
+
+from components.scorer.checkpoints import Curves, best_epoch
+
+
+def plot(curves: Curves, measure: str, unseen: str) -> Figure:
+    """The loss by epoch, on what was trained on and on what was not; the epoch that was kept is marked.
+
+    Args:
+        curves: ``loss`` and ``val_loss``, a value an epoch.
+        measure: name of the loss.
+        unseen: name of the photos that ``val_loss`` was measured on.
+    """
+    figure = Figure(figsize=(7, 3.2))
+    axes = figure.subplots()
+    epochs = range(1, len(curves["loss"]) + 1)
+    axes.plot(epochs, curves["loss"], marker="o", markersize=3, label="trained on")
+    axes.plot(epochs, curves["val_loss"], marker="o", markersize=3, label=unseen)
+    axes.axvline(best_epoch(curves), linewidth=1, linestyle=":", color="gray")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(measure)
+    axes.set_ylim(0, 1.05 * max(*curves["loss"], *curves["val_loss"]))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False)
+    return figure
