@@ -3,8 +3,10 @@
 import filecmp
 import hashlib
 import json
+import multiprocessing
 import shutil
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +18,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from components.ingestion import builder, ingest, inspection
+from components.ingestion.outcome import Outcome, Side
 from components.scorer import photos as scorer_photos
 from components.scorer import storage
 from components.scorer.settings import Ingestion
@@ -128,6 +131,17 @@ def test_shards_are_read_back_in_order_and_splits_without_photos_are_not_there(t
     assert [r["photo_id"] for r in scorer_photos.records(tmp_path / "dataset", "train")] == [
         f"{n}.jpg" for n in range(36)
     ]
+
+
+def test_another_process_writes_the_same_bytes(tmp_path):
+    attributes = {name: name for name in "abcdefgh"}
+    here, there = tmp_path / "here", tmp_path / "there"
+    splits = {"train": [[example(n, attributes=attributes) for n in range(3)]]}
+    builder.write(here, splits, list(attributes))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        pool.submit(builder.write, there, splits, list(attributes)).result()
+    assert same_files(here, there)
 
 
 def test_a_data_set_that_fails_half_way_leaves_the_old_one_and_nothing_else(tmp_path):
@@ -378,6 +392,15 @@ def test_no_unlabelled_photos_and_no_ratings_file(inputs, tmp_path):
     assert inputs.record["counts"]["unlabelled"] == 0
     with pytest.raises(ValueError, match="address of a ratings file for the photos in"):
         ingest.ingest(str(inputs.photos), "", "d", "r", workspace=Workspace(str(tmp_path), "r"), settings=SETTINGS)
+
+
+def test_the_fingerprint_does_not_depend_on_the_order_of_the_photos():
+    votes = {f"p{score}": [0.5, 0.1] for score in range(1, 11)}
+    rows = {"photo": ["a", "b"], "sha256": ["1", "2"], "split": "train", "group": ["g", "h"], "raters": [3, 4]}
+    table = pd.DataFrame({**rows, **votes, "attributes": [{"x": "1", "y": "2"}, {"y": "2", "x": "1"}]})
+    side = Side(2, [])
+    one, other = (Outcome("counts", t, ("x", "y"), side, side, None, [], SETTINGS) for t in (table, table[::-1]))
+    assert one.fingerprint == other.fingerprint
 
 
 def test_the_fingerprint_changes_with_the_content_and_not_with_the_order(inputs, ingested):
