@@ -9,7 +9,15 @@ from typing import Any
 from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 
-from components.scorer.settings import Evaluation, Ingestion, Pretraining, Training, among, from_parameters
+from components.scorer.settings import (
+    Evaluation,
+    Ingestion,
+    Pretraining,
+    Training,
+    among,
+    check_together,
+    from_parameters,
+)
 from pipeline.pipeline import portrait_scorer
 
 _SIGNATURE = inspect.signature(portrait_scorer.pipeline_func).parameters
@@ -71,12 +79,14 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, spec in _INPUTS.items():
         if not spec.is_optional and not values.get(name):
             raise ValueError(f"{name} is missing. {spec.description}")
+    checked = {}
     for settings, prefix in ((Ingestion, ""), (Pretraining, "pretraining_"), (Training, ""), (Evaluation, "")):
         try:
-            from_parameters(settings, **among(dict(values), settings, prefix))
+            checked[settings] = from_parameters(settings, **among(dict(values), settings, prefix))
         except ValueError as error:
             own = f"{prefix}{str(error).split()[0]}" in values
             raise ValueError(f"{prefix}{error}" if prefix and own else str(error)) from None
+    check_together(checked[Pretraining], checked[Training].scale)
     return dict(values)
 
 
@@ -94,5 +104,5 @@ def table() -> str:
     lines = []
     for name, parameter in _SIGNATURE.items():
         default = "required" if parameter.default is parameter.empty else json.dumps(parameter.default)
-        lines.append(f"{name:<28}{default:<16}{_INPUTS[name].description}")
+        lines.append(f"{name:<28}{default:<27}{_INPUTS[name].description}")
     return "\n".join(lines)

@@ -90,6 +90,13 @@ def test_given_weights_see_the_pixels_that_they_were_trained_on(tmp_path):
     np.testing.assert_allclose(np.asarray(encoder(pixels)), np.asarray(expected), atol=1e-4)
 
 
+def test_an_encoder_of_this_project_can_be_started_from(small_encoder):
+    expected = bundle.load_encoder(small_encoder)[0]
+    encoder = build_encoder(encoder_settings(), small_encoder / "encoder.keras")
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+    np.testing.assert_allclose(np.asarray(encoder(pixels)), np.asarray(expected(pixels)), atol=1e-5)
+
+
 def test_a_network_without_feature_maps_is_refused(tmp_path):
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(tmp_path / "dense.keras")
     with pytest.raises(ValueError, match=r"feature maps .* got output \(None, 2\)"):
@@ -153,5 +160,5 @@ def test_a_bundle_comes_back_as_it_was_saved(small_scorer, tmp_path):
 
 
 def test_a_folder_without_a_bundle_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="expected scorer.keras and bundle.json"):
+    with pytest.raises(FileNotFoundError, match=r"expected scorer\.keras and bundle\.json"):
         bundle.load(tmp_path)

@@ -12,7 +12,7 @@ from components.scorer import augmentation, bundle, photos, storage
 from components.scorer.autoencoder import build_autoencoder, reconstruction_error
 from components.scorer.checkpoints import Checkpoints, Curves, best_epoch, fingerprint_of, fit
 from components.scorer.model import build_encoder, settle_batch_norms
-from components.scorer.settings import Pretraining, as_parameters
+from components.scorer.settings import Pretraining, as_parameters, check_together
 
 HELD_OUT = 20
 """One in so many photos of the pool is not trained on, for the second curve. Validation and test stay unseen."""
@@ -49,7 +49,7 @@ def pretrain(
         ValueError: the settings contradict each other, or there is no photo to train on.
         FileNotFoundError: ``settings.weights`` is not there.
     """
-    check(settings, scale)
+    check_together(settings, scale)
     network = build_encoder(settings, _fetch(settings.weights))
     if settings.start == "none" and not settings.weights:
         settle_batch_norms(network, _some_photos(dataset, settings, scale))
@@ -66,18 +66,6 @@ def pretrain(
     bundle.save_encoder(network, settings, encoder)
     write_report(report, settings, curves, panel if show_photos else None)
     return metrics
-
-
-def check(settings: Pretraining, scale: int) -> None:
-    """Refuse settings that contradict each other, before anything is built."""
-    if scale < settings.crop:
-        raise ValueError(
-            f"scale must be at least crop: the crop is cut from it, got scale {scale}, crop {settings.crop}"
-        )
-    if settings.start in ("autoencoder", "denoising") and settings.epochs == 0:
-        raise ValueError(
-            'start "autoencoder" needs pretraining_epochs of at least 1; to train nothing, set start to "none"'
-        )
 
 
 def _train(

@@ -154,15 +154,18 @@ def _new_backbone(settings: Pretraining, scaled: keras.KerasTensor, weights: Pat
 def _load_backbone(file: Path) -> keras.Model:
     """A saved network up to its last feature map."""
     network = keras.saving.load_model(file, compile=False)
+    # A file of this project's own scales the pixels itself; here that is the setting's part.
+    own = [layer for layer in network.layers if isinstance(layer, Scaling)]
+    inputs = own[0].output if own else network.input
     for layer in network.layers:
         if isinstance(layer, keras.layers.GlobalAveragePooling2D | keras.layers.GlobalMaxPooling2D):
-            return keras.Model(network.inputs, layer.input)
+            return keras.Model(inputs, layer.input)
     if len(network.output_shape) != 4:
         raise ValueError(
             f"{file.name} must hold a network with global pooling or with feature maps [n, h, w, c] as output,"
             f" got output {network.output_shape}"
         )
-    return network
+    return keras.Model(inputs, network.output)
 
 
 def _scaling(settings: Pretraining) -> str:

@@ -132,6 +132,25 @@ def among(parameters: dict[str, Any], settings: type, prefix: str = "") -> dict[
     return {field: parameters[name] for field, name in names.items() if name in parameters}
 
 
+def check_together(pretraining: Pretraining, scale: int) -> None:
+    """Refuse settings that are each right but contradict each other.
+
+    Args:
+        pretraining: names the crop, the start and the epochs.
+        scale: side of the square that photos are scaled to before the crop.
+
+    Raises:
+        ValueError: says which two, and what to do.
+    """
+    if scale < pretraining.crop:
+        raise ValueError(f"scale must be at least crop, which is cut from it; got {scale} and {pretraining.crop}")
+    if pretraining.start in ("autoencoder", "denoising") and pretraining.epochs == 0:
+        raise ValueError(
+            f"start {pretraining.start!r} needs pretraining_epochs of at least 1, got 0;"
+            ' to train nothing, set start to "none"'
+        )
+
+
 def as_parameters(settings: Any) -> dict[str, Any]:
     """A settings instance as plain JSON values (tuples become lists)."""
     return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(settings).items()}
@@ -156,7 +175,9 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
             raise ValueError(f"{name} must be one of {list(get_args(hint))}, got {value!r}")
         return value
     if get_origin(hint) is tuple:
-        return tuple(int(item) for item in value)
+        if not isinstance(value, list | tuple) or not all(isinstance(item, int) for item in value):
+            raise ValueError(f"{name} must be a list of whole numbers, got {value!r}")
+        return tuple(value)
     if hint in (int, float) and not isinstance(value, bool) and isinstance(value, int | float):
         if hint is int and value != int(value):
             raise ValueError(f"{name} must be a whole number, got {value!r}")

@@ -13,7 +13,7 @@ from components.scorer.checkpoints import Checkpoints, Curves, best_epoch, finge
 from components.scorer.losses import squared_emd
 from components.scorer.model import build_head, build_scorer, freeze_batch_norms, with_precision
 from components.scorer.progress import track
-from components.scorer.settings import Pretraining, Training, as_parameters
+from components.scorer.settings import Pretraining, Training, as_parameters, check_together
 from components.training.report import write_report
 
 
@@ -72,10 +72,7 @@ def check(settings: Training, pretraining: Pretraining, sizes: dict[str, int]) -
     for split in ("train", "validation"):
         if not sizes.get(split):
             raise ValueError(f"training needs rated photos in the split {split!r}, the data set has none: {sizes}")
-    if settings.scale < pretraining.crop:
-        raise ValueError(
-            f"scale must be at least crop: the crop is cut from it, got scale {settings.scale}, crop {pretraining.crop}"
-        )
+    check_together(pretraining, settings.scale)
     if settings.head_epochs + settings.epochs == 0:
         raise ValueError("head_epochs and epochs are both 0: nothing would be trained; set one of them to 1 or more")
 
