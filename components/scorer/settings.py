@@ -175,9 +175,10 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
             raise ValueError(f"{name} must be one of {list(get_args(hint))}, got {value!r}")
         return value
     if get_origin(hint) is tuple:
-        if not isinstance(value, list | tuple) or not all(isinstance(item, int) for item in value):
+        # Kubeflow hands on the whole numbers of a list as 17.0.
+        if not isinstance(value, list | tuple) or not all(isinstance(n, int | float) and n == int(n) for n in value):
             raise ValueError(f"{name} must be a list of whole numbers, got {value!r}")
-        return tuple(value)
+        return tuple(int(n) for n in value)
     if hint in (int, float) and not isinstance(value, bool) and isinstance(value, int | float):
         if hint is int and value != int(value):
             raise ValueError(f"{name} must be a whole number, got {value!r}")
