@@ -28,6 +28,11 @@ format: $(BIN)/.dev  ## put the code in its style
 compile: $(BIN)/.cpu  ## write pipeline.yaml
 	$(BIN)/python -m pipeline compile
 
+benchmarks: $(BIN)/.dev  ## print the rates and ratios of the README (half an hour)
+	$(BIN)/python -m tests.benchmarks.ingestion_rate
+	$(BIN)/python -m tests.benchmarks.training_step
+	$(BIN)/python -m tests.benchmarks.ingestion_scale
+
 lock: $(BIN)/.dev  ## write the locks anew from pyproject.toml: names, versions, hashes
 	$(call lock,--extra cpu --extra scale,cpu)
 	$(call lock,--extra gpu --extra scale,gpu)

@@ -5,8 +5,10 @@ The result therefore cannot depend on the engine, on the order, or on how often 
 """
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import shlex
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -35,7 +37,7 @@ def on_processes(function: Callable[[Item], Any], items: Sequence[Item]) -> Iter
         return
     # Not forked: a forked child would inherit TensorFlow's threads and memory, or hang on one of its locks.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(cores(), len(items)) or 1, mp_context=context) as pool:
+    with ProcessPoolExecutor(min(cores(), len(items)) or 1, mp_context=context, initializer=_die_with_parent) as pool:
         waiting = [pool.submit(_quietly, function, item) for item in items]
         try:
             for done in as_completed(waiting):
@@ -48,6 +50,16 @@ def on_processes(function: Callable[[Item], Any], items: Sequence[Item]) -> Iter
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _die_with_parent() -> None:
+    """End this process when the one that started it is gone, killed perhaps, instead of waiting for work forever."""
+
+    def watch() -> None:
+        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def on_beam(function: Callable[[Item], Any], items: Sequence[Item], options: str, what: str) -> None:
