@@ -5,7 +5,8 @@
 The photos have 640 x 800 pixels, and a fifth of them is rated. No two are near duplicates: they are cut out of some
 hundred drawn pictures in places, sizes and lights of their own. They are kept in FOLDER, where one is given, for the
 next time. Memory is the sum of what all processes of the ingestion show as resident, so pages that they share count
-several times. The bare minimum is to decode, resize and encode the same photos on the same cores.
+several times. The bare minimum is to decode, resize and encode the same photos on the same cores; it is timed before
+and after each ingestion, so that other load on the machine meets both, and growth is that of the ratio to it.
 """
 
 import argparse
@@ -34,10 +35,10 @@ from tests.benchmarks.ingestion_rate import bare_all, drawn, rate
 SIZE = (640, 800)
 PICTURES = 100
 RATED = 5  # one photo in so many
-BARE = 5000  # photos at most by which the bare rate is measured
+BARE = 3000  # some so many photos tell the bare rate
 
 MEMORY, LINEAR, WHOLE = 1.5, 0.8, 0.7
-"""Targets: at most GiB resident; at least this of the photos a second as they grow in number, and of the bare ones."""
+"""Targets: the most GiB resident; the least of the ratio to the bare rate as photos grow in number, and at the end."""
 
 
 def main() -> int:
@@ -51,33 +52,22 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=asked.photos) as scratch:  # on the same disk, where files can be linked
         photos = _photos(Path(asked.photos or scratch, "drawn"), max(asked.numbers))
         found = [_measured(photos[:number], Path(scratch, str(number))) for number in sorted(asked.numbers)]
-        some = [(path.name, str(path)) for path in photos[: min(BARE, *asked.numbers)]]
-        bare = rate(lambda: bare_all(some), len(some))
-    rates, memories = zip(*found, strict=True)
-    linear, whole, memory = rates[-1] / rates[0], rates[0] / bare, max(memories)
-    print(f"bare decode, resize and encode: {bare:.0f} photos/s")
+    ratios, memories = zip(*found, strict=True)
+    linear, whole, memory = ratios[-1] / ratios[0], ratios[-1], max(memories)
     print(f"resident memory, most: {memory:.2f} GiB (target: at most {MEMORY})")
-    print(f"rate at {max(asked.numbers):,} / rate at {min(asked.numbers):,}: {linear:.2f} (target: at least {LINEAR})")
-    print(f"whole ingestion / bare: {whole:.2f} (target: at least {WHOLE})")
+    print(f"ratio at {max(asked.numbers):,} / at {min(asked.numbers):,}: {linear:.2f} (target: at least {LINEAR})")
+    print(f"whole ingestion / bare at {max(asked.numbers):,}: {whole:.2f} (target: at least {WHOLE})")
     return int(memory > MEMORY or linear < LINEAR or whole < WHOLE)
 
 
 def _measured(photos: list[Path], folder: Path) -> tuple[float, float]:
-    """Photos a second and the most GiB resident of an ingestion."""
-    for side in ("photos", "unlabelled"):
-        (folder / side).mkdir(parents=True)
-    for place, path in enumerate(photos):
-        os.link(path, folder / ("unlabelled" if place % RATED else "photos") / path.name)
-    rng = np.random.default_rng(1)
-    with (folder / "ratings.csv").open("w") as file:
-        file.write("photo,rater,score\n")
-        for path in photos[::RATED]:
-            file.writelines(
-                f"{path.name},rater {rater},{score}\n" for rater, score in enumerate(rng.integers(1, 11, 9))
-            )
+    """The rate of an ingestion over the bare rate, and its most GiB resident."""
+    _lay_out(photos, folder)
     places = [str(folder / name) for name in ("photos", "ratings.csv", "dataset", "report.html")]
     workspace = Workspace(str(folder / "workspace"), "run")
     options = {"unlabelled": str(folder / "unlabelled"), "workspace": workspace, "settings": Ingestion()}
+    some = [(path.name, str(path)) for path in photos[:: max(1, len(photos) // BARE)]]
+    before = rate(lambda: bare_all(some), len(some))
     # In a process of its own, which holds nothing from an ingestion before.
     process = multiprocessing.get_context("spawn").Process(target=ingest, args=places, kwargs=options)
     started, memory = time.perf_counter(), 0.0
@@ -89,8 +79,24 @@ def _measured(photos: list[Path], folder: Path) -> tuple[float, float]:
     if process.exitcode:
         raise RuntimeError(f"the ingestion of {len(photos)} photos failed: see above")
     shutil.rmtree(folder)
-    print(f"{len(photos):,} photos: {len(photos) / seconds:.0f} photos/s, {memory:.2f} GiB resident", flush=True)
-    return len(photos) / seconds, memory
+    bare, whole = (before + rate(lambda: bare_all(some), len(some))) / 2, len(photos) / seconds
+    print(f"{len(photos):,} photos: {whole:.0f}/s, bare {bare:.0f}/s, {memory:.2f} GiB resident", flush=True)
+    return whole / bare, memory
+
+
+def _lay_out(photos: list[Path], folder: Path) -> None:
+    """Make folders of rated and of unlabelled photos, and a file of ratings."""
+    for side in ("photos", "unlabelled"):
+        (folder / side).mkdir(parents=True)
+    for place, path in enumerate(photos):
+        os.link(path, folder / ("unlabelled" if place % RATED else "photos") / path.name)
+    rng = np.random.default_rng(1)
+    with (folder / "ratings.csv").open("w") as file:
+        file.write("photo,rater,score\n")
+        for path in photos[::RATED]:
+            file.writelines(
+                f"{path.name},rater {rater},{score}\n" for rater, score in enumerate(rng.integers(1, 11, 9))
+            )
 
 
 def _resident(process: int) -> float:
