@@ -14,7 +14,7 @@ run: $(BIN)/.cpu  ## run the whole pipeline on the embedded sample
 	$(BIN)/python -m pipeline run
 
 test: $(BIN)/.dev  ## pass the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(BIN)/.dev  ## check style, and that pipeline.yaml is fresh
 	$(BIN)/ruff check
