@@ -21,6 +21,16 @@ RatingFormat = Literal["auto", "ratings", "counts", "means", "ava", "idealo"]
 Start = Literal["autoencoder", "denoising", "imagenet", "none"]
 Scaling = Literal["backbone", "tf", "torch", "caffe", "none"]
 Devices = Literal["one", "all"]
+ChampionMode = Literal["non-inferiority", "superiority"]
+GateKey = Literal[
+    "new_labels", "label_drift", "photo_drift", "leakage",  # of the data, before anything is trained
+    "test_photos", "srcc", "emd", "emd_floor", "spread", "slope", "outside",
+    "champion_srcc", "champion_lcc", "champion_emd",
+    "slice_floor", "slice_gap",
+    "blur", "darkening", "overexposure", "compression", "noise", "mirror", "shift", "reencoding", "perturbation",
+    "batch", "agreement", "latency", "size", "fresh_process",
+]  # fmt: skip
+"""The gates, by the names under which ``decision.json`` lists them and ``warn_only`` takes them."""
 
 
 @dataclass(frozen=True)
@@ -79,18 +89,58 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Validation:
+    """From a data set and the champion's to whether training is worth its cost."""
+
+    minimum_new_labels: int = 0  # rated photos since the champion; fewer skip the run. 0: a run is wanted as it is
+    maximum_label_drift: float = 1.0  # score points (Wasserstein): ratings on another scale are 1 off and more
+    maximum_photo_drift: float = 0.5  # standard deviations: a shift of "medium" size (Cohen, 1988, section 2.2)
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """From a scorer and the test split to a decision."""
+    """From a scorer and the test split to the gates."""
 
     accuracy_threshold: float = 5.5  # the middle of 1-10: high and low quality as NIMA and AVA part them
+    bootstrap: int = 1000  # resamples; the 2.5 % tails then rest on 25 of them
+    confidence: float = 0.95
+    minimum_test_photos: int = 100  # below it the interval of an SRCC of .7 is wider than .2
     minimum_srcc: float = 0.5  # one rater reaches about .6 against the others: much less helps nobody
     maximum_emd: float = 1.5  # score points between the predicted and the true votes
     minimum_spread: float = 0.4  # standard deviation of predictions over that of the truth
-    champion_margin: float = 0.02  # SRCC that the challenger may lose: below the width of the interval
-    bootstrap: int = 1000  # resamples; the 2.5 % tails then rest on 25 of them
-    confidence: float = 0.95
+    minimum_slope: float = 0.5  # of people's means on predictions; 1 is calibrated, below it scores are too wide
+    minimum_outside: float = 0.2  # share of scores outside 4-7 over people's share: collapse leaves none
+    # The champion: a challenger may lose at most the margin, of which the data have to be sure.
+    champion_mode: ChampionMode = "non-inferiority"
+    champion_margin: float = 0.02  # SRCC and LCC: what one test split in five loses by chance at 4,500 photos
+    champion_margin_emd: float = 0.03  # score points
+    significance: float = 0.05  # chance of letting through a challenger that is worse by the margin
+    # Slices: who is scored too low.
+    crossings: tuple[str, ...] = ()  # attributes taken together, e.g. "gender*ethnicity"; each alone is always sliced
+    minimum_slice: int = 30  # photos; smaller slices are shown and not judged
+    minimum_slice_srcc: float = 0.3
+    maximum_slice_gap: float = 0.25  # score points of mean error, people's own ratings allowed for
+    # Behaviour on changed photos.
+    behaviour_photos: int = 64  # of the test split, drawn by the seed
+    behaviour_tolerance: float = 0.2  # score points that a mirror, a pixel's shift or a re-encoding may move a photo
+    perturbation_photos: int = 8
+    perturbation_budget: float = 2.0  # of 255, at each pixel and colour: below what people see
+    maximum_perturbation: float = 1.84  # score points: what the portrait paper reports (4.44 to 6.24 in 100 steps)
+    # Serving.
+    maximum_latency: float = 250.0  # milliseconds, 95th percentile, one photo at a time on this step's CPU
+    maximum_size: float = 200.0  # megabytes of the exported model
     show_photos: bool = False  # in the report: they are people's faces
     seed: int = 1
+
+
+@dataclass(frozen=True)
+class Policy:
+    """From gates to a decision."""
+
+    # Only told: photos that changed may be meant, and no scorer of this kind withstands a perturbation made for it.
+    warn_only: tuple[GateKey, ...] = ("photo_drift", "perturbation")
+    force_publish: bool = False
+    force_reason: str = ""
 
 
 def from_parameters(settings: type, **parameters: Any) -> Any:
@@ -151,6 +201,19 @@ def check_together(pretraining: Pretraining, scale: int) -> None:
         )
 
 
+def check_policy(policy: Policy) -> None:
+    """Refuse to overrule the gates without a reason, or to give a reason that would not be heeded.
+
+    Raises:
+        ValueError: says what to give.
+    """
+    reason = policy.force_reason.strip()
+    if policy.force_publish and not reason:
+        raise ValueError("force_publish needs force_reason, which is written into the decision and the model card")
+    if reason and not policy.force_publish:
+        raise ValueError("force_reason is given, but force_publish is off: set it too, or leave the reason out")
+
+
 def as_parameters(settings: Any) -> dict[str, Any]:
     """A settings instance as plain JSON values (tuples become lists)."""
     return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(settings).items()}
@@ -163,8 +226,14 @@ _RANGES = {
     "duplicate_distance": (0, 64), "maximum_pixels": (10_000, 178_956_970), "crop": (32, 1024), "scale": (32, 1024),
     "epochs": (0, 10_000), "head_epochs": (0, 10_000), "batch_size": (1, 4096), "learning_rate": (0, 10),
     "head_learning_rate": (0, 10), "noise": (0, 1), "seed": (0, 2**31 - 1), "accuracy_threshold": (1, 10),
-    "minimum_srcc": (-1, 1), "maximum_emd": (0, 9), "minimum_spread": (0, 10), "champion_margin": (-1, 1),
-    "bootstrap": (1, 1_000_000), "confidence": (0.5, 0.9999),
+    "minimum_srcc": (-1, 1), "maximum_emd": (0, 9), "minimum_spread": (0, 10), "champion_margin": (0, 2),
+    "bootstrap": (1, 1_000_000), "confidence": (0.5, 0.9999), "minimum_test_photos": (1, 1_000_000),
+    "minimum_slope": (0, 10), "minimum_outside": (0, 10), "champion_margin_emd": (0, 9), "significance": (0.0001, 0.5),
+    "minimum_slice": (2, 1_000_000), "minimum_slice_srcc": (-1, 1), "maximum_slice_gap": (0, 9),
+    "behaviour_photos": (2, 10_000), "behaviour_tolerance": (0, 9), "perturbation_photos": (1, 10_000),
+    "perturbation_budget": (0, 255), "maximum_perturbation": (0, 9), "maximum_latency": (0, 600_000),
+    "maximum_size": (0, 100_000), "minimum_new_labels": (0, 100_000_000), "maximum_label_drift": (0, 9),
+    "maximum_photo_drift": (0, 100),
 }  # fmt: skip
 
 
@@ -175,10 +244,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
             raise ValueError(f"{name} must be one of {list(get_args(hint))}, got {value!r}")
         return value
     if get_origin(hint) is tuple:
-        # Kubeflow hands on the whole numbers of a list as 17.0.
-        if not isinstance(value, list | tuple) or not all(isinstance(n, int | float) and n == int(n) for n in value):
-            raise ValueError(f"{name} must be a list of whole numbers, got {value!r}")
-        return tuple(int(n) for n in value)
+        return _checked_list(name, value, get_args(hint)[0])
     if hint in (int, float) and not isinstance(value, bool) and isinstance(value, int | float):
         if hint is int and value != int(value):
             raise ValueError(f"{name} must be a whole number, got {value!r}")
@@ -190,3 +256,17 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     if not isinstance(value, expected) or (expected is not bool and isinstance(value, bool)):
         raise ValueError(f"{name} must be {expected.__name__}, got {value!r}")
     return value
+
+
+def _checked_list(name: str, value: Any, each: Any) -> tuple:
+    """The values of a list parameter as a tuple."""
+    if each is int:
+        # Kubeflow hands on the whole numbers of a list as 17.0.
+        if not isinstance(value, list | tuple) or not all(isinstance(n, int | float) and n == int(n) for n in value):
+            raise ValueError(f"{name} must be a list of whole numbers, got {value!r}")
+        return tuple(int(n) for n in value)
+    if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
+        raise ValueError(f"{name} must be a list of texts, got {value!r}")
+    if get_origin(each) is Literal and (unknown := [text for text in value if text not in get_args(each)]):
+        raise ValueError(f"{name} must hold only {list(get_args(each))}, got {unknown[0]!r}")
+    return tuple(value)
