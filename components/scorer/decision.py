@@ -6,18 +6,18 @@ Validation begins it, evaluation makes it, push completes it, and the exit handl
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from components.scorer import storage
-from components.scorer.settings import GateKey, Policy
+from components.scorer.settings import GateKey, Policy, check_policy
 
 Verdict = Literal["publish", "published", "forced", "refused", "skipped", "failed"]
 """What became of the run's model:
 
 * ``publish``: every blocking gate passed, and push has still to do its part;
 * ``published``: the version serves;
-* ``forced``: gates said no, and a person overruled them with a reason;
+* ``forced``: gates said no, and a person overruled them with a reason; it serves once ``published`` names its version;
 * ``refused``: a blocking gate failed;
 * ``skipped``: there was too little new to train on, so nothing was trained;
 * ``failed``: a step broke off, or a blocking gate could not be judged, and a person has to look.
@@ -57,7 +57,7 @@ class Decision:
 
     Attributes:
         verdict: see `Verdict`.
-        reasons: one sentence for each gate that said no; else why the run was skipped or failed.
+        reasons: one sentence for each blocking gate that did not pass, and why the run was skipped or broke off.
         gates: all that were asked; empty when the run broke off before.
         override: the reason that a person gave for publishing all the same; empty when none did.
     """
@@ -78,38 +78,65 @@ class Decision:
         return [_sentence(gate) for gate in self.gates if gate.severity == "warn" and gate.verdict != "passed"]
 
     @property
+    def overruled(self) -> list[Gate]:
+        """The blocking gates that did not pass, whether or not a person overruled them."""
+        return [gate for gate in self._blocking if gate.verdict != "passed"]
+
+    @property
+    def _blocking(self) -> list[Gate]:
+        return [gate for gate in self.gates if gate.severity == "block"]
+
+    @property
     def summary(self) -> str:
-        """The verdict in one sentence or two."""
-        blocking = [gate for gate in self.gates if gate.severity == "block"]
-        passed = sum(gate.verdict == "passed" for gate in blocking)
-        warned = f" {_count(len(self.warnings), 'warning')}." if self.warnings else ""
+        """The verdict in a few sentences."""
+        return " ".join(filter(None, [self._verdict_in_words, self._warned]))
+
+    @property
+    def _verdict_in_words(self) -> str:
+        total, said_no = len(self._blocking), len(self.overruled)
         if self.verdict in ("publish", "published"):
-            return f"{self.verdict.capitalize()}: the scorer passed all {len(blocking)} gates.{warned}"
+            passed = f"the scorer passed all {total} gates." if total else "no gate was set to block."
+            return f"{self.verdict.capitalize()}: {passed}"
         if self.verdict == "forced":
-            said_no = _count(len(blocking) - passed, "gate")
-            return f"Forced: published although {said_no} said no, because: {self.override}"
+            return f"Forced: {_count(said_no, 'gate')} of {total} said no, and a person overruled: {self.override}"
         if self.verdict == "refused":
-            return f"Refused: the scorer passed {passed} of {len(blocking)} gates. Nothing is published.{warned}"
+            return f"Refused: the scorer passed {total - said_no} of {total} gates. Nothing is published."
         if self.verdict == "skipped":
             return "Skipped: there is too little new to train on. The champion stays."
-        if self.gates:
+        if not self.gates:
+            return "Failed: the run broke off before the gates could judge. Nothing is published."
+        # With an override the gates did not stop it, so something else did.
+        if not self.override and any(gate.verdict == "not judged" for gate in self._blocking):
             return "Failed: not every gate could be judged, and a person has to look. Nothing is published."
-        return "Failed: the run broke off before the gates could judge. Nothing is published."
+        return "Failed: the run broke off before the scorer could be published. Nothing is published."
+
+    @property
+    def _warned(self) -> str:
+        return f"{_count(len(self.warnings), 'warning')}." if self.warnings else ""
 
 
 def decide(gates: Sequence[Gate], policy: Policy) -> Decision:
     """From gates to a decision.
 
+    A gate that could not be judged outweighs one that failed: a person has to look either way. A reason for forcing
+    is kept only where there was something to overrule.
+
     Args:
-        gates: as they were judged; their severity is set here.
+        gates: as they were judged; those that the policy names only warn, as do those that already did.
         policy: which gates only warn, and whether a person overrules the others.
+
+    Raises:
+        ValueError: there is no gate, or the gates are to be overruled without a reason.
     """
-    judged = [replace(gate, severity="warn" if gate.key in policy.warn_only else "block") for gate in gates]
+    check_policy(policy)
+    if not gates:
+        raise ValueError("expected at least one gate to decide by, got none: a scorer nobody judged is not published")
+    judged = [replace(gate, severity="warn") if gate.key in policy.warn_only else gate for gate in gates]
     verdicts = {gate.verdict for gate in judged if gate.severity == "block"}
     verdict: Verdict = "failed" if "not judged" in verdicts else "refused" if "failed" in verdicts else "publish"
     reasons = [_sentence(gate) for gate in judged if gate.severity == "block" and gate.verdict != "passed"]
     if policy.force_publish and verdict != "publish":
-        return Decision("forced", reasons, judged, policy.force_reason)
+        return Decision("forced", reasons, judged, " ".join(policy.force_reason.split()))
     return Decision(verdict, reasons, judged)
 
 
@@ -121,18 +148,34 @@ def broken_off(error: BaseException, during: str = "the evaluation") -> Decision
 def in_short(error: BaseException) -> str:
     """An error in one line; TensorFlow's go on for pages."""
     first = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {first[:300]}"
+    return f"{type(error).__name__}: {first[:300]}" if first else type(error).__name__
 
 
-def record(decision: Decision, **about: Any) -> dict[str, Any]:
-    """The decision as ``decision.schema.json`` describes it.
+def record(
+    decision: Decision,
+    *,
+    run: str = "",
+    model: str = "",
+    revision: str = "",
+    data: str = "",
+    trained_on: str = "",
+    trained_by: str = "",
+    champion: Mapping[str, Any] | None = None,
+    published: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The decision as ``decision.schema.json`` describes it, with what is known of its run.
 
     Args:
         decision: the decision.
-        **about: ``run``, ``model``, ``revision``, ``data``, ``trained_on``, ``trained_by`` (texts), ``champion`` (an
-            object) and ``published`` (an object with ``version`` and ``uri``), as far as they are known.
+        run: the run's id.
+        model: name of the model.
+        revision: git revision of the code that judged.
+        data: fingerprint of the data set.
+        trained_on: fingerprint of the data set that the scorer was trained on.
+        trained_by: git revision of the code that trained it.
+        champion: ``uri``, ``version`` and ``error`` of the published model that the scorer had to stand up to.
+        published: ``version`` and ``uri``, once the scorer serves.
     """
-    known = {"run": "", "model": "", "revision": "", "data": "", "trained_on": "", "trained_by": ""}
     return plain(
         {
             "schema_version": 1,
@@ -143,12 +186,59 @@ def record(decision: Decision, **about: Any) -> dict[str, Any]:
             "warnings": decision.warnings,
             "override": decision.override,
             "gates": decision.gates,
-            "champion": None,
-            "published": None,
-            **known,
-            **about,
+            "champion": champion,
+            "published": published,
+            "run": run,
+            "model": model,
+            "revision": revision,
+            "data": data,
+            "trained_on": trained_on,
+            "trained_by": trained_by,
         }
     )
+
+
+def of(value: Mapping[str, Any]) -> Decision:
+    """The decision of a record."""
+    return Decision(value["verdict"], list(value["reasons"]), gates_of(value), value["override"])
+
+
+def completed(value: Mapping[str, Any], version: int, uri: str) -> dict[str, Any]:
+    """The record once the scorer serves: "published", or still "forced", with its version.
+
+    Args:
+        value: the record of a decision that publishes.
+        version: that serves.
+        uri: of the version's folder.
+
+    Raises:
+        ValueError: the decision is not to publish.
+    """
+    before = of(value)
+    if not before.publishes:
+        raise ValueError(f"expected a decision to publish, got {before.verdict!r}: {before.summary}")
+    after = before if before.verdict == "forced" else replace(before, verdict="published")
+    return record(after, **_about(value) | {"published": {"version": version, "uri": uri}})
+
+
+def failed(value: Mapping[str, Any] | None, why: str, run: str) -> dict[str, Any]:
+    """The record of a run that broke off: what was decided, if anything was, and why nothing came of it.
+
+    Args:
+        value: the record so far.
+        why: one sentence.
+        run: the run's id.
+    """
+    if value is None:
+        return record(Decision("failed", [why]), run=run)
+    before = of(value)
+    after = replace(before, verdict="failed", reasons=list(dict.fromkeys([why, *before.reasons])))
+    return record(after, **_about(value) | {"run": run, "published": None})
+
+
+def _about(value: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("run", "model", "revision", "data", "trained_on", "trained_by", "champion", "published")
+    return {name: value[name] for name in names}
 
 
 def write(uri: str, value: Mapping[str, Any]) -> None:
@@ -174,9 +264,11 @@ def gates_of(value: Mapping[str, Any]) -> list[Gate]:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON knows it: dataclasses as objects, numbers that are none as null."""
-    if is_dataclass(value):
-        value = asdict(value)
+    """A value as JSON knows it: dataclasses as objects, NumPy's values as Python's, numbers that are none as null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {each.name: getattr(value, each.name) for each in fields(value)}
+    if hasattr(value, "tolist"):
+        value = value.tolist()
     if isinstance(value, Mapping):
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
