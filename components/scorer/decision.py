@@ -95,10 +95,12 @@ class Decision:
     def _verdict_in_words(self) -> str:
         total, said_no = len(self._blocking), len(self.overruled)
         if self.verdict in ("publish", "published"):
-            passed = f"the scorer passed all {total} gates." if total else "no gate was set to block."
-            return f"{self.verdict.capitalize()}: {passed}"
+            passed = (
+                f"passed {'all' if total > 1 else 'its'} {_count(total, 'gate')}" if total else "had no gate to pass"
+            )
+            return f"{self.verdict.capitalize()}: the scorer {passed}."
         if self.verdict == "forced":
-            return f"Forced: {_count(said_no, 'gate')} of {total} said no, and a person overruled: {self.override}"
+            return f"Forced by a person: {self.override.rstrip('.')}. {said_no} of {_count(total, 'gate')} said no."
         if self.verdict == "refused":
             return f"Refused: the scorer passed {total - said_no} of {total} gates. Nothing is published."
         if self.verdict == "skipped":
@@ -142,7 +144,7 @@ def decide(gates: Sequence[Gate], policy: Policy) -> Decision:
 
 def broken_off(error: BaseException, during: str = "the evaluation") -> Decision:
     """The decision when a step could not be completed."""
-    return Decision("failed", [f"{during} broke off with {in_short(error)}"])
+    return Decision("failed", [f"{during} broke off: {in_short(error)}"])
 
 
 def in_short(error: BaseException) -> str:
@@ -282,5 +284,3 @@ def _sentence(gate: Gate) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" + ("" if number == 1 else "s")
-
-
