@@ -14,7 +14,6 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import faiss
 import numpy as np
 import pandas as pd
 from scipy.sparse import coo_array
@@ -22,6 +21,7 @@ from scipy.sparse.csgraph import connected_components
 
 from components.ingestion.left_out import LeftOut
 from components.scorer import storage
+from components.scorer.likeness import BITS, near_duplicates
 from components.scorer.settings import Ingestion
 
 HELD = ("test", "validation", "train")
@@ -30,7 +30,6 @@ HELD = ("test", "validation", "train")
 COLUMNS = ("photo", "sha256", "phash", "group", "split")
 """Columns of the register; ``phash`` as 64 hexadecimal digits, ``group`` as it was given, or empty."""
 
-BITS = 256
 _ATTEMPTS = 10  # to write the register, each lost only if another run wrote it in between
 
 
@@ -150,32 +149,6 @@ def with_validation(photos: pd.DataFrame, register: pd.DataFrame, settings: Inge
     kept = photos["sha256"].map(lambda sha256: known.get(sha256, "test")).to_numpy()
     drawn = np.where(kept == "test", _drawn(np.array(keys, object), apart), kept)
     return photos.assign(split=np.where(photos["split"] == "train", drawn, photos["split"]))
-
-
-def near_duplicates(hashes: np.ndarray, distance: int, block: int = 8192) -> np.ndarray:
-    """All pairs of hashes that differ in few bits, by comparing all with all on all cores.
-
-    That is quadratic, but 50,000 photos take seconds. At the distances at which photos are near, an index is no faster:
-    of two hashes that differ in 40 of 256 bits, only stretches of 6 bits are sure to agree somewhere
-    (Norouzi, Punjani and Fleet, "Fast exact search in Hamming space with multi-index hashing", 2014).
-
-    Args:
-        hashes: uint8 ``[n, 32]``.
-        distance: the most bits in which the hashes of a pair differ.
-        block: hashes compared at a time.
-
-    Returns:
-        int64 ``[m, 2]``, the smaller place first, sorted.
-    """
-    index, pairs = faiss.IndexBinaryFlat(BITS), [np.empty((0, 2), np.int64)]
-    for start in range(0, len(hashes), block):
-        some = np.ascontiguousarray(hashes[start : start + block])
-        index.add(some)  # each block is compared with itself and those before it
-        bounds, _, smaller = index.range_search(some, distance + 1)  # the radius is exclusive
-        larger = start + np.repeat(np.arange(len(some)), np.diff(bounds.astype(np.int64)))
-        pairs.append(np.stack([smaller, larger], axis=1)[smaller < larger])
-    found = np.concatenate(pairs)
-    return found[np.lexsort(found.T[::-1])]
 
 
 class _Links:

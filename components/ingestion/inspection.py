@@ -14,14 +14,12 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import imagehash
 import numpy as np
 import PIL
-from PIL import Image
 
 from components.ingestion import engine
 from components.ingestion.left_out import LeftOut
-from components.scorer import decoding, storage
+from components.scorer import appearance, decoding, likeness, storage
 from components.scorer.progress import track
 from components.scorer.settings import Ingestion
 
@@ -30,9 +28,6 @@ if TYPE_CHECKING:
 
 CHUNK = 128
 """Photos in a chunk: some seconds of work, which is what a kill loses, and some 5 MB of stored photos."""
-
-SQUARE = 256
-"""Pixels: the side of the grey square on which photos are measured, so that those of all sizes compare."""
 
 COLUMNS = (
     "photo", "sha256", "phash", "width", "height", "brightness", "sharpness", "spool", "offset", "length",
@@ -51,11 +46,10 @@ class Inspected:
         photo_id: the photo's id.
         data: the photo as it is stored: an upright sRGB JPEG without metadata.
         sha256: of the source's bytes, hexadecimal.
-        phash: 32 bytes, the 256-bit perceptual hash: the Hamming distance of near duplicates is small.
+        phash: see `likeness.perceptual_hash`.
         width, height: pixels of the upright original.
         brightness: mean luma (ITU-R 601), 0 to 1.
-        sharpness: variance of the Laplacian of the grey levels (0 to 255) on the square of side ``SQUARE``
-            (Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", 2000).
+        sharpness: see `appearance.sharpness`; on a `likeness.grey_square`.
     """
 
     photo_id: str
@@ -130,17 +124,17 @@ def inspect(photo_id: str, data: bytes, settings: Ingestion) -> Inspected | Left
         image, width, height = decoding.decode(data, settings)
     except decoding.Unusable as error:
         return LeftOut(photo_id, error.reason, error.detail)
-    square = image.convert("L").resize((SQUARE, SQUARE), Image.Resampling.BILINEAR)
+    square = likeness.grey_square(image)
     levels = np.asarray(square, np.int16)
     return Inspected(
         photo_id=photo_id,
         data=decoding.encode(image, settings),
         sha256=hashlib.sha256(data).hexdigest(),
-        phash=np.packbits(imagehash.phash(square, hash_size=16).hash).tobytes(),
+        phash=likeness.perceptual_hash(square),
         width=width,
         height=height,
-        brightness=float(levels.mean()) / 255,
-        sharpness=float(_laplacian(levels).var()),
+        brightness=appearance.brightness(levels),
+        sharpness=appearance.sharpness(levels),
     )
 
 
@@ -222,12 +216,6 @@ def _read_ahead(photos: Iterable[tuple[str, ...]]) -> Iterator[tuple[str, Future
             if len(waiting) > _READ_AHEAD:
                 yield waiting.popleft()
         yield from waiting
-
-
-def _laplacian(levels: np.ndarray) -> np.ndarray:
-    """The discrete Laplacian of the inner pixels: int16 ``[height - 2, width - 2]``."""
-    across = levels[1:-1, :-2] + levels[1:-1, 2:]
-    return across + levels[:-2, 1:-1] + levels[2:, 1:-1] - 4 * levels[1:-1, 1:-1]
 
 
 def _collected(chunks: list[Chunk]) -> Inspections:
