@@ -14,7 +14,9 @@ import pytest
 
 from components.notification import notify as notification
 from components.notification.notify import notify
-from components.scorer import journal, storage
+from components.scorer import decision, journal, storage
+from components.scorer.decision import Decision, Gate
+from components.scorer.settings import Policy
 from components.scorer.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,20 +65,51 @@ def passed_step(place: Workspace, name: str, report: str = "") -> None:
         pass
 
 
+SRCC = Gate("srcc", "Ranks as people do", "SRCC", 0.31, 0.5, "failed", "SRCC is .31; it has to be at least .5.")
+NOISE = Gate("noise", "Noise raises no score", "score points", 0.3, 0.0, "failed", "noise raises scores by .3.")
+VERSION = {"version": 3, "uri": "gs://models/portraits/3"}
+
+
+def decided(place: Workspace, *gates: Gate, policy: Policy = Policy(warn_only=("noise",))) -> dict:  # noqa: B008
+    """What evaluation writes; one gate passed beside those given."""
+    passed = Gate("emd", "Votes as people do", "EMD", 0.8, 1.5, "passed", "EMD is .8.")
+    value = decision.record(decision.decide([passed, *gates], policy), run=place.run)
+    decision.write(place.decision, value)
+    return value
+
+
+def pushed(place: Workspace) -> None:
+    """What push leaves."""
+    passed_step(place, "push")
+    decision.write(place.decision, decision.completed(decision.read(place.decision), **VERSION))
+    storage.write_json(place.published, VERSION)
+
+
 def published(place: Workspace) -> None:
     """The records of a run that went well."""
-    for name in ("ingestion", "pretraining", "training"):
-        passed_step(place, name)
+    for name in ("ingestion", "validation", "pretraining", "training"):
+        passed_step(place, name, f"gs://reports/{name}")
     passed_step(place, "evaluation", "gs://reports/evaluation")
-    storage.write_json(place.decision, {"publish": True, "summary": "Publish: 5 of 5 gates.", "reasons": ["fine"]})
-    passed_step(place, "push")
-    storage.write_json(place.published, {"version": 3, "uri": "gs://models/portraits/3"})
+    decided(place)
+    pushed(place)
 
 
 def refused(place: Workspace) -> None:
     passed_step(place, "evaluation")
-    decision = {"publish": False, "summary": "Refused: 4 of 5 gates.", "reasons": ["SRCC .31 is below .5."]}
-    storage.write_json(place.decision, decision)
+    decided(place, SRCC)
+
+
+def skipped(place: Workspace) -> None:
+    passed_step(place, "ingestion", "gs://reports/ingestion")
+    passed_step(place, "validation", "gs://reports/validation")
+    gate = Gate("new_labels", "Enough is new", "photos", 3, 500, "failed", "3 photos are new; it takes 500.")
+    decision.write(place.decision, decision.record(Decision("skipped", ["3 photos are new."], [gate]), run=place.run))
+
+
+def forced(place: Workspace) -> None:
+    passed_step(place, "evaluation")
+    decided(place, SRCC, policy=Policy(("noise",), force_publish=True, force_reason="the champion is broken"))
+    pushed(place)
 
 
 def failed(place: Workspace) -> None:
@@ -97,7 +130,7 @@ def test_a_published_run_is_told_with_its_version_verdict_and_report(place, caps
     assert said_to(received) == {
         "Run": "weekly (run-7)",
         "State": "succeeded",
-        "Verdict": "Publish: 5 of 5 gates.",
+        "Verdict": "Published: the scorer passed its 1 gate.",
         "Published": "gs://models/portraits/3",
         "Report": "gs://reports/evaluation",
     }
@@ -111,9 +144,147 @@ def test_a_refused_run_is_told_with_the_reasons_and_that_nothing_was_published(p
         notify("SUCCEEDED", place, webhook=url)
     said = said_to(received)
     assert said["State"] == "succeeded"
-    assert said["Verdict"] == "Refused: 4 of 5 gates. SRCC .31 is below .5."
+    reason = "Ranks as people do: SRCC is .31; it has to be at least .5."
+    assert said["Verdict"] == f"Refused: the scorer passed 1 of 2 gates. Nothing is published. {reason}"
     assert said["Published"] == "not published"
-    assert "SRCC .31 is below .5." in capsys.readouterr().out
+    assert reason in capsys.readouterr().out
+
+
+def test_a_skipped_run_is_no_failure_and_says_why_with_the_page_that_judged_it(place):
+    skipped(place)
+    with webhook([200]) as (url, received):
+        notify("SUCCEEDED", place, webhook=url)
+    said = said_to(received)
+    assert said["State"] == "succeeded"
+    assert said["Verdict"].startswith("Skipped: there is too little new to train on.")
+    assert said["Verdict"].endswith("3 photos are new.")
+    assert said["Report"] == "gs://reports/validation"
+
+
+def test_an_override_is_told_with_its_reason_and_what_was_overruled(place):
+    forced(place)
+    with webhook([200]) as (url, received):
+        notify("SUCCEEDED", place, webhook=url)
+    verdict = said_to(received)["Verdict"]
+    assert verdict.startswith("Forced by a person: the champion is broken. 1 of 2 gates said no.")
+    assert verdict.endswith("SRCC is .31; it has to be at least .5.")
+    assert "the champion is broken" in received[0]["text"]
+
+
+def test_warnings_are_counted_and_told(place):
+    published(place)
+    decided(place, NOISE)
+    pushed(place)
+    with webhook([200]) as (url, received):
+        notify("SUCCEEDED", place, webhook=url)
+    said = said_to(received)
+    assert said["Verdict"].endswith("1 warning.")
+    assert said["Warnings"] == "Noise raises no score: noise raises scores by .3."
+
+
+def look(place: Workspace) -> None:
+    """A gate that could not be judged."""
+    passed_step(place, "evaluation")
+    decided(place, Gate("srcc", "Ranks", "SRCC", 0.3, 0.5, "not judged", "the champion is broken."))
+
+
+@pytest.mark.parametrize(
+    ("ending", "state", "colour"),
+    [
+        (published, "SUCCEEDED", notification._GREEN),
+        (forced, "SUCCEEDED", notification._AMBER),
+        (refused, "SUCCEEDED", notification._AMBER),
+        (skipped, "SUCCEEDED", notification._AMBER),
+        (look, "SUCCEEDED", notification._RED),
+        (lambda place: failed(place), "FAILED", notification._RED),
+        (lambda place: None, "SUCCEEDED", notification._RED),
+    ],
+    ids=["published", "forced", "refused", "skipped", "not judged", "failed", "no decision"],
+)
+def test_the_colour_tells_the_verdict(place, ending, state, colour):
+    ending(place)
+    with webhook([200]) as (url, received):
+        notify(state, place, webhook=url)
+    assert received[0]["attachments"][0]["color"] == colour
+
+
+# The decision that is left
+
+
+def test_a_run_that_broke_off_before_any_decision_is_left_as_failed_with_step_and_reason(place):
+    failed(place)
+    notify("FAILED", place)
+    value = decision.read(place.decision)
+    assert (value["verdict"], value["run"], value["gates"]) == ("failed", "run-7", [])
+    (reason,) = value["reasons"]
+    assert reason == ("pretraining broke off: ValueError: ratings.csv, row 3: expected a score from 1 to 10, got 11")
+
+
+def test_a_push_that_was_killed_turns_publish_into_failed_and_keeps_the_gates(place):
+    before = decided(place, NOISE)
+    code = "import os, sys; from components.scorer.journal import step\n"
+    code += "with step('push', sys.argv[1]): os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", code, place.uri], cwd=ROOT, check=False, capture_output=True)
+    notify("FAILED", place)
+    value = decision.read(place.decision)
+    assert (value["verdict"], value["publish"]) == ("failed", False)
+    assert value["gates"] == before["gates"]
+    assert value["reasons"][0].startswith("push broke off: it was killed and left no word")
+
+
+def test_a_forced_scorer_that_was_not_published_is_left_as_failed_with_the_override(place):
+    decided(place, SRCC, policy=Policy((), force_publish=True, force_reason="agreed"))
+    with pytest.raises(ValueError, match="disagrees"), journal.step("push", place.uri):
+        raise ValueError("the version disagrees")
+    notify("FAILED", place)
+    value = decision.read(place.decision)
+    assert (value["verdict"], value["override"]) == ("failed", "agreed")
+
+
+def test_a_training_that_failed_after_the_data_passed_is_left_as_failed(place):
+    decided(place)
+    with pytest.raises(OSError, match="full"), journal.step("training", place.uri):
+        raise OSError("disk full")
+    notify("FAILED", place)
+    assert decision.read(place.decision)["reasons"] == ["training broke off: OSError: disk full"]
+
+
+def test_a_push_that_published_and_was_killed_before_the_decision_is_left_as_published(place):
+    decided(place)
+    storage.write_json(place.published, VERSION)
+    notify("FAILED", place)
+    value = decision.read(place.decision)
+    assert (value["verdict"], value["published"]) == ("published", VERSION)
+
+
+@pytest.mark.parametrize("ending", [published, forced, refused, skipped, look])
+def test_a_decision_that_stands_is_left_as_it_is(place, ending):
+    ending(place)
+    before = storage.read_bytes(place.decision)
+    notify("SUCCEEDED", place)
+    assert storage.read_bytes(place.decision) == before
+
+
+@pytest.mark.parametrize("ending", [published, forced, refused, skipped, look, failed, lambda place: decided(place)])
+def test_being_told_twice_leaves_the_same_decision(place, ending):
+    ending(place)
+    notify("SUCCEEDED", place)
+    before = decision.read(place.decision)
+    notify("SUCCEEDED", place)
+    assert decision.read(place.decision) == before
+
+
+def test_a_decision_that_cannot_be_written_still_leaves_the_run_to_tell(place, capsys):
+    failed(place)
+    Path(place.decision).mkdir()
+    notify("FAILED", place)
+    assert "state failed" in capsys.readouterr().out
+
+
+def test_a_reason_is_told_once(place, capsys):
+    failed(place)
+    notify("FAILED", place)
+    assert capsys.readouterr().out.splitlines()[-1].count("row 3") == 1
 
 
 def test_a_failed_run_is_told_with_the_step_and_the_first_line_of_its_error(place):
@@ -156,7 +327,8 @@ def test_what_kubeflow_says_of_a_failure_stands_in_for_a_step_that_left_no_word(
 def test_records_that_cannot_be_read_still_leave_the_state_to_tell(place, capsys):
     storage.write_bytes(storage.join(place.steps, "training.json"), b"{half")
     notify("FAILED", place)
-    assert "state failed" in capsys.readouterr().out
+    assert "state failed; reason its records cannot be read" in capsys.readouterr().out
+    assert not storage.exists(place.decision)
 
 
 def test_a_webhook_that_fails_at_first_is_told_again(place, capsys):

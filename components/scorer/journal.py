@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from components.scorer import progress, storage
+from components.scorer import decision, progress, storage
 from components.scorer.workspace import Workspace
 
 RUN_ID = "RUN_ID"
@@ -87,9 +87,10 @@ class Account:
     state: str  # "succeeded" or "failed"
     step: str = ""  # the step that failed
     reason: str = ""  # why it failed
-    verdict: str = ""  # of the gates, with the reasons of a no
+    verdict: str = ""  # in words, with the reasons of a no
     published: str = ""  # URI of the version
-    report: str = ""  # URI of the evaluation's page
+    report: str = ""  # URI of the last page that was written: the evaluation's, where it was reached
+    decision: dict[str, Any] | None = None  # the record, as it has to be at the end of the run
 
 
 def account(place: Workspace, state: str, message: str = "") -> Account:
@@ -105,15 +106,28 @@ def account(place: Workspace, state: str, message: str = "") -> Account:
     stopped = next((record for record in steps if record.state != "succeeded"), None)
     failed = stopped is not None or state.upper() in ("FAILED", "CANCELLED", "CANCELED", "ERROR")
     step, reason = _failure(stopped, steps, message) if failed else ("", "")
+    published = _json(place.published)
+    why = f"{step} broke off: {reason}" if failed else "the run ended without publishing, and no step said why"
+    record = _concluded(decision.read(place.decision), published, why, place.run)
     return Account(
         run=place.run,
         state="failed" if failed else "succeeded",
         step=step,
         reason=reason,
-        verdict=_verdict(_json(place.decision)),
-        published=(_json(place.published) or {}).get("uri", ""),
-        report=next((record.report for record in steps if record.name == "evaluation" and record.ended), ""),
+        verdict=" ".join([record["summary"], *(each for each in record["reasons"] if not failed or each != why)]),
+        published=(published or {}).get("uri", ""),
+        report=next((each.report for each in reversed(steps) if each.report and each.state == "succeeded"), ""),
+        decision=record,
     )
+
+
+def _concluded(record: dict[str, Any] | None, published: dict[str, Any] | None, why: str, run: str) -> dict[str, Any]:
+    """The decision's record at the end of a run: one that was to publish has published, or failed to."""
+    if record is not None and (record["published"] or not record["publish"]):
+        return record
+    if record is not None and published is not None:
+        return decision.completed(record, published["version"], published["uri"])
+    return decision.failed(record, why, run)
 
 
 def _failure(stopped: Step | None, steps: list[Step], message: str) -> tuple[str, str]:
@@ -122,13 +136,6 @@ def _failure(stopped: Step | None, steps: list[Step], message: str) -> tuple[str
         return f"the step after {steps[-1].name}" if steps else "the first step", message or "it did not start"
     silence = "it was killed and left no word: memory, deadline or preemption"
     return stopped.name, stopped.error or "; ".join(filter(None, (silence, message)))
-
-
-def _verdict(decision: dict[str, Any] | None) -> str:
-    """The gates' word, with the reasons of a no."""
-    if decision is None:
-        return ""
-    return " ".join([decision["summary"], *([] if decision["publish"] else decision["reasons"])])
 
 
 def _json(uri: str) -> dict[str, Any] | None:
