@@ -224,6 +224,13 @@ def test_the_record_counts_and_the_metrics_agree(ingested):
     assert ingested.record["schema"] == "ratings"
     assert ingested.record["fingerprint"] == ingested.found["fingerprint"]
     assert ingested.record["reliability"]["photos"] > 0
+    assert ingested.record["ratings"] == {
+        "number": 200,
+        "people": 5,
+        "least_a_photo": 5,
+        "most_a_photo": 5,
+        "groups": 40,
+    }
     assert ingested.found["rated_mean_score"] == pytest.approx(ingested.ratings["score"].mean())
 
 

@@ -42,6 +42,7 @@ def ingestion(
             photos, ratings, dataset.path, report.path,
             unlabelled=unlabelled, attributes=attributes, workspace=place, settings=settings,
         )  # fmt: skip
+        dataset.metadata.update(photos=photos, ratings=ratings, unlabelled=unlabelled, attributes=attributes)
         fingerprint = found.pop("fingerprint")
         for name, value in found.items():
             metrics.log_metric(name, value)

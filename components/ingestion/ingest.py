@@ -98,6 +98,7 @@ def ingest(
             reliability=_reliability(inputs.rated, assigned.table),
             notes=[*inputs.notes, *_drawn_validation(table, assigned.table)],
             settings=settings,
+            people=_people(inputs.rated, assigned.table),
         )
         shown = page(outcome)
         _write(dataset, outcome, spool)
@@ -218,6 +219,14 @@ def _drawn_validation(photos: pd.DataFrame, table: pd.DataFrame) -> list[str]:
         return []
     number = int((table["split"] == "validation").sum())
     return [f"The given splits have no validation photos: {number:,} were drawn, mostly from those given to training."]
+
+
+def _people(rated: Ratings, table: pd.DataFrame) -> int | None:
+    """How many people rated the photos of the data set, where the ratings tell."""
+    if rated.single is None:
+        return None
+    entered = set(table.loc[table["split"] != "unlabelled", "photo"])
+    return int(rated.single.loc[rated.single["photo"].isin(entered), "rater"].nunique())
 
 
 def _reliability(rated: Ratings, table: pd.DataFrame) -> metrics.Reliability | None:

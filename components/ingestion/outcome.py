@@ -45,6 +45,7 @@ class Outcome:
         reliability: how well the raters agree, None where the ratings do not tell.
         notes: sentences on what was assumed.
         settings: of the ingestion.
+        people: how many gave the ratings, None where the file does not tell.
     """
 
     schema: str
@@ -55,6 +56,7 @@ class Outcome:
     reliability: Reliability | None
     notes: list[str]
     settings: Ingestion
+    people: int | None = None
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -95,6 +97,13 @@ class Outcome:
             "fingerprint": self.fingerprint,
             "schema": self.schema,
             "counts": self.counts,
+            "ratings": {
+                "number": int(self.labelled["raters"].sum()),
+                "people": self.people,
+                "least_a_photo": int(self.labelled["raters"].min()),
+                "most_a_photo": int(self.labelled["raters"].max()),
+                "groups": int(self.labelled["group"].nunique()),
+            },
             "attributes": list(self.attributes),
             "reliability": asdict(self.reliability) if self.reliability else None,
             "notes": self.notes,
