@@ -9,6 +9,7 @@ intervals by the percentile bootstrap (Efron and Tibshirani, "An Introduction to
 13), reliability after Spearman (1910) and Brown (1910).
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -154,11 +155,15 @@ def bootstrap(
     resamples: int = 1000,
     seed: int = 1,
     names: tuple[str, ...] = METRICS,
+    groups: Sequence[str] = (),
 ) -> dict[str, Array]:
     """Each metric on photos drawn again and again, with replacement.
 
-    The same number of photos and the same seed draw the same photos: for two scorers on the same photos the
-    draws are paired, and their difference is that of the two on one draw.
+    The same number of photos (or the same groups) and the same seed draw the same photos: for two scorers on the
+    same photos the draws are paired, and their difference is that of the two on one draw.
+
+    Photos of one group resemble each other and are drawn together, as many groups as there are (the cluster
+    bootstrap: Davison and Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8, strategy 1).
 
     Args:
         truth: float [n, 10], people's votes.
@@ -167,24 +172,45 @@ def bootstrap(
         resamples: how many draws.
         seed: of the draws.
         names: the metrics wanted.
+        groups: n labels; "" is a group of its own, and so is each photo where there are none.
 
     Returns:
         float64 [resamples] by name.
 
     Raises:
-        ValueError: the shapes differ or are not [n, 10].
+        ValueError: the shapes differ or are not [n, 10], or there are labels for more or fewer photos.
     """
     pairs = _Pairs.of(truth, predicted)
-    photos, rng = len(pairs.truth), np.random.default_rng(seed)
-    if not photos:
+    if not len(pairs.truth):
         return {name: np.full(resamples, np.nan) for name in names}
-    at_once = max(1, _CHUNK // photos)
     parts: dict[str, list[Array]] = {name: [] for name in names}
-    for start in range(0, resamples, at_once):
-        drawn = pairs.take(rng.integers(photos, size=(min(at_once, resamples - start), photos)))
+    for index in _draws(cluster(groups, len(pairs.truth)), resamples, np.random.default_rng(seed)):
+        drawn = pairs.take(index)
         for name in names:
             parts[name].append(drawn.measure(name, threshold))
     return {name: np.concatenate(part) for name, part in parts.items()}
+
+
+def cluster(groups: Sequence[str], photos: int) -> npt.NDArray[np.integer]:
+    """Photos by group as numbers.
+
+    Args:
+        groups: a label a photo; "" is a group of its own. No labels at all: each photo is one.
+        photos: how many there are.
+
+    Returns:
+        int64 [photos], from 0 to one less than the number of groups.
+
+    Raises:
+        ValueError: there are labels for more or fewer photos.
+    """
+    if not len(groups):
+        return np.arange(photos)
+    if len(groups) != photos:
+        raise ValueError(f"expected a group for each of {photos} photos, got {len(groups)}")
+    labels = [(group, 0 if group else place) for place, group in enumerate(groups)]
+    numbers: dict[tuple[str, int], int] = {}
+    return np.array([numbers.setdefault(label, len(numbers)) for label in labels])
 
 
 def interval(draws: Array, confidence: float = 0.95) -> tuple[float, float]:
@@ -198,6 +224,59 @@ def interval(draws: Array, confidence: float = 0.95) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+def redraws(cluster_of: npt.NDArray[np.integer], resamples: int, seed: int) -> Iterator[Array]:
+    """How often each photo is taken by draws with replacement, for statistics that can weigh photos.
+
+    Weighing is much faster than drawing where many slices of the same photos are measured.
+
+    Args:
+        cluster_of: int [n], from 0 and without gaps: photos with one number are drawn together.
+        resamples: how many draws.
+        seed: of the draws.
+
+    Yields:
+        float64 [some, n], whole numbers from 0; together ``resamples`` rows.
+    """
+    rng, clusters = np.random.default_rng(seed), int(cluster_of.max(initial=-1)) + 1
+    at_once = max(1, _CHUNK // max(1, len(cluster_of)))
+    for start in range(0, resamples if clusters else 0, at_once):
+        rows = min(at_once, resamples - start)
+        drawn = rng.integers(clusters, size=(rows, clusters)) + clusters * np.arange(rows)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=rows * clusters).reshape(rows, clusters)[:, cluster_of].astype(float)
+
+
+def weighted_srcc(truth: Array, predicted: Array, weights: Array) -> Array:
+    """Spearman's rank correlation of photos taken several times, or not at all.
+
+    Args:
+        truth: float [n], mean scores.
+        predicted: float [n].
+        weights: float [..., n], how often each photo is taken.
+
+    Returns:
+        float64 [...], as ``srcc`` finds with the photos repeated; NaN where one side is constant.
+    """
+    if not (_varies(truth) and _varies(predicted)):
+        return np.full(weights.shape[:-1], np.nan)
+    t, p = _weighted_ranks(truth, weights), _weighted_ranks(predicted, weights)
+    together, alone, other = ((weights * a * b).sum(axis=-1) for a, b in ((t, p), (t, t), (p, p)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r = together / np.sqrt(alone * other)
+    # Two different values have ranks whose squares sum to 0.5 at least: below that all are tied.
+    return np.where(np.minimum(alone, other) > 0.25, np.clip(r, -1, 1), np.nan)
+
+
+def why_undefined(truth: Array, predicted: Array) -> str:
+    """Why mean scores [n] have no correlation, in words for a report; empty where they have one."""
+    if len(truth) < 2:
+        return "there are fewer than two photos"
+    if not np.isfinite(predicted).all():
+        return "a prediction is no number"
+    if not _varies(truth):
+        return "people's mean scores do not vary"
+    return "" if _varies(predicted) else "every photo gets the same score"
 
 
 def confusion(truth: Array, predicted: Array, threshold: float = 5.5) -> list[list[int]]:
@@ -305,10 +384,7 @@ def reliability_of_counts(counts: npt.ArrayLike, *, splits: int = 100, seed: int
     Raises:
         ValueError: ``counts`` is not [n, 10], or is negative or not finite.
     """
-    counts = np.asarray(counts, float)
-    if counts.ndim != 2 or counts.shape[1] != len(SCORES) or not (np.isfinite(counts) & (counts >= 0)).all():
-        raise ValueError(f"expected counts [n, 10], finite and at least 0, got an array of shape {counts.shape}")
-    votes, rng = np.rint(counts).astype(np.int64), np.random.default_rng(seed)
+    votes, rng = _whole(counts), np.random.default_rng(seed)
 
     def half_means() -> tuple[Array, Array]:
         half = _random_half(votes, rng)
@@ -317,16 +393,97 @@ def reliability_of_counts(counts: npt.ArrayLike, *, splits: int = 100, seed: int
     return _over_splits(half_means, splits)
 
 
+def ceilings(counts: npt.ArrayLike, *, splits: int = 100, seed: int = 1) -> dict[str, float] | None:
+    """The LCC, SRCC and KRCC that a scorer which knows each photo's true mean reaches against the observed means.
+
+    The observed means carry the noise of the raters who happened to be asked. For LCC the ceiling is the square root
+    of their reliability. Ranks have no such law, so that each rank correlation is taken between random halves of the
+    raters, turned into the Pearson correlation that a bivariate normal distribution has with it, stepped up and
+    rooted like that one, and turned back: ``r = sin(π τ / 2)`` (Greiner 1909) and ``r = 2 sin(π ρ / 6)`` (Pearson
+    1907; both in Kruskal, "Ordinal measures of association", 1958, section 7). For means that are not normal these
+    two are approximate.
+
+    Args:
+        counts: [n, 10], how many raters gave a photo each score.
+        splits: random splits to average over.
+        seed: of the splits.
+
+    Returns:
+        Floats from 0 to 1 by ``lcc``, ``srcc`` and ``krcc``; None where fewer than three photos have two votes, or
+        the halves' means do not vary.
+
+    Raises:
+        ValueError: as ``reliability_of_counts``.
+    """
+    votes, rng = _whole(counts), np.random.default_rng(seed)
+    halves: list[tuple[float, ...]] = []
+    for _ in range(splits):
+        half = _random_half(votes, rng)
+        one, other = mean_scores(half), mean_scores(votes - half)
+        both = np.isfinite(one) & np.isfinite(other)
+        if both.sum() >= 3:
+            halves.append(tuple(float(_OF_MEANS[name](one[both], other[both])) for name in _AS_NORMAL))
+    if not np.isfinite(halves).any():
+        return None
+    found = dict(zip(_AS_NORMAL, np.nanmean(halves, axis=0).tolist(), strict=True))
+    return {
+        name: float(back(_stepped_up(to_pearson(found[name])) ** 0.5))
+        for name, (to_pearson, back) in _AS_NORMAL.items()
+    }
+
+
+def one_against_rest(counts: npt.ArrayLike, *, draws: int = 100, seed: int = 1) -> dict[str, float] | None:
+    """How well one rater, drawn at random for each photo, agrees with the mean of the photo's others.
+
+    Each photo draws its own rater, so that raters' differing severity counts as the noise that it is for a photo.
+
+    Args:
+        counts: [n, 10], how many raters gave a photo each score.
+        draws: of raters, to average over.
+        seed: of the draws.
+
+    Returns:
+        Floats by ``lcc``, ``srcc`` and ``krcc``; None where fewer than three photos have two votes, or the scores
+        do not vary.
+
+    Raises:
+        ValueError: as ``reliability_of_counts``.
+    """
+    votes, rng = _whole(counts), np.random.default_rng(seed)
+    votes = votes[votes.sum(axis=1) >= 2]
+    if len(votes) < 3:
+        return None
+    scores, raters, total = np.asarray(SCORES), votes.sum(axis=1), votes @ np.asarray(SCORES)
+    found: list[tuple[float, ...]] = []
+    for _ in range(draws):
+        picked = rng.integers(raters)[:, None] >= np.cumsum(votes, axis=1)
+        one = scores[picked.sum(axis=1)]
+        rest = (total - one) / (raters - 1)
+        found.append(tuple(float(_OF_MEANS[name](rest, one.astype(float))) for name in _AS_NORMAL))
+    if not np.isfinite(found).any():
+        return None
+    return dict(zip(_AS_NORMAL, np.nanmean(found, axis=0).tolist(), strict=True))
+
+
 _OF_MEANS = {"lcc": lcc, "srcc": srcc, "krcc": krcc, "rmse": rmse, "mae": mae, "bias": bias, "spread": spread}
+
+_AS_NORMAL: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {
+    "lcc": (lambda r: r, lambda r: r),
+    "srcc": (lambda rho: 2 * np.sin(np.pi * rho / 6), lambda r: 6 / np.pi * np.arcsin(r / 2)),
+    "krcc": (lambda tau: np.sin(np.pi * tau / 2), lambda r: 2 / np.pi * np.arcsin(r)),
+}
+"""Each correlation as Pearson's under a bivariate normal distribution, and back."""
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """What the metrics need of each photo, [..., n]: both mean scores and the distance between the votes."""
+    """What the metrics need of each photo, [..., n]: both mean scores, their places, the distance between the votes."""
 
     truth: Array
     predicted: Array
     distance: Array
+    truth_place: npt.NDArray[np.integer]
+    predicted_place: npt.NDArray[np.integer]
 
     @classmethod
     def of(cls, truth: Array, predicted: Array) -> "_Pairs":
@@ -334,19 +491,48 @@ class _Pairs:
             raise ValueError(
                 f"true and predicted votes must be of the same photos, got {np.shape(truth)} and {np.shape(predicted)}"
             )
-        return cls(mean_scores(truth), mean_scores(predicted), distances(truth, predicted))
+        means = mean_scores(truth), mean_scores(predicted)
+        return cls(*means, distances(truth, predicted), *(np.unique(each, return_inverse=True)[1] for each in means))
 
     def take(self, index: npt.NDArray[np.integer]) -> "_Pairs":
-        return _Pairs(self.truth[index], self.predicted[index], self.distance[index])
+        return _Pairs(*(each[index] for each in vars(self).values()))
 
     def measure(self, name: str, threshold: float) -> Array:
         if self.truth.shape[-1] == 0:
             return np.full(self.truth.shape[:-1], np.nan)
         if name == "emd":
             return self.distance.mean(axis=-1)
+        if name == "srcc":
+            varied = _varies(self.truth) & _varies(self.predicted)
+            return np.where(varied, lcc(_ranks(self.truth_place), _ranks(self.predicted_place)), np.nan)
         if name == "accuracy":
             return accuracy(self.truth, self.predicted, threshold)
         return _OF_MEANS[name](self.truth, self.predicted)
+
+
+def _draws(
+    group: npt.NDArray[np.integer], resamples: int, rng: np.random.Generator
+) -> Iterator[npt.NDArray[np.integer]]:
+    """Places of the photos drawn, [resamples at once, photos]: with replacement, whole groups."""
+    photos, groups = len(group), group.max() + 1
+    if groups == photos:
+        at_once = max(1, _CHUNK // photos)
+        for start in range(0, resamples, at_once):
+            yield rng.integers(photos, size=(min(at_once, resamples - start), photos))
+        return
+    members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
+    for _ in range(resamples):
+        yield np.concatenate([members[drawn] for drawn in rng.integers(groups, size=groups)])[None]
+
+
+def _ranks(places: npt.NDArray[np.integer]) -> Array:
+    """``scipy.stats.rankdata`` along the last axis of whole numbers from 0, counted instead of sorted: six times faster."""
+    rows = places.reshape(-1, places.shape[-1])
+    size = int(rows.max(initial=0)) + 1
+    found = np.bincount((rows + size * np.arange(len(rows))[:, None]).ravel(), minlength=size * len(rows))
+    found = found.reshape(-1, size)
+    middle = np.cumsum(found, axis=1) - (found - 1) / 2
+    return np.take_along_axis(middle, rows, axis=1).reshape(places.shape)
 
 
 def _shares(votes: Array) -> Array:
@@ -392,6 +578,31 @@ def _over_splits(half_means, splits: int) -> Reliability | None:
     if not np.isfinite(correlations).any():
         return None
     split_half = float(np.nanmean(correlations))
-    # Halves that disagree say that the means hold nothing in common: no reliability, and not an imaginary ceiling.
-    whole = max(0.0, 2 * split_half / (1 + split_half)) if split_half > -1 else 0.0
+    whole = _stepped_up(split_half)
     return Reliability(split_half, whole, whole**0.5, round(float(np.mean(photos))), splits)
+
+
+def _stepped_up(split_half: float) -> float:
+    """The reliability of means by all raters from the correlation of halves (Spearman 1910, Brown 1910).
+
+    Halves that disagree say that the means hold nothing in common: no reliability, and not an imaginary ceiling.
+    """
+    return max(0.0, 2 * split_half / (1 + split_half)) if split_half > -1 else 0.0
+
+
+def _whole(counts: npt.ArrayLike) -> npt.NDArray[np.integer]:
+    """Counts [n, 10] as whole numbers, or a ValueError."""
+    counts = np.asarray(counts, float)
+    if counts.ndim != 2 or counts.shape[1] != len(SCORES) or not (np.isfinite(counts) & (counts >= 0)).all():
+        raise ValueError(f"expected counts [n, 10], finite and at least 0, got an array of shape {counts.shape}")
+    return np.rint(counts).astype(np.int64)
+
+
+def _weighted_ranks(values: Array, weights: Array) -> Array:
+    """Ranks of values [n] that are taken ``weights`` [..., n] times, ties by their mean, less the mean rank."""
+    different, place = np.unique(values, return_inverse=True)
+    order = np.argsort(place, kind="stable")
+    starts = np.searchsorted(place[order], np.arange(len(different)))
+    taken = np.add.reduceat(weights[..., order], starts, axis=-1)
+    ranks = np.cumsum(taken, axis=-1) - taken / 2
+    return ranks[..., place] - weights.sum(axis=-1, keepdims=True) / 2
