@@ -5,7 +5,9 @@ scorer/   scorer.keras   bundle.json    {settings, data_fingerprint, revision, h
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +52,18 @@ class Bundle:
     def score(self, photos: list[bytes], batch_size: int = 32) -> np.ndarray:
         """Votes float32 ``[n, 10]`` for encoded, upright photos."""
         votes = [
-            np.asarray(self.model(self.pixels(tf.constant(photos[start : start + batch_size])), training=False))
+            np.asarray(self._votes(tf.constant(photos[start : start + batch_size])))
             for start in range(0, len(photos), batch_size)
         ]
         return np.concatenate(votes) if votes else np.empty((0, len(SCORES)), "float32")
+
+    @cached_property
+    def _votes(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Encoded photos to votes as one graph: twice as fast as operation by operation."""
+        return tf.function(
+            lambda data: self.model(self.pixels(data), training=False),
+            input_signature=[tf.TensorSpec([None], tf.string)],
+        )
 
     def save(self, folder: str | Path) -> None:
         """Write the bundle into ``folder``, the description last."""
