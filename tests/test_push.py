@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from components.push.push import push
-from components.scorer import bundle, channels, metrics, published, storage, warmup
+from components.scorer import bundle, channels, explanation, metrics, published, storage, warmup
 from components.scorer.model import build_encoder, build_scorer
 from components.scorer.settings import Pretraining, Training, from_parameters
 from components.scorer.workspace import Workspace
@@ -116,6 +116,8 @@ FILES = {
     "variables/variables.index",
     "variables/variables.data-00000-of-00001",
     warmup.FILE,
+    "bundle/scorer.keras",
+    "bundle/bundle.json",
 }
 
 
@@ -258,6 +260,93 @@ def test_what_a_killed_push_left_is_replaced(place: Place, scorer: Path) -> None
     storage.write_bytes(export_of_a_killed_push, b"half")
     assert place.push(scorer, "second").endswith("/portraits/1")
     assert place.files(1) == FILES
+
+
+# The bundle beside it
+
+
+@pytest.mark.parametrize(("uri", "server"), [("gs://bucket", "google"), ("s3://push", "amazon")])
+def test_the_bundle_of_a_version_is_the_one_that_was_published(
+    uri: str, server: str, scorer: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue(server)
+    version = Place(uri).push(scorer)
+    photos = list(warmup.photos())
+    np.testing.assert_array_equal(published.load_bundle(version).score(photos), bundle.load(scorer).score(photos))
+    storage.download_tree(f"{version}/bundle", tmp_path / "bundle")
+    again = Place(str(tmp_path)).push(tmp_path / "bundle")
+    assert (
+        storage.read_json(f"{again}/version.json")["scorer"] == storage.read_json(f"{version}/version.json")["scorer"]
+    )
+
+
+def test_a_version_is_loaded_without_its_bundle(version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched = []
+    download = storage.download_tree
+
+    def noting(uri: str, folder: str, **others: object) -> None:
+        download(uri, folder, **others)
+        fetched.extend(file.name for file in storage.files(str(folder)))
+
+    monkeypatch.setattr(storage, "download_tree", noting)
+    published.load(version)
+    assert set(fetched) == FILES - {"bundle/scorer.keras", "bundle/bundle.json"}
+
+
+def test_a_version_without_its_bundle_is_named(version: str, tmp_path: Path) -> None:
+    storage.download_tree(version, tmp_path / "1", without=["bundle"])
+    with pytest.raises(
+        FileNotFoundError, match=r"expected the bundle of a published version in .*/1/bundle, found none"
+    ):
+        published.load_bundle(str(tmp_path / "1"))
+
+
+# Explanations
+
+
+def test_the_signature_that_explains_is_the_agreed_one(version: str) -> None:
+    signature = tf.saved_model.load(version).signatures["explain"]
+    assert {name: spec.dtype for name, spec in signature.structured_input_signature[1].items()} == {
+        "image_bytes": tf.string
+    }
+    assert {name: (spec.shape.as_list(), spec.dtype) for name, spec in signature.structured_outputs.items()} == {
+        "mean": ([None], tf.float32),
+        "std": ([None], tf.float32),
+        "distribution": ([None, 10], tf.float32),
+        "heatmap": ([None, 1, 1], tf.float32),
+        "gains": ([None, 1, 1], tf.float32),
+        "class_heatmaps": ([None, 1, 1, 10], tf.float32),
+    }
+
+
+def test_an_explanation_is_the_scorers_own_and_its_scores_are_those_that_are_served(place: Place, scorer: Path) -> None:
+    model = published.load(place.push(scorer))
+    photos = [*warmup.photos(), png(40), png(200)]
+    explained, answers = model.explain(photos, batch_size=2), model.answers(photos)
+    for name, values in explanation.explain(bundle.load(scorer), photos).items():
+        np.testing.assert_allclose(explained[name], values, atol=1e-5, err_msg=name)
+    for name, values in answers.items():
+        np.testing.assert_allclose(explained[name], values, atol=1e-5, err_msg=name)
+    assert explained["gains"].shape == (5, 7, 7)
+
+
+def test_explaining_adds_no_copy_of_the_weights(scorer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published.export(bundle.load(scorer), tmp_path / "1")
+    monkeypatch.setattr(explanation, "is_pooled", lambda model: False)
+    published.export(bundle.load(scorer), tmp_path / "2")
+    with_maps, without = ((tmp_path / v / "variables/variables.data-00000-of-00001").stat().st_size for v in "12")
+    assert with_maps < without + 1000
+
+
+def test_a_version_from_before_explanations_scores_and_says_that_it_explains_nothing(
+    scorer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explanation, "is_pooled", lambda model: False)
+    published.export(bundle.load(scorer), tmp_path / "1")
+    model = published.load(str(tmp_path / "1"))
+    assert model.score(list(warmup.photos())).shape == (3, 10)
+    with pytest.raises(ValueError, match="published without the signature 'explain'"):
+        model.explain(list(warmup.photos()))
 
 
 # The published model

@@ -1,6 +1,7 @@
 """Publish a scorer: a version of its own, proved to answer as the scorer does, then the champion."""
 
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -48,7 +49,7 @@ def push(scorer: str | Path, *, models: str, name: str, workspace: Workspace, ph
         with _removed_on_failure(uri):
             if not storage.exists(storage.join(uri, published.COMPLETE)):
                 print(f"push: uploading version {version} to {uri}", flush=True)
-                _upload(challenger, uri, name, _record(challenger, version, workspace, fingerprint))
+                _upload(challenger, Path(scorer), uri, name, _record(challenger, version, workspace, fingerprint))
             _compare(challenger, uri, [*warmup.photos(), *photos])
         serving = channels.switch(models, name, version)["champion"]
         print(f"push: version {version} is published, the champion is version {serving}", flush=True)
@@ -56,11 +57,12 @@ def push(scorer: str | Path, *, models: str, name: str, workspace: Workspace, ph
     return uri
 
 
-def _upload(challenger: bundle.Bundle, uri: str, name: str, record: dict[str, Any]) -> None:
+def _upload(challenger: bundle.Bundle, scorer: Path, uri: str, name: str, record: dict[str, Any]) -> None:
     """Write the version, complete from the moment in which its last file is there."""
     storage.delete_tree(uri)  # what an attempt that was killed has left
     with tempfile.TemporaryDirectory() as folder:
         published.export(challenger, folder, name)
+        shutil.copytree(scorer, Path(folder, published.BUNDLE))
         storage.write_json(storage.join(folder, "version.json"), record)
         storage.upload_tree(folder, uri, last=[published.COMPLETE])
 

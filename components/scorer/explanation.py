@@ -1,26 +1,273 @@
-"""Why a photo gets its score, and what would raise it, by the gradients of the scorer.
+"""Why a photo gets its score, and what would raise it.
 
-Models are flat: pixels float ``[n, crop, crop, 3]``, 0..255, to votes float32 ``[n, 10]`` that sum to 1.
+Models are flat: pixels float ``[n, crop, crop, 3]``, 0..255, to votes float32 ``[n, 10]`` that sum to 1. Maps have the
+height and width of the last feature map, and are as large as they come out: a place's part of a class's logit. Only
+``overlay`` brings them to 0..1, for the eye. A place sees more of the photo than its share, in deep networks all of it.
+
+Sources: Grad-CAM, Selvaraju et al., 2017, https://arxiv.org/abs/1610.02391; its closed form is Zhou et al., "Learning
+Deep Features for Discriminative Localization", 2016, https://arxiv.org/abs/1512.04150; guided backpropagation,
+Springenberg et al., "Striving for Simplicity", 2015, https://arxiv.org/abs/1412.6806; perturbation, Madry et al.,
+"Towards Deep Learning Models Resistant to Adversarial Attacks", 2018, https://arxiv.org/abs/1706.06083.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from components.scorer import metrics
+from components.scorer.bundle import Bundle
 from components.scorer.settings import SCORES
+
+HIGH = (8, 9, 10)
+"""The scores whose classes are asked what in a photo speaks for a high one."""
 
 _BATCH = 16  # photos whose activations are held at a time for a gradient
 _REACH = 2.5  # times the budget, what all steps reach together (code of Madry et al.): enough to come back from an edge
+RATE = 0.05  # of 255, root mean square over a photo: what one step of an enhancement changes
+
+Explained = dict[str, np.ndarray]
+"""``mean``, ``std``, ``distribution``, and maps as of `closed_form`."""
+
+
+# Where in a photo
+
+
+def heatmaps(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
+    """Grad-CAM: which places of a photo speak for each of the ten scores, by gradients, for any flat network.
+
+    The weight of a feature is the mean over all places of the gradient of the class's logit by that feature; a
+    class's map is the weighted sum of the features, less what speaks against it (Selvaraju et al., equations 1, 2).
+
+    Args:
+        model: a network with feature maps ``[n, h, w, c]`` somewhere and a softmax at its end.
+        pixels: float ``[n, crop, crop, 3]``, 0..255.
+
+    Returns:
+        float32 ``[n, h, w, 10]``, from 0 on, not normalised; of the last feature map.
+
+    Raises:
+        ValueError: the network has no feature maps, or does not end in a softmax.
+    """
+    copy = _copy(model, _without_softmax(model))
+    maps = [layer.output for layer in copy.layers[1:] if len(getattr(layer.output, "shape", ())) == 4]
+    if not maps:
+        raise ValueError(f"expected a network with feature maps [n, h, w, c], found none in {model.name}")
+    network = keras.Model(copy.inputs, [maps[-1], copy.output])
+
+    @tf.function(reduce_retracing=True)
+    def of_batch(batch: tf.Tensor) -> tuple[tf.Tensor]:
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+            tape.watch(batch)
+            features, logits = network(batch, training=False)
+            classes = tf.unstack(logits, axis=-1)
+        weights = tf.stack([tf.reduce_mean(tape.gradient(one, features), [1, 2]) for one in classes], axis=-1)
+        return (tf.nn.relu(tf.einsum("nhwk,nkc->nhwc", features, weights)),)
+
+    return _batched(of_batch, pixels, (*maps[-1].shape[1:3], len(SCORES)))[0]
+
+
+def weighted(class_heatmaps: np.ndarray, votes: np.ndarray) -> np.ndarray:
+    """The average of the classes' maps, each weighted by the share of votes predicted for it.
+
+    Args:
+        class_heatmaps: ``[n, h, w, 10]``.
+        votes: ``[n, 10]``, predicted.
+
+    Returns:
+        ``[n, h, w]``.
+    """
+    return np.einsum("nhwc,nc->nhw", class_heatmaps, votes)
+
+
+def is_pooled(model: keras.Model) -> bool:
+    """Whether a network ends in global average pooling and one dense softmax, as ``model.build_scorer``'s do."""
+    pooling, votes = _ending(model)
+    return (
+        isinstance(pooling, keras.layers.GlobalAveragePooling2D)
+        and isinstance(votes, keras.layers.Dense)
+        and votes.activation is keras.activations.softmax
+    )
+
+
+def closed_form(model: keras.Model) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """Grad-CAM without gradients, for a network that ends in pooling and a dense layer, at next to no cost.
+
+    With K the dense layer's kernel, the gradient of class c's logit by feature k is ``K[k, c] / (h · w)`` at each
+    place. So the sum of a class's map, before what is negative goes, is its logit without the bias: the map tells
+    where that comes from. In the same way the score without a place follows, which is told as what the place gains.
+
+    Args:
+        model: see `is_pooled`.
+
+    Returns:
+        A function of pixels ``[n, crop, crop, 3]`` that may be traced and exported, and shares the model's variables.
+        It gives, as float32:
+
+        * ``distribution`` ``[n, 10]``: the votes.
+        * ``class_heatmaps`` ``[n, h, w, 10]``: see `heatmaps`.
+        * ``heatmap`` ``[n, h, w]``: see `weighted`.
+        * ``gains`` ``[n, h, w]``: score points by which the mean score is higher than it would be if the pooling
+          left this place out, negative where the place lowers it.
+
+    Raises:
+        ValueError: the network does not end so.
+    """
+    if not is_pooled(model):
+        raise ValueError(f"expected a network that ends in global average pooling and a dense softmax: {model.name}")
+    pooling, votes = _ending(model)
+    network = keras.Model(model.inputs, [pooling.input, model.output])
+    scores = tf.constant(SCORES, tf.float32)
+
+    def maps(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        features, distribution = network(pixels, training=False)
+        places = tf.cast(tf.shape(features)[1] * tf.shape(features)[2], tf.float32)
+        parts = tf.einsum("nhwk,kc->nhwc", tf.cast(features, tf.float32), votes.kernel) / places
+        total = tf.reduce_sum(parts, [1, 2], keepdims=True)
+        # The pooling's mean moves away from what is left out; of a single place nothing would be left.
+        without = tf.math.log(distribution)[:, None, None] + (total - places * parts) / tf.maximum(places - 1, 1)
+        mean = tf.linalg.matvec(distribution, scores)
+        heat = tf.nn.relu(parts)
+        return {
+            "distribution": distribution,
+            "class_heatmaps": heat,
+            "heatmap": tf.einsum("nhwc,nc->nhw", heat, distribution),
+            "gains": mean[:, None, None] - tf.linalg.matvec(tf.nn.softmax(without), scores),
+        }
+
+    return maps
+
+
+def guided_gradients(model: keras.Model, pixels: np.ndarray, scores: Sequence[int] = HIGH) -> np.ndarray:
+    """Guided backpropagation: which details speak for the given scores.
+
+    The gradient of a class's logit by the pixels, in which each ReLU lets only positive gradients through where its
+    input was positive (Springenberg et al., section 3.4). It shows edges sharply, but a network's early layers more
+    than its last ones (Adebayo et al., "Sanity Checks for Saliency Maps", 2018): a picture of details, no proof.
+
+    Args:
+        model: a network with ReLU or ReLU6 and a softmax at its end.
+        pixels: float ``[n, crop, crop, 3]``, 0..255.
+        scores: of 1..10, whose classes are asked.
+
+    Returns:
+        float32 ``[n, len(scores), crop, crop, 3]``: logit per 1 of 255.
+
+    Raises:
+        ValueError: the network has no ReLU, or does not end in a softmax.
+    """
+    guided = {layer.name: _guided(relu) for layer in model.layers if (relu := _relu(layer))}
+    if not guided:
+        raise ValueError(f"expected a network with ReLU or ReLU6, by which backpropagation is guided: {model.name}")
+    network = _copy(model, guided | _without_softmax(model))
+
+    @tf.function(reduce_retracing=True)
+    def of_batch(batch: tf.Tensor) -> tuple[tf.Tensor]:
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+            tape.watch(batch)
+            logits = network(batch, training=False)
+            classes = [logits[:, SCORES.index(score)] for score in scores]
+        return (tf.stack([tape.gradient(one, batch) for one in classes], axis=1),)
+
+    return _batched(of_batch, pixels, (len(scores), *model.input_shape[1:]))[0]
+
+
+def explain(bundle: Bundle, photos: Sequence[bytes], batch_size: int = 32) -> Explained:
+    """Scores and maps of encoded, upright photos by a scorer, as its published version gives them.
+
+    Args:
+        bundle: the scorer.
+        photos: at least one.
+        batch_size: photos at a time.
+
+    Returns:
+        ``mean``, ``std`` ``[n]``, and what `closed_form` gives.
+
+    Raises:
+        ValueError: see `closed_form`; or there is no photo.
+    """
+    maps = tf.function(closed_form(bundle.model), reduce_retracing=True)
+    found = in_batches(lambda batch: maps(bundle.pixels(batch)), photos, batch_size)
+    votes = found["distribution"]
+    told = {"mean": metrics.mean_scores(votes), "std": metrics.deviations(votes)}
+    return found | {name: values.astype("float32") for name, values in told.items()}
+
+
+def in_batches(function: Callable, photos: Sequence[bytes], batch_size: int) -> Explained:
+    """The arrays that a function gives for encoded photos, string ``[n]``, a few at a time.
+
+    Raises:
+        ValueError: there is no photo.
+    """
+    if not photos:
+        raise ValueError("expected at least one photo to explain, got none")
+    batches = [function(tf.constant(photos[start : start + batch_size])) for start in range(0, len(photos), batch_size)]
+    return {name: np.concatenate([batch[name].numpy() for batch in batches]) for name in batches[0]}
+
+
+# What would raise the score
+
+
+@dataclass(frozen=True)
+class Enhancement:
+    """Photos changed for a higher score.
+
+    Attributes:
+        pixels: float32 ``[n, crop, crop, 3]``, 0..255.
+        means: float32 ``[steps + 1, n]``, the mean scores from before the first step to after the last.
+    """
+
+    pixels: np.ndarray
+    means: np.ndarray
+
+    @property
+    def before(self) -> np.ndarray:
+        """Mean scores of the photos as they were, float32 ``[n]``."""
+        return self.means[0]
+
+    @property
+    def after(self) -> np.ndarray:
+        """Mean scores of the changed photos, float32 ``[n]``."""
+        return self.means[-1]
+
+
+def enhance(model: keras.Model, pixels: np.ndarray, steps: int = 100, rate: float = RATE) -> Enhancement:
+    """Change photos for a higher mean score by plain gradient ascent on their pixels.
+
+    Nothing holds the change to what a photographer could do: most of what is gained is noise made for this network.
+
+    Args:
+        model: a scorer.
+        pixels: float ``[n, crop, crop, 3]``, 0..255.
+        steps: of the ascent, each along the gradient.
+        rate: root mean square of one step's change of a photo, of 255, before pixels are kept within 0..255.
+
+    Returns:
+        The changed photos and their scores on the way.
+
+    Raises:
+        ValueError: the rate or the steps are negative.
+    """
+    _check("rate", rate, steps)
+    changed = np.asarray(pixels, "float32")
+    ascent = _mean_and_gradient(model)
+    means = []
+    for step in range(steps + 1):
+        mean, gradient = ascent(changed)
+        means.append(mean)
+        if step < steps:
+            size = np.sqrt(np.mean(np.square(gradient), axis=(1, 2, 3), keepdims=True))
+            changed = np.clip(changed + rate * gradient / np.maximum(size, 1e-12), 0, 255, dtype="float32")
+    return Enhancement(changed, np.stack(means))
 
 
 def perturb(model: keras.Model, pixels: np.ndarray, budget: float, steps: int = 100) -> np.ndarray:
     """Raise the mean score as far as changes too small to be seen can.
 
-    Projected gradient ascent by signs, from the photo itself (Madry et al., "Towards Deep Learning Models Resistant
-    to Adversarial Attacks", 2018, https://arxiv.org/abs/1706.06083, section 2.1, with the mean score in place of the
-    loss). Each photo's best step is returned, so that none scores lower than before.
+    Projected gradient ascent by signs, from the photo itself (Madry et al., section 2.1, with the mean score in place
+    of the loss). Each photo's best step is returned, so that none scores lower than before.
 
     Args:
         model: a scorer.
@@ -35,11 +282,10 @@ def perturb(model: keras.Model, pixels: np.ndarray, budget: float, steps: int = 
     Raises:
         ValueError: the budget or the steps are negative.
     """
-    if not budget >= 0 or steps < 0:
-        raise ValueError(f"expected a budget and a number of steps that are not negative, got {budget} and {steps}")
+    _check("budget", budget, steps)
     origin = np.asarray(pixels, "float32")
     low, high = np.maximum(origin - budget, 0), np.minimum(origin + budget, 255)
-    length = _REACH * budget / max(steps, 1)
+    length = np.float32(_REACH * budget / max(steps, 1))
     ascent = _mean_and_gradient(model)
     best, highest = origin.copy(), np.full(len(origin), -np.inf)
     changed = origin
@@ -48,8 +294,14 @@ def perturb(model: keras.Model, pixels: np.ndarray, budget: float, steps: int = 
         better = means > highest
         best[better], highest[better] = changed[better], means[better]
         if step < steps:
-            changed = np.clip(changed + np.float32(length) * np.sign(gradient), low, high)
+            changed = np.clip(changed + length * np.sign(gradient), low, high)
     return best
+
+
+def _check(name: str, value: float, steps: int) -> None:
+    """Refuse what would descend, or not end."""
+    if not value >= 0 or steps < 0:
+        raise ValueError(f"expected a {name} and a number of steps that are not negative, got {value} and {steps}")
 
 
 def _mean_and_gradient(model: keras.Model) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
@@ -62,9 +314,68 @@ def _mean_and_gradient(model: keras.Model) -> Callable[[np.ndarray], tuple[np.nd
             means = tf.linalg.matvec(model(pixels, training=False), tf.constant(SCORES, tf.float32))
         return means, tape.gradient(means, pixels)
 
-    def of_all(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        parts = [of_batch(pixels[start : start + _BATCH]) for start in range(0, len(pixels), _BATCH)]
-        means, gradients = zip(*parts, strict=True) if parts else ([np.empty(0, "float32")], [pixels])
-        return np.concatenate(means), np.concatenate(gradients)
+    return lambda pixels: _batched(of_batch, pixels, (), model.input_shape[1:])
 
-    return of_all
+
+def _batched(function: Callable, pixels: np.ndarray, *shapes: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """A function's outputs, of these shapes for each photo, for pixels given to it a few photos at a time."""
+    pixels = np.asarray(pixels, "float32")
+    parts = [function(tf.constant(pixels[start : start + _BATCH])) for start in range(0, len(pixels), _BATCH)]
+    return tuple(
+        np.concatenate([np.empty((0, *shape), "float32"), *(part[place] for part in parts)], dtype="float32")
+        for place, shape in enumerate(shapes)
+    )
+
+
+# The network
+
+
+def _ending(model: keras.Model) -> tuple[keras.Layer | None, keras.Layer]:
+    """The last layer, and the one before it that is no dropout."""
+    before = [layer for layer in model.layers[:-1] if not isinstance(layer, keras.layers.Dropout)]
+    return before[-1] if before else None, model.layers[-1]
+
+
+def _without_softmax(model: keras.Model) -> dict[str, Callable]:
+    """The activation that makes the network give logits, by the name of its last layer."""
+    last = model.layers[-1]
+    if (
+        not isinstance(last, keras.layers.Softmax)
+        and getattr(last, "activation", None) is not keras.activations.softmax
+    ):
+        raise ValueError(f"expected a network that ends in a softmax, found {last.name} at the end of {model.name}")
+    return {last.name: keras.activations.linear}
+
+
+def _relu(layer: keras.Layer) -> Callable | None:
+    """The activation of a layer that is or ends in ReLU or ReLU6."""
+    if isinstance(layer, keras.layers.ReLU):
+        return None if layer.negative_slope or layer.threshold else layer.call
+    activation = getattr(layer, "activation", None)
+    return activation if activation in (keras.activations.relu, keras.activations.relu6) else None
+
+
+def _guided(relu: Callable) -> Callable:
+    """The same, but what of the gradient is negative ends here; the ReLU's own gradient does the rest."""
+
+    @tf.custom_gradient
+    def gate(active: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+        return tf.identity(active), tf.nn.relu
+
+    return lambda given: gate(relu(given))
+
+
+def _copy(model: keras.Model, activations: dict[str, Callable]) -> keras.Model:
+    """A copy with the same weights and, in the layers of these names, other activations."""
+
+    def copy(layer: keras.Layer) -> keras.Layer:
+        if isinstance(layer, keras.layers.ReLU | keras.layers.Softmax) and layer.name in activations:
+            return keras.layers.Activation(activations[layer.name], name=layer.name)
+        twin = layer.__class__.from_config(layer.get_config())
+        if layer.name in activations:
+            twin.activation = activations[layer.name]
+        return twin
+
+    twin = keras.models.clone_model(model, clone_function=copy)
+    twin.set_weights(model.get_weights())
+    return twin

@@ -17,7 +17,7 @@ import mimetypes
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -163,14 +163,19 @@ def upload_tree(folder: str | Path, uri: str, last: Iterable[str] = ("saved_mode
         upload(name)
 
 
-def download_tree(uri: str, folder: str | Path) -> None:
+def download_tree(uri: str, folder: str | Path, without: Collection[str] = ()) -> None:
     """Copy everything below an address into a local folder, which is made.
+
+    Args:
+        uri: the address.
+        folder: the local folder.
+        without: names of folders directly below the address that are not copied.
 
     Raises:
         FileNotFoundError: there is nothing at the address.
         ValueError: an object's name leads out of the folder.
     """
-    found = list(files(uri))
+    found = [file for file in files(uri) if file.name.split("/")[0] not in without]
     if not found:
         raise FileNotFoundError(f"expected files below {uri}, found none")
     targets = [Path(join(str(folder), file.name)) for file in found]
