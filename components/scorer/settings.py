@@ -94,10 +94,10 @@ class Validation:
 
     minimum_new_labels: int = 0  # rated photos since the champion; fewer skip the run. 0: a run is wanted as it is
     # Score points (Wasserstein). Ratings on a scale of 0-9 are 1 off; in MEBeauty any one gender or ethnicity alone is
-    # at most .74 off the whole, and 95 % of random halves of 100 photos are within .35.
+    # at most .74 off the whole, and of two random draws of 100 photos 95 % are within .35.
     maximum_label_drift: float = 0.75
     # Standard deviations: a "medium" shift (Cohen, 1988, section 2.2). In MEBeauty any one gender or ethnicity is within
-    # .25 and 95 % of random halves of 100 photos within .37; photos of another collection are 1.4 and more off.
+    # .25 and of two random draws of 100 photos 95 % within .37; photos of another collection are 3 and more off.
     maximum_photo_drift: float = 0.5
 
 
