@@ -164,8 +164,8 @@ def _floor(calibration: Calibration, settings: Evaluation) -> Gate:
     reason = (
         f"the EMD is {calibration.emd.value:.3f}; answering each photo with people's mean distribution has"
         f" {calibration.mean_votes.value:.3f}, and no constant answer less than {calibration.floor.value:.3f}. The"
-        f" scorer's is {100 * skill.value:.1f} % less, and but for a chance of {100 * settings.significance:g} % at least"
-        f" {100 * bound:.1f} %, which has to be above 0."
+        f" scorer's is {100 * skill.value:.1f} % below that, and by at least {100 * bound:.1f} % but for a chance of"
+        f" {100 * settings.significance:g} %; that has to be above 0."
     )
     return Gate("emd_floor", name, metric, skill.value, 0.0, _verdict(bound > _LEAST), reason)
 

@@ -138,17 +138,18 @@ def slice_all(predictions: Predictions, settings: Evaluation) -> Slices:
     photos = _Photos.of(predictions)
     partitions = _partitions(predictions.attributes, settings.crossings)
     fault = metrics.why_undefined(photos.truth, photos.predicted)
+    if not partitions:
+        return Slices([], {}, fault)
     once = np.ones((1, len(photos.truth)))
     whole = _measure(photos, partitions, once)
     draws = {name: values[:0] for name, values in whole.items()}
-    if not fault and partitions:
+    if not fault:
         of_photo = metrics.cluster(predictions.groups, len(photos.truth))
         drawn = metrics.redraws(of_photo, settings.bootstrap, settings.seed)
         parts = [_measure(photos, partitions, weights) for weights in drawn]
         draws = {name: np.concatenate([part[name] for part in parts]) for name in whole}
-    slices = _slices(photos, partitions, whole, draws, settings)
     slopes = {each.name: float(_slope(photos.sums(each, once))[0]) for each in partitions}
-    return Slices(slices, slopes, fault)
+    return Slices(_slices(photos, partitions, whole, draws, settings), slopes, fault)
 
 
 def gates(slices: Slices, settings: Evaluation) -> list[Gate]:
