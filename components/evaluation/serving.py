@@ -26,8 +26,8 @@ from components.scorer.decision import Gate, in_short
 from components.scorer.settings import Evaluation, GateKey
 
 BATCH_TOLERANCE = 1e-4
-"""By which a photo's mean, deviation and shares may differ between a batch of 1 and one of 32: sums in another order
-differ by 1e-6; a network that looks at its neighbours in the batch differs by far more."""
+"""By which a photo's mean score and shares of votes may differ between a batch of 1 and one of 32: sums in another
+order differ by 1e-6; a network that looks at a photo's neighbours differs by far more."""
 
 TIMEOUT = 300.0
 """Seconds for the whole process: on a busy machine it answers within one minute, and no server is waited for longer."""
@@ -41,7 +41,7 @@ class Serving:
 
     Attributes:
         photos: how many it was asked about, one at a time and together.
-        batch_difference: largest between a photo alone and in a batch of 32, of mean, deviation and shares of votes.
+        batch_difference: largest between a photo alone and in a batch of 32, of mean scores and shares of votes.
         agreement_difference: largest between the exported scorer and the trained one, likewise.
         load_seconds: until the exported model is loaded, its libraries being so already.
         first_milliseconds: of the first answer, which a server gives in its warm-up.
@@ -157,7 +157,7 @@ def _fresh_process(exported: Path, questions: Path, answers: Path) -> str:
 
 def _measured(found: Serving, answered: Mapping[str, Any], trained: np.ndarray) -> Serving:
     alone, together = ({name: np.array(each) for name, each in answered[how].items()} for how in ("alone", "together"))
-    expected = {"mean": metrics.mean_scores(trained), "std": metrics.deviations(trained), "distribution": trained}
+    expected = {"mean": metrics.mean_scores(trained), "distribution": trained}
     milliseconds = [1000 * seconds for seconds in answered["alone_seconds"]]
     return replace(
         found,
