@@ -1,14 +1,19 @@
-"""What several rooms' tests share: small drawn photos, a small data set, a small scorer, the real data's place."""
+"""What several rooms' tests share: drawn photos, a small data set and scorer, clouds, the real data's place."""
 
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import pytest
 from PIL import Image
+
+if TYPE_CHECKING:
+    from tests import gcs, s3
 
 SMALL = {"backbone": "MobileNet", "backbone_options": {"alpha": 0.25}, "crop": 32}
 """Pretraining settings of the smallest network that is worth testing."""
@@ -84,6 +89,35 @@ def small_scorer(tmp_path_factory, small_encoder) -> Path:
     model = build_scorer(encoder, dropout=0.5)
     bundle.Bundle(model, settings, Training(scale=40), "data", "revision", {"loss": [0.1]}).save(folder)
     return folder
+
+
+@pytest.fixture
+def google(monkeypatch: pytest.MonkeyPatch) -> Iterator["gcs.Server"]:
+    """Google Cloud Storage on loopback, with the empty bucket ``gs://bucket``."""
+    from tests import gcs
+
+    with gcs.Server("bucket") as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        yield server
+
+
+@pytest.fixture
+def amazon(monkeypatch: pytest.MonkeyPatch) -> Iterator["s3.Server"]:
+    """S3 on loopback, with the empty bucket ``s3://bucket``."""
+    import boto3
+
+    from tests import s3
+
+    with s3.Server() as server:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "test")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        client = boto3.client("s3")
+        for bucket in client.list_buckets()["Buckets"]:  # moto keeps its buckets for the life of the process
+            boto3.resource("s3").Bucket(bucket["Name"]).objects.delete()
+        client.create_bucket(Bucket="bucket")
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -1,22 +1,21 @@
 import io
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import boto3
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
-from components.push.push import push
-from components.scorer import bundle, channels, explanation, metrics, published, storage, warmup
+from components.push.push import Origin, push
+from components.scorer import bundle, channels, decision, explanation, metrics, published, storage, warmup
+from components.scorer.decision import Decision, Gate, decide
 from components.scorer.model import build_encoder, build_scorer
-from components.scorer.settings import Pretraining, Training, from_parameters
+from components.scorer.settings import Policy, Pretraining, Training, from_parameters
 from components.scorer.workspace import Workspace
-from tests import gcs, s3
+from tests import gcs
 
 SETTINGS = from_parameters(Pretraining, start="none", backbone_options={"alpha": 0.25}, crop=32)
 
@@ -59,39 +58,40 @@ def nima(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bundle_of(build_scorer(build_encoder(SETTINGS), dropout=0.5), tmp_path_factory.mktemp("nima"))
 
 
+PASSED = Gate("emd", "Votes as people do", "EMD", 0.8, 1.5, "passed", "EMD is .8; it has to be at most 1.5.")
+FAILED = Gate("srcc", "Ranks as people do", "SRCC", 0.3, 0.5, "failed", "SRCC is .3; it has to be at least .5.")
+FORCE = Policy(force_publish=True, force_reason="the champion is broken")
+
+
+def judged(folder: Path, made: Decision, run: str = "run") -> Path:
+    """A folder as evaluation leaves it."""
+    decision.write(str(folder / "decision.json"), decision.record(made, run=run, model="portraits", data="the data"))
+    storage.write_json(str(folder / "metrics.json"), {"photos": 324, "challenger": {"srcc": {"value": 0.671}}})
+    return folder
+
+
 @pytest.fixture(scope="module")
-def version(nima: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What evaluation leaves of a scorer that passed its gates."""
+    return judged(tmp_path_factory.mktemp("results"), decide([PASSED], Policy()))
+
+
+@pytest.fixture(scope="module")
+def version(nima: Path, results: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A version that was published to a folder."""
-    place = tmp_path_factory.mktemp("published")
-    return push(nima, models=f"{place}/models", name="portraits", workspace=Workspace(f"{place}/workspace", "run"))
-
-
-@pytest.fixture
-def google(monkeypatch: pytest.MonkeyPatch) -> Iterator[gcs.Server]:
-    with gcs.Server("bucket") as server:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
-        yield server
-
-
-@pytest.fixture
-def amazon(monkeypatch: pytest.MonkeyPatch) -> Iterator[s3.Server]:
-    with s3.Server() as server:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            monkeypatch.setenv(name, "test")
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-        boto3.client("s3").create_bucket(Bucket="push")
-        yield server
+    place = Place(str(tmp_path_factory.mktemp("published")), results)
+    return place.push(nima)
 
 
 class Place:
     """Where a test publishes to, and what is there."""
 
-    def __init__(self, uri: str) -> None:
-        self.models, self.workspace = f"{uri}/models", f"{uri}/workspace"
+    def __init__(self, uri: str, results: Path) -> None:
+        self.models, self.workspace, self.results = f"{uri}/models", f"{uri}/workspace", results
 
     def push(self, scorer: Path, run: str = "run", **others: object) -> str:
-        return push(scorer, models=self.models, name="portraits", workspace=Workspace(self.workspace, run), **others)
+        options = {"results": self.results, "models": self.models, "name": "portraits", **others}
+        return push(scorer, workspace=Workspace(self.workspace, run), **options)
 
     @property
     def channels(self) -> dict:
@@ -103,16 +103,21 @@ class Place:
     def said(self, run: str = "run") -> dict:
         return storage.read_json(Workspace(self.workspace, run).published)
 
+    def decision(self, run: str = "run") -> dict | None:
+        return decision.read(Workspace(self.workspace, run).decision)
+
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(str(tmp_path))
+def place(tmp_path: Path, results: Path) -> Place:
+    return Place(str(tmp_path), results)
 
 
 FILES = {
     "saved_model.pb",
     "fingerprint.pb",
     "version.json",
+    "model_card.md",
+    "model_card.html",
     "variables/variables.index",
     "variables/variables.data-00000-of-00001",
     warmup.FILE,
@@ -124,10 +129,12 @@ FILES = {
 # Publishing
 
 
-@pytest.mark.parametrize(("uri", "server"), [("gs://bucket", "google"), ("s3://push", "amazon")])
-def test_a_scorer_is_published_to_a_bucket(uri: str, server: str, scorer: Path, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(("uri", "server"), [("gs://bucket", "google"), ("s3://bucket", "amazon")])
+def test_a_scorer_is_published_to_a_bucket(
+    uri: str, server: str, scorer: Path, results: Path, request: pytest.FixtureRequest
+) -> None:
     request.getfixturevalue(server)
-    place = Place(uri)
+    place = Place(uri, results)
     assert place.push(scorer) == f"{uri}/models/portraits/1"
     assert place.files(1) == FILES
     assert place.channels == {"champion": 1, "previous": None}
@@ -142,18 +149,113 @@ def test_each_run_publishes_the_next_version_and_moves_the_champion(place: Place
     assert place.said("tuesday")["version"] == 2
 
 
-def test_a_version_says_where_it_comes_from(place: Place, scorer: Path) -> None:
-    decision = {"publish": True, "gates": [{"name": "minimum SRCC", "value": 0.61}]}
-    storage.write_json(Workspace(place.workspace, "run").decision, decision)
-    record = storage.read_json(place.push(scorer) + "/version.json")
-    assert record["decision"] == decision
+@pytest.fixture(scope="module")
+def whole(scorer: Path, results: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, Origin]:
+    """A version of which everything is known, where it was published, and what is known of it."""
+    folder = tmp_path_factory.mktemp("whole")
+    storage.write_json(str(folder / "dataset" / "ingestion.json"), {"counts": {"train": 1456}})
+    storage.write_bytes(str(folder / "checks" / "profile.json"), b'{"photos": 1989}\n')
+    origin = Origin(
+        dataset=folder / "dataset",
+        checks=folder / "checks",
+        sources={"photos": "gs://the/photos"},
+        consent="terms of use, 4",
+        images={"steps": "steps@sha256:0"},
+    )
+    place = Place(str(folder), results)
+    place.push(scorer, origin=origin)
+    return place, origin
+
+
+def test_a_version_says_where_it_comes_from(whole: tuple[Place, Origin], scorer: Path) -> None:
+    place, origin = whole
+    record = storage.read_json(place.said()["uri"] + "/version.json")
+    assert record["decision"] == place.decision()
     assert (record["version"], record["run"]) == (1, "run")
     assert (record["revision"], record["data_fingerprint"]) == ("revision", "fingerprint of the data")
+    assert (record["sources"], record["consent"]) == (origin.sources, origin.consent)
+    assert record["images"] == origin.images
     assert record["settings"] == bundle.load(scorer).settings
 
 
-def test_saved_model_is_the_last_file_to_arrive(google: gcs.Server, scorer: Path) -> None:
-    Place("gs://bucket").push(scorer)
+def test_the_card_tells_what_the_steps_before_have_found(whole: tuple[Place, Origin]) -> None:
+    uri = whole[0].said()["uri"]
+    for name in ("model_card.md", "model_card.html"):
+        card = storage.read_bytes(f"{uri}/{name}").decode()
+        for fact in ("portraits, version 1", "1,456", "terms of use, 4", "gs://the/photos", "0.671", "revision", uri):
+            assert fact in card
+
+
+def test_the_profile_of_the_data_becomes_part_of_the_version(whole: tuple[Place, Origin]) -> None:
+    place, _ = whole
+    assert storage.read_bytes(f"{place.said()['uri']}/profile.json") == b'{"photos": 1989}\n'
+    assert place.files(1) == FILES | {"profile.json"}
+
+
+def test_without_a_profile_or_anything_of_the_data_a_version_is_published(
+    place: Place, scorer: Path, tmp_path: Path
+) -> None:
+    origin = Origin(dataset=tmp_path / "no data set", checks=tmp_path / "no checks")
+    bare = tmp_path / "bare"
+    decision.write(str(bare / "decision.json"), decision.read(str(place.results / "decision.json")))
+    place.push(scorer, origin=origin, results=bare)
+    assert place.files(1) == FILES
+    assert place.channels["champion"] == 1
+
+
+# The decision
+
+
+def test_the_decision_names_the_version_that_was_published(whole: tuple[Place, Origin]) -> None:
+    place, _ = whole
+    before, after = decision.read(str(place.results / "decision.json")), place.decision()
+    assert (after["verdict"], after["published"]) == ("published", place.said())
+    assert after == decision.completed(before, **place.said())
+
+
+def test_a_forced_version_says_so_in_its_decision_its_record_and_its_card(
+    place: Place, scorer: Path, tmp_path: Path
+) -> None:
+    uri = place.push(scorer, results=judged(tmp_path / "forced", decide([FAILED], FORCE)))
+    record = storage.read_json(f"{uri}/version.json")["decision"]
+    for made in (place.decision(), record):
+        assert (made["verdict"], made["override"]) == ("forced", "the champion is broken")
+        assert made["published"] == {"version": 1, "uri": uri}
+    for card in ("model_card.md", "model_card.html"):
+        text = storage.read_bytes(f"{uri}/{card}").decode()
+        assert "Forced by a person: the champion is broken" in text
+        assert "SRCC is .3; it has to be at least .5." in text
+
+
+def test_a_push_that_breaks_off_leaves_the_decision_failed_with_the_reason(
+    place: Place, scorer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(published, "export", lambda *_: (_ for _ in ()).throw(RuntimeError("disk full\nand more")))
+    with pytest.raises(RuntimeError, match="disk full"):
+        place.push(scorer)
+    made = place.decision()
+    assert (made["verdict"], made["published"], made["publish"]) == ("failed", None, False)
+    assert made["reasons"] == ["push broke off: RuntimeError: disk full"]
+    assert [gate["key"] for gate in made["gates"]] == ["emd"]
+    monkeypatch.undo()
+    assert place.push(scorer).endswith("/portraits/1")
+    assert place.decision()["verdict"] == "published"
+
+
+def test_a_decision_that_cannot_be_written_does_not_hide_why_push_broke_off(
+    place: Place, scorer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(place.workspace, "runs", "run", "decision.json").mkdir(parents=True)
+    monkeypatch.setattr(published, "export", lambda *_: (_ for _ in ()).throw(RuntimeError("disk full")))
+    with pytest.raises(RuntimeError, match="disk full"):
+        place.push(scorer)
+
+
+# Uploading
+
+
+def test_saved_model_is_the_last_file_to_arrive(google: gcs.Server, scorer: Path, results: Path) -> None:
+    Place("gs://bucket", results).push(scorer)
     uploads = [json.loads(request.body.split(b"\r\n\r\n")[1].split(b"\r\n")[0]) for request in google.requests
                if request.query.get("uploadType") == "multipart"]  # fmt: skip
     arrived = [upload["name"] for upload in uploads if "/portraits/1/" in upload["name"]]
@@ -211,19 +313,34 @@ def test_a_folder_without_a_bundle_takes_no_version(place: Place, tmp_path: Path
     assert not storage.exists(place.models)
 
 
-def test_a_name_that_leads_elsewhere_is_refused(scorer: Path, tmp_path: Path) -> None:
+def test_a_name_that_leads_elsewhere_is_refused(place: Place, scorer: Path) -> None:
     with pytest.raises(ValueError, match="expected a model name"):
-        push(scorer, models=str(tmp_path / "models"), name="../x", workspace=Workspace(str(tmp_path), "run"))
+        place.push(scorer, name="../x")
+
+
+@pytest.mark.parametrize("made", [decide([FAILED], Policy()), Decision("skipped", ["3 new labels."])])
+def test_what_evaluation_refused_is_not_published(place: Place, scorer: Path, tmp_path: Path, made: Decision) -> None:
+    with pytest.raises(ValueError, match=f"expected a decision to publish in .*, got '{made.verdict}'"):
+        place.push(scorer, results=judged(tmp_path / "refused", made))
+    assert not storage.exists(place.models)
+    assert place.decision() is None
+
+
+def test_without_a_decision_nothing_is_published(place: Place, scorer: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"expected the decision to publish at .*/decision\.json, found none"):
+        place.push(scorer, results=tmp_path)
+    assert not storage.exists(place.models)
 
 
 # Trying again
 
 
-def test_a_run_that_pushes_again_finds_its_version(google: gcs.Server, scorer: Path) -> None:
-    place = Place("gs://bucket")
+def test_a_run_that_pushes_again_finds_its_version(google: gcs.Server, scorer: Path, results: Path) -> None:
+    place = Place("gs://bucket", results)
     first = place.push(scorer)
     before = google.data("bucket")
-    storage.delete_tree(Workspace(place.workspace, "run").published)  # as if killed just before the last write
+    for last in ("published", "decision"):  # as if killed just before the last writes
+        storage.delete_tree(getattr(Workspace(place.workspace, "run"), last))
     assert place.push(scorer) == first
     assert google.data("bucket") == before
 
@@ -238,9 +355,9 @@ def test_a_push_tried_again_after_a_newer_one_leaves_the_newer_champion(
 
 
 def test_an_upload_that_breaks_off_leaves_nothing_and_is_tried_again(
-    google: gcs.Server, scorer: Path, monkeypatch: pytest.MonkeyPatch
+    google: gcs.Server, scorer: Path, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = Place("gs://bucket")
+    place = Place("gs://bucket", results)
     monkeypatch.setattr(storage, "DEADLINE", 0.5)
     google.fail(lambda request: b"/1/saved_model.pb" in request.body[:500], *[503] * 20)
     with pytest.raises(storage.StorageError, match=r"cannot write .*/portraits/1/saved_model\.pb"):
@@ -265,16 +382,16 @@ def test_what_a_killed_push_left_is_replaced(place: Place, scorer: Path) -> None
 # The bundle beside it
 
 
-@pytest.mark.parametrize(("uri", "server"), [("gs://bucket", "google"), ("s3://push", "amazon")])
+@pytest.mark.parametrize(("uri", "server"), [("gs://bucket", "google"), ("s3://bucket", "amazon")])
 def test_the_bundle_of_a_version_is_the_one_that_was_published(
-    uri: str, server: str, scorer: Path, tmp_path: Path, request: pytest.FixtureRequest
+    uri: str, server: str, scorer: Path, results: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     request.getfixturevalue(server)
-    version = Place(uri).push(scorer)
+    version = Place(uri, results).push(scorer)
     photos = list(warmup.photos())
     np.testing.assert_array_equal(published.load_bundle(version).score(photos), bundle.load(scorer).score(photos))
     storage.download_tree(f"{version}/bundle", tmp_path / "bundle")
-    again = Place(str(tmp_path)).push(tmp_path / "bundle")
+    again = Place(str(tmp_path), results).push(tmp_path / "bundle")
     assert (
         storage.read_json(f"{again}/version.json")["scorer"] == storage.read_json(f"{version}/version.json")["scorer"]
     )

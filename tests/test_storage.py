@@ -2,12 +2,10 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from socket import socket
 
-import boto3
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,27 +16,6 @@ from tests import gcs, s3
 PLACES = ("folder", "gs", "s3")
 SEGMENT = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
 MIB = 2**20
-
-
-@pytest.fixture
-def google(monkeypatch: pytest.MonkeyPatch) -> Iterator[gcs.Server]:
-    with gcs.Server("bucket") as server:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
-        yield server
-
-
-@pytest.fixture
-def amazon(monkeypatch: pytest.MonkeyPatch) -> Iterator[s3.Server]:
-    with s3.Server() as server:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            monkeypatch.setenv(name, "test")
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-        client = boto3.client("s3")
-        for bucket in client.list_buckets()["Buckets"]:  # moto keeps its buckets for the life of the process
-            boto3.resource("s3").Bucket(bucket["Name"]).objects.delete()
-        client.create_bucket(Bucket="bucket")
-        yield server
 
 
 @pytest.fixture(params=PLACES)

@@ -6,15 +6,36 @@ from images.digests import STEPS_CPU
 
 
 @dsl.component(base_image=STEPS_CPU, install_kfp_package=False)
-def push(dataset: dsl.Input[dsl.Dataset], scorer: dsl.Input[dsl.Model], workspace: str, models: str, name: str) -> str:
-    """Publish the scorer as a version and make it the champion; returns the version's URI."""
+def push(
+    dataset: dsl.Input[dsl.Dataset],
+    scorer: dsl.Input[dsl.Model],
+    results: dsl.Input[dsl.Artifact],
+    checks: dsl.Input[dsl.Artifact],
+    workspace: str,
+    models: str,
+    name: str,
+    consent: str,
+) -> str:
+    """Publish the scorer as a version with its model card and make it the champion; returns the version's URI."""
     from components.scorer.journal import step
 
     with step("push", workspace) as place:
         from itertools import islice
 
-        from components.push.push import push
+        from components.push.push import Origin, push
         from components.scorer.photos import records
+        from images import digests
 
+        origin = Origin(
+            dataset=dataset.path,
+            checks=checks.path,
+            sources={
+                each: dataset.metadata.get(each, "") for each in ("photos", "ratings", "unlabelled", "attributes")
+            },
+            consent=consent,
+            images={"steps (CPU)": digests.STEPS_CPU, "steps (GPU)": digests.STEPS_GPU},
+        )
         photos = [record["photo"] for record in islice(records(dataset.path, "test"), 16)]
-        return push(scorer.path, models=models, name=name, workspace=place, photos=photos)
+        return push(
+            scorer.path, results=results.path, models=models, name=name, workspace=place, origin=origin, photos=photos
+        )

@@ -3,68 +3,157 @@
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from components.scorer import bundle, channels, metrics, published, storage, warmup
+from components.push.card import Facts, card
+from components.scorer import bundle, channels, decision, metrics, published, storage, warmup
 from components.scorer.workspace import Workspace
 
-TOLERANCE = 1e-3
-"""Score points, and shares of votes, by which the published version may differ from the scorer."""
+PROFILE = "profile.json"
+"""What validation found out about the data set, for the next version's validation to compare with."""
 
 
-def push(scorer: str | Path, *, models: str, name: str, workspace: Workspace, photos: Sequence[bytes] = ()) -> str:
-    """Publish a scorer as the next version of a model and make it the champion.
+@dataclass(frozen=True)
+class Origin:
+    """Where a scorer comes from, as far as its bundle does not tell.
+
+    Attributes:
+        dataset: TFDS directory that it was trained and judged on; its ``ingestion.json`` is read.
+        checks: folder of what validation found; its ``profile.json`` becomes part of the version.
+        sources: addresses of the data, by what they hold.
+        consent: where the photographed people's consent is documented.
+        images: references of the container images, by name.
+    """
+
+    dataset: str | Path = ""
+    checks: str | Path = ""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    consent: str = ""
+    images: Mapping[str, str] = field(default_factory=dict)
+
+
+def push(
+    scorer: str | Path,
+    *,
+    results: str | Path,
+    models: str,
+    name: str,
+    workspace: Workspace,
+    origin: Origin = Origin(),
+    photos: Sequence[bytes] = (),
+) -> str:
+    """Publish a scorer as the next version of a model, with its model card, and make it the champion.
 
     The version is loaded again from where it was published and must answer as the scorer does before
     ``channels.json`` is switched. Tried again after it broke off, the same run goes on with the version that it
-    took the first time.
+    took the first time. In the end the run's decision names the version; when push breaks off, it says why.
 
     Args:
         scorer: folder of the scorer bundle.
+        results: folder of what evaluation found: ``decision.json``, and ``metrics.json`` for the model card.
         models: folder, ``gs://`` or ``s3://`` address of all models.
         name: of the model.
-        workspace: the run's places; receives ``published.json``, and ``decision.json`` is read there for the
-            version's record.
+        workspace: the run's places; receives ``published.json`` and the completed ``decision.json``.
+        origin: of the scorer, for its model card.
         photos: encoded, upright photos on which both must agree, beside those drawn here.
 
     Returns:
         The version's address, ``<models>/<name>/<version>``.
 
     Raises:
-        FileNotFoundError: there is no complete bundle at ``scorer``.
-        ValueError: the name cannot be a model's, or the published version disagrees with the scorer; then it
-            is removed and the champion stays.
+        FileNotFoundError: there is no complete bundle at ``scorer``, or no decision in ``results``.
+        ValueError: the decision is not to publish, the name cannot be a model's, or the published version disagrees
+            with the scorer; then it is removed and the champion stays.
         components.scorer.storage.StorageError: the place cannot be reached or refuses.
     """
-    challenger = bundle.load(scorer)
-    fingerprint = _fingerprint(Path(scorer))
-    version = channels.claim(models, name, workspace.run, fingerprint)
-    uri = storage.join(channels.folder(models, name), str(version))
-    if channels.read(models, name).get("champion") != version:
-        with _removed_on_failure(uri):
-            if not storage.exists(storage.join(uri, published.COMPLETE)):
-                print(f"push: uploading version {version} to {uri}", flush=True)
-                _upload(challenger, Path(scorer), uri, name, _record(challenger, version, workspace, fingerprint))
-            _compare(challenger, uri, [*warmup.photos(), *photos])
-        serving = channels.switch(models, name, version)["champion"]
-        print(f"push: version {version} is published, the champion is version {serving}", flush=True)
+    judged = _judged(results)
+    with _told_on_failure(judged, workspace):
+        challenger = bundle.load(scorer)
+        fingerprint = _fingerprint(Path(scorer))
+        version = channels.claim(models, name, workspace.run, fingerprint)
+        uri = storage.join(channels.folder(models, name), str(version))
+        if channels.read(models, name).get("champion") != version:
+            with _removed_on_failure(uri):
+                if not storage.exists(storage.join(uri, published.COMPLETE)):
+                    print(f"push: uploading version {version} to {uri}", flush=True)
+                    made = decision.completed(judged, version, uri)
+                    facts = _facts(challenger, fingerprint, name, workspace.run, made, results, origin)
+                    _upload(challenger, Path(scorer), facts, origin.checks)
+                _compare(challenger, uri, [*warmup.photos(), *photos])
+            serving = channels.switch(models, name, version)["champion"]
+            print(f"push: version {version} is published, the champion is version {serving}", flush=True)
+    # In this order: the exit handler completes a decision that a killed push has left, and knows the version from here.
     storage.write_json(workspace.published, {"version": version, "uri": uri})
+    decision.write(workspace.decision, decision.completed(judged, version, uri))
     return uri
 
 
-def _upload(challenger: bundle.Bundle, scorer: Path, uri: str, name: str, record: dict[str, Any]) -> None:
+def _judged(results: str | Path) -> dict[str, Any]:
+    """The evaluation's own word, which stays as it was when an earlier attempt has failed."""
+    uri = storage.join(str(results), "decision.json")
+    judged = decision.read(uri)
+    if judged is None:
+        raise FileNotFoundError(f"expected the decision to publish at {uri}, found none; evaluation writes it")
+    if not decision.of(judged).publishes:
+        raise ValueError(f"expected a decision to publish in {uri}, got {judged['verdict']!r}: {judged['summary']}")
+    return judged
+
+
+def _json(folder: str | Path, name: str) -> dict[str, Any]:
+    """What an earlier step has written; empty where it has not."""
+    try:
+        return storage.read_json(storage.join(str(folder), name)) if folder else {}
+    except FileNotFoundError:
+        return {}
+
+
+def _facts(
+    challenger: bundle.Bundle,
+    fingerprint: str,
+    name: str,
+    run: str,
+    made: dict[str, Any],
+    results: str | Path,
+    origin: Origin,
+) -> Facts:
+    """What the version's card and record tell."""
+    return Facts(
+        name=name,
+        version=made["published"]["version"],
+        uri=made["published"]["uri"],
+        date=datetime.now(UTC).date().isoformat(),
+        run=run,
+        revision=challenger.revision,
+        scorer=fingerprint,
+        data_fingerprint=challenger.data_fingerprint,
+        settings=challenger.settings,
+        decision=made,
+        metrics=_json(results, "metrics.json"),
+        ingestion=_json(origin.dataset, "ingestion.json"),
+        sources=origin.sources,
+        consent=origin.consent,
+        images=origin.images,
+    )
+
+
+def _upload(challenger: bundle.Bundle, scorer: Path, facts: Facts, checks: str | Path) -> None:
     """Write the version, complete from the moment in which its last file is there."""
-    storage.delete_tree(uri)  # what an attempt that was killed has left
+    storage.delete_tree(facts.uri)  # what an attempt that was killed has left
     with tempfile.TemporaryDirectory() as folder:
-        published.export(challenger, folder, name)
+        published.export(challenger, folder, facts.name)
         shutil.copytree(scorer, Path(folder, published.BUNDLE))
-        storage.write_json(storage.join(folder, "version.json"), record)
-        storage.upload_tree(folder, uri, last=[published.COMPLETE])
+        if checks and Path(checks, PROFILE).is_file():
+            shutil.copyfile(Path(checks, PROFILE), Path(folder, PROFILE))
+        card(facts).write(folder)
+        storage.write_json(storage.join(folder, "version.json"), _record(facts))
+        storage.upload_tree(folder, facts.uri, last=[published.COMPLETE])
 
 
 def _compare(challenger: bundle.Bundle, uri: str, photos: list[bytes]) -> None:
@@ -75,27 +164,27 @@ def _compare(challenger: bundle.Bundle, uri: str, photos: list[bytes]) -> None:
     for output, values in expected.items():
         # A NaN is larger than any tolerance: the comparison is the other way round so that it fails too.
         largest = float(np.abs(answers[output] - values).max())
-        if not largest <= TOLERANCE:
+        if not largest <= published.TOLERANCE:
             raise ValueError(
-                f"expected {uri} to answer as the scorer does to within {TOLERANCE}, but {output} differs by"
+                f"expected {uri} to answer as the scorer does to within {published.TOLERANCE}, but {output} differs by"
                 f" {largest:.2g} on {len(photos)} photos; the version is removed and the champion stays"
             )
 
 
-def _record(challenger: bundle.Bundle, version: int, workspace: Workspace, fingerprint: str) -> dict[str, Any]:
+def _record(facts: Facts) -> dict[str, Any]:
     """Where the version comes from, for ``version.json``."""
-    try:
-        decision = storage.read_json(workspace.decision)
-    except FileNotFoundError:
-        decision = None
     return {
-        "version": version,
-        "run": workspace.run,
-        "scorer": fingerprint,
-        "revision": challenger.revision,
-        "data_fingerprint": challenger.data_fingerprint,
-        "settings": challenger.settings,
-        "decision": decision,
+        "version": facts.version,
+        "date": facts.date,
+        "run": facts.run,
+        "scorer": facts.scorer,
+        "revision": facts.revision,
+        "data_fingerprint": facts.data_fingerprint,
+        "sources": dict(facts.sources),
+        "consent": facts.consent,
+        "images": dict(facts.images),
+        "settings": facts.settings,
+        "decision": facts.decision,
     }
 
 
@@ -105,6 +194,18 @@ def _fingerprint(scorer: Path) -> str:
     for file in storage.files(str(scorer)):
         digest.update(f"{file.name}\0{file.size}\0".encode() + storage.read_bytes(file.uri))
     return digest.hexdigest()
+
+
+@contextmanager
+def _told_on_failure(judged: dict[str, Any], workspace: Workspace) -> Iterator[None]:
+    """Leave the decision "failed" with the reason when the block fails."""
+    try:
+        yield
+    except BaseException as error:
+        with suppress(OSError):  # the exit handler writes it then, and the block's own error is what matters
+            why = f"push broke off: {decision.in_short(error)}"
+            decision.write(workspace.decision, decision.failed(judged, why, workspace.run))
+        raise
 
 
 @contextmanager
