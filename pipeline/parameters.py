@@ -12,9 +12,12 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 from components.scorer.settings import (
     Evaluation,
     Ingestion,
+    Policy,
     Pretraining,
     Training,
+    Validation,
     among,
+    check_policy,
     check_together,
     from_parameters,
 )
@@ -80,13 +83,15 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
         if not spec.is_optional and not values.get(name):
             raise ValueError(f"{name} is missing. {spec.description}")
     checked = {}
-    for settings, prefix in ((Ingestion, ""), (Pretraining, "pretraining_"), (Training, ""), (Evaluation, "")):
+    for settings in (Ingestion, Pretraining, Training, Validation, Evaluation, Policy):
+        prefix = "pretraining_" if settings is Pretraining else ""
         try:
             checked[settings] = from_parameters(settings, **among(dict(values), settings, prefix))
         except ValueError as error:
             own = f"{prefix}{str(error).split()[0]}" in values
             raise ValueError(f"{prefix}{error}" if prefix and own else str(error)) from None
     check_together(checked[Pretraining], checked[Training].scale)
+    check_policy(checked[Policy])
     return dict(values)
 
 

@@ -1,8 +1,8 @@
-"""The pipeline: every parameter with its default, grouped by phase; the steps; the gate.
+"""The pipeline: every parameter with its default, grouped by phase; the steps; the two gates.
 
 Ingestion is never cached, for it lists a bucket; it returns the data set's fingerprint, and pretraining and
-training, which take it as a parameter, come from the cache while data and settings stay the same. Evaluation is
-not cached, for the champion changes behind its parameters; nor is push, for it changes the champion.
+training, which take it as a parameter, come from the cache while data and settings stay the same. Validation and
+evaluation are not cached, for the champion changes behind their parameters; nor is push, for it changes the champion.
 """
 
 from typing import Literal
@@ -15,22 +15,27 @@ from components.notification.component import notification
 from components.pretraining.component import pretraining
 from components.push.component import push
 from components.scorer.settings import (
+    ChampionMode,
     Devices,
     Evaluation,
     Ingestion,
+    Policy,
     Pretraining,
     RatingFormat,
     Scaling,
     Start,
     Training,
+    Validation,
     among,
 )
 from components.training.component import training
+from components.validation.component import validation
 from pipeline import choices, resources
 
 NAME = "portrait-scorer"
 
-_ingestion, _pretraining, _training, _evaluation = Ingestion(), Pretraining(), Training(), Evaluation()
+_ingestion, _pretraining, _training = Ingestion(), Pretraining(), Training()
+_validation, _evaluation, _policy = Validation(), Evaluation(), Policy()
 
 
 @choices.pipeline(name=NAME, display_name="Portrait scorer", pipeline_config=resources.LIFETIME)
@@ -46,6 +51,7 @@ def portrait_scorer(
     resume: str = "",
     webhook: str = "portrait-scorer-webhook",
     revision: str = "",
+    consent: str = "",
     # Ingestion
     rating_format: RatingFormat = _ingestion.rating_format,
     ava_tags: list = list(_ingestion.ava_tags),  # noqa: B006 - read by the compiler, never changed
@@ -82,15 +88,41 @@ def portrait_scorer(
     mixed_precision: bool = _training.mixed_precision,
     devices: Devices = _training.devices,
     seed: int = _training.seed,
-    # Evaluation: the gates
+    # Validation: the gates before anything is trained
+    minimum_new_labels: int = _validation.minimum_new_labels,
+    maximum_label_drift: float = _validation.maximum_label_drift,
+    maximum_photo_drift: float = _validation.maximum_photo_drift,
+    # Evaluation: the gates before anything is published
     accuracy_threshold: float = _evaluation.accuracy_threshold,
+    bootstrap: int = _evaluation.bootstrap,
+    confidence: float = _evaluation.confidence,
+    minimum_test_photos: int = _evaluation.minimum_test_photos,
     minimum_srcc: float = _evaluation.minimum_srcc,
     maximum_emd: float = _evaluation.maximum_emd,
     minimum_spread: float = _evaluation.minimum_spread,
+    minimum_slope: float = _evaluation.minimum_slope,
+    minimum_outside: float = _evaluation.minimum_outside,
+    champion_mode: ChampionMode = _evaluation.champion_mode,
     champion_margin: float = _evaluation.champion_margin,
-    bootstrap: int = _evaluation.bootstrap,
-    confidence: float = _evaluation.confidence,
+    champion_margin_emd: float = _evaluation.champion_margin_emd,
+    significance: float = _evaluation.significance,
+    crossings: list = list(_evaluation.crossings),  # noqa: B006
+    minimum_slice: int = _evaluation.minimum_slice,
+    minimum_slice_srcc: float = _evaluation.minimum_slice_srcc,
+    maximum_slice_gap: float = _evaluation.maximum_slice_gap,
+    behaviour_photos: int = _evaluation.behaviour_photos,
+    maximum_rise: float = _evaluation.maximum_rise,
+    behaviour_tolerance: float = _evaluation.behaviour_tolerance,
+    perturbation_photos: int = _evaluation.perturbation_photos,
+    perturbation_budget: float = _evaluation.perturbation_budget,
+    maximum_perturbation: float = _evaluation.maximum_perturbation,
+    maximum_latency: float = _evaluation.maximum_latency,
+    maximum_size: float = _evaluation.maximum_size,
     show_photos: bool = _evaluation.show_photos,
+    # What a gate's no means
+    warn_only: list = list(_policy.warn_only),  # noqa: B006
+    force_publish: bool = _policy.force_publish,
+    force_reason: str = _policy.force_reason,
     # The cluster
     accelerator: str = "nvidia.com/gpu",
     accelerator_count: Literal["1", "2", "4", "8", "16"] = "1",
@@ -110,6 +142,7 @@ def portrait_scorer(
         resume: Id of an earlier run whose checkpoints pretraining and training go on from.
         webhook: Name of the Kubernetes Secret whose key "url" holds the webhook to tell; nobody is told without it.
         revision: Git revision of this code, for the scorer's record; submit and schedule fill it in.
+        consent: How the people on the photos agreed to this use, or where that is documented; for the model card.
         rating_format: How the ratings are written; auto recognises it.
         ava_tags: Semantic tags of AVA.txt to keep: 17 is Portraiture, 47 Self Portrait; empty keeps all.
         minimum_raters: Photos with fewer raters are left out.
@@ -143,14 +176,38 @@ def portrait_scorer(
         mixed_precision: Compute in 16 bits where that is safe; faster on GPUs with tensor cores.
         devices: One GPU, or all of the machine.
         seed: Seed of every draw.
+        minimum_new_labels: Gate: photos newly rated since the champion's data; with fewer the run is skipped.
+        maximum_label_drift: Gate: shift of people's mean scores since the champion's data, in score points.
+        maximum_photo_drift: Gate: shift of brightness, sharpness and the like since then, in standard deviations.
         accuracy_threshold: Score that parts high quality from low.
+        bootstrap: Resamples for the intervals.
+        confidence: Confidence of the intervals.
+        minimum_test_photos: Gate: least number of test photos.
         minimum_srcc: Gate: least rank correlation with people.
         maximum_emd: Gate: largest earth mover's distance to people's votes, in score points.
         minimum_spread: Gate: least spread of the predictions as a share of the truth's.
-        champion_margin: Gate: rank correlation that may be lost against the champion.
-        bootstrap: Resamples for the intervals.
-        confidence: Confidence of the intervals.
+        minimum_slope: Gate: least slope of people's means on the predictions.
+        minimum_outside: Gate: least share of scores outside 4 to 7, as a share of people's.
+        champion_mode: What a challenger has to show: that it is not worse than the champion, or that it is better.
+        champion_margin: Gate: correlation (SRCC, LCC) that may be lost against the champion.
+        champion_margin_emd: Gate: EMD that may be lost against the champion, in score points.
+        significance: Chance of letting through a challenger that is worse by the margin.
+        crossings: Attributes to slice by together, for example ["gender*ethnicity"]; each alone is always sliced by.
+        minimum_slice: Photos of a slice that is judged; smaller ones are only shown.
+        minimum_slice_srcc: Gate: least rank correlation of the worst slice.
+        maximum_slice_gap: Gate: largest mean error of a slice, in score points, people's ratings allowed for.
+        behaviour_photos: Test photos that are blurred, darkened and so on.
+        maximum_rise: Gate: score points that photos made worse may gain on average.
+        behaviour_tolerance: Gate: score points that a mirror image or a re-encoding may move a photo on average.
+        perturbation_photos: Test photos that are perturbed by the scorer's own gradient.
+        perturbation_budget: Largest change of a pixel in that, of 255.
+        maximum_perturbation: Gate: score points that it may gain on average.
+        maximum_latency: Gate: milliseconds for one photo, the 95th percentile on the step's CPU.
+        maximum_size: Gate: megabytes of the exported model.
         show_photos: Show photos in the reports; they are people's faces.
+        warn_only: Gates that warn and do not block, by their names in decision.json.
+        force_publish: Publish although gates say no; needs force_reason.
+        force_reason: Why, for the decision, the model card and the notification.
         accelerator: Kubernetes resource name of the accelerator of pretraining and training; empty asks for none.
         accelerator_count: Accelerators for each of these steps.
         node_selector: Labels of the node pool of these steps; a toleration alone does not attract a pod to it.
@@ -169,28 +226,37 @@ def portrait_scorer(
         )  # fmt: skip
         resources.uncached(resources.give(data, resources.INGESTION))
 
-        encoder = pretraining(
-            dataset=data.outputs["dataset"], fingerprint=data.outputs["Output"], workspace=workspace, resume=resume,
-            scale=scale, show_photos=show_photos, **among(given, Pretraining, prefix="pretraining_"),
+        checked = validation(
+            dataset=data.outputs["dataset"], workspace=workspace, models=models, name=name,
+            duplicate_distance=duplicate_distance, **among(given, Validation), **among(given, Policy),
         )  # fmt: skip
-        resources.accelerate(resources.give(encoder, resources.PRETRAINING), *pool)
+        resources.uncached(resources.give(checked, resources.VALIDATION))
 
-        scorer = training(
-            dataset=data.outputs["dataset"], fingerprint=data.outputs["Output"],
-            encoder=encoder.outputs["encoder"], encoder_run=encoder.outputs["Output"],
-            workspace=workspace, resume=resume, revision=revision, **among(given, Training),
-        )  # fmt: skip
-        resources.accelerate(resources.give(scorer, resources.TRAINING), *pool)
-
-        judged = evaluation(
-            dataset=data.outputs["dataset"], scorer=scorer.outputs["scorer"],
-            workspace=workspace, models=models, name=name, revision=revision, **among(given, Evaluation),
-        )  # fmt: skip
-        resources.uncached(resources.give(judged, resources.EVALUATION))
-
-        with dsl.If(judged.outputs["Output"] == True, name="passed"):  # noqa: E712 - this builds the condition
-            published = push(
-                dataset=data.outputs["dataset"], scorer=scorer.outputs["scorer"],
-                workspace=workspace, models=models, name=name,
+        with dsl.If(checked.outputs["Output"] == True, name="worth-training"):  # noqa: E712 - this builds the condition
+            encoder = pretraining(
+                dataset=data.outputs["dataset"], fingerprint=data.outputs["Output"], workspace=workspace, resume=resume,
+                scale=scale, show_photos=show_photos, **among(given, Pretraining, prefix="pretraining_"),
             )  # fmt: skip
-            resources.uncached(resources.give(published, resources.PUSH))
+            resources.accelerate(resources.give(encoder, resources.PRETRAINING), *pool)
+
+            scorer = training(
+                dataset=data.outputs["dataset"], fingerprint=data.outputs["Output"],
+                encoder=encoder.outputs["encoder"], encoder_run=encoder.outputs["Output"],
+                workspace=workspace, resume=resume, revision=revision, **among(given, Training),
+            )  # fmt: skip
+            resources.accelerate(resources.give(scorer, resources.TRAINING), *pool)
+
+            judged = evaluation(
+                dataset=data.outputs["dataset"], checks=checked.outputs["checks"], scorer=scorer.outputs["scorer"],
+                workspace=workspace, models=models, name=name, revision=revision,
+                **among(given, Evaluation), **among(given, Policy),
+            )  # fmt: skip
+            resources.uncached(resources.give(judged, resources.EVALUATION))
+
+            with dsl.If(judged.outputs["Output"] == True, name="passed"):  # noqa: E712
+                published = push(
+                    dataset=data.outputs["dataset"], checks=checked.outputs["checks"],
+                    scorer=scorer.outputs["scorer"], results=judged.outputs["results"],
+                    workspace=workspace, models=models, name=name, consent=consent,
+                )  # fmt: skip
+                resources.uncached(resources.give(published, resources.PUSH))

@@ -38,6 +38,7 @@ class Needs:
 # Memory is requested and limited alike, so that no neighbour's use kills a step; CPU is requested only, so that
 # idle cores are used. Sized for 200,000 unlabelled and 30,000 rated photos.
 INGESTION = Needs(cpu="8", memory="16Gi", deadline=12 * HOUR)
+VALIDATION = Needs(cpu="4", memory="8Gi", deadline=2 * HOUR)
 PRETRAINING = Needs(cpu="8", memory="32Gi", deadline=24 * HOUR, retries=4, shared_memory="8Gi")
 TRAINING = Needs(cpu="8", memory="32Gi", deadline=12 * HOUR, retries=4, shared_memory="8Gi")
 EVALUATION = Needs(cpu="4", memory="16Gi", deadline=4 * HOUR)

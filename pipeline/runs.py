@@ -36,9 +36,15 @@ SAMPLE: dict[str, Any] = {
     "learning_rate": 1e-3,
     "batch_size": 16,
     "dropout": 0.1,
+    "minimum_test_photos": 40,
     "minimum_srcc": 0.3,
     "maximum_emd": 2.0,
     "minimum_spread": 0.3,
+    "champion_margin": 0.15,
+    "champion_margin_emd": 0.3,
+    "minimum_slice": 20,
+    "minimum_slice_srcc": 0.0,
+    "behaviour_photos": 32,
     "bootstrap": 200,
     "show_photos": True,  # they are drawn
 }

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from components.evaluation.measurements import Estimate
 from components.evaluation.predictions import Predictions
@@ -20,10 +21,12 @@ _LEAST = 1e-6  # of a skill: below it there is rounding only
 
 @dataclass(frozen=True)
 class Bin:
-    """Photos that the scorer rates about alike: its mean score of them, people's, and how many they are."""
+    """Photos that the scorer rates about alike: its mean score, people's with its interval, and how many they are."""
 
     predicted: float
     people: float
+    low: float
+    high: float
     photos: int
 
 
@@ -94,7 +97,7 @@ def calibrate(predictions: Predictions, settings: Evaluation) -> Calibration:
         photos=len(truth),
         **estimates,
         skill_bound=float(np.quantile(draws["skill"], settings.significance)),
-        bins=_bins(truth, predicted),
+        bins=_bins(truth, predicted, settings.confidence),
         fault=metrics.why_undefined(truth, predicted),
     )
 
@@ -102,7 +105,8 @@ def calibrate(predictions: Predictions, settings: Evaluation) -> Calibration:
 def gates(calibration: Calibration, settings: Evaluation) -> list[Gate]:
     """Whether scores are spread, scaled and placed as people's are, and tell more than a constant.
 
-    The slope has no upper bound of its own: it is LCC / spread, so that the gate on the spread sets one.
+    A slope of one half is where a constant answer would have the same squared error as a scorer without bias. The slope
+    has no upper bound of its own: it is LCC / spread, so that the gate on the spread sets one.
     """
     return [
         _at_least(
@@ -220,6 +224,21 @@ def _measure(sums: np.ndarray) -> dict[str, np.ndarray]:
         }
 
 
-def _bins(truth: np.ndarray, predicted: np.ndarray) -> list[Bin]:
-    parts = np.array_split(np.argsort(predicted, kind="stable"), min(_BINS, len(predicted)))
-    return [Bin(float(predicted[part].mean()), float(truth[part].mean()), len(part)) for part in parts]
+def _bins(truth: np.ndarray, predicted: np.ndarray, confidence: float) -> list[Bin]:
+    return [
+        Bin(
+            float(predicted[part].mean()),
+            float(truth[part].mean()),
+            *_interval_of_mean(truth[part], confidence),
+            len(part),
+        )
+        for part in np.array_split(np.argsort(predicted, kind="stable"), min(_BINS, len(predicted)))
+    ]
+
+
+def _interval_of_mean(values: np.ndarray, confidence: float) -> tuple[float, float]:
+    """Student's; NaN for a single value, which tells nothing of its spread."""
+    if len(values) < 2:
+        return math.nan, math.nan
+    away = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return float(values.mean() - away), float(values.mean() + away)

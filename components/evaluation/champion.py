@@ -6,6 +6,7 @@ import numpy as np
 
 from components.evaluation.predictions import Records, votes
 from components.scorer import channels, storage
+from components.scorer.decision import in_short
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,3 @@ def score_champion(models: str, name: str, records: Records, total: int) -> Cham
         return Champion(uri, version, votes(records, published.load(uri), total))
     except Exception as error:  # a foreign artefact may fail in any way
         return Champion(uri, version, error=in_short(error))
-
-
-def in_short(error: BaseException) -> str:
-    """An error in one line; TensorFlow's go on for pages."""
-    first = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {first[:300]}"

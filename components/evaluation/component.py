@@ -8,6 +8,7 @@ from images.digests import STEPS_CPU
 @dsl.component(base_image=STEPS_CPU, install_kfp_package=False)
 def evaluation(
     dataset: dsl.Input[dsl.Dataset],
+    checks: dsl.Input[dsl.Artifact],
     scorer: dsl.Input[dsl.Model],
     report: dsl.Output[dsl.HTML],
     results: dsl.Output[dsl.Artifact],
@@ -18,27 +19,49 @@ def evaluation(
     name: str,
     revision: str,
     accuracy_threshold: float,
+    bootstrap: int,
+    confidence: float,
+    minimum_test_photos: int,
     minimum_srcc: float,
     maximum_emd: float,
     minimum_spread: float,
+    minimum_slope: float,
+    minimum_outside: float,
+    champion_mode: str,
     champion_margin: float,
-    bootstrap: int,
-    confidence: float,
+    champion_margin_emd: float,
+    significance: float,
+    crossings: list,
+    minimum_slice: int,
+    minimum_slice_srcc: float,
+    maximum_slice_gap: float,
+    behaviour_photos: int,
+    maximum_rise: float,
+    behaviour_tolerance: float,
+    perturbation_photos: int,
+    perturbation_budget: float,
+    maximum_perturbation: float,
+    maximum_latency: float,
+    maximum_size: float,
     show_photos: bool,
     seed: int,
+    warn_only: list,
+    force_publish: bool,
+    force_reason: str,
 ) -> bool:
-    """Measure the scorer and the champion on the test split; returns whether every gate passed."""
+    """Find out all about the scorer on the test split; returns whether to publish it."""
     parameters = dict(locals())
     from components.scorer.journal import step
 
     with step("evaluation", workspace, report.uri) as place:
         from components.evaluation.evaluate import evaluate
-        from components.scorer.settings import Evaluation, among, from_parameters
+        from components.scorer.settings import Evaluation, Policy, among, from_parameters
 
         found = evaluate(
             dataset.path, scorer.path, report.path,
             models=models, name=name, settings=from_parameters(Evaluation, **among(parameters, Evaluation)),
-            workspace=place, revision=revision, results=results.path,
+            policy=from_parameters(Policy, **among(parameters, Policy)),
+            workspace=place, checks=checks.path, revision=revision, results=results.path,
         )  # fmt: skip
         for metric, value in found.metrics.items():
             metrics.log_metric(metric, value)

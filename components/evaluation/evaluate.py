@@ -2,18 +2,20 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from components.evaluation.champion import Champion, score_champion
-from components.evaluation.gates import Decision, broken_off, decide
-from components.evaluation.measurements import Measurements, measure
-from components.evaluation.predictions import Predictions, Records, predict
-from components.evaluation.report import extremes, write_report
-from components.scorer import bundle, photos, storage
-from components.scorer.settings import Evaluation, as_parameters
+from components.evaluation.champion import Champion
+from components.evaluation.findings import Findings, find
+from components.evaluation.gates import all_gates
+from components.evaluation.measurements import Measurements
+from components.evaluation.predictions import Records
+from components.evaluation.report import write_report
+from components.scorer import bundle, decision, photos, storage
+from components.scorer.decision import Decision, Gate
+from components.scorer.settings import Evaluation, Policy, as_parameters
 from components.scorer.workspace import Workspace
 
 
@@ -39,7 +41,7 @@ class Evaluated:
     @property
     def passed(self) -> bool:
         """Whether to publish."""
-        return self.decision.verdict == "publish"
+        return self.decision.publishes
 
 
 def evaluate(
@@ -50,11 +52,13 @@ def evaluate(
     models: str,
     name: str,
     settings: Evaluation,
+    policy: Policy,
     workspace: Workspace,
+    checks: str | Path = "",
     revision: str = "",
     results: str | Path = "",
 ) -> Evaluated:
-    """Score each photo of the test split once, hold the result against the gates, and tell people.
+    """Find out everything about a scorer, hold it against the gates, and tell people.
 
     Writes the page at ``report`` and, into ``results``, ``metrics.json`` (every number), ``predictions.csv`` (a row
     a photo) and ``decision.json``; the decision also at ``workspace.decision``. The decision is written whatever
@@ -67,7 +71,9 @@ def evaluate(
         models: address of all published models.
         name: of the model whose champion the scorer has to stand up to.
         settings: thresholds, resamples, and whether photos may be shown.
+        policy: which gates only warn, and whether a person overrules the others.
         workspace: the run's place.
+        checks: folder of what validation found, whose gates go into the decision; "" without.
         revision: git revision of this code.
         results: folder of the three files; by default the page's.
 
@@ -75,54 +81,53 @@ def evaluate(
         The metrics and the decision. A refusal is a result, and so is a champion that cannot be loaded.
 
     Raises:
-        ValueError: the test split is empty, or the scorer does not answer with ten votes a photo.
+        ValueError: the test split is empty, the scorer does not answer with ten votes a photo, or the settings do not
+            fit the data.
         FileNotFoundError: there is no bundle or no data set.
     """
     results = Path(results or Path(report).parent)
     results.mkdir(parents=True, exist_ok=True)
-    origin: dict[str, Any] = {"run": workspace.run, "model": name, "revision": revision}
+    about: dict[str, Any] = {"run": workspace.run, "model": name, "revision": revision}
     try:
         total = photos.counts(dataset).get("test", 0)
         if not total:
             raise ValueError("the test split has no photo: rate more photos or raise test_share")
         records: Records = partial(photos.records, dataset, "test")
         trained = bundle.load(scorer)
-        predictions = predict(records, trained, total)
-        champion = score_champion(models, name, records, total)
-        measured = measure(predictions, champion.votes if champion else None, settings)
-        decision = decide(measured, champion, settings)
-
-        ingested = _ingested(dataset)
-        origin |= {
-            "data": ingested.get("fingerprint", ""),
+        about |= {
+            "data": _fingerprint(dataset),
             "trained_on": trained.data_fingerprint,
             "trained_by": trained.revision,
         }
-        faces = _faces(records, extremes(predictions)) if settings.show_photos else {}
-        write_report(report, predictions, measured, decision, champion, settings, origin, _ceiling(ingested), faces)
-        _write_results(results, predictions, measured, champion, settings)
+        found = find(trained, records, total, models, name, settings)
+        decided = decision.decide([*_earlier(checks), *all_gates(found, settings)], policy)
+        write_report(report, found, decided, trained, records, settings, about)
+        _write_results(results, found, settings)
     except Exception as error:
-        _write_decision(broken_off(error), None, origin, results, workspace)
+        _write_decision(decision.broken_off(error), about, results, workspace)
         raise
-    _write_decision(decision, champion, origin, results, workspace)
-    return Evaluated(_for_kubeflow(measured), decision, ["low", "high"], measured.confusion, measured.roc)
+    _write_decision(decided, {**about, "champion": _named(found.champion)}, results, workspace)
+    measured = found.measured
+    return Evaluated(_for_kubeflow(measured), decided, ["low", "high"], measured.confusion, measured.roc)
 
 
-def _ingested(dataset: str | Path) -> dict[str, Any]:
-    """What ingestion wrote beside the data set; empty for a data set from elsewhere."""
+def _fingerprint(dataset: str | Path) -> str:
+    """Of the data set, as ingestion wrote it; empty for a data set from elsewhere."""
     try:
-        return storage.read_json(str(Path(dataset, "ingestion.json")))
+        return storage.read_json(str(Path(dataset, "ingestion.json"))).get("fingerprint", "")
     except FileNotFoundError:
-        return {}
+        return ""
 
 
-def _ceiling(ingested: Mapping[str, Any]) -> float | None:
-    return (ingested.get("reliability") or {}).get("ceiling")
+def _earlier(checks: str | Path) -> list[Gate]:
+    """The gates that validation judged before anything was trained."""
+    if not checks:
+        return []
+    return decision.gates_of(storage.read_json(str(Path(checks, "gates.json"))))
 
 
-def _faces(records: Records, wanted: set[str]) -> dict[str, bytes]:
-    """The encoded photos that the page shows, by their ids."""
-    return {record["photo_id"]: record["photo"] for record in records() if record["photo_id"] in wanted}
+def _named(champion: Champion | None) -> dict[str, Any] | None:
+    return {"uri": champion.uri, "version": champion.version, "error": champion.error} if champion else None
 
 
 def _for_kubeflow(measured: Measurements) -> dict[str, float]:
@@ -134,39 +139,16 @@ def _for_kubeflow(measured: Measurements) -> dict[str, float]:
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
-def _write_results(
-    results: Path, predictions: Predictions, measured: Measurements, champion: Champion | None, settings: Evaluation
-) -> None:
-    everything = {"settings": as_parameters(settings), **asdict(measured)}
-    storage.write_json(str(results / "metrics.json"), _plain(everything))
-    table = predictions.table(champion.votes if champion else None)
+def _write_results(results: Path, found: Findings, settings: Evaluation) -> None:
+    everything = {"settings": as_parameters(settings), **found.numbers()}
+    storage.write_json(str(results / "metrics.json"), decision.plain(everything))
+    table = found.predictions.table(found.champion.votes if found.champion else None)
     storage.write_bytes(
         str(results / "predictions.csv"), table.to_csv(index=False, float_format="%.6f", lineterminator="\n").encode()
     )
 
 
-def _write_decision(
-    decision: Decision, champion: Champion | None, origin: dict[str, Any], results: Path, workspace: Workspace
-) -> None:
-    value = {
-        "verdict": decision.verdict,
-        "publish": decision.verdict == "publish",
-        "summary": decision.summary,
-        "reasons": decision.reasons,
-        "gates": decision.gates,
-        "champion": {"uri": champion.uri, "version": champion.version, "error": champion.error} if champion else None,
-        **origin,
-    }
+def _write_decision(decided: Decision, about: Mapping[str, Any], results: Path, workspace: Workspace) -> None:
+    value = decision.record(decided, **about)
     for uri in (str(results / "decision.json"), workspace.decision):
-        storage.write_json(uri, _plain(value))
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON knows it: dataclasses as objects, numbers that are none as null."""
-    if is_dataclass(value):
-        value = asdict(value)
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        decision.write(uri, value)

@@ -1,6 +1,6 @@
 """What people and a scorer say about each photo of the test split."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
@@ -36,6 +36,7 @@ class Predictions:
         raters: int [n], how many people.
         attributes: n rows, a column an attribute, text; empty where unknown.
         scorer: float [n, 10], the challenger's votes.
+        groups: n uploaders or persons: photos of one are no independent evidence. Empty: each photo for itself.
     """
 
     photo_ids: list[str]
@@ -43,6 +44,7 @@ class Predictions:
     raters: np.ndarray
     attributes: pd.DataFrame
     scorer: np.ndarray
+    groups: Sequence[str] = ()
 
     def table(self, champion: np.ndarray | None = None) -> pd.DataFrame:
         """A row a photo: what ``predictions.csv`` holds.
@@ -87,6 +89,7 @@ def predict(records: Records, scorer: Scorer, total: int) -> Predictions:
         raters=np.array([record["raters"] for record in kept], int),
         attributes=pd.DataFrame([record["attributes"] for record in kept]),
         scorer=votes,
+        groups=[record.get("group", record["photo_id"]) for record in kept],
     )
 
 

@@ -1,27 +1,27 @@
-"""The page of an evaluation: the verdict first, then what it rests on."""
+"""The page of an evaluation: the verdict first, then the gates, then what they rest on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
-from components.evaluation.champion import Champion
-from components.evaluation.gates import Decision, Gate
-from components.evaluation.measurements import Estimate, Measurements
-from components.evaluation.predictions import Predictions
-from components.scorer import metrics
-from components.scorer.page import Page, chart, gallery, mark, photo, table, text, verdict
+from components.evaluation import charts
+from components.evaluation.ceiling import Ceiling
+from components.evaluation.charts import Row
+from components.evaluation.comparison import Difference
+from components.evaluation.faces import Faces, gather, rankings
+from components.evaluation.findings import Findings
+from components.evaluation.measurements import Estimate
+from components.evaluation.predictions import Records
+from components.evaluation.slices import Slice
+from components.scorer import curves, metrics
+from components.scorer.bundle import Bundle
+from components.scorer.decision import Decision, Gate
+from components.scorer.page import Page, chart, gallery, mark, pair, photo, table, text, verdict
 from components.scorer.settings import Evaluation
-
-_TEN = 10  # photos at each end of a ranking
-_VECTORS = 2000  # points of a scatter kept as shapes; more are drawn as a picture to keep the page small
-
-# Of middling brightness, and told apart by people who see no red or green (Okabe and Ito's orange and blue).
-_PEOPLE, _MODEL, _CHAMPION = "#e69f00", "#1f97dc", "#8c8c8c"
 
 _METRICS = {
     "accuracy": (
@@ -39,83 +39,78 @@ _METRICS = {
 }
 """What people call each metric, and what it says."""
 
-
-def extremes(predictions: Predictions) -> set[str]:
-    """The ids of the photos that the page names."""
-    rankings = _rankings(predictions).values()
-    return {predictions.photo_ids[place] for best, worst in rankings for place in (*best, *worst)}
+_SIDE = 112  # pixels of a photo on the page
 
 
 def write_report(
     file: str | Path,
-    predictions: Predictions,
-    measured: Measurements,
+    found: Findings,
     decision: Decision,
-    champion: Champion | None,
+    scorer: Bundle,
+    records: Records,
     settings: Evaluation,
-    origin: Mapping[str, Any],
-    ceiling: float | None,
-    faces: Mapping[str, bytes],
+    about: Mapping[str, Any],
 ) -> None:
     """Write the page.
 
     Args:
         file: where to.
-        predictions: photo by photo.
-        measured: the metrics.
+        found: all that was found out.
         decision: the verdict and the gates.
-        champion: the published model, if any.
+        scorer: the challenger, for what it looks at and how it learnt.
+        records: of the test split, for photos that may be shown.
         settings: of this evaluation.
-        origin: of the data, the scorer and the code, by name.
-        ceiling: the LCC that a perfect scorer reaches with these raters, if known.
-        faces: encoded photos by id; empty to show none.
+        about: the run, the data, the scorer and the code, by name.
     """
-    page = Page(f"Evaluation of {origin['model']}", f"{measured.photos:,} photos of the test split, each scored once.")
-    ok = {"publish": True, "refused": False, "failed": None}[decision.verdict]
-    page.section("", verdict(ok, decision.summary), *(text(reason) for reason in decision.reasons if not ok))
+    faces = gather(found, scorer, records, settings)
+    page = Page(f"Evaluation of {about['model']}", f"{found.measured.photos:,} photos of the test split.")
+    page.section("", *_verdict(decision))
     page.section("Gates", table([_gate_row(gate) for gate in decision.gates]))
-    page.section("Metrics", *_metrics(measured, champion, settings, ceiling))
-    votes = champion.votes if champion else None
-    page.section(
-        "Scorer and people",
-        gallery(
-            [
-                chart(_scatter(predictions), "The scorer's mean score of each photo against people's"),
-                chart(
-                    _distributions(predictions, votes), "How often each mean score is given, by people and by models"
-                ),
-            ]
-        ),
-    )
-    if measured.slices:
-        page.section("By attribute", *_by_attribute(measured))
-    for who, (best, worst) in _rankings(predictions).items():
-        ends = [_photos(predictions, best, faces, "The ten best"), _photos(predictions, worst, faces, "The ten worst")]
-        page.section(f"Best and worst by {who}", *(ends if faces else [gallery(ends)]))
-    if not faces:
+    page.section("Metrics", *_metrics(found, settings))
+    page.section("Scorer and people", *_agreement(found))
+    if found.comparison:
+        page.section("Against the champion", *_against(found, settings))
+    if found.slices.slices:
+        page.section("By attribute", *_by_attribute(found.slices.slices, settings))
+    page.section("On changed photos", *_behaviour(found, faces, settings))
+    page.section("As it is served", *_serving(found))
+    page.section("Learning curves", *_learning(scorer))
+    for title, places in rankings(found).items():
+        page.section(title, *_photos(found, places, faces, moved="champion" in title))
+    if not settings.show_photos:
         page.section("", "The photos are not shown: show_photos is off, since they are people's faces.")
-    page.section("Origin", table([{"what": name.replace("_", " "), "value": str(origin[name])} for name in origin]))
+    page.section("Origin", table([{"what": name.replace("_", " "), "value": str(about[name])} for name in about]))
     page.write(file)
 
 
+def _verdict(decision: Decision) -> list[Markup]:
+    ok = {"publish": True, "refused": False}.get(decision.verdict)
+    blocks = [verdict(ok, decision.summary), *(text(reason) for reason in decision.reasons)]
+    if decision.warnings:
+        blocks.append(text("Warnings, which do not keep it from being published:"))
+        blocks += [text(warning) for warning in decision.warnings]
+    return blocks
+
+
 def _gate_row(gate: Gate) -> dict[str, Any]:
+    ok = {"passed": True, "failed": False}.get(gate.verdict)
+    warns = gate.severity == "warn" and not ok
     return {
         "gate": gate.name,
-        "verdict": mark({"passed": True, "failed": False}.get(gate.verdict), gate.verdict),
-        "metric": gate.metric.replace("srcc", "SRCC").replace("emd", "EMD"),
-        "value": gate.value,
-        "threshold": gate.threshold,
+        "verdict": mark(None, "warns") if warns else mark(ok, gate.verdict),
         "reason": gate.reason,
+        "key": gate.key,
     }
 
 
-def _metrics(
-    measured: Measurements, champion: Champion | None, settings: Evaluation, ceiling: float | None
-) -> list[Markup]:
-    """The table of metrics, the champion beside, what they mean and what limits them."""
+def _metrics(found: Findings, settings: Evaluation) -> list[Markup]:
+    """The table of metrics, the champion and people beside, and what they mean."""
+    measured = found.measured
     columns = {"scorer": measured.challenger, "champion": measured.champion, "difference": measured.difference}
     rows = [
-        {"metric": short} | {who: _estimate(found[name]) for who, found in columns.items() if found}
+        {"metric": short}
+        | {who: _estimate(values[name]) for who, values in columns.items() if values}
+        | _people(found.ceiling, name)
         for name, (short, _) in _METRICS.items()
     ]
     meanings = [
@@ -123,13 +118,17 @@ def _metrics(
         for short, meaning in _METRICS.values()
     ]
     blocks = [gallery([table(rows), table(meanings)])]
-    if champion is None:
+    if found.champion is None:
         blocks.append(text("There is no champion to compare with yet."))
-    elif champion.error:
-        blocks.append(text(f"Without a comparison, as {champion.title} could not be scored."))
-    if ceiling:
+    elif found.champion.error:
+        blocks.append(text(f"Without a comparison, as {found.champion.title} could not be scored."))
+    if found.ceiling:
         blocks.append(
-            text(f"People do not fully agree either: with these raters a perfect scorer has LCC {ceiling:.2f}.")
+            text(
+                f"People do not fully agree either ({found.ceiling.raters:.0f} of them a photo). The ceiling is what a"
+                " scorer reaches that knows every photo's true mean, from halves of the raters (Spearman-Brown);"
+                " one human is a single rater against the mean of the others."
+            )
         )
     words = (
         f"Below each number is its {100 * settings.confidence:g} % interval over {settings.bootstrap:,} draws of"
@@ -138,23 +137,229 @@ def _metrics(
     return [*blocks, text(words)]
 
 
-def _by_attribute(measured: Measurements) -> list[Markup]:
+def _people(ceiling: Ceiling | None, metric: str) -> dict[str, float | None]:
+    if ceiling is None:
+        return {}
+    return {"one human": ceiling.human.get(metric), "ceiling": ceiling.perfect.get(metric)}
+
+
+def _agreement(found: Findings) -> list[Markup]:
+    votes, calibrated = found.champion.votes if found.champion else None, found.calibration
+    points = [(each.predicted, each.people, each.low, each.high) for each in calibrated.bins]
     words = (
-        "A mean error above 0 says that the scorer is kinder to these photos than people are. Groups of fewer than ten"
-        " photos have no interval; of an attribute with many values the twenty most frequent are shown."
+        f"Where the scorer says a point more, people say {calibrated.slope.value:.2f} more: 1 is calibrated, above 1"
+        f" its scores lie too close together. It rates {100 * calibrated.outside_scorer.value:.0f} % of the photos"
+        f" outside 4 to 7, people {100 * calibrated.outside_people.value:.0f} %."
     )
-    tables = [
-        table(
+    return [
+        gallery(
             [
-                {each.attribute: each.value, "photos": each.photos}
-                | {_METRICS[name][0]: _estimate(estimate) for name, estimate in each.metrics.items()}
-                for each in measured.slices
-                if each.attribute == attribute
+                chart(charts.scatter(found.predictions, points), "Each photo's mean score by people and the scorer"),
+                chart(charts.distributions(found.predictions, votes), "How often each mean score is given"),
             ]
-        )
-        for attribute in dict.fromkeys(each.attribute for each in measured.slices)
+        ),
+        text(words),
     ]
-    return [text(words), gallery(tables)]
+
+
+def _against(found: Findings, settings: Evaluation) -> list[Markup]:
+    compared = found.comparison
+    differences = {"SRCC": compared.srcc, "LCC": compared.lcc, "EMD": compared.emd}
+    rows = [
+        Row(name, each.value, each.low, each.high)
+        if name != "EMD"  # of which less is better: turned round, so that better is to the right in every row
+        else Row(f"{name}, less of it", -each.value, -each.high, -each.low)
+        for name, each in differences.items()
+    ]
+    numbers = [
+        {
+            "metric": name,
+            "scorer": each.challenger,
+            "champion": each.champion,
+            "difference": _estimate(Estimate(each.value, each.low, each.high)),
+            "sure to be": _bound(name, each),
+            "Williams p": each.williams.p if each.williams else None,
+            "photos needed": _whole(each.photos_needed),
+        }
+        for name, each in differences.items()
+    ]
+    words = (
+        f"Both on the same {compared.photos:,} photos; their scores correlate {compared.likeness:.2f} by rank. Sure to"
+        f" be is the bound that the true difference keeps but for a chance of {100 * settings.significance:g} %; the"
+        " margins of the gates are held against it. Photos needed says on how many test photos a challenger that is"
+        " equal to the champion would be told from one that is worse by the margin."
+    )
+    drawn = charts.forest(rows, "gain over the champion (to the right: better)")
+    return [chart(drawn, "Gain over the champion with intervals"), table(numbers), text(words)]
+
+
+def _bound(metric: str, difference: Difference) -> str:
+    """The one-sided bound on the side that matters."""
+    below, value = ("at most", difference.upper) if metric == "EMD" else ("at least", difference.lower)
+    return f"{below} {value:+.3f}" if np.isfinite(value) else "unknown"
+
+
+def _whole(number: float) -> str | None:
+    return f"{number:,.0f}" if np.isfinite(number) else None
+
+
+def _by_attribute(slices: Sequence[Slice], settings: Evaluation) -> list[Markup]:
+    judged = [each for each in slices if each.judged]
+    blocks = []
+    if judged:
+        rows = [
+            Row(each.title, *astuple(each.gap), fault=abs(each.gap.value) > settings.maximum_slice_gap)
+            for each in judged
+        ]
+        band = (-settings.maximum_slice_gap, settings.maximum_slice_gap)
+        drawn = charts.forest(rows, "scored too low (below 0) or too high, score points", band)
+        blocks.append(chart(drawn, "How far each slice is scored too low or too high"))
+    blocks.append(
+        text(
+            "The gap is how far photos of a slice are scored too low or too high beside all others, after people's own"
+            " ratings are allowed for; its interval is corrected for the number of slices. Same opinion compares photos"
+            " that people rate alike. A mean error above 0 says that the scorer is kinder than people. Slices of fewer"
+            f" than {settings.minimum_slice} photos are shown and not judged."
+        )
+    )
+    for attribute in dict.fromkeys(each.attribute for each in slices):
+        rows = [
+            {
+                attribute: each.value,
+                "photos": each.photos,
+                "people": each.people,
+                "scorer": each.scorer,
+                "SRCC": _estimate(each.metrics["srcc"]),
+                "MAE": _estimate(each.metrics["mae"]),
+                "mean error": _estimate(each.metrics["bias"]),
+                "same opinion": _estimate(each.adjusted),
+                "gap": _estimate(each.gap),
+            }
+            for each in slices
+            if each.attribute == attribute
+        ]
+        blocks.append(table(rows))
+    return blocks
+
+
+def _behaviour(found: Findings, faces: Faces, settings: Evaluation) -> list[Markup]:
+    behaviours = found.behaviours
+    rows = [
+        Row(each.change, each.mean, each.low, each.high, fault=each.worse and each.low > settings.maximum_rise)
+        for each in behaviours.responses
+    ]
+    blocks = [
+        text(
+            f"{len(behaviours.before)} test photos, changed: what makes a photo worse must not raise its score, and"
+            " what nobody sees must not move it."
+        ),
+        chart(charts.forest(rows, "mean change of the score, score points"), "How scores respond to changes"),
+    ]
+    if behaviours.perturbation:
+        done = behaviours.perturbation
+        blocks.append(
+            text(
+                f"Made for this scorer by its own gradient, a change that nobody sees (at most {done.budget:g} of 255 a"
+                f" pixel, {done.steps} steps) moves {len(done.before)} photos from {np.mean(done.before):.2f} to"
+                f" {np.mean(done.after):.2f} on average."
+            )
+        )
+    return [*blocks, *_enhancement(faces)]
+
+
+def _enhancement(faces: Faces) -> list[Markup]:
+    """Gradient ascent without a bound on the change, as far as it goes in a hundred steps."""
+    if faces.enhancement is None:
+        return []
+    before, after = faces.enhancement[0], faces.enhancement[-1]
+    blocks = [
+        text(
+            f"Enhanced for a higher score in {len(faces.enhancement) - 1} steps without such a bound, {len(before)}"
+            f" photos of middling score go from {before.mean():.2f} to {after.mean():.2f}. Most of that is noise made"
+            " for this network, so it says how easily the score is fooled, and is no advice to anybody."
+        ),
+        chart(charts.trajectory(faces.enhancement), "Scores of photos on the way of their enhancement"),
+    ]
+    if faces.enhanced:
+        blocks.append(
+            gallery(
+                [
+                    pair(
+                        [
+                            photo(faces.photos[name], f"{start:.2f}", _SIDE),
+                            photo(data, f"{end:.2f} enhanced", _SIDE),
+                        ]
+                    )
+                    for name, data, start, end in zip(faces.examples, faces.enhanced, before, after, strict=True)
+                ]
+            )
+        )
+    return blocks
+
+
+def _serving(found: Findings) -> list[Markup]:
+    served = found.serving
+    if served.error:
+        return [text(f"The exported model did not answer as it should: {served.error}.")]
+    rows = {
+        "one photo, median": (served.latency_median, "ms"),
+        "one photo, 95th percentile": (served.latency_95, "ms"),
+        "batch of 32": (served.batch_milliseconds, "ms"),
+        "loading": (served.load_seconds, "s"),
+        "memory": (served.memory_megabytes, "MB"),
+        "size": (served.size_megabytes, "MB"),
+    }
+    words = f"The exported model in a fresh process on this step's CPU, asked about {served.photos} photos."
+    shown = [{"what": what, "value": f"{value:,.1f} {unit}"} for what, (value, unit) in rows.items()]
+    return [text(words), table(shown)]
+
+
+def _learning(scorer: Bundle) -> list[Markup]:
+    """The loss by epoch, of the head's phase and of the whole network's."""
+    history = scorer.history
+    phases = {
+        "The head": {measure: history.get(f"head_{measure}") for measure in ("loss", "val_loss")},
+        "The whole network": {measure: history.get(measure) for measure in ("loss", "val_loss")},
+    }
+    drawn = [
+        chart(curves.plot(of_phase, "squared EMD", "validation", phase), f"{phase}: loss by epoch")
+        for phase, of_phase in phases.items()
+        if all(of_phase.values())
+    ]
+    return [gallery(drawn)] if drawn else [text("The scorer has no learning curves.")]
+
+
+def _photos(found: Findings, places: Sequence[int], faces: Faces, moved: bool) -> list[Markup]:
+    """Photos beside what the scorer looked at where photos may be shown, else a table."""
+    predictions = found.predictions
+    truth, predicted = metrics.mean_scores(predictions.truth), metrics.mean_scores(predictions.scorer)
+    champion = found.champion.votes if moved and found.champion else None
+    before = metrics.mean_scores(champion) if champion is not None else None
+    if not faces.photos:
+        rows = [
+            {
+                "photo": predictions.photo_ids[place],
+                "people": truth[place],
+                "people's deviation": metrics.deviations(predictions.truth[place : place + 1])[0],
+                **({"champion": before[place]} if before is not None else {}),
+                "scorer": predicted[place],
+            }
+            for place in places
+        ]
+        return [table(rows)]
+    shown = []
+    for place in places:
+        name = predictions.photo_ids[place]
+        was = f", champion {before[place]:.2f}" if before is not None else ""
+        shown.append(
+            pair(
+                [
+                    photo(faces.photos[name], f"people {truth[place]:.2f}{was}", _SIDE),
+                    photo(faces.heat[name], f"scorer {predicted[place]:.2f}", _SIDE),
+                ]
+            )
+        )
+    return [gallery(shown)]
 
 
 def _estimate(estimate: Estimate) -> Markup | None:
@@ -164,71 +369,3 @@ def _estimate(estimate: Estimate) -> Markup | None:
     value, low, high = (f"{number:.3f}".replace("-", "\N{MINUS SIGN}") for number in astuple(estimate))
     ends = Markup("<small>{} to {}</small>").format(low, high) if np.isfinite(estimate.low) else ""
     return Markup('<span class="estimate">{}{}</span>').format(value, ends)
-
-
-def _rankings(predictions: Predictions) -> dict[str, tuple[list[int], list[int]]]:
-    """Places of the ten best photos and of the ten worst, by people and by the scorer; ties in stored order."""
-    found = {}
-    for who, votes in (("people", predictions.truth), ("the scorer", predictions.scorer)):
-        order = np.argsort(-metrics.mean_scores(votes), kind="stable").tolist()
-        found[who] = (order[:_TEN], order[::-1][:_TEN])
-    return found
-
-
-def _photos(predictions: Predictions, places: list[int], faces: Mapping[str, bytes], title: str) -> Markup:
-    """A gallery where photos may be shown, else a table."""
-    truth, predicted = metrics.mean_scores(predictions.truth), metrics.mean_scores(predictions.scorer)
-    if not faces:
-        rows = [
-            {"photo": predictions.photo_ids[place], "people": truth[place], "scorer": predicted[place]}
-            for place in places
-        ]
-        return table(rows, title)
-    captions = [
-        f"{predictions.photo_ids[place]}: people {truth[place]:.2f}, scorer {predicted[place]:.2f}" for place in places
-    ]
-    shown = [photo(faces[predictions.photo_ids[p]], words, 120) for p, words in zip(places, captions, strict=True)]
-    return text(title) + gallery(shown)
-
-
-def _scatter(predictions: Predictions) -> Figure:
-    truth, predicted = metrics.mean_scores(predictions.truth), metrics.mean_scores(predictions.scorer)
-    figure = Figure(figsize=(4.5, 4.2), layout="constrained", dpi=150)
-    axes = figure.subplots()
-    axes.plot([1, 10], [1, 10], color=_CHAMPION, linewidth=1, linestyle="--", label="equal")
-    many = len(truth) > _VECTORS
-    axes.scatter(truth, predicted, s=6 if many else 14, alpha=0.4 if many else 0.7, color=_MODEL, linewidths=0,
-                 rasterized=many)  # fmt: skip
-    low, high = _range(truth, predicted)
-    axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", xlabel="people's mean score", ylabel="scorer's")
-    axes.set(xticks=np.arange(low, high + 1), yticks=np.arange(low, high + 1))
-    axes.set_title("Each photo", fontsize=11)
-    axes.legend(frameon=False, loc="upper left")
-    return figure
-
-
-def _distributions(predictions: Predictions, champion: np.ndarray | None) -> Figure:
-    shown = [("people", predictions.truth, _PEOPLE, "-"), ("scorer", predictions.scorer, _MODEL, "-")]
-    if champion is not None:
-        shown.append(("champion", champion, _CHAMPION, "--"))
-    means = [metrics.mean_scores(votes) for _, votes, _, _ in shown]
-    low, high = _range(*means)
-    edges = np.arange(low, high + 0.25, 0.25)
-    figure = Figure(figsize=(4.5, 4.2), layout="constrained")
-    axes = figure.subplots()
-    for (label, _, colour, line), values in zip(shown, means, strict=True):
-        axes.hist(values[np.isfinite(values)], edges, histtype="step", linewidth=1.8, color=colour, linestyle=line,
-                  label=label)  # fmt: skip
-    axes.set(xlabel="mean score", ylabel="photos")
-    axes.set_title("All photos", fontsize=11)
-    axes.legend(frameon=False)
-    return figure
-
-
-def _range(*means: np.ndarray) -> tuple[float, float]:
-    """Whole scores around all that is shown."""
-    values = np.concatenate(means)
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return 1.0, 10.0
-    return max(1.0, np.floor(values.min())), min(10.0, np.ceil(values.max() + 0.01))

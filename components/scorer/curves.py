@@ -5,16 +5,18 @@ from matplotlib.figure import Figure
 from components.scorer.checkpoints import Curves, best_epoch
 
 
-def plot(curves: Curves, measure: str, unseen: str) -> Figure:
+def plot(curves: Curves, measure: str, unseen: str, title: str = "") -> Figure:
     """The loss by epoch, on what was trained on and on what was not; the epoch that was kept is marked.
 
     Args:
         curves: ``loss`` and ``val_loss``, a value an epoch.
         measure: name of the loss.
         unseen: name of the photos that ``val_loss`` was measured on.
+        title: above the chart, which is then made for two to stand side by side.
     """
-    figure = Figure(figsize=(7, 3.2))
+    figure = Figure(figsize=(4.5, 3.2) if title else (7, 3.2), layout="constrained")
     axes = figure.subplots()
+    axes.set_title(title, fontsize=11)
     epochs = range(1, len(curves["loss"]) + 1)
     axes.plot(epochs, curves["loss"], marker="o", markersize=3, label="trained on")
     axes.plot(epochs, curves["val_loss"], marker="o", markersize=3, label=unseen)

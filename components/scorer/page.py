@@ -168,6 +168,11 @@ def photo(data: bytes, caption: str = "", side: int = 160) -> Markup:
     ).format(side, caption, base64.b64encode(small.getvalue()).decode(), caption)
 
 
+def pair(items: list[str]) -> Markup:
+    """Photos that belong together and stay so when a row is full."""
+    return Markup('<div class="pair">{}</div>').format(Markup("").join(items))
+
+
 def gallery(items: list[str]) -> Markup:
     """Photos or charts side by side, as many in a row as the screen holds."""
     return Markup('<div class="gallery">{}</div>').format(Markup("\n").join(items))

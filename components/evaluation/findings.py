@@ -1,0 +1,120 @@
+"""Everything that is found out about a scorer before the gates judge it."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from components.evaluation import behaviour, calibration, ceiling, comparison, serving, slices
+from components.evaluation.behaviour import Behaviours
+from components.evaluation.calibration import Calibration
+from components.evaluation.ceiling import Ceiling
+from components.evaluation.champion import Champion, score_champion
+from components.evaluation.comparison import Comparison
+from components.evaluation.measurements import Measurements, measure
+from components.evaluation.predictions import Predictions, Records, predict
+from components.evaluation.serving import Serving
+from components.evaluation.slices import Slices
+from components.scorer.bundle import Bundle
+from components.scorer.settings import Evaluation
+
+_SERVED = 32  # photos: one full batch
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found out, by topic.
+
+    Attributes:
+        predictions: of the scorer, photo by photo.
+        champion: with its votes; None when no champion was ever named.
+        measured: metrics of both on the test split.
+        comparison: of both, paired; None without a champion that could be scored.
+        slices: metrics by attribute.
+        calibration: of the scores' scale and spread.
+        ceiling: how well people agree; None where the votes do not tell.
+        behaviours: on changed photos.
+        serving: of the exported model.
+        seconds: that each part took, by its name.
+    """
+
+    predictions: Predictions
+    champion: Champion | None
+    measured: Measurements
+    comparison: Comparison | None
+    slices: Slices
+    calibration: Calibration
+    ceiling: Ceiling | None
+    behaviours: Behaviours
+    serving: Serving
+    seconds: dict[str, float]
+
+    def numbers(self) -> dict[str, Any]:
+        """Everything but the photos' own rows, as ``metrics.json`` holds it."""
+        return {
+            **vars(self.measured),
+            "comparison": self.comparison,
+            "slices": self.slices,
+            "calibration": self.calibration,
+            "ceiling": self.ceiling,
+            "behaviour": self.behaviours,
+            "serving": self.serving,
+            "seconds": self.seconds,
+        }
+
+
+def find(scorer: Bundle, records: Records, total: int, models: str, name: str, settings: Evaluation) -> Findings:
+    """Find out everything about a scorer.
+
+    Args:
+        scorer: the challenger.
+        records: of the test split.
+        total: how many.
+        models: address of all published models.
+        name: of the model whose champion the scorer has to stand up to.
+        settings: of the evaluation.
+
+    Raises:
+        ValueError: the scorer does not answer with ten votes a photo, or the settings do not fit the data.
+    """
+    clock = _Clock()
+    with clock("scoring"):
+        predictions = predict(records, scorer, total)
+    slices.check(predictions.attributes, settings)  # before minutes are spent
+    with clock("champion"):
+        champion = score_champion(models, name, records, total)
+    votes = champion.votes if champion else None
+    with clock("metrics"):
+        measured = measure(predictions, votes, settings)
+        calibrated = calibration.calibrate(predictions, settings)
+        highest = ceiling.ceiling(predictions.truth, predictions.raters, settings)
+    with clock("comparison"):
+        compared = None
+        if votes is not None:
+            compared = comparison.compare(
+                predictions.truth, predictions.scorer, votes, settings, groups=predictions.groups
+            )
+    with clock("slices"):
+        sliced = slices.slice_all(predictions, settings)
+    sample = behaviour.sample(records, total, settings)
+    with clock("behaviour"):
+        behaviours = behaviour.observe(sample, scorer, settings)
+    with clock("serving"):
+        served = serving.probe(scorer, sample[:_SERVED], settings, name)
+    return Findings(
+        predictions, champion, measured, compared, sliced, calibrated, highest, behaviours, served, clock.seconds
+    )
+
+
+class _Clock:
+    """Seconds by what they were spent on."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.seconds[what] = time.monotonic() - began
