@@ -1,0 +1,41 @@
+"""The contract of validation with Kubeflow."""
+
+from kfp import dsl
+
+from images.digests import STEPS_CPU
+
+
+@dsl.component(base_image=STEPS_CPU, install_kfp_package=False)
+def validation(
+    dataset: dsl.Input[dsl.Dataset],
+    report: dsl.Output[dsl.HTML],
+    checks: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+    workspace: str,
+    models: str,
+    name: str,
+    minimum_new_labels: int,
+    maximum_label_drift: float,
+    maximum_photo_drift: float,
+    duplicate_distance: int,
+    warn_only: list,
+    force_publish: bool,
+    force_reason: str,
+) -> bool:
+    """Compare the data set with the champion's and with itself; returns whether training is worth its cost."""
+    parameters = dict(locals())
+    from components.scorer.journal import step
+
+    with step("validation", workspace, report.uri) as place:
+        from components.scorer.settings import Policy, Validation, among, from_parameters
+        from components.validation.validate import validate
+
+        found = validate(
+            dataset.path, checks.path, report.path,
+            models=models, name=name, settings=from_parameters(Validation, **among(parameters, Validation)),
+            policy=from_parameters(Policy, **among(parameters, Policy)),
+            workspace=place, duplicate_distance=duplicate_distance,
+        )  # fmt: skip
+        for metric, value in found.metrics.items():
+            metrics.log_metric(metric, value)
+        return found.go_on
