@@ -132,6 +132,14 @@ def _score(options: argparse.Namespace) -> int:
     return 1 if unreadable else 0
 
 
+def _explain(options: argparse.Namespace) -> int:
+    """Explain the scores of a few photos."""
+    from components.scorer.explaining import explain
+
+    print(explain(options.model, options.photos, options.out, options.steps))
+    return 0
+
+
 def _parameters(options: argparse.Namespace) -> int:
     """List what --set takes."""
     print(parameters.table())
@@ -187,6 +195,14 @@ def _parser() -> argparse.ArgumentParser:
     rate.add_argument("model", metavar="MODEL", help="a version's folder or address, or the base folder: its champion")
     rate.add_argument("photos", metavar="PHOTOS", help="folder, gs:// or s3:// address")
     rate.add_argument("--out", type=Path, required=True, metavar="FILE", help="CSV to write: photo,mean,std,p1,...,p10")
+
+    show = _command(commands, "explain", _explain, "show on a page why photos get their scores")
+    show.add_argument("model", metavar="MODEL", help="as for score, or the folder of a scorer bundle")
+    show.add_argument("photos", nargs="+", metavar="PHOTO", help="file, gs:// or s3:// address")
+    show.add_argument("--out", type=Path, required=True, metavar="DIR", help="receives index.html and the pictures")
+    show.add_argument(
+        "--steps", type=int, default=100, metavar="N", help="by which photos are enhanced (default: %(default)s)"
+    )
 
     _command(commands, "parameters", _parameters, "list what --set takes, with defaults")
     return parser

@@ -44,7 +44,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-@pytest.mark.parametrize("command", ["", "run", "compile", "submit", "schedule", "score", "parameters"])
+@pytest.mark.parametrize("command", ["", "run", "compile", "submit", "schedule", "score", "explain", "parameters"])
 def test_each_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([*command.split(), "--help"])

@@ -45,6 +45,11 @@ class Bundle:
         """All settings as plain values, by phase."""
         return {"pretraining": as_parameters(self.pretraining), "training": as_parameters(self.training)}
 
+    @property
+    def seen(self) -> float:
+        """Share of a photo's width and height that the network sees, in the middle."""
+        return self.pretraining.crop / self.training.scale
+
     def pixels(self, data: tf.Tensor) -> tf.Tensor:
         """Encoded photos, string ``[n]``, as the model reads them: float32 ``[n, crop, crop, 3]``."""
         return preprocessing.pixels(data, self.training.scale, self.pretraining.crop)

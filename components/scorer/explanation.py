@@ -122,9 +122,9 @@ def closed_form(model: keras.Model) -> Callable[[tf.Tensor], dict[str, tf.Tensor
     scores = tf.constant(SCORES, tf.float32)
 
     def maps(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        features, distribution = network(pixels, training=False)
+        features, distribution = (tf.cast(output, tf.float32) for output in network(pixels, training=False))
         places = tf.cast(tf.shape(features)[1] * tf.shape(features)[2], tf.float32)
-        parts = tf.einsum("nhwk,kc->nhwc", tf.cast(features, tf.float32), votes.kernel) / places
+        parts = tf.einsum("nhwk,kc->nhwc", features, tf.cast(votes.kernel, tf.float32)) / places
         total = tf.reduce_sum(parts, [1, 2], keepdims=True)
         # The pooling's mean moves away from what is left out; of a single place nothing would be left.
         without = tf.math.log(distribution)[:, None, None] + (total - places * parts) / tf.maximum(places - 1, 1)
@@ -138,6 +138,11 @@ def closed_form(model: keras.Model) -> Callable[[tf.Tensor], dict[str, tf.Tensor
         }
 
     return maps
+
+
+def has_relu(model: keras.Model) -> bool:
+    """Whether backpropagation through a network can be guided: some layer is or ends in ReLU or ReLU6."""
+    return any(_relu(layer) for layer in model.layers)
 
 
 def guided_gradients(model: keras.Model, pixels: np.ndarray, scores: Sequence[int] = HIGH) -> np.ndarray:
@@ -311,7 +316,8 @@ def _mean_and_gradient(model: keras.Model) -> Callable[[np.ndarray], tuple[np.nd
     def of_batch(pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(pixels)
-            means = tf.linalg.matvec(model(pixels, training=False), tf.constant(SCORES, tf.float32))
+            votes = tf.cast(model(pixels, training=False), tf.float32)
+            means = tf.linalg.matvec(votes, tf.constant(SCORES, tf.float32))
         return means, tape.gradient(means, pixels)
 
     return lambda pixels: _batched(of_batch, pixels, (), model.input_shape[1:])

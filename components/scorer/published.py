@@ -179,8 +179,13 @@ def load_bundle(uri: str) -> Bundle:
     """
     if not storage.exists(storage.join(uri, BUNDLE, "bundle.json")):
         raise FileNotFoundError(f"expected the bundle of a published version in {uri}/{BUNDLE}, found none")
+    return read_bundle(storage.join(uri, BUNDLE))
+
+
+def read_bundle(uri: str) -> Bundle:
+    """Load a bundle from a folder, local, ``gs://`` or ``s3://``."""
     with tempfile.TemporaryDirectory() as folder:
-        storage.download_tree(storage.join(uri, BUNDLE), folder)
+        storage.download_tree(uri, folder)
         return bundles.load(folder)
 
 
