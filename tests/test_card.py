@@ -15,6 +15,7 @@ from markdown_it import MarkdownIt
 from components.evaluation.behaviour import Behaviours, Perturbation, Response
 from components.evaluation.calibration import Calibration
 from components.evaluation.ceiling import Ceiling
+from components.evaluation.comparison import Comparison, Difference
 from components.evaluation.measurements import Estimate
 from components.evaluation.serving import Serving
 from components.evaluation.slices import Slice, Slices
@@ -40,28 +41,32 @@ def estimate(value: float) -> Estimate:
     return Estimate(value, value - 0.1, value + 0.1)
 
 
+def filled(kind: type, **known: object) -> object:
+    """A value of an evaluation's dataclass of which these fields matter here."""
+    return kind(**{name: estimate(0.1) for name in kind.__dataclass_fields__} | known)
+
+
 def found() -> dict:
     """What evaluation writes, from its own values, as ``metrics.json`` gives it back."""
     words = {"photos": 324, "settings": {"confidence": 0.9, "minimum_srcc": 0.5, "crossings": ["a*b"]}}
     values = {name: estimate(value) for name, value in (("srcc", 0.671), ("mae", 0.714), ("bias", -0.075))}
     slices = [
-        Slice("gender*age", value, 40, True, 5.5, 5.4, values, estimate(0.1), estimate(-0.1), estimate(-0.234))
+        filled(Slice, attribute="gender*age", value=value, photos=40, metrics=values, gap=estimate(-0.234))
         for value in ("female, old", "male | *young*")
     ]
     changes = tuple(np.full(64, 0.123456789).tolist())
     response = Response("blur", "blurred by a hundredth", True, changes, -0.3, -0.4, -0.2, 0.1, 0.3, 0.9)
     perturbation = Perturbation(2.0, 100, (4.4,), (6.2,), 1.53, 2.9)
-    calibration = Calibration(**{
-        name: {"photos": 324, "bins": [], "fault": "", "skill_bound": 0.1}.get(name, estimate(0.777))
-        for name in Calibration.__dataclass_fields__
-    })  # fmt: skip
+    difference = Difference(0.671, 0.65, 0.021, 0.01, -0.01, 0.052, -0.005, 0.04, 1200)
+    calibration = filled(Calibration, photos=324, bins=[], fault="", skill_bound=0.1, slope=estimate(0.777))
     topics = {
         "challenger": values,
         "champion": values,
         "difference": values,
-        "slices": Slices(slices, {"gender*age": 0.9}),
+        "slices": filled(Slices, slices=slices, slopes={"gender*age": 0.9}),
         "behaviour": Behaviours((5.0,) * 64, [response], perturbation),
         "calibration": calibration,
+        "comparison": Comparison(324, 300, 0.9, difference, difference, difference),
         "ceiling": Ceiling({"srcc": 0.912}, {"srcc": 0.488}, 300, 24.4),
         "serving": Serving(32, latency_95=23.4),
         "confusion": [[1, 2], [3, 4]],
@@ -134,7 +139,10 @@ def both(facts: Facts) -> list[str]:
         "The champion before it was version 2.",
         "gender*age female, old 40", "gender*age male | *young* 40", "-0.234 (-0.334 to -0.134)",
         "blurred by a hundredth like it less -0.300 (-0.400 to -0.200) 0.900",
-        "slope 0.777", "perfect srcc 0.912", "human srcc 0.488", "latency 95 23.400",
+        "slope 0.777", "latency 95 23.400",
+        "people's ceiling one person SRCC, rank correlation with people 0.671 (0.571 to 0.771) 0.671 (0.571 to 0.771)"
+        " 0.671 (0.571 to 0.771) 0.912 0.488",
+        "SRCC 0.671 0.650 0.021 (-0.010 to 0.052) 1,200",
         "Votes as people do ✓ passed 0.800 1.500 EMD is .8; it has to be at most 1.5.",
         "Hiring, admission, lending", "Identifying a person", "Ranking people, unless they know of it",
         "Inferring character, ability, trustworthiness, emotion, health",

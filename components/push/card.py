@@ -87,9 +87,9 @@ def card(facts: Facts) -> Card:
     document.section("Data", *_data(facts))
     document.section("Metrics", *_metrics(facts))
     document.section("Metrics by slice", *_slices(facts))
-    document.section("Calibration", *_numbers(facts, "calibration"))
+    document.section("Calibration", _numbers(facts, "calibration"))
     document.section("Behaviour on changed photos", *_behaviour(facts))
-    document.section("Serving", *_numbers(facts, "serving"))
+    document.section("Serving", _numbers(facts, "serving"))
     document.section("Gates", _gates(facts))
     document.section("Limits", Items(_limits(facts)))
     document.section("How to load it", *_loading(facts))
@@ -203,11 +203,14 @@ def _metrics(facts: Facts) -> list[Block]:
     found = facts.metrics
     scorers = {"this version": "challenger", "champion before it": "champion", "difference": "difference"}
     columns = {title: _object(found.get(key)) for title, key in scorers.items()}
+    of_people = _object(found.get("ceiling"))
+    people = {"people's ceiling": _object(of_people.get("perfect")), "one person": _object(of_people.get("human"))}
     known = [metric for metric in _METRICS if metric in columns["this version"]]
     others = [metric for metric in columns["this version"] if metric not in _METRICS]
     rows = [
         {"metric": _METRICS.get(metric, metric)}
         | {title: _estimate(values.get(metric)) for title, values in columns.items() if values}
+        | {title: _number(values.get(metric)) for title, values in people.items() if values}
         for metric in (*known, *others)
     ]
     photos, confidence = _number(found.get("photos")), _number(_object(found.get("settings")).get("confidence"))
@@ -216,10 +219,29 @@ def _metrics(facts: Facts) -> list[Block]:
         f"On the {photos:,} photos of the test split, with {interval}." if photos is not None else "",
         "" if rows else "No metrics lay beside the scorer.",
         Table(rows),
+        "People's ceiling is what a scorer reaches that knows each photo's true mean; one person is a single rater "
+        "against the mean of the others."
+        if any(people.values())
+        else "",
         _against(facts),
-        *_numbers(facts, "comparison", "Against the champion, on the same photos"),
-        *_numbers(facts, "ceiling", "How well people agree: no scorer can reach more"),
+        _comparison(facts),
     ]
+
+
+def _comparison(facts: Facts) -> Table:
+    """The paired differences from the champion, which the gates judge."""
+    rows = [
+        {
+            "metric": metric.upper(),
+            "this version": _number(found.get("challenger")),
+            "champion before it": _number(found.get("champion")),
+            "paired difference": _estimate(found),
+            "photos needed to tell": _number(found.get("photos_needed")),
+        }
+        for metric, found in _object(facts.metrics.get("comparison")).items()
+        if isinstance(found, Mapping)
+    ]
+    return Table(rows, "Against the champion on the same photos, drawn in pairs")
 
 
 def _against(facts: Facts) -> str:
@@ -274,15 +296,14 @@ def _behaviour(facts: Facts) -> list[Block]:
     return [Table(rows, "Score points by which photos of the test split moved when they were changed")] if rows else []
 
 
-def _numbers(facts: Facts, key: str, caption: str = "") -> list[Block]:
+def _numbers(facts: Facts, key: str) -> Table:
     """Whatever figures a topic of ``metrics.json`` holds."""
-    rows = [{"figure": name, "value": value} for name, value in _figures(facts.metrics.get(key))]
-    return [Table(rows, caption)] if rows else []
+    return Table([{"figure": name, "value": value} for name, value in _figures(facts.metrics.get(key))])
 
 
 def _figures(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """The figures and words in nested objects by their path in words; lists hold single photos and are passed over."""
-    if (cell := _cell(value)) is not None:
+    if (cell := _cell(value)) not in (None, ""):
         yield path, cell
     elif isinstance(value, Mapping):
         for name, item in value.items():
