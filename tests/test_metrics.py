@@ -162,6 +162,80 @@ def test_the_interval_holds_the_true_value_about_as_often_as_it_says():
     assert 47 <= held <= 60  # of 60, 54 expected
 
 
+@given(hnp.arrays(int, st.tuples(st.integers(1, 4), st.integers(1, 30)), elements=st.integers(0, 12)))
+def test_counted_ranks_are_scipys(places):
+    assert (metrics._ranks(places) == stats.rankdata(places, axis=-1)).all()
+    assert (metrics._ranks(places[0]) == stats.rankdata(places[0])).all()
+
+
+def test_photos_of_a_group_are_drawn_together_and_as_many_groups_as_there_are():
+    truth, predicted = people_and_model(photos=6)
+    groups = ["a", "b", "a", "c", "b", "a"]
+    draws = metrics.bootstrap(truth, predicted, resamples=20, seed=7, names=("mae",), groups=groups)["mae"]
+    rng, members = np.random.default_rng(7), [[0, 2, 5], [1, 4], [3]]
+    for value in draws:
+        index = [photo for group in rng.integers(3, size=3) for photo in members[group]]
+        assert value == pytest.approx(metrics.all(truth[index], predicted[index])["mae"])
+
+
+def test_photos_without_a_group_are_one_each():
+    assert metrics.cluster(["x", "", "x", "", "y"], 5).tolist() == [0, 1, 0, 2, 3]
+    assert metrics.cluster([], 3).tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="expected a group for each of 3 photos, got 2"):
+        metrics.cluster(["x", "y"], 3)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "between", "photos", "t", "both_sides"),
+    [
+        # Howell, "Statistical Methods for Psychology", 6th edition, p. 262; figures as computed by B. Weaver's
+        # Williams1959.sps (MRC CBU statistics wiki, FAQ/Will).
+        (0.80, 0.72, 0.89, 26, 1.361, 0.187),
+        # depcor (Silver, Hittner and May, Applied Psychological Measurement 30, 2006), which the tests of the R package
+        # cocor (Diedenhofen and Musch, PLoS ONE 10, 2015) take as their reference.
+        (0.30, 0.40, 0.50, 100, -1.0767, 0.2843),
+        # Steiger (1980), case A on p. 249, as the R package psych works it out: r.test(103, .4, .5, .1).
+        (0.40, 0.50, 0.10, 103, -0.89, 0.37),
+    ],
+)
+def test_williams_test_gives_the_figures_of_published_examples(first, second, between, photos, t, both_sides):
+    found = metrics.williams(first, second, between, photos)
+    digits = len(str(t).split(".")[1])
+    assert round(found.t, digits) == t
+    assert 2 * min(found.p, 1 - found.p) == pytest.approx(both_sides, abs=0.5 * 10 ** -len(str(both_sides)[2:]))
+    assert found.degrees == photos - 3
+    assert found.error == pytest.approx((first - second) / found.t)
+
+
+@given(st.floats(-0.9, 0.9), st.floats(-0.9, 0.9), st.floats(-0.9, 0.9), st.integers(4, 5000))
+def test_williams_test_turned_round_changes_its_sign(first, second, between, photos):
+    there, back = (metrics.williams(*pair, between, photos) for pair in ((first, second), (second, first)))
+    assert back.t == pytest.approx(-there.t, nan_ok=True)
+    assert back.p == pytest.approx(1 - there.p, nan_ok=True)
+    assert back.error == pytest.approx(there.error)
+
+
+def test_williams_p_of_equal_scorers_is_uniform():
+    rng = np.random.default_rng(0)
+    ps = []
+    for _ in range(400):
+        truth, shared, one, other = rng.normal(size=(4, 60))
+        first, second = truth + shared + one, truth + shared + other
+        correlations = (float(metrics.lcc(*pair)) for pair in ((truth, first), (truth, second), (first, second)))
+        ps.append(metrics.williams(*correlations, 60).p)
+    assert stats.kstest(ps, "uniform").pvalue > 0.01
+
+
+@pytest.mark.parametrize(
+    "given", [(0.5, 0.4, 0.3, 3), (0.5, 0.4, 0.3, 0), (math.nan, 0.4, 0.3, 50), (0.5, 0.5, 1.0, 50), (0, 0, -1, 50)]
+)
+def test_williams_test_that_the_numbers_do_not_define_is_nan(given):
+    found = metrics.williams(*given)
+    assert math.isnan(found.t)
+    assert math.isnan(found.p)
+    assert math.isnan(found.error)
+
+
 def test_confusion_counts_people_in_rows_and_the_scorer_in_columns():
     truth, predicted = np.array([2.0, 2, 2, 8, 8]), np.array([3.0, 3, 9, 9, np.nan])
     assert metrics.confusion(truth, predicted) == [[2, 1], [0, 1]]

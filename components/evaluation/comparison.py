@@ -160,8 +160,8 @@ def compare(
         units,
         each_other["srcc"],
         *(difference(metric) for metric in COMPARED),
-        fault=_fault(truth, challenger),
-        champion_fault=_fault(truth, champion),
+        fault=_fault(truth, challenger, ours),
+        champion_fault=_fault(truth, champion, theirs),
     )
 
 
@@ -303,9 +303,8 @@ def _error(draws: np.ndarray, units: int, williams: Williams | None) -> float:
     return float(np.fmax(defined.std(ddof=1), williams.error if williams else 0.0))
 
 
-def _fault(truth: np.ndarray, predicted: np.ndarray) -> str:
-    """Why metrics of these votes are undefined; empty when they are not."""
-    found = metrics.all(truth, predicted)
+def _fault(truth: np.ndarray, predicted: np.ndarray, found: dict[str, float]) -> str:
+    """Why one of the metrics found is undefined; empty when none is."""
     if all(math.isfinite(found[metric]) for metric in COMPARED):
         return ""
     if len(truth) < 2:
