@@ -44,10 +44,10 @@ class Watched:
     """A scorer that keeps what it was asked about."""
 
     scorer: bundle.Bundle
-    seen: list[bytes] = field(default_factory=list)
+    asked: list[bytes] = field(default_factory=list)
 
     def score(self, photos: list[bytes]) -> np.ndarray:
-        self.seen += photos
+        self.asked += photos
         return self.scorer.score(photos)
 
     def __getattr__(self, name):
@@ -117,7 +117,7 @@ def test_predictions_have_each_photo_of_the_test_split_once_and_no_other(run, da
     records = list(photos.records(dataset, "test"))
     rows = pd.read_csv(tmp_path / "out" / "predictions.csv")
     assert rows.photo_id.tolist() == [record["photo_id"] for record in records]
-    assert scorer.seen[:PHOTOS] == [record["photo"] for record in records]  # 48 of them: the last batch is smaller
+    assert scorer.asked[:PHOTOS] == [record["photo"] for record in records]  # 48 of them: the last batch is smaller
     assert set(rows.split) == {"test"}
 
 
@@ -151,7 +151,7 @@ def test_the_metrics_are_those_of_the_predictions(run, tmp_path):
     rows = pd.read_csv(tmp_path / "out" / "predictions.csv")
     for name in ("srcc", "lcc", "krcc", "mae", "rmse", "spread", "accuracy"):
         expected = float(getattr(metrics, name)(rows.truth_mean.to_numpy(), rows["mean"].to_numpy()))
-        assert found.metrics[f"test_{name}"] == pytest.approx(expected, abs=1e-4)
+        assert found.metrics[f"test_{name}"] == pytest.approx(expected, abs=2e-3)  # the file rounds
         saved = written(tmp_path, "metrics.json")["challenger"][name]
         assert saved["value"] == found.metrics[f"test_{name}"]
         assert saved["low"] <= saved["value"] <= saved["high"]
@@ -210,11 +210,11 @@ def test_a_gate_that_only_warns_keeps_nothing_from_being_published_and_is_told(r
 def test_the_champion_is_scored_on_the_same_photos_in_the_same_order(run):
     scorer, champion = seeing(), seeing()
     run(scorer, champion)
-    assert champion.seen == scorer.seen[:PHOTOS]
+    assert champion.asked == scorer.asked[:PHOTOS]
 
 
 def test_a_scorer_worse_than_the_champion_is_refused_in_words(run, tmp_path):
-    found = run(seeing(**NOISY), champion=seeing())
+    found = run(seeing(**NOISY), champion=seeing(), settings=replace(SETTINGS, champion_margin=0.01))
     assert not found.passed
     assert gate(found.decision, "champion_srcc").verdict == "failed"
     saved = written(tmp_path)
@@ -345,7 +345,7 @@ def found(dataset, monkeypatch, tmp_path):
 
 def page_of(found, tmp_path, settings=SETTINGS, **changed):
     findings, records = found
-    decision = decide([], POLICY)
+    decision = decide([Gate("srcc", "Ranks photos as people do", "SRCC", 0.9, 0.5, "passed", "it does.")], POLICY)
     findings = replace(findings, **changed)
     about = {"model": "portraits"}
     report.write_report(tmp_path / "page", findings, decision, designed.scorer(**SOUND), records, settings, about)
