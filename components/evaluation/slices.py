@@ -288,7 +288,9 @@ def _nothing_to_judge(slices: Slices, settings: Evaluation) -> str:
 
 def _too_small(slices: Slices, settings: Evaluation) -> str:
     small = len(slices.slices) - len(slices.judged)
-    return f" Not judged: {_count(small)} with fewer than {settings.minimum_slice:,} photos." if small else ""
+    if not small:
+        return ""
+    return f" Not judged: {_count(small)} with fewer than {settings.minimum_slice:,} photos, or as few others beside."
 
 
 def _count(slices: int) -> str:
