@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 
+import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
@@ -322,8 +323,11 @@ def test_the_decision_of_an_attempt_before_does_not_outlive_a_run_that_goes_on(d
     assert data.decision is None
 
 
-def test_a_run_that_ends_here_names_the_model_the_data_and_the_champion(since):
+def test_a_run_that_ends_here_names_the_model_and_the_champion_as_the_schema_asks(since):
     since.validate(Validation(minimum_new_labels=1))
+    schema = json.loads(Path(decision.__file__).with_name("decision.schema.json").read_text())
+    jsonschema.Draft202012Validator(schema).validate(since.decision)
+    jsonschema.Draft202012Validator(schema).validate(storage.read_json(str(since.checks / "gates.json")))
     assert (since.decision["run"], since.decision["model"]) == ("run", "portraits")
     assert since.decision["champion"]["version"] == 1
 
