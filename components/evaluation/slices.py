@@ -127,7 +127,7 @@ def slice_all(predictions: Predictions, settings: Evaluation) -> Slices:
 
     Intervals are of photos drawn again and again, all slices by the same draws. Those of what the gate judges are
     corrected for the number of slices by the largest of the studentised deviations of each draw, the single-step maxT
-    of Westfall and Young ("Resampling-based multiple testing", 1993, section 2.3): unlike Bonferroni's or Holm's
+    of Westfall and Young ("Resampling-based multiple testing", 1993): unlike Bonferroni's or Holm's
     correction it makes use of slices that overlap or mirror each other, and yields intervals.
 
     Args:
@@ -383,7 +383,7 @@ def _slope(sums: np.ndarray) -> np.ndarray:
     """The scorer's rise where people's mean rises by a point, within slices, [draws] of sums [draws, parts, 8].
 
     People's means carry the raters' noise, which flattens the regression on them; the slope is corrected by their
-    reliability within slices (Fuller, "Measurement error models", 1987, section 1.2). Otherwise a perfect scorer would
+    reliability within slices (Fuller, "Measurement error models", 1987). Otherwise a perfect scorer would
     seem to favour slices that people rate high.
     """
     n, t, p, tt, tp, noise, *_ = np.moveaxis(sums, -1, 0)

@@ -401,7 +401,7 @@ def ceilings(counts: npt.ArrayLike, *, splits: int = 100, seed: int = 1) -> dict
     of their reliability. Ranks have no such law, so that each rank correlation is taken between random halves of the
     raters, turned into the Pearson correlation that a bivariate normal distribution has with it, stepped up and
     rooted like that one, and turned back: ``r = sin(π τ / 2)`` (Greiner 1909) and ``r = 2 sin(π ρ / 6)`` (Pearson
-    1907; both in Kruskal, "Ordinal measures of association", 1958, section 7). For means that are not normal these
+    1907; both in Kruskal, "Ordinal measures of association", 1958). For means that are not normal these
     two are approximate.
 
     Args:
