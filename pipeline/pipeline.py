@@ -85,6 +85,7 @@ def portrait_scorer(
     epochs: int = _training.epochs,
     learning_rate: float = _training.learning_rate,
     batch_size: int = _training.batch_size,
+    camera_faults: float = _training.camera_faults,
     mixed_precision: bool = _training.mixed_precision,
     devices: Devices = _training.devices,
     seed: int = _training.seed,
@@ -173,6 +174,7 @@ def portrait_scorer(
         epochs: Epochs in which the whole network is trained, after the head.
         learning_rate: Learning rate of the whole network (Adam).
         batch_size: Photos in a batch.
+        camera_faults: Share of training photos slightly blurred or wrongly exposed, so that neither raises a score.
         mixed_precision: Compute in 16 bits where that is safe; faster on GPUs with tensor cores.
         devices: One GPU, or all of the machine.
         seed: Seed of every draw.

@@ -21,7 +21,7 @@ class Faces:
 
     Attributes:
         photos: as they are; empty where they may not be shown.
-        heat: with the map of the scorer on them; likewise.
+        heat: with the map of what raises and lowers their score; likewise.
         enhanced: photos in the order of ``enhancement``, by gradient ascent; likewise.
         enhancement: scores on the way, float [steps + 1, n]; None for a scorer that cannot be differentiated.
         examples: ids of the photos that were enhanced.
@@ -73,11 +73,14 @@ def gather(found: Findings, scorer: Bundle, records: Records, settings: Evaluati
     enhancement = explanation.enhance(scorer.model, _pixels(scorer, [photos[photo] for photo in examples]))
     if not settings.show_photos:
         return Faces(enhancement=enhancement.means, examples=examples)
-    heat = explanation.explain(scorer, list(photos.values()))["heatmap"]
-    shown = zip(photos.items(), heat, strict=True)
+    gains = explanation.explain(scorer, list(photos.values()))["gains"]
+    largest = float(np.abs(gains).max())  # one scale for all, so that photos can be compared
     return Faces(
         photos=photos,
-        heat={photo: overlay.overlay(data, each, seen=scorer.seen) for (photo, data), each in shown},
+        heat={
+            photo: overlay.overlay(data, each, seen=scorer.seen, largest=largest, signed=True)
+            for (photo, data), each in zip(photos.items(), gains, strict=True)
+        },
         enhanced=[overlay.picture(each) for each in enhancement.pixels],
         enhancement=enhancement.means,
         examples=examples,

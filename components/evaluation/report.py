@@ -75,6 +75,8 @@ def write_report(
     page.section("On changed photos", *_behaviour(found, faces, settings))
     page.section("As it is served", *_serving(found))
     page.section("Learning curves", *_learning(scorer))
+    if faces.heat:
+        page.section("Photos", "Beside each photo: orange places raise its score, purple ones lower it.")
     for title, places in rankings(found).items():
         page.section(title, *_photos(found, places, faces, moved="champion" in title))
     if not settings.show_photos:

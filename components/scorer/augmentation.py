@@ -1,6 +1,9 @@
-"""Random crop, flip and noise, drawn from the seed, the epoch and the photo's place: the same again after a restart."""
+"""Random crop, flip, camera faults and noise, drawn from the seed, the epoch and the photo's place: the same again after a restart."""
 
 import tensorflow as tf
+
+_BLUR = 0.012  # radius over the side: half as much again as the slightest blur that evaluation tries
+_STOPS = (-2.5, 1.0)  # darker and lighter than taken; lighter photos lose what is bright for good
 
 
 def crop_and_flip(photo: tf.Tensor, crop: int, seed: tf.Tensor) -> tf.Tensor:
@@ -16,6 +19,43 @@ def crop_and_flip(photo: tf.Tensor, crop: int, seed: tf.Tensor) -> tf.Tensor:
     """
     photo = tf.image.stateless_random_crop(photo, [crop, crop, 3], seed)
     return tf.image.stateless_random_flip_left_right(photo, seed)
+
+
+def camera_fault(photo: tf.Tensor, share: float, seed: tf.Tensor) -> tf.Tensor:
+    """Some photos slightly out of focus, some wrongly exposed, so that neither raises a score.
+
+    A slight blur hides skin, and a scorer that never saw it done to a photo likes it. The exposure is changed in
+    linear light, for which the display's gamma of 2.2 stands.
+
+    Args:
+        photo: ``[side, side, 3]``, 0..255.
+        share: of photos that get one of the two, from 0 to 1.
+        seed: int ``[2]``; the same seed gives the same fault.
+
+    Returns:
+        The same shape, 0..255.
+    """
+    chance, strength = tf.unstack(tf.random.stateless_uniform([2], seed))
+    stops = _STOPS[0] + strength * (_STOPS[1] - _STOPS[0])
+    return tf.case(
+        [
+            (chance < share / 2, lambda: _blurred(photo, strength * _BLUR * photo.shape[0])),
+            (chance < share, lambda: tf.minimum(photo * 2.0 ** (stops / 2.2), 255.0)),
+        ],
+        default=lambda: photo,
+    )
+
+
+def _blurred(photo: tf.Tensor, radius: tf.Tensor) -> tf.Tensor:
+    """A Gaussian blur of this radius in pixels, the edges repeated."""
+    reach = int(3 * _BLUR * photo.shape[0]) + 1
+    places = tf.range(-reach, reach + 1, dtype=tf.float32)
+    weights = tf.nn.softmax(-tf.square(places) / (2 * tf.square(tf.maximum(radius, 0.1))))
+    padded = tf.pad(photo, [[reach, reach], [reach, reach], [0, 0]], "SYMMETRIC")[None]
+    for shape in ([-1, 1], [1, -1]):
+        kernel = tf.tile(tf.reshape(weights, [*shape, 1, 1]), [1, 1, 3, 1])
+        padded = tf.nn.depthwise_conv2d(padded, kernel, [1, 1, 1, 1], "VALID")
+    return padded[0]
 
 
 def add_noise(pixels: tf.Tensor, deviation: float, seed: tf.Tensor) -> tf.Tensor:

@@ -77,7 +77,16 @@ def batches(
 
 
 def augmented(
-    dataset: str | Path, split: str, *, scale: int, crop: int, batch_size: int, seed: int, epoch: int, leave: int = 0
+    dataset: str | Path,
+    split: str,
+    *,
+    scale: int,
+    crop: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    leave: int = 0,
+    camera_faults: float = 0.0,
 ) -> tf.data.Dataset:
     """One epoch in random order, randomly cropped and mirrored: the same for the same seed and epoch.
 
@@ -90,6 +99,7 @@ def augmented(
         seed: of the whole training.
         epoch: number of the epoch, from 0.
         leave: leave out the photos that ``batches(..., only=leave)`` reads.
+        camera_faults: share of photos slightly blurred or wrongly exposed.
 
     Returns:
         Batches ``(pixels float32 [b, crop, crop, 3] 0..255, votes float32 [b, 10])``.
@@ -98,6 +108,8 @@ def augmented(
     def read(place, record):
         photo = preprocessing.square(preprocessing.decode(record["photo"]), scale)
         drawn = tf.stack([tf.constant(seed * 100_003 + epoch, tf.int64), place])
+        if camera_faults:
+            photo = augmentation.camera_fault(photo, camera_faults, drawn)
         return augmentation.crop_and_flip(photo, crop, drawn), record["votes"]
 
     order = encoded(dataset, split).enumerate()

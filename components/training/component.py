@@ -24,6 +24,7 @@ def training(
     learning_rate: float,
     batch_size: int,
     scale: int,
+    camera_faults: float,
     mixed_precision: bool,
     devices: str,
     seed: int,

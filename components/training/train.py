@@ -88,7 +88,10 @@ class _Reader:
         return photos.batches(self.dataset, split, **self._read)
 
     def epoch(self, number: int) -> tf.data.Dataset:
-        return photos.augmented(self.dataset, "train", **self._read, seed=self.settings.seed, epoch=number)
+        return photos.augmented(
+            self.dataset, "train", **self._read, seed=self.settings.seed, epoch=number,
+            camera_faults=self.settings.camera_faults,
+        )  # fmt: skip
 
     def pooled(self, network: keras.Model, split: str) -> tf.data.Dataset:
         """The encoder's pooled features of each photo, computed once: ``([b, c], votes [b, 10])``."""

@@ -55,7 +55,7 @@ def _endless(dataset: Path, pretraining: Pretraining, training: Training) -> Ite
     """Epoch after epoch of full batches, as training reads them."""
     read = {"scale": training.scale, "crop": pretraining.crop, "batch_size": training.batch_size, "seed": 1}
     for epoch in range(1000):
-        for pixels, votes in photos.augmented(dataset, "train", epoch=epoch, **read):
+        for pixels, votes in photos.augmented(dataset, "train", epoch=epoch, camera_faults=0.5, **read):
             if len(pixels) == training.batch_size:
                 yield pixels, votes
 
