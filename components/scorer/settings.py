@@ -97,8 +97,8 @@ class Validation:
     # Score points (Wasserstein). Ratings on a scale of 0-9 are 1 off; in MEBeauty any one gender or ethnicity alone is
     # at most .74 off the whole, and of two random draws of 100 photos 95 % are within .35.
     maximum_label_drift: float = 0.75
-    # Standard deviations: a "medium" shift (Cohen, 1988, section 2.2). In MEBeauty any one gender or ethnicity is within
-    # .25 and of two random draws of 100 photos 95 % within .37; photos of another collection are 3 and more off.
+    # Standard deviations: a "medium" shift (Cohen, 1988, section 2.2). In MEBeauty any one gender or ethnicity is
+    # within .25 and of two random draws of 100 photos 95 % within .37; photos of another collection are 3 and more off.
     maximum_photo_drift: float = 0.5
 
 
@@ -115,10 +115,10 @@ class Evaluation:
     minimum_spread: float = 0.4  # standard deviation of predictions over that of the truth
     minimum_slope: float = 0.5  # of people's means on predictions; 1 is calibrated, below it scores are too wide
     minimum_outside: float = 0.2  # share of scores outside 4-7 over people's share: collapse leaves none
-    # The champion: a challenger may lose at most the margin, of which the data have to be sure. Simulated with 23 raters
-    # a photo and an SRCC of .7 (tests/benchmarks/gate_power.py): to be let through four times in five, an equal
-    # challenger needs 3,500 test photos where it correlates by .8 with the champion, 1,900 by .9, 1,000 by .95. Half
-    # the margin needs four times as many: only a challenger most like the champion fits the 4,500 of 30,000 rated.
+    # The champion: a challenger may lose at most the margin, of which the data have to be sure. Simulated with 23
+    # raters and an SRCC of .7 (tests/benchmarks/gate_power.py): to be let through four times in five, an equal challenger
+    # needs 3,500 test photos where it correlates by .8 with the champion, 1,900 by .9, 1,000 by .95. Half the margin
+    # needs four times as many: only a challenger most like the champion fits the 4,500 of 30,000 rated photos.
     champion_mode: ChampionMode = "non-inferiority"  # superiority needs a gain: an equal one, on newer data, stays out
     champion_margin: float = 0.02  # SRCC and LCC
     champion_margin_emd: float = 0.03  # score points: a scorer that loses .02 SRCC to noise loses .028 in EMD
@@ -230,7 +230,8 @@ def as_parameters(settings: Any) -> dict[str, Any]:
 
 
 _RANGES = {
-    "validation_share": (0, 0.5), "test_share": (0, 0.5), "maximum_left_out": (0, 1), "dropout": (0, 0.99), "camera_faults": (0, 1),
+    "validation_share": (0, 0.5), "test_share": (0, 0.5), "maximum_left_out": (0, 1), "dropout": (0, 0.99),
+    "camera_faults": (0, 1),
     "jpeg_quality": (1, 100), "minimum_side": (1, 10_000), "shorter_side": (32, 4096), "minimum_raters": (1, 10_000),
     "rater_std": (0, 4.5),
     "duplicate_distance": (0, 64), "maximum_pixels": (10_000, 178_956_970), "crop": (32, 1024), "scale": (32, 1024),
