@@ -116,9 +116,9 @@ class Evaluation:
     minimum_slope: float = 0.5  # of people's means on predictions; 1 is calibrated, below it scores are too wide
     minimum_outside: float = 0.2  # share of scores outside 4-7 over people's share: collapse leaves none
     # The champion: a challenger may lose at most the margin, of which the data have to be sure. Simulated with 23
-    # raters and an SRCC of .7 (tests/benchmarks/gate_power.py): to be let through four times in five, an equal challenger
-    # needs 3,500 test photos where it correlates by .8 with the champion, 1,900 by .9, 1,000 by .95. Half the margin
-    # needs four times as many: only a challenger most like the champion fits the 4,500 of 30,000 rated photos.
+    # raters and an SRCC of .7 (tests/benchmarks/gate_power.py): to be let through four times in five, an equal
+    # challenger needs 3,500 test photos where it correlates by .8 with the champion, 1,900 by .9, 1,000 by .95. Half
+    # the margin needs four times as many: only a challenger most like the champion fits the 4,500 of 30,000 rated.
     champion_mode: ChampionMode = "non-inferiority"  # superiority needs a gain: an equal one, on newer data, stays out
     champion_margin: float = 0.02  # SRCC and LCC
     champion_margin_emd: float = 0.03  # score points: a scorer that loses .02 SRCC to noise loses .028 in EMD
