@@ -87,6 +87,19 @@ def test_a_difference_is_surer_than_either_metric_since_both_score_the_same_phot
     assert compare(truth, challenger, champion, SETTINGS).srcc.error < alone / 2
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_bounds_are_the_more_cautious_of_those_of_draws_and_of_williams_error(seed):
+    quality, truth = people(100, seed)
+    a, b = scorer(quality, 0.5, seed + 1), scorer(quality, 0.5, seed + 2)
+    found = compare(truth, a, b, SETTINGS)
+    ours, theirs = (metrics.bootstrap(truth, votes, resamples=200, names=COMPARED) for votes in (a, b))
+    for name, each in found.differences.items():
+        draws = ours[name] - theirs[name]
+        assert each.error == max(draws.std(ddof=1), each.williams.error if each.williams else 0)
+        assert each.lower == min(each.value - stats.t.ppf(0.95, 99) * each.error, np.quantile(draws, 0.05))
+        assert each.upper == max(each.value + stats.t.ppf(0.95, 99) * each.error, np.quantile(draws, 0.95))
+
+
 def test_copies_of_a_photo_make_a_difference_no_surer_when_they_are_drawn_together():
     quality, truth = people(100)
     votes = truth, scorer(quality, 1), scorer(quality, 1, seed=2)

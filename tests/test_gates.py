@@ -58,12 +58,16 @@ def test_a_sound_scorer_passes_every_gate_with_a_champion_and_without(judge):
 FAULTS = {
     "noise": ({**SOUND, "stripes": 20, "intercept": 0.0}, {"minimum_srcc": 0.995, "maximum_rise": 9.0}, "srcc"),
     "too kind": ({**SOUND, "intercept": 2.8}, {"maximum_emd": 1.0}, "emd"),
-    "worse than a constant": ({"warmth": 30.0, "intercept": -6.0}, {"maximum_emd": 2.0, "minimum_slope": 0.0}, "emd_floor"),
+    "worse than a constant": (
+        {"warmth": 30.0, "intercept": -6.0}, {"maximum_emd": 2.0, "minimum_slope": 0.0}, "emd_floor"
+    ),
     "too wide": ({"warmth": 17.0, "intercept": -0.9}, {"minimum_slope": 0.8}, "slope"),
     "collapsed": ({"warmth": 3.0, "intercept": 4.3}, {"minimum_outside": 0.0}, "spread"),
     "never high nor low": ({"warmth": 4.6, "intercept": 3.75}, {}, "outside"),
     "unfair to photos of plain ground": ({**SOUND, "green": 2.5, "intercept": 0.5}, {}, "slice_gap"),
-    "cannot rank within a slice": ({**SOUND, "stripes": 20, "intercept": 0.0}, {"minimum_slice_srcc": 0.995, "maximum_rise": 9.0}, "slice_floor"),
+    "cannot rank within a slice": (
+        {**SOUND, "stripes": 20, "intercept": 0.0}, {"minimum_slice_srcc": 0.995, "maximum_rise": 9.0}, "slice_floor"
+    ),
     "prefers the blurred": ({**SOUND, "stripes": -20, "intercept": 4.0}, {}, "blur"),
     "too few photos": (SOUND, {"minimum_test_photos": PHOTOS + 1}, "test_photos"),
     "easily perturbed": (SOUND, {"maximum_perturbation": 0.1}, "perturbation"),

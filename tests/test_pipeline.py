@@ -288,10 +288,8 @@ def refused(build, weights, passed) -> Run:
 @pytest.fixture(scope="module")
 def forced(build, weights, passed, refused) -> Run:
     """The same as the refused one, but for a person who overrules the gate."""
-    reason = "the old version is known to be unfair"
-    return Run(
-        build, "forced", "--resume", passed.id, minimum_srcc=1, weights=weights, force_publish="true", force_reason=reason
-    )
+    force = {"force_publish": "true", "force_reason": "the old version is known to be unfair"}
+    return Run(build, "forced", "--resume", passed.id, minimum_srcc=1, weights=weights, **force)
 
 
 @pytest.fixture(scope="module")

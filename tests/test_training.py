@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from conftest import SMALL, example
@@ -15,7 +17,7 @@ from scipy.stats import spearmanr
 
 from components.ingestion import builder
 from components.pretraining.pretrain import pretrain
-from components.scorer import bundle, photos
+from components.scorer import augmentation, bundle, photos
 from components.scorer.settings import Pretraining, Training, from_parameters
 from components.training.train import train
 
@@ -38,6 +40,32 @@ def run_pretraining(dataset: Path, folder: Path, settings: Pretraining) -> dict[
 def run_training(dataset: Path, encoder: Path, folder: Path, settings: Training) -> dict[str, float]:
     places = {"checkpoints": str(folder / "checkpoints"), "fingerprint": "data", "revision": "abc"}
     return train(dataset, encoder, folder / "scorer", folder / "report.html", settings=settings, **places)
+
+
+def test_a_bundle_holds_the_network_and_not_the_optimizer_that_trained_it(small_dataset, small_encoder, tmp_path):
+    run_training(small_dataset, small_encoder, tmp_path, training(head_epochs=1, epochs=1))
+    with zipfile.ZipFile(tmp_path / "scorer" / "scorer.keras") as archive, archive.open("model.weights.h5") as file:
+        assert "optimizer" not in h5py.File(file)
+
+
+def test_a_camera_fault_neither_grows_a_photo_nor_leaves_its_range_and_is_the_same_for_a_seed():
+    photo = np.random.default_rng(1).uniform(0, 255, (40, 40, 3)).astype("float32")
+    for number in range(30):
+        once, again = (np.asarray(augmentation.camera_fault(photo, 1.0, [7, number])) for _ in range(2))
+        assert once.shape == photo.shape
+        assert once.min() >= 0
+        assert once.max() <= 255.01
+        assert np.array_equal(once, again)
+
+
+def test_camera_faults_are_blur_and_exposure_in_equal_shares_and_only_in_the_share_that_is_asked_for():
+    photo = np.full((40, 40, 3), 100, "float32")
+    photo[::2] = 120  # a blur takes these lines away, an exposure keeps their ratio
+    found = [np.asarray(augmentation.camera_fault(photo, 0.5, [3, number])) for number in range(300)]
+    kept = sum(np.array_equal(each, photo) for each in found)
+    exposed = sum(not np.array_equal(each, photo) and np.allclose(each[0] / each[1], 1.2) for each in found)
+    assert 110 < kept < 190
+    assert 45 < exposed < 105
 
 
 def test_pretraining_changes_the_encoder_and_lowers_the_error(small_dataset, tmp_path):

@@ -1,4 +1,4 @@
-"""Random crop, flip, camera faults and noise, drawn from the seed, the epoch and the photo's place: the same again after a restart."""
+"""Random crop, flip, camera faults and noise, drawn from seed, epoch and a photo's place: the same after a restart."""
 
 import tensorflow as tf
 

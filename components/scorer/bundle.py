@@ -74,7 +74,7 @@ class Bundle:
         """Write the bundle into ``folder``, the description last."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.model.save(folder / "scorer.keras")
+        _untrained(self.model).save(folder / "scorer.keras")
         about = {
             "settings": self.settings,
             "data_fingerprint": self.data_fingerprint,
@@ -83,6 +83,13 @@ class Bundle:
             "versions": {"keras": keras.__version__, "tensorflow": tf.__version__},
         }
         (folder / "bundle.json").write_text(json.dumps(about, indent=1))
+
+
+def _untrained(model: keras.Model) -> keras.Model:
+    """The same network and weights without the optimizer's state, which is twice their size."""
+    plain = keras.models.clone_model(model)
+    plain.set_weights(model.get_weights())
+    return plain
 
 
 def load(folder: str | Path) -> Bundle:
