@@ -95,9 +95,10 @@ def test_bounds_are_the_more_cautious_of_those_of_draws_and_of_williams_error(se
     ours, theirs = (metrics.bootstrap(truth, votes, resamples=200, names=COMPARED) for votes in (a, b))
     for name, each in found.differences.items():
         draws = ours[name] - theirs[name]
-        assert each.error == max(draws.std(ddof=1), each.williams.error if each.williams else 0)
-        assert each.lower == min(each.value - stats.t.ppf(0.95, 99) * each.error, np.quantile(draws, 0.05))
-        assert each.upper == max(each.value + stats.t.ppf(0.95, 99) * each.error, np.quantile(draws, 0.95))
+        reach = stats.t.ppf(0.95, 99) * each.error
+        assert each.error == pytest.approx(max(draws.std(ddof=1), each.williams.error if each.williams else 0))
+        assert each.lower == pytest.approx(min(each.value - reach, np.quantile(draws, 0.05)))
+        assert each.upper == pytest.approx(max(each.value + reach, np.quantile(draws, 0.95)))
 
 
 def test_copies_of_a_photo_make_a_difference_no_surer_when_they_are_drawn_together():
