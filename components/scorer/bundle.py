@@ -87,7 +87,7 @@ class Bundle:
 
 def _untrained(model: keras.Model) -> keras.Model:
     """The same network and weights without the optimizer's state, which is twice their size."""
-    plain = keras.models.clone_model(model)
+    plain = model.__class__.from_config(model.get_config())  # a clone would be compiled as well
     plain.set_weights(model.get_weights())
     return plain
 
