@@ -1,9 +1,11 @@
 """The photos that the evaluation's page names, and with leave shows, with what the scorer looked at."""
 
-from collections.abc import Sequence
+import io
 from dataclasses import dataclass, field
 
 import numpy as np
+import tensorflow as tf
+from PIL import Image
 
 from components.evaluation.findings import Findings
 from components.evaluation.predictions import Records
@@ -22,14 +24,14 @@ class Faces:
     Attributes:
         photos: as they are; empty where they may not be shown.
         heat: with the map of what raises and lowers their score; likewise.
-        enhanced: photos in the order of ``enhancement``, by gradient ascent; likewise.
+        enhanced: what the network sees of photos before and after gradient ascent; likewise.
         enhancement: scores on the way, float [steps + 1, n]; None for a scorer that cannot be differentiated.
         examples: ids of the photos that were enhanced.
     """
 
     photos: dict[str, bytes] = field(default_factory=dict)
     heat: dict[str, bytes] = field(default_factory=dict)
-    enhanced: list[bytes] = field(default_factory=list)
+    enhanced: list[tuple[bytes, bytes]] = field(default_factory=list)
     enhancement: np.ndarray | None = None
     examples: list[str] = field(default_factory=list)
 
@@ -70,7 +72,8 @@ def gather(found: Findings, scorer: Bundle, records: Records, settings: Evaluati
     examples = [ids[place] for place in np.argsort(np.abs(middle - len(ids) // 2), kind="stable")[:_ENHANCED]]
     named = {ids[place] for places in rankings(found).values() for place in places} if settings.show_photos else set()
     photos = {record["photo_id"]: record["photo"] for record in records() if record["photo_id"] in named | {*examples}}
-    enhancement = explanation.enhance(scorer.model, _pixels(scorer, [photos[photo] for photo in examples]))
+    pixels = scorer.pixels(tf.constant([photos[photo] for photo in examples])).numpy()
+    enhancement = explanation.enhance(scorer.model, pixels)
     if not settings.show_photos:
         return Faces(enhancement=enhancement.means, examples=examples)
     gains = explanation.explain(scorer, list(photos.values()))["gains"]
@@ -81,13 +84,15 @@ def gather(found: Findings, scorer: Bundle, records: Records, settings: Evaluati
             photo: overlay.overlay(data, each, seen=scorer.seen, largest=largest, signed=True)
             for (photo, data), each in zip(photos.items(), gains, strict=True)
         },
-        enhanced=[overlay.picture(each) for each in enhancement.pixels],
+        enhanced=[
+            (overlay.picture(before, _size(photos[photo])), overlay.picture(after, _size(photos[photo])))
+            for photo, before, after in zip(examples, pixels, enhancement.pixels, strict=True)
+        ],
         enhancement=enhancement.means,
         examples=examples,
     )
 
 
-def _pixels(scorer: Bundle, photos: Sequence[bytes]) -> np.ndarray:
-    import tensorflow as tf
-
-    return scorer.pixels(tf.constant(list(photos))).numpy()
+def _size(photo: bytes) -> tuple[int, int]:
+    with Image.open(io.BytesIO(photo)) as opened:
+        return opened.size

@@ -65,7 +65,8 @@ def write_report(
     faces = gather(found, scorer, records, settings)
     page = Page(f"Evaluation of {about['model']}", f"{found.measured.photos:,} photos of the test split.")
     page.section("", *_verdict(decision))
-    page.section("Gates", table([_gate_row(gate) for gate in decision.gates]))
+    # What did not pass comes first; the others keep their order.
+    page.section("Gates", table([_gate_row(gate) for gate in sorted(decision.gates, key=_passed)]))
     page.section("Metrics", *_metrics(found, settings))
     page.section("Scorer and people", *_agreement(found))
     if found.comparison:
@@ -94,6 +95,10 @@ def _verdict(decision: Decision) -> list[Markup]:
     return blocks
 
 
+def _passed(gate: Gate) -> bool:
+    return gate.verdict == "passed"
+
+
 def _gate_row(gate: Gate) -> dict[str, Any]:
     ok = {"passed": True, "failed": False}.get(gate.verdict)
     warns = gate.severity == "warn" and not ok
@@ -119,7 +124,7 @@ def _metrics(found: Findings, settings: Evaluation) -> list[Markup]:
         {"metric": short, "meaning": meaning.format(threshold=settings.accuracy_threshold)}
         for short, meaning in _METRICS.values()
     ]
-    blocks = [gallery([table(rows), table(meanings)])]
+    blocks = [table(rows)]
     if found.champion is None:
         blocks.append(text("There is no champion to compare with yet."))
     elif found.champion.error:
@@ -136,7 +141,7 @@ def _metrics(found: Findings, settings: Evaluation) -> list[Markup]:
         f"Below each number is its {100 * settings.confidence:g} % interval over {settings.bootstrap:,} draws of"
         f" {measured.photos:,} photos with replacement; a difference is taken on the same draws."
     )
-    return [*blocks, text(words)]
+    return [*blocks, text(words), table(meanings)]
 
 
 def _people(ceiling: Ceiling | None, metric: str) -> dict[str, float | None]:
@@ -262,7 +267,7 @@ def _behaviour(found: Findings, faces: Faces, settings: Evaluation) -> list[Mark
         blocks.append(
             text(
                 f"Made for this scorer by its own gradient, a change that nobody sees (at most {done.budget:g} of 255 a"
-                f" pixel, {done.steps} steps) moves {len(done.before)} photos from {np.mean(done.before):.2f} to"
+                f" pixel, {done.steps} steps) moves {len(done.before)} of them from {np.mean(done.before):.2f} to"
                 f" {np.mean(done.after):.2f} on average."
             )
         )
@@ -286,13 +291,8 @@ def _enhancement(faces: Faces) -> list[Markup]:
         blocks.append(
             gallery(
                 [
-                    pair(
-                        [
-                            photo(faces.photos[name], f"{start:.2f}", _SIDE),
-                            photo(data, f"{end:.2f} enhanced", _SIDE),
-                        ]
-                    )
-                    for name, data, start, end in zip(faces.examples, faces.enhanced, before, after, strict=True)
+                    pair([photo(was, f"{start:.2f}", _SIDE), photo(now, f"{end:.2f} enhanced", _SIDE)])
+                    for (was, now), start, end in zip(faces.enhanced, before, after, strict=True)
                 ]
             )
         )
