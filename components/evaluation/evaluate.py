@@ -95,7 +95,7 @@ def evaluate(
         records: Records = partial(photos.records, dataset, "test")
         trained = bundle.load(scorer)
         about |= {
-            "data": _fingerprint(dataset),
+            "data": photos.fingerprint(dataset),
             "trained_on": trained.data_fingerprint,
             "trained_by": trained.revision,
         }
@@ -109,14 +109,6 @@ def evaluate(
     _write_decision(decided, {**about, "champion": _named(found.champion)}, results, workspace)
     measured = found.measured
     return Evaluated(_for_kubeflow(measured), decided, ["low", "high"], measured.confusion, measured.roc)
-
-
-def _fingerprint(dataset: str | Path) -> str:
-    """Of the data set, as ingestion wrote it; empty for a data set from elsewhere."""
-    try:
-        return storage.read_json(str(Path(dataset, "ingestion.json"))).get("fingerprint", "")
-    except FileNotFoundError:
-        return ""
 
 
 def _earlier(checks: str | Path) -> list[Gate]:

@@ -7,7 +7,7 @@ import pandas as pd
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from components.scorer import augmentation, preprocessing
+from components.scorer import augmentation, preprocessing, storage
 
 _SHUFFLED = 16_384
 """Encoded photos held for shuffling: about 400 MB at 25 KB each; a smaller split is shuffled whole."""
@@ -16,6 +16,14 @@ _SHUFFLED = 16_384
 def counts(dataset: str | Path) -> dict[str, int]:
     """Number of records of each split of a data set directory."""
     return {name: split.num_examples for name, split in tfds.builder_from_directory(str(dataset)).info.splits.items()}
+
+
+def fingerprint(dataset: str | Path) -> str:
+    """Of a data set, as ingestion wrote it beside; empty for a data set from elsewhere."""
+    try:
+        return storage.read_json(str(Path(dataset, "ingestion.json"))).get("fingerprint", "")
+    except FileNotFoundError:
+        return ""
 
 
 def encoded(dataset: str | Path, split: str) -> tf.data.Dataset:

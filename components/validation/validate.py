@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from components.scorer import decision, storage
+from components.scorer import decision, photos, storage
 from components.scorer.decision import Decision
 from components.scorer.settings import Ingestion, Policy, Validation, check_policy
 from components.scorer.workspace import Workspace
@@ -80,7 +80,7 @@ def validate(
     try:
         check_policy(policy)
         storage.delete_tree(workspace.decision)  # of an attempt before, which must not outlive a run that goes on
-        about["data"] = _fingerprint(dataset)
+        about["data"] = photos.fingerprint(dataset)
         champion = read_champion(models, name)
         about["champion"] = _named(champion)
         found = find(dataset, champion, duplicate_distance)
@@ -114,7 +114,8 @@ def in_words(decided: Decision) -> str:
     elif decided.verdict == "skipped":
         words = "Skipped: there is too little new to train on. The champion stays."
     else:
-        words = f"Refused: the data passed {passed} of {len(blocking)} gates. Nothing is trained or published."
+        count = f"the data passed {passed} of {len(blocking)} gates"
+        words = f"{decided.verdict.capitalize()}: {count}. Nothing is trained or published."
     warnings = len(decided.warnings)
     return words + (f" {warnings} warning{'' if warnings == 1 else 's'}." if warnings else "")
 
@@ -125,14 +126,6 @@ def _decided(decided: Decision) -> Decision:
     if decided.verdict == "refused" and failed == {"new_labels"}:
         return replace(decided, verdict="skipped")
     return decided
-
-
-def _fingerprint(dataset: str | Path) -> str:
-    """Of the data set, as ingestion wrote it; empty for a data set from elsewhere."""
-    try:
-        return storage.read_json(str(Path(dataset, "ingestion.json"))).get("fingerprint", "")
-    except FileNotFoundError:
-        return ""
 
 
 def _named(champion: Champion | None) -> dict[str, Any] | None:
