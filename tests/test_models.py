@@ -472,6 +472,19 @@ def test_a_version_promoted_while_it_was_about_to_go_stays(tmp_path: Path, monke
     monkeypatch.setattr(channels, "remove", late)
     assert collected(models) == [2]
     assert there(models) == ["1", "3", "4"]
+    assert channels.audit(models, NAME)[-1]["removed"] == [2]
+
+
+def test_a_version_removed_while_it_was_verified_is_not_promoted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = str(tmp_path)
+    for run in "abc":
+        push(models, run)
+    monkeypatch.setattr(registry, "verify", lambda *_: collected(models))
+    with pytest.raises(ValueError, match="version 1 of portraits was removed by"):
+        registry.promote(models, NAME, 1, why="just too late")
+    assert serving(models) == (3, 2)
 
 
 @pytest.mark.parametrize("wrong", [{"keep": -1}, {"older_than": -1}])
