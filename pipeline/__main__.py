@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.scorer import progress, storage
+from components.scorer import channels, progress, registry, storage
 from components.scorer.workspace import Workspace
-from pipeline import parameters, resources, runs, schedules
+from pipeline import models, parameters, resources, runs, schedules
 from pipeline.cluster import EXPERIMENT, clear_errors, connect, submit
 from pipeline.package import PATH, compiled, difference
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.update({name: value for name, value in resources.QUIET.items() if name not in os.environ})
     try:
         return options.command(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, storage.Conflict) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -140,6 +140,43 @@ def _explain(options: argparse.Namespace) -> int:
     return 0
 
 
+def _list(options: argparse.Namespace) -> int:
+    """List the versions of one model or of all."""
+    found = registry.find(options.model)
+    print(models.as_json(found, options.audit) if options.json else models.as_text(found, options.audit))
+    return 0
+
+
+def _promote(options: argparse.Namespace) -> int:
+    """Let a channel name a version."""
+    folder, name = registry.model(options.model)
+    after = registry.promote(folder, name, options.version, channel=options.channel, why=options.why)
+    print(models.channels_of(name, after))
+    return 0
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    """Make the previous version the champion again."""
+    folder, name = registry.model(options.model)
+    print(models.channels_of(name, registry.rollback(folder, name, why=options.why)))
+    return 0
+
+
+def _gc(options: argparse.Namespace) -> int:
+    """Remove old versions."""
+    folder, name = registry.model(options.model)
+    count = size = 0
+    limits = {"keep": options.keep, "older_than": options.older_than, "dry_run": options.dry_run}
+    for gone in registry.collect(folder, name, **limits):
+        print(f"version {gone.version}, {gone.state}, {gone.date or 'no date'}: {gone.bytes:,} bytes", flush=True)
+        count, size = count + 1, size + gone.bytes
+    print(
+        f"{count} version{'' if count == 1 else 's'}, {size:,} bytes "
+        + ("would go: nothing was removed" if options.dry_run else "removed")
+    )
+    return 0
+
+
 def _parameters(options: argparse.Namespace) -> int:
     """List what --set takes."""
     print(parameters.table())
@@ -204,8 +241,43 @@ def _parser() -> argparse.ArgumentParser:
         "--steps", type=int, default=100, metavar="N", help="by which photos are enhanced (default: %(default)s)"
     )
 
+    _add_models(commands)
     _command(commands, "parameters", _parameters, "list what --set takes, with defaults")
     return parser
+
+
+def _add_models(commands: Any) -> None:
+    text = "list, promote, roll back and remove published versions"
+    group = commands.add_parser("models", help=text, description=text[0].upper() + text[1:] + ".")
+    verbs = group.add_subparsers(required=True, metavar="VERB")
+    by = f"The audit says who: the environment variable {channels.USER}, or else account and machine."
+
+    every = _command(verbs, "list", _list, "list the versions of one model or of all, newest first")
+    every.add_argument("model", metavar="MODELS_OR_MODEL", help="folder or address of all models or of one")
+    every.add_argument("--json", action="store_true", help="write JSON")
+    every.add_argument("--audit", action="store_true", help="also who moved the channels, when and why")
+
+    name = _command(verbs, "promote", _promote, "let a channel name a version once that has proved to answer")
+    _add_model(name)
+    name.add_argument("version", type=int, metavar="VERSION", help="its number; it may be older than the one named now")
+    name.add_argument("--channel", default=channels.CHAMPION, help="e.g. challenger (default: %(default)s)")
+
+    back = _command(verbs, "rollback", _rollback, "make the previous version the champion once it has proved to answer")
+    _add_model(back)
+    for command in (name, back):
+        command.add_argument("--why", required=True, metavar="TEXT", help="for the audit")
+        command.epilog = by
+
+    clean = _command(verbs, "gc", _gc, "remove old versions that no channel names, and what killed pushes have left")
+    _add_model(clean)
+    clean.add_argument("--keep", type=int, required=True, metavar="N", help="how many of the newest stay at least")
+    clean.add_argument("--older-than", type=int, metavar="DAYS", help="remove nothing that was published since")
+    clean.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
+    clean.epilog = by
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", metavar="MODEL", help="the model's folder or address")
 
 
 def _command(

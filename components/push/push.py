@@ -53,7 +53,8 @@ def push(
 
     The version is loaded again from where it was published and must answer as the scorer does before
     ``channels.json`` is switched. Tried again after it broke off, the same run goes on with the version that it
-    took the first time. In the end the run's decision names the version; when push breaks off, it says why.
+    took the first time; when that was champion and was rolled back, it does not return. In the end the run's decision
+    names the version; when push breaks off, it says why.
 
     Args:
         scorer: folder of the scorer bundle.
@@ -69,8 +70,8 @@ def push(
 
     Raises:
         FileNotFoundError: there is no complete bundle at ``scorer``, or no decision in ``results``.
-        ValueError: the decision is not to publish, the name cannot be a model's, or the published version disagrees
-            with the scorer; then it is removed and the champion stays.
+        ValueError: the decision is not to publish, the name cannot be a model's, the run's version has been removed as
+            too old, or the published version disagrees with the scorer; then it is removed and the champion stays.
         components.scorer.storage.StorageError: the place cannot be reached or refuses.
     """
     judged = _judged(results)
@@ -78,16 +79,19 @@ def push(
         challenger = bundle.load(scorer)
         fingerprint = _fingerprint(Path(scorer))
         version = channels.claim(models, name, workspace.run, fingerprint)
-        uri = storage.join(channels.folder(models, name), str(version))
-        if channels.read(models, name).get("champion") != version:
-            with _removed_on_failure(uri):
-                if not storage.exists(storage.join(uri, published.COMPLETE)):
+        uri = channels.address(models, name, version)
+        proved = channels.named(models, name, version)
+        complete = storage.exists(storage.join(uri, channels.COMPLETE))
+        if not (proved and complete):
+            with _removed_on_failure(models, name, version):
+                if not complete:
                     print(f"push: uploading version {version} to {uri}", flush=True)
                     made = decision.completed(judged, version, uri)
                     facts = _facts(challenger, fingerprint, name, workspace.run, made, results, origin)
                     _upload(challenger, Path(scorer), facts, origin.checks)
                 _compare(challenger, uri, [*warmup.photos(), *photos])
-            serving = channels.switch(models, name, version)["champion"]
+            why = decision.of(judged).summary
+            serving = channels.switch(models, name, version, who=workspace.run, why=why)["champion"]
             print(f"push: version {version} is published, the champion is version {serving}", flush=True)
     # In this order: the exit handler completes a decision that a killed push has left, and knows the version from here.
     storage.write_json(workspace.published, {"version": version, "uri": uri})
@@ -153,7 +157,7 @@ def _upload(challenger: bundle.Bundle, scorer: Path, facts: Facts, checks: str |
             shutil.copyfile(Path(checks, PROFILE), Path(folder, PROFILE))
         card(facts).write(folder)
         storage.write_json(storage.join(folder, "version.json"), _record(facts))
-        storage.upload_tree(folder, facts.uri, last=[published.COMPLETE])
+        storage.upload_tree(folder, facts.uri, last=[channels.COMPLETE])
 
 
 def _compare(challenger: bundle.Bundle, uri: str, photos: list[bytes]) -> None:
@@ -209,11 +213,15 @@ def _told_on_failure(judged: dict[str, Any], workspace: Workspace) -> Iterator[N
 
 
 @contextmanager
-def _removed_on_failure(uri: str) -> Iterator[None]:
-    """Leave nothing at the address when the block fails; when even that fails, the next attempt cleans up."""
+def _removed_on_failure(models: str, name: str, version: int) -> Iterator[None]:
+    """Leave no version when the block fails; when even that fails, the next attempt cleans up.
+
+    A version that a person has promoted in the meantime stays.
+    """
     try:
         yield
     except BaseException:
-        with suppress(storage.StorageError):
-            storage.delete_tree(uri)
+        with suppress(storage.StorageError, ValueError):
+            if not channels.named(models, name, version):
+                storage.delete_tree(channels.address(models, name, version))
         raise

@@ -24,12 +24,12 @@ import tensorflow as tf
 from components.scorer import bundle as bundles
 from components.scorer import explanation, storage, warmup
 from components.scorer.bundle import Bundle
+from components.scorer.channels import COMPLETE
 from components.scorer.settings import SCORES
 
 SIGNATURE = "serving_default"
 EXPLAIN = "explain"
 BUNDLE = "bundle"  # folder of the bundle within a version
-COMPLETE = "saved_model.pb"  # written last: a version without it is not complete
 TOLERANCE = 1e-3
 """Score points, and shares of votes, by which a published version may differ from the scorer that it was made of."""
 
