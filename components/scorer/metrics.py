@@ -25,7 +25,7 @@ METRICS = ("accuracy", "lcc", "srcc", "krcc", "rmse", "mae", "emd", "bias", "spr
 
 _ALIKE = 1e-6  # score points: numbers closer than this differ by rounding only
 _PERFECT = 1e-12  # below 1: correlations closer to it are perfect but for rounding
-_CHUNK = 2_000_000  # numbers of a bootstrap held at once, 16 MB a copy
+_CHUNK = 100_000  # numbers of a bootstrap held at once: 0.8 MB a copy stay in the cache, twice as fast as 16 MB
 
 
 def mean_scores(votes: Array) -> Array:
