@@ -5,16 +5,20 @@ gets settings that make it short. ``make run`` and ``make test`` are this suite'
 checked that the targets exist and what they would do.
 """
 
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from components.ingestion.sample import draw
+from components.scorer.settings import GateKey
 from tests import kubeflow
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,7 +27,7 @@ BLOCKS = re.findall(r"^```sh\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 COMMANDS = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
 SHORT = [
     "start=none", 'backbone_options={"alpha":0.25}', "crop=32", "scale=36", "head_epochs=1", "epochs=1", "bootstrap=20",
-    "minimum_srcc=-1", "maximum_emd=9", "minimum_spread=0", "champion_margin=1",
+    "behaviour_photos=8", "perturbation_photos=1", f"warn_only={json.dumps(get_args(GateKey))}",
     "validation_share=0.3", "test_share=0.3",
 ]  # fmt: skip
 
@@ -34,6 +38,7 @@ def folder(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("own")
     sample = draw(place / "drawn", labelled=48, unlabelled=12, seed=5)
     Path(sample.photos).rename(place / "photos")
+    shutil.copy(next((place / "photos").glob("*.jpg")), place / "portrait.jpg")
     Path(sample.unlabelled).rename(place / "more-photos")
     Path(sample.ratings).rename(place / "ratings.csv")
     Path(sample.attributes).rename(place / "attributes.csv")

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 _BLUR = 0.012  # radius over the side: half as much again as the slightest blur that evaluation tries
-_STOPS = (-2.5, 1.0)  # darker and lighter than taken; lighter photos lose what is bright for good
+_STOPS = (-2.5, 2.5)  # darker and lighter than taken: a fifth of the light to five times as much, burnt out
 
 
 def crop_and_flip(photo: tf.Tensor, crop: int, seed: tf.Tensor) -> tf.Tensor:
