@@ -212,7 +212,7 @@ def test_the_steps_install_nothing_when_they_run():
     assert "pip install" not in json.dumps(PIPELINE["deploymentSpec"])
 
 
-# Five runs through the local runner, shared by the tests below: each starts TensorFlow in several processes.
+# Four runs through the local runner, shared by the tests below: each starts TensorFlow in several processes.
 
 TINY = {
     "backbone_options": '{"alpha": 0.25}', "crop": 32, "scale": 40, "pretraining_epochs": 1, "head_epochs": 4,
@@ -286,13 +286,6 @@ def refused(build, weights, passed) -> Run:
 
 
 @pytest.fixture(scope="module")
-def forced(build, weights, passed, refused) -> Run:
-    """The same as the refused one, but for a person who overrules the gate."""
-    force = {"force_publish": "true", "force_reason": "the old version is known to be unfair"}
-    return Run(build, "forced", "--resume", passed.id, minimum_srcc=1, weights=weights, **force)
-
-
-@pytest.fixture(scope="module")
 def skipped(build, passed) -> Run:
     """Nothing was rated since the champion was trained."""
     return Run(build, "skipped", minimum_new_labels=1)
@@ -354,14 +347,6 @@ def test_a_no_publishes_nothing_and_says_why(refused):
     assert said_to(refused.told)["Verdict"] == refused.summary["Gates"]
 
 
-def test_a_person_can_overrule_the_gate_and_the_reason_is_told_and_kept(forced, build):
-    assert forced.code == 0, forced.output + forced.errors
-    assert forced.tasks() == STEPS
-    assert forced.summary["Gates"].startswith("Forced")
-    assert "known to be unfair" in said_to(forced.told)["Verdict"]
-    assert "known to be unfair" in (build / "models" / "portraits" / "2" / "model_card.md").read_text()
-
-
 def test_too_few_new_labels_skip_the_run_before_anything_is_trained_and_say_so(skipped):
     assert skipped.code == 0, skipped.output + skipped.errors
     assert skipped.tasks() == {"ingestion", "validation", "notification"}
@@ -383,8 +368,8 @@ def test_a_step_that_fails_stops_those_after_it_and_people_are_told(failed):
     assert said_to(failed.told)["Reason"] == failed.summary["Reason"]
 
 
-def test_a_webhooks_url_is_in_no_output(passed, refused, forced, skipped, failed):
-    for run in (passed, refused, forced, skipped, failed):
+def test_a_webhooks_url_is_in_no_output(passed, refused, skipped, failed):
+    for run in (passed, refused, skipped, failed):
         assert run.told
         assert run.url not in run.output + run.errors
 
