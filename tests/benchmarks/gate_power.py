@@ -45,7 +45,7 @@ class World:
 
 
 def main() -> None:
-    """Print the tables: 410 seconds of processor time, three and a half minutes on two cores with nothing else to do."""
+    """Print the tables: 410 seconds of processor time, some three and a half minutes on two idle cores."""
     began = time.perf_counter()
     with Pool() as pool:
         worse(pool)
