@@ -252,7 +252,13 @@ def _by_attribute(slices: Sequence[Slice], settings: Evaluation) -> list[Markup]
 def _behaviour(found: Findings, faces: Faces, settings: Evaluation) -> list[Markup]:
     behaviours = found.behaviours
     rows = [
-        Row(each.change, each.mean, each.low, each.high, fault=each.worse and each.low > settings.maximum_rise)
+        Row(
+            each.change,
+            each.mean,
+            each.low,
+            each.high,
+            each.worse and each.low > 0 and each.mean > settings.maximum_rise,
+        )
         for each in behaviours.responses
     ]
     blocks = [
