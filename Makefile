@@ -31,6 +31,8 @@ compile: $(BIN)/.cpu  ## write pipeline.yaml
 benchmarks: $(BIN)/.dev  ## print the rates and ratios of the README (half an hour)
 	$(BIN)/python -m tests.benchmarks.ingestion_rate
 	$(BIN)/python -m tests.benchmarks.training_step
+	$(BIN)/python -m tests.benchmarks.evaluation_time
+	$(BIN)/python -m tests.benchmarks.gate_power
 	$(BIN)/python -m tests.benchmarks.ingestion_scale
 
 lock: $(BIN)/.dev  ## write the locks anew from pyproject.toml: names, versions, hashes
