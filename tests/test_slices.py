@@ -120,28 +120,29 @@ def test_a_perfect_scorer_does_not_seem_to_favour_slices_because_raters_are_few(
     assert slice_of(found, "high").adjusted.value == pytest.approx(0, abs=0.1)
 
 
-def test_fair_slices_of_forty_photos_fail_by_chance_at_most_once_in_twenty():
-    of_trial = replace(QUICK, bootstrap=200)
-    value, failed = np.repeat(list("abcdefgh"), 40), 0
-    for trial in range(200):
+def failures(gate, predict, photos, trials):
+    """How many of so many simulated test splits, of eight slices of so many photos, fail a gate."""
+    value, failed = np.repeat(list("abcdefgh"), photos), 0
+    for trial in range(trials):
         rng = np.random.default_rng(trial)
-        truth = np.clip(rng.normal(5.5, 1.2, 320), 1, 10)
-        fair = predictions(truth, 5.5 + 0.6 * (truth - 5.5) + rng.normal(0, 0.9, 320), job=value)
-        failed += verdicts(fair, of_trial)["slice_gap"].verdict == "failed"
-    assert failed <= 10
+        truth = np.clip(rng.normal(5.5, 1.2, len(value)), 1, 10)
+        scored = predictions(truth, predict(truth, value, rng), job=value)
+        failed += verdicts(scored, replace(QUICK, bootstrap=200))[gate].verdict == "failed"
+    return failed
+
+
+def test_fair_slices_of_forty_photos_fail_by_chance_at_most_once_in_twenty():
+    def fair(truth, value, rng):
+        return 5.5 + 0.6 * (truth - 5.5) + rng.normal(0, 0.9, len(truth))
+
+    assert failures("slice_gap", fair, photos=40, trials=200) <= 10
 
 
 def test_a_slice_of_sixty_scored_a_point_too_low_is_found_nearly_always():
-    of_trial = replace(QUICK, bootstrap=200)
-    value, found = np.repeat(list("abcdefgh"), 60), 0
-    for trial in range(30):
-        rng = np.random.default_rng(trial)
-        truth = np.clip(rng.normal(5.5, 1.2, 480), 1, 10)
-        unfair = predictions(
-            truth, 5.8 + 0.6 * (truth - 5.5) + rng.normal(0, 0.9, 480) - 1.0 * (value == "a"), job=value
-        )
-        found += verdicts(unfair, of_trial)["slice_gap"].verdict == "failed"
-    assert found >= 27
+    def unfair(truth, value, rng):
+        return 5.8 + 0.6 * (truth - 5.5) + rng.normal(0, 0.9, len(truth)) - 1.0 * (value == "a")
+
+    assert failures("slice_gap", unfair, photos=60, trials=30) >= 27
 
 
 def test_a_slice_ranked_by_chance_fails_the_floor_only():
@@ -170,14 +171,10 @@ def test_a_slice_below_the_floor_by_what_may_be_chance_passes_and_is_named():
 
 
 def test_slices_that_are_ranked_alike_fail_the_floor_by_chance_at_most_once_in_twenty():
-    of_trial = replace(QUICK, bootstrap=200)
-    value, failed = np.repeat(list("abcdefgh"), 40), 0
-    for trial in range(100):
-        rng = np.random.default_rng(trial)
-        truth = np.clip(rng.normal(5.5, 1.2, 320), 1, 10)
-        alike = predictions(truth, 5.5 + 0.6 * (truth - 5.5) + rng.normal(0, 1.1, 320), job=value)
-        failed += verdicts(alike, of_trial)["slice_floor"].verdict == "failed"
-    assert failed <= 5
+    def alike(truth, value, rng):
+        return 5.5 + 0.6 * (truth - 5.5) + rng.normal(0, 1.1, len(truth))
+
+    assert failures("slice_floor", alike, photos=40, trials=100) <= 5
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from scipy import stats
 
 from components.evaluation.predictions import BATCH, Records, Scorer
 from components.scorer import explanation, metrics, preprocessing
-from components.scorer.decision import Gate
+from components.scorer.decision import Gate, outcome
 from components.scorer.progress import track
 from components.scorer.settings import Evaluation, GateKey
 
@@ -339,7 +339,7 @@ def _not_raised(key: GateKey, tested: list[tuple[Response, float]], settings: Ev
         f"{worst.change} moves the mean score by {worst.mean:+.3f} ({_interval(worst, settings)}; p = {chance:.2g},"
         f" corrected for all such tests){others}; a rise beyond chance and of more than {limit:g} fails."
     )
-    return Gate(key, name, metric, worst.mean, limit, _verdict(not rises(worst, chance)), reason)
+    return Gate(key, name, metric, worst.mean, limit, outcome(not rises(worst, chance)), reason)
 
 
 def _not_moved(response: Response, settings: Evaluation) -> Gate:
@@ -352,7 +352,7 @@ def _not_moved(response: Response, settings: Evaluation) -> Gate:
         reason = _UNMEASURED
     return Gate(
         response.key, _NAMES[response.key], "mean absolute change, score points", value, limit,
-        _verdict(value <= limit), reason,
+        outcome(value <= limit), reason,
     )  # fmt: skip
 
 
@@ -369,14 +369,10 @@ def _not_perturbed(found: Perturbation | None, settings: Evaluation) -> Gate:
     )
     if not math.isfinite(found.rise):
         reason = _UNMEASURED
-    return Gate("perturbation", name, metric, found.rise, limit, _verdict(found.rise <= limit), reason)
+    return Gate("perturbation", name, metric, found.rise, limit, outcome(found.rise <= limit), reason)
 
 
 _UNMEASURED = "it could not be measured (a score is no number, or there is a single photo), and that fails."
-
-
-def _verdict(passed: bool) -> Any:
-    return "passed" if passed else "failed"
 
 
 def _interval(response: Response, settings: Evaluation) -> str:

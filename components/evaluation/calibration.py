@@ -9,7 +9,7 @@ from scipy import stats
 from components.evaluation.measurements import Estimate
 from components.evaluation.predictions import Predictions
 from components.scorer import metrics
-from components.scorer.decision import Gate
+from components.scorer.decision import Gate, outcome
 from components.scorer.settings import Evaluation, GateKey
 
 MIDDLE = (4, 7)
@@ -134,15 +134,15 @@ def _at_least(
     if not math.isfinite(estimate.value):
         return Gate(key, name, metric, math.nan, threshold, "failed", _undefined(metric, calibration))
     reason = (
-        f"{metric} is {estimate.value:.3f} ({_interval(estimate, settings)} on {calibration.photos:,} photos); "
-        f"it has to be at least {threshold:g}."
+        f"{metric} is {estimate.value:.3f} ({estimate.interval(settings.confidence)} on"
+        f" {calibration.photos:,} photos); it has to be at least {threshold:g}."
     )
-    return Gate(key, name, metric, estimate.value, threshold, _verdict(estimate.value >= threshold), reason)
+    return Gate(key, name, metric, estimate.value, threshold, outcome(estimate.value >= threshold), reason)
 
 
 def _outside(calibration: Calibration, settings: Evaluation) -> Gate:
     def gate(passed: bool, reason: str, value: float = math.nan) -> Gate:
-        return Gate("outside", "Gives high and low scores", metric, value, settings.minimum_outside, _verdict(passed),
+        return Gate("outside", "Gives high and low scores", metric, value, settings.minimum_outside, outcome(passed),
                     reason)  # fmt: skip
 
     metric = f"share of scores outside {MIDDLE[0]}-{MIDDLE[1]} over people's share"
@@ -153,8 +153,8 @@ def _outside(calibration: Calibration, settings: Evaluation) -> Gate:
         return gate(True, f"people rate none of these photos outside {MIDDLE[0]}-{MIDDLE[1]}, so the scorer need not.")
     reason = (
         f"the scorer rates {100 * scorer:.1f} % of the photos outside {MIDDLE[0]}-{MIDDLE[1]} and people"
-        f" {100 * people:.1f} %: {ratio.value:.3f} times as many ({_interval(ratio, settings)}); it has to be at least"
-        f" {settings.minimum_outside:g} times."
+        f" {100 * people:.1f} %: {ratio.value:.3f} times as many ({ratio.interval(settings.confidence)}); it has"
+        f" to be at least {settings.minimum_outside:g} times."
     )
     return gate(ratio.value >= settings.minimum_outside, reason, ratio.value)
 
@@ -171,20 +171,12 @@ def _floor(calibration: Calibration, settings: Evaluation) -> Gate:
         f" scorer's is {100 * skill.value:.1f} % below that, and by at least {100 * bound:.1f} % but for a chance of"
         f" {100 * settings.significance:g} %; that has to be above 0."
     )
-    return Gate("emd_floor", name, metric, skill.value, 0.0, _verdict(bound > _LEAST), reason)
-
-
-def _verdict(passed: bool) -> str:
-    return "passed" if passed else "failed"
+    return Gate("emd_floor", name, metric, skill.value, 0.0, outcome(bound > _LEAST), reason)
 
 
 def _undefined(what: str, calibration: Calibration) -> str:
     why = calibration.fault or "people's votes do not differ"
     return f"{what} could not be computed ({why}), and a missing metric fails."
-
-
-def _interval(estimate: Estimate, settings: Evaluation) -> str:
-    return f"{100 * settings.confidence:g} % interval {estimate.low:.3f} to {estimate.high:.3f}"
 
 
 def _distances_to(constant: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ from scipy import stats
 
 from components.evaluation.champion import Champion
 from components.scorer import metrics
-from components.scorer.decision import Gate, Outcome
+from components.scorer.decision import Gate, Outcome, outcome
 from components.scorer.metrics import Williams
 from components.scorer.settings import Evaluation, GateKey
 
@@ -241,7 +241,7 @@ def _gate(metric: Metric, comparison: Comparison | None, champion: Champion | No
     bound = found.upper if metric == "emd" else found.lower
     passed = bound <= limit if metric == "emd" else bound > limit if superior else bound >= limit
     sentence = _figures(metric, comparison, champion, settings) + "; " + _held_against(metric, found, settings)
-    return gate("passed" if passed else "failed", sentence + _remark(metric, comparison, passed, settings), bound)
+    return gate(outcome(passed), sentence + _remark(metric, comparison, passed, settings), bound)
 
 
 def _figures(metric: Metric, comparison: Comparison, champion: Champion, settings: Evaluation) -> str:

@@ -1,19 +1,17 @@
 """Judge a trained scorer on the test split, beside the published champion, and decide whether to publish it."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from components.evaluation.champion import Champion
 from components.evaluation.findings import Findings, find
 from components.evaluation.gates import all_gates
 from components.evaluation.measurements import Measurements
 from components.evaluation.predictions import Records
 from components.evaluation.report import write_report
-from components.scorer import bundle, decision, photos, storage
+from components.scorer import bundle, decision, metrics, photos, storage
 from components.scorer.decision import Decision, Gate
 from components.scorer.settings import Evaluation, Policy, as_parameters
 from components.scorer.workspace import Workspace
@@ -106,7 +104,7 @@ def evaluate(
     except Exception as error:
         _write_decision(decision.broken_off(error), about, results, workspace)
         raise
-    _write_decision(decided, {**about, "champion": _named(found.champion)}, results, workspace)
+    _write_decision(decided, {**about, "champion": decision.named(found.champion)}, results, workspace)
     measured = found.measured
     return Evaluated(_for_kubeflow(measured), decided, ["low", "high"], measured.confusion, measured.roc)
 
@@ -118,17 +116,13 @@ def _earlier(checks: str | Path) -> list[Gate]:
     return decision.gates_of(storage.read_json(str(Path(checks, "gates.json"))))
 
 
-def _named(champion: Champion | None) -> dict[str, Any] | None:
-    return {"uri": champion.uri, "version": champion.version, "error": champion.error} if champion else None
-
-
 def _for_kubeflow(measured: Measurements) -> dict[str, float]:
-    """Finite floats only: Kubeflow's page shows none of a task's metrics when one of them is not."""
+    """What Kubeflow's page shows of the metrics."""
     found = {f"test_{name}": estimate.value for name, estimate in measured.challenger.items()}
     found |= {f"test_champion_{name}": estimate.value for name, estimate in (measured.champion or {}).items()}
     found |= {f"test_difference_{name}": estimate.value for name, estimate in (measured.difference or {}).items()}
     found["test_photos"] = float(measured.photos)
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+    return metrics.finite(found)
 
 
 def _write_results(results: Path, found: Findings, settings: Evaluation) -> None:

@@ -17,6 +17,10 @@ class Estimate:
     low: float = float("nan")
     high: float = float("nan")
 
+    def interval(self, confidence: float) -> str:
+        """Its interval in words."""
+        return f"{100 * confidence:g} % interval {self.low:.3f} to {self.high:.3f}"
+
 
 Estimates = dict[str, Estimate]
 

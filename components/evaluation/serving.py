@@ -22,7 +22,7 @@ import numpy as np
 from components.evaluation import answering
 from components.scorer import metrics, published
 from components.scorer.bundle import Bundle
-from components.scorer.decision import Gate, in_short
+from components.scorer.decision import Gate, in_short, outcome
 from components.scorer.settings import Evaluation, GateKey
 
 BATCH_TOLERANCE = 1e-4
@@ -186,14 +186,10 @@ def _fresh(serving: Serving) -> Gate:
         else f"a fresh process did not serve the exported model: {serving.error}."
     )
     name = "Loads and answers in a fresh process"
-    return Gate("fresh_process", name, "seconds to load", serving.load_seconds, math.nan, _verdict(passed), reason)
+    return Gate("fresh_process", name, "seconds to load", serving.load_seconds, math.nan, outcome(passed), reason)
 
 
 def _limited(key: GateKey, name: str, metric: str, limit: float, serving: Serving, value: float, reason: str) -> Gate:
     if not math.isfinite(value):
         reason = f"it could not be measured ({serving.error or 'an answer is no number'}), and that fails."
-    return Gate(key, name, metric, value, limit, _verdict(value <= limit), reason)
-
-
-def _verdict(passed: bool) -> Any:
-    return "passed" if passed else "failed"
+    return Gate(key, name, metric, value, limit, outcome(value <= limit), reason)

@@ -34,7 +34,7 @@ import pandas as pd
 from components.evaluation.measurements import Estimate, Estimates
 from components.evaluation.predictions import Predictions
 from components.scorer import metrics
-from components.scorer.decision import Gate
+from components.scorer.decision import Gate, outcome
 from components.scorer.settings import Evaluation
 
 SLICED = ("srcc", "mae", "bias")
@@ -169,7 +169,7 @@ def gates(slices: Slices, settings: Evaluation) -> list[Gate]:
 def _floor(slices: Slices, settings: Evaluation) -> Gate:
     def gate(passed: bool, reason: str, value: float = math.nan) -> Gate:
         return Gate("slice_floor", "Ranks photos of every slice", "lowest SRCC of a slice", value,
-                    settings.minimum_slice_srcc, "passed" if passed else "failed", reason)  # fmt: skip
+                    settings.minimum_slice_srcc, outcome(passed), reason)  # fmt: skip
 
     if not slices.judged:
         return gate(True, _nothing_to_judge(slices, settings))
@@ -185,7 +185,7 @@ def _floor(slices: Slices, settings: Evaluation) -> Gate:
     srcc = worst.metrics["srcc"]
     found = (
         f"of {_count(len(order))}, {worst.title} has {'an' if certain else 'the lowest'} SRCC of {srcc.value:.3f}"
-        f" ({100 * settings.confidence:g} % interval {srcc.low:.3f} to {srcc.high:.3f} on {worst.photos:,} photos);"
+        f" ({srcc.interval(settings.confidence)} on {worst.photos:,} photos);"
         f" it has to be at least {settings.minimum_slice_srcc:g}"
     )
     if certain:
@@ -197,7 +197,7 @@ def _floor(slices: Slices, settings: Evaluation) -> Gate:
 def _gap(slices: Slices, settings: Evaluation) -> Gate:
     def gate(passed: bool, reason: str, value: float = math.nan) -> Gate:
         return Gate("slice_gap", "Scores no slice too low or too high", "largest gap of a slice, points", value,
-                    settings.maximum_slice_gap, "passed" if passed else "failed", reason)  # fmt: skip
+                    settings.maximum_slice_gap, outcome(passed), reason)  # fmt: skip
 
     if not slices.judged:
         return gate(True, _nothing_to_judge(slices, settings))

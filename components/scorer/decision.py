@@ -51,6 +51,11 @@ class Gate:
     severity: Literal["block", "warn"] = "block"
 
 
+def outcome(passed: bool) -> Outcome:
+    """The verdict of a gate that could be judged."""
+    return "passed" if passed else "failed"
+
+
 @dataclass(frozen=True)
 class Decision:
     """Whether to publish, and why.
@@ -241,6 +246,11 @@ def failed(value: Mapping[str, Any] | None, why: str, run: str) -> dict[str, Any
 def _about(value: Mapping[str, Any]) -> dict[str, Any]:
     names = ("run", "model", "revision", "data", "trained_on", "trained_by", "champion", "published")
     return {name: value[name] for name in names}
+
+
+def named(champion: Any) -> dict[str, Any] | None:
+    """A champion for `record`: its ``uri``, ``version`` and ``error``; None where there is none."""
+    return {"uri": champion.uri, "version": champion.version, "error": champion.error} if champion else None
 
 
 def write(uri: str, value: Mapping[str, Any]) -> None:

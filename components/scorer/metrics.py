@@ -9,7 +9,8 @@ intervals by the percentile bootstrap (Efron and Tibshirani, "An Introduction to
 13), reliability after Spearman (1910) and Brown (1910).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -278,6 +279,11 @@ def why_undefined(truth: Array, predicted: Array) -> str:
     if not _varies(truth):
         return "people's mean scores do not vary"
     return "" if _varies(predicted) else "every photo gets the same score"
+
+
+def finite(figures: Mapping[str, float]) -> dict[str, float]:
+    """The figures that are numbers: Kubeflow's page shows none of a task's metrics when one of them is not."""
+    return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
 def confusion(truth: Array, predicted: Array, threshold: float = 5.5) -> list[list[int]]:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 
-from components.scorer.decision import Gate
+from components.scorer.decision import Gate, outcome
 from components.scorer.settings import Validation
 from components.validation.findings import Findings
 from components.validation.leakage import KINDS, Leakage
@@ -99,7 +99,7 @@ def _without_comparison(gate: Gate, found: Findings) -> Gate:
 
 
 def _judged(gate: Gate, value: float, passed: bool, reason: str) -> Gate:
-    return replace(gate, value=float(value), verdict="passed" if passed else "failed", reason=reason)
+    return replace(gate, value=float(value), verdict=outcome(passed), reason=reason)
 
 
 def _figure(quantity: Quantity, mean: float) -> str:

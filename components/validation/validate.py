@@ -1,17 +1,15 @@
 """Decide whether a data set is worth training on: enough that is new, no leak, and not another world."""
 
-import math
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from components.scorer import decision, photos, storage
+from components.scorer import decision, metrics, photos, storage
 from components.scorer.decision import Decision
 from components.scorer.settings import Ingestion, Policy, Validation, check_policy
 from components.scorer.workspace import Workspace
-from components.validation.champion import Champion, read_champion
+from components.validation.champion import read_champion
 from components.validation.findings import find
 from components.validation.gates import all_gates
 from components.validation.profile import NAME, to_json
@@ -82,7 +80,7 @@ def validate(
         storage.delete_tree(workspace.decision)  # of an attempt before, which must not outlive a run that goes on
         about["data"] = photos.fingerprint(dataset)
         champion = read_champion(models, name)
-        about["champion"] = _named(champion)
+        about["champion"] = decision.named(champion)
         found = find(dataset, champion, duplicate_distance)
         decided = _decided(decision.decide(all_gates(found, settings), policy))
         write_report(report, found, decided, in_words(decided))
@@ -94,7 +92,7 @@ def validate(
             broken = decision.broken_off(error, "the validation")
             decision.write(workspace.decision, decision.record(broken, **about))
         raise
-    validated = Validated(_finite(found.figures()), decided)
+    validated = Validated(metrics.finite(found.figures()), decided)
     if not validated.go_on:
         decision.write(workspace.decision, record)
     return validated
@@ -126,12 +124,3 @@ def _decided(decided: Decision) -> Decision:
     if decided.verdict == "refused" and failed == {"new_labels"}:
         return replace(decided, verdict="skipped")
     return decided
-
-
-def _named(champion: Champion | None) -> dict[str, Any] | None:
-    return {"uri": champion.uri, "version": champion.version, "error": champion.error} if champion else None
-
-
-def _finite(figures: Mapping[str, float]) -> dict[str, float]:
-    """Kubeflow's page shows none of a task's metrics when one of them is not finite."""
-    return {name: value for name, value in figures.items() if math.isfinite(value)}
