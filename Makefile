@@ -38,6 +38,7 @@ benchmarks: $(BIN)/.dev  ## print the rates and ratios of the README (half an ho
 lock: $(BIN)/.dev  ## write the locks anew from pyproject.toml: names, versions, hashes
 	$(call lock,--extra cpu --extra scale,cpu)
 	$(call lock,--extra gpu --extra scale,gpu)
+	$(call lock,--extra serving,serving)
 	$(call lock,--extra dev,dev)
 
 lock = $(BIN)/uv pip compile --quiet pyproject.toml $(1) --python-version 3.11 \
