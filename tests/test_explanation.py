@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from components.scorer import bundle, channels, explanation, published
+from components.scorer import answers, bundle, channels, explanation, published
 from components.scorer.overlay import change, details, overlay, picture
 from components.scorer.settings import Pretraining, Training, from_parameters
 from pipeline.__main__ import main
@@ -62,7 +62,7 @@ def logits(model: keras.Model, tail: keras.Model, feature_maps: np.ndarray) -> n
 
 
 def closed(model: keras.Model, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    return {name: value.numpy() for name, value in explanation.closed_form(model)(tf.constant(pixels)).items()}
+    return {name: value.numpy() for name, value in answers.closed_form(model)(tf.constant(pixels)).items()}
 
 
 def scorer_of(model: keras.Model) -> bundle.Bundle:
@@ -175,9 +175,9 @@ def test_a_network_that_ends_otherwise_is_refused():
     model = network()
     with pytest.raises(ValueError, match="expected a network that ends in a softmax, found pooled"):
         explanation.heatmaps(keras.Model(model.input, model.get_layer("pooled").output), pictures())
-    assert not explanation.is_pooled(network(pooled=False))
+    assert not answers.is_pooled(network(pooled=False))
     with pytest.raises(ValueError, match="expected a network that ends in global average pooling"):
-        explanation.closed_form(network(pooled=False))
+        answers.closed_form(network(pooled=False))
 
 
 # Guided backpropagation

@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from components.push.push import Origin, push
-from components.scorer import bundle, channels, decision, explanation, metrics, published, storage, warmup
+from components.scorer import answers, bundle, channels, decision, explanation, metrics, published, storage, warmup
 from components.scorer.decision import Decision, Gate, decide
 from components.scorer.model import build_encoder, build_scorer
 from components.scorer.settings import Policy, Pretraining, Training, from_parameters
@@ -66,7 +66,9 @@ FORCE = Policy(force_publish=True, force_reason="the champion is broken")
 def judged(folder: Path, made: Decision, run: str = "run") -> Path:
     """A folder as evaluation leaves it."""
     decision.write(str(folder / "decision.json"), decision.record(made, run=run, model="portraits", data="the data"))
-    storage.write_json(str(folder / "metrics.json"), {"photos": 324, "challenger": {"srcc": {"value": 0.671}}})
+    storage.write_json(
+        str(folder / "metrics.json"), {"photos": 324, "challenger": {"srcc": {"value": 0.671}, "rmse": {"value": 0.8}}}
+    )
     return folder
 
 
@@ -123,6 +125,8 @@ FILES = {
     warmup.FILE,
     "bundle/scorer.keras",
     "bundle/bundle.json",
+    "portable/scorer.tflite",
+    "portable/portable.json",
 }
 
 
@@ -280,11 +284,28 @@ def test_a_version_that_disagrees_is_removed_and_the_champion_stays(
     place.push(scorer, "good")
     export, wrong = published.export, bundle.load(scorer)
     monkeypatch.setattr(published, "export", lambda _, folder, name: export(wrong, folder, name))
-    with pytest.raises(ValueError, match=r"expected .*/portraits/2 to answer as the scorer does to within 0.001, but"):
+    with pytest.raises(
+        ValueError, match=r"expected the SavedModel of .*/portraits/2 to answer as the scorer does to within 0.001, but"
+    ):
         place.push(other, "bad")
     assert place.files(2) == set()
     assert place.channels == {"champion": 1, "previous": None}
     assert not storage.exists(Workspace(place.workspace, "bad").published)
+
+
+def test_a_portable_network_that_disagrees_is_not_published_either(
+    place: Place, scorer: Path, other: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export, wrong = published.export_portable, bundle.load(scorer)
+    monkeypatch.setattr(published, "export_portable", lambda _, *places, **about: export(wrong, *places, **about))
+    with pytest.raises(ValueError, match="expected the portable network of .*/portraits/1 to answer as the scorer"):
+        place.push(other)
+    assert place.files(1) == set()
+
+
+def test_the_error_on_the_test_photos_and_the_data_sets_sizes_are_published(whole: tuple[Place, Origin]) -> None:
+    about = storage.read_json(f"{whole[0].models}/portraits/1/portable/portable.json")
+    assert (about["error"], about["ingestion"]["shorter_side"]) == (0.8, 320)
 
 
 def test_given_photos_are_compared_too(
@@ -397,7 +418,9 @@ def test_the_bundle_of_a_version_is_the_one_that_was_published(
     )
 
 
-def test_a_version_is_loaded_without_its_bundle(version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_is_loaded_without_what_it_does_not_need(
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fetched = []
     download = storage.download_tree
 
@@ -407,7 +430,7 @@ def test_a_version_is_loaded_without_its_bundle(version: str, tmp_path: Path, mo
 
     monkeypatch.setattr(storage, "download_tree", noting)
     published.load(version)
-    assert set(fetched) == FILES - {"bundle/scorer.keras", "bundle/bundle.json"}
+    assert set(fetched) == {file for file in FILES if not file.startswith(("bundle/", "portable/"))}
 
 
 def test_a_version_without_its_bundle_is_named(version: str, tmp_path: Path) -> None:
@@ -449,7 +472,7 @@ def test_an_explanation_is_the_scorers_own_and_its_scores_are_those_that_are_ser
 
 def test_explaining_adds_no_copy_of_the_weights(scorer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     published.export(bundle.load(scorer), tmp_path / "1")
-    monkeypatch.setattr(explanation, "is_pooled", lambda model: False)
+    monkeypatch.setattr(answers, "is_pooled", lambda model: False)
     published.export(bundle.load(scorer), tmp_path / "2")
     with_maps, without = ((tmp_path / v / "variables/variables.data-00000-of-00001").stat().st_size for v in "12")
     assert with_maps < without + 1000
@@ -458,7 +481,7 @@ def test_explaining_adds_no_copy_of_the_weights(scorer: Path, tmp_path: Path, mo
 def test_a_version_from_before_explanations_scores_and_says_that_it_explains_nothing(
     scorer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(explanation, "is_pooled", lambda model: False)
+    monkeypatch.setattr(answers, "is_pooled", lambda model: False)
     published.export(bundle.load(scorer), tmp_path / "1")
     model = published.load(str(tmp_path / "1"))
     assert model.score(list(warmup.photos())).shape == (3, 10)
@@ -560,19 +583,19 @@ def test_the_warm_up_requests_are_predictions_that_the_signature_answers(version
 
 def test_a_version_a_model_and_the_folder_of_one_model_all_lead_to_the_version(version: str) -> None:
     model = version.rsplit("/", 1)[0]
-    assert [published.resolve(uri) for uri in (version, model, model.rsplit("/", 1)[0])] == [version] * 3
+    assert [channels.resolve(uri) for uri in (version, model, model.rsplit("/", 1)[0])] == [version] * 3
 
 
 def test_of_several_models_one_has_to_be_named(tmp_path: Path) -> None:
     for name in ("portraits", "pets"):
         channels.switch(str(tmp_path), name, 1)
     with pytest.raises(ValueError, match=r"expected one model in .*, found \['pets', 'portraits'\]; name one"):
-        published.resolve(str(tmp_path))
+        channels.resolve(str(tmp_path))
 
 
 def test_where_no_version_is_none_is_found(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="expected a published version"):
-        published.resolve(str(tmp_path))
+        channels.resolve(str(tmp_path))
 
 
 def test_a_version_knows_its_number(version: str) -> None:

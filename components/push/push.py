@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from components.push.card import Facts, card
-from components.scorer import bundle, channels, decision, metrics, published, storage, warmup
+from components.scorer import bundle, channels, decision, metrics, portable, published, storage, warmup
 from components.scorer.workspace import Workspace
 
 PROFILE = "profile.json"
@@ -152,6 +152,9 @@ def _upload(challenger: bundle.Bundle, scorer: Path, facts: Facts, checks: str |
     storage.delete_tree(facts.uri)  # what an attempt that was killed has left
     with tempfile.TemporaryDirectory() as folder:
         published.export(challenger, folder, facts.name)
+        published.export_portable(
+            challenger, folder, facts.name, error=_error(facts.metrics), ingestion=facts.ingestion.get("settings")
+        )
         shutil.copytree(scorer, Path(folder, published.BUNDLE))
         if checks and Path(checks, PROFILE).is_file():
             shutil.copyfile(Path(checks, PROFILE), Path(folder, PROFILE))
@@ -160,19 +163,30 @@ def _upload(challenger: bundle.Bundle, scorer: Path, facts: Facts, checks: str |
         storage.upload_tree(folder, facts.uri, last=[channels.COMPLETE])
 
 
+def _error(found: Mapping[str, Any]) -> float | None:
+    """By how much the scores differ from people's, in score points, as evaluation has found."""
+    return found.get("challenger", {}).get("rmse", {}).get("value")
+
+
 def _compare(challenger: bundle.Bundle, uri: str, photos: list[bytes]) -> None:
-    """Raise ValueError unless the version, loaded again, answers as the scorer does."""
+    """Raise ValueError unless the version, loaded again, answers as the scorer does, with and without TensorFlow."""
     votes = challenger.score(photos)
     expected = {"mean": metrics.mean_scores(votes), "std": metrics.deviations(votes), "distribution": votes}
-    answers = published.load(uri).answers(photos)
-    for output, values in expected.items():
-        # A NaN is larger than any tolerance: the comparison is the other way round so that it fails too.
-        largest = float(np.abs(answers[output] - values).max())
-        if not largest <= published.TOLERANCE:
-            raise ValueError(
-                f"expected {uri} to answer as the scorer does to within {published.TOLERANCE}, but {output} differs by"
-                f" {largest:.2g} on {len(photos)} photos; the version is removed and the champion stays"
-            )
+    served = portable.load(uri)
+    answered = {
+        "SavedModel": published.load(uri).answers(photos),
+        "portable network": served.answer(np.stack([served.pixels(photo) for photo in photos])),
+    }
+    for what, answers in answered.items():
+        for output, values in expected.items():
+            # A NaN is larger than any tolerance: the comparison is the other way round so that it fails too.
+            largest = float(np.abs(answers[output] - values).max())
+            if not largest <= published.TOLERANCE:
+                raise ValueError(
+                    f"expected the {what} of {uri} to answer as the scorer does to within {published.TOLERANCE}, but"
+                    f" {output} differs by {largest:.2g} on {len(photos)} photos; the version is removed and the"
+                    " champion stays"
+                )
 
 
 def _record(facts: Facts) -> dict[str, Any]:

@@ -270,6 +270,35 @@ def abandon(models: str, name: str, versions: Collection[int]) -> list[int]:
     return [version for version in versions if "abandoned" in owners[str(version)]]
 
 
+def resolve(uri: str) -> str:
+    """The version that an address means.
+
+    Args:
+        uri: a version's folder; a model's folder, for its champion; or the folder of all models, when there
+            is just one.
+
+    Returns:
+        The version's folder.
+
+    Raises:
+        FileNotFoundError: there is no version at the address.
+        ValueError: several models are.
+    """
+    if storage.exists(storage.join(uri, COMPLETE)):
+        return uri
+    if (champion := _champion_of(uri)) is not None:
+        return storage.join(uri, str(champion))
+    models = {name: champion for name in storage.folders(uri) if (champion := _champion_of(storage.join(uri, name)))}
+    if len(models) > 1:
+        raise ValueError(f"expected one model in {uri}, found {sorted(models)}; name one: {uri}/{min(models)}")
+    for name, champion in models.items():
+        return storage.join(uri, name, str(champion))
+    raise FileNotFoundError(
+        f"expected a published version ({COMPLETE}) or a model's folder (channels.json with a champion) at {uri},"
+        " found neither"
+    )
+
+
 def _read(models: str, name: str) -> dict[str, Any]:
     uri = storage.join(folder(models, name), "channels.json")
     return _channels(uri, storage.read_versioned(uri)[0])
@@ -425,3 +454,10 @@ def _object(uri: str, data: bytes | None) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object in {uri}, got {data[:40]!r}; mend the file by hand")
     return value
+
+
+def _champion_of(uri: str) -> int | None:
+    try:
+        return storage.read_json(storage.join(uri, "channels.json")).get(CHAMPION)
+    except FileNotFoundError:
+        return None

@@ -10,7 +10,7 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 from PIL import Image
 
-from components.scorer import bundle, decoding, explanation, metrics, page, published, storage
+from components.scorer import bundle, channels, decoding, explanation, metrics, page, published, storage
 from components.scorer.overlay import change, details, overlay, picture
 from components.scorer.settings import SCORES, Ingestion
 
@@ -107,7 +107,7 @@ def _load(model: str) -> tuple[bundle.Bundle, str]:
     """The scorer, and what to call it."""
     if storage.exists(storage.join(model, "bundle.json")):
         return published.read_bundle(model), "the scorer"
-    uri = published.resolve(model)
+    uri = channels.resolve(model)
     return published.load_bundle(uri), f"version {uri.rstrip('/').rsplit('/', 1)[-1]}"
 
 

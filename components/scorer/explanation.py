@@ -4,10 +4,10 @@ Models are flat: pixels float ``[n, crop, crop, 3]``, 0..255, to votes float32 `
 height and width of the last feature map, and are as large as they come out: a place's part of a class's logit. Only
 ``overlay`` brings them to 0..1, for the eye. A place sees more of the photo than its share, in deep networks all of it.
 
-Sources: Grad-CAM, Selvaraju et al., 2017, https://arxiv.org/abs/1610.02391; its closed form is Zhou et al., "Learning
-Deep Features for Discriminative Localization", 2016, https://arxiv.org/abs/1512.04150; guided backpropagation,
-Springenberg et al., "Striving for Simplicity", 2015, https://arxiv.org/abs/1412.6806; perturbation, Madry et al.,
-"Towards Deep Learning Models Resistant to Adversarial Attacks", 2018, https://arxiv.org/abs/1706.06083.
+Sources: Grad-CAM, Selvaraju et al., 2017, https://arxiv.org/abs/1610.02391, whose closed form is in ``answers``;
+guided backpropagation, Springenberg et al., "Striving for Simplicity", 2015, https://arxiv.org/abs/1412.6806;
+perturbation, Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", 2018,
+https://arxiv.org/abs/1706.06083.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from components.scorer import metrics
+from components.scorer import answers
 from components.scorer.bundle import Bundle
 from components.scorer.settings import SCORES
 
@@ -29,7 +29,7 @@ _REACH = 2.5  # times the budget, what all steps reach together (code of Madry e
 RATE = 0.05  # of 255, root mean square over a photo: what one step of an enhancement changes
 
 Explained = dict[str, np.ndarray]
-"""``mean``, ``std``, ``distribution``, and maps as of `closed_form`."""
+"""``mean``, ``std``, ``distribution``, and maps as of ``answers.closed_form``."""
 
 
 # Where in a photo
@@ -82,64 +82,6 @@ def weighted(class_heatmaps: np.ndarray, votes: np.ndarray) -> np.ndarray:
     return np.einsum("nhwc,nc->nhw", class_heatmaps, votes)
 
 
-def is_pooled(model: keras.Model) -> bool:
-    """Whether a network ends in global average pooling and one dense softmax, as ``model.build_scorer``'s do."""
-    pooling, votes = _ending(model)
-    return (
-        isinstance(pooling, keras.layers.GlobalAveragePooling2D)
-        and isinstance(votes, keras.layers.Dense)
-        and votes.activation is keras.activations.softmax
-    )
-
-
-def closed_form(model: keras.Model) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    """Grad-CAM without gradients, for a network that ends in pooling and a dense layer, at next to no cost.
-
-    With K the dense layer's kernel, the gradient of class c's logit by feature k is ``K[k, c] / (h · w)`` at each
-    place. So the sum of a class's map, before what is negative goes, is its logit without the bias: the map tells
-    where that comes from. In the same way the score without a place follows, which is told as what the place gains.
-
-    Args:
-        model: see `is_pooled`.
-
-    Returns:
-        A function of pixels ``[n, crop, crop, 3]`` that may be traced and exported, and shares the model's variables.
-        It gives, as float32:
-
-        * ``distribution`` ``[n, 10]``: the votes.
-        * ``class_heatmaps`` ``[n, h, w, 10]``: see `heatmaps`.
-        * ``heatmap`` ``[n, h, w]``: see `weighted`.
-        * ``gains`` ``[n, h, w]``: score points by which the mean score is higher than it would be if the pooling
-          left this place out, negative where the place lowers it.
-
-    Raises:
-        ValueError: the network does not end so.
-    """
-    if not is_pooled(model):
-        raise ValueError(f"expected a network that ends in global average pooling and a dense softmax: {model.name}")
-    pooling, votes = _ending(model)
-    network = keras.Model(model.inputs, [pooling.input, model.output])
-    scores = tf.constant(SCORES, tf.float32)
-
-    def maps(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        features, distribution = (tf.cast(output, tf.float32) for output in network(pixels, training=False))
-        places = tf.cast(tf.shape(features)[1] * tf.shape(features)[2], tf.float32)
-        parts = tf.einsum("nhwk,kc->nhwc", features, tf.cast(votes.kernel, tf.float32)) / places
-        total = tf.reduce_sum(parts, [1, 2], keepdims=True)
-        # The pooling's mean moves away from what is left out; of a single place nothing would be left.
-        without = tf.math.log(distribution)[:, None, None] + (total - places * parts) / tf.maximum(places - 1, 1)
-        mean = tf.linalg.matvec(distribution, scores)
-        heat = tf.nn.relu(parts)
-        return {
-            "distribution": distribution,
-            "class_heatmaps": heat,
-            "heatmap": tf.einsum("nhwc,nc->nhw", heat, distribution),
-            "gains": mean[:, None, None] - tf.linalg.matvec(tf.nn.softmax(without), scores),
-        }
-
-    return maps
-
-
 def has_relu(model: keras.Model) -> bool:
     """Whether backpropagation through a network can be guided: some layer is or ends in ReLU or ReLU6."""
     return any(_relu(layer) for layer in model.layers)
@@ -188,16 +130,14 @@ def explain(bundle: Bundle, photos: Sequence[bytes], batch_size: int = 32) -> Ex
         batch_size: photos at a time.
 
     Returns:
-        ``mean``, ``std`` ``[n]``, and what `closed_form` gives.
+        What ``answers.closed_form`` gives.
 
     Raises:
-        ValueError: see `closed_form`; or there is no photo.
+        ValueError: the network has no maps in closed form, or there is no photo.
     """
-    maps = tf.function(closed_form(bundle.model), reduce_retracing=True)
-    found = in_batches(lambda batch: maps(bundle.pixels(batch)), photos, batch_size)
-    votes = found["distribution"]
-    told = {"mean": metrics.mean_scores(votes), "std": metrics.deviations(votes)}
-    return found | {name: values.astype("float32") for name, values in told.items()}
+    network = answers.closed_form(bundle.model)
+    maps = tf.function(lambda pixels: network(pixels, training=False), reduce_retracing=True)
+    return in_batches(lambda batch: maps(bundle.pixels(batch)), photos, batch_size)
 
 
 def in_batches(function: Callable, photos: Sequence[bytes], batch_size: int) -> Explained:
@@ -334,12 +274,6 @@ def _batched(function: Callable, pixels: np.ndarray, *shapes: tuple[int, ...]) -
 
 
 # The network
-
-
-def _ending(model: keras.Model) -> tuple[keras.Layer | None, keras.Layer]:
-    """The last layer, and the one before it that is no dropout."""
-    before = [layer for layer in model.layers[:-1] if not isinstance(layer, keras.layers.Dropout)]
-    return before[-1] if before else None, model.layers[-1]
 
 
 def _without_softmax(model: keras.Model) -> dict[str, Callable]:

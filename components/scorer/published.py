@@ -2,17 +2,19 @@
 
     <models>/<name>/<version>/  saved_model.pb  variables/  version.json
                                 assets.extra/tf_serving_warmup_requests
+                                portable/scorer.tflite  portable/portable.json
                                 bundle/scorer.keras  bundle/bundle.json
 
 The signature ``serving_default`` takes ``image_bytes`` (string ``[n]``, encoded upright photos) and gives
 ``mean`` (float32 ``[n]``, 1..10), ``std`` (float32 ``[n]``) and ``distribution`` (float32 ``[n, 10]``, sums 1).
-The signature ``explain`` takes the same and gives the maps of ``explanation.closed_form`` as well: ``heatmap`` and
-``gains`` (float32 ``[n, h, w]``) and ``class_heatmaps`` (float32 ``[n, h, w, 10]``). Beside them lies the bundle that
-was published, for what needs gradients and for going on from it.
+The signature ``explain`` takes the same and gives the maps of ``answers.closed_form`` as well: ``heatmap`` and
+``gains`` (float32 ``[n, h, w]``) and ``class_heatmaps`` (float32 ``[n, h, w, 10]``). Beside them lie the same
+network for servers without TensorFlow (``portable``), and the bundle that was published, for what needs gradients and
+for going on from it.
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from components.scorer import answers, explanation, portable, storage, warmup
 from components.scorer import bundle as bundles
-from components.scorer import explanation, storage, warmup
 from components.scorer.bundle import Bundle
 from components.scorer.channels import COMPLETE
 from components.scorer.settings import SCORES
@@ -82,7 +84,7 @@ class Published:
 def export(bundle: Bundle, folder: str | Path, name: str = "scorer") -> None:
     """Write a scorer as a SavedModel with its preprocessing and its warm-up requests.
 
-    The signature ``explain`` is left out for a network that has no maps in closed form (`explanation.is_pooled`).
+    The signature ``explain`` is left out for a network that has no maps in closed form (`answers.is_pooled`).
 
     Args:
         bundle: the scorer.
@@ -90,59 +92,58 @@ def export(bundle: Bundle, folder: str | Path, name: str = "scorer") -> None:
         name: of the model, in the warm-up requests.
     """
 
-    def answer(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return _told(bundle.model(bundle.pixels(image_bytes), training=False))
-
     archive = keras.export.ExportArchive()
-    archive.track(bundle.model)
-    photos = tf.TensorSpec([None], tf.string, name="image_bytes")
-    archive.add_endpoint(SIGNATURE, answer, [photos])
-    if explanation.is_pooled(bundle.model):
-        maps = explanation.closed_form(bundle.model)
-
-        def explain(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-            found = maps(bundle.pixels(image_bytes))
-            return found | _told(found["distribution"])
-
-        archive.add_endpoint(EXPLAIN, explain, [photos])
+    networks = {SIGNATURE: answers.scores(bundle.model)}
+    if answers.is_pooled(bundle.model):
+        networks[EXPLAIN] = answers.closed_form(bundle.model)
+    for signature, network in networks.items():
+        archive.track(network)
+        archive.add_endpoint(signature, _of_encoded(network, bundle), [tf.TensorSpec([None], tf.string, "image_bytes")])
     archive.write_out(str(folder), verbose=False)
     warmup.write(folder, name)
 
 
-def resolve(uri: str) -> str:
-    """The version that an address means.
+def export_portable(
+    bundle: Bundle,
+    folder: str | Path,
+    name: str = "scorer",
+    *,
+    error: float | None = None,
+    ingestion: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a scorer for servers without TensorFlow, beside its SavedModel; see ``portable``.
 
     Args:
-        uri: a version's folder; a model's folder, for its champion; or the folder of all models, when there
-            is just one.
-
-    Returns:
-        The version's folder.
-
-    Raises:
-        FileNotFoundError: there is no version at the address.
-        ValueError: several models are.
+        bundle: the scorer.
+        folder: receives ``portable/``.
+        name: of the model.
+        error: root mean square difference from people's scores on the test photos, points.
+        ingestion: settings by which the data set's photos were normalised.
     """
-    if storage.exists(storage.join(uri, COMPLETE)):
-        return uri
-    if (champion := _champion(uri)) is not None:
-        return storage.join(uri, str(champion))
-    models = {name: champion for name in storage.folders(uri) if (champion := _champion(storage.join(uri, name)))}
-    if len(models) > 1:
-        raise ValueError(f"expected one model in {uri}, found {sorted(models)}; name one: {uri}/{min(models)}")
-    for name, champion in models.items():
-        return storage.join(uri, name, str(champion))
-    raise FileNotFoundError(
-        f"expected a published version ({COMPLETE}) or a model's folder (channels.json with a champion) at {uri},"
-        " found neither"
-    )
+    place = Path(folder, portable.FOLDER)
+    place.mkdir(parents=True, exist_ok=True)
+    network = answers.fullest(bundle.model)
+    pixels = keras.Input(network.input_shape[1:], name="pixels")  # the signature's name for it
+    named = keras.Model(pixels, network(pixels), name=network.name)
+    named.export(str(place / portable.NETWORK), format="litert", verbose=False)
+    about = portable.about(name, bundle.training.scale, bundle.pretraining.crop, error, ingestion)
+    storage.write_json(str(place / portable.ABOUT), about)
+
+
+def _of_encoded(network: keras.Model, bundle: Bundle) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """A network of pixels as a function of encoded photos, the scorer's preprocessing included."""
+
+    def answer(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        return network(bundle.pixels(image_bytes), training=False)
+
+    return answer
 
 
 def load(uri: str) -> Published:
     """Load a published version.
 
     Args:
-        uri: the version's folder, local, ``gs://`` or ``s3://``; see `resolve`.
+        uri: the version's folder, local, ``gs://`` or ``s3://``; see ``channels.resolve``.
 
     Raises:
         FileNotFoundError: there is no complete version.
@@ -151,7 +152,7 @@ def load(uri: str) -> Published:
     if not storage.exists(storage.join(uri, COMPLETE)):
         raise FileNotFoundError(f"expected a published version at {uri}, found no {COMPLETE} in it")
     with tempfile.TemporaryDirectory() as folder:
-        storage.download_tree(uri, folder, without=[BUNDLE])
+        storage.download_tree(uri, folder, without=[BUNDLE, portable.FOLDER])
         try:
             loaded = tf.saved_model.load(folder)
         except (OSError, ValueError, tf.errors.OpError) as error:
@@ -172,7 +173,7 @@ def load_bundle(uri: str) -> Bundle:
     """Load the bundle that a version was made of.
 
     Args:
-        uri: the version's folder, local, ``gs://`` or ``s3://``; see `resolve`.
+        uri: the version's folder, local, ``gs://`` or ``s3://``; see ``channels.resolve``.
 
     Raises:
         FileNotFoundError: there is none, as with versions older than this.
@@ -187,18 +188,3 @@ def read_bundle(uri: str) -> Bundle:
     with tempfile.TemporaryDirectory() as folder:
         storage.download_tree(uri, folder)
         return bundles.load(folder)
-
-
-def _told(distribution: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Predicted votes ``[n, 10]`` with their mean and standard deviation."""
-    scores = tf.constant(SCORES, tf.float32)
-    mean = tf.linalg.matvec(distribution, scores)
-    variance = tf.reduce_sum(distribution * tf.square(scores - mean[:, None]), axis=-1)
-    return {"mean": mean, "std": tf.sqrt(variance), "distribution": distribution}
-
-
-def _champion(uri: str) -> int | None:
-    try:
-        return storage.read_json(storage.join(uri, "channels.json")).get("champion")
-    except FileNotFoundError:
-        return None

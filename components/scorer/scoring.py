@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from components.scorer import decoding, published, storage
+from components.scorer import channels, decoding, published, storage
 from components.scorer.progress import track
 from components.scorer.settings import SCORES, Ingestion
 
@@ -38,7 +38,7 @@ def score(model: str, photos: str, out: str | Path) -> tuple[int, dict[str, str]
     files = [file for file in storage.files(photos) if _is_photo(file.name)]
     if not files:
         raise ValueError(f"expected photos at {photos}, found none")
-    scorer = published.load(published.resolve(model))
+    scorer = published.load(channels.resolve(model))
     unreadable: dict[str, str] = {}
     batches = [files[start : start + _BATCH] for start in range(0, len(files), _BATCH)]
     out = Path(out)

@@ -1,0 +1,109 @@
+"""What a published scorer answers, as one Keras network: scores and, where it ends in pooling, maps of where from.
+
+Its outputs are the same wherever it is exported to. Flat like the scorer, whose layers and weights it shares.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from components.scorer.settings import SCORES
+
+
+@keras.saving.register_keras_serializable("portrait_scorer")
+class Told(keras.layers.Layer):
+    """Votes ``[n, 10]`` as ``mean`` and ``std`` ``[n]`` and ``distribution`` ``[n, 10]``, float32."""
+
+    def call(self, votes: Any) -> dict[str, Any]:
+        """Mean and standard deviation of each row of votes."""
+        scores = ops.convert_to_tensor(SCORES, "float32")
+        votes = ops.cast(votes, "float32")
+        mean = ops.sum(votes * scores, axis=-1)
+        variance = ops.sum(votes * ops.square(scores - mean[:, None]), axis=-1)
+        return {"mean": mean, "std": ops.sqrt(variance), "distribution": votes}
+
+
+@keras.saving.register_keras_serializable("portrait_scorer")
+class Maps(keras.layers.Layer):
+    """Grad-CAM without gradients, for a network that ends in pooling and a dense layer; see `closed_form`."""
+
+    def __init__(self, votes: keras.layers.Dense, **kwargs: Any):
+        """Takes the scorer's last layer, whose kernel ``[c, 10]`` it reads and does not own a copy of."""
+        super().__init__(**kwargs)
+        self._votes = votes
+
+    def call(self, features: Any, votes: Any) -> dict[str, Any]:
+        """Maps of features ``[n, h, w, c]`` and votes ``[n, 10]``."""
+        features, votes = (ops.cast(each, "float32") for each in (features, votes))
+        height, width = features.shape[1:3]
+        places = height * width
+        scores = ops.convert_to_tensor(SCORES, "float32")
+        parts = ops.matmul(features, ops.cast(self._votes.kernel, "float32")) / places
+        total = ops.sum(parts, axis=(1, 2), keepdims=True)
+        # The pooling's mean moves away from what is left out; of a single place nothing would be left.
+        without = ops.log(votes)[:, None, None] + (total - places * parts) / max(places - 1, 1)
+        mean = ops.sum(votes * scores, axis=-1)
+        heat = ops.relu(parts)
+        return {
+            "class_heatmaps": heat,
+            "heatmap": ops.sum(heat * votes[:, None, None], axis=-1),
+            "gains": mean[:, None, None] - ops.sum(ops.softmax(without, axis=-1) * scores, axis=-1),
+        }
+
+
+def is_pooled(model: keras.Model) -> bool:
+    """Whether a network ends in global average pooling and one dense softmax, as ``model.build_scorer``'s do."""
+    pooling, votes = _ending(model)
+    return (
+        isinstance(pooling, keras.layers.GlobalAveragePooling2D)
+        and isinstance(votes, keras.layers.Dense)
+        and votes.activation is keras.activations.softmax
+    )
+
+
+def scores(model: keras.Model) -> keras.Model:
+    """The network that gives ``mean``, ``std`` and ``distribution`` (see `Told`) for pixels."""
+    return keras.Model(model.inputs, Told(name="told", dtype="float32")(model.output), name="scores")
+
+
+def closed_form(model: keras.Model) -> keras.Model:
+    """Grad-CAM without gradients, for a network that ends in pooling and a dense layer, at next to no cost.
+
+    With K the dense layer's kernel, the gradient of class c's logit by feature k is ``K[k, c] / (h · w)`` at each
+    place. So the sum of a class's map, before what is negative goes, is its logit without the bias: the map tells
+    where that comes from. In the same way the score without a place follows, which is told as what the place gains.
+    Zhou et al., "Learning Deep Features for Discriminative Localization", 2016, https://arxiv.org/abs/1512.04150.
+
+    Args:
+        model: see `is_pooled`.
+
+    Returns:
+        A network of pixels ``[n, crop, crop, 3]``, 0..255, that shares the model's layers. It gives, as float32:
+
+        * ``mean``, ``std`` ``[n]``, ``distribution`` ``[n, 10]``: the votes.
+        * ``class_heatmaps`` ``[n, h, w, 10]``: see ``explanation.heatmaps``.
+        * ``heatmap`` ``[n, h, w]``: see ``explanation.weighted``.
+        * ``gains`` ``[n, h, w]``: score points by which the mean score is higher than it would be if the pooling
+          left this place out, negative where the place lowers it.
+
+    Raises:
+        ValueError: the network does not end so.
+    """
+    if not is_pooled(model):
+        raise ValueError(f"expected a network that ends in global average pooling and a dense softmax: {model.name}")
+    pooling, votes = _ending(model)
+    told = Told(name="told", dtype="float32")(model.output)
+    maps = Maps(votes, name="maps", dtype="float32")(pooling.input, model.output)
+    return keras.Model(model.inputs, told | maps, name="closed_form")
+
+
+def fullest(model: keras.Model) -> keras.Model:
+    """`closed_form` where the network has maps in closed form, otherwise `scores`."""
+    return closed_form(model) if is_pooled(model) else scores(model)
+
+
+def _ending(model: keras.Model) -> tuple[keras.Layer | None, keras.Layer]:
+    """The last layer, and the one before it that is no dropout."""
+    before = [layer for layer in model.layers[:-1] if not isinstance(layer, keras.layers.Dropout)]
+    return before[-1] if before else None, model.layers[-1]

@@ -1,0 +1,160 @@
+"""A published version without TensorFlow answers as the version with it does."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from components.scorer import answers, bundle, portable, preprocessing, published, storage, warmup
+from components.scorer.decoding import Unusable
+from tests.conftest import drawn_photo
+from tests.test_push import bundle_of, tiny
+
+
+@pytest.fixture(scope="module")
+def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A version of a network whose answers differ from photo to photo."""
+    keras.utils.set_random_seed(1)
+    folder = tmp_path_factory.mktemp("models") / "portraits" / "3"
+    scorer = bundle.load(bundle_of(tiny(4), tmp_path_factory.mktemp("scorer")))
+    published.export(scorer, folder, "portraits")
+    published.export_portable(scorer, folder, "portraits", error=0.7, ingestion={"shorter_side": 64, "seed": 1})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(version: Path) -> portable.Portable:
+    return portable.load(str(version))
+
+
+def encoded(width: int, height: int, seed: int, kind: str = "JPEG") -> bytes:
+    """A photo of random patches: full of edges, so that any difference of decoding or scaling shows."""
+    patches = np.random.default_rng(seed).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), "uint8")
+    data = io.BytesIO()
+    Image.fromarray(patches).resize((width, height), Image.Resampling.BICUBIC).save(data, kind)
+    return data.getvalue()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(20, 400), st.integers(20, 400), st.integers(32, 256), st.integers(0, 1000))
+def test_pixels_are_those_that_the_network_was_trained_on(width, height, scale, seed):
+    photo, crop = encoded(width, height, seed), scale - scale // 8
+    expected = preprocessing.pixels([photo], scale, crop)[0]
+    np.testing.assert_allclose(portable.pixels(photo, scale, crop), expected, atol=0.01)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
+def test_every_format_that_tensorflow_reads_gives_the_same_pixels(kind):
+    photo = encoded(90, 120, 1, kind)
+    np.testing.assert_allclose(portable.pixels(photo, 64, 56), preprocessing.pixels([photo], 64, 56)[0], atol=0.01)
+
+
+def test_an_opened_photo_gives_the_pixels_of_its_bytes():
+    photo = encoded(90, 120, 1)
+    np.testing.assert_array_equal(
+        portable.pixels(Image.open(io.BytesIO(photo)), 64, 56), portable.pixels(photo, 64, 56)
+    )
+
+
+def test_it_answers_as_the_saved_model_does(version, loaded):
+    photos = [drawn_photo(brightness, seed) for seed, brightness in enumerate(np.linspace(0.1, 0.9, 9))]
+    expected = published.load(str(version)).answers([*photos, *warmup.photos()])
+    found = loaded.answer(np.stack([loaded.pixels(photo) for photo in [*photos, *warmup.photos()]]))
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, atol=published.TOLERANCE)
+    assert np.ptp(expected["mean"]) > 0.1
+
+
+def test_its_maps_are_those_of_the_saved_model(version, loaded):
+    photos = [drawn_photo(0.3, 1), drawn_photo(0.7, 2)]
+    expected = published.load(str(version)).explain(photos)
+    found = loaded.answer(np.stack([loaded.pixels(photo) for photo in photos]))
+    for name in ("heatmap", "gains"):
+        np.testing.assert_allclose(found[name], expected[name], atol=published.TOLERANCE)
+
+
+def test_a_photo_gets_the_same_answer_in_any_batch(loaded):
+    pixels = np.stack([loaded.pixels(drawn_photo(0.2 + 0.1 * seed, seed)) for seed in range(5)])
+    together = loaded.answer(pixels)["distribution"]
+    alone = np.concatenate([loaded.answer(one[None])["distribution"] for one in pixels])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_it_knows_what_was_published(loaded):
+    assert (loaded.name, loaded.version, loaded.error, loaded.settings.shorter_side) == ("portraits", 3, 0.7, 64)
+
+
+def test_it_normalises_as_ingestion_did(loaded):
+    turned = Image.open(io.BytesIO(encoded(200, 100, 1)))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = io.BytesIO()
+    turned.save(data, "JPEG", exif=exif)
+    assert Image.open(io.BytesIO(loaded.normalise(data.getvalue()))).size == (64, 128)
+
+
+def test_what_is_no_photo_is_refused(loaded):
+    with pytest.raises(Unusable, match="expected JPEG"):
+        loaded.normalise(b"no photo")
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (0, 32, 32, 3), (1, 31, 32, 3)])
+def test_pixels_of_another_shape_are_refused(loaded, shape):
+    with pytest.raises(ValueError, match=r"expected photos \[n, 32, 32, 3\], at least one, got"):
+        loaded.answer(np.zeros(shape, "float32"))
+
+
+def test_a_network_without_maps_is_published_without_them(tmp_path, version, monkeypatch):
+    monkeypatch.setattr(answers, "is_pooled", lambda model: False)
+    scorer = bundle.load(bundle_of(tiny(4), tmp_path / "scorer"))
+    published.export_portable(scorer, tmp_path)
+    (tmp_path / "saved_model.pb").touch()
+    assert set(portable.load(str(tmp_path)).answer(np.zeros((1, 32, 32, 3)))) == {"mean", "std", "distribution"}
+
+
+def test_a_version_that_is_not_complete_is_not_loaded(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"expected a published version at .*, found no saved_model.pb"):
+        portable.load(str(tmp_path))
+
+
+def test_a_version_from_before_portable_networks_is_named(tmp_path):
+    (tmp_path / "saved_model.pb").touch()
+    with pytest.raises(FileNotFoundError, match="publish its scorer again"):
+        portable.load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [(portable.NETWORK, b"no network"), (portable.ABOUT, b'{"name": "portraits"}'), (portable.ABOUT, b"[]")],
+)
+def test_a_broken_version_is_named(tmp_path, version, file, content):
+    storage.download_tree(str(version), str(tmp_path))
+    (tmp_path / portable.FOLDER / file).write_bytes(content)
+    with pytest.raises(ValueError, match="expected a portable network at"):
+        portable.load(str(tmp_path))
+
+
+def test_a_server_that_loads_it_loads_no_tensorflow(version):
+    code = f"""
+import sys, json
+from components.scorer import portable
+loaded = portable.load({str(version)!r})
+heavy = {{"tensorflow", "keras", "matplotlib", "pandas", "scipy", "tensorflow_datasets"}}
+print(json.dumps(sorted(heavy & set(sys.modules))))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_tensorflow_decodes_jpeg_as_everybody_else():
+    photo = encoded(160, 120, 3)
+    np.testing.assert_array_equal(preprocessing.decode(tf.constant(photo)), np.asarray(Image.open(io.BytesIO(photo))))
