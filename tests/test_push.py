@@ -298,7 +298,7 @@ def test_a_portable_network_that_disagrees_is_not_published_either(
 ) -> None:
     export, wrong = published.export_portable, bundle.load(scorer)
     monkeypatch.setattr(published, "export_portable", lambda _, *places, **about: export(wrong, *places, **about))
-    with pytest.raises(ValueError, match="expected the portable network of .*/portraits/1 to answer as the scorer"):
+    with pytest.raises(ValueError, match=r"expected the portable network of .*/portraits/1 to answer as the scorer"):
         place.push(other)
     assert place.files(1) == set()
 
