@@ -36,12 +36,17 @@ benchmarks: $(BIN)/.dev  ## print the rates and ratios of the README (half an ho
 	$(BIN)/python -m tests.benchmarks.ingestion_scale
 
 lock: $(BIN)/.dev  ## write the locks anew from pyproject.toml: names, versions, hashes
-	$(call lock,--extra cpu --extra scale,cpu)
-	$(call lock,--extra gpu --extra scale,gpu)
-	$(call lock,--extra serving,serving)
-	$(call lock,--extra dev,dev)
+	$(call lock,pyproject.toml --extra cpu --extra scale,cpu)
+	$(call lock,pyproject.toml --extra gpu --extra scale,gpu)
+	$(call lock,pyproject.toml --extra dev,dev)
+	$(requirements) | $(call lock,-,serving)
+	$(call lock,--group kserve,kserve)
 
-lock = $(BIN)/uv pip compile --quiet pyproject.toml $(1) --python-version 3.11 \
+# What the server alone needs: it compiles no pipeline.
+requirements = $(BIN)/python -c 'import tomllib; \
+	print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["serving"], sep="\n")'
+
+lock = $(BIN)/uv pip compile --quiet $(1) --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-annotate --no-header \
 	--upgrade --output-file $(LOCKS)/$(2).txt
 
