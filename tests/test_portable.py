@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from components.scorer import answers, bundle, portable, preprocessing, published, storage, warmup
+from components.scorer import answers, bundle, norms, portable, preprocessing, published, storage, warmup
 from components.scorer.decoding import Unusable
 from tests.conftest import drawn_photo
 from tests.test_push import bundle_of, tiny
@@ -134,13 +135,33 @@ def test_a_version_from_before_portable_networks_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("file", "content"),
-    [(portable.NETWORK, b"no network"), (portable.ABOUT, b'{"name": "portraits"}'), (portable.ABOUT, b"[]")],
+    [
+        (portable.NETWORK, b"no network"),
+        (portable.ABOUT, b'{"name": "portraits"}'),
+        (portable.ABOUT, b"[]"),
+        (portable.NORMS, b"{}"),
+        (portable.DETECTOR, b"none"),
+    ],
 )
 def test_a_broken_version_is_named(tmp_path, version, file, content):
     storage.download_tree(str(version), str(tmp_path))
     (tmp_path / portable.FOLDER / file).write_bytes(content)
     with pytest.raises(ValueError, match="expected a portable network at"):
         portable.load(str(tmp_path))
+
+
+def test_without_norms_of_its_own_the_built_in_ones_hold_and_faces_are_not_looked_for(loaded):
+    assert (loaded.norms, loaded.detector) == (norms.load(), None)
+
+
+def test_it_brings_its_norms_and_its_face_detector(tmp_path, version, portraits):
+    storage.download_tree(str(version), str(tmp_path))
+    rules = {"norms": json.loads(norms.BUILT_IN.read_text())["norms"][:1]}
+    (tmp_path / portable.FOLDER / portable.NORMS).write_text(json.dumps(rules))
+    shutil.copy(portraits / "weights" / "yunet_n_640_640.onnx", tmp_path / portable.FOLDER / portable.DETECTOR)
+    found = portable.load(str(tmp_path))
+    assert [norm.key for norm in found.norms.norms] == ["no_face"]
+    assert found.detector.find(Image.new("RGB", (64, 64))) == []
 
 
 def test_a_server_that_loads_it_loads_no_tensorflow(version):

@@ -2,6 +2,8 @@
 
     <version>/portable/  scorer.tflite   ``answers.fullest`` of the scorer, exported by Keras; any number of photos
                          portable.json   what its photos have to look like, and what its scores are worth
+                         norms.json      the upload norms in force; without it the built-in ones
+                         detector.onnx   YuNet, which finds faces; without it they are not looked for
 
 A photo takes the way of training: `Portable.normalise` (ingestion's decoding) makes it upright, small and a JPEG,
 `Portable.pixels` (``preprocessing`` again, to the last bit but rounding) scales and crops it, `Portable.answer` scores
@@ -9,6 +11,7 @@ it. Nothing here imports TensorFlow or Keras: with them a process needs seven ti
 """
 
 import io
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,11 +20,13 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
-from components.scorer import channels, decoding, storage
+from components.scorer import channels, decoding, norms, storage
+from components.scorer.faces import Detector
+from components.scorer.norms import Norms
 from components.scorer.settings import Ingestion, from_parameters
 
 FOLDER = "portable"
-NETWORK, ABOUT = "scorer.tflite", "portable.json"
+NETWORK, ABOUT, NORMS, DETECTOR = "scorer.tflite", "portable.json", "norms.json", "detector.onnx"
 
 Answers = dict[str, np.ndarray]
 """``mean``, ``std`` ``[n]``, ``distribution`` ``[n, 10]`` and, where the network has them, ``heatmap`` and ``gains``
@@ -41,6 +46,8 @@ class Portable:
         error: score points by which its scores differed from people's on its test photos (root mean square); None
             where that is not known.
         settings: of ingestion, by which photos are normalised.
+        norms: that uploads are held against.
+        detector: of faces; None when they are not looked for.
     """
 
     uri: str
@@ -50,6 +57,8 @@ class Portable:
     crop: int
     error: float | None
     settings: Ingestion
+    norms: Norms
+    detector: Detector | None
     _run: Any = field(repr=False)  # the interpreter's signature
 
     @property
@@ -122,21 +131,23 @@ def load(uri: str, threads: int = 1) -> Portable:
     if not storage.exists(storage.join(uri, channels.COMPLETE)):
         raise FileNotFoundError(f"expected a published version at {uri}, found no {channels.COMPLETE} in it")
     place = storage.join(uri, FOLDER)
-    try:
-        about, network = storage.read_json(storage.join(place, ABOUT)), storage.read_bytes(storage.join(place, NETWORK))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{uri} was published without {FOLDER}/{NETWORK}: publish its scorer again") from None
+    about, network, rules, weights = (_file(place, name) for name in (ABOUT, NETWORK, NORMS, DETECTOR))
+    if about is None or network is None:
+        raise FileNotFoundError(f"{uri} was published without {FOLDER}/{NETWORK}: publish its scorer again")
     last = uri.rstrip("/").rsplit("/", 1)[-1]
     try:
+        told = json.loads(about)
         return Portable(
-            uri,
-            int(last) if last.isdecimal() else None,
-            about["name"],
-            about["scale"],
-            about["crop"],
-            about["error"],
-            from_parameters(Ingestion, **about["ingestion"]),
-            _signature(network, threads),
+            uri=uri,
+            version=int(last) if last.isdecimal() else None,
+            name=told["name"],
+            scale=told["scale"],
+            crop=told["crop"],
+            error=told["error"],
+            settings=from_parameters(Ingestion, **told["ingestion"]),
+            norms=norms.load(rules),
+            detector=Detector(weights, threads=threads) if weights else None,
+            _run=_signature(network, threads),
         )
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"expected a portable network at {place}, which cannot be read: {error}") from error
@@ -157,6 +168,14 @@ def about(
     normalising = ("minimum_side", "maximum_pixels", "shorter_side", "jpeg_quality")
     settings = {each: (ingestion or {}).get(each, getattr(Ingestion(), each)) for each in normalising}
     return {"name": name, "scale": scale, "crop": crop, "error": error, "ingestion": settings}
+
+
+def _file(place: str, name: str) -> bytes | None:
+    """The content of a file of a version; None when it has none of that name."""
+    try:
+        return storage.read_bytes(storage.join(place, name))
+    except FileNotFoundError:
+        return None
 
 
 def _signature(network: bytes, threads: int) -> Any:
