@@ -1,0 +1,1 @@
+"""What runs in the image of the steps besides the steps: SageMaker's training contract."""
