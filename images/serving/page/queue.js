@@ -1,0 +1,127 @@
+/** Sends photos in batches within the server's limits, two requests at a time, until none is left or people stop it. */
+
+import { Problem } from "./server.js";
+
+const LANES = 2; // requests in flight
+const BATCH = 8; // photos a request: few, so that the first scores come soon
+const ROOM = 4096; // bytes of a request that are its form and not photos
+const MEGABYTE = 1e6;
+
+export class Queue {
+  #server;
+  #limits;
+  #photos;
+  #changed;
+  #refused;
+  #job = "";
+  #run = null; // its stopper and the number of lanes at work
+
+  /**
+   * @param server asked for scores.
+   * @param limits `photos` and `bytes` of a request, as the server tells them.
+   * @param photos the desk's photos; those that are waiting are sent.
+   * @param changed called whenever a photo or the queue itself changed.
+   * @param refused called with the problem when the server lets nobody in.
+   */
+  constructor(server, limits, photos, { changed, refused }) {
+    this.#server = server;
+    this.#limits = limits;
+    this.#photos = photos;
+    this.#changed = changed;
+    this.#refused = refused;
+  }
+
+  get running() {
+    return this.#run !== null;
+  }
+
+  /** Sends what is waiting; what is added meanwhile goes on the way too. */
+  start(job) {
+    this.#job = job;
+    const run = (this.#run ??= { stopper: new AbortController(), lanes: 0 });
+    while (run.lanes < LANES) this.#lane(run);
+    this.#changed();
+  }
+
+  /** Leaves what is not scored waiting. */
+  stop() {
+    this.#run?.stopper.abort();
+    this.#run = null;
+    for (const photo of this.#photos) if (photo.state === "sent") photo.state = "waiting";
+    this.#changed();
+  }
+
+  async #lane(run) {
+    run.lanes += 1;
+    const { signal } = run.stopper;
+    for (let batch; !signal.aborted && (batch = this.#take()).length; ) {
+      await this.#score(await readable(batch), signal);
+      if (!signal.aborted) this.#changed();
+    }
+    run.lanes -= 1;
+    if (run.lanes === 0 && this.#run === run) {
+      this.#run = null;
+      this.#changed();
+    }
+  }
+
+  /** The next waiting photos that fit into one request, marked as sent. */
+  #take() {
+    const batch = [];
+    let room = this.#limits.bytes - ROOM;
+    for (const photo of this.#photos) {
+      if (photo.state !== "waiting") continue;
+      if (photo.file.size > this.#limits.bytes - ROOM) {
+        fail(photo, new Problem(tooLarge(photo.file.size, this.#limits.bytes)));
+        continue;
+      }
+      if (batch.length === Math.min(BATCH, this.#limits.photos) || photo.file.size > room) break;
+      room -= photo.file.size;
+      photo.state = "sent";
+      batch.push(photo);
+    }
+    return batch;
+  }
+
+  async #score(batch, signal) {
+    if (!batch.length || signal.aborted) return;
+    try {
+      const answers = await this.#server.score(batch.map((photo) => photo.file), this.#job, signal);
+      if (signal.aborted) return;
+      batch.forEach((photo, at) => {
+        const { problem, ...score } = answers[at];
+        if (problem) fail(photo, Problem.of(problem));
+        else Object.assign(photo, { state: "scored", score, problem: null });
+      });
+    } catch (error) {
+      if (signal.aborted) return;
+      if (!(error instanceof Problem)) throw error;
+      if (error.status === 401) {
+        this.stop();
+        this.#refused(error);
+      } else if (error.status >= 400 && error.status < 500 && batch.length > 1) {
+        for (const photo of batch) await this.#score([photo], signal); // so that it fails for its own photo only
+      } else for (const photo of batch) fail(photo, error);
+    }
+  }
+}
+
+function fail(photo, problem) {
+  Object.assign(photo, { state: "failed", score: null, problem });
+}
+
+/** Those of the photos whose files are still there; the others fail. */
+async function readable(batch) {
+  const found = await Promise.all(
+    batch.map((photo) => photo.file.slice(0, 1).arrayBuffer().then(() => true, () => false)),
+  );
+  batch.forEach((photo, at) => {
+    if (!found[at]) fail(photo, new Problem("The file cannot be read any more: it was changed or moved. Add it again."));
+  });
+  return batch.filter((photo, at) => found[at]);
+}
+
+function tooLarge(size, limit) {
+  const megabytes = (bytes) => (bytes / MEGABYTE).toFixed(1);
+  return `The file has ${megabytes(size)} MB; this server takes requests up to ${megabytes(limit)} MB. Send a smaller copy.`;
+}
