@@ -153,6 +153,27 @@ class Policy:
     force_reason: str = ""
 
 
+@dataclass(frozen=True)
+class Advising:
+    """From a photo to the edits that would make it score higher."""
+
+    # Score points: as much as a mirror image moves a photo on average, so less is no difference to its owner.
+    minimum_gain: float = 0.15
+    # Standard errors: a Student's t of 14 degrees passes 4 by chance once in 1,500 tries.
+    noise_multiple: float = 4.0
+    # Share of the gain that is left half a step of the slider away; an edit that helps in proportion keeps half or more
+    # of the smallest one that is advised, and the scorer's noise takes some of that.
+    plateau: float = 0.4
+    maximum_difference: float = 30.0  # mean of CIE 1976 ΔE*ab; two stops move mid-grey by 27, whiter than white by none
+    maximum_clipped: float = 0.05  # share of the photo that gets burnt out, or black: 95 % of portraits have less
+    refinements: int = 2  # of the best value among those that are tried first
+    scorings: int = 180  # of a photo at most: at 8 ms each, they leave a quarter of two seconds for the rest
+    working_side: int = 640  # pixels: half of its width still has the 320 that are scored
+    smallest_crop: int = 256  # pixels: what the scorer reads; a narrower crop would be enlarged
+    preview_side: int = 640  # pixels of the longer side: fills a phone's screen, in some 60 KB
+    preview_quality: int = 85
+
+
 def from_parameters(settings: type, **parameters: Any) -> Any:
     """Build a settings dataclass from pipeline parameters and check every value.
 
@@ -246,6 +267,9 @@ _RANGES = {
     "perturbation_budget": (0, 255), "maximum_perturbation": (0, 9), "maximum_latency": (0, 600_000),
     "maximum_size": (0, 100_000), "minimum_new_labels": (0, 100_000_000), "maximum_label_drift": (0, 9),
     "maximum_photo_drift": (0, 100),
+    "minimum_gain": (0, 9), "noise_multiple": (0, 100), "plateau": (0, 1), "maximum_difference": (0, 100),
+    "maximum_clipped": (0, 1), "refinements": (0, 10), "scorings": (100, 10_000), "working_side": (32, 4096),
+    "smallest_crop": (16, 4096), "preview_side": (16, 4096), "preview_quality": (1, 100),
 }  # fmt: skip
 
 

@@ -1,0 +1,451 @@
+"""What would make a photo score higher: edits that are searched for, and told only when they hold.
+
+A scorer is easily fooled: gradients find changes that nobody sees and that are worth points. So advice is searched only
+among edits that people make (``edits``), and what the search finds has to pass, on the edited photo itself:
+
+* **Sound** (``trial.Trial.sound``): the photo still looks like itself, little more of it is burnt out or black, the
+  head is whole and the face still found, and light, contrast and colour move toward what portraits usually have, never
+  away from it: from a scorer that likes dark photos nobody with a dark photo hears to darken it.
+* **Gain**: the difference of the mean scores of copies that nobody can tell apart, of the photo and of the edited one
+  (``trial.copies``). The picture that the search chose is not among them: the best of many noisy scores is too high.
+  The gain has to be a multiple of its standard error, and large enough to matter.
+* **Plateau**: half a step of the slider to either side, where no hand feels a difference, much of the gain is left.
+* **Turning**: straightening crops as well; what the same crop gains without turning is not owed to it.
+
+Nothing here knows what the scorer runs on. The same photo and scorer give the same advice.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+from PIL import Image
+
+from components.scorer import decoding, edits, trial
+from components.scorer.edits import EDITS, Edit, EditKey
+from components.scorer.faces import Box, Face
+from components.scorer.settings import Advising, Ingestion
+from components.scorer.trial import Score, Trial, Values
+
+Why = Literal["small", "noise", "spike", "frame", "face", "unlooked", "unfit"]
+"""Why an edit is not advised: it gains too little; not beyond noise; only at one exact value; only by its tighter
+frame; the face is not found any more; there was no time; there is nothing to do it to."""
+
+_VERIFYING = 16  # scorings that settle one edit, at most
+_TOGETHER = 40  # scorings that are kept for several edits at once
+_DROPPED = 0.02  # score points that an edit must add to several others, or it is left out
+_ATTEMPTS = 2  # at another value, when the best one does not hold
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """One edit that is advised.
+
+    Attributes:
+        edit: which.
+        value: what it is set to.
+        unit: of the value.
+        gain: score points, measured on copies of the photo and of the edited one.
+        error: standard error of the gain.
+        mean: the edited photo's score, on its copies.
+        sentence: what the person reads.
+        preview: the edited photo, a JPEG.
+    """
+
+    edit: EditKey
+    value: float
+    unit: str
+    gain: float
+    error: float
+    mean: float
+    sentence: str
+    preview: bytes
+
+
+@dataclass(frozen=True)
+class Together:
+    """Several edits at once, where they gain more than any of them; the other attributes as of `Suggestion`.
+
+    Attributes:
+        settings: value by edit, in the order in which they are done.
+    """
+
+    settings: dict[EditKey, float]
+    gain: float
+    error: float
+    mean: float
+    sentence: str
+    preview: bytes
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An edit that looked as if it gained, or that could not be tried.
+
+    Attributes:
+        edit: which.
+        value: where it looked best; None when it could not be tried.
+        why: in a word.
+        reason: in a sentence.
+    """
+
+    edit: EditKey
+    value: float | None
+    why: Why
+    reason: str
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What would make a photo score higher.
+
+    Attributes:
+        mean: the photo's score, on its copies.
+        noise: standard deviation of the score over the copies, which nobody can tell apart.
+        suggestions: the edits that are advised, each alone, the largest gain first.
+        together: several of them at once; None when that is no better than the first.
+        refused: the edits that looked good and are not advised.
+        scorings: how many pictures were scored.
+    """
+
+    mean: float
+    noise: float
+    suggestions: tuple[Suggestion, ...]
+    together: Together | None
+    refused: tuple[Refusal, ...]
+    scorings: int
+
+
+def working(data: bytes, settings: Advising, ingestion: Ingestion) -> Image.Image:
+    """The copy of a photo that `advise` works on: larger than the one that is scored, so that a crop keeps its detail.
+
+    Args:
+        data: an encoded photo in any format.
+        settings: ``working_side`` is read.
+        ingestion: how photos are normalised.
+
+    Raises:
+        components.scorer.decoding.Unusable: the bytes are no photo, or one too small or too large.
+    """
+    side = max(settings.working_side, ingestion.shorter_side)
+    return decoding.upright(data, replace(ingestion, shorter_side=side))
+
+
+def advise(
+    image: Image.Image,
+    score: Score,
+    faces: Sequence[Face] | None,
+    settings: Advising,
+    *,
+    side: int = Ingestion.shorter_side,
+    find_faces: Callable[[Image.Image], Sequence[Face]] | None = None,
+) -> Advice:
+    """Search edits for a photo, and tell those that hold.
+
+    Args:
+        image: upright RGB, as of `working`. The normalised photo does too, but then bears only slight crops.
+        score: gives the mean scores ``[n]`` of n RGB pictures, which it gets normalised: upright and small.
+        faces: the faces on the photo, the largest first; None when nobody looked for them. Shares, so that those of
+            the normalised photo hold.
+        settings: what is believed, and how much is tried.
+        side: pixels of the shorter side of a normalised photo; what is smaller stays as it is.
+        find_faces: looks for the faces on an edited picture; None: it is not checked that the face is still found.
+
+    Returns:
+        The advice.
+
+    Raises:
+        ValueError: ``score`` does not give one finite number a picture.
+    """
+    photo = Trial(image, score, faces, settings, side, find_faces)
+    held, refused = [], list(_unfit(photo))
+    for key in _by_promise(photo):
+        verdict = _settle(photo, EDITS[key])
+        if isinstance(verdict, _Held):
+            held.append(verdict)
+        elif verdict is not None:
+            refused.append(verdict)
+    held.sort(key=lambda one: -one.gain)  # stable: those that gain alike stay in the order of promise
+    return Advice(
+        mean=photo.mean,
+        noise=photo.noise,
+        suggestions=tuple(_suggestion(photo, one) for one in held),
+        together=_together(photo, held),
+        refused=tuple(sorted(refused, key=lambda one: get_args(EditKey).index(one.edit))),
+        scorings=photo.scorings,
+    )
+
+
+# The search
+
+
+def _unfit(photo: Trial) -> Iterator[Refusal]:
+    if photo.face is None:
+        yield Refusal("crop", None, "unfit", "No face was found to crop toward.")
+    elif photo.closest() < EDITS["crop"].step:
+        yield Refusal("crop", None, "unfit", "The photo shows no more than the head, or is too small to be cropped.")
+
+
+def _by_promise(photo: Trial) -> list[EditKey]:
+    """The edits that seem to gain at some value, the most promising first."""
+    tries = [{key: value} for key, edit in EDITS.items() for value in edit.tries if photo.sound({key: value})]
+    photo.search_scores([{}, *tries])
+    best = {key: _best(photo, edit, set()) for key, edit in EDITS.items()}
+    promise = {key: _rise(photo, key, value) for key, value in best.items() if value}
+    worth = [key for key, rise in promise.items() if rise >= photo.settings.minimum_gain / 2]
+    return sorted(worth, key=lambda key: -promise[key])
+
+
+def _rise(photo: Trial, key: EditKey, value: float) -> float:
+    """What one picture gains: noisy, and too high where it is the best of many."""
+    after, before = photo.search_scores([{key: value}, {}])
+    return after - before
+
+
+def _best(photo: Trial, edit: Edit, spikes: set[float]) -> float:
+    """The best value that was looked at, not right beside one that did not hold; 0 where none gains."""
+    known = [value for value in photo.values(edit.key) if all(abs(value - spike) > 1.5 * edit.step for spike in spikes)]
+    return min(known, key=lambda value: (-photo.search_scores([{edit.key: value}])[0], abs(value)), default=0.0)
+
+
+def _refined(photo: Trial, edit: Edit, spikes: set[float]) -> float:
+    """The best value, after a few more beside it.
+
+    Looked at is the vertex of the parabola through the best value and its two neighbours; where that is known or there
+    is none, the middle of the way to either neighbour, or toward the end of the range, the longer first: what whole
+    steps leave of a golden section search.
+    """
+    for _ in range(photo.settings.refinements):
+        best = _best(photo, edit, spikes)
+        known = sorted({0.0, *photo.values(edit.key)})
+        place = known.index(best)
+        low = known[place - 1] if place else edit.low
+        high = known[place + 1] if place + 1 < len(known) else edit.high
+        wanted = [(best + end) / 2 for end in sorted((low, high), key=lambda end: -abs(end - best))]
+        if 0 < place < len(known) - 1:
+            scores = photo.search_scores([{edit.key: value} if value else {} for value in (low, best, high)])
+            wanted = [_vertex((low, best, high), scores), *wanted]
+        new = [edit.nearest(value) for value in wanted if value is not None]
+        new = [value for value in new if value not in known and photo.sound({edit.key: value})]
+        if not new:
+            break
+        photo.search_scores([{edit.key: new[0]}])
+    return _best(photo, edit, spikes)
+
+
+def _vertex(places: Sequence[float], scores: Sequence[float]) -> float | None:
+    """Where the parabola through three points is highest; None where it has no top between them.
+
+    >>> _vertex([0, 1, 3], [0, 3, 3])
+    2.0
+    """
+    (a, b, c), (fa, fb, fc) = places, scores
+    left, right = (fb - fa) / (b - a), (fc - fb) / (c - b)
+    bend = (right - left) / (c - a)
+    if bend >= 0:
+        return None
+    top = (a + b) / 2 - left / (2 * bend)
+    return top if a < top < c else None
+
+
+# What holds
+
+
+@dataclass(frozen=True)
+class _Held:
+    """An edit, or several, whose gain holds."""
+
+    values: dict[EditKey, float]
+    gain: float
+    error: float
+    mean: float
+    pixels: np.ndarray
+
+
+def _settle(photo: Trial, edit: Edit) -> _Held | Refusal | None:
+    """The best value that holds; else why the first did not, None where that is of no interest."""
+    first: Refusal | None = None
+    spikes: set[float] = set()
+    for _ in range(_ATTEMPTS):
+        if photo.scorings + _VERIFYING + photo.settings.refinements + _TOGETHER > photo.settings.scorings:
+            return first or Refusal(edit.key, None, "unlooked", "There was no time to look closely.")
+        value = _refined(photo, edit, spikes)
+        if not value or _rise(photo, edit.key, value) < photo.settings.minimum_gain / 2:
+            break
+        verdict = _verdict(photo, {edit.key: value})
+        if isinstance(verdict, _Held):
+            return verdict
+        if _rise(photo, edit.key, value) >= photo.settings.minimum_gain:
+            first = first or Refusal(edit.key, value, *verdict)
+        spikes.add(value)
+    return first
+
+
+def _verdict(photo: Trial, values: Values) -> _Held | tuple[Why, str]:
+    """Whether edits hold, measured on pictures that the search has not seen."""
+    settings = photo.settings
+    whole = photo.framed(values)
+    picture = photo.shrunk(whole)
+    if not photo.face_found(picture):
+        return "face", "The face is not found any more once the photo is edited so."
+    scores = photo.scores(trial.copies(picture))
+    gain = float(scores.mean()) - photo.mean
+    error = math.hypot(photo.noise, float(scores.std(ddof=1))) / math.sqrt(len(scores))
+    if gain < settings.noise_multiple * error:
+        return "noise", f"Its gain of {gain:.2f} is not beyond the scorer's own noise on this photo."
+    if gain < settings.minimum_gain:
+        return "small", f"Its gain of {gain:.2f} is too small to matter."
+    if _beside(photo, values) < settings.plateau * gain:
+        return "spike", "It gains only at this exact value, which no hand can set, and not right beside it."
+    if (degrees := values.get("straighten")) and _frame_alone(photo, degrees) > (1 - settings.plateau) * gain:
+        return "frame", "Most of its gain comes from the tighter frame, not from turning."
+    return _Held(dict(values), gain, error, photo.mean + gain, whole)
+
+
+def _beside(photo: Trial, values: Values) -> float:
+    """The lower of what is gained half a step above and below, each the mean of the picture and its mirror image."""
+    pictures = []
+    for sign in (-0.5, 0.5):
+        moved = {
+            key: min(max(value + sign * EDITS[key].step, EDITS[key].low), EDITS[key].high)
+            for key, value in values.items()
+        }
+        picture = photo.quick(photo.within_reach(moved))
+        pictures += [picture, np.ascontiguousarray(picture[:, ::-1])]
+    scores = photo.scores(pictures)
+    return float(min(scores[:2].mean(), scores[2:].mean())) - photo.mean
+
+
+def _frame_alone(photo: Trial, degrees: float) -> float:
+    """What is gained by the crop that comes with turning."""
+    height, width = photo.pixels.shape[:2]
+    kept = edits.kept_by_turning(degrees, width, height)
+    middle = Box((1 - kept) / 2, (1 - kept) / 2, kept, kept)
+    picture = photo.shrunk(edits.crop(photo.pixels, middle))
+    return float(photo.scores([picture, np.ascontiguousarray(picture[:, ::-1])]).mean()) - photo.mean
+
+
+# Several edits at once
+
+
+def _together(photo: Trial, held: Sequence[_Held]) -> Together | None:
+    """The advised edits at once, their values tuned to each other, where that holds and gains more than the best."""
+    if len(held) < 2:
+        return None
+    values = _ascended(photo, held)
+    if sum(1 for value in values.values() if value) < 2:
+        return None
+    verdict = _verdict(photo, values)
+    if not isinstance(verdict, _Held) or verdict.gain <= held[0].gain:
+        return None
+    return Together(
+        settings=verdict.values,
+        gain=verdict.gain,
+        error=verdict.error,
+        mean=verdict.mean,
+        sentence=sentence(verdict.values, verdict.gain),
+        preview=_preview(photo, verdict),
+    )
+
+
+def _ascended(photo: Trial, held: Sequence[_Held]) -> dict[EditKey, float]:
+    """Coordinate ascent from the edits' own best values, added one by one as long as all stays sound.
+
+    Edits overlap (a brighter photo needs less light in its shadows), so each is tried at half, a step less, a step
+    more, and left out where it adds nothing.
+    """
+    values: dict[EditKey, float] = {}
+    for one in held:
+        for key, value in one.values.items():
+            choices = [_put(values, key, part) for part in _parts(EDITS[key], value)]
+            choices = [choice for choice in choices if photo.sound(choice)]
+            if photo.scorings + len(choices) + _VERIFYING > photo.settings.scorings:
+                return values
+            values = _choose(photo, values, choices)
+    for key in [*values][:-1]:  # once more, now that the others are there; the last was just chosen among them
+        edit, value = EDITS[key], values[key]
+        near = [_put(values, key, edit.nearest(value + move)) for move in (-edit.step, edit.step, -value)]
+        near = [choice for choice in near if photo.sound(choice)]
+        if photo.scorings + len(near) + _VERIFYING > photo.settings.scorings:
+            return values
+        values = _choose(photo, values, near)
+    return values
+
+
+def _parts(edit: Edit, value: float) -> list[float]:
+    """Half of a value and all of it, in whole steps."""
+    return [*dict.fromkeys([edit.nearest(value / 2), value])]
+
+
+def _put(values: Values, key: EditKey, value: float) -> dict[EditKey, float]:
+    """With one edit set anew, in the order in which edits are done; 0 leaves it out."""
+    new = {**values, key: value}
+    return {key: new[key] for key in get_args(EditKey) if new.get(key)}
+
+
+def _choose(photo: Trial, values: dict[EditKey, float], choices: list[dict[EditKey, float]]) -> dict[EditKey, float]:
+    """The choice that scores highest; one with fewer edits where more add next to nothing."""
+    every = [values, *choices]
+    scores = photo.search_scores(every)
+    worth = [score - _DROPPED * len(choice) for score, choice in zip(scores, every, strict=True)]
+    return every[int(np.argmax(worth))]
+
+
+# What the person reads and sees
+
+
+def _suggestion(photo: Trial, held: _Held) -> Suggestion:
+    ((key, value),) = held.values.items()
+    return Suggestion(
+        edit=key,
+        value=value,
+        unit=EDITS[key].unit,
+        gain=held.gain,
+        error=held.error,
+        mean=held.mean,
+        sentence=sentence(held.values, held.gain),
+        preview=_preview(photo, held),
+    )
+
+
+def _preview(photo: Trial, held: _Held) -> bytes:
+    return trial.encoded(held.pixels, photo.settings.preview_quality, photo.settings.preview_side)
+
+
+def sentence(values: Values, gain: float) -> str:
+    """What the person reads of edits that gain so many points."""
+    words = [_words(key, value) for key, value in values.items()]
+    what = ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else words[0]
+    return f"{what[0].upper()}{what[1:]}: it would score {gain:.1f} higher."
+
+
+_STOPS = {0.25: "a quarter of a stop", 0.5: "half a stop", 0.75: "three quarters of a stop", 1.0: "one stop",
+          1.25: "one and a quarter stops", 1.5: "one and a half stops", 1.75: "one and three quarter stops",
+          2.0: "two stops"}  # fmt: skip
+
+
+def _words(key: EditKey, value: float) -> str:
+    """What to do, as one would say it to a friend with a phone."""
+    more, size = value > 0, abs(value)
+    share = size / max(EDITS[key].high, -EDITS[key].low)
+    degree = " a little" if share <= 0.3 else "" if share <= 0.6 else " a lot"
+    slider = f"{'+' if more else '−'}{size:.0f}"  # noqa: RUF001 - a minus, as editors show it
+    match key:
+        case "straighten":
+            return f"turn the photo {size:.0f}° {'clockwise' if more else 'anticlockwise'}"
+        case "crop":
+            return f"crop closer to the face, leaving off about {size:.0f} % of width and height"
+        case "brightness":
+            return f"{'brighten' if more else 'darken'} the photo{degree} (about {_STOPS[size]})"
+        case "highlights":
+            return f"turn the highlights {'up' if more else 'down'}{degree} (to about {slider})"
+        case "shadows":
+            return f"{'lift' if more else 'deepen'} the shadows{degree} (to about {slider})"
+        case "contrast":
+            return f"turn the contrast {'up' if more else 'down'}{degree} (to about {slider})"
+        case "warmth":
+            return f"make the colours{degree} {'warmer' if more else 'cooler'} (warmth about {slider})"
+        case "sharpness":
+            return f"sharpen the photo{degree} (sharpness about {slider})"

@@ -1,0 +1,245 @@
+"""A photo on trial: pictures of it with edits, their scores, and whether they still are that photo, taken soundly."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from components.scorer import appearance, edits
+from components.scorer.edits import EditKey
+from components.scorer.faces import Box, Face
+from components.scorer.settings import Advising
+
+Score = Callable[[list[Image.Image]], np.ndarray]
+"""From normalised RGB pictures to their mean scores ``[n]``."""
+
+Values = Mapping[EditKey, float]
+"""What each edit is set to; 0 is the same as not there."""
+
+USUAL: dict[EditKey, tuple[float, float]] = {
+    "brightness": (0.33, 0.62), "contrast": (0.17, 0.30), "warmth": (0.0, 0.20),
+}  # fmt: skip
+"""Luma's mean and standard deviation, and red less blue, of a range of 1: the middle four fifths of 1,200 portraits in
+the wild (MEBeauty) lie between these. Of light the darkest quarter is left out, not the darkest tenth, for what scorers
+get wrong is to like photos dark."""
+
+_THUMBNAIL = 96  # pixels of the longer side, on which light and colour are compared
+_BURNT, _BLACK = 250, 5  # luma from which on, and up to which, nothing can be told apart
+_LEVEL = 5.0  # degrees off level that the line through the eyes may come to: people hold their heads so
+_HEAD_CUT = 0.05  # share of the head's box that straightening may cut off
+_PERCENT = 0.015  # stops that are a percent of light: half of the least difference that eyes see (Weber, 2 %)
+_REENCODING = 95  # quality of JPEG that is called visually lossless
+
+
+class Trial:
+    """One photo, its score, and pictures of it with edits.
+
+    Attributes:
+        pixels: uint8 ``[h, w, 3]``, as large as it came.
+        face: box of the largest face, None where none is known.
+        mean: its score, on `copies`.
+        noise: standard deviation of the score from copy to copy.
+        scorings: pictures that were scored so far.
+    """
+
+    def __init__(
+        self,
+        image: Image.Image,
+        score: Score,
+        faces: Sequence[Face] | None,
+        settings: Advising,
+        side: int,
+        find_faces: Callable[[Image.Image], Sequence[Face]] | None,
+    ) -> None:
+        """Scores the photo as it is; see `advice.advise`."""
+        self.pixels = np.asarray(image.convert("RGB"))
+        self.settings, self.scorings = settings, 0
+        self._score, self._side, self._find_faces = score, side, find_faces
+        self.face: Box | None = faces[0].box if faces else None
+        self._eyes = faces[0].tilt(image.size) if faces else None
+        self._small = _shrunk(self.pixels, side)
+        self._thumbnail = _thumbnail(self._small)
+        self._before = _measured(self._thumbnail)
+        self._plain: dict[tuple, float] = {}
+        scores = self.scores(copies(self._small))
+        self.mean, self.noise = float(scores.mean()), float(scores.std(ddof=1))
+
+    def scores(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """Scores of pictures, float64 ``[n]``.
+
+        Raises:
+            ValueError: there is not one finite number a picture.
+        """
+        found = np.asarray(self._score([Image.fromarray(one) for one in pictures]), float)
+        if found.shape != (len(pictures),) or not np.isfinite(found).all():
+            raise ValueError(f"expected a finite score for each of {len(pictures)} pictures, got {found!r}")
+        self.scorings += len(pictures)
+        return found
+
+    def search_scores(self, several: Sequence[Values]) -> list[float]:
+        """Scores of the photo edited in several ways, each picture once; those known are not scored again."""
+        keys = [tuple(sorted(values.items())) for values in several]
+        new = [key for key in dict.fromkeys(keys) if key not in self._plain]
+        if new:
+            found = self.scores([self.quick(dict(key)) for key in new])
+            self._plain.update(zip(new, found.tolist(), strict=True))
+        return [self._plain[key] for key in keys]
+
+    def values(self, key: EditKey) -> list[float]:
+        """The values of an edit, alone, whose score is known, in the order in which they were looked at."""
+        return [value for known in self._plain for name, value in known if len(known) == 1 and name == key]
+
+    def quick(self, values: Values) -> np.ndarray:
+        """The edited photo in the size that is scored; light and colour are edited after shrinking, not before."""
+        frame = {key: values[key] for key in ("straighten", "crop") if values.get(key)}
+        tone = {key: value for key, value in values.items() if key not in frame}
+        small = _shrunk(self.framed(frame), self._side) if frame else self._small
+        return edits.edited(small, tone).pixels
+
+    def framed(self, values: Values) -> np.ndarray:
+        """The whole photo, edited."""
+        return edits.edited(self.pixels, values, self.face).pixels
+
+    def shrunk(self, pixels: np.ndarray) -> np.ndarray:
+        """A picture in the size that is scored."""
+        return _shrunk(pixels, self._side)
+
+    def sound(self, values: Values) -> bool:
+        """Whether the edited photo still is the photo, and nearer to what portraits usually are, not further off."""
+        return self._frame_is_sound(values) and self._tone_is_sound(values)
+
+    def face_found(self, picture: np.ndarray) -> bool:
+        """Whether a face is found on an edited picture, if there is one on the photo and somebody to look."""
+        if self.face is None or self._find_faces is None:
+            return True
+        return len(self._find_faces(Image.fromarray(picture))) > 0
+
+    def closest(self, degrees: float = 0) -> float:
+        """The strongest crop, in percent, of the photo turned so far.
+
+        It keeps the head whole, and as many pixels as the scorer reads.
+        """
+        if self.face is None:
+            return 0.0
+        height, width = self.pixels.shape[:2]
+        shorter = min(width, height) * edits.kept_by_turning(degrees, width, height)
+        whole = edits.closest(edits.turned(self.face, degrees, width, height))
+        return min(whole, 100 * max(0.0, 1 - self.settings.smallest_crop / shorter))
+
+    def within_reach(self, values: Values) -> Values:
+        """The same values, with the crop no closer than the head allows."""
+        if "crop" not in values:
+            return values
+        return {**values, "crop": min(values["crop"], self.closest(values.get("straighten", 0)))}
+
+    def _frame_is_sound(self, values: Values) -> bool:
+        degrees, percent = values.get("straighten", 0), values.get("crop", 0)
+        if degrees and self.face is not None:
+            height, width = self.pixels.shape[:2]
+            head = edits.turned(edits.head(self.face), degrees, width, height)
+            if _outside(head) > _HEAD_CUT or abs(self._eyes + degrees) > max(abs(self._eyes), _LEVEL):
+                return False
+        return not percent or percent <= self.closest(degrees)
+
+    def _tone_is_sound(self, values: Values) -> bool:
+        tone = {key: value for key, value in values.items() if key not in ("straighten", "crop") and value}
+        if not tone:
+            return True
+        after = edits.edited(self._thumbnail, tone).pixels
+        if _difference(self._thumbnail, after) > self.settings.maximum_difference:
+            return False
+        measured = _measured(after)
+        if any(measured[end] - self._before[end] > self.settings.maximum_clipped for end in ("burnt", "black")):
+            return False
+        return all(_nearer(self._before[key], measured[key], USUAL[key]) for key in tone if key in USUAL)
+
+
+def copies(picture: np.ndarray) -> list[np.ndarray]:
+    """Eight pictures that nobody can tell from this one, and that are not this very one.
+
+    Mirrored; moved by a pixel to and fro; re-encoded; mirrored and moved; mirrored and re-encoded; a percent more and
+    less light.
+    """
+    mirrored = np.ascontiguousarray(picture[:, ::-1])
+    return [
+        mirrored,
+        _moved(picture, 1),
+        _moved(picture, -1),
+        _reencoded(picture),
+        _moved(mirrored, 1),
+        _reencoded(mirrored),
+        edits.brighten(picture, _PERCENT),
+        edits.brighten(picture, -_PERCENT),
+    ]
+
+
+def encoded(pixels: np.ndarray, quality: int, longest: int | None = None) -> bytes:
+    """A JPEG of a picture, at most ``longest`` pixels wide and high."""
+    image = Image.fromarray(pixels)
+    if longest and max(image.size) > longest:
+        image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=quality)
+    return stream.getvalue()
+
+
+def _moved(picture: np.ndarray, by: int) -> np.ndarray:
+    """Moved right and down by a pixel, or left and up; the edges are repeated."""
+    padded = np.pad(picture, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    height, width = picture.shape[:2]
+    return np.ascontiguousarray(padded[1 - by : 1 - by + height, 1 - by : 1 - by + width])
+
+
+def _reencoded(picture: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(encoded(picture, _REENCODING))))
+
+
+def _shrunk(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Pixels with the shorter side at most ``side``, by the filter of ``decoding``."""
+    height, width = pixels.shape[:2]
+    scale = min(1.0, side / min(height, width))
+    if scale == 1:
+        return pixels
+    size = (round(width * scale), round(height * scale))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))
+
+
+def _thumbnail(pixels: np.ndarray) -> np.ndarray:
+    scale = min(1.0, _THUMBNAIL / max(pixels.shape[:2]))
+    return cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+
+
+def _measured(pixels: np.ndarray) -> dict[str, float]:
+    luma = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    return {
+        "brightness": appearance.brightness(luma),
+        "contrast": appearance.contrast(luma),
+        "warmth": appearance.warmth(pixels),
+        "burnt": float(np.mean(luma >= _BURNT)),
+        "black": float(np.mean(luma <= _BLACK)),
+    }
+
+
+def _difference(one: np.ndarray, other: np.ndarray) -> float:
+    """Mean colour difference ΔE*ab (CIE 1976)."""
+    lab = [cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2Lab) for pixels in (one, other)]
+    return float(np.linalg.norm(lab[0] - lab[1], axis=-1).mean())
+
+
+def _nearer(before: float, after: float, usual: tuple[float, float]) -> bool:
+    """Whether a quantity ends within what is usual, or at least nearer to it."""
+    return _off(after, usual) <= max(0.0, _off(before, usual))
+
+
+def _off(value: float, usual: tuple[float, float]) -> float:
+    """How far a value is beyond a range, 0 within it."""
+    return max(usual[0] - value, value - usual[1], 0.0)
+
+
+def _outside(box: Box) -> float:
+    """Share of a box that is beyond the photo's edges."""
+    x, y, width, height = box
+    inside = max(0.0, min(1.0, x + width) - max(0.0, x)) * max(0.0, min(1.0, y + height) - max(0.0, y))
+    return 1 - inside / (width * height)
