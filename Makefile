@@ -3,12 +3,13 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 LOCKS := images/locks
+KSERVE := .venv-kserve
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: run test lint format lock compile benchmarks clean help
+.PHONY: run test lint format lock compile manifests benchmarks clean help
 
 help:  ## say what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 run: $(BIN)/.cpu  ## run the whole pipeline on the embedded sample
 	$(BIN)/python -m pipeline run
@@ -27,6 +28,9 @@ format: $(BIN)/.dev  ## put the code in its style
 
 compile: $(BIN)/.cpu  ## write pipeline.yaml
 	$(BIN)/python -m pipeline compile
+
+manifests: $(BIN)/.dev $(KSERVE)/.made  ## check the manifests by Kubernetes' schemas and KServe's models
+	$(BIN)/python -m pytest tests/test_manifests.py
 
 benchmarks: $(BIN)/.dev  ## print the rates and ratios of the README (half an hour)
 	$(BIN)/python -m tests.benchmarks.ingestion_rate
@@ -65,5 +69,11 @@ $(BIN)/.dev: $(LOCKS)/dev.txt | $(BIN)/.cpu
 	$(INSTALL) --require-hashes -r $<
 	@touch $@
 
+$(KSERVE)/.made: $(LOCKS)/kserve.txt
+	@echo "installing KServe's models into $(KSERVE)"
+	$(PYTHON) -m venv $(KSERVE)
+	$(KSERVE)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
 clean:  ## remove the environment and everything that runs have made
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(KSERVE) build *.egg-info

@@ -1,0 +1,193 @@
+"""The manifests are what Kubernetes and KServe take, fit each other, and confine what runs.
+
+Plain kinds are checked against Kubernetes' own schemas, unknown fields refused, and KServe's by its package's models,
+in the environment that ``make manifests`` makes.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+MANIFESTS = ROOT / "images" / "manifests"
+KSERVE = ROOT / ".venv-kserve" / "bin" / "python"
+VERSIONS = ("1.30", kubernetes_validate.latest_version())
+
+
+def documents(path: Path) -> list[dict]:
+    return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+
+
+FILES = sorted(path for path in MANIFESTS.rglob("*.yaml") if path.name != "kustomization.yaml")
+EVERY = [(path, document) for path in FILES for document in documents(path)]
+PLAIN = [(path, document) for path, document in EVERY if "kserve.io" not in document["apiVersion"]]
+SERVICES = [document for _, document in EVERY if document["kind"] == "InferenceService"]
+
+
+def named(pairs: list[tuple[Path, dict]]) -> list:
+    return [
+        pytest.param(document, id=f"{path.parent.name}/{document['kind']}-{document['metadata']['name']}")
+        for path, document in pairs
+    ]
+
+
+def of(folder: str, kind: str) -> dict:
+    (found,) = (each for path, each in EVERY if path.parent.name == folder and each["kind"] == kind)
+    return found
+
+
+def pods() -> list[dict]:
+    """The specification of every pod: of Deployments, and of KServe's predictors."""
+    plain = [each["spec"]["template"]["spec"] for _, each in PLAIN if each["kind"] == "Deployment"]
+    return plain + [service["spec"]["predictor"] for service in SERVICES]
+
+
+def containers() -> list[dict]:
+    """Every container, those of canaries and of KServe's runtimes too."""
+    predictors = [canary["predictor"] for each in SERVICES for canary in each["spec"]["canary"]]
+    found = []
+    for pod in pods() + predictors:
+        found += [*pod.get("initContainers", []), *pod.get("containers", [])]
+        found += [pod["model"]] if "model" in pod else []
+    return found
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("document", named(PLAIN))
+def test_a_plain_manifest_is_as_kubernetes_defines_its_kind(document, version):
+    kubernetes_validate.validate(document, version, strict=True)
+
+
+@pytest.mark.parametrize("wrong", [{"replica": 2}, {"revisionHistoryLimit": "five"}])
+def test_the_check_refuses_unknown_fields_and_wrong_types(wrong):
+    deployment = of("serving", "Deployment")
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(
+            {**deployment, "spec": {**deployment["spec"], **wrong}}, VERSIONS[-1], strict=True
+        )  # fmt: skip
+
+
+BROKEN = {
+    "unknown": (("trafficPercent: 10", "trafficPercentage: 10"), "V1beta1CanarySpec has no field 'trafficPercentage'"),
+    "type": (("minReplicas: 2", "minReplicas: two"), "minReplicas: expected int, got 'two'"),
+    "deep": (("readOnlyRootFilesystem: true", "readOnly: true"), "V1SecurityContext has no field 'readOnly'"),
+    "nameless": (("name: challenger", "priority: 1"), "canary: expected a name of its own for each, got [None]"),
+    "traffic": (("trafficPercent: 10", "trafficPercent: 101"), "canary: expected at most 100 % of traffic, got 101"),
+    "mode": (("Mode: Standard", "Mode: Knative"), "canary: expected the deployment mode Standard, got Knative"),
+}
+"""What KServe would refuse: a change of server.yaml, and what is said of it."""
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory) -> list[str]:
+    """What KServe's models say of our files and of broken copies, in one go: they take seconds to load."""
+    if not KSERVE.exists():
+        pytest.skip("run make manifests first: it makes .venv-kserve, with KServe's own models")
+    folder = tmp_path_factory.mktemp("broken")
+    text = (MANIFESTS / "kserve" / "server.yaml").read_text()
+    for name, (change, _) in BROKEN.items():
+        assert change[0] in text
+        (folder / f"{name}.yaml").write_text(text.replace(*change))
+    files = [*sorted((MANIFESTS / "kserve").glob("*.yaml")), *sorted(folder.glob("*.yaml"))]
+    command = [str(KSERVE), str(ROOT / "tests" / "kserve_models.py"), *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
+def test_kserves_own_models_take_the_inference_services(checked):
+    ours = {path.name for path in (MANIFESTS / "kserve").iterdir()}
+    assert [line for line in checked if line.split(":")[0] in ours] == []
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_the_check_of_inference_services_refuses_what_kserve_would(name, checked):
+    said = [line for line in checked if line.startswith(f"{name}.yaml: ")]
+    assert BROKEN[name][1] in " ".join(said)
+
+
+@pytest.mark.parametrize("folder", ["serving", "tensorflow-serving"])
+def test_a_kustomization_lists_every_file_beside_it(folder):
+    (own,) = documents(MANIFESTS / folder / "kustomization.yaml")
+    assert own.keys() <= {"apiVersion", "kind", "resources", "images"}
+    beside = {path.name for path in (MANIFESTS / folder).iterdir()} - {"kustomization.yaml"}
+    assert sorted(own["resources"]) == sorted(beside)
+    assert {each["name"] for each in own["images"]} <= {container.get("image") for container in containers()}
+
+
+def test_every_container_is_confined_and_asks_for_what_it_needs():
+    for container in containers():
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert container["resources"]["requests"].keys() == {"cpu", "memory"}
+        assert container["resources"]["limits"].keys() == {"memory"}
+
+
+def test_every_pod_runs_as_the_images_user_who_is_not_root():
+    (user,) = set(re.findall(r"^USER (\d+):\1$", (ROOT / "images/serving/Dockerfile").read_text(), re.MULTILINE))
+    for pod in pods():
+        assert pod["securityContext"] == {
+            "runAsNonRoot": True,
+            "runAsUser": int(user),
+            "runAsGroup": int(user),
+            "fsGroup": int(user),
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+        assert pod["serviceAccountName"] == of("serving", "ServiceAccount")["metadata"]["name"]
+
+
+@pytest.mark.parametrize("folder", ["serving", "tensorflow-serving"])
+def test_selectors_and_ports_meet(folder):
+    deployment, service = of(folder, "Deployment")["spec"], of(folder, "Service")["spec"]
+    labels = deployment["template"]["metadata"]["labels"]
+    assert deployment["selector"]["matchLabels"] == labels == service["selector"]
+    names = {port["name"] for port in deployment["template"]["spec"]["containers"][0]["ports"]}
+    assert {port["targetPort"] for port in service["ports"]} <= names
+
+
+def test_what_belongs_to_the_server_names_the_server():
+    deployment = of("serving", "Deployment")
+    labels = deployment["spec"]["selector"]["matchLabels"]
+    assert of("serving", "PodDisruptionBudget")["spec"]["selector"]["matchLabels"] == labels
+    policy = of("serving", "NetworkPolicy")["spec"]
+    assert policy["podSelector"]["matchLabels"] == labels
+    assert policy["ingress"][0]["ports"][0]["port"] in {
+        port["name"] for port in deployment["spec"]["template"]["spec"]["containers"][0]["ports"]
+    }
+    target = of("serving", "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]
+    assert (target["kind"], target["name"]) == ("Deployment", deployment["metadata"]["name"])
+    assert "replicas" not in deployment["spec"]  # it would undo the autoscaler's word at each apply
+
+
+def test_every_mount_has_its_volume():
+    for pod in pods():
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        own = [*pod.get("initContainers", []), *pod.get("containers", []), *([pod["model"]] if "model" in pod else [])]
+        assert {mount["name"] for container in own for mount in container["volumeMounts"]} == volumes
+
+
+def test_a_pod_for_tensorflow_serving_fetches_the_champion_alone(tmp_path):
+    models = tmp_path / "models" / "portraits"
+    for version in (1, 2, 3):
+        for name in ("saved_model.pb", "variables/variables.index", "bundle/scorer.keras", "portable/scorer.tflite"):
+            (models / str(version) / name).parent.mkdir(parents=True, exist_ok=True)
+            (models / str(version) / name).write_text(f"{name} of {version}")
+    (models / "channels.json").write_text(json.dumps({"champion": 2}))
+    pod = of("tensorflow-serving", "Deployment")["spec"]["template"]["spec"]
+    (init,) = pod["initContainers"]
+    place = {each["name"]: each["value"] for each in init["env"]}["FOLDER"]
+    assert f"--model_base_path={place}" in pod["containers"][0]["args"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MODEL": str(models), "FOLDER": str(tmp_path / "own")}
+    subprocess.run([sys.executable, "-c", *init["args"]], env=environment, check=True)
+    files = {str(path.relative_to(tmp_path / "own")) for path in (tmp_path / "own").rglob("*") if path.is_file()}
+    assert files == {"2/saved_model.pb", "2/variables/variables.index"}
