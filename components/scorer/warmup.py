@@ -1,7 +1,8 @@
 """Drawn photos, and the requests with which TensorFlow Serving warms a version up before it answers people.
 
 TensorFlow Serving replays ``assets.extra/tf_serving_warmup_requests``, a TFRecord file of ``PredictionLog``
-messages, when it loads a version (https://www.tensorflow.org/tfx/serving/saved_model_warmup).
+messages, when it loads a version (https://www.tensorflow.org/tfx/serving/saved_model_warmup). TensorFlow is imported
+when requests are written: the server, which has none, tries the photos alone.
 """
 
 from functools import lru_cache
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto as _Field
 from google.protobuf.descriptor_pb2 import FileDescriptorProto as _Types
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -35,6 +35,8 @@ def write(folder: str | Path, name: str) -> None:
         folder: of the SavedModel; its signature ``serving_default`` takes ``image_bytes``, string ``[n]``.
         name: of the model.
     """
+    import tensorflow as tf
+
     path = Path(folder, FILE)
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn = list(photos())
@@ -45,6 +47,8 @@ def write(folder: str | Path, name: str) -> None:
 
 def _request(batch: list[bytes], name: str) -> bytes:
     """A serialised ``PredictionLog`` that asks for these photos."""
+    import tensorflow as tf
+
     log = _prediction_log()()
     log.predict_log.request.model_spec.name = name
     log.predict_log.request.model_spec.signature_name = "serving_default"

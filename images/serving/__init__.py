@@ -1,0 +1,15 @@
+"""The server: a published version answers over HTTP, without TensorFlow.
+
+Its modules, in the order of a request:
+
+launch       Nginx and Gunicorn as children of one command, ``python -m images.serving``
+worker       one Gunicorn worker with a socket of its own
+app          the application: which address is answered by what
+guard        before and after every request: keys, headers, time, metrics
+bodies       reads bodies within limits
+predict_v1, infer_v2, sagemaker, product    what the addresses of each protocol do
+models       which version answers: follows the channel, switches without dropping a request
+source       where versions come from
+batching     photos of all connections, decoded by some threads, scored by one
+problems, metrics, reference, settings      what all of them share
+"""

@@ -1,0 +1,132 @@
+"""The application: which address is answered by what."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, RedirectResponse
+from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
+
+from images.serving import infer_v2, metrics, predict_v1, product, reference, sagemaker
+from images.serving.batching import Batching
+from images.serving.guard import Guard
+from images.serving.models import Models
+from images.serving.problems import Problem, json_answer
+from images.serving.settings import Settings, from_environment
+from images.serving.state import State, of
+
+PAGE = Path(__file__).parent / "page"
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application of one worker; it loads its version when it starts.
+
+    Args:
+        settings: by default those of the environment.
+    """
+    settings = settings or from_environment()
+    measured = metrics.Metrics()
+    batching = Batching(settings, measured)
+    state = State(settings, measured, batching, Models(settings, batching, measured))
+    app = FastAPI(
+        title="Portrait scorer",
+        version="1",
+        description=reference.DESCRIPTION,
+        lifespan=_lifespan,
+        docs_url=None,  # FastAPI's own loads from a foreign host
+        redoc_url=None,
+        default_response_class=Response,
+        redirect_slashes=False,
+    )
+    app.state.server = state
+    app.add_middleware(Guard, settings=settings, metrics=measured)
+    for router in (predict_v1.router, infer_v2.router, sagemaker.router, product.router):
+        app.include_router(router)
+    _operation(app)
+    _pages(app)
+    app.add_exception_handler(Problem, _problem)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RequestValidationError, _unfit)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Follow the source from the start of a worker to its end."""
+    state: State = app.state.server
+    following = asyncio.create_task(state.models.follow())
+    try:
+        yield
+    finally:
+        following.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await following
+        state.batching.close()
+
+
+def _operation(app: FastAPI) -> None:
+    """What operates the server."""
+
+    @app.get("/live", tags=["Operation"], **reference.LIVE)
+    async def live() -> Response:
+        """The process answers, whether or not a version is loaded."""
+        return json_answer({"live": True})
+
+    @app.get("/ready", tags=["Operation"], **reference.READY)
+    async def ready(request: Request) -> Response:
+        """A version answers and the server is not about to end; says too why a newer version could not be loaded."""
+        models = of(request).models
+        told = {
+            "ready": models.ready,
+            "version": models.current.version if models.current else None,
+            "draining": models.draining,
+            "failing": models.failure,
+        }
+        return json_answer(told, 200 if models.ready else 503)
+
+    @app.get("/metrics", tags=["Operation"], **reference.METRICS)
+    async def read_metrics(request: Request) -> Response:
+        """Counts, times and queues over all workers."""
+        text = await asyncio.to_thread(of(request).metrics.text)
+        return Response(text, media_type=metrics.MEDIA)
+
+
+def _pages(app: FastAPI) -> None:
+    """What people look at."""
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return Response(reference.page(app.openapi()), media_type="text/html")
+
+    @app.get("/docs/reference.css", include_in_schema=False)
+    async def style() -> Response:
+        return Response(reference.STYLE, media_type="text/css")
+
+    @app.get("/", include_in_schema=False)
+    async def desk() -> Response:
+        index = PAGE / "index.html"
+        return (
+            FileResponse(index, headers={"Cache-Control": "no-cache"}) if index.is_file() else RedirectResponse("docs")
+        )
+
+    app.mount("/desk", StaticFiles(directory=PAGE, check_dir=False))
+
+
+async def _problem(request: Request, problem: Problem) -> Response:
+    return problem.answer()
+
+
+async def _http(request: Request, error: HTTPException) -> Response:
+    """Starlette's own 404 and 405."""
+    words = {404: "there is nothing at this address: see /docs", 405: "this address takes another method: see /docs"}
+    return Problem(error.status_code, "http", words.get(error.status_code, ""), headers=error.headers).answer()
+
+
+async def _unfit(request: Request, error: RequestValidationError) -> Response:
+    places: list[Any] = [".".join(map(str, each["loc"])) + ": " + each["msg"] for each in error.errors()[:3]]
+    return Problem(422, "unfit-request", "; ".join(places)).answer()

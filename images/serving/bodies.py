@@ -1,0 +1,211 @@
+"""Reads the bodies of requests within limits: nothing is read further than the limit, nothing is written to a disk."""
+
+import asyncio
+import base64
+import binascii
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Request
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from images.serving.problems import Problem
+from images.serving.settings import Settings
+
+_TEXT = 1024  # bytes of a field that is not a photo
+_DEEPEST = "nested too deeply"
+
+
+@dataclass
+class Form:
+    """A form that was sent.
+
+    Attributes:
+        photos: the names of the photos' files as the client sent them, and their bytes.
+        fields: texts by name.
+    """
+
+    photos: list[tuple[str, bytes]] = field(default_factory=list)
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+def media(request: Request) -> str:
+    """The request's media type without parameters, in small letters; "" when it names none."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read(request: Request, settings: Settings) -> bytes:
+    """The body.
+
+    Raises:
+        Problem: 413 when it is too large, 408 when it takes too long.
+    """
+    parts: list[bytes] = []
+    await _stream(request, settings, parts.append)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def read_json(request: Request, settings: Settings) -> Any:
+    """The value in a JSON body.
+
+    Raises:
+        Problem: as of `read`, or 400 when it is not JSON.
+    """
+    return parse(await read(request, settings))
+
+
+def parse(data: bytes) -> Any:
+    """The value in JSON.
+
+    Raises:
+        Problem: 400, it is not JSON.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError:
+        why = _DEEPEST
+    except ValueError as error:  # also a text that is not UTF-8, whose message would show it
+        why = f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else "no valid text"
+    raise Problem(400, "not-json", f"expected JSON, got {len(data)} bytes that are not: {why}")
+
+
+async def read_form(request: Request, settings: Settings, names: Iterable[str], limit: int) -> Form:
+    """The photos and fields of a multipart form.
+
+    Args:
+        request: whose body is read.
+        settings: ``body`` and ``seconds`` are heeded.
+        names: of the fields that may hold photos.
+        limit: photos at most.
+
+    Raises:
+        Problem: as of `read`; 415 for another media type, 400 for a broken form, 413 for too many photos, 422 for a
+            field that is not known or too long.
+    """
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    if kind.lower() != b"multipart/form-data" or not options.get(b"boundary"):
+        came = media(request) or "none"
+        raise Problem(415, "media-type", f"expected multipart/form-data with a boundary, got {came[:100]!r}")
+    reader = _FormReader(tuple(names), limit)
+    try:
+        parser = MultipartParser(options[b"boundary"], reader.callbacks(), max_size=settings.body + 1)
+        await _stream(request, settings, parser.write)
+        parser.finalize()
+    except FormParserError:
+        raise Problem(400, "broken-form", "expected a multipart form, got one that is broken or cut off") from None
+    if not reader.ended:
+        raise Problem(400, "broken-form", "expected a multipart form that ends with its boundary, got one cut off")
+    return reader.form
+
+
+def from_base64(text: str, where: str) -> bytes:
+    """Bytes from base64, also with line breaks, of the alphabet for URLs or without padding.
+
+    Raises:
+        Problem: 400, it is not base64.
+    """
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:  # not strict, or no ASCII
+        pass
+    try:
+        plain = "".join(text.split()).translate(_URL_ALPHABET).rstrip("=")
+        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    except ValueError:
+        detail = f"{where}: expected a photo's bytes in base64, got {len(text)} characters that are not"
+        raise Problem(400, "not-base64", detail) from None
+
+
+_URL_ALPHABET = str.maketrans("-_", "+/")
+
+
+async def _stream(request: Request, settings: Settings, sink: Callable[[bytes], Any]) -> None:
+    """Hand the body on as it arrives, up to the limits."""
+    told = request.headers.get("content-length", "")[:20]
+    if told.isdecimal() and int(told) > settings.body:
+        raise _too_large(settings, told)
+    size = 0
+    try:
+        async with asyncio.timeout(settings.seconds):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > settings.body:
+                    raise _too_large(settings, "more")
+                if chunk:
+                    sink(chunk)
+    except TimeoutError:
+        detail = f"expected the whole body within {settings.seconds:g} s, got {size} bytes"
+        raise Problem(408, "slow-body", detail, headers={"Connection": "close"}) from None
+
+
+def _too_large(settings: Settings, came: str) -> Problem:
+    detail = f"expected at most {settings.body} bytes in a request, got {came}: send fewer or smaller photos"
+    return Problem(413, "body-too-large", detail, headers={"Connection": "close"}, limit=settings.body)
+
+
+class _FormReader:
+    """Collects the parts of a form while they arrive."""
+
+    def __init__(self, names: tuple[str, ...], limit: int) -> None:
+        self.form, self.ended = Form(), False
+        self._names, self._limit = names, limit
+        self._header, self._value = bytearray(), bytearray()
+        self._options: dict[bytes, bytes] = {}
+        self._data = bytearray()
+        self._name, self._is_photo = "", False
+
+    def callbacks(self) -> dict[str, Any]:
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._headers_finished,
+            "on_part_data": self._part_data,
+            "on_part_end": self._part_end,
+            "on_end": self._end,
+        }
+
+    def _begin(self) -> None:
+        self._options = {}
+        self._data = bytearray()
+
+    def _header_end(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            self._options = parse_options_header(bytes(self._value))[1]
+        self._header.clear()
+        self._value.clear()
+
+    def _headers_finished(self) -> None:
+        self._name = _text(self._options.get(b"name", b""))
+        self._is_photo = self._name in self._names
+        if self._is_photo and len(self.form.photos) == self._limit:
+            detail = f"expected at most {self._limit} photos in a request, got more: send them in several requests"
+            raise Problem(413, "too-many-photos", detail, headers={"Connection": "close"}, limit=self._limit)
+        if not self._is_photo and self._name != "job":
+            expected = " or ".join(map(repr, self._names))
+            detail = f"expected photos as {expected} and optionally 'job', got a field {self._name[:40]!r}"
+            raise Problem(422, "unknown-field", detail, headers={"Connection": "close"})
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        self._data += memoryview(data)[start:end]
+        if not self._is_photo and len(self._data) > _TEXT:
+            detail = f"expected at most {_TEXT} bytes in the field {self._name!r}, got more"
+            raise Problem(422, "field-too-long", detail, headers={"Connection": "close"})
+
+    def _part_end(self) -> None:
+        if self._is_photo:
+            self.form.photos.append((_text(self._options.get(b"filename", b"")), bytes(self._data)))
+        else:
+            self.form.fields[self._name] = _text(bytes(self._data)).strip()
+        self._data = bytearray()
+
+    def _end(self) -> None:
+        self.ended = True
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")

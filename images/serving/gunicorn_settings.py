@@ -1,0 +1,60 @@
+"""How Gunicorn runs the workers; ``launch`` names this file and hands the settings on in the environment.
+
+https://gunicorn.org/reference/settings/. The application's modules are loaded before the fork, so that a worker that
+died is back in a moment; no thread is started and no network loaded until after it.
+"""
+
+import ctypes
+import gc
+import signal
+from typing import Any
+
+from prometheus_client import multiprocess
+
+from images.serving.settings import from_environment
+
+_SETTINGS = from_environment()
+_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+wsgi_app = "images.serving.app:create_app()"
+preload_app = True
+worker_class = "images.serving.worker.Worker"
+workers = _SETTINGS.workers
+# With Nginx before it, each worker has a socket of its own as well (see worker); this one is for when none is there.
+bind = [f"unix:{_SETTINGS.run}/shared.sock" if _SETTINGS.nginx else f"{_SETTINGS.host}:{_SETTINGS.port}"]
+backlog = 2048  # Gunicorn's default: connections that wait to be taken on
+timeout = 60  # seconds after which a worker whose event loop hangs is killed; nothing that it does takes as long
+graceful_timeout = max(1, int(_SETTINGS.grace))
+keepalive = (
+    75  # seconds; longer than Nginx keeps an idle connection (60), so that it is never the one that is surprised
+)
+worker_tmp_dir = _SETTINGS.run
+control_socket_disable = True  # it would be written outside the run's folder
+forwarded_allow_ips = ""  # nothing here depends on who asks
+accesslog = None  # it would hold addresses; see guard
+logconfig_dict = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"lines": {"()": "images.serving.log.Lines"}},
+    "handlers": {"lines": {"class": "logging.StreamHandler", "formatter": "lines"}},
+    "root": {"level": "WARNING", "handlers": ["lines"]},
+    "loggers": {"gunicorn.error": {"level": "INFO", "handlers": ["lines"], "propagate": False}},
+}
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """Give a worker the lowest free place, and leave the shared pages shared."""
+    taken = {other.place for other in server.WORKERS.values() if hasattr(other, "place")}
+    worker.place = next(place for place in range(len(taken) + 1) if place not in taken)
+    gc.collect()
+    gc.freeze()
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Let a worker end with Gunicorn, also when that is killed: it would go on answering from an old socket."""
+    ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGTERM)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Take a dead worker's queue out of the metrics."""
+    multiprocess.mark_process_dead(worker.pid)

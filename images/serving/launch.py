@@ -1,0 +1,209 @@
+"""Starts the server: Nginx and Gunicorn as children of this process, which ends when it is told to or one of them ends.
+
+    python -m images.serving --model runs/models/portraits
+
+When it is told to end (SIGTERM, SIGINT), ``/ready`` says no for the time of ``drain``, while requests are still
+answered; then Nginx stops listening and ends when the requests in flight are answered, and Gunicorn after it.
+"""
+
+import argparse
+import ctypes
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from images.serving import log
+from images.serving.metrics import FOLDER as METRICS
+from images.serving.models import DRAINING
+from images.serving.settings import PREFIX, Settings, from_environment, to_environment
+
+TEMPLATE = Path(__file__).with_name("nginx.conf")
+
+_LOOK = 0.1  # seconds between two looks at the children
+_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+_CLIENT = re.compile(r", (client|server|request|upstream|host|referrer): ")  # where Nginx begins to tell of a request
+_NGINX_LINE = re.compile(r"^\S+ \S+ \[(\w+)\] \d+#\d+: (?:\*\d+ )?")
+
+_WORDS = {
+    "model": "folder, gs:// or s3:// address of a version, of a model (its channel is followed) or of all models",
+    "channel": "channel to follow",
+    "version": "version to serve for good, instead of following a channel",
+    "interval": "seconds between two looks at the channel",
+    "host": "address to listen at",
+    "port": "port to listen at",
+    "workers": "processes; 0: one a core",
+    "threads": "threads that decode, in each worker",
+    "batch": "photos in a call of the network, at most",
+    "deadline": "seconds that a photo waits for others to be scored with",
+    "queue": "photos under way in a worker, at most: more is answered with 429",
+    "photos": "photos in a request, at most",
+    "body": "bytes of a request, at most",
+    "pixels": "pixels of a photo, at most",
+    "seconds": "for a body to arrive, and for a photo to wait",
+    "advising": "requests for advice under way in a worker, at most",
+    "drain": "seconds between not being ready and not listening, at the end",
+    "grace": "seconds for requests in flight after that",
+    "folder": "for fetched versions, sockets and metrics; nothing is written elsewhere",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until told to end.
+
+    Returns:
+        The exit status: 0 when it was told to end, 1 when a child ended by itself, 2 when it could not begin.
+    """
+    try:
+        settings = parse(arguments)
+        _check_model(settings)
+    except (ValueError, OSError) as error:
+        print(f"serving: {error}", file=sys.stderr)
+        return 2
+    os.makedirs(settings.folder, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="run-", dir=settings.folder) as run:
+        nginx = (shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")) if settings.nginx else None
+        return _serve(replace(settings, run=run, nginx=bool(nginx)), nginx)
+
+
+def parse(arguments: Sequence[str] | None = None) -> Settings:
+    """Settings from the command line, else from the environment.
+
+    Raises:
+        ValueError: a value is out of its type or range.
+        OSError: the file of keys cannot be read.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m images.serving",
+        description="Let a published version answer over HTTP.",
+        epilog=f"Each option is an environment variable too: --queue is {PREFIX}QUEUE. {PREFIX}KEYS (divided by commas)"
+        f" or {PREFIX}KEYS_FILE (one a line) name the API keys of which one is asked for, as such or as sha256:….",
+    )
+    defaults = Settings()
+    for name, words in _WORDS.items():
+        default = getattr(defaults, name)
+        parser.add_argument(f"--{name}", metavar=name.upper(), help=f"{words}" + (f" ({default})" if default else ""))
+    parser.add_argument("--no-nginx", dest="nginx", action="store_const", const="0", help="Gunicorn alone")
+    parser.add_argument("--access", action="store_const", const="1", help="log a line a request")
+    return from_environment(**vars(parser.parse_args(arguments)))
+
+
+def _check_model(settings: Settings) -> None:
+    """Raise unless there is a version to serve; it is fetched, so that the workers find it."""
+    from images.serving import source
+
+    source.fetch(source.find(settings).current(), settings.folder)
+
+
+def _serve(settings: Settings, nginx: str | None) -> int:
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    metrics = Path(settings.run, "metrics")
+    metrics.mkdir()
+    environment = {
+        **os.environ,
+        **to_environment(settings),
+        METRICS: str(metrics),
+        "MALLOC_ARENA_MAX": "2",  # or each thread keeps its own freed memory: half as much again resident
+        "PYTHONUNBUFFERED": "1",
+    }
+    environment.pop(PREFIX + "KEYS_FILE", None)  # its keys are among the settings now, as digests
+    gunicorn = _start([sys.executable, "-m", "gunicorn", "-c", "python:images.serving.gunicorn_settings"], environment)
+    children = {"gunicorn": gunicorn}
+    try:
+        if nginx:
+            _await(lambda: Path(settings.run, "shared.sock").exists() or gunicorn.poll() is not None)
+            children["nginx"] = _start_nginx(nginx, settings)
+        log.event("started", port=settings.port, workers=settings.workers, nginx=bool(nginx))
+        while not stopping.wait(_LOOK):
+            for name, child in children.items():
+                if child.poll() is not None:
+                    log.event("ended", level="error", child=name, status=child.returncode)
+                    return 1
+        log.event("draining", seconds=settings.drain)
+        Path(settings.run, DRAINING).touch()
+        time.sleep(settings.drain)
+        return 0
+    finally:
+        if "nginx" in children:
+            _stop(children["nginx"], signal.SIGQUIT, settings.grace)
+        _stop(gunicorn, signal.SIGTERM, settings.grace)
+        log.event("stopped")
+
+
+def _start(command: list[str], environment: dict[str, str], **options: Any) -> subprocess.Popen:
+    """A child in a process group of its own, so that a terminal's Ctrl-C reaches this process alone."""
+    return subprocess.Popen(command, env=environment, process_group=0, preexec_fn=_end_with_parent, **options)
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGTERM)
+
+
+def _start_nginx(nginx: str, settings: Settings) -> subprocess.Popen:
+    path = Path(settings.run, "nginx.conf")
+    path.write_text(nginx_conf(settings))
+    command = [nginx, "-e", "stderr", "-p", settings.run, "-c", str(path)]
+    child = _start(command, {"PATH": os.environ.get("PATH", "")}, stderr=subprocess.PIPE, text=True)
+    threading.Thread(target=_pass_on, args=(child,), daemon=True).start()
+    return child
+
+
+def nginx_conf(settings: Settings) -> str:
+    """Nginx's configuration."""
+    from images.serving.worker import path_of
+
+    servers = [f"server unix:{path_of(settings.run, place)} max_fails=0;" for place in range(settings.workers)]
+    every = settings.host in ("", "0.0.0.0", "::")
+    values = {
+        "user": "user root;" if os.geteuid() == 0 else "",  # else its worker could not read the run's folder
+        "run": settings.run,
+        "grace": max(1, int(settings.grace)),
+        "body": settings.body,
+        "seconds": max(1, int(settings.seconds)),
+        "answer": max(1, int(2 * settings.seconds)),
+        "workers": "\n        ".join(servers),
+        "listen": settings.port if every else f"{settings.host}:{settings.port}",
+        "listen6": f"listen [::]:{settings.port} backlog=2048;"
+        if every and Path("/proc/net/if_inet6").exists()
+        else "",
+    }
+    return re.sub("<<([a-z0-9]+)>>", lambda match: str(values[match[1]]), TEMPLATE.read_text(encoding="utf-8"))
+
+
+def _pass_on(child: subprocess.Popen) -> None:
+    """Nginx's messages as lines of the log, each up to where it tells of a request and its address."""
+    for line in child.stderr:
+        level = found[1] if (found := _NGINX_LINE.match(line)) else "error"
+        message = _CLIENT.split(_NGINX_LINE.sub("", line).strip())[0]
+        log.event(
+            "nginx", level={"emerg": "error", "crit": "error", "warn": "warning"}.get(level, level), message=message
+        )
+
+
+def _await(ready: Callable[[], bool]) -> None:
+    """Wait for a moment that comes soon."""
+    until = time.monotonic() + 30
+    while not ready() and time.monotonic() < until:
+        time.sleep(0.02)
+
+
+def _stop(child: subprocess.Popen, number: int, grace: float) -> None:
+    """Ask a child to end, and make it after the grace."""
+    if child.poll() is None:
+        child.send_signal(number)
+    try:
+        child.wait(grace)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()

@@ -1,0 +1,100 @@
+"""SageMaker's contract for hosting: ``/ping`` and ``/invocations`` on port 8080.
+
+https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html. JSON is that of TensorFlow Serving,
+as with SageMaker's own TensorFlow container; of JSON lines each is one photo, and fails alone; a picture is a picture.
+"""
+
+import json
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from images.serving import bodies, predict_v1, reference
+from images.serving.batching import Photo
+from images.serving.models import Served
+from images.serving.problems import Problem, json_answer
+from images.serving.state import State, of
+
+router = APIRouter(tags=["SageMaker"])
+
+_JSON, _LINES = "application/json", "application/jsonlines"
+_LINES_NAMES = (_LINES, "application/x-jsonlines", "application/json-lines", "application/x-ndjson")
+
+
+@router.get("/ping", **reference.PING)
+async def ping() -> Response:
+    """The process answers: also while a version is being loaded, for which requests wait."""
+    return Response(status_code=200)
+
+
+@router.post("/invocations", **reference.INVOCATIONS)
+async def invocations(request: Request) -> Response:
+    """Score photos: JSON as of ``:predict``, JSON lines of one photo each, or the bytes of one picture."""
+    state, kind = of(request), bodies.media(request)
+    lines = _wants_lines(request.headers.get("accept", ""), kind)
+    async with state.models.using() as served:
+        state.batching.check()
+        if kind == _JSON:
+            asked = predict_v1.read(await bodies.read_json(request, state.settings), state, served)
+            found = await state.batching.score(served.network, asked.photos, asked.jobs)
+            if not lines:
+                return json_answer(predict_v1.told(found, asked.columns))
+            return _lines(found)
+        if kind in _LINES_NAMES:
+            return await _invoke_lines(await bodies.read(request, state.settings), state, served, lines)
+        if kind == "application/x-image" or kind.startswith("image/"):
+            found = await state.batching.score(served.network, [await bodies.read(request, state.settings)])
+            if isinstance(found[0], Problem):
+                raise found[0]
+            return _lines(found) if lines else json_answer({"predictions": [predict_v1.scores(found[0])]})
+    known = f"{_JSON}, {_LINES}, application/x-image or image/…"
+    raise Problem(415, "media-type", f"expected the content type {known}, got {kind[:60] or 'none'!r}")
+
+
+async def _invoke_lines(body: bytes, state: State, served: Served, lines: bool) -> Response:
+    """An answer or a problem a line."""
+    rows = [line for line in body.splitlines() if line.strip()]
+    if not rows:
+        raise Problem(400, "unfit-request", "expected at least one line of JSON, got none")
+    state.check_photos(len(rows))
+    told: list[Any] = [None] * len(rows)
+    asked: list[tuple[int, bytes, str]] = []
+    for place, row in enumerate(rows):
+        try:
+            one = predict_v1.read({"instances": [bodies.parse(row)]}, state, served)
+            asked.append((place, one.photos[0], one.jobs[0]))
+        except Problem as problem:
+            told[place] = problem
+    if asked:
+        photos, jobs = [photo for _, photo, _ in asked], [job for *_, job in asked]
+        for (place, *_), found in zip(asked, await state.batching.score(served.network, photos, jobs), strict=True):
+            told[place] = found
+    return _lines(told) if lines else json_answer({"predictions": [_line(each) for each in told]})
+
+
+def _lines(found: list[Photo | Problem]) -> Response:
+    text = "".join(json.dumps(_line(each), separators=(",", ":")) + "\n" for each in found)
+    return Response(text, media_type=_LINES)
+
+
+def _line(found: Photo | Problem) -> dict[str, Any]:
+    if isinstance(found, Problem):
+        return {"error": found.detail, "problem": found.document()}
+    return predict_v1.scores(found)
+
+
+def _wants_lines(accept: str, kind: str) -> bool:
+    """Whether the answer is to be JSON lines: what is accepted first of what there is, else as the request.
+
+    Raises:
+        Problem: 406, none of both is accepted.
+    """
+    names = [name.partition(";")[0].strip().lower() for name in accept.split(",") if name.strip()]
+    if not names:
+        return kind in _LINES_NAMES
+    for name in names:
+        if name in ("*/*", "application/*"):
+            return kind in _LINES_NAMES
+        if name == _JSON or name in _LINES_NAMES:
+            return name != _JSON
+    raise Problem(406, "not-acceptable", f"expected to be asked for {_JSON} or {_LINES}, got {accept[:100]!r}")
