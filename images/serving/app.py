@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from images.serving import infer_v2, metrics, predict_v1, product, reference, sagemaker
+from images.serving.advising import Advising
 from images.serving.batching import Batching
 from images.serving.guard import Guard
 from images.serving.models import Models
@@ -32,7 +33,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or from_environment()
     measured = metrics.Metrics()
     batching = Batching(settings, measured)
-    state = State(settings, measured, batching, Models(settings, batching, measured))
+    advising = Advising(settings, batching, measured)
+    state = State(settings, measured, batching, advising, Models(settings, measured))
     app = FastAPI(
         title="Portrait scorer",
         version="1",
@@ -67,6 +69,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         with contextlib.suppress(asyncio.CancelledError):
             await following
         state.batching.close()
+        state.advising.close()
 
 
 def _operation(app: FastAPI) -> None:

@@ -8,7 +8,7 @@ others are being decoded, and only a moment.
 import asyncio
 import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -85,7 +85,7 @@ class Network:
         """Let a decoded photo be scored; it is finished then."""
         self._waiting.put(photo)
 
-    def ask(self, pixels: Sequence[np.ndarray], job: str = "") -> dict[str, np.ndarray]:
+    def ask(self, pixels: Iterable[np.ndarray], job: str = "") -> dict[str, np.ndarray]:
         """Score pictures at once, from another thread; other photos come in between.
 
         Args:
@@ -214,6 +214,13 @@ class Batching:
         """The function's result, from one of the threads that decode."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
+    def alone_when_large(self, data: bytes, work: Callable[[], Any]) -> Any:
+        """The work's result; of photos with very many pixels one at a time is worked on."""
+        if _pixels(data) <= _LARGE:
+            return work()
+        with self._large:
+            return work()
+
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -239,7 +246,7 @@ class Batching:
         try:
             if time.monotonic() > photo.until:
                 raise busy(f"the photo waited for {self.settings.seconds:g} s and its turn did not come", 5)
-            decode(network.portable, photo, self._large)
+            self.alone_when_large(photo.data, lambda: decode(network.portable, photo))
             self._metrics.stages["decoding"].observe(time.perf_counter() - began)
         except BaseException as error:
             network.expect(-1)
@@ -249,26 +256,21 @@ class Batching:
         network.put(photo)
 
 
-def decode(portable: Portable, photo: Photo, large: Any = None) -> None:
+def decode(portable: Portable, photo: Photo) -> None:
     """Bring a photo to what the network reads, the way of training: normalised, encoded, scaled and cropped.
 
     Args:
         portable: knows how.
         photo: receives ``jpeg``, ``size`` and ``pixels``, and gives its ``data`` up.
-        large: held while a photo of very many pixels is decoded.
 
     Raises:
         components.scorer.decoding.Unusable: it is no photo.
     """
-    if large is not None and _pixels(photo.data) > _LARGE:
-        with large:
-            return decode(portable, photo)
     found = decoding.decode(photo.data, portable.settings)
     photo.jpeg = decoding.encode(found.image, portable.settings)
     photo.size = found.width, found.height
     photo.pixels = portable.pixels(photo.jpeg)
     photo.data = b""
-    return None
 
 
 def unusable(error: Unusable, settings: Settings) -> Problem:

@@ -14,7 +14,7 @@ import numpy as np
 
 from components.scorer import portable, warmup
 from images.serving import log, source
-from images.serving.batching import Batching, Network, Photo, decode
+from images.serving.batching import Network, Photo, decode
 from images.serving.metrics import Metrics
 from images.serving.problems import Problem, not_ready
 from images.serving.settings import Settings
@@ -60,9 +60,9 @@ class Models:
         failure: of the last attempt to load a version: ``version`` (its address) and ``why``; None when all is well.
     """
 
-    def __init__(self, settings: Settings, batching: Batching, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
         """Nothing is loaded before `follow`."""
-        self._settings, self._batching, self._metrics = settings, batching, metrics
+        self._settings, self._metrics = settings, metrics
         self.source: Source | None = None
         self.current: Served | None = None
         self.failure: dict[str, str] | None = None

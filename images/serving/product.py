@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from components.scorer import norms, overlay
 from components.scorer.faces import Face
-from images.serving import bodies, reference
+from images.serving import advising, bodies, reference
 from images.serving.batching import Photo
 from images.serving.models import Served
 from images.serving.predict_v1 import scores
@@ -113,6 +113,19 @@ async def explain(request: Request) -> Response:
             raise Problem(409, "no-maps", why)
         drawn = await state.batching.work(_drawn, served, photo, kind)
         return Response(drawn, media_type="image/png")
+
+
+@router.post("/advise", **reference.ADVISE)
+async def advise(request: Request) -> Response:
+    """What would make a photo score higher, and what the upload norms say of it."""
+    state = of(request)
+    async with state.models.using() as served:
+        form, job = await _form(request, state, served, limit=1)
+        photo = await _one(state, served, form, job)
+        seen = await state.batching.work(examine, served, photo)
+        found = await state.advising.advise(served, form.photos[0][1], photo)
+        score = {"mean": scores(photo)["mean"], "std": scores(photo)["std"]}
+        return json_answer({"model": _model(served), "job": job or None, **score, **seen, **advising.told(found)})
 
 
 async def _form(request: Request, state: State, served: Served, limit: int = 0) -> tuple[bodies.Form, str]:

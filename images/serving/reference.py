@@ -205,6 +205,54 @@ EXPLAIN = _route(
     **_form("photo", single=True),
 )  # fmt: skip
 
+_SUGGESTED = {
+    "edit": _TEXT,
+    "value": _NUMBER,
+    "unit": _TEXT,
+    "gain": {**_NUMBER, "description": "score points"},
+    "error": {**_NUMBER, "description": "standard error of the gain"},
+    "mean": _NUMBER,
+    "sentence": _TEXT,
+    "preview": {**_TEXT, "description": "the edited photo, as a data: address"},
+}
+_TOGETHER = {name: schema for name, schema in _SUGGESTED.items() if name not in ("edit", "value", "unit")}
+_SUGGESTED_EXAMPLE = {
+    "edit": "brightness", "value": 0.5, "unit": "stops", "gain": 0.6, "error": 0.05, "mean": 6.9,
+    "sentence": "Brighten the photo a little (about half a stop): it would score 0.6 higher.",
+    "preview": "data:image/jpeg;base64,/9j/4AAQ…",
+}  # fmt: skip
+ADVISE = _route(
+    "What would make a photo score higher",
+    {
+        200: _json(
+            "Edits that hold, the largest gain first, all of them together, and those that were refused",
+            _object(
+                {
+                    "model": _MODEL_SCHEMA,
+                    "job": _or_null(_TEXT),
+                    "mean": _NUMBER,
+                    "std": _NUMBER,
+                    "face": _FACE,
+                    "norms": _list(_FINDING),
+                    "advice": _list(_object(_SUGGESTED)),
+                    "together": _or_null(_object({"settings": {"type": "object"}, **_TOGETHER})),
+                    "refused": _list(
+                        _object({"edit": _TEXT, "value": _or_null(_NUMBER), "why": _TEXT, "reason": _TEXT})
+                    ),
+                }
+            ),
+            {
+                "model": _MODEL, "job": None, "mean": 6.3, "std": 1.59, "face": _FACE_EXAMPLE,
+                "norms": [_FINDING_EXAMPLE], "advice": [_SUGGESTED_EXAMPLE], "together": None,
+                "refused": [{"edit": "crop", "value": 10.0, "why": "noise",
+                             "reason": "Its gain of 0.10 is not beyond the scorer's own noise on this photo."}],
+            },
+        )
+    },
+    *_FORM_ERRORS,
+    **_form("photo", single=True),
+)  # fmt: skip
+
 # ---- TensorFlow Serving, KServe v1
 
 _INSTANCE = {

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from images.serving.advising import Advising
 from images.serving.batching import Batching
 from images.serving.metrics import Metrics
 from images.serving.models import Models, Served
@@ -18,6 +19,7 @@ class State:
     settings: Settings
     metrics: Metrics
     batching: Batching
+    advising: Advising
     models: Models
 
     def check_photos(self, photos: int) -> None:

@@ -1,0 +1,82 @@
+"""Advice on photos, one at a time in each worker: it takes up to two seconds, and scores come in between."""
+
+import asyncio
+import base64
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from components.scorer import advice
+from components.scorer.advice import Advice, Suggestion, Together
+from components.scorer.settings import Advising as Believed
+from images.serving.batching import Batching, Photo
+from images.serving.metrics import Metrics
+from images.serving.models import Served
+from images.serving.problems import busy
+from images.serving.settings import Settings
+
+_SECONDS = 2  # that one takes, for who is told to come again
+
+
+class Advising:
+    """The one thread that searches advice, and who waits for it."""
+
+    def __init__(self, settings: Settings, batching: Batching, metrics: Metrics) -> None:
+        """Starts no thread before the first photo."""
+        self._settings, self._batching, self._metrics = settings, batching, metrics
+        self._pool = ThreadPoolExecutor(1, "advising")
+        self._under_way = 0
+
+    async def advise(self, served: Served, data: bytes, photo: Photo) -> Advice:
+        """Advice on a photo.
+
+        Args:
+            served: the version that scores.
+            data: the photo as it was sent.
+            photo: the same, scored.
+
+        Raises:
+            Problem: 429, too many wait.
+        """
+        if self._under_way >= self._settings.advising:
+            self._metrics.refused["advice"].inc()
+            detail = f"expected fewer than {self._settings.advising} requests for advice under way"
+            raise busy(detail, _SECONDS * self._under_way)
+        self._under_way += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._advise, served, data, photo)
+        finally:
+            self._under_way -= 1
+
+    def close(self) -> None:
+        """End the thread."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _advise(self, served: Served, data: bytes, photo: Photo) -> Advice:
+        portable, settings = served.portable, Believed()
+
+        def score(pictures: list[Image.Image]) -> np.ndarray:
+            # Each is scored while the next one is being scaled.
+            return served.network.ask((portable.pixels(picture) for picture in pictures), photo.job)["mean"]
+
+        image = self._batching.alone_when_large(data, lambda: advice.working(data, settings, portable.settings))
+        find = portable.detector.find if portable.detector else None
+        faces = find(photo.image) if find else None
+        return advice.advise(image, score, faces, settings, side=portable.settings.shorter_side, find_faces=find)
+
+
+def told(found: Advice) -> dict[str, Any]:
+    """Advice as JSON."""
+    return {
+        "advice": [_suggestion(each) for each in found.suggestions],
+        "together": _suggestion(found.together) if found.together else None,
+        "refused": [asdict(each) for each in found.refused],
+    }
+
+
+def _suggestion(found: Suggestion | Together) -> dict[str, Any]:
+    preview = "data:image/jpeg;base64," + base64.b64encode(found.preview).decode()
+    return {**asdict(found), "preview": preview}
