@@ -25,6 +25,8 @@ _DATA = {
     "workspace": "where checkpoints, the register of splits and the runs' records are kept",
     "name": "name of the model",
 }
+_PATHS = ("photos", "ratings", "unlabelled", "attributes", "models", "workspace", "weights", "norms", "face_detector")
+"""Parameters that hold an address."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -192,7 +194,7 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 def _absolute(given: dict[str, Any]) -> dict[str, Any]:
     """Local paths made absolute, once they are known to be there."""
     result = dict(given)
-    for name in ("photos", "ratings", "unlabelled", "attributes", "models", "workspace", "weights"):
+    for name in _PATHS:
         path = given.get(name, "")
         if not path or "://" in path or path.startswith(("tfds:", "sample:")):
             continue

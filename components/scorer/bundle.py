@@ -1,12 +1,14 @@
 """What training hands on: weights with all that is needed to rebuild, audit and use them.
 
 encoder/  encoder.keras  encoder.json   {settings}
-scorer/   scorer.keras   bundle.json    {settings, data_fingerprint, revision, history, versions}
+scorer/   scorer.keras   bundle.json    {settings, data_fingerprint, revision, history, versions, told}
+          heads.keras    where the data told jobs or attributes
+          norms.json     the upload norms; detector.onnx: what finds faces for them, where one was given
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,11 @@ import tensorflow as tf
 
 from components.scorer import model as _registers_the_scaling_layer  # noqa: F401
 from components.scorer import preprocessing
+from components.scorer.heads import Heads, join
 from components.scorer.settings import SCORES, Pretraining, Training, as_parameters, from_parameters
+
+HEADS, NORMS, DETECTOR = "heads.keras", "norms.json", "detector.onnx"
+"""Files of a bundle that not every one has."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,11 @@ class Bundle:
         data_fingerprint: of the data set that it was trained on.
         revision: git revision of the code, or "" when unknown.
         history: a value an epoch: ``loss``, ``val_loss``, ``head_loss``, ``head_val_loss``, …
+        told: the jobs that it can be told and the attributes that it can be asked for.
+        heads: pooled features float32 ``[n, c]`` and jobs int32 ``[n]``, 0 unknown, to ``votes`` ``[n, 10]`` and
+            ``attributes`` ``[n, k]``; for job 0 the votes are the model's. None where there is neither.
+        norms: the upload norms, as JSON; empty in a bundle that is older than they are.
+        detector: what finds faces for them, as ONNX; empty where none was given.
     """
 
     model: keras.Model
@@ -39,6 +50,20 @@ class Bundle:
     data_fingerprint: str = ""
     revision: str = ""
     history: dict[str, list[float]] = field(default_factory=dict)
+    told: Heads = field(default_factory=Heads)
+    heads: keras.Model | None = None
+    norms: bytes = b""
+    detector: bytes = field(default=b"", repr=False)
+
+    @property
+    def jobs(self) -> tuple[str, ...]:
+        """The jobs that it can be told, in the order of their indices from 1 on."""
+        return self.told.jobs
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The attributes that it has learnt, in the order of its answers."""
+        return tuple(self.told.attributes)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -54,13 +79,44 @@ class Bundle:
         """Encoded photos, string ``[n]``, as the model reads them: float32 ``[n, crop, crop, 3]``."""
         return preprocessing.pixels(data, self.training.scale, self.pretraining.crop)
 
-    def score(self, photos: list[bytes], batch_size: int = 32) -> np.ndarray:
-        """Votes float32 ``[n, 10]`` for encoded, upright photos."""
+    def score(self, photos: list[bytes], jobs: Sequence[str] | None = None, batch_size: int = 32) -> np.ndarray:
+        """Votes float32 ``[n, 10]`` for encoded, upright photos, and for the job of each where they are told."""
+        if jobs is not None:
+            return self.answers(photos, jobs, batch_size)["votes"]
         votes = [
             np.asarray(self._votes(tf.constant(photos[start : start + batch_size])))
             for start in range(0, len(photos), batch_size)
         ]
         return np.concatenate(votes) if votes else np.empty((0, len(SCORES)), "float32")
+
+    def answers(self, photos: list[bytes], jobs: Sequence[str], batch_size: int = 32) -> dict[str, np.ndarray]:
+        """Votes for encoded, upright photos and the job of each, and the photos' attributes.
+
+        Args:
+            photos: n of them.
+            jobs: n names; "" and one that it does not know count as unknown.
+            batch_size: photos at a time.
+
+        Returns:
+            ``votes`` float32 ``[n, 10]``, ``attributes`` float32 ``[n, k]``, each the probability of yes.
+
+        Raises:
+            ValueError: there are more or fewer jobs than photos.
+        """
+        if len(jobs) != len(photos):
+            raise ValueError(f"expected a job, or an empty text, for each of {len(photos)} photos, got {len(jobs)}")
+        if self.heads is None:
+            return {"votes": self.score(photos, None, batch_size), "attributes": np.empty((len(photos), 0), "float32")}
+        indices = self.told.indices(jobs)
+        found = [
+            self._answer(tf.constant(photos[start : start + batch_size]), indices[start : start + batch_size])
+            for start in range(0, len(photos), batch_size)
+        ]
+        widths = {"votes": len(SCORES), "attributes": len(self.attributes)}
+        return {
+            name: np.concatenate([np.empty((0, width), "float32"), *(batch[name] for batch in found if name in batch)])
+            for name, width in widths.items()
+        }
 
     @cached_property
     def _votes(self) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -70,17 +126,32 @@ class Bundle:
             input_signature=[tf.TensorSpec([None], tf.string)],
         )
 
+    @cached_property
+    def _answer(self) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
+        """Encoded photos and jobs to what the heads say, as one graph."""
+        network = join(self.model, self.heads)
+        return tf.function(
+            lambda data, job: network([self.pixels(data), job], training=False),
+            input_signature=[tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.int32)],
+        )
+
     def save(self, folder: str | Path) -> None:
         """Write the bundle into ``folder``, the description last."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         _untrained(self.model).save(folder / "scorer.keras")
+        if self.heads is not None:
+            self.heads.save(folder / HEADS)
+        for name, data in {NORMS: self.norms, DETECTOR: self.detector}.items():
+            if data:
+                (folder / name).write_bytes(data)
         about = {
             "settings": self.settings,
             "data_fingerprint": self.data_fingerprint,
             "revision": self.revision,
             "history": self.history,
             "versions": {"keras": keras.__version__, "tensorflow": tf.__version__},
+            "told": asdict(self.told),
         }
         (folder / "bundle.json").write_text(json.dumps(about, indent=1))
 
@@ -109,7 +180,16 @@ def load(folder: str | Path) -> Bundle:
         data_fingerprint=about["data_fingerprint"],
         revision=about["revision"],
         history=about["history"],
+        told=Heads(**{**told, "jobs": tuple(told["jobs"])}) if (told := about.get("told")) else Heads(),
+        heads=keras.saving.load_model(folder / HEADS, compile=False) if (folder / HEADS).exists() else None,
+        norms=_read(folder / NORMS),
+        detector=_read(folder / DETECTOR),
     )
+
+
+def _read(file: Path) -> bytes:
+    """A file's content; empty where there is none, as in bundles that are older than it."""
+    return file.read_bytes() if file.exists() else b""
 
 
 def save_encoder(encoder: keras.Model, settings: Pretraining, folder: str | Path) -> None:

@@ -1,7 +1,8 @@
 """The data set's photos as batches, and its records as a table."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import tensorflow as tf
@@ -59,8 +60,31 @@ def table(dataset: str | Path, split: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def attributes(dataset: str | Path, split: str) -> pd.DataFrame:
+    """The attributes of a split's records, a row each, in stored order: texts, empty where unknown."""
+    told = encoded(dataset, split).map(lambda record: record.get("attributes", {}))
+    return pd.DataFrame(
+        [{name: value.decode() for name, value in each.items()} for each in told.as_numpy_iterator()], dtype=str
+    )
+
+
+def _photo_and_votes(pixels: tf.Tensor, record: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
+    return pixels, record["votes"]
+
+
+Example = Callable[[tf.Tensor, dict[str, Any]], Any]
+"""What a network is given and has to answer, of a photo's pixels and its record."""
+
+
 def batches(
-    dataset: str | Path, split: str, *, scale: int, crop: int, batch_size: int, only: int = 1
+    dataset: str | Path,
+    split: str,
+    *,
+    scale: int,
+    crop: int,
+    batch_size: int,
+    only: int = 1,
+    example: Example = _photo_and_votes,
 ) -> tf.data.Dataset:
     """The middle of each photo, once, in stored order.
 
@@ -71,14 +95,15 @@ def batches(
         crop: side of the middle that is kept.
         batch_size: photos a batch; the last one may be smaller.
         only: read one photo in so many.
+        example: what is made of each photo.
 
     Returns:
-        Batches ``(pixels float32 [b, crop, crop, 3] 0..255, votes float32 [b, 10])``.
+        Batches of examples, by default ``(pixels float32 [b, crop, crop, 3] 0..255, votes float32 [b, 10])``.
     """
 
     def read(record):
         photo = preprocessing.square(preprocessing.decode(record["photo"]), scale)
-        return preprocessing.centre(photo, crop), record["votes"]
+        return example(preprocessing.centre(photo, crop), record)
 
     chosen = encoded(dataset, split).shard(only, 0)
     return chosen.map(read, tf.data.AUTOTUNE).batch(batch_size).prefetch(tf.data.AUTOTUNE)
@@ -95,6 +120,7 @@ def augmented(
     epoch: int,
     leave: int = 0,
     camera_faults: float = 0.0,
+    example: Example = _photo_and_votes,
 ) -> tf.data.Dataset:
     """One epoch in random order, randomly cropped and mirrored: the same for the same seed and epoch.
 
@@ -108,9 +134,10 @@ def augmented(
         epoch: number of the epoch, from 0.
         leave: leave out the photos that ``batches(..., only=leave)`` reads.
         camera_faults: share of photos slightly blurred or wrongly exposed.
+        example: what is made of each photo.
 
     Returns:
-        Batches ``(pixels float32 [b, crop, crop, 3] 0..255, votes float32 [b, 10])``.
+        Batches of examples, by default ``(pixels float32 [b, crop, crop, 3] 0..255, votes float32 [b, 10])``.
     """
 
     def read(place, record):
@@ -118,7 +145,7 @@ def augmented(
         drawn = tf.stack([tf.constant(seed * 100_003 + epoch, tf.int64), place])
         if camera_faults:
             photo = augmentation.camera_fault(photo, camera_faults, drawn)
-        return augmentation.crop_and_flip(photo, crop, drawn), record["votes"]
+        return example(augmentation.crop_and_flip(photo, crop, drawn), record)
 
     order = encoded(dataset, split).enumerate()
     if leave:

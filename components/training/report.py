@@ -4,16 +4,18 @@ from pathlib import Path
 
 from components.scorer.checkpoints import Curves, best_epoch
 from components.scorer.curves import plot
+from components.scorer.heads import Heads
 from components.scorer.page import Page, chart, table, text
 from components.scorer.settings import Training, as_parameters
 
 
-def write_report(file: str | Path, settings: Training, head: Curves, network: Curves) -> None:
+def write_report(file: str | Path, settings: Training, told: Heads, head: Curves, network: Curves) -> None:
     """Write the page.
 
     Args:
         file: where to.
         settings: of this training.
+        told: the jobs and attributes that it learnt.
         head: curves of the head phase (``loss``, ``val_loss``, ``seconds``); empty when it had no epoch.
         network: curves of the phase that trains everything, likewise.
     """
@@ -26,9 +28,20 @@ def write_report(file: str | Path, settings: Training, head: Curves, network: Cu
                 chart(plot(curves, "squared EMD", "validation"), f"{heading}: loss by epoch"),
                 text(_words(curves)),
             )
+    page.section("What it can be told and asked", text(_heads(told, settings)))
     rows = [{"setting": name, "value": str(value)} for name, value in as_parameters(settings).items()]
     page.section("Settings", table(rows))
     page.write(file)
+
+
+def _heads(told: Heads, settings: Training) -> str:
+    jobs = (
+        f"It can be told the job: {', '.join(told.jobs)}."
+        if told.jobs
+        else f"It knows no job: no value in the column {settings.job!r} has {settings.minimum_job} training photos."
+    )
+    attributes = f"It has learnt: {', '.join(told.attributes)}." if told.attributes else "It has learnt no attribute."
+    return f"{jobs} {attributes}"
 
 
 def _words(curves: Curves) -> str:

@@ -1,20 +1,24 @@
 """Fit the score head on a pretrained encoder, then the whole network (NIMA)."""
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from components.scorer import bundle, photos, storage
+from components.scorer import bundle, heads, photos, storage
 from components.scorer.bundle import Bundle
 from components.scorer.checkpoints import Checkpoints, Curves, best_epoch, fingerprint_of, fit
+from components.scorer.heads import Heads
 from components.scorer.losses import squared_emd
 from components.scorer.model import build_head, build_scorer, freeze_batch_norms, with_precision
 from components.scorer.progress import track
 from components.scorer.settings import Pretraining, Training, as_parameters, check_together
+from components.training.attributes import fit_attribute
 from components.training.report import write_report
+from components.training.rules import read_rules
 
 
 def train(
@@ -49,9 +53,11 @@ def train(
     """
     network, pretraining = bundle.load_encoder(encoder)
     check(settings, pretraining, photos.counts(dataset))
+    rules = read_rules(settings)
+    told = heads.find(photos.attributes(dataset, "train"), settings, rules.attributes)
     keras.utils.set_random_seed(settings.seed)
-    identity = fingerprint_of(as_parameters(pretraining), as_parameters(settings), fingerprint)
-    reader = _Reader(dataset, pretraining.crop, settings)
+    identity = fingerprint_of(as_parameters(pretraining), as_parameters(settings), fingerprint, told.attributes)
+    reader = _Reader(dataset, pretraining.crop, settings, told)
     with _devices(settings):
         network = with_precision(network, "mixed_float16" if settings.mixed_precision else "float32")
         head, head_curves = _fit_head(
@@ -60,10 +66,13 @@ def train(
         model, curves = _fit_all(
             network, head, pretraining, reader, settings, Checkpoints(storage.join(checkpoints, "all"), identity)
         )
-        model = with_precision(model, "float32")
+        scorer_alone = with_precision(heads.scorer_of(model) if told.jobs else model, "float32")
+        apart = heads.separate(model, told, _attributes(scorer_alone, reader)) if told else None
     history = {**{f"head_{name}": values for name, values in head_curves.items()}, **curves}
-    Bundle(model, pretraining, settings, fingerprint, revision, history).save(scorer)
-    write_report(report, settings, head_curves, curves)
+    Bundle(
+        scorer_alone, pretraining, settings, fingerprint, revision, history, told, apart, rules.norms, rules.detector
+    ).save(scorer)
+    write_report(report, settings, told, head_curves, curves)
     return _metrics(history, photos.counts(dataset)["train"])
 
 
@@ -80,28 +89,44 @@ def check(settings: Training, pretraining: Pretraining, sizes: dict[str, int]) -
 class _Reader:
     """The data set as this training reads it."""
 
-    def __init__(self, dataset: str | Path, crop: int, settings: Training):
-        self.dataset, self.settings = dataset, settings
+    def __init__(self, dataset: str | Path, crop: int, settings: Training, told: Heads):
+        self.dataset, self.settings, self.told = dataset, settings, told
         self._read = {"scale": settings.scale, "crop": crop, "batch_size": settings.batch_size}
+        self._examples = {"example": heads.example(told)} if told.jobs else {}
 
     def plain(self, split: str) -> tf.data.Dataset:
-        return photos.batches(self.dataset, split, **self._read)
+        return photos.batches(self.dataset, split, **self._read, **self._examples)
 
     def epoch(self, number: int) -> tf.data.Dataset:
         return photos.augmented(
-            self.dataset, "train", **self._read, seed=self.settings.seed, epoch=number,
+            self.dataset, "train", **self._read, **self._examples, seed=self.settings.seed, epoch=number,
             camera_faults=self.settings.camera_faults,
         )  # fmt: skip
 
     def pooled(self, network: keras.Model, split: str) -> tf.data.Dataset:
-        """The encoder's pooled features of each photo, computed once: ``([b, c], votes [b, 10])``."""
+        """Each photo with the encoder's pooled features ``[c]``, computed once, in place of its pixels."""
         encode = keras.Model(network.input, keras.layers.GlobalAveragePooling2D(dtype="float32")(network.output))
-        batches = -(-photos.counts(self.dataset)[split] // self.settings.batch_size)
-        features, votes = [], []
-        for pixels, truth in track(self.plain(split), f"features of {split}", batches):
-            features.append(encode.predict_on_batch(pixels))
-            votes.append(truth.numpy())
-        return tf.data.Dataset.from_tensor_slices((np.concatenate(features), np.concatenate(votes)))
+        found = []
+        for given, truth in self._tracked(self.plain(split), f"features of {split}", split):
+            pixels, *job = given if self.told.jobs else (given,)
+            features = encode.predict_on_batch(pixels)
+            found.append(((features, *job) if job else features, truth))
+        return tf.data.Dataset.from_tensor_slices(tf.nest.map_structure(lambda *parts: np.concatenate(parts), *found))
+
+    def attributes(self, scorer: keras.Model, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """A trained scorer's pooled features ``[n, c]`` and the attributes ``[n, k]`` of a split's photos."""
+        encode = keras.Model(scorer.input, scorer.get_layer("pooled").output)
+        read = photos.batches(
+            self.dataset, split, **self._read, example=lambda pixels, record: (pixels, self.told.values(record))
+        )
+        found = [
+            (encode.predict_on_batch(pixels), values.numpy())
+            for pixels, values in self._tracked(read, f"attributes of {split}", split)
+        ]
+        return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+
+    def _tracked(self, batches: tf.data.Dataset, what: str, split: str) -> Iterator:
+        return track(batches, what, -(-photos.counts(self.dataset)[split] // self.settings.batch_size))
 
 
 def _fit_head(
@@ -113,7 +138,7 @@ def _fit_head(
     train, validation = reader.pooled(network, "train"), reader.pooled(network, "validation")
     pooled = keras.Input((network.output_shape[-1],), name="features")
     head = keras.Model(pooled, build_head(pooled, settings.dropout), name="head")
-    head.compile(keras.optimizers.Adam(settings.head_learning_rate), loss=squared_emd)
+    head = _compiled(head, reader.told, settings, settings.head_learning_rate)
 
     def epoch(number: int) -> tf.data.Dataset:
         shuffled = train.shuffle(train.cardinality(), seed=settings.seed + number, reshuffle_each_iteration=False)
@@ -127,6 +152,7 @@ def _fit_head(
         checkpoints=place,
         seed=settings.seed,
         validation=validation.batch(settings.batch_size),
+        names=heads.CURVES if reader.told.jobs else {},
     )
 
 
@@ -140,11 +166,11 @@ def _fit_all(
 ) -> tuple[keras.Model, Curves]:
     """The whole network, from the trained head."""
     model = build_scorer(network, settings.dropout)
-    if head is not None:
-        model.get_layer("votes").set_weights(head.get_layer("votes").get_weights())
     if pretraining.start != "none":
         freeze_batch_norms(model)
-    model.compile(keras.optimizers.Adam(settings.learning_rate), loss=squared_emd)
+    model = _compiled(model, reader.told, settings, settings.learning_rate)
+    if head is not None:
+        heads.hand_over(head, model)
     return fit(
         model,
         settings.epochs,
@@ -153,7 +179,28 @@ def _fit_all(
         checkpoints=place,
         seed=settings.seed,
         validation=reader.plain("validation"),
+        names=heads.CURVES if reader.told.jobs else {},
     )
+
+
+def _compiled(scorer: keras.Model, told: Heads, settings: Training, rate: float) -> keras.Model:
+    """The network ready to be trained, told the job where the data know any."""
+    model = heads.learner(scorer, len(told.jobs)) if told.jobs else scorer
+    losses = heads.compiling(settings) if told.jobs else {"loss": squared_emd}
+    model.compile(keras.optimizers.Adam(rate), **losses)
+    return model
+
+
+def _attributes(scorer: keras.Model, reader: _Reader) -> tuple[np.ndarray, ...]:
+    """The weights ``[c, k]`` and intercepts ``[k]`` of the attributes; nothing where the data know none."""
+    if not reader.told.attributes:
+        return ()
+    train, validation = (reader.attributes(scorer, split) for split in ("train", "validation"))
+    found = [
+        fit_attribute(*((features, values[:, place]) for features, values in (train, validation)))
+        for place in range(len(reader.told.attributes))
+    ]
+    return np.stack([weights for weights, _ in found], axis=1), np.array([intercept for _, intercept in found])
 
 
 def _devices(settings: Training) -> contextlib.AbstractContextManager:

@@ -1,0 +1,231 @@
+"""What a scorer is told and asked beside the photo's votes: the job on offer, and attributes such as sunglasses.
+
+A head reads the network's pooled features ``[n, c]``:
+
+* the job tilts the votes by what the photo shows (`Tilt`), so that the same counts differently for another job; for the
+  unknown job, 0, they stay as they are and the scorer is what it is without;
+* attributes are found from them by logistic regression, which never moves the scores.
+
+What the job does is learnt with the scorer: each photo is scored with its job unknown and told in the same step, on the
+same features. That is the expectation of hiding the job at random, without the noise of it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from keras import ops
+
+from components.scorer.losses import squared_emd
+from components.scorer.settings import SCORES, Training
+
+UNKNOWN = 0
+"""The index of the unknown job; the known ones follow in their order."""
+
+CURVES = {"votes_loss": "loss", "told_loss": "told_loss", "loss": "total_loss"}
+"""What the curves call Keras's losses: ``loss`` is that of the votes with the job unknown, as it is without heads."""
+
+_DECAY = 1e-3  # of a job's slopes and offset toward the unknown job's: a job of few photos stays near it
+_FEWEST = 5  # rated training photos with an attribute, and as many without, from which it can be learnt
+
+
+@dataclass(frozen=True)
+class Heads:
+    """What the heads of one scorer mean.
+
+    Attributes:
+        column: of the data set's attributes, that holds the job.
+        jobs: the known ones, whose indices are 1, 2, …
+        attributes: columns that are learnt, with the value of each that counts as yes.
+    """
+
+    column: str = ""
+    jobs: tuple[str, ...] = ()
+    attributes: dict[str, str] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to be told or asked."""
+        return bool(self.jobs or self.attributes)
+
+    def indices(self, jobs: Sequence[str]) -> np.ndarray:
+        """The indices of jobs by name, int32 ``[n]``; 0 for "" and for one that is not known."""
+        return np.array([1 + self.jobs.index(job) if job in self.jobs else UNKNOWN for job in jobs], "int32")
+
+    def job(self, record: dict[str, Any]) -> tf.Tensor:
+        """The index of a record's job, int32."""
+        told = record["attributes"][self.column]
+        return tf.reduce_max(tf.where(told == tf.constant(self.jobs), tf.range(1, len(self.jobs) + 1), UNKNOWN))
+
+    def values(self, record: dict[str, Any]) -> tf.Tensor:
+        """A record's attributes, float32 ``[k]``: 1 yes, 0 no, -1 unknown."""
+        told = record["attributes"]
+        return tf.stack(
+            [
+                tf.where(told[column] == "", -1.0, tf.cast(told[column] == yes, tf.float32))
+                for column, yes in self.attributes.items()
+            ]
+        )
+
+
+def find(table: pd.DataFrame, settings: Training, attributes: dict[str, str]) -> Heads:
+    """What a data set has to tell.
+
+    Args:
+        table: attributes of the rated training photos, a column each, texts that are empty where unknown.
+        settings: name the column of the job and how many photos a job has to have.
+        attributes: columns that are wanted, with the value of each that counts as yes; those that the data set does not
+            have, or of which it knows too few photos with or without, are left out.
+    """
+    jobs: tuple[str, ...] = ()
+    if settings.job in table:
+        photos = table[settings.job].value_counts()
+        jobs = tuple(sorted(job for job in photos.index if job and photos[job] >= settings.minimum_job))
+    learnt = {}
+    for column, yes in attributes.items():
+        if column in table:
+            known = table[column][table[column] != ""]
+            if min((known == yes).sum(), (known != yes).sum()) >= _FEWEST:
+                learnt[column] = yes
+    return Heads(settings.job if jobs else "", jobs, learnt)
+
+
+@keras.saving.register_keras_serializable("portrait_scorer")
+class Tilt(keras.layers.Layer):
+    """Votes for a job: ``p(s) · exp(t · (s - 5.5))``, normalised, where ``t = f · slope[job] + offset[job]``.
+
+    Exponential tilting moves a distribution's mean and keeps its form (Efron, "Exponential Families in Theory and
+    Practice", 2022, section 1.2): what is learnt of the votes holds for every job, and what is learnt for a job is one
+    number a feature, so that few photos tell it. In logits it is another kernel for the job, ``kernel + slope · (s -
+    5.5)``, for which maps of what speaks for the score keep their closed form. Slopes and offsets start at zero, and
+    the unknown job has none: its votes stay as they are, to the last bit.
+
+    Args:
+        jobs: number of known jobs.
+    """
+
+    def __init__(self, jobs: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.jobs = jobs
+
+    def build(self, features_shape: tuple, votes_shape: tuple, job_shape: tuple) -> None:
+        """Make ``slopes`` ``[jobs, c]`` and ``offsets`` ``[jobs]``."""
+        made = {"initializer": "zeros", "regularizer": keras.regularizers.L2(_DECAY)}
+        self.slopes = self.add_weight(name="slopes", shape=(self.jobs, features_shape[-1]), **made)
+        self.offsets = self.add_weight(name="offsets", shape=(self.jobs,), **made)
+
+    def call(self, features, votes, job):
+        """Votes ``[n, 10]`` for features ``[n, c]`` and jobs, int ``[n]``: 0 unknown, 1 the first."""
+        slope, offset = self._of(self.slopes, job), self._of(self.offsets, job)
+        steps = (ops.sum(features * slope, axis=-1) + offset)[:, None] * _centred()
+        tilted = votes * ops.exp(steps - ops.max(steps, axis=-1, keepdims=True))
+        return ops.where(job[:, None] == UNKNOWN, votes, tilted / ops.sum(tilted, axis=-1, keepdims=True))
+
+    def parts(self, features, job):
+        """What each place of feature maps ``[n, h, w, c]`` adds to the logits ``[n, h, w, 10]`` for the job."""
+        return ops.sum(features * self._of(self.slopes, job)[:, None, None], axis=-1, keepdims=True) * _centred()
+
+    def compute_output_shape(self, features_shape: tuple, votes_shape: tuple, job_shape: tuple) -> tuple:
+        """That of the votes."""
+        return votes_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """What rebuilds the layer."""
+        return {**super().get_config(), "jobs": self.jobs}
+
+    @staticmethod
+    def _of(table, job):
+        """The rows of jobs, zero for the unknown."""
+        return ops.take(ops.pad(table, [[1, 0], *[[0, 0]] * (len(table.shape) - 1)]), job, axis=0)
+
+
+def _centred():
+    """The scores less their middle."""
+    return ops.convert_to_tensor([score - np.mean(SCORES) for score in SCORES], "float32")
+
+
+def learner(scorer: keras.Model, jobs: int) -> keras.Model:
+    """A scorer that learns what the job does.
+
+    Args:
+        scorer: a flat model that ends in the layers ``dropout`` and ``votes``, see ``model.build_head``.
+        jobs: number of known jobs.
+
+    Returns:
+        A flat model that shares the scorer's layers. It takes the scorer's input and ``job``, int32 ``[n]``, and gives
+        ``votes`` ``[n, 10]`` with the job unknown and ``told`` ``[n, 10]`` with the job told.
+    """
+    features, job = scorer.get_layer("dropout").output, keras.Input((), dtype="int32", name="job")
+    outputs = {"votes": scorer.output, "told": _tilt(jobs)(features, scorer.output, job)}
+    return keras.Model([*scorer.inputs, job], outputs, name="learner")
+
+
+def compiling(settings: Training) -> dict[str, Any]:
+    """What `learner` is compiled with."""
+    return {
+        "loss": {"votes": squared_emd, "told": squared_emd},
+        "loss_weights": {"votes": 1 - settings.job_share, "told": settings.job_share},
+    }
+
+
+def example(heads: Heads) -> Callable[[Any, dict[str, Any]], tuple[Any, Any]]:
+    """What `learner` is trained on: a function of a photo, as pixels or features, and of its record."""
+    return lambda photo, record: ((photo, heads.job(record)), {"votes": record["votes"], "told": record["votes"]})
+
+
+def scorer_of(learnt: keras.Model) -> keras.Model:
+    """The scorer within a learner: the votes with the job unknown."""
+    return keras.Model(learnt.inputs[0], learnt.output["votes"], name="scorer")
+
+
+def hand_over(learnt: keras.Model, model: keras.Model) -> None:
+    """Give what follows the pooled features in one model, from `learner` or a plain scorer, to another one."""
+    names = {layer.name for layer in learnt.layers} & {layer.name for layer in model.layers}
+    for name in names & {"votes", "tilt"}:
+        model.get_layer(name).set_weights(learnt.get_layer(name).get_weights())
+
+
+def separate(learnt: keras.Model, heads: Heads, attributes: Sequence[np.ndarray] = ()) -> keras.Model:
+    """The heads alone.
+
+    Args:
+        learnt: from `learner`, or a plain scorer where no job is known.
+        heads: what the heads mean.
+        attributes: the weights ``[c, k]`` and intercepts ``[k]`` of the attributes' logistic regressions.
+
+    Returns:
+        A flat model: ``features`` float32 ``[n, c]`` and ``job`` int32 ``[n]`` to ``votes`` ``[n, 10]``, for job 0 the
+        scorer's own, and, where there are any, ``attributes`` ``[n, k]``, each the probability of yes.
+    """
+    features = keras.Input((learnt.get_layer("dropout").output.shape[-1],), name="features")
+    job = keras.Input((), dtype="int32", name="job")
+    votes = keras.layers.Dense(len(SCORES), activation="softmax", name="votes", dtype="float32")(features)
+    outputs = {"votes": _tilt(len(heads.jobs))(features, votes, job) if heads.jobs else votes}
+    if heads.attributes:
+        regression = keras.layers.Dense(len(heads.attributes), activation="sigmoid", name="attributes", dtype="float32")
+        outputs["attributes"] = regression(features)
+        regression.set_weights(attributes)
+    model = keras.Model([features, job], outputs, name="heads")
+    hand_over(learnt, model)
+    return model
+
+
+def join(scorer: keras.Model, heads: keras.Model) -> keras.Model:
+    """A scorer that is told jobs and gives attributes.
+
+    Args:
+        scorer: a flat model with the layer ``pooled``.
+        heads: from `separate`.
+
+    Returns:
+        A flat model that shares the layers of both: the scorer's input and ``job``, int32 ``[n]``, to what heads give.
+    """
+    features, job = scorer.get_layer("pooled").output, keras.Input((), dtype="int32", name="job")
+    return keras.Model([*scorer.inputs, job], heads.call([features, job]), name="told_scorer")
+
+
+def _tilt(jobs: int) -> Tilt:
+    return Tilt(jobs, name="tilt", dtype="float32")

@@ -1,0 +1,212 @@
+"""Heads: the job counts where it is told, the unknown job changes nothing, attributes are learnt and found."""
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import drawn_photo, votes_around
+
+from components.ingestion import builder
+from components.scorer import bundle, heads, photos
+from components.scorer.heads import Heads, Tilt, find
+from components.scorer.settings import SCORES, Pretraining, Training, from_parameters
+from components.training.attributes import fit_attribute
+from components.training.train import train
+
+JOBS = ("carer", "tutor")
+ATTRIBUTES = ["job", "sunglasses"]
+
+
+def settings(**changes) -> Training:
+    given = {"scale": 36, "head_epochs": 30, "epochs": 1, "dropout": 0.0, "batch_size": 8, "head_learning_rate": 1e-2}
+    return from_parameters(Training, **{**given, "camera_faults": 0.0, **changes})
+
+
+def example(number: int) -> dict:
+    """A photo that carers' raters like bright and tutors' dark; dark ones wear sunglasses. Some tell nothing."""
+    brightness = float(np.random.default_rng(number).uniform(0.1, 0.9))
+    job = (*JOBS, "")[number % 3]
+    mean = {"carer": 2 + 7 * brightness, "tutor": 9 - 7 * brightness, "": 5.5}[job]
+    sunglasses = "" if number % 5 == 0 else "yes" if brightness < 0.4 else "no"
+    return {
+        "photo": drawn_photo(brightness, number),
+        "photo_id": f"{number:04d}.jpg",
+        "votes": votes_around(mean),
+        "raters": 12,
+        "group": f"group-{number}",
+        "attributes": {"job": job, "sunglasses": sunglasses},
+    }
+
+
+@pytest.fixture(scope="module")
+def told_dataset(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("told") / "dataset"
+    numbers = iter(range(1000))
+    sizes = {"train": 90, "validation": 30, "test": 45}
+    builder.write(folder, {name: [[example(next(numbers)) for _ in range(n)]] for name, n in sizes.items()}, ATTRIBUTES)
+    return folder
+
+
+def run(dataset: Path, encoder: Path, folder: Path, given: Training) -> bundle.Bundle:
+    places = {"checkpoints": str(folder / "checkpoints"), "fingerprint": "data"}
+    train(dataset, encoder, folder / "scorer", folder / "report.html", settings=given, **places)
+    return bundle.load(folder / "scorer")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory) -> Path:
+    """An encoder whose features are light, dark and middling: what the examples' raters look at."""
+    folder = tmp_path_factory.mktemp("light")
+    pixels = keras.Input((32, 32, 3), name="pixels")
+    grey = keras.layers.AveragePooling2D(8, name="coarse")(keras.layers.Conv2D(3, 1, name="grey")(pixels))
+    network = keras.Model(pixels, keras.layers.ReLU(name="rectified")(grey), name="encoder")
+    network.get_layer("grey").set_weights([np.full((1, 1, 3, 3), 1 / 127.5 / 3) * [1, -1, 1], np.array([0, 2.0, -1])])
+    bundle.save_encoder(network, from_parameters(Pretraining, start="none", crop=32), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scorer(told_dataset, encoder, tmp_path_factory) -> bundle.Bundle:
+    return run(told_dataset, encoder, tmp_path_factory.mktemp("heads"), settings())
+
+
+@pytest.fixture(scope="module")
+def tested(told_dataset) -> list[dict]:
+    return list(photos.records(told_dataset, "test"))
+
+
+def means(votes: np.ndarray) -> np.ndarray:
+    return votes @ np.array(SCORES)
+
+
+def test_what_counts_differently_by_job_is_learnt(scorer):
+    pair = [drawn_photo(0.2, 5000), drawn_photo(0.8, 5001)]
+    (dark_carer, bright_carer), (dark_tutor, bright_tutor) = (means(scorer.score(pair, [job] * 2)) for job in JOBS)
+    assert bright_carer - dark_carer > 2
+    assert dark_tutor - bright_tutor > 2
+
+
+def test_telling_the_job_brings_votes_nearer_to_peoples(scorer, tested):
+    known = [record for record in tested if record["attributes"]["job"]]
+    truth = means(np.stack([record["votes"] for record in known]))
+    data, jobs = [record["photo"] for record in known], [record["attributes"]["job"] for record in known]
+    told, untold = np.abs(means(scorer.score(data, jobs)) - truth), np.abs(means(scorer.score(data)) - truth)
+    assert told.mean() < untold.mean() / 2
+
+
+def test_the_unknown_job_is_the_scorer_to_the_last_bit(scorer, tested):
+    data = [record["photo"] for record in tested]
+    np.testing.assert_array_equal(scorer.score(data, [""] * len(data)), scorer.score(data))
+
+
+def test_a_job_that_the_scorer_does_not_know_counts_as_unknown(scorer, tested):
+    data = [tested[0]["photo"]]
+    np.testing.assert_array_equal(scorer.score(data, ["astronaut"]), scorer.score(data))
+
+
+def test_an_attribute_of_the_data_is_learnt(scorer, tested):
+    known = [record for record in tested if record["attributes"]["sunglasses"]]
+    truth = np.array([record["attributes"]["sunglasses"] == "yes" for record in known])
+    found = scorer.answers([record["photo"] for record in known], [""] * len(known))["attributes"]
+    assert found.shape == (len(known), 1)
+    assert ((found[:, 0] > 0.5) == truth).mean() > 0.85
+
+
+def test_the_attributes_never_move_the_scores(told_dataset, encoder, tmp_path):
+    (tmp_path / "none.json").write_text('{"norms": []}')
+    few = {"head_epochs": 1, "epochs": 1}
+    with_one = run(told_dataset, encoder, tmp_path / "one", settings(**few))
+    without = run(told_dataset, encoder, tmp_path / "none", settings(norms=str(tmp_path / "none.json"), **few))
+    assert (with_one.attributes, without.attributes) == (("sunglasses",), ())
+    for one, other in zip(with_one.model.get_weights(), without.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_bundle_with_heads_comes_back_as_it_was_saved(scorer, tested, tmp_path):
+    scorer.save(tmp_path)
+    again = bundle.load(tmp_path)
+    data, jobs = [record["photo"] for record in tested], [record["attributes"]["job"] for record in tested]
+    for name, values in scorer.answers(data, jobs).items():
+        np.testing.assert_array_equal(again.answers(data, jobs)[name], values)
+    assert (again.jobs, again.attributes, again.norms) == (JOBS, ("sunglasses",), scorer.norms)
+
+
+def test_a_bundle_from_before_there_were_heads_still_answers(small_scorer, tmp_path):
+    bundle.load(small_scorer).save(tmp_path)
+    about = json.loads((tmp_path / "bundle.json").read_text())
+    for name in ("job", "minimum_job", "job_share", "norms", "face_detector"):
+        del about["settings"]["training"][name]
+    del about["told"]
+    (tmp_path / "bundle.json").write_text(json.dumps(about))
+    old = bundle.load(tmp_path)
+    data = [drawn_photo(0.4)]
+    np.testing.assert_array_equal(old.score(data, ["carer"]), bundle.load(small_scorer).score(data))
+    assert (old.jobs, old.attributes, old.heads) == ((), (), None)
+
+
+def test_without_a_job_or_attribute_in_the_data_training_is_what_it_was(small_dataset, small_encoder, tmp_path):
+    scorer = run(small_dataset, small_encoder, tmp_path, settings(head_epochs=1))
+    assert (scorer.heads, scorer.jobs, scorer.attributes) == (None, (), ())
+    assert sorted(scorer.history) == ["head_loss", "head_seconds", "head_val_loss", "loss", "seconds", "val_loss"]
+    assert scorer.answers([drawn_photo(0.4)], ["carer"])["attributes"].shape == (1, 0)
+
+
+def test_rare_jobs_count_as_unknown_and_too_rare_attributes_are_not_learnt():
+    table = pd.DataFrame({"job": ["a"] * 6 + ["b"] * 2 + [""] * 4, "hat": ["yes"] * 3 + ["no"] * 9, "cap": ["x"] * 12})
+    wanted = {"hat": "yes", "cap": "x", "scarf": "yes"}
+    assert find(table, from_parameters(Training, minimum_job=3), wanted) == Heads("job", ("a",), {})
+    table["hat"] = ["yes"] * 6 + ["no"] * 6
+    assert find(table, from_parameters(Training, minimum_job=7), wanted) == Heads("", (), {"hat": "yes"})
+
+
+def test_more_jobs_than_photos_are_refused(scorer):
+    with pytest.raises(ValueError, match="a job, or an empty text, for each of 1 photos, got 2"):
+        scorer.score([drawn_photo(0.4)], ["carer", "tutor"])
+
+
+def test_the_job_tilts_votes_by_what_a_photo_shows_and_the_unknown_leaves_them():
+    layer, features = Tilt(2), np.array([[1.0, 2.0]] * 3, "float32")
+    votes, jobs = np.stack([votes_around(5)] * 3), np.array([0, 1, 2])
+    layer(features, votes, jobs)
+    layer.set_weights([np.array([[0.5, 0], [0, -0.3]]), np.array([0, 0.1])])
+    tilted = votes[1:] * np.exp(np.array([[0.5], [-0.5]]) * np.array(SCORES))
+    expected = [votes[0], *(tilted / tilted.sum(axis=1, keepdims=True))]
+    np.testing.assert_allclose(layer(features, votes, jobs), expected, atol=1e-6)
+
+
+def test_the_heads_share_one_last_layer(scorer):
+    for one, other in zip(
+        scorer.model.get_layer("votes").get_weights(), scorer.heads.get_layer("votes").get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_attribute_is_a_penalised_logistic_regression_on_the_known_photos():
+    rng = np.random.default_rng(1)
+    features = rng.normal(3, 2, (400, 5))
+    values = (rng.random(400) < 1 / (1 + np.exp(-(features[:, 0] - features[:, 1])))).astype(float)
+    unknown = np.where(rng.random(400) < 0.2, -1, values)
+    weights, intercept = fit_attribute((features[:300], unknown[:300]), (features[300:], unknown[300:]))
+    np.testing.assert_allclose(weights, [1, -1, 0, 0, 0], atol=0.3)
+    assert abs(np.mean(1 / (1 + np.exp(-(features @ weights + intercept)))) - values.mean()) < 0.05
+
+
+def test_norms_that_cannot_be_read_are_named_before_anything_is_trained(told_dataset, encoder, tmp_path):
+    (tmp_path / "norms.json").write_text('{"norms": [{}]}')
+    with pytest.raises(ValueError, match=r"norms: .*norms\.json: norm 1: expected .*detector"):
+        run(told_dataset, encoder, tmp_path, settings(norms=str(tmp_path / "norms.json")))
+    with pytest.raises(FileNotFoundError, match=r"face_detector: expected a file at '/nowhere/f\.onnx', there is none"):
+        run(told_dataset, encoder, tmp_path, settings(face_detector="/nowhere/f.onnx"))
+    with pytest.raises(ValueError, match="face_detector_sha256 is given without face_detector"):
+        run(told_dataset, encoder, tmp_path, settings(face_detector_sha256="ab"))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_the_bundle_carries_the_norms_in_force(told_dataset, encoder, tmp_path, scorer):
+    from components.scorer import norms
+
+    assert norms.load(scorer.norms) == norms.load()
+    assert heads.UNKNOWN == 0
