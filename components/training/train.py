@@ -1,7 +1,7 @@
 """Fit the score head on a pretrained encoder, then the whole network (NIMA)."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -105,28 +105,36 @@ class _Reader:
 
     def pooled(self, network: keras.Model, split: str) -> tf.data.Dataset:
         """Each photo with the encoder's pooled features ``[c]``, computed once, in place of its pixels."""
-        encode = keras.Model(network.input, keras.layers.GlobalAveragePooling2D(dtype="float32")(network.output))
+        encode = _graph(network, keras.layers.GlobalAveragePooling2D(dtype="float32")(network.output))
         found = []
         for given, truth in self._tracked(self.plain(split), f"features of {split}", split):
             pixels, *job = given if self.told.jobs else (given,)
-            features = encode.predict_on_batch(pixels)
+            features = encode(pixels)
             found.append(((features, *job) if job else features, truth))
         return tf.data.Dataset.from_tensor_slices(tf.nest.map_structure(lambda *parts: np.concatenate(parts), *found))
 
     def attributes(self, scorer: keras.Model, split: str) -> tuple[np.ndarray, np.ndarray]:
         """A trained scorer's pooled features ``[n, c]`` and the attributes ``[n, k]`` of a split's photos."""
-        encode = keras.Model(scorer.input, scorer.get_layer("pooled").output)
+        encode = _graph(scorer, scorer.get_layer("pooled").output)
         read = photos.batches(
             self.dataset, split, **self._read, example=lambda pixels, record: (pixels, self.told.values(record))
         )
         found = [
-            (encode.predict_on_batch(pixels), values.numpy())
-            for pixels, values in self._tracked(read, f"attributes of {split}", split)
+            (encode(pixels), values.numpy()) for pixels, values in self._tracked(read, f"attributes of {split}", split)
         ]
         return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
     def _tracked(self, batches: tf.data.Dataset, what: str, split: str) -> Iterator:
         return track(batches, what, -(-photos.counts(self.dataset)[split] // self.settings.batch_size))
+
+
+def _graph(network: keras.Model, output: keras.KerasTensor) -> Callable[[tf.Tensor], np.ndarray]:
+    """An output of a network as a function of pixels ``[n, crop, crop, 3]``, traced once for batches of any size."""
+    part = keras.Model(network.input, output)
+    traced = tf.function(
+        lambda pixels: part(pixels, training=False), input_signature=[tf.TensorSpec(network.input_shape, tf.float32)]
+    )
+    return lambda pixels: traced(pixels).numpy()
 
 
 def _fit_head(
