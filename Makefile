@@ -4,9 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCKS := images/locks
 KSERVE := .venv-kserve
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+REVISION = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown)
+# The model that was published last, on the embedded sample or on your own data.
+MODEL ?= $(shell ls -td build/models/*/channels.json build/sample/models/*/channels.json 2>/dev/null | head -1 | xargs -r dirname)
+PORT ?= 8080
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: run test lint format lock compile manifests benchmarks clean help
+.PHONY: run test lint format lock compile serve images test-containers manifests benchmarks clean help
 
 help:  ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -28,6 +33,22 @@ format: $(BIN)/.dev  ## put the code in its style
 
 compile: $(BIN)/.cpu  ## write pipeline.yaml
 	$(BIN)/python -m pipeline compile
+
+serve: $(BIN)/.dev  ## serve the model that was published last on http://localhost:8080 (PORT=…, MODEL=…)
+	@test -n "$(MODEL)" || { echo "nothing is published yet: make run, or name a model: make serve MODEL=gs://…" >&2; exit 2; }
+	@echo "serving $(MODEL) on http://localhost:$(PORT)"
+	$(BIN)/python -m images.serving --model "$(MODEL)" --port $(PORT)
+
+images:  ## build the images and print their sizes (BASE_IMAGE=…)
+	$(BUILD) --file images/steps/Dockerfile --target cpu --tag portrait-scorer/steps:$(VERSION)-cpu .
+	$(BUILD) --file images/steps/Dockerfile --target gpu --tag portrait-scorer/steps:$(VERSION)-gpu .
+	$(BUILD) --file images/serving/Dockerfile --tag portrait-scorer/serving:$(VERSION) .
+	@docker images --format '{{.Repository}}:{{.Tag}}	{{.Size}}' 'portrait-scorer/*:$(VERSION)*'
+
+BUILD = docker build --build-arg REVISION=$(REVISION) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE))
+
+test-containers: $(BIN)/.dev  ## build the images from scratch and test what runs in them (ten minutes; CACHED=yes)
+	$(BIN)/python -m pytest tests/containers
 
 manifests: $(BIN)/.dev $(KSERVE)/.made  ## check the manifests by Kubernetes' schemas and KServe's models
 	$(BIN)/python -m pytest tests/test_manifests.py

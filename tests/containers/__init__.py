@@ -1,0 +1,1 @@
+"""Tests of the images, in a container engine: ``make test-containers``."""

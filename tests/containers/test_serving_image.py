@@ -1,0 +1,239 @@
+"""The image of the server: its size, what it lacks, and a confined container that is asked, switched and stopped."""
+
+import base64
+import json
+import math
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from components.scorer import channels, portable, storage
+from tests.conftest import drawn_photo
+from tests.containers.conftest import readable
+from tests.containers.engine import Container, container, docker, revision
+
+LIMIT = 700e6  # bytes
+START = 30.0  # seconds for a container to be ready, on a busy machine
+NAME = "anna-muster.jpg"
+PHOTO = drawn_photo(0.6, seed=4, size=(300, 400))
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory, small_scorer) -> Path:
+    """The folder of all models: one, with two versions that answer differently; the first is champion."""
+    from components.scorer import bundle, published
+
+    folder = tmp_path_factory.mktemp("models")
+    made = bundle.load(small_scorer)
+    for version in (1, 2):
+        place = channels.address(str(folder), "portraits", version)
+        published.export(made, place, "portraits")
+        published.export_portable(made, place, "portraits")
+        votes = made.model.get_layer("votes")
+        votes.set_weights([weight + 0.5 * np.linspace(-1, 1, weight.shape[-1]) for weight in votes.get_weights()])
+    channels.switch(str(folder), "portraits", 1, why="the first")
+    return readable(folder)
+
+
+def promote(models: Path, version: int) -> None:
+    channels.move(str(models), "portraits", version, why="a test")
+    readable(models)
+
+
+def ready(served: Container) -> str:
+    """The container's address, once it is ready."""
+    end = time.monotonic() + START
+    while time.monotonic() < end:
+        try:
+            if httpx.get(f"{served.url}/ready").status_code == 200:
+                return served.url
+        except (httpx.HTTPError, ValueError, AssertionError):
+            assert served.state["Running"], served.logs()
+        time.sleep(0.1)
+    raise AssertionError(f"not ready after {START} s\n{served.logs()}")
+
+
+PUBLISHED = ("--publish", "127.0.0.1::8080")
+
+
+@pytest.fixture(scope="module")
+def served(serving, models) -> Iterator[Container]:
+    """A confined container that follows the champion."""
+    words = ("--model", "/models/portraits", "--interval", "0.2", "--drain", "1")
+    with container(serving.tag, *words, options=PUBLISHED, mounts={models: "/models:ro"}) as started:
+        ready(started)
+        yield started
+
+
+def score(url: str, photo: bytes = PHOTO) -> dict:
+    answer = httpx.post(f"{url}/score", files={"photos": (NAME, photo, "image/jpeg")})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def expected(models: Path, version: int) -> float:
+    """The score by the same version outside the container."""
+    own = portable.load(channels.address(str(models), "portraits", version))
+    return float(own.answer(own.pixels(own.normalise(PHOTO))[None])["mean"][0])
+
+
+def test_the_image_is_within_its_size(serving, capsys):
+    with capsys.disabled():
+        print(f"\nserving: {serving.bytes / 1e6:.0f} MB of {LIMIT / 1e6:.0f} MB, built in {serving.seconds:.0f} s")
+    assert serving.bytes <= LIMIT
+
+
+def test_it_runs_as_a_number_names_its_revision_and_tells_its_health(serving):
+    config = json.loads(docker("image", "inspect", "--format", "{{json .Config}}", serving.tag))
+    assert config["User"] == "10001:10001"
+    assert config["Labels"]["org.opencontainers.image.revision"] == revision()
+    assert config["ExposedPorts"] == {"8080/tcp": {}}
+    assert config["Healthcheck"]["Test"][0] == "CMD"
+
+
+def test_there_is_neither_a_compiler_nor_tensorflow_nor_training_in_it(serving):
+    code = """
+import importlib.util as found, shutil
+print([tool for tool in ("gcc", "cc", "make") if shutil.which(tool)])
+print([name for name in ("tensorflow", "keras", "kfp", "pip", "components.training") if found.find_spec(name)])
+"""
+    options = ("--entrypoint", "python", "--network", "none")
+    with container(serving.tag, "-c", code, options=options) as ran:
+        assert ran.wait() == 0, ran.logs()
+        assert ran.logs().split("\n")[:2] == ["[]", "[]"]
+
+
+def test_without_a_model_it_says_what_is_missing(serving):
+    with container(serving.tag) as ran:
+        assert ran.wait() == 2
+        assert "give --model" in ran.logs()
+
+
+def test_it_scores_as_the_version_does_outside_of_it(served, models):
+    assert abs(score(served.url)["photos"][0]["mean"] - expected(models, 1)) < 1e-3
+
+
+def test_it_answers_the_contracts_of_sagemaker_and_kserve(served):
+    url, encoded = served.url, base64.b64encode(PHOTO).decode()
+    assert httpx.get(f"{url}/ping").status_code == 200
+    body = {"instances": [{"image_bytes": {"b64": encoded}}]}
+    for address in ("/invocations", "/v1/models/portraits:predict"):
+        answer = httpx.post(url + address, json=body)
+        assert 1 <= answer.json()["predictions"][0]["mean"] <= 10, answer.text
+    assert httpx.get(f"{url}/v2/health/ready").status_code == 200
+
+
+def test_it_tells_prometheus_and_shows_the_desk(served):
+    assert "# TYPE" in httpx.get(f"{served.url}/metrics").text
+    assert "text/html" in httpx.get(served.url).headers["content-type"]
+
+
+def test_docker_finds_it_healthy(serving, models):
+    options = (*PUBLISHED, "--health-interval", "1s")
+    with container(serving.tag, "--model", "/models", options=options, mounts={models: "/models:ro"}) as started:
+        end = time.monotonic() + START
+        while (health := started.state["Health"]["Status"]) != "healthy" and time.monotonic() < end:
+            time.sleep(0.5)
+        assert health == "healthy", started.logs()
+
+
+def test_nginx_answers_for_a_body_that_is_too_large(served):
+    answer = httpx.post(f"{served.url}/score", content=bytes(33 * 2**20), headers={"content-type": "image/jpeg"})
+    assert answer.status_code == 413
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_versions_are_switched_under_load_without_a_failed_request(served, models):
+    url, told, stop = served.url, [], threading.Event()
+
+    def ask() -> None:
+        with httpx.Client() as client:
+            while not stop.is_set():
+                answer = client.post(f"{url}/score", files={"photos": (NAME, PHOTO, "image/jpeg")})
+                told.append((answer.status_code, answer.json().get("model", {}).get("version")))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for version in (2, 1, 2):
+            promote(models, version)
+            end = time.monotonic() + START
+            while str(score(url)["model"]["version"]) != str(version):
+                assert time.monotonic() < end, served.logs()
+                time.sleep(0.05)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert {status for status, _ in told} == {200}
+    assert {str(version) for _, version in told} == {"1", "2"}
+    assert abs(score(url)["photos"][0]["mean"] - expected(models, 2)) < 1e-3
+
+
+def test_a_request_in_flight_is_answered_before_the_container_ends_by_itself(served):
+    url, answers = served.url, []
+    files = [("photos", (NAME, PHOTO, "image/jpeg"))] * 32
+    asking = threading.Thread(target=lambda: answers.append(httpx.post(f"{url}/score", files=files, timeout=60)))
+    asking.start()
+    code = served.stop()
+    asking.join()
+    assert code == 0, served.logs()
+    assert [answer.status_code for answer in answers] == [200]
+
+
+def test_the_log_is_lines_of_json_without_a_photos_name(served):
+    lines = served.logs().splitlines()
+    events = [json.loads(line)["event"] for line in lines]
+    assert {"started", "serving", "draining", "stopped"} <= set(events)
+    assert NAME not in "".join(lines)
+    assert [line for line in lines if json.loads(line)["level"] == "error"] == []
+
+
+def test_it_serves_from_a_bucket(serving, models, google):
+    storage.upload_tree(models, "gs://bucket/models")
+    options = ("--network", "host", "--env", f"STORAGE_EMULATOR_HOST={google.url}")
+    words = ("--model", "gs://bucket/models/portraits", "--port", "18080", "--host", "127.0.0.1")
+    with container(serving.tag, *words, options=options) as started:
+        end = time.monotonic() + START
+        while True:
+            try:
+                if httpx.get("http://127.0.0.1:18080/ready").status_code == 200:
+                    break
+            except httpx.HTTPError:
+                pass
+            assert time.monotonic() < end, started.logs()
+            time.sleep(0.1)
+        assert 1 <= score("http://127.0.0.1:18080")["photos"][0]["mean"] <= 10
+
+
+def test_sagemaker_starts_it_by_one_word(serving, models):
+    options = (*PUBLISHED,)
+    with container(serving.tag, "serve", options=options, mounts={models: "/opt/ml/model:ro"}) as started:
+        answer = httpx.post(
+            f"{ready(started)}/invocations", content=PHOTO, headers={"content-type": "application/x-image"}
+        )
+        assert math.isfinite(answer.json()["predictions"][0]["mean"])
+
+
+def test_a_broken_version_is_not_switched_to(serving, models, tmp_path):
+    own = tmp_path / "models"
+    shutil.copytree(models, own)
+    (own / "portraits" / "3" / "portable").mkdir(parents=True)
+    (own / "portraits" / "3" / "saved_model.pb").write_bytes(b"")
+    promote(own, 1)
+    words = ("--model", "/models/portraits", "--interval", "0.2")
+    with container(serving.tag, *words, options=PUBLISHED, mounts={readable(own): "/models:ro"}) as started:
+        url = ready(started)
+        promote(own, 3)
+        end = time.monotonic() + START
+        while not httpx.get(f"{url}/ready").json()["failing"]:
+            assert time.monotonic() < end, started.logs()
+            time.sleep(0.1)
+        assert str(score(url)["model"]["version"]) == "1"

@@ -1,0 +1,83 @@
+"""The image of the steps: its size, what it lacks, and SageMaker's training in it."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from images.steps import train
+from tests.containers.engine import container, docker, revision
+from tests.test_sagemaker import TINY, job
+
+LIMIT = 2.2e9  # bytes
+USER = 10001
+OFFLINE = ("--network", "none")
+
+
+def inside(image: str, code: str) -> str:
+    """What Python prints in a confined container without a network."""
+    with container(image, "python", "-c", code, options=OFFLINE) as ran:
+        assert ran.wait() == 0, ran.logs()
+        return ran.logs().strip()
+
+
+def test_the_image_is_within_its_size(steps, capsys):
+    with capsys.disabled():
+        print(f"\nsteps (cpu): {steps.bytes / 1e9:.2f} GB of {LIMIT / 1e9} GB, built in {steps.seconds:.0f} s")
+    assert steps.bytes <= LIMIT
+
+
+def test_it_runs_as_a_number_and_names_its_revision(steps):
+    config = json.loads(docker("image", "inspect", "--format", "{{json .Config}}", steps.tag))
+    assert config["User"] == f"{USER}:{USER}"
+    assert config["Labels"]["org.opencontainers.image.revision"] == revision()
+
+
+def test_every_step_can_be_imported_in_it(steps):
+    code = """
+import importlib, pkgutil, components
+names = [module.name for module in pkgutil.walk_packages(components.__path__, "components.")]
+print(len([importlib.import_module(name) for name in names]))
+"""
+    assert int(inside(steps.tag, code).splitlines()[-1]) > 80
+
+
+def test_there_is_no_compiler_in_it(steps):
+    code = "import shutil; print([tool for tool in ('gcc', 'cc', 'make', 'strip') if shutil.which(tool)])"
+    assert inside(steps.tag, code) == "[]"
+
+
+@pytest.fixture(scope="module")
+def folder(steps, tmp_path_factory) -> Path:
+    """A job's folder of which only its own places can be written, as SageMaker lays it out."""
+    base = job(tmp_path_factory.mktemp("job"), {**TINY, "epochs": "1"})
+    for place in ("model", "checkpoints", "output"):
+        (base / place).mkdir()
+        os.chown(base / place, USER, USER)
+    for path in (base, *(base / "input").rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return base
+
+
+def test_train_makes_a_model_of_a_jobs_channels_without_a_network(steps, folder):
+    from components.scorer import channels, portable, published, warmup
+
+    with container(steps.tag, "train", options=OFFLINE, mounts={folder: "/opt/ml"}) as ran:
+        assert ran.wait() == 0, ran.logs()
+    version = channels.resolve(str(folder / "model"))
+    votes = published.load(version).score(list(warmup.photos()))
+    assert abs(votes.sum(axis=1) - 1).max() < 1e-3
+    assert portable.load(version).version == train.VERSION
+
+
+def test_train_says_why_it_failed(steps, folder):
+    config = folder / "input" / "config" / "hyperparameters.json"
+    given = config.read_text()
+    config.write_text(json.dumps({"epochs": "many"}))
+    try:
+        with container(steps.tag, "train", options=OFFLINE, mounts={folder: "/opt/ml"}) as ran:
+            assert ran.wait() == 1, ran.logs()
+    finally:
+        config.write_text(given)
+    assert "epochs must be a whole number" in (folder / "output" / "failure").read_text()
