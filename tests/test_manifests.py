@@ -15,6 +15,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from images.serving import launch
+from images.serving.settings import PREFIX, Settings
+
 ROOT = Path(__file__).resolve().parents[1]
 MANIFESTS = ROOT / "images" / "manifests"
 KSERVE = ROOT / ".venv-kserve" / "bin" / "python"
@@ -191,3 +194,49 @@ def test_a_pod_for_tensorflow_serving_fetches_the_champion_alone(tmp_path):
     subprocess.run([sys.executable, "-c", *init["args"]], env=environment, check=True)
     files = {str(path.relative_to(tmp_path / "own")) for path in (tmp_path / "own").rglob("*") if path.is_file()}
     assert files == {"2/saved_model.pb", "2/variables/variables.index"}
+
+
+def servers() -> list[tuple[dict, dict]]:
+    """Each pod of this project's server, and the server's container in it."""
+    predictors = [canary["predictor"] for each in SERVICES for canary in each["spec"]["canary"]]
+    found = []
+    for pod in pods() + predictors:
+        own = [each for each in pod.get("containers", []) if each["image"].startswith("portrait-scorer/serving")]
+        found += [(pod, container) for container in own]
+    return found
+
+
+def test_the_servers_options_and_variables_are_settings_of_it():
+    assert len(servers()) == 3  # plain, KServe's predictor and its canary
+    for _, container in servers():
+        environment = {each["name"]: each["value"] for each in container.get("env", [])}
+        assert {name.removeprefix(PREFIX).lower() for name in environment} <= {
+            *Settings.__dataclass_fields__,
+            "keys_file",
+        }
+        given = launch.parse(container.get("args", []))
+        model = given.model or environment[f"{PREFIX}MODEL"]
+        workers = given.workers if container.get("args") else int(environment[f"{PREFIX}WORKERS"])
+        assert model == "gs://BUCKET/models/portraits"
+        assert workers == int(container["resources"]["requests"]["cpu"])
+
+
+def test_probes_and_prometheus_ask_what_the_server_answers():
+    from images.serving.app import create_app
+
+    paths = create_app(Settings(model="models")).openapi()["paths"]
+    for _, container in servers():
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            assert "get" in paths[container[probe]["httpGet"]["path"]]
+            assert container[probe]["httpGet"]["port"] in {port["name"] for port in container["ports"]}
+        assert [port["containerPort"] for port in container["ports"]] == [Settings.port]
+    annotations = of("serving", "Deployment")["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/path"] in paths
+    assert annotations["prometheus.io/port"] == str(Settings.port)
+
+
+def test_a_pod_is_killed_only_after_the_servers_drain_and_grace():
+    for pod, container in servers():
+        if "terminationGracePeriodSeconds" in pod:  # a canary has its predictor's
+            (_, pause) = container["lifecycle"]["preStop"]["exec"]["command"]
+            assert pod["terminationGracePeriodSeconds"] >= int(pause) + Settings.drain + Settings.grace + 5

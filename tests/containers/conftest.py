@@ -1,7 +1,9 @@
 """An engine, and the images built in it from scratch."""
 
 import os
+import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,12 +32,13 @@ class Image:
 @pytest.fixture(scope="session")
 def base() -> Iterator[None]:
     """An engine that has the base image; the tests are skipped where there can be none."""
-    try:
-        with engine():
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(engine())
             base_image.provide()
-            yield
-    except Unavailable as why:
-        pytest.skip(f"no container can run here: {why}")
+        except (Unavailable, OSError, subprocess.SubprocessError) as why:
+            pytest.skip(f"no image can be built here: {why}")
+        yield
 
 
 @pytest.fixture(scope="session")
