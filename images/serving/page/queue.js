@@ -39,7 +39,7 @@ export class Queue {
   start(job) {
     this.#job = job;
     const run = (this.#run ??= { stopper: new AbortController(), lanes: 0 });
-    while (run.lanes < LANES) this.#lane(run);
+    for (let free = LANES - run.lanes; free > 0; free--) this.#lane(run); // one that finds nothing to do ends at once
     this.#changed();
   }
 
