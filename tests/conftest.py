@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,6 +89,24 @@ def small_scorer(tmp_path_factory, small_encoder) -> Path:
     encoder, settings = bundle.load_encoder(small_encoder)
     model = build_scorer(encoder, dropout=0.5)
     bundle.Bundle(model, settings, Training(scale=40), "data", "revision", {"loss": [0.1]}).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_models(tmp_path_factory, small_scorer) -> Path:
+    """The folder of all models, as far as servers need it: ``portraits``, whose versions 1, 2 and 3 score alike.
+
+    The champion is version 1. Tests that change anything copy it.
+    """
+    from components.scorer import bundle, channels, published
+
+    folder = tmp_path_factory.mktemp("models")
+    first = Path(channels.address(str(folder), "portraits", 1))
+    published.export_portable(bundle.load(small_scorer), first, "portraits", error=0.7)
+    (first / channels.COMPLETE).touch()
+    for version in (2, 3):
+        shutil.copytree(first, first.with_name(str(version)))
+    channels.switch(str(folder), "portraits", 1, why="the first")
     return folder
 
 

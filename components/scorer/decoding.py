@@ -22,6 +22,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "GIF", "TIFF", "BMP")
 LONGEST_SIDE = 65_500
 """Pixels: the longest side that libjpeg writes (JPEG_MAX_DIMENSION)."""
 
+_SCANS = 100  # of a JPEG: progressive ones have some ten; each may cost as much as decoding the whole photo again
 _DRAFT = 1.5  # times the size to come: JPEGs scaled while decoding then differ from the full decode by 48-57 dB
 _GAP = 3.0  # Pillow's reducing_gap: above this factor a box filter goes first; no visible difference (its docs)
 _SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # a profile's colour space, as Pillow's mode
@@ -94,6 +95,8 @@ def decode(data: bytes, settings: Ingestion) -> Photo:
     """
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
+            if image.format in ("JPEG", "MPO") and (scans := data.count(b"\xff\xda")) > _SCANS:
+                raise Unusable("bomb", f"expected at most {_SCANS} scans of a JPEG, got {scans}")
             return _decoded(image, settings)
     except Unusable:
         raise

@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 from images.serving import infer_v2, metrics, predict_v1, product, reference, sagemaker
 from images.serving.advising import Advising
 from images.serving.batching import Batching
+from images.serving.bodies import Room
 from images.serving.guard import Guard
 from images.serving.models import Models
 from images.serving.problems import Problem, json_answer
@@ -34,7 +35,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     measured = metrics.Metrics()
     batching = Batching(settings, measured)
     advising = Advising(settings, batching, measured)
-    state = State(settings, measured, batching, advising, Models(settings, measured))
+    room = Room(settings)
+    state = State(settings, measured, batching, advising, Models(settings, measured), room)
     app = FastAPI(
         title="Portrait scorer",
         version="1",
@@ -46,7 +48,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.server = state
-    app.add_middleware(Guard, settings=settings, metrics=measured)
+    app.add_middleware(Guard, settings=settings, metrics=measured, room=room)
     for router in (predict_v1.router, infer_v2.router, sagemaker.router, product.router):
         app.include_router(router)
     _operation(app)

@@ -4,19 +4,46 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from images.serving.problems import Problem
+from images.serving.problems import Problem, busy
 from images.serving.settings import Settings
+
+if TYPE_CHECKING:
+    from images.serving.state import State
 
 _TEXT = 1024  # bytes of a field that is not a photo
 _DEEPEST = "nested too deeply"
+_TAKEN = "scorer.bytes"  # in a request's scope: what it took of the room
+
+
+class Room:
+    """How many bytes of bodies a worker holds; what a request takes of it is given back when it ends."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Begins empty."""
+        self._limit, self._taken = settings.held, 0
+
+    def take(self, scope: MutableMapping[str, Any], size: int) -> None:
+        """Take room for a request.
+
+        Raises:
+            Problem: 429, there is none left.
+        """
+        if self._taken + size > self._limit:
+            raise busy(f"expected room for {size} bytes more, but requests of {self._limit} bytes are under way")
+        self._taken += size
+        scope[_TAKEN] = scope.get(_TAKEN, 0) + size
+
+    def give_back(self, scope: MutableMapping[str, Any]) -> None:
+        """Give back what a request took."""
+        self._taken -= scope.pop(_TAKEN, 0)
 
 
 @dataclass
@@ -37,24 +64,25 @@ def media(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def read(request: Request, settings: Settings) -> bytes:
+async def read(request: Request, state: "State") -> bytes:
     """The body.
 
     Raises:
-        Problem: 413 when it is too large, 408 when it takes too long.
+        Problem: 413 when it is too large, 408 when it takes too long, 415 when it is compressed, 429 when too much is
+            under way.
     """
     parts: list[bytes] = []
-    await _stream(request, settings, parts.append)
+    await _stream(request, state, parts.append)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def read_json(request: Request, settings: Settings) -> Any:
+async def read_json(request: Request, state: "State") -> Any:
     """The value in a JSON body.
 
     Raises:
         Problem: as of `read`, or 400 when it is not JSON.
     """
-    return parse(await read(request, settings))
+    return parse(await read(request, state))
 
 
 def parse(data: bytes) -> Any:
@@ -72,12 +100,12 @@ def parse(data: bytes) -> Any:
     raise Problem(400, "not-json", f"expected JSON, got {len(data)} bytes that are not: {why}")
 
 
-async def read_form(request: Request, settings: Settings, names: Iterable[str], limit: int) -> Form:
+async def read_form(request: Request, state: "State", names: Iterable[str], limit: int) -> Form:
     """The photos and fields of a multipart form.
 
     Args:
         request: whose body is read.
-        settings: ``body`` and ``seconds`` are heeded.
+        state: whose limits are heeded.
         names: of the fields that may hold photos.
         limit: photos at most.
 
@@ -91,8 +119,8 @@ async def read_form(request: Request, settings: Settings, names: Iterable[str], 
         raise Problem(415, "media-type", f"expected multipart/form-data with a boundary, got {came[:100]!r}")
     reader = _FormReader(tuple(names), limit)
     try:
-        parser = MultipartParser(options[b"boundary"], reader.callbacks(), max_size=settings.body + 1)
-        await _stream(request, settings, parser.write)
+        parser = MultipartParser(options[b"boundary"], reader.callbacks(), max_size=state.settings.body + 1)
+        await _stream(request, state, parser.write)
         parser.finalize()
     except FormParserError:
         raise Problem(400, "broken-form", "expected a multipart form, got one that is broken or cut off") from None
@@ -122,8 +150,13 @@ def from_base64(text: str, where: str) -> bytes:
 _URL_ALPHABET = str.maketrans("-_", "+/")
 
 
-async def _stream(request: Request, settings: Settings, sink: Callable[[bytes], Any]) -> None:
+async def _stream(request: Request, state: "State", sink: Callable[[bytes], Any]) -> None:
     """Hand the body on as it arrives, up to the limits."""
+    settings = state.settings
+    if (coding := request.headers.get("content-encoding", "").strip().lower()) not in ("", "identity"):
+        raise Problem(
+            415, "content-encoding", f"expected a body as it is, got one in {coding[:40]!r}: photos are small"
+        )
     told = request.headers.get("content-length", "")[:20]
     if told.isdecimal() and int(told) > settings.body:
         raise _too_large(settings, told)
@@ -135,6 +168,7 @@ async def _stream(request: Request, settings: Settings, sink: Callable[[bytes], 
                 if size > settings.body:
                     raise _too_large(settings, "more")
                 if chunk:
+                    state.room.take(request.scope, len(chunk))
                     sink(chunk)
     except TimeoutError:
         detail = f"expected the whole body within {settings.seconds:g} s, got {size} bytes"

@@ -8,6 +8,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 
 from images.serving import log
+from images.serving.bodies import Room
 from images.serving.metrics import Metrics
 from images.serving.problems import Problem
 from images.serving.settings import Settings
@@ -34,9 +35,9 @@ _NO_STORE = (b"cache-control", b"no-store")
 class Guard:
     """ASGI middleware, the outermost of ours."""
 
-    def __init__(self, app: Any, settings: Settings, metrics: Metrics) -> None:
-        """Stands before ``app``."""
-        self._app, self._settings, self._metrics = app, settings, metrics
+    def __init__(self, app: Any, settings: Settings, metrics: Metrics, room: Room) -> None:
+        """Stands before ``app``; gives back what a request has taken of the room for bodies."""
+        self._app, self._settings, self._metrics, self._room = app, settings, metrics, room
         self._keys = [bytes.fromhex(digest) for digest in settings.keys]
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -77,6 +78,7 @@ class Guard:
             await problem.answer()(scope, receive, sending)
         finally:
             took = time.perf_counter() - began
+            self._room.give_back(scope)
             self._metrics.in_flight.dec()
             self._metrics.request(_route(scope), status, took)
             if self._settings.access:

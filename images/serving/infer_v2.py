@@ -110,7 +110,7 @@ async def _infer(request: Request, name: str, version: str | None = None) -> Res
     try:
         async with state.models.using(name, version) as served:
             state.batching.check()
-            asked, binary = _split(await bodies.read(request, state.settings), request.headers.get(_LENGTH))
+            asked, binary = _split(await bodies.read(request, state), request.headers.get(_LENGTH))
             photos, jobs = _inputs(asked, binary, state, served)
             wanted = _wanted(asked)
             found = await state.batching.score(served.network, photos, jobs)

@@ -48,6 +48,7 @@ _WORDS = {
     "queue": "photos under way in a worker, at most: more is answered with 429",
     "photos": "photos in a request, at most",
     "body": "bytes of a request, at most",
+    "held": "bytes of all requests' bodies in a worker, at most: more is answered with 429",
     "pixels": "pixels of a photo, at most",
     "seconds": "for a body to arrive, and for a photo to wait",
     "advising": "requests for advice under way in a worker, at most",

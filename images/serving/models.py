@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from components.scorer import portable, warmup
+from components.scorer.portable import Portable
 from images.serving import log, source
 from images.serving.batching import Network, Photo, decode
 from images.serving.metrics import Metrics
@@ -170,10 +171,10 @@ class Models:
         """A version, fetched, loaded and tried."""
         loaded = portable.load(source.fetch(uri, self._settings.folder))
         pixels = min(loaded.settings.maximum_pixels, self._settings.pixels)
-        loaded = replace(loaded, uri=uri, settings=replace(loaded.settings, maximum_pixels=pixels))
-        network = Network(loaded, self._settings, self._metrics)
+        limited = replace(loaded, uri=uri, settings=replace(loaded.settings, maximum_pixels=pixels))
+        network = Network(limited, self._settings, self._metrics)
         try:
-            check(network)
+            check(network, loaded)
         except BaseException:
             network.close()
             raise
@@ -199,8 +200,12 @@ class Models:
         self._metrics.failing.set(0)
 
 
-def check(network: Network) -> None:
+def check(network: Network, loaded: Portable) -> None:
     """Let a version answer the warm-up photos, each alone and all at once, before people ask it.
+
+    Args:
+        network: that answers.
+        loaded: its version, by whose own limits the photos are normalised.
 
     Raises:
         ValueError: an answer cannot be right: a number that is none, a score outside 1 to 10, votes that do not sum
@@ -208,7 +213,7 @@ def check(network: Network) -> None:
     """
     photos = [Photo(data) for data in warmup.photos()]
     for photo in photos:
-        decode(network.portable, photo)
+        decode(loaded, photo)
     alone = [network.answer([photo]) for photo in photos]
     together = network.answer(photos)
     for place, answer in enumerate(alone):

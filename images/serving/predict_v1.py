@@ -87,7 +87,7 @@ async def _predict(request: Request, name: str, version: str | None = None, labe
     try:
         async with state.models.using(name, version, label) as served:
             state.batching.check()
-            asked = read(await bodies.read_json(request, state.settings), state, served)
+            asked = read(await bodies.read_json(request, state), state, served)
             photos = await state.batching.score(served.network, asked.photos, asked.jobs)
             return json_answer(told(photos, asked.columns))
     except Problem as problem:

@@ -131,7 +131,7 @@ async def advise(request: Request) -> Response:
 async def _form(request: Request, state: State, served: Served, limit: int = 0) -> tuple[bodies.Form, str]:
     """The photos that were sent, at least one, and the job; "" for none."""
     state.batching.check()
-    form = await bodies.read_form(request, state.settings, _NAMES, limit or state.settings.photos)
+    form = await bodies.read_form(request, state, _NAMES, limit or state.settings.photos)
     if not form.photos:
         raise Problem(422, "no-photo", f"expected a photo in the field {_NAMES[bool(limit)]!r}, got none")
     return form, state.job(form.fields.get("job", ""), served)

@@ -35,15 +35,15 @@ async def invocations(request: Request) -> Response:
     async with state.models.using() as served:
         state.batching.check()
         if kind == _JSON:
-            asked = predict_v1.read(await bodies.read_json(request, state.settings), state, served)
+            asked = predict_v1.read(await bodies.read_json(request, state), state, served)
             found = await state.batching.score(served.network, asked.photos, asked.jobs)
             if not lines:
                 return json_answer(predict_v1.told(found, asked.columns))
             return _lines(found)
         if kind in _LINES_NAMES:
-            return await _invoke_lines(await bodies.read(request, state.settings), state, served, lines)
+            return await _invoke_lines(await bodies.read(request, state), state, served, lines)
         if kind == "application/x-image" or kind.startswith("image/"):
-            found = await state.batching.score(served.network, [await bodies.read(request, state.settings)])
+            found = await state.batching.score(served.network, [await bodies.read(request, state)])
             if isinstance(found[0], Problem):
                 raise found[0]
             return _lines(found) if lines else json_answer({"predictions": [predict_v1.scores(found[0])]})

@@ -43,6 +43,7 @@ class Settings:
     queue: int = 64  # photos under way in a worker; at 80 a second the last one waits for less than a second
     photos: int = 32  # in a request; half of the queue, so that one request never fills it
     body: int = 32 * 2**20  # bytes of a request: ten photos of a phone's 3 MB; SageMaker passes on 25 MB at most
+    held: int = 4 * 32 * 2**20  # bytes of bodies in a worker: four of the largest; more would crowd out the network
     pixels: int = 100_000_000  # of a photo, as ingestion; a version that was trained on smaller ones may hold it lower
     seconds: float = 30.0  # for a body to arrive, and for a photo to wait
     advising: int = 4  # requests for advice under way in a worker, each up to two seconds; they are answered in turn
@@ -112,8 +113,8 @@ def digests(keys: Any) -> tuple[str, ...]:
 _RANGES = {
     "version": (0, 2**31 - 1), "interval": (0.05, 86_400), "port": (0, 65_535), "workers": (0, 1024),
     "threads": (1, 64), "batch": (1, 256), "deadline": (0, 1), "queue": (1, 100_000), "photos": (1, 10_000),
-    "body": (1024, 2**31 - 1), "pixels": (10_000, 178_956_970), "seconds": (0.1, 3600), "advising": (1, 1000),
-    "drain": (0, 600), "grace": (0, 3600),
+    "body": (1024, 2**31 - 1), "held": (1024, 2**36), "pixels": (10_000, 178_956_970),
+    "seconds": (0.1, 3600), "advising": (1, 1000), "drain": (0, 600), "grace": (0, 3600),
 }  # fmt: skip
 
 

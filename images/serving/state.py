@@ -6,6 +6,7 @@ from fastapi import Request
 
 from images.serving.advising import Advising
 from images.serving.batching import Batching
+from images.serving.bodies import Room
 from images.serving.metrics import Metrics
 from images.serving.models import Models, Served
 from images.serving.problems import Problem
@@ -21,6 +22,7 @@ class State:
     batching: Batching
     advising: Advising
     models: Models
+    room: Room
 
     def check_photos(self, photos: int) -> None:
         """Raise Problem, 413, where a request has too many photos."""

@@ -1,0 +1,148 @@
+"""The server for tests: its application in this process, or all of it as a process with Nginx and Gunicorn."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from images.serving.app import create_app
+from images.serving.settings import Settings
+from images.serving.state import State
+
+ROOT = Path(__file__).resolve().parents[1]
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+PATIENCE = 30.0  # seconds for what takes one on a machine that is not busy
+
+
+class Here:
+    """The application, asked without a socket; its loop runs in a thread of its own, so that requests may overlap."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.app = create_app(settings)
+        self.state: State = self.app.state.server
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def __enter__(self) -> "Here":
+        self._thread.start()
+        self._context = self.app.router.lifespan_context(self.app)
+        self.run(self._context.__aenter__())
+        self.run(self.state.models.loaded.wait())
+        self._client = httpx.AsyncClient(transport=httpx.ASGITransport(app=self.app), base_url="http://scorer")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.run(self._context.__aexit__(None, None, None))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(PATIENCE)
+
+    def run(self, coroutine: Any) -> Any:
+        """What a coroutine returns, from the application's loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE)
+
+    def begin(self, method: str, path: str, **options: Any) -> Any:
+        """A request under way; its ``result()`` is the answer."""
+        return asyncio.run_coroutine_threadsafe(self._client.request(method, path, **options), self._loop)
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return self.begin("GET", path, **options).result(PATIENCE)
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        return self.begin("POST", path, **options).result(PATIENCE)
+
+
+class Server:
+    """``python -m images.serving`` as a process."""
+
+    def __init__(self, process: subprocess.Popen, port: int, log: Path) -> None:
+        self.process, self.port, self._log = process, port, log
+        self.url = f"http://127.0.0.1:{port}"
+
+    def log(self) -> list[dict[str, Any]]:
+        """The log's lines."""
+        return [json.loads(line) for line in self.text().splitlines() if line.startswith("{")]
+
+    def text(self) -> str:
+        return self._log.read_text(encoding="utf-8")
+
+    def gunicorn(self) -> int:
+        """Gunicorn's process."""
+        return next(child for child in children(self.process.pid) if b"gunicorn" in command(child))
+
+    def workers(self) -> list[int]:
+        """The processes that answer."""
+        return children(self.gunicorn())
+
+    def stop(self) -> int:
+        """The exit status after SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE)
+
+
+def children(process: int) -> list[int]:
+    """The children of a process."""
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def command(process: int) -> bytes:
+    return Path(f"/proc/{process}/cmdline").read_bytes()
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@contextmanager
+def started(model: str | Path, folder: Path, *options: str, **environment: str) -> Iterator[Server]:
+    """The server, ready; everything that it writes lies in the folder."""
+    port = free_port()
+    words = ["--model", str(model), "--port", str(port), "--host", "127.0.0.1", "--folder", str(folder / "scorer")]
+    words += ["--drain", "0", "--interval", "0.2", *options]
+    log = folder / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "images.serving", *words], cwd=ROOT, stderr=file, env={**os.environ, **environment}
+        )
+    server = Server(process, port, log)
+    try:
+        until(lambda: answers(server) or process.poll() is not None, "the server is ready")
+        assert process.poll() is None, server.text()
+        yield server
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def answers(server: Server) -> bool:
+    try:
+        return httpx.get(f"{server.url}/ready").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def until(true: Any, what: str) -> None:
+    """Wait until something is true."""
+    end = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < end, f"waited {PATIENCE} s in vain until {what}"
+        time.sleep(0.02)
