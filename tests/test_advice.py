@@ -223,7 +223,7 @@ def test_a_bright_photo_may_be_darkened_but_not_beyond_what_is_usual():
     value = advised(told)["brightness"].value
     after = edits.brighten(np.asarray(photo(exposure=0.75)), value)
     assert value < 0
-    assert after.mean() / 255 >= trial.USUAL["brightness"][0] - 0.01
+    assert after.mean() / 255 >= trial.USUAL["light"][0] - 0.01
 
 
 def test_a_scorer_that_likes_light_does_not_burn_the_photo_out():

@@ -204,9 +204,14 @@ def _rise(photo: Trial, key: EditKey, value: float) -> float:
     return after - before
 
 
+def _known(photo: Trial, edit: Edit, spikes: set[float]) -> list[float]:
+    """The values that were looked at, but those right beside one that did not hold."""
+    return [value for value in photo.values(edit.key) if all(abs(value - at) > 1.5 * edit.step for at in spikes)]
+
+
 def _best(photo: Trial, edit: Edit, spikes: set[float]) -> float:
-    """The best value that was looked at, not right beside one that did not hold; 0 where none gains."""
-    known = [value for value in photo.values(edit.key) if all(abs(value - spike) > 1.5 * edit.step for spike in spikes)]
+    """The value that scores highest; 0 where none was looked at."""
+    known = _known(photo, edit, spikes)
     return min(known, key=lambda value: (-photo.search_scores([{edit.key: value}])[0], abs(value)), default=0.0)
 
 
@@ -232,7 +237,18 @@ def _refined(photo: Trial, edit: Edit, spikes: set[float]) -> float:
         if not new:
             break
         photo.search_scores([{edit.key: new[0]}])
-    return _best(photo, edit, spikes)
+    return _mildest(photo, edit, _best(photo, edit, spikes), spikes)
+
+
+def _mildest(photo: Trial, edit: Edit, best: float, spikes: set[float]) -> float:
+    """The value nearest to 0, on the side of the best one, that scores like it: within the scorer's noise."""
+    enough = photo.search_scores([{edit.key: best}])[0] - photo.noise if best else 0.0
+    alike = [
+        value
+        for value in _known(photo, edit, spikes)
+        if value * best > 0 and photo.search_scores([{edit.key: value}])[0] >= enough
+    ]
+    return min(alike, key=abs, default=best)
 
 
 def _vertex(places: Sequence[float], scores: Sequence[float]) -> float | None:

@@ -285,12 +285,18 @@ def crop(pixels: np.ndarray, frame: Box) -> np.ndarray:
     return np.ascontiguousarray(pixels[top : top + high, left : left + wide])
 
 
+def inside(box: Box) -> Box:
+    """The part of a box that is inside the photo."""
+    left, right = np.clip([box.x, box.x + box.width], 0, 1).tolist()
+    top, bottom = np.clip([box.y, box.y + box.height], 0, 1).tolist()
+    return Box(left, top, right - left, bottom - top)
+
+
 def head(face: Box) -> Box:
     """The head around a face, with hair, ears and neck, as far as the photo shows it."""
-    (x, y, width, height), (aside, above, below) = face, _HEAD
-    left, right = np.clip([x - aside * width, x + (1 + aside) * width], 0, 1)
-    top, bottom = np.clip([y - above * height, y + (1 + below) * height], 0, 1)
-    return Box(float(left), float(top), float(right - left), float(bottom - top))
+    aside, above, below = _HEAD
+    left, top = face.x - aside * face.width, face.y - above * face.height
+    return inside(Box(left, top, (1 + 2 * aside) * face.width, (1 + above + below) * face.height))
 
 
 def closest(face: Box) -> float:

@@ -163,8 +163,8 @@ class Policy:
 class Advising:
     """From a photo to the edits that would make it score higher."""
 
-    # Score points: as much as a mirror image moves a photo on average, so less is no difference to its owner.
-    minimum_gain: float = 0.15
+    # Score points: what a change that nobody sees may move a photo, in the gate of behaviour.
+    minimum_gain: float = Evaluation.behaviour_tolerance
     # Standard errors: a Student's t of 14 degrees passes 4 by chance once in 1,500 tries.
     noise_multiple: float = 4.0
     # Share of the gain that is left half a step of the slider away; an edit that helps in proportion keeps half or more
@@ -172,7 +172,7 @@ class Advising:
     plateau: float = 0.4
     maximum_difference: float = 30.0  # mean of CIE 1976 ΔE*ab; two stops move mid-grey by 27, whiter than white by none
     maximum_clipped: float = 0.05  # share of the photo that gets burnt out, or black: 95 % of portraits have less
-    refinements: int = 2  # of the best value among those that are tried first
+    refinements: int = 3  # of the best value among those that are tried first
     scorings: int = 180  # of a photo at most: at 8 ms each, they leave a quarter of two seconds for the rest
     working_side: int = 640  # pixels: half of its width still has the 320 that are scored
     smallest_crop: int = 256  # pixels: what the scorer reads; a narrower crop would be enlarged

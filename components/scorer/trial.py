@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -18,13 +19,29 @@ Score = Callable[[list[Image.Image]], np.ndarray]
 Values = Mapping[EditKey, float]
 """What each edit is set to; 0 is the same as not there."""
 
-USUAL: dict[EditKey, tuple[float, float]] = {
-    "brightness": (0.33, 0.62), "contrast": (0.17, 0.30), "warmth": (0.0, 0.20),
-}  # fmt: skip
-"""Luma's mean and standard deviation, and red less blue, of a range of 1: the middle four fifths of 1,200 portraits in
-the wild (MEBeauty) lie between these. Of light the darkest quarter is left out, not the darkest tenth, for what scorers
-get wrong is to like photos dark."""
+Quantity = Literal["light", "contrast", "highlights", "shadows", "warmth"]
 
+USUAL: dict[Quantity, tuple[float, float]] = {
+    "light": (0.40, 0.62),  # mean luma. A quarter of portraits is darker than .33: what scorers get wrong is to like it
+    "contrast": (0.16, 0.29),  # standard deviation of luma: the middle four fifths
+    "highlights": (0.64, 0.84),  # luma that a tenth of the photo is above: the middle half
+    "shadows": (0.075, 0.19),  # luma that a tenth of the photo is below: the middle half
+    "warmth": (0.0, 0.21),  # red less blue: the middle four fifths
+}
+"""What portraits in the wild are like (1,000 of MEBeauty), of a range of 1: where an edited photo has to be, or come
+nearer to."""
+
+_LIGHT: tuple[Quantity, ...] = ("light", "contrast")
+_JUDGED: dict[EditKey, tuple[Quantity, ...]] = {
+    "brightness": _LIGHT,
+    "highlights": (*_LIGHT, "highlights"),
+    "shadows": (*_LIGHT, "shadows"),
+    "contrast": _LIGHT,
+    "warmth": ("warmth",),
+}
+_COLOURLESS = 8.0  # colourfulness, below which a photo is black and white, as 9 % of portraits are; 15 is slight colour
+_FACE_BURNT = 0.03  # share of the face's box that gets burnt: a shiny forehead, no more
+_TOP = 250  # level of the brightest colour; of skin that is red, which burns before the luma does
 _THUMBNAIL = 96  # pixels of the longer side, on which light and colour are compared
 _BURNT, _BLACK = 250, 5  # luma from which on, and up to which, nothing can be told apart
 _LEVEL = 5.0  # degrees off level that the line through the eyes may come to: people hold their heads so
@@ -61,7 +78,7 @@ class Trial:
         self._eyes = faces[0].tilt(image.size) if faces else None
         self._small = _shrunk(self.pixels, side)
         self._thumbnail = _thumbnail(self._small)
-        self._before = _measured(self._thumbnail)
+        self._before = self._measured(self._thumbnail)
         self._plain: dict[tuple, float] = {}
         scores = self.scores(copies(self._small))
         self.mean, self.noise = float(scores.mean()), float(scores.std(ddof=1))
@@ -150,10 +167,31 @@ class Trial:
         after = edits.edited(self._thumbnail, tone).pixels
         if _difference(self._thumbnail, after) > self.settings.maximum_difference:
             return False
-        measured = _measured(after)
-        if any(measured[end] - self._before[end] > self.settings.maximum_clipped for end in ("burnt", "black")):
+        before, now = self._before, self._measured(after)
+        limits = {"burnt": self.settings.maximum_clipped, "black": self.settings.maximum_clipped, "face": _FACE_BURNT}
+        if any(now[part] - before[part] > limit for part, limit in limits.items()):
             return False
-        return all(_nearer(self._before[key], measured[key], USUAL[key]) for key in tone if key in USUAL)
+        if "warmth" in tone and before["colourfulness"] < _COLOURLESS:
+            return False
+        judged = {quantity for key in tone for quantity in _JUDGED.get(key, ())}
+        return all(_nearer(before[quantity], now[quantity], USUAL[quantity]) for quantity in judged)
+
+    def _measured(self, pixels: np.ndarray) -> dict[str, float]:
+        """The quantities that are judged, of a thumbnail; shares of it that are burnt, black, and burnt in the face."""
+        luma = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+        shadows, highlights = np.percentile(luma, [10, 90]) / 255
+        face = edits.crop(pixels, edits.inside(self.face)) if self.face else pixels
+        return {
+            "light": appearance.brightness(luma),
+            "contrast": appearance.contrast(luma),
+            "highlights": float(highlights),
+            "shadows": float(shadows),
+            "warmth": appearance.warmth(pixels),
+            "colourfulness": appearance.colourfulness(pixels),
+            "burnt": float(np.mean(luma >= _BURNT)),
+            "black": float(np.mean(luma <= _BLACK)),
+            "face": float(np.mean(face.max(axis=-1) >= _TOP)),
+        }
 
 
 def copies(picture: np.ndarray) -> list[np.ndarray]:
@@ -211,17 +249,6 @@ def _thumbnail(pixels: np.ndarray) -> np.ndarray:
     return cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
-def _measured(pixels: np.ndarray) -> dict[str, float]:
-    luma = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    return {
-        "brightness": appearance.brightness(luma),
-        "contrast": appearance.contrast(luma),
-        "warmth": appearance.warmth(pixels),
-        "burnt": float(np.mean(luma >= _BURNT)),
-        "black": float(np.mean(luma <= _BLACK)),
-    }
-
-
 def _difference(one: np.ndarray, other: np.ndarray) -> float:
     """Mean colour difference ΔE*ab (CIE 1976)."""
     lab = [cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2Lab) for pixels in (one, other)]
@@ -240,6 +267,5 @@ def _off(value: float, usual: tuple[float, float]) -> float:
 
 def _outside(box: Box) -> float:
     """Share of a box that is beyond the photo's edges."""
-    x, y, width, height = box
-    inside = max(0.0, min(1.0, x + width) - max(0.0, x)) * max(0.0, min(1.0, y + height) - max(0.0, y))
-    return 1 - inside / (width * height)
+    seen = edits.inside(box)
+    return 1 - seen.width * seen.height / (box.width * box.height)
