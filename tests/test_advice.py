@@ -162,6 +162,21 @@ def test_several_edits_that_do_the_same_are_not_told_together():
     assert told.together is None or told.together.gain > told.suggestions[0].gain
 
 
+@hypothesis.settings(max_examples=12, deadline=None)
+@hypothesis.given(key=st.sampled_from(["highlights", "shadows", "contrast", "warmth"]), share=st.floats(-1, 1))
+def test_a_peak_anywhere_is_found_within_two_steps(key, share):
+    """The scorer sees how near the photo is to one edited by a hidden value."""
+    edit, image = EDITS[key], photo(160)
+    at = share * (edit.high if share > 0 else -edit.low)
+    hidden = edits.edited(np.asarray(image), {key: at}).pixels.astype(float)
+    scorer = each(lambda p: 7 - np.abs(p.mean(axis=1) - hidden.mean(axis=1)).mean() if p.shape == hidden.shape else 3.0)
+    told = advice.advise(image, scorer, None, Advising(minimum_gain=0.1), side=160)
+    sound = trial.Trial(image, scorer, None, SETTINGS, 160, None)
+    gain = 7 - scorer([image])[0]
+    if gain > 4 and all(sound.sound({key: edit.nearest(at * part)}) for part in (0.25, 0.5, 0.75, 1)):
+        assert advised(told)[key].value == pytest.approx(at, abs=2 * edit.step)
+
+
 # What only fools the scorer is refused
 
 
@@ -232,6 +247,32 @@ def test_a_scorer_that_likes_light_does_not_burn_the_photo_out():
     assert (cv2.cvtColor(after, cv2.COLOR_RGB2GRAY) >= 250).mean() <= SETTINGS.maximum_clipped + 0.01
 
 
+def test_the_skin_of_a_lit_face_is_not_burnt_out_to_brighten_a_dark_photo():
+    """The face is a tenth of the photo, so that the photo as a whole bears more light than the face."""
+    levels = np.full((400, 320, 3), 40, np.uint8)
+    levels[100:180, 110:210] = (230, 190, 170)
+    lit = Face(Box(110 / 320, 0.25, 100 / 320, 0.2), ((0.4, 0.3), (0.6, 0.3), (0.5, 0.35), (0.4, 0.4), (0.6, 0.4)), 0.9)
+    scorer = each(lambda p: 8 + stops(p))
+    assert "brightness" not in advised(advice.advise(Image.fromarray(levels), scorer, [lit], SETTINGS))
+    levels[100:180, 110:210] //= 3
+    assert "brightness" in advised(advice.advise(Image.fromarray(levels), scorer, [lit], SETTINGS))
+
+
+def test_a_black_and_white_photo_is_not_tinted():
+    likes_warm = each(lambda p: 5 + 3 * colour(p))
+    grey = photo().convert("L").convert("RGB")
+    assert "warmth" not in advised(advice.advise(grey, likes_warm, [face()], SETTINGS))
+    cold = Image.fromarray(edits.warm(np.asarray(photo()), -100))
+    assert "warmth" in advised(advice.advise(cold, likes_warm, [face()], SETTINGS))
+
+
+def test_of_values_that_score_alike_the_mildest_is_told():
+    start = stops(pixels(photo(exposure=-2.0)))
+    scorer = each(lambda p: 5 + min(1.0, stops(p) - start))
+    told = advice.advise(photo(exposure=-2.0), scorer, [face()], SETTINGS)
+    assert advised(told)["brightness"].value == pytest.approx(1, abs=0.25)
+
+
 def test_the_crop_that_comes_with_turning_is_not_owed_to_turning():
     framed = np.full((800, 640, 3), 255, np.uint8)
     framed[16:-16, 16:-16] = np.asarray(photo(640))[16:-16, 16:-16]
@@ -269,7 +310,8 @@ def test_without_room_around_a_face_there_is_no_crop(faces, words):
 @hypothesis.given(seed=st.integers(0, 10**6), score=st.floats(1, 10))
 def test_a_constant_scorer_never_gives_advice(seed, score):
     portrait = random_portrait(np.random.default_rng(seed))
-    told = advice.advise(draw_portrait(portrait, 96), each(lambda p: score), [face()], SETTINGS, side=96)
+    eager = Advising(minimum_gain=0, noise_multiple=0, plateau=0)
+    told = advice.advise(draw_portrait(portrait, 96), each(lambda p: score), [face()], eager, side=96)
     assert not told.suggestions
     assert told.together is None
     assert told.noise == pytest.approx(0, abs=1e-9)

@@ -16,7 +16,7 @@ Nothing here knows what the scorer runs on. The same photo and scorer give the s
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -36,6 +36,7 @@ frame; the face is not found any more; there was no time; there is nothing to do
 _VERIFYING = 16  # scorings that settle one edit, at most
 _TOGETHER = 40  # scorings that are kept for several edits at once
 _DROPPED = 0.02  # score points that an edit must add to several others, or it is left out
+_ALIKE = 0.15  # of a gain that a milder value may lack
 _ATTEMPTS = 2  # at another value, when the best one does not hold
 
 
@@ -192,63 +193,75 @@ def _by_promise(photo: Trial) -> list[EditKey]:
     """The edits that seem to gain at some value, the most promising first."""
     tries = [{key: value} for key, edit in EDITS.items() for value in edit.tries if photo.sound({key: value})]
     photo.search_scores([{}, *tries])
-    best = {key: _best(photo, edit, set()) for key, edit in EDITS.items()}
-    promise = {key: _rise(photo, key, value) for key, value in best.items() if value}
-    worth = [key for key, rise in promise.items() if rise >= photo.settings.minimum_gain / 2]
+    tops = [{key: _top(photo, edit, _highest(photo, edit))} for key, edit in EDITS.items()]  # between two tries, maybe
+    photo.search_scores([top for top in tops if all(top.values()) and photo.sound(top)])
+    promise = {key: _rise(photo, key, value) for key, edit in EDITS.items() if (value := _highest(photo, edit))}
+    worth = [key for key, rise in promise.items() if rise > 0 and rise >= photo.settings.minimum_gain / 2]
     return sorted(worth, key=lambda key: -promise[key])
 
 
 def _rise(photo: Trial, key: EditKey, value: float) -> float:
     """What one picture gains: noisy, and too high where it is the best of many."""
-    after, before = photo.search_scores([{key: value}, {}])
+    after, before = photo.search_scores([_put({}, key, value), {}])
     return after - before
 
 
-def _known(photo: Trial, edit: Edit, spikes: set[float]) -> list[float]:
-    """The values that were looked at, but those right beside one that did not hold."""
-    return [value for value in photo.values(edit.key) if all(abs(value - at) > 1.5 * edit.step for at in spikes)]
+def _known(photo: Trial, edit: Edit, spikes: Collection[float] = ()) -> list[float]:
+    """The values that were looked at, 0 included, but not those right beside one that did not hold."""
+    return [
+        value for value in (0.0, *photo.values(edit.key)) if all(abs(value - at) > 1.5 * edit.step for at in spikes)
+    ]
 
 
-def _best(photo: Trial, edit: Edit, spikes: set[float]) -> float:
-    """The value that scores highest; 0 where none was looked at."""
-    known = _known(photo, edit, spikes)
-    return min(known, key=lambda value: (-photo.search_scores([{edit.key: value}])[0], abs(value)), default=0.0)
+def _highest(photo: Trial, edit: Edit, spikes: Collection[float] = ()) -> float:
+    """The value that scores highest; of several the one nearest to 0."""
+    return max(_known(photo, edit, spikes), key=lambda value: (_rise(photo, edit.key, value), -abs(value)), default=0.0)
 
 
-def _refined(photo: Trial, edit: Edit, spikes: set[float]) -> float:
-    """The best value, after a few more beside it.
+def _beside(photo: Trial, edit: Edit, value: float) -> tuple[float | None, float | None]:
+    """The values looked at that are next below and next above one."""
+    known = _known(photo, edit)
+    low, high = [each for each in known if each < value], [each for each in known if each > value]
+    return max(low, default=None), min(high, default=None)
 
-    Looked at is the vertex of the parabola through the best value and its two neighbours; where that is known or there
-    is none, the middle of the way to either neighbour, or toward the end of the range, the longer first: what whole
-    steps leave of a golden section search.
+
+def _top(photo: Trial, edit: Edit, value: float) -> float:
+    """Where the parabola through a value and its neighbours is highest, in whole steps; 0 where there is no telling."""
+    low, high = _beside(photo, edit, value)
+    if low is None or high is None:
+        return 0.0
+    vertex = _vertex((low, value, high), [_rise(photo, edit.key, each) for each in (low, value, high)])
+    return 0.0 if vertex is None else edit.nearest(vertex)
+
+
+def _refined(photo: Trial, edit: Edit, spikes: Collection[float]) -> float:
+    """The best value, after a few more beside it, or one that is as good and milder.
+
+    Looked at is the top of the parabola through the best value and its two neighbours; where that is known or there is
+    none, the middle of the way to either neighbour, or toward the end of the range, the longer first: what whole steps
+    leave of a golden section search.
     """
     for _ in range(photo.settings.refinements):
-        best = _best(photo, edit, spikes)
-        known = sorted({0.0, *photo.values(edit.key)})
-        place = known.index(best)
-        low = known[place - 1] if place else edit.low
-        high = known[place + 1] if place + 1 < len(known) else edit.high
-        wanted = [(best + end) / 2 for end in sorted((low, high), key=lambda end: -abs(end - best))]
-        if 0 < place < len(known) - 1:
-            scores = photo.search_scores([{edit.key: value} if value else {} for value in (low, best, high)])
-            wanted = [_vertex((low, best, high), scores), *wanted]
-        new = [edit.nearest(value) for value in wanted if value is not None]
-        new = [value for value in new if value not in known and photo.sound({edit.key: value})]
+        best = _highest(photo, edit, spikes)
+        low, high = _beside(photo, edit, best)
+        ends = sorted(
+            (edit.low if low is None else low, edit.high if high is None else high), key=lambda end: -abs(end - best)
+        )
+        wanted = [_top(photo, edit, best), *(edit.nearest((best + end) / 2) for end in ends)]
+        known = _known(photo, edit)
+        new = [value for value in wanted if value not in known and photo.sound({edit.key: value})]
         if not new:
             break
         photo.search_scores([{edit.key: new[0]}])
-    return _mildest(photo, edit, _best(photo, edit, spikes), spikes)
+    return _mildest(photo, edit, _highest(photo, edit, spikes), spikes)
 
 
-def _mildest(photo: Trial, edit: Edit, best: float, spikes: set[float]) -> float:
-    """The value nearest to 0, on the side of the best one, that scores like it: within the scorer's noise."""
-    enough = photo.search_scores([{edit.key: best}])[0] - photo.noise if best else 0.0
-    alike = [
-        value
-        for value in _known(photo, edit, spikes)
-        if value * best > 0 and photo.search_scores([{edit.key: value}])[0] >= enough
-    ]
-    return min(alike, key=abs, default=best)
+def _mildest(photo: Trial, edit: Edit, best: float, spikes: Collection[float]) -> float:
+    """The value nearest to 0, on the side of the best one, that scores nearly as high: by less than the noise."""
+    rise = _rise(photo, edit.key, best)
+    enough = rise - min(photo.noise, _ALIKE * rise)
+    same_side = [value for value in _known(photo, edit, spikes) if value * best > 0]
+    return min((value for value in same_side if _rise(photo, edit.key, value) >= enough), key=abs, default=best)
 
 
 def _vertex(places: Sequence[float], scores: Sequence[float]) -> float | None:
@@ -309,18 +322,18 @@ def _verdict(photo: Trial, values: Values) -> _Held | tuple[Why, str]:
     scores = photo.scores(trial.copies(picture))
     gain = float(scores.mean()) - photo.mean
     error = math.hypot(photo.noise, float(scores.std(ddof=1))) / math.sqrt(len(scores))
-    if gain < settings.noise_multiple * error:
+    if gain <= 0 or gain < settings.noise_multiple * error:
         return "noise", f"Its gain of {gain:.2f} is not beyond the scorer's own noise on this photo."
     if gain < settings.minimum_gain:
         return "small", f"Its gain of {gain:.2f} is too small to matter."
-    if _beside(photo, values) < settings.plateau * gain:
+    if _half_a_step_away(photo, values) < settings.plateau * gain:
         return "spike", "It gains only at this exact value, which no hand can set, and not right beside it."
     if (degrees := values.get("straighten")) and _frame_alone(photo, degrees) > (1 - settings.plateau) * gain:
         return "frame", "Most of its gain comes from the tighter frame, not from turning."
     return _Held(dict(values), gain, error, photo.mean + gain, whole)
 
 
-def _beside(photo: Trial, values: Values) -> float:
+def _half_a_step_away(photo: Trial, values: Values) -> float:
     """The lower of what is gained half a step above and below, each the mean of the picture and its mirror image."""
     pictures = []
     for sign in (-0.5, 0.5):
