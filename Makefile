@@ -47,7 +47,7 @@ images:  ## build the images and print their sizes (BASE_IMAGE=…)
 
 BUILD = docker build --build-arg REVISION=$(REVISION) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE))
 
-test-containers: $(BIN)/.dev  ## build the images from scratch and test what runs in them (ten minutes; CACHED=yes)
+test-containers: $(BIN)/.dev  ## build the images from scratch and test what runs in them (five minutes; CACHED=yes)
 	$(BIN)/python -m pytest tests/containers
 
 manifests: $(BIN)/.dev $(KSERVE)/.made  ## check the manifests by Kubernetes' schemas and KServe's models

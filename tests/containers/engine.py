@@ -43,8 +43,11 @@ def _answers() -> bool:
 
 
 @contextmanager
-def engine() -> Iterator[None]:
-    """An engine that answers within the block.
+def engine(*options: str) -> Iterator[None]:
+    """An engine that answers within the block; one that is started for it ends with it.
+
+    Args:
+        *options: for ``dockerd``, where it is started.
 
     Raises:
         Unavailable: there is none.
@@ -56,20 +59,30 @@ def engine() -> Iterator[None]:
         raise Unavailable("Docker is not installed")
     if os.geteuid():
         raise Unavailable("Docker does not run, and only root can start it")
-    with tempfile.TemporaryFile() as log:
-        started = subprocess.Popen(["dockerd"], stdout=log, stderr=log)
+    with tempfile.TemporaryDirectory(prefix="dockerd-", ignore_cleanup_errors=True) as run:
+        # Files of its own: those of an engine that was killed may name processes that are others' by now.
+        places = ["--host", f"unix://{run}/socket", "--pidfile", f"{run}/pid", "--exec-root", f"{run}/exec"]
+        with open(f"{run}/log", "wb") as log:
+            started = subprocess.Popen(["dockerd", *places, *options], stdout=log, stderr=log)
+        before = os.environ.get("DOCKER_HOST")
+        os.environ["DOCKER_HOST"] = places[1]
         try:
-            end = time.monotonic() + _PATIENCE
-            while not _answers():
-                if started.poll() is not None or time.monotonic() > end:
-                    log.seek(0)
-                    last = log.read().decode(errors="replace").strip().splitlines()[-1:]
-                    raise Unavailable(f"Docker could not be started: {' '.join(last)}")
-                time.sleep(0.5)
+            _await(started, Path(run, "log"))
             yield
         finally:
+            os.environ.pop("DOCKER_HOST") if before is None else os.environ.update(DOCKER_HOST=before)
             started.terminate()
             started.wait()
+
+
+def _await(started: subprocess.Popen, log: Path) -> None:
+    """Wait until an engine that was started answers."""
+    end = time.monotonic() + _PATIENCE
+    while not _answers():
+        if started.poll() is not None or time.monotonic() > end:
+            last = log.read_text(errors="replace").strip().splitlines()[-1:]
+            raise Unavailable(f"Docker could not be started: {' '.join(last)}")
+        time.sleep(0.5)
 
 
 def build(dockerfile: str, tag: str, *, target: str = "", cached: bool = False) -> float:
@@ -84,9 +97,17 @@ def build(dockerfile: str, tag: str, *, target: str = "", cached: bool = False) 
     words = ["build", "--network", "host", "--file", dockerfile, "--tag", tag, "--build-arg", f"REVISION={revision()}"]
     words += ["--target", target] if target else []
     words += [] if cached else ["--no-cache"]
-    began = time.monotonic()
+    before, began = _unnamed(), time.monotonic()
     docker(*words, ".", cwd=ROOT)
-    return time.monotonic() - began
+    seconds = time.monotonic() - began
+    if not cached and (rest := _unnamed() - before):  # the stages that the image was made of: gigabytes
+        subprocess.run(["docker", "image", "rm", *rest], capture_output=True)
+    return seconds
+
+
+def _unnamed() -> set[str]:
+    """Images without a name, which nothing needs but a later build."""
+    return set(docker("images", "--quiet", "--no-trunc", "--filter", "dangling=true").split())
 
 
 def revision() -> str:
