@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from pipeline import parameters
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {
     "start": "none", "backbone_options": '{"alpha": 0.25}', "crop": "32", "scale": "36", "head_epochs": "1",
-    "epochs": "8", "batch_size": "8", "validation_share": "0.2", "test_share": "0.2", "camera_faults": "0.0",
+    "epochs": "5", "batch_size": "8", "validation_share": "0.2", "test_share": "0.2", "camera_faults": "0.0",
 }  # fmt: skip
 
 
@@ -64,7 +65,7 @@ def stopped(tmp_path_factory) -> Ran:
         log = ""
         for line in process.stdout:
             log += line
-            if "training the network: epoch 1 " in line:
+            if re.search("training the network: epoch 1 of [0-9]+, loss", line):
                 process.send_signal(signal.SIGTERM)
     kept = [path.relative_to(base) for path in (base / "checkpoints").rglob("epoch-*.keras")]
     (base / "kept.json").write_text(json.dumps(list(map(str, kept))))
@@ -87,7 +88,7 @@ def test_a_stopped_job_ends_at_once_without_a_failure_and_keeps_its_epochs(stopp
 
 def test_a_job_with_the_checkpoints_of_a_stopped_one_goes_on_from_its_last_epoch(made):
     assert "training the network: going on from epoch" in made.log
-    assert "training the network: epoch 1 " not in made.log
+    assert "training the network: epoch 1 of" not in made.log
 
 
 def test_a_job_ends_with_a_model_that_answers_as_its_bundle_does(made):
@@ -151,6 +152,16 @@ def test_a_channel_of_several_files_is_refused(tmp_path):
         (place / "ratings" / name).touch()
     with pytest.raises(ValueError, match="expected one file in the channel 'ratings', got 2"):
         train.read(tmp_path)
+
+
+@pytest.mark.parametrize("channel", ["weights", "norms", "face_detector"])
+def test_a_channel_of_that_name_is_the_setting(channel, tmp_path):
+    for name in ("photos", "ratings", channel):
+        (tmp_path / "input" / "data" / name).mkdir(parents=True)
+        (tmp_path / "input" / "data" / name / "file").touch()
+    ((kind, field),) = train.parameters()[channel]
+    file = tmp_path / "input" / "data" / channel / "file"
+    assert getattr(train.read(tmp_path).settings[kind], field) == str(file)
 
 
 def test_several_instances_are_refused(tmp_path):

@@ -3,7 +3,8 @@
     input/config/hyperparameters.json     any setting of ingestion, pretraining and training, under the name of the
                                           pipeline's parameter, and ``name``; every value is a text
     input/data/<channel>/                 ``photos`` and ``ratings``; and, where there are, ``unlabelled``,
-                                          ``attributes`` and ``weights``. All but the photos' hold one file
+                                          ``attributes``, ``weights``, ``norms`` and ``face_detector``. All but those
+                                          of photos hold one file
     checkpoints/                          outlives a job that has an address for it; one with the same address goes on
     model/<name>/1/                       the version as push would publish it, with its bundle, named as champion
     output/data/                          the pages of the steps
@@ -41,6 +42,7 @@ from components.scorer.workspace import Workspace
 
 BASE = "SAGEMAKER_BASE_DIR"
 VERSION = 1  # a job makes one
+FILES = ("weights", "norms", "face_detector")  # channels of a file that a setting names
 NAME = "portraits"  # of the model, unless the hyperparameter ``name`` says another
 LONGEST_FAILURE = 1024  # characters that SageMaker shows
 STOPPED = 128 + signal.SIGTERM
@@ -168,8 +170,7 @@ def read(base: Path) -> Job:
         if not job.folder(channel):
             there = sorted(path.name for path in (base / "input" / "data").glob("*") if path.is_dir())
             raise ValueError(f"expected the channel {channel!r}, got {there}; input mode Pipe is not supported")
-    if weights := job.file("weights"):
-        texts["weights"] = weights
+    texts |= {channel: file for channel in FILES if (file := job.file(channel))}
     for single in ("ratings", "attributes"):
         job.file(single)
     return Job(base, name, settings(texts))
