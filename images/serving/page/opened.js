@@ -208,7 +208,7 @@ export class Opened {
     const after = await loaded(edit.preview, `${photo.name}, edited`);
     const before = await this.#before(photo, after);
     if (!before) return { node: picture(after), caption: "The edited photo. This browser cannot show the original." };
-    return { node: comparison(before, after, photo.score.mean, edit.mean), caption: "Drag, or use the arrow keys, to compare." };
+    return { node: comparison(before, after, photo.score.mean, edit.mean), caption: "Drag the line, or tab to it and use the arrow keys." };
   }
 
   /** The photo with about as many pixels as its edited copy: a sharper one would compare unfairly. */
@@ -231,15 +231,20 @@ export class Opened {
 /** What is wrong in sentences, what could not be checked with why, and what is right in one line. */
 function norms(score) {
   const norm = (verdict, words) => element("li", { class: verdict }, mark(verdict), element("span", {}, words));
-  const broken = score.norms.filter(({ kept }) => kept === false);
-  const open = score.norms.filter(({ kept }) => kept === null);
-  const kept = score.norms.filter(({ kept }) => kept === true).map(({ key }) => named(key).toLowerCase());
+  const keys = (every) => every.map(({ key }) => named(key).toLowerCase()).join(", ");
+  const broken = score.norms.filter((each) => each.kept === false);
+  const kept = keys(score.norms.filter((each) => each.kept));
+  const open = score.norms.filter((each) => each.kept === null);
+  const reasons = new Set(open.map(({ why }) => why));
   const looked = faces(score.face);
   return [
     ...broken.map(({ key, sentence }) => norm("broken", sentence || named(key))),
-    ...open.map(({ key, why }) => norm("open", `${named(key)}: not checked${why ? ` (${why})` : ""}`)),
+    ...[...reasons].map((reason) => {
+      const every = keys(open.filter(({ why }) => why === reason));
+      return norm("open", `Not checked: ${every}${reason ? ` (${reason})` : ""}`);
+    }),
     ...(looked ? [norm(score.face.found ? "kept" : "open", looked)] : []),
-    ...(kept.length ? [norm("kept", `Checked, nothing wrong: ${kept.join(", ")}`)] : []),
+    ...(kept ? [norm("kept", `Checked, nothing wrong: ${kept}`)] : []),
   ];
 }
 
