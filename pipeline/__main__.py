@@ -211,7 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = _command(commands, "run", _run, "run the whole pipeline on this machine; without --photos on the sample")
-    run.epilog = "Set the environment variable WEBHOOK to a URL to be told of the end in Slack's message format."
+    run.epilog = "The environment says whom to tell of the end: WEBHOOK (Slack's format), SIGNED_WEBHOOK, SMTP_HOST."
     _add_data(run)
     run.add_argument("--resume", metavar="RUN", help="an earlier run whose checkpoints to go on from")
     run.add_argument("--build", type=Path, default=BUILD, metavar="DIR", help="where results go (default: %(default)s)")

@@ -147,7 +147,7 @@ def portrait_scorer(
         attributes: File with attributes of the photos, by photo; the report counts the splits by each.
         name: Name of the published model.
         resume: Id of an earlier run whose checkpoints pretraining and training go on from.
-        webhook: Name of the Kubernetes Secret whose key "url" holds the webhook to tell; nobody is told without it.
+        webhook: Name of the Kubernetes Secret that says whom to tell of the end; without it the log alone is told.
         revision: Git revision of this code, for the scorer's record; submit and schedule fill it in.
         consent: How the people on the photos agreed to this use, or where that is documented; for the model card.
         rating_format: How the ratings are written; auto recognises it.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from kfp import dsl, kubernetes
 
+from components.notification.component import SECRET
 from components.scorer.journal import RUN_ID
 
 HOUR = 3600
@@ -69,9 +70,9 @@ def accelerate(
     return kubernetes.add_toleration_json(task, tolerations)
 
 
-def tell(task: dsl.PipelineTask, webhook: str) -> dsl.PipelineTask:
-    """Give the step the webhook's URL from the Kubernetes Secret named by a pipeline parameter, where there is one."""
-    return kubernetes.use_secret_as_env(task, webhook, {"url": "WEBHOOK"}, optional=True)
+def tell(task: dsl.PipelineTask, secret: str) -> dsl.PipelineTask:
+    """Give the step whom to tell, from the Kubernetes Secret named by a pipeline parameter, where there is one."""
+    return kubernetes.use_secret_as_env(task, secret, SECRET, optional=True)  # so is each of its keys
 
 
 def uncached(task: dsl.PipelineTask) -> dsl.PipelineTask:

@@ -14,6 +14,7 @@ import pytest
 
 from components.notification import notify as notification
 from components.notification.notify import notify
+from components.notification.recipients import Slack
 from components.scorer import decision, journal, storage
 from components.scorer.decision import Decision, Gate
 from components.scorer.settings import Policy
@@ -23,14 +24,26 @@ ROOT = Path(__file__).resolve().parents[1]
 SECRET = "T0KEN-nobody-may-see"
 
 
+class Received(list):
+    """The messages that a webhook received, and their headers and bytes."""
+
+    def __init__(self):
+        self.headers, self.bodies = [], []
+
+    def take(self, headers, body: bytes) -> None:
+        self.headers.append(dict(headers))
+        self.bodies.append(body)
+        self.append(json.loads(body))
+
+
 @contextmanager
 def webhook(answers: list[int], delay: float = 0.0):
     """A webhook that gives these answers in turn, the last one for ever; yields its URL and what it received."""
-    received = []
+    received = Received()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
-            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            received.take(self.headers, self.rfile.read(int(self.headers["Content-Length"])))
             time.sleep(delay)
             status = answers[min(len(received), len(answers)) - 1]
             self.send_response(status)
@@ -126,7 +139,7 @@ def said_to(received: list[dict]) -> dict[str, str]:
 def test_a_published_run_is_told_with_its_version_verdict_and_report(place, capsys):
     published(place)
     with webhook([200]) as (url, received):
-        notify("SUCCEEDED", place, run_name="weekly", webhook=url)
+        notify("SUCCEEDED", place, run_name="weekly", recipients=[Slack(url)])
     assert said_to(received) == {
         "Run": "weekly (run-7)",
         "State": "succeeded",
@@ -141,7 +154,7 @@ def test_a_published_run_is_told_with_its_version_verdict_and_report(place, caps
 def test_a_refused_run_is_told_with_the_reasons_and_that_nothing_was_published(place, capsys):
     refused(place)
     with webhook([200]) as (url, received):
-        notify("SUCCEEDED", place, webhook=url)
+        notify("SUCCEEDED", place, recipients=[Slack(url)])
     said = said_to(received)
     assert said["State"] == "succeeded"
     reason = "Ranks as people do: SRCC is .31; it has to be at least .5."
@@ -153,7 +166,7 @@ def test_a_refused_run_is_told_with_the_reasons_and_that_nothing_was_published(p
 def test_a_skipped_run_is_no_failure_and_says_why_with_the_page_that_judged_it(place):
     skipped(place)
     with webhook([200]) as (url, received):
-        notify("SUCCEEDED", place, webhook=url)
+        notify("SUCCEEDED", place, recipients=[Slack(url)])
     said = said_to(received)
     assert said["State"] == "succeeded"
     assert said["Verdict"].startswith("Skipped: there is too little new to train on.")
@@ -164,7 +177,7 @@ def test_a_skipped_run_is_no_failure_and_says_why_with_the_page_that_judged_it(p
 def test_an_override_is_told_with_its_reason_and_what_was_overruled(place):
     forced(place)
     with webhook([200]) as (url, received):
-        notify("SUCCEEDED", place, webhook=url)
+        notify("SUCCEEDED", place, recipients=[Slack(url)])
     verdict = said_to(received)["Verdict"]
     assert verdict.startswith("Forced by a person: the champion is broken. 1 of 2 gates said no.")
     assert verdict.endswith("SRCC is .31; it has to be at least .5.")
@@ -176,7 +189,7 @@ def test_warnings_are_counted_and_told(place):
     decided(place, NOISE)
     pushed(place)
     with webhook([200]) as (url, received):
-        notify("SUCCEEDED", place, webhook=url)
+        notify("SUCCEEDED", place, recipients=[Slack(url)])
     said = said_to(received)
     assert said["Verdict"].endswith("1 warning.")
     assert said["Warnings"] == "Noise raises no score: noise raises scores by .3."
@@ -204,7 +217,7 @@ def look(place: Workspace) -> None:
 def test_the_colour_tells_the_verdict(place, ending, state, colour):
     ending(place)
     with webhook([200]) as (url, received):
-        notify(state, place, webhook=url)
+        notify(state, place, recipients=[Slack(url)])
     assert received[0]["attachments"][0]["color"] == colour
 
 
@@ -290,7 +303,7 @@ def test_a_reason_is_told_once(place, capsys):
 def test_a_failed_run_is_told_with_the_step_and_the_first_line_of_its_error(place):
     failed(place)
     with webhook([200]) as (url, received):
-        notify("FAILED", place, webhook=url)
+        notify("FAILED", place, recipients=[Slack(url)])
     said = said_to(received)
     assert (said["State"], said["Failed step"]) == ("failed", "pretraining")
     assert said["Reason"] == "ValueError: ratings.csv, row 3: expected a score from 1 to 10, got 11"
@@ -333,7 +346,7 @@ def test_records_that_cannot_be_read_still_leave_the_state_to_tell(place, capsys
 
 def test_a_webhook_that_fails_at_first_is_told_again(place, capsys):
     with webhook([503, 429, 200]) as (url, received):
-        notify("SUCCEEDED", place, webhook=url)
+        notify("SUCCEEDED", place, recipients=[Slack(url)])
     assert len(received) == 3
     assert "the webhook was told" in capsys.readouterr().out
 
@@ -341,7 +354,7 @@ def test_a_webhook_that_fails_at_first_is_told_again(place, capsys):
 @pytest.mark.parametrize(("status", "times"), [(404, 1), (302, 1), (500, 3)])
 def test_a_webhook_that_refuses_fails_nothing_and_is_named_by_its_status(place, capsys, status, times):
     with webhook([status]) as (url, received):
-        notify("SUCCEEDED", place, webhook=url)
+        notify("SUCCEEDED", place, recipients=[Slack(url)])
     assert len(received) == times
     assert f"the webhook answered {status}" in capsys.readouterr().out
 
@@ -350,7 +363,7 @@ def test_a_webhook_that_hangs_is_left_after_the_set_patience(place, capsys, monk
     monkeypatch.setattr(notification, "PATIENCE", 0.3)
     began = time.monotonic()
     with webhook([200], delay=5) as (url, _):
-        notify("SUCCEEDED", place, webhook=url)
+        notify("SUCCEEDED", place, recipients=[Slack(url)])
         assert time.monotonic() - began < 2
     assert "did not answer" in capsys.readouterr().out
 
@@ -361,7 +374,7 @@ def test_the_patience_with_a_webhook_is_below_a_minute():
 
 @pytest.mark.parametrize("broken", ["http://127.0.0.1:1/{}", "http://[{}", "not a url {}", "ftp://x/{}"])
 def test_a_webhook_out_of_reach_fails_nothing_and_its_url_is_never_printed(place, capfd, broken):
-    notify("SUCCEEDED", place, webhook=broken.format(SECRET))
+    notify("SUCCEEDED", place, recipients=[Slack(broken.format(SECRET))])
     printed = "".join(capfd.readouterr())
     assert "the webhook could not be reached" in printed
     assert SECRET not in printed
@@ -370,7 +383,7 @@ def test_a_webhook_out_of_reach_fails_nothing_and_its_url_is_never_printed(place
 @pytest.mark.parametrize("status", [200, 302, 404, 500])
 def test_the_url_of_a_webhook_that_answers_is_never_printed(place, capfd, status):
     with webhook([status]) as (url, _):
-        notify("SUCCEEDED", place, webhook=url)
+        notify("SUCCEEDED", place, recipients=[Slack(url)])
     assert SECRET not in "".join(capfd.readouterr())
 
 

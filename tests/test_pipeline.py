@@ -16,6 +16,7 @@ import yaml
 
 from components.evaluation.component import evaluation
 from components.ingestion.component import ingestion
+from components.notification.component import SECRET
 from components.pretraining.component import pretraining
 from components.scorer import settings
 from components.training.component import training
@@ -203,7 +204,8 @@ def test_the_accelerators_parameters_are_texts_for_the_driver_reads_no_other():
 def test_the_webhook_is_a_secret_of_kubernetes_and_no_parameter_of_a_step():
     (secret,) = PODS["exec-notification"]["secretAsEnv"]
     assert secret["secretNameParameter"] == {"componentInputParameter": "webhook"}
-    assert secret["keyToEnv"] == [{"envVar": "WEBHOOK", "secretKey": "url"}]
+    assert {pair["secretKey"]: pair["envVar"] for pair in secret["keyToEnv"]} == SECRET
+    assert SECRET["url"] == "WEBHOOK"
     assert secret["optional"] is True
     assert "webhook" not in json.dumps(PIPELINE["components"])
 

@@ -4,19 +4,34 @@ from kfp import dsl
 
 from images.digests import STEPS_CPU
 
+SECRET = {
+    "url": "WEBHOOK",
+    "signed-url": "SIGNED_WEBHOOK",
+    "signing-secret": "SIGNING_SECRET",
+    "smtp-host": "SMTP_HOST",
+    "smtp-port": "SMTP_PORT",
+    "smtp-security": "SMTP_SECURITY",
+    "smtp-user": "SMTP_USER",
+    "smtp-password": "SMTP_PASSWORD",
+    "mail-from": "MAIL_FROM",
+    "mail-to": "MAIL_TO",
+}
+"""Keys of the Kubernetes Secret, none of which has to be there, and the environment variables that they become."""
+
 
 @dsl.component(base_image=STEPS_CPU, install_kfp_package=False)
 def notification(status: dsl.PipelineTaskFinalStatus, workspace: str, run_name: str):
-    """Tell people how the run ended, in the log and through the webhook in the environment variable WEBHOOK.
+    """Tell people how the run ended: in the log, and whoever the environment names (recipients.read).
 
-    The webhook is no parameter: it is a secret, and Kubeflow shows parameters in its pages and in the log.
+    They are no parameters: addresses and passwords are secrets, and Kubeflow shows parameters in its pages and its log.
     """
     import os
 
     from components.notification.notify import notify
+    from components.notification.recipients import read
     from components.scorer.journal import this_run
 
     notify(
         status.state, this_run(workspace),
-        message=status.error_message or "", run_name=run_name, webhook=os.environ.get("WEBHOOK", ""),
+        message=status.error_message or "", run_name=run_name, recipients=read(os.environ),
     )  # fmt: skip

@@ -1,35 +1,36 @@
-"""Close a run's records and tell people how it ended: in the log always, and through a webhook if there is one."""
+"""Close a run's records and tell people how it ended: in the log always, and whoever else is to be told."""
 
 import threading
 import time
-from typing import Any
+from collections.abc import Sequence
 
-import requests
-
+from components.notification.recipients import Message, Recipient, Refused, Unreached
 from components.scorer import decision, journal
 from components.scorer.workspace import Workspace
 
 PATIENCE = 45.0
-"""Seconds that the webhook may take in all, its retries included: a run never waits a minute for it."""
+"""Seconds that telling may take in all, retries included: a run never waits a minute for it."""
 
 _ATTEMPTS = 3
 _PAUSE = 2.0  # seconds before the second attempt, twice that before the third
 _GREEN, _AMBER, _RED = "#2e7d32", "#b26a00", "#c62828"
 
 
-def notify(state: str, place: Workspace, *, message: str = "", run_name: str = "", webhook: str = "") -> None:
+def notify(
+    state: str, place: Workspace, *, message: str = "", run_name: str = "", recipients: Sequence[Recipient] = ()
+) -> None:
     """Say how the run ended: its name and state, the failed step, the verdict and why, the published version.
 
     The run's ``decision.json`` is written where no step came to write it, and says "failed" where a scorer was to be
-    published and was not. A webhook that fails is said in the log and fails nothing. Its URL is a secret and never
-    printed.
+    published and was not. A recipient that fails is said in the log and fails nothing. Addresses and passwords are
+    secrets and never printed.
 
     Args:
         state: of the run's steps, as Kubeflow tells its exit handler.
         place: of the run in the workspace.
         message: Kubeflow's own, of what failed.
         run_name: the run's name for people.
-        webhook: URL to send Slack's message format to (Mattermost and Rocket.Chat read it too); empty for none.
+        recipients: who is told besides the log, all at the same time.
     """
     try:
         account = journal.account(place, state, message)
@@ -39,8 +40,9 @@ def notify(state: str, place: Workspace, *, message: str = "", run_name: str = "
         account = journal.Account(place.run, state.lower(), reason=reason)
     said = facts(account, run_name)
     print("notification: " + "; ".join(f"{name} {value}" for name, value in said.items()), flush=True)
-    if webhook:
-        print("notification: " + _deliver(webhook, slack(said, _colour(account))), flush=True)
+    verdict = account.decision["verdict"] if account.decision else "unknown"
+    for result in _tell(recipients, Message(account.run, verdict, _title(said), said, _colour(account, verdict))):
+        print(f"notification: {result}", flush=True)
 
 
 def _conclude(place: Workspace, account: journal.Account) -> None:
@@ -71,45 +73,49 @@ def facts(account: journal.Account, run_name: str = "") -> dict[str, str]:
     return {name: value for name, value in said.items() if value}
 
 
-def slack(said: dict[str, str], colour: str) -> dict[str, Any]:
-    """What is said, in Slack's message format: a line of text, and every fact as a field."""
+def _title(said: dict[str, str]) -> str:
+    """What is said, in a line."""
     told = ("verdict", "published") if said["state"] == "succeeded" else ("failed step", "reason")
     outcome = [said[name] for name in told if name in said]
-    text = "; ".join([f"Portrait scorer: run {said['run']} {said['state']}", *outcome])
-    fields = [{"title": name.capitalize(), "value": value, "short": len(value) < 40} for name, value in said.items()]
-    return {"text": text, "attachments": [{"color": colour, "fallback": text, "fields": fields}]}
+    return "; ".join([f"Portrait scorer: run {said['run']} {said['state']}", *outcome])
 
 
-def _colour(account: journal.Account) -> str:
+def _colour(account: journal.Account, verdict: str) -> str:
     """Green where the gates let a version through, red where a person has to look, amber for all between."""
-    verdict = account.decision["verdict"] if account.decision else "unknown"
-    if account.state != "succeeded" or verdict == "failed":
+    if account.state != "succeeded" or verdict in ("failed", "unknown"):
         return _RED
     return _GREEN if verdict == "published" else _AMBER
 
 
-def _deliver(webhook: str, content: dict[str, Any]) -> str:
-    """Send the message, and say what came of it without saying where it went."""
-    result = [f"the webhook did not answer in {PATIENCE:.0f} s"]
-    thread = threading.Thread(target=lambda: result.append(_post(webhook, content)), daemon=True)
-    thread.start()
-    thread.join(PATIENCE)
-    return result[-1]
+def _tell(recipients: Sequence[Recipient], message: Message) -> list[str]:
+    """Tell all at the same time, and say what came of it without saying where it went."""
+    results = {one.name: f"{one.name} did not answer in {PATIENCE:.0f} s" for one in recipients}
+
+    def tell(one: Recipient) -> None:
+        results[one.name] = f"{one.name} {_handed_over(one, message)}"
+
+    threads = [threading.Thread(target=tell, args=(one,), daemon=True) for one in recipients]
+    until = time.monotonic() + PATIENCE
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    return list(results.values())
 
 
-def _post(webhook: str, content: dict[str, Any]) -> str:
+def _handed_over(recipient: Recipient, message: Message) -> str:
     """Send the message, again where that may help."""
     result = ""
     for attempt in range(_ATTEMPTS):
         time.sleep(attempt * _PAUSE)
         try:
-            answer = requests.post(webhook, json=content, timeout=10, allow_redirects=False)
-        except Exception as error:  # whatever it is, it fails nothing; its text holds the URL
-            result = f"the webhook could not be reached ({type(error).__name__})"
-            continue
-        if answer.ok and not answer.is_redirect:
-            return "the webhook was told"
-        result = f"the webhook answered {answer.status_code}"
-        if answer.status_code != 429 and answer.status_code < 500:
-            break
+            recipient.send(message)
+        except Refused as error:
+            return str(error)
+        except Unreached as error:
+            result = str(error)
+        except Exception as error:  # whatever it is, it fails nothing; its text may hold a secret
+            return f"could not be told ({type(error).__name__})"
+        else:
+            return "was told"
     return result
