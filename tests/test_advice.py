@@ -55,12 +55,12 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 def stops(photo: np.ndarray) -> float:
     """Mean light in stops."""
-    return float(np.log2(((photo / 255) ** 2.2).mean() + 1e-6))
+    return float(np.log2(((photo[::2, ::2] / 255) ** 2.2).mean() + 1e-6))
 
 
 def colour(photo: np.ndarray) -> float:
     """Red against blue light in stops."""
-    means = ((photo / 255) ** 2.2).mean((0, 1))
+    means = ((photo[::2, ::2] / 255) ** 2.2).mean((0, 1))
     return float(np.log2(means[0] / means[2]))
 
 
@@ -162,7 +162,7 @@ def test_several_edits_that_do_the_same_are_not_told_together():
     assert told.together is None or told.together.gain > told.suggestions[0].gain
 
 
-@hypothesis.settings(max_examples=12, deadline=None)
+@hypothesis.settings(max_examples=8, deadline=None, derandomize=True)
 @hypothesis.given(key=st.sampled_from(["highlights", "shadows", "contrast", "warmth"]), share=st.floats(-1, 1))
 def test_a_peak_anywhere_is_found_within_two_steps(key, share):
     """The scorer sees how near the photo is to one edited by a hidden value."""
@@ -282,6 +282,12 @@ def test_the_crop_that_comes_with_turning_is_not_owed_to_turning():
     assert reasons(told)["straighten"] == "frame"
 
 
+def test_a_face_that_is_large_enough_is_not_cropped_closer_by_a_scorer_that_likes_it_so():
+    likes = each(lambda p: 7 - 0.3 * misfit(p, photo(size=0.6)))
+    told = advice.advise(photo(640), likes, [face()], SETTINGS)
+    assert "crop" not in advised(told) or advised(told)["crop"].value <= 10
+
+
 def test_a_level_face_is_not_turned_off_level():
     tilted = photo(640, y=0.5, tilt=8)
     told = advice.advise(photo(640, y=0.5), each(lambda p: 7 - 0.3 * misfit(p, tilted)), [face(y=0.5)], SETTINGS)
@@ -295,7 +301,9 @@ def test_an_edit_after_which_the_face_is_not_found_is_refused():
     assert reasons(told)["brightness"] == "face"
 
 
-@pytest.mark.parametrize(("faces", "words"), [(None, "No face was found"), ([face(size=0.8)], "no more than the head")])
+@pytest.mark.parametrize(
+    ("faces", "words"), [(None, "No face was found"), ([face(size=0.8)], "fills the photo well enough")]
+)
 def test_without_room_around_a_face_there_is_no_crop(faces, words):
     told = advice.advise(photo(), each(lambda p: 5.0), faces, SETTINGS)
     (refusal,) = told.refused
@@ -306,7 +314,7 @@ def test_without_room_around_a_face_there_is_no_crop(faces, words):
 # Whatever the photo and the scorer
 
 
-@hypothesis.settings(max_examples=10, deadline=None)
+@hypothesis.settings(max_examples=10, deadline=None, derandomize=True)
 @hypothesis.given(seed=st.integers(0, 10**6), score=st.floats(1, 10))
 def test_a_constant_scorer_never_gives_advice(seed, score):
     portrait = random_portrait(np.random.default_rng(seed))
@@ -317,7 +325,7 @@ def test_a_constant_scorer_never_gives_advice(seed, score):
     assert told.noise == pytest.approx(0, abs=1e-9)
 
 
-@hypothesis.settings(max_examples=8, deadline=None)
+@hypothesis.settings(max_examples=6, deadline=None, derandomize=True)
 @hypothesis.given(seed=st.integers(0, 10**6))
 def test_advice_keeps_its_bounds_and_tells_the_gain_that_is_measured_on_its_edit(seed):
     rng = np.random.default_rng(seed)

@@ -186,7 +186,9 @@ def _unfit(photo: Trial) -> Iterator[Refusal]:
     if photo.face is None:
         yield Refusal("crop", None, "unfit", "No face was found to crop toward.")
     elif photo.closest() < EDITS["crop"].step:
-        yield Refusal("crop", None, "unfit", "The photo shows no more than the head, or is too small to be cropped.")
+        yield Refusal(
+            "crop", None, "unfit", "The face fills the photo well enough, or the photo is too small to be cropped."
+        )
 
 
 def _by_promise(photo: Trial) -> list[EditKey]:

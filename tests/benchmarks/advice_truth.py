@@ -1,0 +1,76 @@
+"""Whether advice is right, where the truth is known: drawn portraits with one flaw each, scored by a trained scorer.
+
+    python -m tests.benchmarks.advice_truth MODEL
+
+MODEL is what ``make run`` published, whose raters are simulated and whose photos are drawn. Portraits that have no flaw
+are drawn anew with one, and advised. Printed for each flaw: how many are told the edit that mends it, in its direction;
+how many are told anything; the score points that the first suggestion promises, and those that it is worth by the
+formula that the simulated raters follow, when it is followed. Edits that the formula does not know are worth nothing.
+"""
+
+import sys
+from dataclasses import asdict, replace
+
+import numpy as np
+from PIL import Image
+
+from components.ingestion.sample import Portrait, draw_portrait, latent_quality, random_portrait
+from components.scorer import advice, channels, edits, portable
+from components.scorer.settings import Advising
+from tests.test_advice import face
+
+PORTRAITS = 24
+FLAWLESS = {"exposure": 0.0, "blur": 0.0, "tilt": 0.0, "size": 0.42, "x": 0.5, "y": 0.42, "child": False}
+FLAWS = {
+    "none": ({}, None, 0),
+    "two stops too dark": ({"exposure": -2.0}, "brightness", 1),
+    "a stop too dark": ({"exposure": -1.0}, "brightness", 1),
+    "a stop and a half too bright": ({"exposure": 1.5}, "brightness", -1),
+    "a head half as high as it should be": ({"size": 0.21}, "crop", 1),
+    "leaning by 15 degrees": ({"tilt": 15.0}, "straighten", -1),
+    "blurred": ({"blur": 1.0}, "sharpness", 1),
+}
+
+
+def main() -> None:
+    """Print a line for each flaw."""
+    scorer, rng = portable.load(channels.resolve(sys.argv[1])), np.random.default_rng(1)
+    people = [replace(random_portrait(rng), **FLAWLESS, eyewear="none") for _ in range(PORTRAITS)]
+    print(f"{'flaw':<38}mended  told  promised  worth")
+    for flaw, (properties, mends, direction) in FLAWS.items():
+        flawed = [replace(person, **properties) for person in people]
+        told = [advised(scorer, portrait) for portrait in flawed]
+        mended = sum(any(one.edit == mends and one.value * direction > 0 for one in each) for each in told)
+        firsts = [(portrait, each[0]) for portrait, each in zip(flawed, told, strict=True) if each]
+        promised = np.mean([first.gain for _, first in firsts]) if firsts else 0.0
+        worth = np.mean([worth_of(portrait, first) for portrait, first in firsts]) if firsts else 0.0
+        print(f"{flaw:<38}{mended if mends else '-':>6}{len(firsts):>6}{promised:>+10.2f}{worth:>+7.2f}", flush=True)
+
+
+def advised(scorer: portable.Portable, portrait: Portrait) -> tuple[advice.Suggestion, ...]:
+    """Advice on a drawn portrait."""
+
+    def score(pictures: list[Image.Image]) -> np.ndarray:
+        return np.array([scorer.answer(scorer.pixels(picture)[None])["mean"][0] for picture in pictures])
+
+    image, found = draw_portrait(portrait, 640), [face(**asdict(portrait))]
+    return advice.advise(image, score, found, Advising(), side=scorer.settings.shorter_side).suggestions
+
+
+def worth_of(portrait: Portrait, followed: advice.Suggestion) -> float:
+    """By how much the portrait is truly better with an edit."""
+    better, value = portrait, followed.value
+    match followed.edit:
+        case "brightness":
+            better = replace(portrait, exposure=portrait.exposure + value)
+        case "straighten":
+            better = replace(portrait, tilt=portrait.tilt + value)
+        case "crop":
+            frame = edits.window(value, face(**asdict(portrait)).box)
+            place = {"x": (portrait.x - frame.x) / frame.width, "y": (portrait.y - frame.y) / frame.height}
+            better = replace(portrait, size=portrait.size / frame.height, **place)
+    return latent_quality(better) - latent_quality(portrait)
+
+
+if __name__ == "__main__":
+    main()
