@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from components.scorer import channels, progress, registry, storage
 from components.scorer.workspace import Workspace
 from pipeline import models, parameters, resources, runs, schedules
 from pipeline.cluster import EXPERIMENT, clear_errors, connect, submit
+from pipeline.hands import Schedules
 from pipeline.package import PATH, compiled, difference
 
 BUILD = Path("build")
@@ -119,6 +121,39 @@ def _schedule(options: argparse.Namespace) -> int:
             print(change, flush=True)
             outcome = "dry run: nothing was changed" if options.dry_run else "done"
     print(outcome)
+    return 0
+
+
+def _schedules(options: argparse.Namespace) -> int:
+    """Look at the server's schedules, or pause or resume some."""
+    with clear_errors():
+        found = Schedules(connect(options.host, options.namespace), options.experiment)
+        lines = found.lines() if options.verb == "list" else getattr(found, options.verb)(options.names)
+        for line in lines:
+            print(line, flush=True)
+    return 0
+
+
+def _run_now(options: argparse.Namespace) -> int:
+    """Start a run of a schedule."""
+    changed = parameters.read(options.set)
+    with clear_errors():
+        found = Schedules(connect(options.host, options.namespace), options.experiment)
+        print(f"started run {found.run(options.schedule, changed, options.beside)}")
+    return 0
+
+
+def _backfill(options: argparse.Namespace) -> int:
+    """Have the server run a schedule for times in the past."""
+    which = (options.schedule, options.since, options.until)
+    with clear_errors():
+        found = Schedules(connect(options.host, options.namespace), options.experiment)
+        moments = found.missed(*which)
+        print("\n".join(f"{moment:%Y-%m-%d %H:%M:%S} UTC" for moment in moments))
+        if options.dry_run:
+            print("dry run: nothing was changed")
+        else:
+            print(f"{found.backfill(*which, options.beside)}: the server runs these, one after another")
     return 0
 
 
@@ -230,6 +265,8 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
     _add_server(plan)
 
+    _add_schedules(commands)
+
     rate = _command(commands, "score", _score, "score photos with a published model")
     rate.add_argument("model", metavar="MODEL", help="a version's folder or address, or the base folder: its champion")
     rate.add_argument("photos", metavar="PHOTOS", help="folder, gs:// or s3:// address")
@@ -276,6 +313,41 @@ def _add_models(commands: Any) -> None:
     clean.add_argument("--older-than", type=int, metavar="DAYS", help="remove nothing that was published since")
     clean.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
     clean.epilog = by
+
+
+def _add_schedules(commands: Any) -> None:
+    text = "look at a Kubeflow server's schedules, pause, resume and run them by hand"
+    group = commands.add_parser("schedules", help=text, description=text[0].upper() + text[1:] + ".")
+    verbs = group.add_subparsers(required=True, metavar="VERB")
+    for verb, help_text in {
+        "list": "list them: state, cron, next time and version",
+        "pause": "start no run of them until they are resumed",
+        "resume": "go on with them",
+    }.items():
+        command = _command(verbs, verb, _schedules, help_text)
+        command.set_defaults(verb=verb)
+        if verb != "list":
+            command.add_argument("names", nargs="+", metavar="NAME", help="as in the file")
+            command.epilog = "The next `python -m pipeline schedule FILE` brings back what the file says."
+        _add_server(command)
+
+    now = _command(verbs, "run", _run_now, "start a run of a schedule now, whether or not it is paused")
+    now.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="other parameters")
+    past = _command(verbs, "backfill", _backfill, "run a schedule for its times in the past, one after another")
+    for name, text in {"since": "times after this one", "until": "and up to this one"}.items():
+        past.add_argument(f"--{name}", type=_moment, required=True, metavar="TIME", help=f"{text}: 2026-01-31[T12:00]")
+    past.add_argument("--dry-run", action="store_true", help="list the times, and change nothing")
+    past.epilog = "Kubeflow fills each time in where a parameter of the schedule says [[ScheduledTime]]."
+    for command in (now, past):
+        command.add_argument("schedule", metavar="NAME", help="as in the file")
+        command.add_argument("--beside", action="store_true", help="also while another run is going")
+        _add_server(command)
+
+
+def _moment(text: str) -> datetime:
+    """A time as ISO 8601 writes it; UTC, where it names no zone."""
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:

@@ -7,7 +7,6 @@ it is enabled. Never two of a name run, and what was cut short is taken up the n
 import contextlib
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,22 +15,15 @@ from typing import Any, Literal
 import kfp
 import yaml
 
-from pipeline import parameters
+from pipeline import cron, parameters
 from pipeline.cluster import EXPERIMENT, Version, every, upload, version_name
 from pipeline.package import compiled
 
 KEEP = 3
 """Schedules that stay of each name, the one that runs included: the older ones say what ran when."""
 
-_OWN = "Kept by python -m pipeline schedule: "
-_CRON = {  # robfig/cron, which Kubeflow uses: least, most and names of each field
-    "second": (0, 59, ()),
-    "minute": (0, 59, ()),
-    "hour": (0, 23, ()),
-    "day of the month": (1, 31, ()),
-    "month": (1, 12, ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")),
-    "day of the week": (0, 6, ("sun", "mon", "tue", "wed", "thu", "fri", "sat")),
-}
+OWN = "Kept by python -m pipeline schedule: "
+"""The description of this module's schedules, before their name."""
 
 
 @dataclass(frozen=True)
@@ -83,28 +75,11 @@ def _schedule(path: Path, name: str, entry: Any) -> Schedule:
     """One checked entry of the file."""
     try:
         schedule = Schedule(name, **entry)
-        check_cron(schedule.cron)
+        cron.check(schedule.cron)
         return Schedule(name, schedule.cron, parameters.check(schedule.parameters), bool(schedule.paused))
     except (TypeError, ValueError, AttributeError) as error:
         expected = "expected cron, parameters and, if wanted, paused: " if not isinstance(error, ValueError) else ""
         raise ValueError(f"{path}, schedule {name!r}: {expected}{error}") from None
-
-
-def check_cron(cron: str) -> None:
-    """Refuse what Kubeflow would take and never run, or run at another time than meant.
-
-    Raises:
-        ValueError: not six fields, or a field out of its range.
-    """
-    fields = str(cron).split()
-    if len(fields) != len(_CRON):
-        raise ValueError(f"cron must have six fields ({', '.join(_CRON)}), got {len(fields)}: {cron!r}")
-    for text, (what, (least, most, names)) in zip(fields, _CRON.items(), strict=True):
-        for part in text.lower().split(","):
-            match = re.fullmatch(r"(?:[*?]|(\w+)(?:-(\w+))?)(?:/[1-9]\d*)?", part)
-            values = filter(None, match.groups()) if match else [""]
-            if not all(value in names or (value.isdigit() and least <= int(value) <= most) for value in values):
-                raise ValueError(f"cron {cron!r}: {part!r} is no {what}; expected {least} to {most}, a range or *")
 
 
 def plan(existing: list[Any], schedules: list[Schedule], version: str, keep: int = KEEP) -> list[Change]:
@@ -120,7 +95,7 @@ def plan(existing: list[Any], schedules: list[Schedule], version: str, keep: int
     """
     changes = []
     for schedule in schedules:
-        own = [run for run in existing if run.description == _OWN + schedule.name]
+        own = [run for run in existing if run.description == OWN + schedule.name]
         own.sort(key=lambda run: run.created_at, reverse=True)
         title = schedule.title(version)
         current = next((run for run in own if run.display_name == title), None)
@@ -132,8 +107,8 @@ def plan(existing: list[Any], schedules: list[Schedule], version: str, keep: int
         if enabled == schedule.paused:
             changes.append(Change("pause" if enabled else "enable", title, current.recurring_run_id if current else ""))
         changes += [_change("delete", run) for run in old[keep - 1 :]]
-    kept = {_OWN + schedule.name for schedule in schedules}
-    gone = [run for run in existing if (run.description or "").startswith(_OWN) and run.description not in kept]
+    kept = {OWN + schedule.name for schedule in schedules}
+    gone = [run for run in existing if (run.description or "").startswith(OWN) and run.description not in kept]
     return changes + [_change("pause", run) for run in gone if run.status == "ENABLED"]
 
 
@@ -179,7 +154,7 @@ def _create(client: kfp.Client, experiment_id: str, version: Version, change: Ch
     """Create a schedule, paused; its id."""
     wanted = change.schedule
     run = client.create_recurring_run(
-        experiment_id, change.title, description=_OWN + wanted.name, cron_expression=wanted.cron,
+        experiment_id, change.title, description=OWN + wanted.name, cron_expression=wanted.cron,
         max_concurrency=1,  # a run that takes long is not joined by the next, which reads the same register of splits
         no_catchup=True,  # after an outage, the data of today once, not of every day that was missed
         params={"revision": version.name, **wanted.parameters}, enabled=False,

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -77,10 +78,16 @@ class Kubeflow:
             case "POST", "experiments":
                 _only(body, {"display_name", "namespace"})
                 return self._add(self.experiments, "experiment", body)
+            case "GET", "runs":
+                wanted = query.pop("experiment_id")
+                found = [run for run in self.runs if run["experiment_id"] == wanted]
+                if query.get("sort_by") == "created_at desc":
+                    found.reverse()
+                return self._page("runs", found, query)
             case "POST", "runs":
                 _only(body, _RUN)
                 self._check_run(body)
-                return self._add(self.runs, "run", body)
+                return self._add(self.runs, "run", {**body, "state": "PENDING"})
             case "GET", "recurringruns":
                 wanted = query.pop("experiment_id")
                 found = [run for run in self.recurring if run["experiment_id"] == wanted]
@@ -120,8 +127,13 @@ class Kubeflow:
         _only(body, _RECURRING)
         self._check_run(body)
         _only(body["trigger"], {"cron_schedule"})
-        if len(body["trigger"]["cron_schedule"]["cron"].split()) != 6:
+        trigger = body["trigger"]["cron_schedule"]
+        _only(trigger, {"cron", "start_time", "end_time"})
+        if len(trigger["cron"].split()) != 6:
             raise Refused(400, "cron: expected six fields")
+        between = [datetime.fromisoformat(trigger[name]) for name in ("start_time", "end_time") if name in trigger]
+        if any(moment.tzinfo is None for moment in between) or between != sorted(between):
+            raise Refused(400, "start_time, end_time: expected RFC 3339, the earlier one first")
         if not 1 <= int(body["max_concurrency"]) <= 10:
             raise Refused(400, "max_concurrency: expected 1 to 10")
         status = {"ENABLE": "ENABLED", "DISABLE": "DISABLED"}[body["mode"]]

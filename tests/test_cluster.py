@@ -245,20 +245,3 @@ def test_a_schedule_file_that_is_wrong_is_one_clear_error_and_nothing_reaches_th
     assert words in printed
     assert str(file) in printed
     assert server.changes == []
-
-
-@pytest.mark.parametrize(
-    "cron", ["0 0 3 * * 1", "0 */5 0-6 ? JAN-jun mon,Fri", "59 59 23 31 12 6", "0 0/15 8,20 1 */2 ?"]
-)
-def test_cron_of_six_fields_is_taken(cron):
-    schedules.check_cron(cron)
-
-
-@pytest.mark.parametrize(
-    "cron", ["0 3 * * 1", "0 0 3 * * 1 2026", "60 0 3 * * 1", "0 0 24 * * *", "0 0 3 0 * *", "0 0 3 * 13 *",
-             "0 0 3 * * 7", "0 0 3 * * /2", "0 0 3 * mon *", "0 0 3 * * */0", "@daily", "",
-             "0 0 three * * *", "0 0 -1 * * *"],
-)  # fmt: skip
-def test_cron_of_another_form_or_out_of_range_is_refused(cron):
-    with pytest.raises(ValueError, match="cron"):
-        schedules.check_cron(cron)
