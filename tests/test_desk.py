@@ -297,6 +297,27 @@ def test_photos_are_scored_for_the_job_that_is_chosen(desk):
         assert b'name="job"' not in made.asked("score")[0].post_data_buffer
 
 
+def test_scores_of_two_versions_are_told_not_to_compare(desk, api):
+    told = api("score", PHOTOS[0]).json()
+    versions = iter([1, 2, 2])
+
+    def score(route):
+        photos = told["photos"] * route.request.post_data_buffer.count(b'name="photos"')
+        route.fulfill(json={**told, "model": {"name": "portraits", "version": next(versions)}, "photos": photos})
+
+    with desk(routes={"**/score": score}) as made:
+        made.add(PHOTOS[0])
+        made.scored()
+        assert not made.page.is_visible("#mixed")
+        made.add(PHOTOS[1])
+        made.page.wait_for_selector("text=Versions 1 and 2 of the model")
+        made.page.click("#anew")
+        made.page.wait_for_selector("#mixed", state="hidden")
+        made.scored()
+        assert made.page.locator(".row .score b").count() == 2
+        assert not made.page.is_visible("#mixed")
+
+
 def test_a_model_that_knows_no_jobs_is_asked_for_none(reviewed):
     assert not reviewed.page.is_visible("#job")
 

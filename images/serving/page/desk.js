@@ -150,13 +150,18 @@ class Desk {
     else this.#queue.start(this.job);
   }
 
-  /** Scores everything anew for another job. */
+  /** Scores everything for another job. */
   choose(job) {
     this.job = job;
+    this.anew();
+  }
+
+  /** Scores everything once more. */
+  anew() {
     this.#opened.forget();
     this.#queue.stop();
     for (const photo of this.#photos) photo.reset();
-    if (this.#photos.length) this.#queue.start(job);
+    if (this.#photos.length) this.#queue.start(this.job);
   }
 
   // The list
@@ -235,13 +240,17 @@ class Desk {
     }
   }
 
-  /** Says what shared ranks mean, where there are any. */
+  /** Says what shared ranks mean, where there are any, and when the server has changed its model in between. */
   #tell(scored) {
     const tied = scored.filter((photo) => this.#places.get(photo).tied);
     const error = tied[0]?.score.error;
     at("told").textContent = tied.length
       ? `${counted(tied.length, "photo")} share ranks: they differ by less than the scorer can tell (± ${points(error ?? 0)}).`
       : "";
+    const versions = [...new Set(scored.map((photo) => photo.version))].sort((one, other) => one - other);
+    at("mixed").hidden = versions.length < 2;
+    at("mixed").firstElementChild.textContent =
+      `Versions ${versions.join(" and ")} of the model have scored these photos, so their scores do not compare.`;
   }
 
   #list() {
@@ -327,6 +336,7 @@ at("files").addEventListener("change", ({ target }) => {
 });
 at("download").addEventListener("click", () => desk.download());
 at("clear").addEventListener("click", () => desk.clear());
+at("anew").addEventListener("click", () => desk.anew());
 at("stop").addEventListener("click", () => desk.toggle());
 at("job").addEventListener("change", ({ target }) => desk.choose(target.value));
 at("sort").addEventListener("change", ({ target }) => desk.sort(target.value));

@@ -172,17 +172,23 @@ export class Opened {
     const view = this.#wanted === "advice" && !this.#advice.chosen ? "photo" : this.#wanted;
     for (const button of at("views").children) button.setAttribute("aria-pressed", button.dataset.view === view);
     this.#advice.press(view === "advice");
+    this.#frame.setAttribute("aria-busy", "true"); // what is seen is of the photo before, and is dimmed
     try {
       const drawn = await this.#drawn(view, signal);
       if (turn !== this.#turn) return;
-      this.#frame.replaceChildren(drawn.node);
+      this.#fill(drawn.node);
       at("caption").textContent = drawn.caption;
     } catch (error) {
       if (turn !== this.#turn) return;
       if (!(error instanceof Problem)) throw error;
-      this.#frame.replaceChildren(element("p", { class: "placeholder" }, error.message));
+      this.#fill(element("p", { class: "placeholder" }, error.message));
       at("caption").textContent = "";
     }
+  }
+
+  #fill(node) {
+    this.#frame.replaceChildren(node);
+    this.#frame.removeAttribute("aria-busy");
   }
 
   /** The node of a view and the words under it. */

@@ -8,6 +8,8 @@ export class Photo {
   state = "waiting";
   /** The server's answer when scored: mean, std, distribution, error, face, norms. */
   score = null;
+  /** The version of the model that scored it. */
+  version = null;
   /** Why it failed. */
   problem = null;
   /** Whether its votes would spread far more than those of the other photos; see `compareSpreads`. */

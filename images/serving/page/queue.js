@@ -86,12 +86,12 @@ export class Queue {
   async #score(batch, signal) {
     if (!batch.length || signal.aborted) return;
     try {
-      const answers = await this.#server.score(batch.map((photo) => photo.file), this.#job, signal);
+      const { version, photos } = await this.#server.score(batch.map((photo) => photo.file), this.#job, signal);
       if (signal.aborted) return;
       batch.forEach((photo, at) => {
-        const { problem, ...score } = answers[at];
+        const { problem, ...score } = photos[at];
         if (problem) fail(photo, Problem.of(problem));
-        else Object.assign(photo, { state: "scored", score, problem: null });
+        else Object.assign(photo, { state: "scored", score, version, problem: null });
       });
     } catch (error) {
       if (signal.aborted) return;

@@ -47,14 +47,14 @@ export class Server {
   /**
    * Scores of photos.
    *
-   * @returns one answer a photo, in their order: a score, or `{problem}`.
+   * @returns `{version, photos}`: who scored, and one answer a photo, in their order: a score, or `{problem}`.
    * @throws {Problem} the request as a whole was refused.
    */
   async score(files, job, signal) {
     const answer = await this.#ask("score", form("photos", files, job), signal, [422]);
     const told = await json(answer);
     if (told?.photos?.length !== files.length) throw Problem.of(told, answer.status);
-    return told.photos;
+    return { version: told.model.version, photos: told.photos };
   }
 
   /** The photo under a map, `heat` or `gains`, as a PNG. */
