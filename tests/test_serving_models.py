@@ -1,0 +1,375 @@
+"""The version that answers: found, fetched once, switched to when sound, and freed when nobody asks it any more."""
+
+import asyncio
+import gc
+import json
+import shutil
+import threading
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.scorer import channels, storage
+from components.scorer.settings import Ingestion
+from images.serving import models, source
+from images.serving.batching import Batching, Network, Photo
+from images.serving.metrics import Metrics
+from images.serving.problems import Problem
+from images.serving.settings import Settings
+from tests.conftest import drawn_photo
+from tests.serving import PATIENCE, Here, until
+
+PHOTO = drawn_photo(0.6, seed=1, size=(90, 120))
+SETTINGS = Settings(workers=1, interval=0.05)
+
+
+@pytest.fixture
+def own(small_models, tmp_path) -> Path:
+    """A folder of all models that the test may change."""
+    folder = tmp_path / "models"
+    shutil.copytree(small_models, folder)
+    return folder
+
+
+def promote(folder: str | Path, version: int) -> None:
+    channels.move(str(folder), "portraits", version, why="a test")
+
+
+def version(here: Here) -> str:
+    return here.get("/ready").json()["version"]
+
+
+def failing(here: Here) -> dict | None:
+    return here.get("/ready").json()["failing"]
+
+
+def score(here: Here) -> dict:
+    return here.post("/score", files={"photos": PHOTO}).json()
+
+
+# What an address means
+
+
+def test_each_kind_of_address_leads_to_its_version(own):
+    model, one = str(own / "portraits"), str(own / "portraits" / "2")
+    for address, current in ((str(own), f"{model}/1"), (model, f"{model}/1"), (one, one), (f"file://{one}/", one)):
+        assert source.find(Settings(model=address)).current() == current
+    assert source.find(Settings(model=model, version=3)).current() == f"{model}/3"
+    promote(own, 2)
+    assert source.find(Settings(model=model)).labels() == {"champion": 2, "previous": 1}
+    assert source.find(Settings(model=model, channel="previous")).current() == f"{model}/1"
+
+
+def test_a_model_without_channels_is_served_by_number(own):
+    (own / "portraits" / "channels.json").unlink()
+    assert source.find(Settings(model=str(own / "portraits"), version=2)).current() == str(own / "portraits" / "2")
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"model": ""}, "give --model"),
+        ({"model": "{own}/nowhere"}, "found neither"),
+        ({"model": "{own}", "channel": "challenger"}, "to name a challenger"),
+        ({"model": "{own}", "version": 9}, "no saved_model.pb"),
+        ({"model": "{own}/portraits/1", "version": 2}, "leave --version 2 out"),
+    ],
+)
+def test_an_address_that_leads_nowhere_says_what_was_expected(own, more, told):
+    more = {name: value.format(own=own) if isinstance(value, str) else value for name, value in more.items()}
+    with pytest.raises((ValueError, FileNotFoundError), match=told):
+        source.find(Settings(**more))
+
+
+def test_of_several_models_one_has_to_be_named(own):
+    shutil.copytree(own / "portraits", own / "others")
+    with pytest.raises(ValueError, match=r"found \['others', 'portraits'\]; name one"):
+        source.find(Settings(model=str(own)))
+
+
+# Fetching
+
+
+def test_workers_that_want_a_version_at_once_fetch_it_once(small_models, google, tmp_path):
+    storage.upload_tree(small_models, "gs://bucket/models")
+    google.requests.clear()
+    with ThreadPoolExecutor(4) as pool:  # a lock is its file description's: threads exclude each other as processes do
+        found = set(pool.map(source.fetch, ["gs://bucket/models/portraits/1"] * 4, [str(tmp_path)] * 4))
+    (place,) = found
+    assert Path(place, "portable", "scorer.tflite").is_file()
+    read = [each for each in google.requests if "scorer.tflite" in each.path and each.query.get("alt") == "media"]
+    assert len(read) == 1
+
+
+def test_a_download_that_broke_off_is_begun_anew(small_models, amazon, tmp_path, monkeypatch):
+    storage.upload_tree(small_models, "s3://bucket/models")
+    uri, original = "s3://bucket/models/portraits/1", storage.download_tree
+
+    def broken(*arguments):
+        original(*arguments)
+        raise storage.StorageError("the connection broke")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "download_tree", broken)
+        with pytest.raises(storage.StorageError):
+            source.fetch(uri, str(tmp_path))
+    assert not list(tmp_path.rglob("*.tflite"))
+    found = source.fetch(uri, str(tmp_path))
+    assert Path(found).name == "1"
+    assert source.fetch(uri, str(tmp_path)) == found
+
+
+def test_only_the_newest_fetched_versions_are_kept(small_models, amazon, tmp_path):
+    for number in range(1, 6):
+        storage.upload_tree(small_models / "portraits" / "1", f"s3://bucket/portraits/{number}")
+        source.fetch(f"s3://bucket/portraits/{number}", str(tmp_path))
+    assert sorted(path.parent.parent.name for path in tmp_path.rglob("scorer.tflite")) == ["3", "4", "5"]
+
+
+def test_a_version_that_is_not_complete_is_not_fetched(small_models, amazon, tmp_path):
+    storage.upload_tree(small_models / "portraits" / "1", "s3://bucket/portraits/1")
+    storage.delete_tree("s3://bucket/portraits/1/saved_model.pb")
+    with pytest.raises(FileNotFoundError, match=r"found no saved_model.pb"):
+        source.fetch("s3://bucket/portraits/1", str(tmp_path))
+
+
+# Following
+
+
+def test_it_follows_the_channel_forth_and_back(own):
+    with Here(replace(SETTINGS, model=str(own))) as here:
+        for number in ("2", "3", "1"):
+            promote(own, int(number))
+            until(lambda number=number: version(here) == number, f"version {number} answers")
+            assert score(here)["model"]["version"] == int(number)
+        labels = here.post("/v1/models/portraits/labels/previous:predict", json={"instances": []})
+        assert labels.status_code == 404
+
+
+def test_it_follows_the_channel_in_a_bucket(small_models, google, tmp_path):
+    storage.upload_tree(small_models, "gs://bucket/models")
+    settings = replace(SETTINGS, model="gs://bucket/models/portraits", folder=str(tmp_path))
+    with Here(settings) as here:
+        assert score(here)["model"] == {"name": "portraits", "version": 1}
+        promote("gs://bucket/models", 2)
+        until(lambda: version(here) == "2", "version 2 answers")
+
+
+def broken_network(folder: Path) -> None:
+    (folder / "portable" / "scorer.tflite").write_bytes(b"no network")
+
+
+def incomplete(folder: Path) -> None:
+    (folder / channels.COMPLETE).unlink()
+
+
+def of_another_kind(folder: Path) -> None:
+    (folder / "portable" / "portable.json").write_text("{}")
+
+
+def of_wrong_norms(folder: Path) -> None:
+    (folder / "portable" / "norms.json").write_text('{"norms": [{"key": "x"}]}')
+
+
+@pytest.mark.parametrize("spoil", [broken_network, incomplete, of_another_kind, of_wrong_norms])
+def test_a_version_that_cannot_be_loaded_leaves_the_old_one_in_place_and_is_told(own, spoil):
+    with Here(replace(SETTINGS, model=str(own))) as here:
+        spoil(own / "portraits" / "2")
+        promote(own, 2)
+        until(lambda: failing(here), "the failure is told")
+        assert failing(here)["version"] == str(own / "portraits" / "2")
+        assert failing(here)["why"]
+        assert here.get("/ready").status_code == 200
+        assert score(here)["model"]["version"] == 1
+        text = here.get("/metrics").text
+        assert "scorer_model_failing 1.0" in text
+        assert 'model_loads_total{outcome="failed"}' in text
+        promote(own, 3)
+        until(lambda: version(here) == "3" and failing(here) is None, "a sound version heals it")
+
+
+def test_a_version_whose_answers_cannot_be_right_is_not_switched_to(own, monkeypatch):
+    original = Network.answer
+
+    def wrong(self, photos):
+        found = original(self, photos)
+        if self.portable.version == 2:
+            found["mean"] = np.full_like(found["mean"], np.nan)
+        return found
+
+    monkeypatch.setattr(Network, "answer", wrong)
+    with Here(replace(SETTINGS, model=str(own))) as here:
+        promote(own, 2)
+        until(lambda: failing(here), "the failure is told")
+        assert "expected a score from 1 to 10 for warm-up photo 0, got nan" in failing(here)["why"]
+        assert score(here)["model"]["version"] == 1
+
+
+def test_an_outage_of_the_store_does_not_disturb_what_answers(own):
+    with Here(replace(SETTINGS, model=str(own))) as here:
+        file = own / "portraits" / "channels.json"
+        text = file.read_text()
+        file.write_text("{")
+        until(lambda: failing(here), "the outage is told")
+        assert score(here)["model"]["version"] == 1
+        file.write_text(text)
+        until(lambda: failing(here) is None, "it is over")
+
+
+def test_a_failing_version_is_tried_again_but_not_at_every_look(own, monkeypatch):
+    tries = []
+    load = models.Models._load
+
+    def counting(self, uri):
+        tries.append(uri)
+        return load(self, uri)
+
+    monkeypatch.setattr(models.Models, "_load", counting)
+    with Here(replace(SETTINGS, model=str(own), interval=0.05)) as here:
+        broken = own / "portraits" / "2" / "portable" / "scorer.tflite"
+        whole = broken.read_bytes()
+        broken.write_bytes(b"")
+        promote(own, 2)
+        until(lambda: failing(here), "the failure is told")
+        for _ in range(5):
+            here.run(here.state.models.look())
+        assert tries.count(str(own / "portraits" / "2")) <= 2
+        broken.write_bytes(whole)
+        until(lambda: version(here) == "2", "the mended version answers")
+
+
+def test_a_request_under_way_ends_on_its_version_which_is_freed_then(own, monkeypatch):
+    entered, go_on = threading.Event(), threading.Event()
+    original = Network.answer
+
+    def slow(self, photos):
+        if self.portable.version == 1 and self.portable.uri == str(own / "portraits" / "1") and armed:
+            entered.set()
+            assert go_on.wait(PATIENCE)
+        return original(self, photos)
+
+    armed = []
+    monkeypatch.setattr(Network, "answer", slow)
+    with Here(replace(SETTINGS, model=str(own))) as here:
+        armed.append(True)
+        old = weakref.ref(here.state.models.current)
+        waiting = here.begin("POST", "/score", files={"photos": PHOTO})
+        assert entered.wait(PATIENCE)
+        promote(own, 2)
+        until(lambda: version(here) == "2", "version 2 answers")
+        assert score(here)["model"]["version"] == 2
+        assert old() is not None
+        go_on.set()
+        assert waiting.result(PATIENCE).json()["model"]["version"] == 1
+        del waiting
+
+        def freed() -> bool:
+            gc.collect()
+            return old() is None
+
+        until(freed, "the old version is freed")
+        until(lambda: not [each for each in threading.enumerate() if each.name == "network-1"], "its thread has ended")
+
+
+# Batching
+
+
+@dataclass
+class Counting:
+    """What `Network` needs of a portable version: it notes the sizes of its calls, and waits when told to."""
+
+    sizes: list[int] = field(default_factory=list)
+    go_on: threading.Event = field(default_factory=threading.Event)
+    settings: Ingestion = field(default_factory=Ingestion)
+    version: int = 1
+    jobs: tuple[str, ...] = ()
+
+    def pixels(self, photo):
+        return np.zeros((4, 4, 3), "float32")
+
+    def answer(self, pixels):
+        assert self.go_on.wait(PATIENCE)
+        self.sizes.append(len(pixels))
+        return {"mean": np.arange(len(pixels), dtype="float32")}
+
+
+def put(network: Network, number: int) -> list:
+    """Photos handed to a network, and what became of each."""
+    found: list = []
+    for _ in range(number):
+        network.put(Photo(b"", pixels=np.zeros((4, 4, 3), "float32"), done=found.append))
+    return found
+
+
+def test_photos_that_wait_are_scored_together_up_to_the_batch():
+    portable = Counting()
+    network = Network(portable, Settings(batch=4, workers=1), Metrics())
+    first = put(network, 1)
+    until(lambda: network._waiting.empty(), "the first is being scored")
+    rest = put(network, 6)
+    portable.go_on.set()
+    until(lambda: len(first) + len(rest) == 7, "all are scored")
+    network.close()
+    assert portable.sizes == [1, 4, 2]
+    assert [float(photo.answer["mean"]) for photo in rest] == [0, 1, 2, 3, 0, 1]  # each has its own row
+
+
+def test_a_lone_photo_waits_for_nobody():
+    portable = Counting()
+    portable.go_on.set()
+    network = Network(portable, Settings(deadline=1.0, workers=1), Metrics())
+    began = time.monotonic()
+    found = put(network, 1)
+    until(lambda: found, "it is scored")
+    assert time.monotonic() - began < 0.9
+    network.close()
+
+
+def test_a_photo_waits_for_one_that_is_being_decoded_but_no_longer_than_the_deadline():
+    portable = Counting()
+    portable.go_on.set()
+    network = Network(portable, Settings(deadline=0.3, workers=1), Metrics())
+    network.expect(1)
+    put(network, 1)
+    put(network, 1)
+    until(lambda: sum(portable.sizes) == 2, "both are scored")
+    assert portable.sizes == [2]
+    put(network, 1)  # and nobody comes
+    until(lambda: sum(portable.sizes) == 3, "it is scored alone")
+    network.close()
+
+
+def test_a_network_that_fails_fails_its_photos_and_goes_on():
+    portable = Counting()
+    portable.go_on.set()
+    network = Network(portable, Settings(workers=1), Metrics())
+    broken: list = []
+    network.put(Photo(b"", pixels=np.zeros((5, 5, 3)), done=broken.append))
+    until(lambda: broken, "the first is told")
+    found = put(network, 1)
+    until(lambda: found, "the next is scored")
+    network.close()
+    assert isinstance(found[0], Photo)
+
+
+async def _waited(batching: Batching, network: Network) -> list:
+    return await batching.score(network, [PHOTO])
+
+
+def test_a_photo_whose_turn_does_not_come_in_time_is_told_to_come_again():
+    batching = Batching(Settings(workers=1, seconds=0.1), Metrics())
+    portable = Counting()
+    portable.go_on.set()
+    network = Network(portable, batching.settings, Metrics())
+    batching.settings = replace(batching.settings, seconds=-1.0)  # over before it began
+    (problem,) = asyncio.run(_waited(batching, network))
+    assert isinstance(problem, Problem)
+    assert (problem.status, problem.headers["Retry-After"]) == (429, "5")
+    assert json.loads(problem.answer().body)["title"] == "Too Many Requests"
+    network.close()
+    batching.close()
