@@ -1,7 +1,7 @@
 """How Gunicorn runs the workers; ``launch`` names this file and hands the settings on in the environment.
 
-https://gunicorn.org/reference/settings/. The application's modules are loaded before the fork, so that a worker that
-died is back in a moment; no thread is started and no network loaded until after it.
+https://gunicorn.org/reference/settings/. The application's modules are imported here, before the fork, so that a
+worker that died is back in a moment; the application itself, its metrics and its network are each worker's own.
 """
 
 import ctypes
@@ -11,13 +11,13 @@ from typing import Any
 
 from prometheus_client import multiprocess
 
+import images.serving.app  # noqa: F401 - before the fork, see above
 from images.serving.settings import from_environment
 
 _SETTINGS = from_environment()
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 wsgi_app = "images.serving.app:create_app()"
-preload_app = True
 worker_class = "images.serving.worker.Worker"
 workers = _SETTINGS.workers
 # With Nginx before it, each worker has a socket of its own as well (see worker); this one is for when none is there.

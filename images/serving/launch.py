@@ -22,10 +22,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from images.serving import log
-from images.serving.metrics import FOLDER as METRICS
-from images.serving.models import DRAINING
-from images.serving.settings import PREFIX, Settings, from_environment, to_environment
+from images.serving import log, source
+from images.serving.settings import DRAINING, METRICS, PREFIX, Settings, from_environment, socket_of, to_environment
 
 TEMPLATE = Path(__file__).with_name("nginx.conf")
 
@@ -100,8 +98,6 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
 
 def _check_model(settings: Settings) -> None:
     """Raise unless there is a version to serve; it is fetched, so that the workers find it."""
-    from images.serving import source
-
     source.fetch(source.find(settings).current(), settings.folder)
 
 
@@ -162,9 +158,7 @@ def _start_nginx(nginx: str, settings: Settings) -> subprocess.Popen:
 
 def nginx_conf(settings: Settings) -> str:
     """Nginx's configuration."""
-    from images.serving.worker import path_of
-
-    servers = [f"server unix:{path_of(settings.run, place)} max_fails=0;" for place in range(settings.workers)]
+    servers = [f"server unix:{socket_of(settings.run, place)} max_fails=0;" for place in range(settings.workers)]
     every = settings.host in ("", "0.0.0.0", "::")
     values = {
         "user": "user root;" if os.geteuid() == 0 else "",  # else its worker could not read the run's folder

@@ -8,7 +8,8 @@ import os
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
-FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+from images.serving.settings import METRICS
+
 MEDIA = "text/plain; version=0.0.4; charset=utf-8"
 
 _SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -56,7 +57,7 @@ class Metrics:
 
     def text(self) -> bytes:
         """All values, as Prometheus reads them."""
-        if not os.environ.get(FOLDER):
+        if not os.environ.get(METRICS):
             return generate_latest(self._registry)
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)

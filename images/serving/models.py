@@ -18,10 +18,8 @@ from images.serving import log, source
 from images.serving.batching import Network, Photo, decode
 from images.serving.metrics import Metrics
 from images.serving.problems import Problem, not_ready
-from images.serving.settings import Settings
+from images.serving.settings import DRAINING, Settings
 from images.serving.source import Source
-
-DRAINING = "draining"  # the file in the run's folder by which `launch` tells the workers that the end is near
 
 _LONGEST_WAIT = 300.0  # seconds between two tries of a version that cannot be loaded
 

@@ -11,6 +11,12 @@ from typing import Any, get_type_hints
 PREFIX = "SCORER_"
 """Before the setting's name in capitals: ``SCORER_MODEL``, ``SCORER_QUEUE``, …"""
 
+METRICS = "PROMETHEUS_MULTIPROC_DIR"
+"""The environment variable by which prometheus_client knows the folder that all workers write to."""
+
+DRAINING = "draining"
+"""The file in the run's folder by which the workers are told that the end is near."""
+
 _DIGEST = "sha256:"
 
 
@@ -91,6 +97,11 @@ def to_environment(settings: Settings) -> dict[str, str]:
     values["keys"] = ",".join(_DIGEST + digest for digest in settings.keys)
     values |= {name: int(value) for name, value in values.items() if isinstance(value, bool)}
     return {PREFIX + name.upper(): str(value) for name, value in values.items()}
+
+
+def socket_of(run: str, place: int) -> str:
+    """The address of the socket of the worker at a place, from 0."""
+    return f"{run}/worker-{place}.sock"
 
 
 def digests(keys: Any) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.scorer import channels, portable, storage
+from components.scorer import channels, storage
 from images.serving.settings import Settings
 
 _CHANNELS = "channels.json"
@@ -98,6 +98,8 @@ def fetch(uri: str, folder: str) -> str:
     """
     if not storage.is_remote(uri):
         return uri
+    from components.scorer import portable  # imports what runs it, of which the launching process has no need
+
     if not storage.exists(storage.join(uri, channels.COMPLETE)):
         raise FileNotFoundError(f"expected a published version at {uri}, found no {channels.COMPLETE} in it")
     files = [file for file in storage.files(uri) if file.name.startswith(f"{portable.FOLDER}/")]

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from uvicorn_worker import UvicornWorker
 
-from images.serving.settings import from_environment
+from images.serving.settings import from_environment, socket_of
 
 _SETTINGS = from_environment()
 _BACKLOG = 1024  # connections that wait; more than Nginx opens
@@ -38,7 +38,7 @@ class Worker(UvicornWorker):
     def run(self) -> None:
         """Answer until told to end."""
         if _SETTINGS.nginx and _SETTINGS.run:
-            path = Path(path_of(_SETTINGS.run, self.place))
+            path = Path(socket_of(_SETTINGS.run, self.place))
             path.unlink(missing_ok=True)  # of the one that had this place before
             own = socket.socket(socket.AF_UNIX)
             own.bind(str(path))
@@ -46,8 +46,3 @@ class Worker(UvicornWorker):
             own.setblocking(False)
             self.sockets = [*self.sockets, own]
         super().run()
-
-
-def path_of(run: str, place: int) -> str:
-    """The address of the socket of the worker at a place."""
-    return f"{run}/worker-{place}.sock"
