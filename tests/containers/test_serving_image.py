@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -147,6 +148,35 @@ def test_nginx_answers_for_a_body_that_is_too_large(served):
     answer = httpx.post(f"{served.url}/score", content=bytes(33 * 2**20), headers={"content-type": "image/jpeg"})
     assert answer.status_code == 413
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_it_withstands_load_within_its_memory(served, capsys):
+    """Eight connections through the container's Nginx; the rate is printed, for this machine may have others on it."""
+    url, photos, connections = served.url, 400, 8
+    body = {"instances": [{"image_bytes": {"b64": base64.b64encode(PHOTO).decode()}}]}
+    with (
+        httpx.Client(limits=httpx.Limits(max_connections=connections)) as client,
+        ThreadPoolExecutor(connections) as pool,
+    ):
+
+        def ask(_: int) -> tuple[int, float]:
+            began = time.monotonic()
+            return client.post(f"{url}/v1/models/portraits:predict", json=body).status_code, time.monotonic() - began
+
+        assert client.get(f"{url}/ready").headers["server"] == "nginx"
+        began = time.monotonic()
+        told = list(pool.map(ask, range(photos)))
+        seconds = time.monotonic() - began
+    memory = docker("stats", "--no-stream", "--format", "{{.MemUsage}}", served.id).split("/")[0].strip()
+    times = sorted(each for _, each in told)
+    middle, late = times[photos // 2], times[photos * 99 // 100]
+    with capsys.disabled():
+        print(
+            f"\nload: {photos / seconds:.0f} photos/s, median {1e3 * middle:.0f} ms, 99 % {1e3 * late:.0f} ms, {memory}"
+        )
+    assert {status for status, _ in told} == {200}
+    assert memory.endswith("MiB")  # all workers, Nginx and what is in /tmp: the manifests allow 2 GiB
+    assert float(memory.removesuffix("MiB")) < 1024
 
 
 def test_versions_are_switched_under_load_without_a_failed_request(served, models):
