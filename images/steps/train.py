@@ -22,7 +22,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -291,8 +291,9 @@ def _fail(base: Path, error: Exception) -> None:
     traceback.print_tb(error.__traceback__)  # without the message, which may hold a photo's name
     print(reason, file=sys.stderr, flush=True)
     place = base / "output" / "failure"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(reason[:LONGEST_FAILURE], encoding="utf-8")
+    with suppress(OSError):  # the log has it; the folder may be another user's
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(reason[:LONGEST_FAILURE], encoding="utf-8")
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -7,6 +7,7 @@ machine needs to reach its package index, certificates above all, is in this loc
     python -m tests.containers.base_image
 """
 
+import hashlib
 import os
 import shlex
 import shutil
@@ -20,6 +21,9 @@ BASE = "python:3.11-slim-bookworm"
 SUITE = "bookworm"
 PACKAGES = ("ca-certificates", "python3", "python3-pip", "python3-venv")
 MIRROR = "http://deb.debian.org/debian"
+LABEL = "portrait-scorer.stand-in"
+"""Of a stand-in: a digest of what this machine put into it. One that another machine's settings made is made anew."""
+
 CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
 
 
@@ -33,7 +37,11 @@ def provide(reference: str = BASE) -> str:
         subprocess.CalledProcessError: a tool failed; its message stands in the output.
         FileNotFoundError: debootstrap is not installed.
     """
-    if not subprocess.run(["docker", "image", "inspect", reference], capture_output=True).returncode:
+    label = subprocess.run(
+        ["docker", "image", "inspect", "--format", f'{{{{index .Config.Labels "{LABEL}"}}}}', reference],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    if not label.returncode and label.stdout.strip() in ("", _fingerprint()):
         return "present"
     if not subprocess.run(["docker", "pull", "--quiet", reference], capture_output=True, timeout=300).returncode:
         return "pulled"
@@ -54,32 +62,46 @@ def _bootstrap(root: Path) -> None:
     subprocess.run(command, check=True, stdout=sys.stderr)
     for heap in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
         shutil.rmtree(root / heap, ignore_errors=True)
-    for part in ("archives/partial",):  # apt wants it
-        (root / "var/cache/apt" / part).mkdir(parents=True)
-    (root / "var/lib/apt/lists/partial").mkdir(parents=True)
+    for wanted in ("var/cache/apt/archives/partial", "var/lib/apt/lists/partial"):  # by apt
+        (root / wanted).mkdir(parents=True)
     (root / "usr/lib/python3.11/EXTERNALLY-MANAGED").unlink(missing_ok=True)
 
 
 def _equip(root: Path) -> None:
     """What this machine trusts and asks for packages; places on its own disk mean nothing in a container."""
+    if certificates := _certificates():
+        (root / CERTIFICATES).write_bytes(certificates)
+    (root / "etc/pip.conf").write_text(_pip_settings())
+
+
+def _certificates() -> bytes:
     trusted = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile
-    if trusted and Path(trusted).is_file():
-        shutil.copyfile(trusted, root / CERTIFICATES)
+    return Path(trusted).read_bytes() if trusted and Path(trusted).is_file() else b""
+
+
+def _pip_settings() -> str:
     lines = ["[global]", f"cert = /{CERTIFICATES}"]
     for name in ("index-url", "timeout"):
-        found = subprocess.run(
-            [sys.executable, "-m", "pip", "config", "get", f"global.{name}"], capture_output=True, text=True
-        )
-        if value := found.stdout.strip():
+        command = [sys.executable, "-m", "pip", "config", "get", f"global.{name}"]
+        if value := subprocess.run(command, capture_output=True, text=True).stdout.strip():
             lines.append(f"{name} = {value}")
-    (root / "etc/pip.conf").write_text("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
+
+
+def _environment() -> dict[str, str]:
+    """How this machine's processor wants its linear algebra."""
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith("OPENBLAS_")}
+
+
+def _fingerprint() -> str:
+    parts = (_certificates(), _pip_settings().encode(), repr(_environment()).encode())
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
 def _import(root: Path, reference: str) -> None:
     """The folder as an image with one layer."""
-    # How this machine's processor wants its linear algebra is a matter of the machine, too.
-    own = {name: value for name, value in os.environ.items() if name.startswith("OPENBLAS_")}
-    changes = ['CMD ["python3"]', *(f"ENV {name}={shlex.quote(value)}" for name, value in own.items())]
+    environment = [f"ENV {name}={shlex.quote(value)}" for name, value in _environment().items()]
+    changes = ['CMD ["python3"]', f"LABEL {LABEL}={_fingerprint()}", *environment]
     options = [word for change in changes for word in ("--change", change)]
     with subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE) as packed:
         command = ["docker", "import", *options, "-", reference]
