@@ -81,6 +81,12 @@ class Face:
         inside = _inside(self.box.x, self.box.width) * _inside(self.box.y, self.box.height)
         return 1 - inside / self.area
 
+    @property
+    def margin(self) -> float:
+        """Distance of the box from the nearest edge of the photo, in widths or heights of the box; negative outside."""
+        x, y, width, height = self.box
+        return min(x / width, (1 - x) / width - 1, y / height, (1 - y) / height - 1)
+
     def points(self, size: tuple[int, int]) -> np.ndarray:
         """The landmarks in pixels of a photo of this width and height: float64 [5, 2]."""
         return np.multiply(self.landmarks, size)
@@ -126,10 +132,13 @@ def aligned(image: Image.Image, face: Face) -> np.ndarray:
     Returns:
         uint8 [112, 112, 3], RGB; what is outside the photo repeats its edge.
     """
-    return cv2.warpAffine(
-        np.asarray(image), _similarity(face.points(image.size), TEMPLATE), (_SQUARE, _SQUARE),
-        flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE,
-    )  # fmt: skip
+    turn, square = to_template(image, face), (_SQUARE, _SQUARE)
+    return cv2.warpAffine(np.asarray(image), turn, square, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def to_template(image: Image.Image, face: Face) -> np.ndarray:
+    """The way from pixels of a photo to `TEMPLATE`'s: float64 [2, 3], for ``(x, y, 1)``."""
+    return _similarity(face.points(image.size), TEMPLATE)
 
 
 def _similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
