@@ -1,19 +1,132 @@
-"""Photos that break an upload norm, by edits whose size is known, of drawn portraits and of real ones.
+"""Photos of which is known what upload norms they break: drawn portraits, and edits of known size of any photo.
 
 Each edit takes an RGB photo, and where it needs them the face on it and a source of randomness, and gives a new
 photo; what is broken is what was done.
 """
 
 import io
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
+from components.ingestion.sample import Portrait, draw_portrait, random_portrait
+from components.ingestion.sample.portrait import ASPECT, CHILD_SIZE, head_centres
 from components.scorer import faces
-from components.scorer.faces import Face
+from components.scorer.faces import Box, Face
 
+SIDE = 320  # pixels: width of a drawn photo, which is also what a photo is normalised to
 GAMMA = 2.2  # of sRGB, nearly
+
+
+@dataclass(frozen=True)
+class Case:
+    """A drawn photo and what is true of it.
+
+    Attributes:
+        image: normalised, after a JPEG file.
+        faces: where the heads were drawn, largest first; None where an edit moved them.
+        size: width and height of the photo as it was sent.
+        job: that the person offers to do.
+        truth: whether a norm is broken, by its key; a norm that is not in it is broken so little that either may do.
+        tone: of the person's skin, 0 (light) to 7 (dark).
+    """
+
+    image: Image.Image
+    faces: list[Face] | None
+    size: tuple[int, int]
+    job: str
+    truth: dict[str, bool]
+    tone: int
+
+
+def drawn_cases(number: int, seed: int) -> Iterator[Case]:
+    """Drawn photos with known truth: of five, two portraits as the sample draws them, flaws together, a portrait whose
+    eyes are shaded, a screenshot and, by turns, a scene without people or a portrait as it is.
+    """  # fmt: skip
+    for place in range(number):
+        rng = np.random.default_rng([seed, place])
+        portrait = random_portrait(rng)
+        match place % 5:
+            case 2:
+                yield _shaded_case(portrait, float(rng.uniform(1.7, 2.5)))
+            case 3:
+                yield _screen_case(portrait, SCREENS[place // 5 % len(SCREENS)], rng)
+            case 4 if place % 2:
+                yield _empty_case(replace(portrait, x=5.0, child=False))
+            case _:
+                yield _case(portrait)
+
+
+def _case(portrait: Portrait) -> Case:
+    image = jpeg(draw_portrait(portrait, SIDE))
+    truth = truth_of(portrait)
+    return Case(image, drawn_faces(portrait, image.size), image.size, portrait.job, truth, portrait.skin_tone)
+
+
+def _shaded_case(portrait: Portrait, stops: float) -> Case:
+    case = _case(replace(portrait, child=False, eyewear="none"))
+    image = jpeg(eyes_shaded(case.image, case.faces[0], stops))
+    return replace(case, image=image, truth=truth_of(replace(portrait, child=False, eyewear="none"), shaded=True))
+
+
+def _screen_case(portrait: Portrait, kind: str, rng: np.random.Generator) -> Case:
+    screen = screenshot(draw_portrait(portrait, SIDE), kind, rng)
+    scale = SIDE / min(screen.size)
+    image = jpeg(screen.resize([round(side * scale) for side in screen.size], Image.Resampling.LANCZOS))
+    return Case(image, None, screen.size, portrait.job, {"screenshot": True}, portrait.skin_tone)
+
+
+def _empty_case(portrait: Portrait) -> Case:
+    image = jpeg(draw_portrait(portrait, SIDE))
+    return Case(image, [], image.size, portrait.job, {"no_face": True, "screenshot": False}, portrait.skin_tone)
+
+
+def truth_of(portrait: Portrait, shaded: bool = False) -> dict[str, bool]:
+    """The norms that a drawn portrait breaks and keeps.
+
+    Between what nobody minds and what the norm is meant for lies a band that counts as neither: a face cut off by less
+    than a twentieth, faults of exposure between .6 and 1.2 stops, blur below half a hundredth.
+    """
+    face = drawn_faces(portrait, (SIDE, round(SIDE * ASPECT)))[0]
+    child = portrait.child and portrait.job != "child carer"
+    levels = {
+        "no_face": (False, True),
+        "screenshot": (False, True),
+        "several_faces": (child, not child),
+        "face_too_small": (portrait.size < 0.3, portrait.size > 0.32),
+        "face_cut_off": (face.outside >= 0.05, face.margin >= 0.1),
+        "sunglasses": (portrait.sunglasses, not portrait.sunglasses),
+        "eyes_in_shadow": (shaded, not shaded and not portrait.sunglasses),
+        "too_dark": (portrait.exposure <= -1.2, portrait.exposure >= -0.6),
+        "blurred": (portrait.blur >= 0.5, portrait.blur == 0),
+    }
+    return {key: broken for key, (broken, kept) in levels.items() if broken or kept}
+
+
+def drawn_faces(portrait: Portrait, size: tuple[int, int]) -> list[Face]:
+    """The faces as YuNet would give them: its boxes and landmarks lie so in 203 drawn portraits, in head units."""
+    heads = [(head_centres(portrait)[0], portrait.size)]
+    if portrait.child:
+        heads.append((head_centres(portrait)[1], portrait.size * CHILD_SIZE))
+    return [_drawn_face(portrait, centre, height, size) for centre, height in heads]
+
+
+def _drawn_face(portrait: Portrait, centre: tuple[float, float], height: float, size: tuple[int, int]) -> Face:
+    unit, pivot = height / 2 * size[1], np.multiply((portrait.x, portrait.y), size)
+    sine, cosine = np.sin(np.radians(portrait.tilt)), np.cos(np.radians(portrait.tilt))
+    turn = np.array([[cosine, sine], [-sine, cosine]])
+
+    def placed(points) -> np.ndarray:
+        upright = np.multiply(centre, size) + np.multiply(points, unit)
+        return ((upright - pivot) @ turn + pivot) / size
+
+    landmarks = placed([(-0.315, -0.01), (0.315, -0.01), (0, 0.336), (-0.27, 0.595), (0.27, 0.595)])
+    (x, y), (width, high) = placed([(0, 0.2)])[0], np.divide((1.36 * unit, 1.72 * unit), size)
+    box = Box(float(x - width / 2), float(y - high / 2), float(width), float(high))
+    return Face(box, tuple(map(tuple, landmarks.tolist())), 0.93)
 
 
 def jpeg(image: Image.Image, quality: int = 92) -> Image.Image:
@@ -44,13 +157,13 @@ def eyes_shaded(image: Image.Image, face: Face, stops: float) -> Image.Image:
     shape = Image.new("L", (112, 112))
     paint = ImageDraw.Draw(shape)
     for x, y in faces.TEMPLATE[:2]:
-        paint.ellipse((x - 18, y - 15, x + 18, y + 13), fill=255)
+        paint.ellipse((x - 20, y - 18, x + 20, y + 16), fill=255)
     mask = _onto(np.asarray(shape.filter(ImageFilter.GaussianBlur(3))), image, face)
     return _in_light(image, 0.5 ** (stops * mask[..., None].astype(np.float32) / 255))
 
 
 def in_sunglasses(image: Image.Image, face: Face, rng: np.random.Generator) -> Image.Image:
-    """Sunglasses pasted over the eyes of a face: lenses of a random shape, darkness and tint, some with a reflection."""
+    """Sunglasses pasted over the eyes of a face: lenses of a random shape, darkness and tint, some that reflect."""
     glasses = Image.new("RGBA", (448, 448))
     paint = ImageDraw.Draw(glasses)
     scale = 4.0
@@ -162,7 +275,7 @@ def _write(paint: ImageDraw.ImageDraw, place: tuple, text: str, height: int, ink
 
 def _lines(paint: ImageDraw.ImageDraw, left: int, top: int, width: int, number: int, ink: tuple, rng) -> None:
     """Lines of text."""
-    words = "reliable kind carer with ten years of experience children love to play outside and cook first aid".split()
+    words = ("reliable", "kind", "carer", "with", "ten years", "experience", "children", "love", "outside", "first aid")
     for line in range(number):
         text = " ".join(words[int(i)] for i in rng.integers(len(words), size=max(2, width // 75)))
         _write(paint, (left, top + 24 * line), text[: width // 9], 16, ink)
@@ -183,7 +296,9 @@ def _profile(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     screen, paint, ink = _phone(rng, dark=bool(rng.random() < 0.3))
     margin = int(rng.choice([0, 16, 32]))
     top = int(rng.integers(90, 130))
-    photo = ImageOps.fit(image, (screen.width - 2 * margin, round((screen.width - 2 * margin) * rng.uniform(0.9, 1.25))))
+    photo = ImageOps.fit(
+        image, (screen.width - 2 * margin, round((screen.width - 2 * margin) * rng.uniform(0.9, 1.25)))
+    )
     screen.paste(photo, (margin, top))
     _status_bar(screen, ink, rng)
     _write(paint, (24, 54), "< Profile", 24, ink)
@@ -227,7 +342,9 @@ def _browser(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     _write(paint, (20, 124), "Find a carer near you", 30, ink)
     photo = ImageOps.contain(image, (screen.width - 40, round(screen.height * 0.5)), Image.Resampling.LANCZOS)
     screen.paste(photo, (20, 190))
-    _lines(paint, 20, 210 + photo.height, screen.width - 40, max(0, (screen.height - 250 - photo.height) // 24), ink, rng)
+    _lines(
+        paint, 20, 210 + photo.height, screen.width - 40, max(0, (screen.height - 250 - photo.height) // 24), ink, rng
+    )
     return screen
 
 
@@ -236,7 +353,9 @@ def _computer(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     paint = ImageDraw.Draw(screen)
     paint.rectangle((0, 566, 960, 600), fill=(32, 33, 38))
     for number in range(8):
-        paint.rounded_rectangle((12 + 40 * number, 571, 38 + 40 * number, 595), 6, fill=tuple(map(int, rng.integers(60, 255, 3))))
+        paint.rounded_rectangle(
+            (12 + 40 * number, 571, 38 + 40 * number, 595), 6, fill=tuple(map(int, rng.integers(60, 255, 3)))
+        )
     left, top = int(rng.integers(20, 120)), int(rng.integers(15, 50))
     paint.rectangle((left, top, left + 760, top + 500), fill=_light(rng))
     paint.rectangle((left, top, left + 760, top + 34), fill=(210, 212, 218))
