@@ -329,7 +329,8 @@ def _chat(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 def _full_screen(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     screen, _, _ = _phone(rng, dark=True)
     screen.paste(ImageOps.fit(image, screen.size, Image.Resampling.LANCZOS))
-    _status_bar(screen, (250, 250, 250), rng)
+    bright = np.asarray(screen.crop((0, 0, screen.width, 44)).convert("L")).mean() > 140
+    _status_bar(screen, (15, 15, 15) if bright else (250, 250, 250), rng)
     return screen
 
 

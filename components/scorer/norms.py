@@ -459,11 +459,12 @@ def _has_status_bar(scene: _Scene) -> bool:
     dark = (high < 85) & (high < cv2.medianBlur(low, 15).astype(int) - 40)
     ink = (light | dark) & (high - low < 30)
     left, middle, right = (ink[:, int(a * ink.shape[1]) : int(b * ink.shape[1])].mean() for a, b in _THIRDS)
-    return min(left, right) > 0.004 and middle < 0.003
+    return left > _CLOCK and right > _SIGNS and middle < _NOTHING
 
 
 _PHONE = 1.6  # height over width: between a camera's 3:2 and the 16:9 of the first phones
 _THIRDS = ((0, 0.3), (0.35, 0.65), (0.7, 1))
+_CLOCK, _SIGNS, _NOTHING = 0.0015, 0.006, 0.001  # shares that are ink; drawn clocks have .0015 to .015
 
 
 Needs = Literal["photo", "faces", "face", "attribute"]
@@ -579,12 +580,15 @@ def _otherwise(entry: Mapping[str, Any], where: str) -> Check | None:
         raise ValueError(f"{where}: expected otherwise beside the detector 'attribute' only, got {entry['detector']!r}")
     where = f"{where}, otherwise"
     _fields(entry["otherwise"], _CHECK, {"detector", "threshold"}, where)
-    return _check(entry["otherwise"], where)
+    way = _check(entry["otherwise"], where)
+    if way.detector == "attribute":
+        raise ValueError(f"{where}: expected a detector that needs nothing learnt, got 'attribute'")
+    return way
 
 
 def _check(entry: Mapping[str, Any], where: str) -> Check:
     name = entry["detector"]
-    if name not in DETECTORS:
+    if not isinstance(name, str) or name not in DETECTORS:
         raise ValueError(f"{where}: expected a detector among {sorted(DETECTORS)}, got {name!r}")
     detector = DETECTORS[name]
     jobs, parameters = _object(entry, "jobs", where), _object(entry, "parameters", where)
