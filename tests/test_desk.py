@@ -1,5 +1,6 @@
 """The review desk as reviewers use it: in headless Chromium, on the true server with a tiny published version."""
 
+import base64
 import csv
 import io
 import re
@@ -7,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -64,6 +66,13 @@ TEXTS = """
 }
 """
 """Every text that is seen, its colour and what is behind it."""
+
+WIDTH = """
+Math.max(...[...document.querySelectorAll("html, dialog[open], dialog[open] *")].map(each =>
+  getComputedStyle(each).textOverflow === "ellipsis" || each.matches(".unseen")
+    ? 0 : Math.max(each.scrollWidth, each.getBoundingClientRect().right)))
+"""
+"""Pixels that are needed from left to right; a name that ends in dots needs none."""
 
 
 @pytest.fixture(scope="module")
@@ -142,36 +151,36 @@ class Desk:
         return [request for request in self.requests if request.url.split("?")[0].endswith(f"/{path}")]
 
 
-@pytest.fixture
+@contextmanager
+def sat_at(browser, server, photos, size=WIDE, scheme="light", refused=False, routes=None) -> Iterator[Desk]:
+    """A desk in a window of its own; at the end it must have complained of nothing and asked no foreign host.
+
+    With ``refused``, answers that refuse are no complaint; ``routes`` are what answers in the server's stead.
+    """
+    context = browser.new_context(
+        viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, reduced_motion="reduce"
+    )
+    context.add_init_script(LIVE)
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    desk = Desk(page, photos)
+    page.on("request", lambda request: desk.requests.append(request))
+    page.on("pageerror", lambda error: desk.complaints.append(str(error)))
+    page.on("console", lambda said: said.type in ("error", "warning") and desk.complaints.append(said.text))
+    for pattern, handler in (routes or {}).items():
+        page.route(pattern, handler)
+    page.goto(server)
+    yield desk
+    context.close()
+    assert [each for each in desk.complaints if not (refused and each.startswith("Failed to load resource"))] == []
+    own = (f"{server}/", "blob:", "data:")
+    assert [each.url for each in desk.requests if not each.url.startswith(own)] == []
+
+
+@pytest.fixture(scope="module")
 def desk(browser, server, photos):
-    """Opens desks, and holds after the test that none of them complained or asked a foreign host."""
-    opened: list[tuple[Desk, bool]] = []
-
-    @contextmanager
-    def new(size=WIDE, scheme="light", refused=False, routes=None) -> Iterator[Desk]:
-        context = browser.new_context(
-            viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, reduced_motion="reduce"
-        )
-        context.add_init_script(LIVE)
-        page = context.new_page()
-        page.set_default_timeout(10_000)
-        made = Desk(page, photos)
-        opened.append((made, refused))
-        page.on("request", lambda request: made.requests.append(request))
-        page.on("pageerror", lambda error: made.complaints.append(str(error)))
-        page.on("console", lambda said: said.type in ("error", "warning") and made.complaints.append(said.text))
-        for pattern, handler in (routes or {}).items():
-            page.route(pattern, handler)
-        page.goto(server)
-        yield made
-        context.close()
-
-    yield new
-    for made, refused in opened:
-        told = [each for each in made.complaints if not (refused and each.startswith("Failed to load resource"))]
-        assert told == []
-        foreign = [each.url for each in made.requests if not each.url.startswith((f"{server}/", "blob:", "data:"))]
-        assert foreign == []
+    """Sits down at a new desk: see `sat_at`."""
+    return partial(sat_at, browser, server, photos)
 
 
 @pytest.fixture
@@ -322,6 +331,35 @@ def test_a_model_that_knows_no_jobs_is_asked_for_none(reviewed):
     assert not reviewed.page.is_visible("#job")
 
 
+def test_photos_are_dropped_and_pasted(desk, photos):
+    give = """([kind, data]) => {
+      const given = new DataTransfer();
+      const bytes = Uint8Array.from(atob(data), each => each.charCodeAt(0));
+      given.items.add(new File([bytes], "image.png", { type: "image/png" }));
+      const event = kind === "drop" ? new DragEvent(kind, { dataTransfer: given, bubbles: true, cancelable: true })
+        : new ClipboardEvent(kind, { clipboardData: given, bubbles: true });
+      document.body.dispatchEvent(event);
+    }"""
+    with desk() as made:
+        made.page.wait_for_selector("#empty:not([hidden])")
+        for kind, name in [("drop", PHOTOS[0]), ("paste", PHOTOS[1])]:
+            made.page.evaluate(give, [kind, base64.b64encode(photos[name].read_bytes()).decode()])
+        made.page.wait_for_selector(".name:has-text('pasted')")
+        made.scored()
+        assert sorted(made.names()) == ["image.png", "pasted-1.png"]
+
+
+def test_photos_that_come_before_the_server_has_answered_are_not_lost(desk):
+    held = []
+    with desk(routes={"**/about": lambda route: held.append(route)}) as made:
+        made.add(PHOTOS[0])
+        while not held:
+            made.page.wait_for_timeout(1)  # until the browser's request has come through
+        held.pop().continue_()
+        made.scored()
+        assert made.names() == [PHOTOS[0]]
+
+
 # One photo
 
 
@@ -438,38 +476,48 @@ def test_nothing_is_kept_of_photos_that_are_gone(reviewed):
 # How it looks
 
 
-@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
-def test_nobody_has_to_scroll_sideways(desk, photos, size):
-    needed = "Math.max(...[...document.querySelectorAll('html, .sides, .panel, .stage')].map(each => each.scrollWidth))"
-    with desk(size) as made:
-        made.page.wait_for_selector("#empty:not([hidden])")
-        assert made.page.evaluate(needed) <= size[0]
-        made.add(*photos)
-        made.scored()
-        assert made.page.evaluate(needed) <= size[0]
-        made.open(PHOTOS[0])
-        made.page.wait_for_selector("#advice > :not(.quiet)")
-        assert made.page.evaluate(needed) <= size[0]
-        for button in made.page.locator("#opened > header button").all():
-            box = button.bounding_box()
-            assert box["x"] >= 0
-            assert box["x"] + box["width"] <= size[0]
+@dataclass
+class Seen:
+    """What is measured of the empty desk, the list and an opened photo."""
+
+    size: tuple[int, int]
+    scheme: str
+    widths: list[int]
+    texts: list[dict]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_is_legible(desk, photos, scheme):
-    with desk(scheme=scheme) as made:
+@pytest.fixture(scope="module", params=[(WIDE, "light"), (PHONE, "dark")], ids=["wide-light", "phone-dark"])
+def seen(request, desk, photos) -> Seen:
+    size, scheme = request.param
+    found = Seen(size, scheme, [], [])
+
+    def look(page) -> None:
+        found.widths.append(page.evaluate(WIDTH))
+        found.texts += page.evaluate(TEXTS)
+
+    with desk(size, scheme) as made:
         made.page.wait_for_selector("#empty:not([hidden])")
-        seen = made.page.evaluate(TEXTS)
+        look(made.page)
         made.add(*photos)
         made.scored()
-        seen += made.page.evaluate(TEXTS)
+        look(made.page)
         made.open(PHOTOS[0])
         made.page.wait_for_selector("#advice > :not(.quiet)")
-        seen += made.page.evaluate(TEXTS)
-    assert len(seen) > 60
-    assert [each for each in seen if contrast(each["text"], each["ground"]) < 4.5] == []  # WCAG 2.2, AA
-    assert (contrast(seen[0]["ground"], [0, 0, 0]) < 2) == (scheme == "dark")
+        look(made.page)
+    return found
+
+
+def test_nobody_has_to_scroll_sideways(seen):
+    assert max(seen.widths) <= seen.size[0]
+
+
+def test_every_text_is_legible(seen):
+    assert len(seen.texts) > 60
+    assert [each for each in seen.texts if contrast(each["text"], each["ground"]) < 4.5] == []  # WCAG 2.2, AA
+
+
+def test_the_desk_is_as_light_or_dark_as_the_system(seen):
+    assert (contrast(seen.texts[0]["ground"], [0, 0, 0]) < 2) == (seen.scheme == "dark")
 
 
 def contrast(one: list[int], other: list[int]) -> float:

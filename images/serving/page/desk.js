@@ -43,6 +43,7 @@ class Desk {
   #opened = new Opened(this.#server, this);
   #about = null;
   #queue = null;
+  #early = []; // given before the server had said what it is
   #seen = new IntersectionObserver((entries) => this.#look(entries), { rootMargin: AHEAD });
 
   // What an opened photo asks of the desk
@@ -91,6 +92,7 @@ class Desk {
       refused: (problem) => notice(problem.message),
     });
     this.#draw();
+    this.add(this.#early.splice(0));
   }
 
   #hold(seconds) {
@@ -102,7 +104,10 @@ class Desk {
 
   /** Puts photos on the desk and has them scored; those that are there already are left out. */
   add(given) {
-    if (!this.#queue) return;
+    if (!this.#queue) {
+      this.#early.push(...given);
+      return;
+    }
     const known = new Set(this.#photos.map(likeness));
     const fresh = given.map(({ file, name }) => new Photo(file, name)).filter((photo) => {
       const like = likeness(photo);
