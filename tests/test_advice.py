@@ -417,6 +417,12 @@ def test_the_working_copy_is_larger_than_the_scored_photo_as_far_as_the_file_goe
         assert min(advice.working(stream.getvalue(), SETTINGS, Ingestion()).size) == expected
 
 
+def test_a_strip_is_not_worked_on_in_its_whole_length():
+    stream = io.BytesIO()
+    Image.new("RGB", (700, 14000)).save(stream, "JPEG")
+    assert max(advice.working(stream.getvalue(), SETTINGS, Ingestion()).size) == 3 * 640
+
+
 def test_the_settings_are_checked_as_all_others():
     assert from_parameters(Advising, **as_parameters(SETTINGS)) == SETTINGS
     with pytest.raises(ValueError, match="minimum_gain must be from 0 to 9, got 10"):

@@ -33,6 +33,7 @@ Why = Literal["small", "noise", "spike", "frame", "face", "unlooked", "unfit"]
 """Why an edit is not advised: it gains too little; not beyond noise; only at one exact value; only by its tighter
 frame; the face is not found any more; there was no time; there is nothing to do it to."""
 
+_STRIP = 3  # times the shorter side: no camera's photo is longer, but for panoramas
 _VERIFYING = 16  # scorings that settle one edit, at most
 _TOGETHER = 40  # scorings that are kept for several edits at once
 _DROPPED = 0.02  # score points that an edit must add to several others, or it is left out
@@ -122,6 +123,8 @@ class Advice:
 def working(data: bytes, settings: Advising, ingestion: Ingestion) -> Image.Image:
     """The copy of a photo that `advise` works on: larger than the one that is scored, so that a crop keeps its detail.
 
+    A strip is made smaller: its length would cost time, and is squeezed into the scorer's square anyway.
+
     Args:
         data: an encoded photo in any format.
         settings: ``working_side`` is read.
@@ -131,7 +134,9 @@ def working(data: bytes, settings: Advising, ingestion: Ingestion) -> Image.Imag
         components.scorer.decoding.Unusable: the bytes are no photo, or one too small or too large.
     """
     side = max(settings.working_side, ingestion.shorter_side)
-    return decoding.upright(data, replace(ingestion, shorter_side=side))
+    image = decoding.upright(data, replace(ingestion, shorter_side=side))
+    image.thumbnail((_STRIP * side, _STRIP * side), Image.Resampling.LANCZOS)
+    return image
 
 
 def advise(
@@ -384,8 +389,8 @@ def _together(photo: Trial, held: Sequence[_Held]) -> Together | None:
 def _ascended(photo: Trial, held: Sequence[_Held]) -> dict[EditKey, float]:
     """Coordinate ascent from the edits' own best values, added one by one as long as all stays sound.
 
-    Edits overlap (a brighter photo needs less light in its shadows), so each is tried at half, a step less, a step
-    more, and left out where it adds nothing.
+    Edits overlap (a brighter photo needs less light in its shadows), so each is tried in full and at half, then once
+    more a step less, a step more, and left out.
     """
     values: dict[EditKey, float] = {}
     for one in held:
@@ -395,7 +400,7 @@ def _ascended(photo: Trial, held: Sequence[_Held]) -> dict[EditKey, float]:
             if photo.scorings + len(choices) + _VERIFYING > photo.settings.scorings:
                 return values
             values = _choose(photo, values, choices)
-    for key in [*values][:-1]:  # once more, now that the others are there; the last was just chosen among them
+    for key in [*values]:  # once more, now that the others are there
         edit, value = EDITS[key], values[key]
         near = [_put(values, key, edit.nearest(value + move)) for move in (-edit.step, edit.step, -value)]
         near = [choice for choice in near if photo.sound(choice)]

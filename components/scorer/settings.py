@@ -170,7 +170,7 @@ class Advising:
     # Share of the gain that is left half a step of the slider away; an edit that helps in proportion keeps half or more
     # of the smallest one that is advised, and the scorer's noise takes some of that.
     plateau: float = 0.4
-    maximum_difference: float = 30.0  # mean of CIE 1976 ΔE*ab; two stops move mid-grey by 27, whiter than white by none
+    maximum_difference: float = 30.0  # mean of CIE 1976 ΔE*ab; two missing stops, given back, move L* by 24, to 50
     maximum_clipped: float = 0.05  # share of the photo that gets burnt out, or black: 95 % of portraits have less
     refinements: int = 3  # of the best value among those that are tried first
     scorings: int = 180  # of a photo at most: at 8 ms each, they leave a quarter of two seconds for the rest
