@@ -106,7 +106,8 @@ def _submit(options: argparse.Namespace) -> int:
     """Upload this version and start a run of it."""
     values = parameters.check(_given(options))
     with clear_errors():
-        run = submit(connect(options.host, options.namespace), values, options.experiment, options.title)
+        client = connect(options.host, options.namespace)
+        run = submit(client, values, options.experiment, options.title, options.service_account)
     print(f"started run {run}")
     return 0
 
@@ -259,6 +260,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(start)
     _add_server(start)
     start.add_argument("--title", default="", help="the run's name")
+    start.add_argument("--service-account", default="", metavar="NAME", help="of Kubernetes, for the steps")
 
     plan = _command(commands, "schedule", _schedule, "bring a Kubeflow server's schedules to what a file says")
     plan.add_argument("file", type=Path, metavar="FILE", help="YAML: schedules: {NAME: {cron: ..., parameters: {...}}}")

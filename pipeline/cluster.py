@@ -71,7 +71,9 @@ def upload(client: kfp.Client) -> Version:
         return Version(pipeline_id, version.pipeline_version_id, name)
 
 
-def submit(client: kfp.Client, values: dict[str, Any], experiment: str = EXPERIMENT, job: str = "") -> str:
+def submit(
+    client: kfp.Client, values: dict[str, Any], experiment: str = EXPERIMENT, job: str = "", account: str = ""
+) -> str:
     """Start a run of this code's version.
 
     Args:
@@ -79,6 +81,7 @@ def submit(client: kfp.Client, values: dict[str, Any], experiment: str = EXPERIM
         values: the pipeline's parameters.
         experiment: name of the experiment, made when it is not there.
         job: name of the run.
+        account: Kubernetes service account of the steps; empty for the server's default.
 
     Returns:
         The run's id.
@@ -91,7 +94,7 @@ def submit(client: kfp.Client, values: dict[str, Any], experiment: str = EXPERIM
     where = client.create_experiment(experiment).experiment_id
     run = client.run_pipeline(
         where, job or f"{NAME} {version.name}", params={"revision": version.name, **values},
-        pipeline_id=version.pipeline_id, version_id=version.version_id,
+        pipeline_id=version.pipeline_id, version_id=version.version_id, service_account=account or None,
     )  # fmt: skip
     return run.run_id
 

@@ -96,6 +96,7 @@ class Schedules:
         run = self._client.run_pipeline(
             self._experiment, f"{name} by hand {now:%Y-%m-%d %H:%M:%S}", params=values,
             pipeline_id=version.pipeline_id, version_id=version.pipeline_version_id,
+            service_account=schedule.service_account or None,
         )  # fmt: skip
         return run.run_id
 
@@ -147,6 +148,7 @@ class Schedules:
             cron_expression=schedule.trigger.cron_schedule.cron, max_concurrency=1, no_catchup=False,
             params=dict(schedule.runtime_config.parameters),
             pipeline_id=version.pipeline_id, version_id=version.pipeline_version_id,
+            service_account=schedule.service_account or None,
         )  # fmt: skip
         return title
 

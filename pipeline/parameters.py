@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ from pipeline.pipeline import portrait_scorer
 _SIGNATURE = inspect.signature(portrait_scorer.pipeline_func).parameters
 _INPUTS = {name: portrait_scorer.pipeline_spec.root.input_definitions.parameters[name] for name in _SIGNATURE}
 
+_TOLERATION = {"key", "operator", "value", "effect", "tolerationSeconds"}
 _READ = {
     ParameterType.STRING: str,
     ParameterType.NUMBER_INTEGER: int,
@@ -90,9 +92,24 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
         except ValueError as error:
             own = f"{prefix}{str(error).split()[0]}" in values
             raise ValueError(f"{prefix}{error}" if prefix and own else str(error)) from None
+    _check_pool(values)
     check_together(checked[Pretraining], checked[Training].scale)
     check_policy(checked[Policy])
     return dict(values)
+
+
+def _check_pool(values: Mapping[str, Any]) -> None:
+    """Refuse a node pool that Kubernetes would refuse, hours later, when the GPU steps start."""
+    accelerator = values.get("accelerator", "")
+    if accelerator and not re.fullmatch(r"[a-z0-9.-]+/[A-Za-z0-9._-]+", accelerator):
+        raise ValueError(f"accelerator must be a resource of Kubernetes such as nvidia.com/gpu, got {accelerator!r}")
+    for label, value in values.get("node_selector", {}).items():
+        if not isinstance(value, str):
+            raise ValueError(f'node_selector must hold texts, such as {{"pool": "gpu"}}, got {value!r} for {label!r}')
+    for toleration in values.get("tolerations", []):
+        if not isinstance(toleration, dict) or not toleration or not set(toleration) <= _TOLERATION:
+            expected = '{"key": "nvidia.com/gpu", "operator": "Exists"}'
+            raise ValueError(f"tolerations must be those of Kubernetes, such as {expected}, got {toleration!r}")
 
 
 def _kind(name: str) -> int:

@@ -224,11 +224,12 @@ def portrait_scorer(
         force_reason: Why, for the decision, the model card and the notification.
         accelerator: Kubernetes resource name of the accelerator of pretraining and training; empty asks for none.
         accelerator_count: Accelerators for each of these steps.
-        node_selector: Labels of the node pool of these steps; a toleration alone does not attract a pod to it.
-        tolerations: Their Kubernetes tolerations, for example [{"key": "nvidia.com/gpu", "operator": "Exists"}].
+        node_selector: Labels of the node pool of these steps, for example {"cloud.google.com/gke-spot": "true"}.
+        tolerations: More Kubernetes tolerations than those of NVIDIA's taint and of GKE's spot nodes.
     """
     given = dict(locals())
     pool = (accelerator, accelerator_count, node_selector, tolerations)
+    asked = {"accelerator": accelerator, "accelerator_count": accelerator_count}
 
     told = notification(workspace=workspace, run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER)
     resources.tell(resources.uncached(resources.give(told, resources.NOTIFICATION)), webhook)
@@ -249,14 +250,14 @@ def portrait_scorer(
         with dsl.If(checked.outputs["Output"] == True, name="worth-training"):  # noqa: E712 - this builds the condition
             encoder = pretraining(
                 dataset=data.outputs["dataset"], fingerprint=data.outputs["Output"], workspace=workspace, resume=resume,
-                scale=scale, show_photos=show_photos, **among(given, Pretraining, prefix="pretraining_"),
+                scale=scale, show_photos=show_photos, **asked, **among(given, Pretraining, prefix="pretraining_"),
             )  # fmt: skip
             resources.accelerate(resources.give(encoder, resources.PRETRAINING), *pool)
 
             scorer = training(
                 dataset=data.outputs["dataset"], fingerprint=data.outputs["Output"],
                 encoder=encoder.outputs["encoder"], encoder_run=encoder.outputs["Output"],
-                workspace=workspace, resume=resume, revision=revision, **among(given, Training),
+                workspace=workspace, resume=resume, revision=revision, **asked, **among(given, Training),
             )  # fmt: skip
             resources.accelerate(resources.give(scorer, resources.TRAINING), *pool)
 

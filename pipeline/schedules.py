@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,10 +34,12 @@ class Schedule:
     cron: str  # second, minute, hour, day of the month, month, day of the week; UTC
     parameters: dict[str, Any] = field(default_factory=dict)
     paused: bool = False
+    service_account: str = ""  # of Kubernetes, for the steps; empty for the server's default
 
     def title(self, version: str) -> str:
         """The name on the server: it changes with whatever the schedule runs, for a schedule cannot be edited."""
-        content = json.dumps([self.cron, self.parameters, version], sort_keys=True)
+        account = [self.service_account] if self.service_account else []
+        content = json.dumps([self.cron, self.parameters, version, *account], sort_keys=True)
         return f"{self.name} {hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
@@ -57,7 +59,7 @@ class Change:
 
 
 def read(path: Path) -> list[Schedule]:
-    """The schedules in a YAML file: ``name: {cron, parameters, paused}`` under ``schedules``.
+    """The schedules in a YAML file: ``name: {cron, parameters, paused, service_account}`` under ``schedules``.
 
     Raises:
         ValueError: the file is not of this form, a cron expression or a parameter is wrong; says which.
@@ -76,9 +78,13 @@ def _schedule(path: Path, name: str, entry: Any) -> Schedule:
     try:
         schedule = Schedule(name, **entry)
         cron.check(schedule.cron)
-        return Schedule(name, schedule.cron, parameters.check(schedule.parameters), bool(schedule.paused))
+        return replace(schedule, parameters=parameters.check(schedule.parameters), paused=bool(schedule.paused))
     except (TypeError, ValueError, AttributeError) as error:
-        expected = "expected cron, parameters and, if wanted, paused: " if not isinstance(error, ValueError) else ""
+        expected = (
+            "expected cron, parameters and, if wanted, paused and service_account: "
+            if not isinstance(error, ValueError)
+            else ""
+        )
         raise ValueError(f"{path}, schedule {name!r}: {expected}{error}") from None
 
 
@@ -159,5 +165,6 @@ def _create(client: kfp.Client, experiment_id: str, version: Version, change: Ch
         no_catchup=True,  # after an outage, the data of today once, not of every day that was missed
         params={"revision": version.name, **wanted.parameters}, enabled=False,
         pipeline_id=version.pipeline_id, version_id=version.version_id,
+        service_account=wanted.service_account or None,
     )  # fmt: skip
     return run.recurring_run_id

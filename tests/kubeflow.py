@@ -28,7 +28,7 @@ _KINDS = {
     "LIST": list,
     "STRUCT": dict,
 }
-_RUN = {"experiment_id", "display_name", "pipeline_version_reference", "runtime_config"}
+_RUN = {"experiment_id", "display_name", "pipeline_version_reference", "runtime_config", "service_account"}
 _RECURRING = _RUN | {"description", "trigger", "mode", "max_concurrency", "no_catchup"}
 
 

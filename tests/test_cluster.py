@@ -59,6 +59,14 @@ def test_a_run_is_of_the_named_version_with_the_given_parameters_in_their_types(
     }  # fmt: skip
 
 
+def test_a_run_and_a_schedule_take_a_service_account_and_leave_the_servers_default_without(server, file):
+    submit(server)
+    submit(server, "--service-account", "trainer")
+    schedule(server, file, weekly=WEEKLY | {"service_account": "trainer"}, daily=WEEKLY)
+    asked = [entry.get("service_account") for entry in (*server.runs, *server.recurring)]
+    assert asked == [None, "trainer", None, "trainer"]  # daily comes first
+
+
 def test_a_second_submit_of_the_same_revision_uploads_nothing(server):
     submit(server)
     submit(server)
@@ -91,6 +99,9 @@ def test_the_uploaded_version_is_the_compiled_pipeline(server):
         (["--set", "epochs=many"], "epochs must be a whole number, got 'many'"),
         (["--set", "epochs=-1"], "epochs must be from 0"),
         (["--set", "start=magic"], "start must be one of ['autoencoder'"),
+        (["--set", "accelerator=gpu"], "accelerator must be a resource of Kubernetes"),
+        (["--set", 'node_selector={"gpus": 1}'], "node_selector must hold texts"),
+        (["--set", 'tolerations=[{"kye": "x"}]'], "tolerations must be those of Kubernetes"),
     ],
 )
 def test_a_wrong_parameter_is_one_clear_error_and_nothing_reaches_the_server(server, capsys, arguments, words):

@@ -13,15 +13,19 @@ from typing import Any, get_args, get_origin, get_type_hints
 import numpy as np
 import pytest
 import yaml
+from google.protobuf import json_format
+from kfp import dsl
 
 from components.evaluation.component import evaluation
 from components.ingestion.component import ingestion
 from components.notification.component import SECRET
 from components.pretraining.component import pretraining
 from components.scorer import settings
+from components.scorer.accelerators import NODE
 from components.training.component import training
 from components.validation.component import validation
 from images import digests
+from pipeline import resources
 from pipeline.package import compiled
 from pipeline.pipeline import portrait_scorer
 from tests.test_notification import said_to, webhook
@@ -159,9 +163,8 @@ def test_training_from_the_cache_is_keyed_by_the_encoder_it_starts_from():
 
 @pytest.mark.parametrize("name", sorted(STEPS))
 def test_each_step_learns_its_run_from_its_pod(name):
-    assert PODS[f"exec-{name}"]["fieldPathAsEnv"] == [
-        {"name": "RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}
-    ]
+    expected = {"name": "RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}
+    assert expected in PODS[f"exec-{name}"]["fieldPathAsEnv"]
 
 
 @pytest.mark.parametrize("name", sorted(STEPS))
@@ -190,11 +193,64 @@ def test_pretraining_and_training_ask_for_the_accelerator_and_the_pool_of_the_pa
         "resourceCount": "{{$.inputs.parameters['pipelinechannel--accelerator_count']}}",
     }
     assert pod["nodeSelector"]["nodeSelectorJson"]["componentInputParameter"] == "pipelinechannel--node_selector"
-    (toleration,) = pod["tolerations"]
+    *fixed, toleration = pod["tolerations"]
     assert toleration["tolerationJson"]["componentInputParameter"] == "pipelinechannel--tolerations"
+    assert [each["key"] for each in fixed] == ["nvidia.com/gpu", "cloud.google.com/gke-spot"]
+    assert {"name": NODE, "fieldPath": "spec.nodeName"} in pod["fieldPathAsEnv"]
+    assert "nodeAffinity" not in pod
     (shared,) = pod["emptyDirMounts"]
     assert (shared["mountPath"], shared["medium"]) == ("/dev/shm", "Memory")
     assert container(name)["image"] == digests.STEPS_GPU
+
+
+@pytest.mark.parametrize("name", sorted(STEPS - {"pretraining", "training"}))
+def test_all_other_steps_keep_off_nodes_with_gpus_and_tolerate_none(name):
+    pod = PODS[f"exec-{name}"]
+    ((required),) = pod["nodeAffinity"]
+    assert "weight" not in required
+    assert {expression["operator"] for expression in required["matchExpressions"]} == {"DoesNotExist"}
+    assert [expression["key"] for expression in required["matchExpressions"]] == [*resources.CLUSTER.gpu_labels]
+    assert "tolerations" not in pod
+
+
+def pods_of(cluster: resources.Cluster) -> dict[str, dict[str, Any]]:
+    """The pods of a step with a GPU and one without, as this cluster gets them."""
+
+    @dsl.component(base_image="image")
+    def step():
+        pass
+
+    @dsl.pipeline
+    def two(accelerator: str, count: str, selector: dict, tolerations: list):
+        fast = resources.give(step().set_display_name("fast"), resources.TRAINING, cluster)
+        resources.accelerate(fast, accelerator, count, selector, tolerations, cluster)
+        resources.give(step().set_display_name("plain"), resources.PUSH, cluster)
+
+    executors = two.platform_spec.platforms["kubernetes"].deployment_spec.executors
+    return dict(zip(("fast", "plain"), map(json_format.MessageToDict, executors.values()), strict=True))
+
+
+def test_a_queue_and_a_priority_of_kueue_are_labels_of_the_steps_with_gpus_alone():
+    pods = pods_of(resources.Cluster(queue="gpus", priority="training"))
+    labels = {"kueue.x-k8s.io/queue-name": "gpus", "kueue.x-k8s.io/priority-class": "training"}
+    assert pods["fast"]["podMetadata"]["labels"] == labels
+    assert "podMetadata" not in pods["plain"]
+
+
+def test_secrets_to_pull_with_are_given_to_every_step():
+    for pod in pods_of(resources.Cluster(pull_secrets=("registry",))).values():
+        assert [secret["secretName"] for secret in pod["imagePullSecret"]] == ["registry"]
+
+
+def test_where_every_node_has_a_gpu_no_step_keeps_off():
+    assert "nodeAffinity" not in pods_of(resources.Cluster(gpu_labels=()))["plain"]
+
+
+def test_compiling_gives_the_same_bytes_whatever_order_python_hashes_in(tmp_path):
+    for seed in ("1", "2"):
+        command = [sys.executable, "-m", "pipeline", "compile", "--file", str(tmp_path / seed)]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=os.environ | {"PYTHONHASHSEED": seed})
+    assert (tmp_path / "1").read_text() == (tmp_path / "2").read_text() == compiled()
 
 
 def test_the_accelerators_parameters_are_texts_for_the_driver_reads_no_other():

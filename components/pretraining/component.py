@@ -14,6 +14,8 @@ def pretraining(
     fingerprint: str,
     workspace: str,
     resume: str,
+    accelerator: str,
+    accelerator_count: str,
     start: str,
     weights: str,
     backbone: str,
@@ -33,6 +35,10 @@ def pretraining(
     from components.scorer.journal import step
 
     with step("pretraining", workspace, report.uri) as place:
+        from components.scorer.accelerators import expect
+
+        expect(accelerator, accelerator_count)
+
         from components.pretraining.pretrain import pretrain
         from components.scorer.settings import Pretraining, among, from_parameters
         from components.scorer.workspace import Workspace

@@ -16,6 +16,8 @@ def training(
     encoder_run: str,
     workspace: str,
     resume: str,
+    accelerator: str,
+    accelerator_count: str,
     revision: str,
     dropout: float,
     head_epochs: int,
@@ -44,6 +46,10 @@ def training(
     from components.scorer.journal import step
 
     with step("training", workspace, report.uri) as place:
+        from components.scorer.accelerators import expect
+
+        expect(accelerator, accelerator_count)
+
         from components.scorer.settings import Training, among, from_parameters
         from components.scorer.workspace import Workspace
         from components.training.train import train
