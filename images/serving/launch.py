@@ -25,6 +25,7 @@ from typing import Any
 from images.serving import log, source
 from images.serving.settings import DRAINING, METRICS, PREFIX, Settings, from_environment, socket_of, to_environment
 
+GUNICORN = "python:images.serving.gunicorn_settings"
 TEMPLATE = Path(__file__).with_name("nginx.conf")
 
 _LOOK = 0.1  # seconds between two looks at the children
@@ -56,8 +57,12 @@ _WORDS = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, gunicorn: str = GUNICORN) -> int:
     """Serve until told to end.
+
+    Args:
+        arguments: of the command line; by default this process's.
+        gunicorn: its settings, as its option ``--config`` takes them.
 
     Returns:
         The exit status: 0 when it was told to end, 1 when a child ended by itself, 2 when it could not begin.
@@ -71,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.makedirs(settings.folder, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="run-", dir=settings.folder) as run:
         nginx = (shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")) if settings.nginx else None
-        return _serve(replace(settings, run=run, nginx=bool(nginx)), nginx)
+        return _serve(replace(settings, run=run, nginx=bool(nginx)), nginx, gunicorn)
 
 
 def parse(arguments: Sequence[str] | None = None) -> Settings:
@@ -101,7 +106,7 @@ def _check_model(settings: Settings) -> None:
     source.fetch(source.find(settings).current(), settings.folder)
 
 
-def _serve(settings: Settings, nginx: str | None) -> int:
+def _serve(settings: Settings, nginx: str | None, configuration: str) -> int:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -115,7 +120,7 @@ def _serve(settings: Settings, nginx: str | None) -> int:
         "PYTHONUNBUFFERED": "1",
     }
     environment.pop(PREFIX + "KEYS_FILE", None)  # its keys are among the settings now, as digests
-    gunicorn = _start([sys.executable, "-m", "gunicorn", "-c", "python:images.serving.gunicorn_settings"], environment)
+    gunicorn = _start([sys.executable, "-m", "gunicorn", "-c", configuration], environment)
     children = {"gunicorn": gunicorn}
     try:
         if nginx:

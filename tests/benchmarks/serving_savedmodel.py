@@ -1,0 +1,60 @@
+"""The server over the SavedModel instead of the portable network, for `serving_load` to compare with.
+
+All else is the same: Nginx, Gunicorn, queue, decoding by ingestion's code. ``python -m`` takes the server's options.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+# Gunicorn reads this module as its settings: those of the server, but for the application.
+from images.serving.gunicorn_settings import *  # noqa: F403
+from images.serving.launch import main
+
+wsgi_app = "tests.benchmarks.serving_savedmodel:create_app()"
+
+
+def create_app() -> Any:
+    """The server's application, whose versions are loaded by TensorFlow, in the worker that answers."""
+    from components.scorer import portable
+    from images.serving import app
+
+    portable.load = _load
+    return app.create_app()
+
+
+def _load(uri: str) -> Any:
+    import tensorflow as tf
+
+    from components.scorer import portable, published
+
+    # A worker a core, so one thread each: more of them would only take turns.
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    scorer = published.load(uri)
+
+    @dataclass(frozen=True)
+    class OverTensorFlow(portable.Portable):
+        """Takes the encoded photo, as the signature does, which decodes, scales and crops it."""
+
+        def pixels(self, photo: bytes) -> np.ndarray:
+            return np.array(photo, object)
+
+        def answer(self, pixels: np.ndarray, jobs: Any = None) -> dict[str, np.ndarray]:
+            return scorer.answers(list(pixels))
+
+    return OverTensorFlow(**vars(_ORIGINAL(uri)))
+
+
+def _original() -> Any:
+    from components.scorer import portable
+
+    return portable.load
+
+
+_ORIGINAL = _original()
+
+if __name__ == "__main__":
+    sys.exit(main(gunicorn="python:tests.benchmarks.serving_savedmodel"))
