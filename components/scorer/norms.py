@@ -133,14 +133,14 @@ def check(
     Returns:
         One finding a norm, in the order of the norms.
     """
-    scene = _Scene(image if image.mode == "RGB" else image.convert("RGB"), faces, attributes, size)
+    scene = Scene(image if image.mode == "RGB" else image.convert("RGB"), faces, attributes, size)
     findings: dict[str, Finding] = {}
     for norm in norms.norms:
         findings[norm.key] = _find(norm, scene, findings, job)
     return list(findings.values())
 
 
-def _find(norm: Norm, scene: "_Scene", before: Mapping[str, Finding], job: str) -> Finding:
+def _find(norm: Norm, scene: "Scene", before: Mapping[str, Finding], job: str) -> Finding:
     how = norm.check
     if how.detector == "attribute" and norm.attribute not in scene.attributes and norm.otherwise:
         how = norm.otherwise
@@ -156,12 +156,12 @@ def _find(norm: Norm, scene: "_Scene", before: Mapping[str, Finding], job: str) 
     return Finding(norm.key, kept, value, threshold, "" if kept else norm.sentence)
 
 
-def _value(norm: Norm, how: Check, scene: "_Scene") -> float:
+def _value(norm: Norm, how: Check, scene: "Scene") -> float:
     measure = DETECTORS[how.detector].measure
     return measure(scene, **how.parameters) if measure else float(scene.attributes[norm.attribute])
 
 
-def _reason_against(norm: Norm, how: Check, scene: "_Scene") -> str:
+def _reason_against(norm: Norm, how: Check, scene: "Scene") -> str:
     """Why a norm cannot be checked on a photo; empty when it can."""
     needs = DETECTORS[how.detector].needs
     if needs == "attribute" and norm.attribute not in scene.attributes:
@@ -242,7 +242,7 @@ def _judgement(norm: Norm, findings: Sequence[Finding], values: Sequence[str]) -
 
 
 @dataclass(frozen=True)
-class _Scene:
+class Scene:
     """What the detectors look at."""
 
     image: Image.Image
@@ -282,12 +282,12 @@ _LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)  # of linear red, gr
 _NOISE = 1 / 512  # of white: what is darker differs by the camera's noise, so it counts as equally dark
 
 
-def _fewest_persons(scene: _Scene) -> float:
+def _fewest_persons(scene: Scene) -> float:
     """The number of faces."""
     return float(len(scene.faces))
 
 
-def _most_persons(scene: _Scene, share: float, confidence: float) -> float:
+def _most_persons(scene: Scene, share: float, confidence: float) -> float:
     """The number of faces whose side is at least ``share`` of the largest's, found with at least this confidence.
 
     Who is smaller stands in the background. Other faces have to be surer than the first: leaves and stones that YuNet
@@ -299,12 +299,12 @@ def _most_persons(scene: _Scene, share: float, confidence: float) -> float:
     return float(len(scene.faces[:1]) + len(beside))
 
 
-def _face_size(scene: _Scene) -> float:
+def _face_size(scene: Scene) -> float:
     """The side of the largest face over the photo's shorter side."""
     return scene.face.side(scene.image.size) / min(scene.image.size)
 
 
-def _face_margin(scene: _Scene) -> float:
+def _face_margin(scene: Scene) -> float:
     """The distance of the largest face's box from the photo's edge, in widths and heights of the box.
 
     It is negative where the box sticks out. That is no measure of how much of the face is missing: YuNet's boxes hug
@@ -313,7 +313,7 @@ def _face_margin(scene: _Scene) -> float:
     return scene.face.margin
 
 
-def _eye_shadow(scene: _Scene) -> float:
+def _eye_shadow(scene: Scene) -> float:
     """Stops by which the surroundings of both eyes are darker than the cheeks below them.
 
     An eye is held against the cheek below it, so that light from aside is no shadow and no skin is dark. What counts is
@@ -339,7 +339,7 @@ def _brighter(values: np.ndarray) -> float:
     return float(np.percentile(values, 75))
 
 
-def _dark_lenses(scene: _Scene) -> float:
+def _dark_lenses(scene: Scene) -> float:
     """The probability that the eyes are behind dark lenses, 0 to 1, from `lens_features`."""
     score = float(lens_features(scene) @ LENS_WEIGHTS) + LENS_BIAS
     return 1 / (1 + math.exp(-score))
@@ -352,7 +352,7 @@ ones, the same with shadows over the eyes, and with sunglasses pasted on (``pyth
 """
 
 
-def lens_features(scene: _Scene) -> np.ndarray:
+def lens_features(scene: Scene) -> np.ndarray:
     """What tells dark lenses from eyes and from shadows: float [5].
 
     1. Stops by which the brighter part of the lenses is darker than the cheeks,
@@ -374,12 +374,12 @@ def lens_features(scene: _Scene) -> np.ndarray:
     return np.clip(features, -6, 6)
 
 
-def _redness(scene: _Scene, region: tuple[slice, slice]) -> float:
+def _redness(scene: Scene, region: tuple[slice, slice]) -> float:
     red, _, blue = scene.upright_face[region].reshape(-1, 3).mean(0) + 2 * _NOISE
     return float(np.log2(red / blue))
 
 
-def _blur(scene: _Scene) -> float:
+def _blur(scene: Scene) -> float:
     """How blurred the sharpest edges are: standard deviation of a Gaussian, in hundredths of the photo's shorter side.
 
     It is measured on the largest face, and on the whole photo where there is none. An edge that a Gaussian of deviation
@@ -409,7 +409,7 @@ def _within(grey: np.ndarray, face: Face) -> np.ndarray:
     return part if min(part.shape) >= 16 else grey
 
 
-def _darkness(scene: _Scene) -> float:
+def _darkness(scene: Scene) -> float:
     """Stops by which the bright parts of the photo, its lightest fiftieth, are below white.
 
     Of each pixel the strongest colour counts, so that red light and a blue wall are bright. The whole photo is judged:
@@ -421,7 +421,7 @@ def _darkness(scene: _Scene) -> float:
     return float(max(0.0, -np.log2(_LINEAR[level] + _NOISE)))
 
 
-def _screen(scene: _Scene) -> float:
+def _screen(scene: Scene) -> float:
     """Share of the width, or height, along which a straight edge ends a bar of one colour; 1 under a status bar.
 
     Screens put photos between bars: above them, below or beside. Where a photo fills a phone's whole screen, only the
@@ -448,7 +448,7 @@ _EVEN, _FLAT = 3, 0.8  # levels of 255 by which a share of a row differs from it
 _STEP = 12  # levels of 255
 
 
-def _has_status_bar(scene: _Scene) -> bool:
+def _has_status_bar(scene: Scene) -> bool:
     """Whether a photo as high as a phone's screen has light or dark signs in both upper corners and not between."""
     width, height = scene.size
     if height < _PHONE * width:

@@ -1,0 +1,217 @@
+"""What the upload norms are worth: on drawn photos of known truth, and on real portraits, as they are and made bad.
+
+    python -m tests.benchmarks.norms [photos]
+    python -m tests.benchmarks.norms --fit
+
+With ``PORTRAITS_DATA`` set, faces are found by YuNet, and real portraits are judged too: ``photos`` of them, spread
+over all (200 by default), for the edits, and all of them as they are, by gender and ethnicity. Without, the faces of
+drawn photos are where they were drawn. ``--fit`` prints the weights of the detector of dark lenses, fitted to one half
+of the photos that it makes, and its figures on the other half. Nothing is written, and no photo is named.
+"""
+
+import csv
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from scipy.optimize import minimize
+
+from components.scorer import decoding, faces, norms
+from components.scorer.settings import Ingestion
+from tests import flaws
+
+DRAWN, SEED = 600, 77  # a seed on which nothing was tuned
+REAL = 200
+NORMS = norms.load()
+KEYS = [norm.key for norm in NORMS.norms]
+
+
+class Portrait(NamedTuple):
+    """A real portrait, normalised, and the group of the person on it."""
+
+    image: Image.Image
+    size: tuple[int, int]
+    group: str
+
+
+Edit = Callable[[Image.Image, faces.Face, np.random.Generator], Image.Image]
+
+EDITS: dict[str, tuple[str, Edit]] = {
+    **{f"darkened by {s} stops": ("too_dark", lambda i, f, r, s=s: flaws.darkened(i, s)) for s in (1, 1.5, 2)},
+    **{f"blurred by {s}": ("blurred", lambda i, f, r, s=s: flaws.blurred(i, s)) for s in (0.3, 0.5, 0.7)},
+    "blurred by 0.7, noise": ("blurred", lambda i, f, r: flaws.noisy(flaws.blurred(i, 0.7), 6, r)),
+    **{
+        f"eyes {s} stops darker": ("eyes_in_shadow", lambda i, f, r, s=s: flaws.eyes_shaded(i, f, s))
+        for s in (1, 1.5, 2)
+    },
+    "sunglasses pasted": ("sunglasses", lambda i, f, r: flaws.in_sunglasses(i, f, r)),
+    "far away": ("face_too_small", lambda i, f, r: flaws.far_away(i, 0.25 * min(i.size) / f.side(i.size))),
+    **{
+        f"15 % cut off, {side}": ("face_cut_off", lambda i, f, r, side=side: flaws.cut_off(i, f, 0.15, side))
+        for side in ("left", "right", "top", "bottom")
+    },
+    **{
+        f"screen: {kind}": ("screenshot", lambda i, f, r, kind=kind: flaws.screenshot(i, kind, r))
+        for kind in flaws.SCREENS
+    },
+}
+"""What is done to a real portrait, and the norm that it then breaks."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the tables."""
+    place = os.environ.get("PORTRAITS_DATA")
+    detector = faces.Detector(Path(place, "weights", "yunet_n_640_640.onnx")) if place else None
+    if "--fit" in arguments:
+        if not place:
+            print("set PORTRAITS_DATA to the folder that holds data/mebeauty and weights: the fit needs portraits")
+            return 1
+        print_fit(detector, Path(place))
+        return 0
+    print_drawn(detector)
+    if place:
+        print_real(detector, Path(place), int(arguments[0]) if arguments else REAL)
+        print_as_they_are(detector, Path(place))
+    return 0
+
+
+def print_drawn(detector: faces.Detector | None) -> None:
+    """Precision and recall by norm, and both by tone of skin."""
+    counts, tones = defaultdict(lambda: np.zeros(4, int)), defaultdict(lambda: np.zeros(4, int))
+    for case in flaws.drawn_cases(DRAWN, SEED):
+        found = detector.find(case.image) if detector else case.faces
+        for finding in norms.check(NORMS, case.image, found, {}, case.size, case.job):
+            if finding.key in case.truth and not (found is None and finding.kept is None):
+                broken, told = case.truth[finding.key], finding.kept is False
+                row = np.array([broken, told, broken and told, 1])
+                counts[finding.key] += row
+                tones[finding.key, case.tone] += row
+    print(f"{DRAWN} drawn photos, faces {'found' if detector else 'known'}")
+    print(f"{'norm':16}{'photos':>8}{'broken':>8}{'told':>6}{'precision':>11}{'recall':>8}   recall by tone, 0 to 7")
+    for key in KEYS:
+        broken, told, right, photos = counts[key]
+        by_tone = " ".join(share(tones[key, tone][2], tones[key, tone][0]) for tone in range(8))
+        print(f"{key:16}{photos:8}{broken:8}{told:6}{share(right, told):>11}{share(right, broken):>8}   {by_tone}")
+
+
+def print_real(detector: faces.Detector, place: Path, number: int) -> None:
+    """How many portraits made bad are told so, and how often other norms speak besides."""
+    told, others = defaultdict(list), defaultdict(list)
+    portraits = list(real(place, number))
+    for place_, portrait in enumerate(portraits):
+        rng = np.random.default_rng([SEED, place_])
+        face = detector.find(portrait.image)[0]
+        edited = {name: (key, edit(portrait.image, face, rng)) for name, (key, edit) in EDITS.items()}
+        edited["two side by side"] = ("several_faces", flaws.side_by_side(portrait.image, portraits[place_ - 1].image))
+        for name, (key, image) in edited.items():
+            broken = broken_norms(detector, image)
+            told[name].append(key in broken)
+            others[name].append(len(broken - {key}))
+    print(f"\n{len(portraits)} real portraits, made bad")
+    print(f"{'edit':26}{'norm':>16}{'recall':>8}{'others told':>13}")
+    for name, values in told.items():
+        key = EDITS[name][0] if name in EDITS else "several_faces"
+        print(f"{name:26}{key:>16}{np.mean(values):8.3f}{np.mean(others[name]):13.2f}")
+
+
+def print_as_they_are(detector: faces.Detector, place: Path) -> None:
+    """How often each norm speaks on real portraits, and the time that it takes."""
+    rows, finding, checking = defaultdict(list), [], []
+    for portrait in real(place):
+        start = time.process_time()
+        found = detector.find(portrait.image)
+        middle = time.process_time()
+        findings = norms.check(NORMS, portrait.image, found, {}, portrait.size)
+        finding.append(middle - start)
+        checking.append(time.process_time() - middle)
+        rows[portrait.group].append([each.kept is False for each in findings])
+    print(f"\n{sum(map(len, rows.values()))} real portraits as they are: share in % on which each norm speaks")
+    print(f"{'group':20}{'photos':>7}" + "".join(f"{key:>16}" for key in KEYS))
+    for group, values in (("all", [row for some in rows.values() for row in some]), *sorted(rows.items())):
+        print(f"{group:20}{len(values):7}" + "".join(f"{100 * share_:16.1f}" for share_ in np.mean(values, 0)))
+    for what, seconds in (("finding the faces", finding), ("checking all norms", checking)):
+        middle, slow = np.percentile(seconds, (50, 95)) * 1000
+        print(f"{what}: {middle:.1f} ms on one core, 95 % below {slow:.1f} ms")
+
+
+def print_fit(detector: faces.Detector, place: Path) -> None:
+    """The weights of `norms.lens_features` in a logistic regression with a small ridge."""
+    rows = list(lens_rows(detector, place))
+    features, dark = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+    kinds, half = np.array([row[2] for row in rows]), np.array([row[3] for row in rows])
+    scale = features[half].std(0)
+
+    def loss(weights: np.ndarray) -> float:
+        score = features[half] @ weights[:-1] + weights[-1]
+        return float(
+            np.logaddexp(0, np.where(dark[half], -score, score)).mean() + 1e-3 * ((weights[:-1] * scale) ** 2).sum()
+        )
+
+    weights = minimize(loss, np.zeros(features.shape[1] + 1)).x.round(2)
+    print(f"weights {weights[:-1].tolist()}, bias {weights[-1]}; by kind of photo, on the other half, share above .3:")
+    told = 1 / (1 + np.exp(-(features @ weights[:-1] + weights[-1]))) > 0.3
+    for kind in dict.fromkeys(kinds):
+        chosen = (kinds == kind) & ~half
+        print(f"  {kind:30}{chosen.sum():6}{told[chosen].mean():8.3f}")
+
+
+def lens_rows(detector: faces.Detector, place: Path) -> Iterator[tuple[np.ndarray, bool, str, bool]]:
+    """Features, whether the lenses are dark, the kind of photo, and whether it is of the half that is fitted to."""
+    drawn = ((case.image, case.truth["sunglasses"], "drawn") for case in portraits_drawn())
+    people = ((portrait.image, False, "real") for portrait in real(place))
+    for kind, photos in groupby((*drawn, *people), key=lambda photo: photo[2]):
+        for number, (image, dark, _) in enumerate(photos):
+            found, rng, half = detector.find(image), np.random.default_rng([SEED, number]), number % 4 < 2
+            if not found:
+                continue
+            yield lens(image, found[0]), dark, f"{kind}, sunglasses worn" if dark else f"{kind}, as it is", half
+            if dark or number % 2:
+                continue
+            for stops in (1, 2):
+                shaded = flaws.jpeg(flaws.eyes_shaded(image, found[0], stops))
+                yield lens(shaded, found[0]), False, f"{kind}, shaded by {stops}", half
+            yield lens(flaws.jpeg(flaws.in_sunglasses(image, found[0], rng)), found[0]), True, f"{kind}, pasted", half
+
+
+def portraits_drawn() -> Iterable[flaws.Case]:
+    """Drawn portraits as the sample draws them."""
+    return (case for case in flaws.drawn_cases(DRAWN, SEED + 1) if case.faces and not case.truth.get("eyes_in_shadow"))
+
+
+def lens(image: Image.Image, face: faces.Face) -> np.ndarray:
+    """What the detector of dark lenses looks at."""
+    return norms.lens_features(norms.Scene(image, [face], {}, image.size))
+
+
+def broken_norms(detector: faces.Detector, image: Image.Image) -> set[str]:
+    """The norms that a photo breaks, normalised as an upload is."""
+    size, scale = image.size, min(1.0, flaws.SIDE / min(image.size))
+    image = image.resize([round(side * scale) for side in size], Image.Resampling.LANCZOS) if scale < 1 else image
+    image = flaws.jpeg(image)
+    return {each.key for each in norms.check(NORMS, image, detector.find(image), {}, size) if each.kept is False}
+
+
+def real(place: Path, number: int | None = None) -> Iterator[Portrait]:
+    """Real portraits, normalised; ``number`` of them spread over all."""
+    folder = place / "data" / "mebeauty"
+    with (folder / "photos.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows[:: max(1, len(rows) // number)][:number] if number else rows:
+        photo = decoding.decode((folder / "photos" / row["photo"]).read_bytes(), Ingestion())
+        yield Portrait(flaws.jpeg(photo.image), (photo.width, photo.height), f"{row['gender']}, {row['ethnicity']}")
+
+
+def share(part: int, whole: int) -> str:
+    """A share of three digits; a dash where there is nothing to share."""
+    return f"{part / whole:.2f}" if whole else "-"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
