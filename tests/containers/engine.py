@@ -161,8 +161,9 @@ def container(
         mounts: folders of this machine, with the path and the mode (``/models:ro``) under which it sees them.
     """
     bound = [word for place, inside in (mounts or {}).items() for word in ("--volume", f"{place}:{inside}")]
-    started = Container(docker("run", "--detach", *CONFINED, *bound, *options, image, *words))
+    started = Container(docker("create", *CONFINED, *bound, *options, image, *words))
     try:
+        docker("start", started.id)
         yield started
     finally:
         docker("rm", "--force", "--volumes", started.id)

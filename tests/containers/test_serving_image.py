@@ -7,8 +7,8 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -151,32 +151,17 @@ def test_nginx_answers_for_a_body_that_is_too_large(served):
 
 
 def test_it_withstands_load_within_its_memory(served, capsys):
-    """Eight connections through the container's Nginx; the rate is printed, for this machine may have others on it."""
-    url, photos, connections = served.url, 400, 8
-    body = {"instances": [{"image_bytes": {"b64": base64.b64encode(PHOTO).decode()}}]}
-    with (
-        httpx.Client(limits=httpx.Limits(max_connections=connections)) as client,
-        ThreadPoolExecutor(connections) as pool,
-    ):
-
-        def ask(_: int) -> tuple[int, float]:
-            began = time.monotonic()
-            return client.post(f"{url}/v1/models/portraits:predict", json=body).status_code, time.monotonic() - began
-
-        assert client.get(f"{url}/ready").headers["server"] == "nginx"
-        began = time.monotonic()
-        told = list(pool.map(ask, range(photos)))
-        seconds = time.monotonic() - began
-    memory = docker("stats", "--no-stream", "--format", "{{.MemUsage}}", served.id).split("/")[0].strip()
-    times = sorted(each for _, each in told)
-    middle, late = times[photos // 2], times[photos * 99 // 100]
+    """The clients of the benchmark, through the container's Nginx; the rate is told, for the machine may be busy."""
+    serving_load = pytest.importorskip("tests.benchmarks.serving_load")
+    port = int(served.url.rsplit(":", 1)[1])
+    assert httpx.get(f"{served.url}/ready").headers["server"] == "nginx"
+    found = serving_load._ask(SimpleNamespace(port=port), serving_load._predict("portraits"), serving_load.CLIENTS, 5.0)
+    used = docker("stats", "--no-stream", "--format", "{{.MemUsage}}", served.id).split("/")[0].strip()
     with capsys.disabled():
-        print(
-            f"\nload: {photos / seconds:.0f} photos/s, median {1e3 * middle:.0f} ms, 99 % {1e3 * late:.0f} ms, {memory}"
-        )
-    assert {status for status, _ in told} == {200}
-    assert memory.endswith("MiB")  # all workers, Nginx and what is in /tmp: the manifests allow 2 GiB
-    assert float(memory.removesuffix("MiB")) < 1024
+        print(f"\nload: {found.rate:.0f} photos/s, median {found.median:.3f} s, 99 % {found.p99:.3f} s; {used}")
+    assert set(found.statuses) == {200}
+    assert used.endswith("MiB")  # all workers, Nginx and what is in /tmp: the manifests allow 2 GiB
+    assert float(used.removesuffix("MiB")) < 1024
 
 
 def test_versions_are_switched_under_load_without_a_failed_request(served, models):
@@ -224,8 +209,10 @@ def test_the_log_is_lines_of_json_without_a_photos_name(served):
     told = [json.loads(line) for line in text.splitlines() if not line.startswith(native)]
     assert {"started", "serving", "draining", "stopped"} <= {each["event"] for each in told}
     assert NAME not in text
+    # What a test has sent; and requests that Nginx gave to the next worker, for the first was not there yet.
+    harmless = ("too large body", "while connecting to upstream")
     errors = [each.get("message", "") for each in told if each["level"] == "error"]
-    assert [message for message in errors if "too large body" not in message] == []  # which a test has sent
+    assert [message for message in errors if not message.endswith(harmless[1]) and harmless[0] not in message] == []
 
 
 def test_it_serves_from_a_bucket(serving, models, google):
