@@ -16,7 +16,7 @@ from components.ingestion.sample import Portrait, draw_portrait, random_portrait
 from components.ingestion.sample.portrait import ASPECT
 from components.scorer import advice, edits, trial
 from components.scorer.edits import EDITS
-from components.scorer.faces import Box, Face
+from components.scorer.faces import Box, Detector, Face
 from components.scorer.settings import Advising, Ingestion, as_parameters, from_parameters
 
 SETTINGS = Advising()
@@ -175,6 +175,22 @@ def test_a_peak_anywhere_is_found_within_two_steps(key, share):
     gain = 7 - scorer([image])[0]
     if gain > 4 and all(sound.sound({key: edit.nearest(at * part)}) for part in (0.25, 0.5, 0.75, 1)):
         assert advised(told)[key].value == pytest.approx(at, abs=2 * edit.step)
+
+
+def test_real_portraits_two_stops_too_dark_are_told_to_be_brightened_and_keep_their_face(portraits):
+    detector = Detector((portraits / "weights/yunet_n_640_640.onnx").read_bytes())
+    files = sorted((portraits / "data/mebeauty/photos").rglob("*.jpg"))[::400]
+    told = []
+    for file in files:
+        right = advice.working(file.read_bytes(), Advising(working_side=320), Ingestion())
+        dark = Image.fromarray(edits.brighten(np.asarray(right), -2))
+        light = stops(pixels(right))
+        scorer = each(lambda p, light=light: 7 - abs(stops(p) - light))
+        told.append(advice.advise(dark, scorer, detector.find(dark), SETTINGS, find_faces=detector.find))
+    assert len(told) >= 4
+    for one in told:
+        assert advised(one)["brightness"].value >= 1
+        assert one.suggestions[0].gain >= 1
 
 
 # What only fools the scorer is refused
