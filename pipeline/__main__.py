@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from components.scorer import channels, progress, registry, storage
+from components.scorer import channels, preflight, progress, registry, storage
 from components.scorer.workspace import Workspace
 from pipeline import models, parameters, resources, runs, schedules
 from pipeline.cluster import EXPERIMENT, clear_errors, connect, submit
@@ -87,6 +87,15 @@ def _tell(outcome: runs.Outcome, place: Workspace, seconds: float) -> int:
         said["Report" if not number else " " * number] = str(page)
     print("\n" + "\n".join(f"{name.strip():<8}{value}" for name, value in said.items()))
     return 1 if account.state == "failed" else 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    """Find out from here what would stop a run."""
+    values = parameters.check(_absolute(_given(options), check=False))
+    print(f"parameters: {len(values)} given, each of them in its range")
+    for line in preflight.examine(values):
+        print(line, flush=True)
+    return 0
 
 
 def _compile(options: argparse.Namespace) -> int:
@@ -227,14 +236,14 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
     return parameters.read(options.set) | named
 
 
-def _absolute(given: dict[str, Any]) -> dict[str, Any]:
+def _absolute(given: dict[str, Any], check: bool = True) -> dict[str, Any]:
     """Local paths made absolute, once they are known to be there."""
     result = dict(given)
     for name in _PATHS:
         path = given.get(name, "")
         if not path or "://" in path or path.startswith(("tfds:", "sample:")):
             continue
-        if name not in ("models", "workspace") and not Path(path).exists():
+        if check and name not in ("models", "workspace") and not Path(path).exists():
             raise FileNotFoundError(f"{name}: there is nothing at {path}")
         result[name] = str(Path(path).absolute())
     return result
@@ -251,6 +260,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(run)
     run.add_argument("--resume", metavar="RUN", help="an earlier run whose checkpoints to go on from")
     run.add_argument("--build", type=Path, default=BUILD, metavar="DIR", help="where results go (default: %(default)s)")
+
+    sure = _command(commands, "check", _check, "find out from here what would stop a run: parameters, addresses, disk")
+    _add_data(sure)
 
     build = _command(commands, "compile", _compile, "write pipeline.yaml, what Kubeflow is given")
     build.add_argument("--check", action="store_true", help="write nothing; fail when the file is stale")

@@ -237,7 +237,8 @@ def portrait_scorer(
     with dsl.ExitHandler(told, name="steps"):
         data = ingestion(
             photos=photos, ratings=ratings, unlabelled=unlabelled, attributes=attributes, workspace=workspace,
-            **among(given, Ingestion),
+            models=models, weights=weights, norms=norms, face_detector=face_detector,
+            face_detector_sha256=face_detector_sha256, **among(given, Ingestion),
         )  # fmt: skip
         resources.uncached(resources.give(data, resources.INGESTION))
 

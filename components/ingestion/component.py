@@ -15,6 +15,11 @@ def ingestion(
     unlabelled: str,
     attributes: str,
     workspace: str,
+    models: str,
+    weights: str,
+    norms: str,
+    face_detector: str,
+    face_detector_sha256: str,
     rating_format: str,
     ava_tags: list,
     minimum_raters: int,
@@ -29,15 +34,20 @@ def ingestion(
     duplicate_distance: int,
     beam_options: str,
 ) -> str:
-    """Make a checked, grouped, split data set of photos and ratings; returns the data set's fingerprint."""
+    """Make a checked, grouped, split data set of photos and ratings; returns the data set's fingerprint.
+
+    What later steps are going to need is looked at first, while nothing has been paid for but this step's CPUs.
+    """
     parameters = dict(locals())
     from components.scorer.journal import step
 
     with step("ingestion", workspace, report.uri) as place:
         from components.ingestion.ingest import ingest
+        from components.scorer.preflight import examine
         from components.scorer.settings import Ingestion, among, from_parameters
 
         settings = from_parameters(Ingestion, **among(parameters, Ingestion))
+        examine(parameters, dataset.path)
         found = ingest(
             photos, ratings, dataset.path, report.path,
             unlabelled=unlabelled, attributes=attributes, workspace=place, settings=settings,
