@@ -18,6 +18,7 @@ from PIL import Image
 
 from components.scorer import faces, portable, warmup
 from images.serving import reference
+from images.serving.models import Served
 from images.serving.settings import Settings, cores, digests, from_environment, to_environment
 from tests.conftest import drawn_photo
 from tests.serving import ROOT, Here
@@ -399,6 +400,24 @@ def test_every_format_takes_the_way_of_training(here, truth, kind):
     Image.open(io.BytesIO(PHOTO)).save(data, kind)
     answer = here.post("/invocations", content=data.getvalue(), headers={"content-type": "image/x"})
     assert same(answer.json()["predictions"][0], truth(data.getvalue()))
+
+
+@pytest.mark.parametrize("field", ["photos", "photo"])
+def test_a_job_that_the_version_does_not_know_is_refused_by_every_protocol(here, monkeypatch, field):
+    monkeypatch.setattr(Served, "jobs", property(lambda self: ("tutor", "carer")))
+    body = {"instances": [{"b64": B64, "job": "pilot"}]}
+    job = {"name": "job", "shape": [1], "datatype": "BYTES", "data": ["pilot"]}
+    answers = [
+        here.post("/score", files=form(PHOTO, field=field), data={"job": "pilot"}),
+        here.post("/v1/models/portraits:predict", json=body),
+        infer(here, {"inputs": [tensor(), job]}),
+        here.post("/invocations", json=body),
+    ]
+    for answer in answers:
+        assert "expected a job among ['tutor', 'carer'], or none, got 'pilot'" in problem(answer, 422, "unknown-job")
+        assert answer.json()["jobs"] == ["tutor", "carer"]
+    assert here.get("/v2/models/portraits").json()["inputs"][1]["name"] == "job"
+    assert "job" in here.get("/v1/models/portraits/metadata").text
 
 
 # Limits
