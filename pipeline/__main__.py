@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from components.scorer import channels, preflight, progress, registry, storage
+from components.scorer import channels, preflight, progress, registry, retention, storage
 from components.scorer.workspace import Workspace
 from pipeline import models, parameters, resources, runs, schedules
 from pipeline.cluster import EXPERIMENT, clear_errors, connect, submit
@@ -224,6 +224,20 @@ def _gc(options: argparse.Namespace) -> int:
     return 0
 
 
+def _clean(options: argparse.Namespace) -> int:
+    """Remove old runs' checkpoints."""
+    count = size = 0
+    limits = {"keep": options.keep, "older_than": options.older_than, "dry_run": options.dry_run}
+    for gone in retention.collect(options.workspace, **limits):
+        print(f"run {gone.run}, {gone.days} days old: {gone.files:,} files, {gone.bytes:,} bytes", flush=True)
+        count, size = count + 1, size + gone.bytes
+    print(
+        f"checkpoints of {count} run{'' if count == 1 else 's'}, {size:,} bytes "
+        + ("would go: nothing was removed" if options.dry_run else "removed")
+    )
+    return 0
+
+
 def _parameters(options: argparse.Namespace) -> int:
     """List what --set takes."""
     print(parameters.table())
@@ -295,6 +309,16 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     _add_models(commands)
+
+    clean = _command(commands, "clean", _clean, "remove old runs' checkpoints from the workspace; their records stay")
+    clean.add_argument("workspace", metavar="WORKSPACE", help="folder, gs:// or s3:// address")
+    clean.add_argument("--keep", type=int, required=True, metavar="N", help="how many of the newest runs keep theirs")
+    clean.add_argument(
+        "--older-than", type=int, required=True, metavar="DAYS", help="for which every run keeps its own"
+    )
+    clean.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
+    clean.epilog = "A run whose checkpoints are gone cannot be taken up by --resume."
+
     _command(commands, "parameters", _parameters, "list what --set takes, with defaults")
     return parser
 
