@@ -29,6 +29,7 @@ from tests import flaws
 
 DRAWN, SEED = 600, 77  # a seed on which nothing was tuned
 REAL = 200
+DARK = 0.2  # the threshold of dark lenses in the built-in norms
 NORMS = norms.load()
 KEYS = [norm.key for norm in NORMS.norms]
 
@@ -155,8 +156,10 @@ def print_fit(detector: faces.Detector, place: Path) -> None:
         )
 
     weights = minimize(loss, np.zeros(features.shape[1] + 1)).x.round(2)
-    print(f"weights {weights[:-1].tolist()}, bias {weights[-1]}; by kind of photo, on the other half, share above .3:")
-    told = 1 / (1 + np.exp(-(features @ weights[:-1] + weights[-1]))) > 0.3
+    print(
+        f"weights {weights[:-1].tolist()}, bias {weights[-1]}; by kind of photo, on the other half, share above {DARK}:"
+    )
+    told = 1 / (1 + np.exp(-(features @ weights[:-1] + weights[-1]))) > DARK
     for kind in dict.fromkeys(kinds):
         chosen = (kinds == kind) & ~half
         print(f"  {kind:30}{chosen.sum():6}{told[chosen].mean():8.3f}")
