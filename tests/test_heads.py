@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import drawn_photo, votes_around
+from conftest import drawn_photo, example, votes_around
 
 from components.ingestion import builder
 from components.scorer import bundle, heads, photos
@@ -210,3 +210,9 @@ def test_the_bundle_carries_the_norms_in_force(told_dataset, encoder, tmp_path, 
 
     assert norms.load(scorer.norms) == norms.load()
     assert heads.UNKNOWN == 0
+
+
+def test_a_data_set_without_attributes_has_none(tmp_path):
+    plain = [{**example(number), "attributes": {}} for number in range(3)]
+    builder.write(tmp_path / "dataset", {"train": [plain]}, [])
+    assert photos.attributes(tmp_path / "dataset", "train").shape == (3, 0)

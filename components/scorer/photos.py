@@ -62,9 +62,10 @@ def table(dataset: str | Path, split: str) -> pd.DataFrame:
 
 def attributes(dataset: str | Path, split: str) -> pd.DataFrame:
     """The attributes of a split's records, a row each, in stored order: texts, empty where unknown."""
-    told = encoded(dataset, split).map(lambda record: record.get("attributes", {}))
+    # With the raters, for there may be no attribute, and a pipeline of nothing is none.
+    told = encoded(dataset, split).map(lambda record: (record["raters"], record.get("attributes", {})))
     return pd.DataFrame(
-        [{name: value.decode() for name, value in each.items()} for each in told.as_numpy_iterator()], dtype=str
+        [{name: value.decode() for name, value in each.items()} for _, each in told.as_numpy_iterator()], dtype=str
     )
 
 
