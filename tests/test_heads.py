@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import drawn_photo, example, votes_around
+from conftest import drawn_photo, votes_around
 
 from components.ingestion import builder
 from components.scorer import bundle, heads, photos
