@@ -19,7 +19,7 @@ import pytest
 
 from components.ingestion.sample import draw
 from components.scorer.settings import GateKey
-from tests import kubeflow
+from tests import kubeflow, serving
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,7 +38,8 @@ def folder(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("own")
     sample = draw(place / "drawn", labelled=48, unlabelled=12, seed=5)
     Path(sample.photos).rename(place / "photos")
-    shutil.copy(next((place / "photos").glob("*.jpg")), place / "portrait.jpg")
+    for photo, name in zip(sorted((place / "photos").glob("*.jpg")), ("portrait.jpg", "another.jpg"), strict=False):
+        shutil.copy(photo, place / name)
     Path(sample.unlabelled).rename(place / "more-photos")
     Path(sample.ratings).rename(place / "ratings.csv")
     Path(sample.attributes).rename(place / "attributes.csv")
@@ -50,6 +51,13 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def host():
     with kubeflow.serving() as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def served(folder, tmp_path_factory):
+    """The address at which the model answers that the README's own run has published."""
+    with serving.started(folder / "models", tmp_path_factory.mktemp("served")) as server:
         yield server.url
 
 
@@ -65,10 +73,12 @@ def runnable(command: str, host: str) -> list[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_readmes_command_works(command, folder, host):
+def test_the_readmes_command_works(command, folder, host, request):
     if command == ". .venv/bin/activate":
         assert ".venv" in (ROOT / "Makefile").read_text()
         return
+    if "http://localhost:8080" in command:
+        command = command.replace("http://localhost:8080", request.getfixturevalue("served"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(runnable(command, host), cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
