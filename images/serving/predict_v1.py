@@ -18,7 +18,7 @@ from images.serving.models import Served
 from images.serving.problems import Problem, json_answer
 from images.serving.state import State, of
 
-SIGNATURE = "serving_default"
+SIGNATURE, WITH_JOB = "serving_default", "with_job"  # those of the SavedModel; here both take a job
 router = APIRouter(tags=["TensorFlow Serving and KServe v1"])
 
 _INSTANCE = 'expected {"image_bytes": {"b64": "…"}} or {"b64": "…"}, and optionally "job"'
@@ -122,8 +122,8 @@ def read(value: Any, state: State, served: Served) -> Asked:
     if not isinstance(value, Mapping) or ("instances" in value) == ("inputs" in value):
         came = f"an object with {sorted(map(str, value))[:5]}" if isinstance(value, Mapping) else type(value).__name__
         raise _unfit(f'expected an object with "instances" (rows) or "inputs" (columns), got {came[:200]}')
-    if (signature := value.get("signature_name") or SIGNATURE) != SIGNATURE:
-        raise _unfit(f"expected the signature {SIGNATURE!r}, got {str(signature)[:40]!r}")
+    if (signature := value.get("signature_name") or SIGNATURE) not in (SIGNATURE, WITH_JOB):
+        raise _unfit(f"expected the signature {SIGNATURE!r} or {WITH_JOB!r}, got {str(signature)[:40]!r}")
     columns = "inputs" in value
     rows = _rows(value["inputs"]) if columns else value["instances"]
     if not isinstance(rows, list) or not rows:
