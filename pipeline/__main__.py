@@ -171,7 +171,7 @@ def _score(options: argparse.Namespace) -> int:
     """Score photos with a published model."""
     from components.scorer.scoring import score  # TensorFlow takes seconds to load: only where it is needed
 
-    scored, unreadable = score(options.model, options.photos, options.out)
+    scored, unreadable = score(options.model, options.photos, options.out, options.job)
     print(f"{scored} photos scored: {options.out}")
     if unreadable:
         print(f"{len(unreadable)} photos could not be read:", file=sys.stderr)
@@ -299,6 +299,7 @@ def _parser() -> argparse.ArgumentParser:
     rate.add_argument("model", metavar="MODEL", help="a version's folder or address, or the base folder: its champion")
     rate.add_argument("photos", metavar="PHOTOS", help="folder, gs:// or s3:// address")
     rate.add_argument("--out", type=Path, required=True, metavar="FILE", help="CSV to write: photo,mean,std,p1,...,p10")
+    rate.add_argument("--job", default="", metavar="NAME", help="that the people on the photos offer to do")
 
     show = _command(commands, "explain", _explain, "show on a page why photos get their scores")
     show.add_argument("model", metavar="MODEL", help="as for score, or the folder of a scorer bundle")

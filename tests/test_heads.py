@@ -7,14 +7,16 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 from conftest import drawn_photo, votes_around
 
 from components.ingestion import builder
-from components.scorer import bundle, heads, photos
+from components.scorer import answers, bundle, heads, norms, photos, portable, published
 from components.scorer.heads import Heads, Tilt, find
 from components.scorer.settings import SCORES, Pretraining, Training, from_parameters
 from components.training.attributes import fit_attribute
 from components.training.train import train
+from pipeline.__main__ import main
 
 JOBS = ("carer", "tutor")
 ATTRIBUTES = ["job", "sunglasses"]
@@ -206,8 +208,6 @@ def test_norms_that_cannot_be_read_are_named_before_anything_is_trained(told_dat
 
 
 def test_the_bundle_carries_the_norms_in_force(told_dataset, encoder, tmp_path, scorer):
-    from components.scorer import norms
-
     assert norms.load(scorer.norms) == norms.load()
     assert heads.UNKNOWN == 0
 
@@ -216,3 +216,96 @@ def test_a_data_set_without_attributes_has_none(tmp_path):
     plain = [{**example(number), "attributes": {}} for number in range(3)]
     builder.write(tmp_path / "dataset", {"train": [plain]}, [])
     assert photos.attributes(tmp_path / "dataset", "train").shape == (3, 0)
+
+
+@pytest.fixture(scope="module")
+def version(scorer, tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("models") / "portraits" / "1"
+    published.export(scorer, folder, "portraits")
+    published.export_portable(scorer, folder, "portraits")
+    return str(folder)
+
+
+def asked(tested: list[dict]) -> tuple[list[bytes], list[str]]:
+    return [record["photo"] for record in tested], [record["attributes"]["job"] for record in tested]
+
+
+def test_the_published_version_answers_with_the_job_as_the_scorer_does(scorer, version, tested):
+    data, jobs = asked(tested)
+    expected, found = scorer.answers(data, jobs), published.load(version).answers(data, jobs=jobs)
+    np.testing.assert_allclose(found["distribution"], expected["votes"], atol=1e-5)
+    np.testing.assert_allclose(found["mean"], means(expected["votes"]), atol=1e-5)
+
+
+def test_the_portable_network_answers_with_the_job_as_the_scorer_does(scorer, version, tested):
+    data, jobs = asked(tested)
+    served = portable.load(version)
+    found = served.answer(np.stack([served.pixels(photo) for photo in data]), jobs)
+    expected = scorer.answers(data, jobs)
+    assert (served.jobs, served.attributes) == (JOBS, ("sunglasses",))
+    np.testing.assert_allclose(found["distribution"], expected["votes"], atol=published.TOLERANCE)
+    np.testing.assert_allclose(found["attributes"], expected["attributes"], atol=published.TOLERANCE)
+
+
+@pytest.mark.parametrize("job", [0, 1, 2])
+def test_what_a_place_gains_for_a_job_is_what_the_score_loses_without_it(scorer, job):
+    """Each place of the last feature map left out of the pooling in turn, and the rest scored by the heads."""
+    pixels = scorer.pixels(tf.constant([drawn_photo(0.3, 1), drawn_photo(0.7, 2)]))
+    pooling = scorer.model.get_layer("pooled")
+    features = keras.Model(scorer.model.input, pooling.input)(pixels).numpy()
+    found = answers.closed_form(scorer.model, scorer.heads)([pixels, tf.fill([2], job)])
+    places = features.reshape(2, -1, features.shape[-1])
+    without = [
+        means(
+            scorer.heads([tf.constant(np.delete(places, place, axis=1).mean(axis=1)), tf.fill([2], job)])[
+                "votes"
+            ].numpy()
+        )
+        for place in range(places.shape[1])
+    ]
+    gains = found["mean"].numpy()[:, None] - np.stack(without, axis=1)
+    np.testing.assert_allclose(found["gains"].numpy().reshape(2, -1), gains, atol=1e-4)
+    assert np.ptp(gains) > 0.001
+
+
+def test_the_unknown_job_of_the_published_version_is_what_it_says_without(version, tested):
+    data, _ = asked(tested)
+    loaded = published.load(version)
+    np.testing.assert_allclose(
+        loaded.answers(data, jobs=[""] * len(data))["mean"], loaded.answers(data)["mean"], atol=1e-6
+    )
+
+
+def test_a_name_that_nobody_knows_counts_as_unknown_within_the_saved_model(version, tested):
+    signature = published.load(version)._loaded.signatures[published.WITH_JOB]
+    data = tf.constant([tested[0]["photo"]] * 3)
+    strange, unknown, known = signature(image_bytes=data, job=tf.constant(["astronaut", "", "carer"]))["mean"].numpy()
+    assert strange == unknown != known
+
+
+def test_a_job_that_a_version_does_not_know_is_refused_with_those_that_it_knows(version, tested):
+    served, photo = portable.load(version), tested[0]["photo"]
+    words = r"expected a job among \['carer', 'tutor'\], or none, got 'astronaut'"
+    with pytest.raises(ValueError, match=words):
+        served.answer(served.pixels(photo)[None], ["astronaut"])
+    with pytest.raises(ValueError, match=words):
+        published.load(version).answers([photo], jobs=["astronaut"])
+    with pytest.raises(ValueError, match="for each of 1 photos, got 2"):
+        served.answer(served.pixels(photo)[None], ["carer", "tutor"])
+
+
+def test_a_folder_is_scored_with_the_job_that_the_command_line_tells(version, tested, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "bright.jpg").write_bytes(drawn_photo(0.8, 5001, size=(96, 128)))
+    found = {}
+    for job in JOBS:
+        options = ["score", version, str(tmp_path / "photos"), "--out", str(tmp_path / "s.csv"), "--job", job]
+        assert main(options) == 0
+        found[job] = float(pd.read_csv(tmp_path / "s.csv")["mean"][0])
+    assert found["carer"] - found["tutor"] > 2
+    assert main(["score", version, str(tmp_path / "photos"), "--out", str(tmp_path / "s.csv"), "--job", "x"]) == 2
+    assert "can be told one of the jobs ['carer', 'tutor'], got 'x'" in capsys.readouterr().err
+
+
+def test_the_version_brings_the_norms_of_its_bundle(version):
+    assert portable.load(version).norms == norms.load()

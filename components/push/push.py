@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -169,24 +170,30 @@ def _error(found: Mapping[str, Any]) -> float | None:
 
 
 def _compare(challenger: bundle.Bundle, uri: str, photos: list[bytes]) -> None:
-    """Raise ValueError unless the version, loaded again, answers as the scorer does, with and without TensorFlow."""
-    votes = challenger.score(photos)
-    expected = {"mean": metrics.mean_scores(votes), "std": metrics.deviations(votes), "distribution": votes}
-    served = portable.load(uri)
-    answered = {
-        "SavedModel": published.load(uri).answers(photos),
-        "portable network": served.answer(np.stack([served.pixels(photo) for photo in photos])),
-    }
-    for what, answers in answered.items():
-        for output, values in expected.items():
-            # A NaN is larger than any tolerance: the comparison is the other way round so that it fails too.
-            largest = float(np.abs(answers[output] - values).max())
-            if not largest <= published.TOLERANCE:
-                raise ValueError(
-                    f"expected the {what} of {uri} to answer as the scorer does to within {published.TOLERANCE}, but"
-                    f" {output} differs by {largest:.2g} on {len(photos)} photos; the version is removed and the"
-                    " champion stays"
-                )
+    """Raise ValueError unless the version, loaded again, answers as the scorer does, with and without TensorFlow.
+
+    It is asked with no job and, where the scorer knows any, with each of them by turns.
+    """
+    version, served = published.load(uri), portable.load(uri)
+    pixels = np.stack([served.pixels(photo) for photo in photos])
+    turns = [job for _, job in zip(photos, cycle(challenger.jobs), strict=False)] if challenger.jobs else None
+    for jobs in (None, turns) if turns else (None,):
+        votes = challenger.score(photos, jobs)
+        expected = {"mean": metrics.mean_scores(votes), "std": metrics.deviations(votes), "distribution": votes}
+        answered = {
+            "SavedModel": version.answers(photos, jobs=jobs),
+            "portable network": served.answer(pixels, jobs),
+        }
+        for what, answers in answered.items():
+            for output, values in expected.items():
+                # A NaN is larger than any tolerance: the comparison is the other way round so that it fails too.
+                largest = float(np.abs(answers[output] - values).max())
+                if not largest <= published.TOLERANCE:
+                    raise ValueError(
+                        f"expected the {what} of {uri} to answer as the scorer does to within {published.TOLERANCE},"
+                        f" but {output} differs by {largest:.2g} on {len(photos)} photos; the version is removed and"
+                        " the champion stays"
+                    )
 
 
 def _record(facts: Facts) -> dict[str, Any]:

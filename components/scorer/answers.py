@@ -1,6 +1,7 @@
 """What a published scorer answers, as one Keras network: scores and, where it ends in pooling, maps of where from.
 
-Its outputs are the same wherever it is exported to. Flat like the scorer, whose layers and weights it shares.
+Its outputs are the same wherever it is exported to. Flat like the scorer, whose layers and weights it shares. With
+heads (see ``heads``) it takes the job as well, int32 ``[n]``, and gives ``attributes`` ``[n, k]`` where there are any.
 """
 
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from components.scorer.heads import Tilt, join
 from components.scorer.settings import SCORES
 
 
@@ -28,18 +30,21 @@ class Told(keras.layers.Layer):
 class Maps(keras.layers.Layer):
     """Grad-CAM without gradients, for a network that ends in pooling and a dense layer; see `closed_form`."""
 
-    def __init__(self, votes: keras.layers.Dense, **kwargs: Any):
-        """Takes the scorer's last layer, whose kernel ``[c, 10]`` it reads and does not own a copy of."""
+    def __init__(self, votes: keras.layers.Dense, tilt: Tilt | None = None, **kwargs: Any):
+        """Takes the scorer's last layer, whose kernel ``[c, 10]`` it reads and owns no copy of, and the job's layer."""
         super().__init__(**kwargs)
-        self._votes = votes
+        self._votes, self._tilt = votes, tilt
 
-    def call(self, features: Any, votes: Any) -> dict[str, Any]:
-        """Maps of features ``[n, h, w, c]`` and votes ``[n, 10]``."""
+    def call(self, features: Any, votes: Any, job: Any = None) -> dict[str, Any]:
+        """Maps of features ``[n, h, w, c]`` and votes ``[n, 10]`` for jobs, int ``[n]``; None: unknown."""
         features, votes = (ops.cast(each, "float32") for each in (features, votes))
         height, width = features.shape[1:3]
         places = height * width
         scores = ops.convert_to_tensor(SCORES, "float32")
-        parts = ops.matmul(features, ops.cast(self._votes.kernel, "float32")) / places
+        parts = ops.matmul(features, ops.cast(self._votes.kernel, "float32"))
+        if self._tilt is not None and job is not None:
+            parts = parts + self._tilt.parts(features, job)
+        parts = parts / places
         total = ops.sum(parts, axis=(1, 2), keepdims=True)
         # The pooling's mean moves away from what is left out; of a single place nothing would be left.
         without = ops.log(votes)[:, None, None] + (total - places * parts) / max(places - 1, 1)
@@ -62,45 +67,63 @@ def is_pooled(model: keras.Model) -> bool:
     )
 
 
-def scores(model: keras.Model) -> keras.Model:
+def scores(model: keras.Model, heads: keras.Model | None = None) -> keras.Model:
     """The network that gives ``mean``, ``std`` and ``distribution`` (see `Told`) for pixels."""
-    return keras.Model(model.inputs, Told(name="told", dtype="float32")(model.output), name="scores")
+    whole, votes, attributes = _joined(model, heads)
+    return keras.Model(whole.inputs, Told(name="told", dtype="float32")(votes) | attributes, name="scores")
 
 
-def closed_form(model: keras.Model) -> keras.Model:
+def closed_form(model: keras.Model, heads: keras.Model | None = None) -> keras.Model:
     """Grad-CAM without gradients, for a network that ends in pooling and a dense layer, at next to no cost.
 
     With K the dense layer's kernel, the gradient of class c's logit by feature k is ``K[k, c] / (h · w)`` at each
     place. So the sum of a class's map, before what is negative goes, is its logit without the bias: the map tells
     where that comes from. In the same way the score without a place follows, which is told as what the place gains.
     Zhou et al., "Learning Deep Features for Discriminative Localization", 2016, https://arxiv.org/abs/1512.04150.
+    A job that is told adds its slopes to the kernel (``heads.Tilt``).
 
     Args:
         model: see `is_pooled`.
+        heads: of the scorer; None: it is told no job and gives no attributes.
 
     Returns:
-        A network of pixels ``[n, crop, crop, 3]``, 0..255, that shares the model's layers. It gives, as float32:
+        A network of pixels ``[n, crop, crop, 3]``, 0..255, and with heads of jobs, that shares the layers of both. It
+        gives, as float32:
 
         * ``mean``, ``std`` ``[n]``, ``distribution`` ``[n, 10]``: the votes.
         * ``class_heatmaps`` ``[n, h, w, 10]``: see ``explanation.heatmaps``.
         * ``heatmap`` ``[n, h, w]``: see ``explanation.weighted``.
         * ``gains`` ``[n, h, w]``: score points by which the mean score is higher than it would be if the pooling
           left this place out, negative where the place lowers it.
+        * ``attributes`` ``[n, k]`` where the heads give any.
 
     Raises:
         ValueError: the network does not end so.
     """
     if not is_pooled(model):
         raise ValueError(f"expected a network that ends in global average pooling and a dense softmax: {model.name}")
-    pooling, votes = _ending(model)
-    told = Told(name="told", dtype="float32")(model.output)
-    maps = Maps(votes, name="maps", dtype="float32")(pooling.input, model.output)
-    return keras.Model(model.inputs, told | maps, name="closed_form")
+    pooling, last = _ending(model)
+    whole, votes, attributes = _joined(model, heads)
+    tilt = next((layer for layer in whole.layers if isinstance(layer, Tilt)), None)
+    maps = Maps(last, tilt, name="maps", dtype="float32")
+    job = {"job": whole.inputs[1]} if tilt else {}
+    outputs = Told(name="told", dtype="float32")(votes) | maps(pooling.input, votes, **job) | attributes
+    return keras.Model(whole.inputs, outputs, name="closed_form")
 
 
-def fullest(model: keras.Model) -> keras.Model:
+def fullest(model: keras.Model, heads: keras.Model | None = None) -> keras.Model:
     """`closed_form` where the network has maps in closed form, otherwise `scores`."""
-    return closed_form(model) if is_pooled(model) else scores(model)
+    return closed_form(model, heads) if is_pooled(model) else scores(model, heads)
+
+
+def _joined(
+    model: keras.Model, heads: keras.Model | None
+) -> tuple[keras.Model, keras.KerasTensor, dict[str, keras.KerasTensor]]:
+    """The scorer with its heads, its votes, and its attributes by the name of this output."""
+    if heads is None:
+        return model, model.output, {}
+    whole = join(model, heads)
+    return whole, whole.output["votes"], {name: whole.output[name] for name in whole.output if name != "votes"}
 
 
 def _ending(model: keras.Model) -> tuple[keras.Layer | None, keras.Layer]:

@@ -12,7 +12,7 @@ it. Nothing here imports TensorFlow or Keras: with them a process needs seven ti
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,7 @@ NETWORK, ABOUT, NORMS, DETECTOR = "scorer.tflite", "portable.json", "norms.json"
 
 Answers = dict[str, np.ndarray]
 """``mean``, ``std`` ``[n]``, ``distribution`` ``[n, 10]`` and, where the network has them, ``heatmap`` and ``gains``
-``[n, h, w]`` as of ``answers.closed_form``; all float32."""
+``[n, h, w]`` as of ``answers.closed_form``, and ``attributes`` ``[n, k]``, each the probability of yes; all float32."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class Portable:
         settings: of ingestion, by which photos are normalised.
         norms: that uploads are held against.
         detector: of faces; None when they are not looked for.
+        jobs: that it can be told.
+        attributes: that it has learnt.
     """
 
     uri: str
@@ -59,6 +61,8 @@ class Portable:
     settings: Ingestion
     norms: Norms
     detector: Detector | None
+    jobs: tuple[str, ...]
+    attributes: tuple[str, ...]
     _run: Any = field(repr=False)  # the interpreter's signature
 
     @property
@@ -78,19 +82,31 @@ class Portable:
         """A normalised photo, encoded or opened, as the network reads it: float32 ``[crop, crop, 3]``, 0..255."""
         return pixels(photo, self.scale, self.crop)
 
-    def answer(self, pixels: np.ndarray) -> Answers:
+    def answer(self, pixels: np.ndarray, jobs: Sequence[str] | None = None) -> Answers:
         """What the network says.
 
         Args:
             pixels: float32 ``[n, crop, crop, 3]``, 0..255, at least one photo.
+            jobs: n names, "" unknown; None: all are. Where it knows no job, all count as unknown.
 
         Raises:
-            ValueError: the shape is another.
+            ValueError: the shape is another, there are more or fewer jobs than photos, or one is not known.
         """
         expected = (self.crop, self.crop, 3)
         if pixels.ndim != 4 or pixels.shape[1:] != expected or not len(pixels):
             raise ValueError(f"expected photos [n, {self.crop}, {self.crop}, 3], at least one, got {pixels.shape}")
-        return self._run(pixels=np.ascontiguousarray(pixels, "float32"))
+        told = {"job": self._indices(jobs, len(pixels))} if self.jobs or self.attributes else {}
+        return self._run(pixels=np.ascontiguousarray(pixels, "float32"), **told)
+
+    def _indices(self, jobs: Sequence[str] | None, photos: int) -> np.ndarray:
+        """The indices by which the network knows jobs, int32; 0 is the unknown one."""
+        if jobs is None:
+            return np.zeros(photos, "int32")
+        if len(jobs) != photos:
+            raise ValueError(f"expected a job, or an empty text, for each of {photos} photos, got {len(jobs)}")
+        if self.jobs and (strange := [job for job in jobs if job and job not in self.jobs]):
+            raise ValueError(f"expected a job among {list(self.jobs)}, or none, got {strange[0]!r}")
+        return np.array([1 + self.jobs.index(job) if job in self.jobs else 0 for job in jobs], "int32")
 
 
 def pixels(photo: bytes | Image.Image, scale: int, crop: int) -> np.ndarray:
@@ -147,6 +163,8 @@ def load(uri: str, threads: int = 1) -> Portable:
             settings=from_parameters(Ingestion, **told["ingestion"]),
             norms=norms.load(rules),
             detector=Detector(weights, threads=threads) if weights else None,
+            jobs=tuple(told.get("jobs", ())),
+            attributes=tuple(told.get("attributes", ())),
             _run=_signature(network, threads),
         )
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -154,7 +172,13 @@ def load(uri: str, threads: int = 1) -> Portable:
 
 
 def about(
-    name: str, scale: int, crop: int, error: float | None = None, ingestion: Mapping[str, Any] | None = None
+    name: str,
+    scale: int,
+    crop: int,
+    error: float | None = None,
+    ingestion: Mapping[str, Any] | None = None,
+    jobs: Sequence[str] = (),
+    attributes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What ``portable.json`` holds.
 
@@ -164,10 +188,13 @@ def about(
         crop: side of its middle that the network reads.
         error: root mean square difference from people's scores on the test photos, points.
         ingestion: settings by which the data set's photos were normalised, by name; the others keep their defaults.
+        jobs: that the network can be told, in the order of their indices from 1 on.
+        attributes: that it gives, in their order.
     """
     normalising = ("minimum_side", "maximum_pixels", "shorter_side", "jpeg_quality")
     settings = {each: (ingestion or {}).get(each, getattr(Ingestion(), each)) for each in normalising}
-    return {"name": name, "scale": scale, "crop": crop, "error": error, "ingestion": settings}
+    given = {"name": name, "scale": scale, "crop": crop, "error": error, "ingestion": settings}
+    return given | {"jobs": [*jobs], "attributes": [*attributes]}
 
 
 def _file(place: str, name: str) -> bytes | None:

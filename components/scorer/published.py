@@ -8,13 +8,14 @@
 The signature ``serving_default`` takes ``image_bytes`` (string ``[n]``, encoded upright photos) and gives
 ``mean`` (float32 ``[n]``, 1..10), ``std`` (float32 ``[n]``) and ``distribution`` (float32 ``[n, 10]``, sums 1).
 The signature ``explain`` takes the same and gives the maps of ``answers.closed_form`` as well: ``heatmap`` and
-``gains`` (float32 ``[n, h, w]``) and ``class_heatmaps`` (float32 ``[n, h, w, 10]``). Beside them lie the same
-network for servers without TensorFlow (``portable``), and the bundle that was published, for what needs gradients and
-for going on from it.
+``gains`` (float32 ``[n, h, w]``) and ``class_heatmaps`` (float32 ``[n, h, w, 10]``). Where the scorer has heads, the
+signature ``with_job`` takes ``image_bytes`` and ``job`` (string ``[n]``; "" and a name that it does not know count as
+unknown) and gives ``attributes`` (float32 ``[n, k]``) beside the scores. With them lie the same network for servers
+without TensorFlow (``portable``), and the bundle that was published, for what needs gradients and for going on from it.
 """
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from components.scorer.settings import SCORES
 
 SIGNATURE = "serving_default"
 EXPLAIN = "explain"
+WITH_JOB = "with_job"
 BUNDLE = "bundle"  # folder of the bundle within a version
 TOLERANCE = 1e-3
 """Score points, and shares of votes, by which a published version may differ from the scorer that it was made of."""
@@ -43,6 +45,7 @@ class Published:
     Attributes:
         uri: the version's folder.
         version: its number; None when the folder is not named by one.
+        jobs: that it can be told.
     """
 
     uri: str
@@ -50,11 +53,29 @@ class Published:
     _answer: Callable[..., dict[str, tf.Tensor]] = field(repr=False)
     _explain: Callable[..., dict[str, tf.Tensor]] | None = field(repr=False)
     _loaded: Any = field(repr=False)  # owns the variables that the signatures read
+    jobs: tuple[str, ...] = ()
 
-    def answers(self, photos: list[bytes], batch_size: int = 32) -> dict[str, np.ndarray]:
-        """What the exported signature says of encoded, upright photos: ``mean``, ``std`` and ``distribution``."""
+    def answers(
+        self, photos: list[bytes], batch_size: int = 32, jobs: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """What the exported signature says of encoded, upright photos: ``mean``, ``std`` and ``distribution``.
+
+        Args:
+            photos: n of them.
+            batch_size: photos at a time.
+            jobs: n names, "" unknown; a version that knows no job takes all for unknown.
+
+        Raises:
+            ValueError: a job is not one of `jobs`.
+        """
+        given: dict[str, Sequence] = {"image_bytes": photos}
+        if jobs is not None and self.jobs:
+            if strange := sorted({*jobs} - {*self.jobs, ""}):
+                raise ValueError(f"expected a job among {list(self.jobs)}, or none, got {strange[0]!r}")
+            given["job"] = jobs
+        answer = self._loaded.signatures[WITH_JOB] if "job" in given else self._answer
         batches = [
-            self._answer(image_bytes=tf.constant(photos[start : start + batch_size]))
+            answer(**{name: tf.constant(values[start : start + batch_size]) for name, values in given.items()})
             for start in range(0, len(photos), batch_size)
         ]
         empty = {"mean": np.empty(0), "std": np.empty(0), "distribution": np.empty((0, len(SCORES)))}
@@ -84,7 +105,8 @@ class Published:
 def export(bundle: Bundle, folder: str | Path, name: str = "scorer") -> None:
     """Write a scorer as a SavedModel with its preprocessing and its warm-up requests.
 
-    The signature ``explain`` is left out for a network that has no maps in closed form (`answers.is_pooled`).
+    The signature ``explain`` is left out for a network that has no maps in closed form (`answers.is_pooled`), and
+    ``with_job`` for one without heads.
 
     Args:
         bundle: the scorer.
@@ -99,6 +121,11 @@ def export(bundle: Bundle, folder: str | Path, name: str = "scorer") -> None:
     for signature, network in networks.items():
         archive.track(network)
         archive.add_endpoint(signature, _of_encoded(network, bundle), [tf.TensorSpec([None], tf.string, "image_bytes")])
+    if bundle.heads is not None:
+        network = answers.scores(bundle.model, bundle.heads)
+        archive.track(network)
+        given = [tf.TensorSpec([None], tf.string, name) for name in ("image_bytes", "job")]
+        archive.add_endpoint(WITH_JOB, _of_encoded_and_named(network, bundle), given)
     archive.write_out(str(folder), verbose=False)
     warmup.write(folder, name)
 
@@ -122,12 +149,19 @@ def export_portable(
     """
     place = Path(folder, portable.FOLDER)
     place.mkdir(parents=True, exist_ok=True)
-    network = answers.fullest(bundle.model)
-    pixels = keras.Input(network.input_shape[1:], name="pixels")  # the signature's name for it
-    named = keras.Model(pixels, network(pixels), name=network.name)
+    network = answers.fullest(bundle.model, bundle.heads)
+    given = [keras.Input(bundle.model.input_shape[1:], name="pixels")]  # the signature's names for them
+    if bundle.heads is not None:
+        given.append(keras.Input((), dtype="int32", name="job"))
+    named = keras.Model(given, network(given), name=network.name)
     named.export(str(place / portable.NETWORK), format="litert", verbose=False)
-    about = portable.about(name, bundle.training.scale, bundle.pretraining.crop, error, ingestion)
+    about = portable.about(
+        name, bundle.training.scale, bundle.pretraining.crop, error, ingestion, bundle.jobs, bundle.attributes
+    )
     storage.write_json(str(place / portable.ABOUT), about)
+    for file, content in {portable.NORMS: bundle.norms, portable.DETECTOR: bundle.detector}.items():
+        if content:
+            (place / file).write_bytes(content)
 
 
 def _of_encoded(network: keras.Model, bundle: Bundle) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
@@ -135,6 +169,17 @@ def _of_encoded(network: keras.Model, bundle: Bundle) -> Callable[[tf.Tensor], d
 
     def answer(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         return network(bundle.pixels(image_bytes), training=False)
+
+    return answer
+
+
+def _of_encoded_and_named(network: keras.Model, bundle: Bundle) -> Callable[..., dict[str, tf.Tensor]]:
+    """The same with the names of jobs."""
+    names = tf.constant(["", *bundle.jobs])
+
+    def answer(image_bytes: tf.Tensor, job: tf.Tensor) -> dict[str, tf.Tensor]:
+        index = tf.argmax(tf.cast(job[:, None] == names, tf.int32), axis=-1, output_type=tf.int32)  # none is like ""
+        return network([bundle.pixels(image_bytes), index], training=False)
 
     return answer
 
@@ -166,7 +211,15 @@ def load(uri: str) -> Published:
         )
     last = uri.rstrip("/").rsplit("/", 1)[-1]
     version = int(last) if last.isdecimal() else None
-    return Published(uri, version, answer, loaded.signatures.get(EXPLAIN), loaded)
+    return Published(uri, version, answer, loaded.signatures.get(EXPLAIN), loaded, _jobs(uri))
+
+
+def _jobs(uri: str) -> tuple[str, ...]:
+    """The jobs that a version knows; none where it is older than they are."""
+    try:
+        return tuple(storage.read_json(storage.join(uri, portable.FOLDER, portable.ABOUT)).get("jobs", ()))
+    except FileNotFoundError:
+        return ()
 
 
 def load_bundle(uri: str) -> Bundle:

@@ -18,7 +18,7 @@ COLUMNS = ("photo", "mean", "std", *(f"p{score}" for score in SCORES))
 _BATCH = 32  # photos in memory at a time
 
 
-def score(model: str, photos: str, out: str | Path) -> tuple[int, dict[str, str]]:
+def score(model: str, photos: str, out: str | Path, job: str = "") -> tuple[int, dict[str, str]]:
     """Write the scores of every photo below an address as CSV, or nothing when it breaks off.
 
     Photos take the way of ingestion: upright, sRGB, shrunk.
@@ -27,18 +27,22 @@ def score(model: str, photos: str, out: str | Path) -> tuple[int, dict[str, str]
         model: address of a published version, or of a folder whose champion is meant.
         photos: folder, ``gs://`` or ``s3://`` address; files that are no photos by their ending are passed over.
         out: file to write: ``photo`` (its path below the address), ``mean`` (1..10), ``std``, ``p1`` to ``p10``.
+        job: that the people on the photos offer to do; "" where it is not known.
 
     Returns:
         The number of photos scored, and the reason for each that could not be read, by its path.
 
     Raises:
-        ValueError: there is no photo at the address.
+        ValueError: there is no photo at the address, or the model does not know the job.
         FileNotFoundError: there is no published model.
     """
     files = [file for file in storage.files(photos) if _is_photo(file.name)]
     if not files:
         raise ValueError(f"expected photos at {photos}, found none")
     scorer = published.load(channels.resolve(model))
+    if job and job not in scorer.jobs:
+        known = f"one of the jobs {list(scorer.jobs)}" if scorer.jobs else "no job, as it was trained without"
+        raise ValueError(f"{scorer.uri} can be told {known}, got {job!r}")
     unreadable: dict[str, str] = {}
     batches = [files[start : start + _BATCH] for start in range(0, len(files), _BATCH)]
     out = Path(out)
@@ -56,7 +60,7 @@ def score(model: str, photos: str, out: str | Path) -> tuple[int, dict[str, str]
                         usable.append((file.name, photo))
                     else:
                         unreadable[file.name] = str(photo)
-                rows.writerows(_rows(scorer, usable))
+                rows.writerows(_rows(scorer, usable, job))
         os.replace(written, out)
     return len(files) - len(unreadable), unreadable
 
@@ -69,9 +73,9 @@ def _photo(uri: str, settings: Ingestion) -> bytes | decoding.Unusable:
         return error
 
 
-def _rows(scorer: published.Published, photos: list[tuple[str, bytes]]) -> list[list[str]]:
+def _rows(scorer: published.Published, photos: list[tuple[str, bytes]], job: str) -> list[list[str]]:
     """A row of the file for each photo."""
-    answers = scorer.answers([data for _, data in photos])
+    answers = scorer.answers([data for _, data in photos], jobs=[job] * len(photos) if job else None)
     numbers = zip(answers["mean"], answers["std"], answers["distribution"], strict=True)
     return [
         [name, *(f"{value:.4f}" for value in (mean, std, *votes))]
