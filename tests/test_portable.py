@@ -176,6 +176,21 @@ print(json.dumps(sorted(heavy & set(sys.modules))))
     assert json.loads(done.stdout.splitlines()[-1]) == []
 
 
+def test_loading_tells_nothing_of_its_own_and_loses_nothing_of_others(version):
+    code = f"""
+import os
+from components.scorer import portable
+taken = portable.Interpreter
+def interpreter(**options):
+    os.write(2, b"of another thread\\n")
+    return taken(**options)
+portable.Interpreter = interpreter
+portable.load({str(version)!r})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "of another thread\n"
+
+
 def test_tensorflow_decodes_jpeg_as_everybody_else():
     photo = encoded(160, 120, 3)
     np.testing.assert_array_equal(preprocessing.decode(tf.constant(photo)), np.asarray(Image.open(io.BytesIO(photo))))

@@ -110,9 +110,7 @@ class Network:
     def answer(self, photos: Sequence[Photo]) -> dict[str, np.ndarray]:
         """What the network says of decoded photos; for its own thread, and before it has begun."""
         pixels = photos[0].pixels[None] if len(photos) == 1 else np.stack([photo.pixels for photo in photos])
-        if getattr(self.portable, "jobs", ()):
-            return self.portable.answer(pixels, [photo.job for photo in photos])
-        return self.portable.answer(pixels)
+        return self.portable.answer(pixels, [photo.job for photo in photos])
 
     def _run(self) -> None:
         while (first := self._waiting.get()) is not None:

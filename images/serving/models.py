@@ -43,12 +43,12 @@ class Served:
     @property
     def jobs(self) -> tuple[str, ...]:
         """The jobs that it knows."""
-        return tuple(getattr(self.portable, "jobs", ()))
+        return self.portable.jobs
 
     @property
     def attributes(self) -> tuple[str, ...]:
         """The attributes that it has learnt."""
-        return tuple(getattr(self.portable, "attributes", ()))
+        return self.portable.attributes
 
 
 class Models:
