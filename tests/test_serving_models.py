@@ -292,7 +292,7 @@ class Counting:
     def pixels(self, photo):
         return np.zeros((4, 4, 3), "float32")
 
-    def answer(self, pixels):
+    def answer(self, pixels, jobs=None):
         assert self.go_on.wait(PATIENCE)
         self.sizes.append(len(pixels))
         return {"mean": np.arange(len(pixels), dtype="float32")}
