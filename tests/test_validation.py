@@ -508,7 +508,9 @@ def test_the_way_back_is_as_far(one, other):
 def test_the_distance_is_wassersteins_to_within_a_bin(one, other):
     moved = shift(SCORE, distribution(SCORE, np.array(one)), distribution(SCORE, np.array(other)))
     width = (SCORE.high - SCORE.low) / SCORE.bins
-    assert moved.distance == pytest.approx(stats.wasserstein_distance(one, other), abs=width)
+    assert moved.distance == pytest.approx(
+        stats.wasserstein_distance(one, other), abs=width + 1e-9
+    )  # the bin, and rounding
 
 
 @given(SCORES, SCORES)
