@@ -196,6 +196,13 @@ def test_an_attribute_is_a_penalised_logistic_regression_on_the_known_photos():
     assert abs(np.mean(1 / (1 + np.exp(-(features @ weights + intercept)))) - values.mean()) < 0.05
 
 
+def test_an_attribute_that_features_do_not_tell_is_no_head():
+    rng = np.random.default_rng(1)
+    features, values = rng.normal(size=(400, 30)), (rng.random(400) < 0.2).astype(float)
+    assert fit_attribute((features[:300], values[:300]), (features[300:], values[300:])) is None
+    assert fit_attribute((features[:300], values[:300]), (features[300:], np.full(100, -1.0))) is None
+
+
 def test_norms_that_cannot_be_read_are_named_before_anything_is_trained(told_dataset, encoder, tmp_path):
     (tmp_path / "norms.json").write_text('{"norms": [{}]}')
     with pytest.raises(ValueError, match=r"norms: .*norms\.json: norm 1: expected .*detector"):

@@ -11,34 +11,37 @@ from scipy.special import expit
 DECAYS = (1e-3, 1e-2, 1e-1, 1.0)
 """Penalties on the squared weights of standardised features that are tried, the weakest first."""
 
+_WORTH = 0.9  # of the loss of a scorer that knows the share alone: what a head may have at most to be of use
 _SMALL = 1e-6  # of a feature's deviation: one that never varies tells nothing
 
 
 def fit_attribute(
     train: tuple[np.ndarray, np.ndarray], validation: tuple[np.ndarray, np.ndarray]
-) -> tuple[np.ndarray, float]:
+) -> tuple[np.ndarray, float] | None:
     """A logistic regression with the penalty under which it tells most about photos that it was not fitted to.
+
+    One that tells next to nothing about them is none: a norm then falls back on its other detector.
 
     Args:
         train: features float ``[n, c]`` and values ``[n]``: 1 yes, 0 no, -1 unknown, which are left out.
-        validation: the same of other photos; where none is known, the strongest penalty is taken.
+        validation: the same of other photos.
 
     Returns:
-        Weights ``[c]`` and the intercept: the probability of yes is ``1 / (1 + exp(-(f · weights + intercept)))``.
+        Weights ``[c]`` and the intercept: the probability of yes is ``1 / (1 + exp(-(f · weights + intercept)))``. None
+        where other photos do not show that it tells more than the share of yes, or none of them is known.
     """
     (features, values), (others, truth) = (_known(*split) for split in (train, validation))
     centre, width = features.mean(0), np.maximum(features.std(0), _SMALL)
     standard = (features - centre) / width
-    best, least = (np.zeros(features.shape[1]), 0.0), np.inf
-    for decay in reversed(DECAYS):
+    share = np.clip(values.mean(), _SMALL, 1 - _SMALL)
+    best, least = None, _WORTH * _loss(np.full(len(truth), np.log(share / (1 - share))), truth)
+    for decay in DECAYS:
         weights, intercept = _fitted(standard, values, decay)
         weights = weights / width
         intercept -= float(centre @ weights)
         loss = _loss(others @ weights + intercept, truth)
         if loss < least:
             best, least = (weights, intercept), loss
-        if not len(truth):
-            break
     return best
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -67,7 +68,9 @@ def train(
             network, head, pretraining, reader, settings, Checkpoints(storage.join(checkpoints, "all"), identity)
         )
         scorer_alone = with_precision(heads.scorer_of(model) if told.jobs else model, "float32")
-        apart = heads.separate(model, told, _attributes(scorer_alone, reader)) if told else None
+        learnt = _attributes(scorer_alone, reader)
+        told = replace(told, attributes={name: told.attributes[name] for name in learnt})
+        apart = heads.separate(model, told, _weights(learnt)) if told else None
     history = {**{f"head_{name}": values for name, values in head_curves.items()}, **curves}
     Bundle(
         scorer_alone, pretraining, settings, fingerprint, revision, history, told, apart, rules.norms, rules.detector
@@ -199,16 +202,27 @@ def _compiled(scorer: keras.Model, told: Heads, settings: Training, rate: float)
     return model
 
 
-def _attributes(scorer: keras.Model, reader: _Reader) -> tuple[np.ndarray, ...]:
-    """The weights ``[c, k]`` and intercepts ``[k]`` of the attributes; nothing where the data know none."""
+def _attributes(scorer: keras.Model, reader: _Reader) -> dict[str, tuple[np.ndarray, float]]:
+    """Weights ``[c]`` and intercept of each attribute that can be told from what the scorer sees."""
     if not reader.told.attributes:
-        return ()
+        return {}
     train, validation = (reader.attributes(scorer, split) for split in ("train", "validation"))
-    found = [
-        fit_attribute(*((features, values[:, place]) for features, values in (train, validation)))
-        for place in range(len(reader.told.attributes))
-    ]
-    return np.stack([weights for weights, _ in found], axis=1), np.array([intercept for _, intercept in found])
+    found = {}
+    for place, name in enumerate(reader.told.attributes):
+        fitted = fit_attribute(*((features, values[:, place]) for features, values in (train, validation)))
+        if fitted is None:
+            print(f"training: {name} cannot be told from what the scorer sees, and is left out", flush=True)
+        else:
+            found[name] = fitted
+    return found
+
+
+def _weights(learnt: dict[str, tuple[np.ndarray, float]]) -> tuple[np.ndarray, ...]:
+    """The weights ``[c, k]`` and intercepts ``[k]`` of attributes; nothing where there is none."""
+    if not learnt:
+        return ()
+    weights, intercepts = zip(*learnt.values(), strict=True)
+    return np.stack(weights, axis=1), np.array(intercepts)
 
 
 def _devices(settings: Training) -> contextlib.AbstractContextManager:
