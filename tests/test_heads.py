@@ -1,6 +1,7 @@
 """Heads: the job counts where it is told, the unknown job changes nothing, attributes are learnt and found."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -10,16 +11,19 @@ import pytest
 import tensorflow as tf
 from conftest import drawn_photo, votes_around
 
+from components.evaluation import report, told
+from components.evaluation.predictions import predict
 from components.ingestion import builder
 from components.scorer import answers, bundle, heads, norms, photos, portable, published
 from components.scorer.heads import Heads, Tilt, find
-from components.scorer.settings import SCORES, Pretraining, Training, from_parameters
+from components.scorer.settings import SCORES, Evaluation, Pretraining, Training, from_parameters
 from components.training.attributes import fit_attribute
 from components.training.train import train
 from pipeline.__main__ import main
 
 JOBS = ("carer", "tutor")
 ATTRIBUTES = ["job", "sunglasses"]
+QUICK = from_parameters(Evaluation, bootstrap=50)
 
 
 def settings(**changes) -> Training:
@@ -316,3 +320,44 @@ def test_a_folder_is_scored_with_the_job_that_the_command_line_tells(version, te
 
 def test_the_version_brings_the_norms_of_its_bundle(version):
     assert portable.load(version).norms == norms.load()
+
+
+# What the evaluation tells of them
+
+
+@pytest.fixture(scope="module")
+def evaluated(scorer, told_dataset) -> told.Told:
+    records = partial(photos.records, told_dataset, "test")
+    return told.find(scorer, records, predict(records, scorer, 45), QUICK)
+
+
+def test_telling_the_job_is_held_against_not_telling_it(evaluated):
+    assert evaluated.comparison.photos == 30
+    assert evaluated.comparison.srcc.low > 0
+
+
+def test_each_job_tells_how_far_it_moves_the_score(evaluated, scorer, told_dataset):
+    assert [(each.job, each.photos) for each in evaluated.effects] == [("carer", 15), ("tutor", 15)]
+    records = [each for each in photos.records(told_dataset, "test") if each["attributes"]["job"] == "carer"]
+    data = [each["photo"] for each in records]
+    moved = (scorer.score(data, ["carer"] * 15) - scorer.score(data)) @ np.array(SCORES)
+    assert evaluated.effects[0].moved == pytest.approx(moved.mean(), abs=1e-4)
+
+
+def test_norms_are_judged_where_a_column_knows(evaluated):
+    (judged,) = evaluated.norms
+    assert (judged.key, judged.attribute) == ("sunglasses", "sunglasses")
+    assert judged.precision > 0.8
+    assert judged.recall > 0.8
+
+
+def test_without_jobs_or_columns_there_is_nothing_to_tell(small_scorer, small_dataset):
+    plain, records = bundle.load(small_scorer), partial(photos.records, small_dataset, "test")
+    assert told.find(plain, records, predict(records, plain, 40), QUICK) == told.Told([], None, [])
+
+
+def test_the_page_tells_what_the_job_and_the_norms_are_worth(evaluated):
+    words = " ".join(report._told_the_job(evaluated, QUICK) + report._norms(evaluated.norms))
+    assert "telling it moves the score by" in words
+    assert "sunglasses" in words
+    assert "their precision cannot be told" in " ".join(report._norms([]))

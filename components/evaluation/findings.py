@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from components.evaluation import behaviour, calibration, ceiling, comparison, serving, slices
+from components.evaluation import behaviour, calibration, ceiling, comparison, serving, slices, told
 from components.evaluation.behaviour import Behaviours
 from components.evaluation.calibration import Calibration
 from components.evaluation.ceiling import Ceiling
@@ -16,6 +16,7 @@ from components.evaluation.measurements import Measurements, measure
 from components.evaluation.predictions import Predictions, Records, predict
 from components.evaluation.serving import Serving
 from components.evaluation.slices import Slices
+from components.evaluation.told import Told
 from components.scorer.bundle import Bundle
 from components.scorer.settings import Evaluation
 
@@ -32,6 +33,7 @@ class Findings:
         measured: metrics of both on the test split.
         comparison: of both, paired; None without a champion that could be scored.
         slices: metrics by attribute.
+        told: what the job and the upload norms are worth.
         calibration: of the scores' scale and spread.
         ceiling: how well people agree; None where the votes do not tell.
         behaviours: on changed photos.
@@ -44,6 +46,7 @@ class Findings:
     measured: Measurements
     comparison: Comparison | None
     slices: Slices
+    told: Told
     calibration: Calibration
     ceiling: Ceiling | None
     behaviours: Behaviours
@@ -56,6 +59,7 @@ class Findings:
             **vars(self.measured),
             "comparison": self.comparison,
             "slices": self.slices,
+            "told": self.told,
             "calibration": self.calibration,
             "ceiling": self.ceiling,
             "behaviour": self.behaviours,
@@ -97,13 +101,25 @@ def find(scorer: Bundle, records: Records, total: int, models: str, name: str, s
             )
     with clock("slices"):
         sliced = slices.slice_all(predictions, settings)
+    with clock("job and norms"):
+        beside = told.find(scorer, records, predictions, settings)
     sample = behaviour.sample(records, total, settings)
     with clock("behaviour"):
         behaviours = behaviour.observe(sample, scorer, settings)
     with clock("serving"):
         served = serving.probe(scorer, sample[:_SERVED], settings, name)
     return Findings(
-        predictions, champion, measured, compared, sliced, calibrated, highest, behaviours, served, clock.seconds
+        predictions,
+        champion,
+        measured,
+        compared,
+        sliced,
+        beside,
+        calibrated,
+        highest,
+        behaviours,
+        served,
+        clock.seconds,
     )
 
 

@@ -17,9 +17,11 @@ from components.evaluation.findings import Findings
 from components.evaluation.measurements import Estimate
 from components.evaluation.predictions import Records
 from components.evaluation.slices import Slice
+from components.evaluation.told import Told
 from components.scorer import curves, metrics
 from components.scorer.bundle import Bundle
 from components.scorer.decision import Decision, Gate
+from components.scorer.norms import Judgement
 from components.scorer.page import Page, chart, gallery, mark, pair, photo, table, text, verdict
 from components.scorer.settings import Evaluation
 
@@ -73,6 +75,9 @@ def write_report(
         page.section("Against the champion", *_against(found, settings))
     if found.slices.slices:
         page.section("By attribute", *_by_attribute(found.slices.slices, settings))
+    if found.told.effects:
+        page.section("With the job told", *_told_the_job(found.told, settings))
+    page.section("Upload norms", *_norms(found.told.norms))
     page.section("On changed photos", *_behaviour(found, faces, settings))
     page.section("As it is served", *_serving(found))
     page.section("Learning curves", *_learning(scorer))
@@ -247,6 +252,59 @@ def _by_attribute(slices: Sequence[Slice], settings: Evaluation) -> list[Markup]
         ]
         blocks.append(table(rows))
     return blocks
+
+
+def _told_the_job(told: Told, settings: Evaluation) -> list[Markup]:
+    """What changes when the scorer is told the job."""
+    rows = [
+        {"job": each.job, "photos": each.photos, "telling it moves the score by": f"{each.moved:+.2f}",
+         "people differ from the untold score by": f"{each.people:+.2f}"}
+        for each in told.effects
+    ]  # fmt: skip
+    blocks = [text("The gates judge the scorer without the job. Told it, on the photos whose job is known:")]
+    if told.comparison is None:
+        blocks.append(text("too few photos to compare."))
+    else:
+        found = {name: getattr(told.comparison, name) for name in ("srcc", "lcc", "emd")}
+        blocks.append(
+            table(
+                [
+                    {
+                        "metric": name.upper(),
+                        "told": f"{each.challenger:.3f}",
+                        "not told": f"{each.champion:.3f}",
+                        f"difference ({100 * settings.confidence:g} %)": (
+                            f"{each.value:+.3f} ({each.low:+.3f} to {each.high:+.3f})"
+                        ),
+                    }
+                    for name, each in found.items()
+                ]
+            )
+        )
+    return [*blocks, table(rows)]
+
+
+def _norms(judged: Sequence[Judgement]) -> list[Markup]:
+    """How often each norm is right, where the data knows."""
+    if not judged:
+        return [text("No column of the data knows whether a photo keeps a norm: their precision cannot be told.")]
+    share = "{:.2f}".format
+    return [
+        table(
+            [
+                {
+                    "norm": each.key,
+                    "photos": each.photos,
+                    "broken": each.broken,
+                    "found": each.found,
+                    "precision": share(each.precision) if each.found else "nothing found",
+                    "recall": share(each.recall) if each.broken else "none broken",
+                    "could not be checked": each.unchecked,
+                }
+                for each in judged
+            ]
+        )
+    ]
 
 
 def _behaviour(found: Findings, faces: Faces, settings: Evaluation) -> list[Markup]:
