@@ -88,7 +88,7 @@ class Guard:
 
     def _may_pass(self, scope: dict[str, Any]) -> bool:
         """Whether the address needs no key, or the request brings one that is known."""
-        if scope["path"] in OPEN or scope["path"].startswith("/desk/"):
+        if scope["path"] in OPEN or scope["path"].startswith(("/desk/", "/docs/")):
             return True
         headers = dict(scope["headers"])
         given = headers.get(b"x-api-key", b"").strip()
