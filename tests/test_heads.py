@@ -1,6 +1,7 @@
 """Heads: the job counts where it is told, the unknown job changes nothing, attributes are learnt and found."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -361,3 +362,16 @@ def test_the_page_tells_what_the_job_and_the_norms_are_worth(evaluated):
     assert "telling it moves the score by" in words
     assert "sunglasses" in words
     assert "their precision cannot be told" in " ".join(report._norms([]))
+
+
+def test_a_scorer_that_knows_jobs_and_no_attribute_is_judged_too(scorer, told_dataset):
+    plain = replace(scorer, told=replace(scorer.told, attributes={}), heads=_without_attributes(scorer.heads))
+    assert plain.answers([drawn_photo(0.5, 1)] * 3, ["carer"] * 3)["attributes"].shape == (3, 0)
+    records = partial(photos.records, told_dataset, "test")
+    found = told.find(plain, records, predict(records, plain, 45), QUICK)
+    assert found.comparison.photos == 30
+    assert found.norms[0].unchecked == sum(bool(row["attributes"]["sunglasses"]) for row in records())
+
+
+def _without_attributes(model: keras.Model) -> keras.Model:
+    return keras.Model(model.inputs, {"votes": model.output["votes"]}, name="heads")

@@ -112,11 +112,11 @@ class Bundle:
             self._answer(tf.constant(photos[start : start + batch_size]), indices[start : start + batch_size])
             for start in range(0, len(photos), batch_size)
         ]
-        widths = {"votes": len(SCORES), "attributes": len(self.attributes)}
-        return {
-            name: np.concatenate([np.empty((0, width), "float32"), *(batch[name] for batch in found if name in batch)])
-            for name, width in widths.items()
-        }
+        votes = np.concatenate([np.empty((0, len(SCORES)), "float32"), *(batch["votes"] for batch in found)])
+        if not self.attributes:
+            return {"votes": votes, "attributes": np.empty((len(photos), 0), "float32")}
+        none = np.empty((0, len(self.attributes)), "float32")
+        return {"votes": votes, "attributes": np.concatenate([none, *(batch["attributes"] for batch in found)])}
 
     @cached_property
     def _votes(self) -> Callable[[tf.Tensor], tf.Tensor]:
