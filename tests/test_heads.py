@@ -373,5 +373,12 @@ def test_a_scorer_that_knows_jobs_and_no_attribute_is_judged_too(scorer, told_da
     assert found.norms[0].unchecked == sum(bool(row["attributes"]["sunglasses"]) for row in records())
 
 
+def test_norms_are_judged_by_pixels_where_nothing_is_learnt(scorer, told_dataset):
+    plain, records = replace(scorer, told=Heads(), heads=None), partial(photos.records, told_dataset, "test")
+    found = told.find(plain, records, predict(records, plain, 45), QUICK)
+    assert (found.effects, found.comparison) == ([], None)
+    assert [each.key for each in found.norms] == ["sunglasses"]
+
+
 def _without_attributes(model: keras.Model) -> keras.Model:
     return keras.Model(model.inputs, {"votes": model.output["votes"]}, name="heads")

@@ -16,7 +16,7 @@ from components.scorer import metrics, norms
 from components.scorer.bundle import Bundle
 from components.scorer.faces import Detector
 from components.scorer.norms import Finding, Judgement
-from components.scorer.settings import Evaluation
+from components.scorer.settings import SCORES, Evaluation
 
 _FEWEST = 3  # photos of which a correlation can be told
 
@@ -77,25 +77,30 @@ def find(scorer: Bundle, records: Records, predictions: Predictions, settings: E
 def _asked(
     scorer: Bundle, records: Records, jobs: Sequence[str], rules: norms.Norms
 ) -> tuple[np.ndarray, list[list[Finding]]]:
-    """Votes ``[n, 10]`` with the job told, and each photo's findings."""
+    """Votes ``[n, 10]`` with the job told, and each photo's findings; no votes of a scorer that can be told none."""
     detector = Detector(scorer.detector) if scorer.detector else None
-    votes, findings = [], []
+    votes, findings = [np.empty((0, len(SCORES)))], []
     pairs = zip((record["photo"] for record in records()), jobs, strict=True)
     for batch in iter(lambda: list(islice(pairs, BATCH)), []):
         photos, told = (list(each) for each in zip(*batch, strict=True))
-        answers = scorer.answers(photos, told)
-        votes.append(answers["votes"])
-        for photo, job, shares in zip(photos, told, answers["attributes"], strict=True):
+        shares = np.empty((len(photos), 0))
+        if scorer.heads is not None:
+            answers = scorer.answers(photos, told)
+            votes.append(answers["votes"])
+            shares = answers["attributes"]
+        for photo, job, probabilities in zip(photos, told, shares, strict=True):
             image = Image.open(io.BytesIO(photo)).convert("RGB")
             faces = detector.find(image) if detector else None
-            attributes = dict(zip(scorer.attributes, map(float, shares), strict=False))
+            attributes = dict(zip(scorer.attributes, map(float, probabilities), strict=True))
             findings.append(norms.check(rules, image, faces, attributes, image.size, job))
-    return np.concatenate(votes).astype(float), findings
+    return np.concatenate(votes), findings
 
 
 def _jobs(
     scorer: Bundle, votes: np.ndarray, jobs: Sequence[str], predictions: Predictions, settings: Evaluation
 ) -> tuple[list[Effect], Comparison | None]:
+    if not scorer.jobs:
+        return [], None
     told = np.array([job in scorer.jobs for job in jobs])
     before, after, people = (metrics.mean_scores(each) for each in (predictions.scorer, votes, predictions.truth))
     effects = [

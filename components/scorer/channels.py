@@ -270,6 +270,12 @@ def abandon(models: str, name: str, versions: Collection[int]) -> list[int]:
     return [version for version in versions if "abandoned" in owners[str(version)]]
 
 
+def version_of(uri: str) -> int | None:
+    """The number that names a version's folder; None when it is not named by one."""
+    last = uri.rstrip("/").rsplit("/", 1)[-1]
+    return int(last) if last.isdecimal() else None
+
+
 def resolve(uri: str) -> str:
     """The version that an address means.
 

@@ -153,12 +153,11 @@ def load(uri: str, threads: int = 1) -> Portable:
     about, network, rules, weights = (_file(place, name) for name in (ABOUT, NETWORK, NORMS, DETECTOR))
     if about is None or network is None:
         raise FileNotFoundError(f"{uri} was published without {FOLDER}/{NETWORK}: publish its scorer again")
-    last = uri.rstrip("/").rsplit("/", 1)[-1]
     try:
         told = json.loads(about)
         return Portable(
             uri=uri,
-            version=int(last) if last.isdecimal() else None,
+            version=channels.version_of(uri),
             name=told["name"],
             scale=told["scale"],
             crop=told["crop"],

@@ -27,7 +27,7 @@ import tensorflow as tf
 from components.scorer import answers, explanation, portable, storage, warmup
 from components.scorer import bundle as bundles
 from components.scorer.bundle import Bundle
-from components.scorer.channels import COMPLETE
+from components.scorer.channels import COMPLETE, version_of
 from components.scorer.settings import SCORES
 
 SIGNATURE = "serving_default"
@@ -209,9 +209,7 @@ def load(uri: str) -> Published:
             f"expected the signature {SIGNATURE} with mean, std and distribution at {uri},"
             f" found {sorted(loaded.signatures)} with {sorted(outputs)}"
         )
-    last = uri.rstrip("/").rsplit("/", 1)[-1]
-    version = int(last) if last.isdecimal() else None
-    return Published(uri, version, answer, loaded.signatures.get(EXPLAIN), loaded, _jobs(uri))
+    return Published(uri, version_of(uri), answer, loaded.signatures.get(EXPLAIN), loaded, _jobs(uri))
 
 
 def _jobs(uri: str) -> tuple[str, ...]:
