@@ -227,7 +227,8 @@ def pods_of(cluster: resources.Cluster) -> dict[str, dict[str, Any]]:
         resources.give(step().set_display_name("plain"), resources.PUSH, cluster)
 
     executors = two.platform_spec.platforms["kubernetes"].deployment_spec.executors
-    return dict(zip(("fast", "plain"), map(json_format.MessageToDict, executors.values()), strict=True))
+    pods = {"fast": executors["exec-step"], "plain": executors["exec-step-2"]}  # a map without an order
+    return {name: json_format.MessageToDict(pod) for name, pod in pods.items()}
 
 
 def test_a_queue_and_a_priority_of_kueue_are_labels_of_the_steps_with_gpus_alone():
