@@ -27,6 +27,8 @@ from pipeline.pipeline import portrait_scorer
 _SIGNATURE = inspect.signature(portrait_scorer.pipeline_func).parameters
 _INPUTS = {name: portrait_scorer.pipeline_spec.root.input_definitions.parameters[name] for name in _SIGNATURE}
 
+# https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names
+_SECRET = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _TOLERATION = {"key", "operator", "value", "effect", "tolerationSeconds"}
 _READ = {
     ParameterType.STRING: str,
@@ -93,6 +95,7 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
             own = f"{prefix}{str(error).split()[0]}" in values
             raise ValueError(f"{prefix}{error}" if prefix and own else str(error)) from None
     _check_pool(values)
+    _check_secret(values)
     check_together(checked[Pretraining], checked[Training].scale)
     check_policy(checked[Policy])
     return dict(values)
@@ -110,6 +113,13 @@ def _check_pool(values: Mapping[str, Any]) -> None:
         if not isinstance(toleration, dict) or not toleration or not set(toleration) <= _TOLERATION:
             expected = '{"key": "nvidia.com/gpu", "operator": "Exists"}'
             raise ValueError(f"tolerations must be those of Kubernetes, such as {expected}, got {toleration!r}")
+
+
+def _check_secret(values: Mapping[str, Any]) -> None:
+    """Refuse a name that no Secret can have: Kubeflow fails at it when people are to be told, and tells nobody."""
+    webhook = values.get("webhook", _SIGNATURE["webhook"].default)
+    if len(webhook) > 253 or not re.fullmatch(_SECRET, webhook):
+        raise ValueError(f"webhook must be the name of a Secret, which need not be there, got {webhook!r}")
 
 
 def _kind(name: str) -> int:

@@ -28,6 +28,7 @@ from images import digests
 from pipeline import resources
 from pipeline.package import compiled
 from pipeline.pipeline import portrait_scorer
+from tests import backend
 from tests.test_notification import said_to, webhook
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -411,6 +412,14 @@ def test_too_few_new_labels_skip_the_run_before_anything_is_trained_and_say_so(s
     assert skipped.tasks() == {"ingestion", "validation", "notification"}
     assert skipped.summary["Gates"].startswith("Skipped")
     assert said_to(skipped.told)["Verdict"] == skipped.summary["Gates"]
+
+
+@pytest.mark.parametrize("name", ["passed", "refused", "skipped"])
+def test_kubeflows_backend_would_have_gone_the_same_way_by_what_the_gates_returned(name, request):
+    run = request.getfixturevalue(name)
+    given = dict.fromkeys(("photos", "models", "workspace"), "gs://bucket/place")
+    returned = {step: output.get("parameterValues", {}).get("Output", "") for step, output in run.outputs().items()}
+    assert set(backend.pods(backend.read(compiled()), given, returned)) == run.tasks()
 
 
 def test_a_resumed_run_trains_no_epoch_that_the_other_run_has_completed(passed, refused):
