@@ -11,7 +11,7 @@ MODEL ?= $(shell ls -td build/models/*/channels.json build/sample/models/*/chann
 PORT ?= 8080
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: run test lint format lock compile serve images test-containers manifests benchmarks clean help
+.PHONY: run test lint format lock compile serve images test-containers test-scale manifests benchmarks clean help
 
 help:  ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -49,6 +49,9 @@ BUILD = docker build --build-arg REVISION=$(REVISION) $(if $(BASE_IMAGE),--build
 
 test-containers: $(BIN)/.dev  ## build the images from scratch and test what runs in them (five minutes; CACHED=yes)
 	$(BIN)/python -m pytest tests/containers
+
+test-scale: $(BIN)/.dev  ## test what runs in several processes (some minutes)
+	$(BIN)/python -m pytest tests/scale
 
 manifests: $(BIN)/.dev $(KSERVE)/.made  ## check the manifests by Kubernetes' schemas and KServe's models
 	$(BIN)/python -m pytest tests/test_manifests.py

@@ -7,13 +7,14 @@ The result therefore cannot depend on the engine, on the order, or on how often 
 import multiprocessing
 import multiprocessing.connection
 import os
-import shlex
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeVar
+
+from components.scorer import runners
 
 Item = TypeVar("Item")
 
@@ -68,23 +69,21 @@ def on_beam(function: Callable[[Item], Any], items: Sequence[Item], options: str
     Args:
         function: a picklable function of one argument; what it returns is dropped.
         items: picklable arguments.
-        options: of the pipeline, as on a command line, e.g. ``"--runner=DirectRunner"``.
+        options: of the runner, as on a command line; see `runners`.
         what: name of the step in the runner's own pages.
 
     Raises:
-        RuntimeError: Apache Beam is not installed.
+        ValueError, RuntimeError: the options do not do; see `runners.check`.
+        RuntimeError: a worker died.
     """
-    try:
+
+    def build(pipeline: Any) -> None:
         import apache_beam as beam
-        from apache_beam.options.pipeline_options import PipelineOptions
-    except ImportError:
-        raise RuntimeError(
-            f"beam_options is {options!r}, but Apache Beam is not installed: install the extra 'scale' "
-            "(pip install 'portrait-scorer[scale]'), or leave beam_options empty to use this machine's cores"
-        ) from None
-    with beam.Pipeline(options=PipelineOptions(shlex.split(options))) as pipeline:
+
         # Reshuffled, or a runner fuses the list and the work into one worker.
-        _ = pipeline | beam.Create(list(items)) | beam.Reshuffle() | what >> beam.Map(_quietly_on, function)
+        _ = pipeline | beam.Create(list(items)) | beam.Reshuffle() | what >> beam.FlatMap(_silently, function)
+
+    runners.run(build, options)
 
 
 def cores() -> int:
@@ -102,5 +101,6 @@ def _quietly(function: Callable[[Item], Any], item: Item) -> None:
     function(item)
 
 
-def _quietly_on(item: Item, function: Callable[[Item], Any]) -> None:
+def _silently(item: Item, function: Callable[[Item], Any]) -> tuple[()]:
     function(item)
+    return ()

@@ -1,4 +1,4 @@
-"""What would fail hours later, found before any GPU is paid for: addresses, permissions, files, disk."""
+"""What would fail hours later, found before any GPU is paid for: addresses, permissions, files, disk, workers."""
 
 import hashlib
 import os
@@ -60,6 +60,8 @@ def _looks(given: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, Callab
             yield f"{name} {named[name]}", lambda look=look: look(named)
     if "face_detector_sha256" in named and "face_detector" not in named:
         yield "face_detector_sha256", lambda: _refuse("is given without face_detector, whose digest it is")
+    if "beam_options" in named:
+        yield "beam_options", lambda: _beam(named["beam_options"])
     yield "the disk", lambda: _disk(folder)
 
 
@@ -123,6 +125,14 @@ def _detector(given: Mapping[str, str]) -> str:
     if wanted and digest != wanted.lower():
         raise ValueError(f"expected a file whose SHA-256 is face_detector_sha256, {wanted}, got {digest}")
     return "can be read"
+
+
+def _beam(options: str) -> str:
+    """The runner has all that it needs, and where it is Dask, its workers answer."""
+    from components.scorer import runners  # and Apache Beam, which takes a second to load
+
+    runners.check(options)
+    return "can be used"
 
 
 def _file(uri: str) -> bytes:

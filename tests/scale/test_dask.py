@@ -1,0 +1,136 @@
+"""Ingestion on Dask with several worker processes: the same data set, also when workers die or are not ours."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import distributed
+import psutil
+import pytest
+
+from components.ingestion import engine, ingest, inspection
+from components.scorer import runners
+from tests.test_ingestion import SETTINGS, Inputs, same_files
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKERS = 2
+
+
+@pytest.fixture(scope="module")
+def dask() -> Iterator[distributed.LocalCluster]:
+    """A scheduler with two worker processes."""
+    with distributed.LocalCluster(
+        n_workers=WORKERS, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
+    ) as cluster:
+        yield cluster
+
+
+def options(cluster: distributed.LocalCluster) -> str:
+    return f"--runner=DaskRunner --dask_client_address={cluster.scheduler_address}"
+
+
+def _leave_a_mark(folder: Path, item: int) -> None:
+    time.sleep(0.05)
+    (folder / f"{item:02}.{os.getpid()}").touch()
+
+
+def _refuse(item: int) -> None:
+    raise ValueError(f"item {item} is refused")
+
+
+def _die_once(folder: Path, item: int) -> None:
+    if item == 5:
+        try:
+            (folder / "died").touch(exist_ok=False)
+        except FileExistsError:
+            pass
+        else:
+            os.kill(os.getpid(), signal.SIGKILL)
+    (folder / f"{item:02}").touch()
+
+
+def _die(item: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_ingestion_on_worker_processes_gives_the_same_data_set_byte_for_byte(dask, tmp_path, monkeypatch):
+    monkeypatch.setattr(ingest, "SHARD_BYTES", 20_000)
+    monkeypatch.setattr(inspection, "CHUNK", 7)
+    inputs = Inputs(tmp_path)
+    one = inputs.ingest("processes")
+    by_processes = inputs.dataset
+    other = inputs.ingest("dask", replace(SETTINGS, beam_options=options(dask)), workspace=str(tmp_path / "another"))
+    assert len(list(by_processes.glob("*train*"))) > 2
+    assert same_files(by_processes, inputs.dataset)
+    assert one == other
+
+
+def test_each_piece_is_done_once_and_every_worker_takes_part(dask, tmp_path):
+    engine.on_beam(partial(_leave_a_mark, tmp_path), range(20), options(dask), "mark")
+    items, processes = zip(*(path.name.split(".") for path in tmp_path.iterdir()), strict=True)
+    assert sorted(map(int, items)) == list(range(20))
+    assert len(set(processes)) == WORKERS
+
+
+def test_an_error_in_a_worker_reaches_the_caller(dask):
+    with pytest.raises(ValueError, match=r"item \d is refused"):
+        engine.on_beam(_refuse, range(3), options(dask), "refuse")
+
+
+def test_what_a_killed_worker_had_is_done_by_another(dask, tmp_path):
+    engine.on_beam(partial(_die_once, tmp_path), range(12), options(dask), "die once")
+    assert {path.name for path in tmp_path.iterdir()} == {"died", *(f"{item:02}" for item in range(12))}
+
+
+def test_photos_over_which_every_worker_dies_are_told_from_a_fault_of_theirs(dask):
+    with pytest.raises(RuntimeError, match=r"a Dask worker died several times over the same photos.*--memory-limit"):
+        engine.on_beam(_die, [1], options(dask), "die")
+
+
+def test_without_a_scheduler_processes_of_this_machine_are_used_and_end(tmp_path):
+    before = set(psutil.Process().children(recursive=True))
+    engine.on_beam(partial(_leave_a_mark, tmp_path), range(8), "--runner=DaskRunner", "mark")
+    assert len(list(tmp_path.iterdir())) == 8
+    assert str(os.getpid()) not in {path.suffix[1:] for path in tmp_path.iterdir()}
+    left = set(psutil.Process().children(recursive=True)) - before
+    assert not [child for child in left if "distributed" in " ".join(child.cmdline())]
+
+
+def start(scheduler: str, code: Path) -> subprocess.Popen:
+    """A worker that finds this project in a folder."""
+    command = [sys.executable, "-m", "distributed.cli.dask_worker", scheduler, "--nthreads=1", "--no-dashboard"]
+    environment = {**os.environ, "PYTHONPATH": str(code)}
+    return subprocess.Popen(command, env=environment, cwd=code, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("kind", ["other code", "no code"])
+def test_workers_that_are_not_ours_are_refused_before_any_work(kind, tmp_path):
+    if kind == "other code":
+        shutil.copytree(ROOT / "components", tmp_path / "components")
+        with (tmp_path / "components" / "scorer" / "decoding.py").open("a") as file:
+            file.write("# another version\n")
+    expected = {"other code": r"has the project's code \w+, this process \w+", "no code": "lack this project"}[kind]
+    with distributed.LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as cluster:
+        worker = start(cluster.scheduler_address, tmp_path)
+        try:
+            with pytest.raises(RuntimeError, match=expected):
+                runners.check(options(cluster))
+        finally:
+            worker.terminate()
+            worker.wait(20)
+
+
+def test_a_scheduler_without_workers_is_refused(monkeypatch):
+    monkeypatch.setattr(runners, "WORKERS", 1)
+    with (
+        distributed.LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as cluster,
+        pytest.raises(RuntimeError, match=r"has no worker within 1 s"),
+    ):
+        runners.check(options(cluster))
