@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from components.scorer import channels, preflight, progress, registry, retention, storage
+from components.scorer import channels, model_registry, preflight, progress, registry, retention, storage
 from components.scorer.workspace import Workspace
 from pipeline import models, parameters, resources, runs, schedules
 from pipeline.cluster import EXPERIMENT, clear_errors, connect, submit
@@ -197,15 +197,37 @@ def _list(options: argparse.Namespace) -> int:
 def _promote(options: argparse.Namespace) -> int:
     """Let a channel name a version."""
     folder, name = registry.model(options.model)
+    model_registry.check(options.model_registry)
     after = registry.promote(folder, name, options.version, channel=options.channel, why=options.why)
     print(models.channels_of(name, after))
-    return 0
+    return _tell_registry(options, folder, name)
 
 
 def _rollback(options: argparse.Namespace) -> int:
     """Make the previous version the champion again."""
     folder, name = registry.model(options.model)
+    model_registry.check(options.model_registry)
     print(models.channels_of(name, registry.rollback(folder, name, why=options.why)))
+    return _tell_registry(options, folder, name)
+
+
+def _register(options: argparse.Namespace) -> int:
+    """Bring the Kubeflow Model Registry to what is published."""
+    if not options.model_registry:
+        raise ValueError(f"expected the registry's URL as --model-registry, or as {model_registry.VARIABLE}")
+    folder, name = registry.model(options.model)
+    outcome = "nothing to change"
+    for line in model_registry.reconcile(options.model_registry, folder, name):
+        print(line, flush=True)
+        outcome = "done"
+    print(outcome)
+    return 0
+
+
+def _tell_registry(options: argparse.Namespace, folder: str, name: str) -> int:
+    """Tell the Kubeflow Model Registry, where one is named, of what was just done: it is done, whatever that says."""
+    for line in model_registry.tell(options.model_registry, folder, name):
+        print(line, flush=True)
     return 0
 
 
@@ -221,7 +243,7 @@ def _gc(options: argparse.Namespace) -> int:
         f"{count} version{'' if count == 1 else 's'}, {size:,} bytes "
         + ("would go: nothing was removed" if options.dry_run else "removed")
     )
-    return 0
+    return 0 if options.dry_run else _tell_registry(options, folder, name)
 
 
 def _clean(options: argparse.Namespace) -> int:
@@ -352,6 +374,14 @@ def _add_models(commands: Any) -> None:
     clean.add_argument("--older-than", type=int, metavar="DAYS", help="remove nothing that was published since")
     clean.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
     clean.epilog = by
+
+    note = _command(verbs, "register", _register, "bring the Kubeflow Model Registry to what is published")
+    _add_model(note)
+    for command in (name, back, clean, note):
+        command.add_argument(
+            "--model-registry", default=os.environ.get(model_registry.VARIABLE, ""), metavar="URL",
+            help=f"the Kubeflow Model Registry to tell (default: the environment variable {model_registry.VARIABLE})",
+        )  # fmt: skip
 
 
 def _add_schedules(commands: Any) -> None:

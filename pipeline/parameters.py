@@ -10,11 +10,13 @@ from typing import Any
 from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 
+from components.scorer import model_registry
 from components.scorer.settings import (
     Evaluation,
     Ingestion,
     Policy,
     Pretraining,
+    Push,
     Training,
     Validation,
     among,
@@ -87,7 +89,7 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
         if not spec.is_optional and not values.get(name):
             raise ValueError(f"{name} is missing. {spec.description}")
     checked = {}
-    for settings in (Ingestion, Pretraining, Training, Validation, Evaluation, Policy):
+    for settings in (Ingestion, Pretraining, Training, Validation, Evaluation, Policy, Push):
         prefix = "pretraining_" if settings is Pretraining else ""
         try:
             checked[settings] = from_parameters(settings, **among(dict(values), settings, prefix))
@@ -98,6 +100,7 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
     _check_secret(values)
     check_together(checked[Pretraining], checked[Training].scale)
     check_policy(checked[Policy])
+    model_registry.check(checked[Push].model_registry)
     return dict(values)
 
 

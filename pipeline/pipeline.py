@@ -21,6 +21,7 @@ from components.scorer.settings import (
     Ingestion,
     Policy,
     Pretraining,
+    Push,
     RatingFormat,
     Scaling,
     Start,
@@ -35,7 +36,7 @@ from pipeline import choices, resources
 NAME = "portrait-scorer"
 
 _ingestion, _pretraining, _training = Ingestion(), Pretraining(), Training()
-_validation, _evaluation, _policy = Validation(), Evaluation(), Policy()
+_validation, _evaluation, _policy, _push = Validation(), Evaluation(), Policy(), Push()
 
 
 @choices.pipeline(name=NAME, display_name="Portrait scorer", pipeline_config=resources.LIFETIME)
@@ -130,6 +131,8 @@ def portrait_scorer(
     warn_only: list = list(_policy.warn_only),  # noqa: B006
     force_publish: bool = _policy.force_publish,
     force_reason: str = _policy.force_reason,
+    # Publishing
+    model_registry: str = _push.model_registry,
     # The cluster
     accelerator: str = "nvidia.com/gpu",
     accelerator_count: Literal["1", "2", "4", "8", "16"] = "1",
@@ -222,6 +225,7 @@ def portrait_scorer(
         warn_only: Gates that warn and do not block, by their names in decision.json.
         force_publish: Publish although gates say no; needs force_reason.
         force_reason: Why, for the decision, the model card and the notification.
+        model_registry: URL of the Kubeflow Model Registry that is told of each version; empty tells none.
         accelerator: Kubernetes resource name of the accelerator of pretraining and training; empty asks for none.
         accelerator_count: Accelerators for each of these steps.
         node_selector: Labels of the node pool of these steps, for example {"cloud.google.com/gke-spot": "true"}.
@@ -273,6 +277,6 @@ def portrait_scorer(
                 published = push(
                     dataset=data.outputs["dataset"], checks=checked.outputs["checks"],
                     scorer=scorer.outputs["scorer"], results=judged.outputs["results"],
-                    workspace=workspace, models=models, name=name, consent=consent,
+                    workspace=workspace, models=models, name=name, consent=consent, **among(given, Push),
                 )  # fmt: skip
                 resources.uncached(resources.give(published, resources.PUSH))

@@ -20,6 +20,7 @@ from components.evaluation.component import evaluation
 from components.ingestion.component import ingestion
 from components.notification.component import SECRET
 from components.pretraining.component import pretraining
+from components.push.component import push
 from components.scorer import settings
 from components.scorer.accelerators import NODE
 from components.training.component import training
@@ -44,6 +45,7 @@ CONTRACTS = [
     (settings.Evaluation, evaluation, ""),
     (settings.Policy, validation, ""),
     (settings.Policy, evaluation, ""),
+    (settings.Push, push, ""),
 ]
 
 

@@ -15,7 +15,7 @@ from components.scorer.decision import Decision, Gate, decide
 from components.scorer.model import build_encoder, build_scorer
 from components.scorer.settings import Policy, Pretraining, Training, from_parameters
 from components.scorer.workspace import Workspace
-from tests import gcs
+from tests import gcs, model_registry
 
 SETTINGS = from_parameters(Pretraining, start="none", backbone_options={"alpha": 0.25}, crop=32)
 
@@ -206,6 +206,33 @@ def test_without_a_profile_or_anything_of_the_data_a_version_is_published(
     place.push(scorer, origin=origin, results=bare)
     assert place.files(1) == FILES
     assert place.channels["champion"] == 1
+
+
+def test_the_model_registry_is_told_of_the_version_and_its_metrics(place: Place, scorer: Path) -> None:
+    with model_registry.Server() as registry:
+        uri = place.push(scorer, registry=registry.url)
+        told = registry.properties("1")
+        assert (told["run_id"], told["git_commit"], told["srcc"]) == ("run", "revision", 0.671)
+        assert (told["data_fingerprint"], told["decision"]) == ("fingerprint of the data", "published")
+        assert [artifact["uri"] for artifact in registry.artifacts] == [uri]
+        changes = list(registry.changes)
+        place.push(scorer, registry=registry.url)
+        assert registry.changes == changes
+
+
+def test_a_model_registry_that_is_down_undoes_nothing_and_is_told_by_the_next_push(
+    place: Place, scorer: Path, other: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("components.scorer.model_registry.PATIENCE", 0.0)
+    uri = place.push(scorer, "monday", registry="http://127.0.0.1:9")
+    assert "push: the model registry was not told everything" in capsys.readouterr().out
+    assert place.channels == {"champion": 1, "previous": None}
+    assert place.decision("monday")["verdict"] == "published"
+    monkeypatch.undo()
+    with model_registry.Server() as registry:
+        place.push(other, "tuesday", registry=registry.url)
+        assert registry.labels() == {"1": {"previous"}, "2": {"champion"}}
+        assert uri in [artifact["uri"] for artifact in registry.artifacts]
 
 
 # The decision

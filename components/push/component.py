@@ -15,6 +15,7 @@ def push(
     models: str,
     name: str,
     consent: str,
+    model_registry: str,
 ) -> str:
     """Publish the scorer as a version with its model card and make it the champion; returns the version's URI."""
     from components.scorer.journal import step
@@ -37,5 +38,6 @@ def push(
         )
         photos = [record["photo"] for record in islice(records(dataset.path, "test"), 16)]
         return push(
-            scorer.path, results=results.path, models=models, name=name, workspace=place, origin=origin, photos=photos
-        )
+            scorer.path, results=results.path, models=models, name=name, workspace=place, origin=origin, photos=photos,
+            registry=model_registry,
+        )  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from components.push.card import Facts, card
-from components.scorer import bundle, channels, decision, metrics, portable, published, storage, warmup
+from components.scorer import bundle, channels, decision, metrics, model_registry, portable, published, storage, warmup
 from components.scorer.workspace import Workspace
 
 PROFILE = "profile.json"
@@ -49,13 +49,15 @@ def push(
     workspace: Workspace,
     origin: Origin = Origin(),
     photos: Sequence[bytes] = (),
+    registry: str = "",
 ) -> str:
     """Publish a scorer as the next version of a model, with its model card, and make it the champion.
 
     The version is loaded again from where it was published and must answer as the scorer does before
     ``channels.json`` is switched. Tried again after it broke off, the same run goes on with the version that it
     took the first time; when that was champion and was rolled back, it does not return. In the end the run's decision
-    names the version; when push breaks off, it says why.
+    names the version; when push breaks off, it says why. The Kubeflow Model Registry is told last, also what it could
+    not be told before; that it cannot be told fails nothing.
 
     Args:
         scorer: folder of the scorer bundle.
@@ -65,6 +67,7 @@ def push(
         workspace: the run's places; receives ``published.json`` and the completed ``decision.json``.
         origin: of the scorer, for its model card.
         photos: encoded, upright photos on which both must agree, beside those drawn here.
+        registry: URL of the Kubeflow Model Registry; empty: there is none.
 
     Returns:
         The version's address, ``<models>/<name>/<version>``.
@@ -97,6 +100,8 @@ def push(
     # In this order: the exit handler completes a decision that a killed push has left, and knows the version from here.
     storage.write_json(workspace.published, {"version": version, "uri": uri})
     decision.write(workspace.decision, decision.completed(judged, version, uri))
+    for line in model_registry.tell(registry, models, name, version):
+        print(f"push: {line}", flush=True)
     return uri
 
 
@@ -210,6 +215,7 @@ def _record(facts: Facts) -> dict[str, Any]:
         "images": dict(facts.images),
         "settings": facts.settings,
         "decision": facts.decision,
+        "metrics": {name: figure.get("value") for name, figure in facts.metrics.get("challenger", {}).items()},
     }
 
 

@@ -160,6 +160,13 @@ class Policy:
 
 
 @dataclass(frozen=True)
+class Push:
+    """From a decision to a published version."""
+
+    model_registry: str = ""  # URL of the Kubeflow Model Registry; "": a platform need not have one
+
+
+@dataclass(frozen=True)
 class Advising:
     """From a photo to the edits that would make it score higher."""
 
