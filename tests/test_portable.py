@@ -179,12 +179,12 @@ print(json.dumps(sorted(heavy & set(sys.modules))))
 def test_loading_tells_nothing_of_its_own_and_loses_nothing_of_others(version):
     code = f"""
 import os
-from components.scorer import portable
-taken = portable.Interpreter
+from components.scorer import litert, portable
+taken = litert.Interpreter
 def interpreter(**options):
     os.write(2, b"of another thread\\n")
     return taken(**options)
-portable.Interpreter = interpreter
+litert.Interpreter = interpreter
 portable.load({str(version)!r})
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 RIGHT_EYE, LEFT_EYE, NOSE, RIGHT_MOUTH, LEFT_MOUTH = range(5)
@@ -41,7 +42,11 @@ TEMPLATE = np.array(
 )
 """Where the landmarks of a face from the front are on a square of 112 pixels (InsightFace's, as ArcFace uses it)."""
 
+UP = 0.03
+"""Share of a crop's side by which it reaches further up than down: an embedding then sees more of the hair."""
+
 _SQUARE = 112
+_ALIASING = 0.5  # bilinear sampling reads four pixels: below this scale it would skip some
 _OVERLAP = 0.3  # of two boxes, above which the less confident is the same face: OpenCV's default
 _CANDIDATES = 5000  # OpenCV's default
 _PROBE = 64  # pixels: the side of the blank photo on which a network must answer to be taken for YuNet
@@ -133,8 +138,41 @@ def aligned(image: Image.Image, face: Face) -> np.ndarray:
     Returns:
         uint8 [112, 112, 3], RGB; what is outside the photo repeats its edge.
     """
-    turn, square = to_template(image, face), (_SQUARE, _SQUARE)
-    return cv2.warpAffine(np.asarray(image), turn, square, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return crop(np.asarray(image), face.landmarks, _SQUARE, 1.0, up=0.0)
+
+
+def crop(pixels: np.ndarray, landmarks: ArrayLike, side: int, scale: float, up: float = UP) -> np.ndarray:
+    """An upright square around a face, so that `TEMPLATE` takes a share of it in the middle.
+
+    Args:
+        pixels: uint8 [height, width, 3], RGB.
+        landmarks: float [5, 2], x and y in shares of the photo's width and height; all 0 where no face was found.
+        side: of the square, pixels.
+        scale: share of its side that the template takes: 1 is as tight as ArcFace's, below it hair and neck show.
+        up: share of its side by which it reaches further up, where the hair is.
+
+    Returns:
+        uint8 [side, side, 3], RGB; what is outside the photo repeats its edge. Where it is less than half as large as
+        in the photo, the photo is averaged first. Without a face it is the middle square of the photo.
+    """
+    if not np.any(landmarks):
+        return _middle(pixels, side)
+    target = TEMPLATE * (side * scale / _SQUARE) + (side * (1 - scale) / 2, side * (1 - scale) / 2 + side * up)
+    way = _similarity(np.multiply(landmarks, pixels.shape[1::-1]), target)
+    shrunk = math.hypot(*way[:, 0])
+    if 0 < shrunk < _ALIASING:
+        pixels = _scaled(pixels, shrunk)
+        way = _similarity(np.multiply(landmarks, pixels.shape[1::-1]), target)
+    return cv2.warpAffine(pixels, way, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _middle(pixels: np.ndarray, side: int) -> np.ndarray:
+    """The middle square of a photo, scaled to this side."""
+    height, width = pixels.shape[:2]
+    shorter = min(height, width)
+    top, left = (height - shorter) // 2, (width - shorter) // 2
+    square = pixels[top : top + shorter, left : left + shorter]
+    return cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA if side < shorter else cv2.INTER_LINEAR)
 
 
 def to_template(image: Image.Image, face: Face) -> np.ndarray:
@@ -213,7 +251,7 @@ def _scaled(pixels: np.ndarray, scale: float) -> np.ndarray:
 def _load(content: bytes, confidence: float) -> cv2.FaceDetectorYN:
     buffer, no_config = np.frombuffer(content, np.uint8), np.empty(0, np.uint8)
     try:
-        with _silence():
+        with silence():
             network = cv2.FaceDetectorYN.create(
                 "onnx", buffer, no_config, (_PROBE, _PROBE), confidence, _OVERLAP, _CANDIDATES
             )
@@ -239,7 +277,7 @@ def _face(row: np.ndarray, width: int, height: int) -> Face:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Keep OpenCV from printing what it warns of (that it ignores the target it set itself) or raises anyway."""
     before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:

@@ -12,18 +12,14 @@ it. Nothing here imports TensorFlow or Keras: with them a process needs seven ti
 
 import io
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
-from components.scorer import channels, decoding, norms, storage
+from components.scorer import channels, decoding, litert, norms, storage
 from components.scorer.faces import Detector
 from components.scorer.norms import Norms
 from components.scorer.settings import Ingestion, from_parameters
@@ -208,31 +204,8 @@ def _file(place: str, name: str) -> bytes | None:
 
 
 def _signature(network: bytes, threads: int) -> Any:
-    with _told_less():
-        interpreter = Interpreter(model_content=network, num_threads=threads)
-        interpreter.allocate_tensors()
-    runner = interpreter.get_signature_runner()
+    runner = litert.load(network, threads).get_signature_runner()
     inputs, outputs = set(runner.get_input_details()), set(runner.get_output_details())
     if "pixels" not in inputs or not outputs >= {"mean", "std", "distribution"}:
         raise ValueError(f"its signature takes {sorted(inputs)} and gives {sorted(outputs)}")
     return runner
-
-
-@contextmanager
-def _told_less() -> Iterator[None]:
-    """Keep LiteRT from telling on standard error, which holds a server's log, which kernels it takes.
-
-    It has no switch for that. What else is written meanwhile, also by other threads, is passed on afterwards.
-    """
-    with tempfile.TemporaryFile() as kept:
-        before = os.dup(2)
-        os.dup2(kept.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(before, 2)
-            os.close(before)
-            kept.seek(0)
-            for line in kept:
-                if not line.startswith(b"INFO: "):
-                    os.write(2, line)
