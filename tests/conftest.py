@@ -64,6 +64,44 @@ def small_dataset(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_faces(tmp_path_factory) -> Path:
+    """A folder of weights that find faces where they are marked, and read them; see ``designed_faces``."""
+    from components.scorer import face_weights
+    from components.scorer.settings import Faces
+    from tests import designed_faces
+
+    folder = tmp_path_factory.mktemp("faces")
+    face_weights.prepare(Faces(**designed_faces.write(folder)), folder / "faces")
+    return folder / "faces"
+
+
+@pytest.fixture(scope="session")
+def small_face_dataset(tmp_path_factory, small_faces) -> Path:
+    """As ``small_dataset``, with faces: every eighth photo has none, every eighth two; unlabelled ones are not read."""
+    import io
+
+    from components.ingestion import builder
+    from components.scorer import embedding
+    from tests import designed_faces
+
+    reader = embedding.Reader.load(small_faces)
+    places = [(), ((0.5, 0.3), (0.5, 0.8)), *[((0.5, 0.5),)] * 6]
+
+    def faced(number: int, rated: bool) -> dict:
+        plain = example(number, rated)
+        photo = designed_faces.marked(plain["photo"], *places[number % 8])
+        seen = reader.read(Image.open(io.BytesIO(photo))) if rated else embedding.unseen(reader.size)
+        return {**plain, "photo": photo, **embedding.record(seen)}
+
+    folder = tmp_path_factory.mktemp("small-faces") / "dataset"
+    numbers = iter(range(1000))
+    sizes = {"train": 64, "validation": 24, "test": 40, "unlabelled": 32}
+    splits = {name: [[faced(next(numbers), name != "unlabelled") for _ in range(n)]] for name, n in sizes.items()}
+    builder.write(folder, splits, ["side"], faces=small_faces)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def small_encoder(tmp_path_factory) -> Path:
     """An encoder folder with random weights, but batch norms that know the photos, as after pretraining."""
     from components.scorer import bundle, preprocessing

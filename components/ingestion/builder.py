@@ -21,7 +21,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from components.ingestion import engine
-from components.scorer import progress, storage
+from components.scorer import embedding, progress, storage
 from components.scorer.settings import SCORES
 
 SPLITS = ("unlabelled", "train", "validation", "test")
@@ -31,21 +31,39 @@ RECORD = "ingestion.json"
 Example = Mapping[str, Any]
 
 
-def features(attributes: Sequence[str] = ()) -> tfds.features.FeaturesDict:
+def features(attributes: Sequence[str] = (), embedding: int | None = None) -> tfds.features.FeaturesDict:
     """The features of an example.
 
     ``photo`` JPEG bytes, kept as they come; ``photo_id`` and ``group`` text; ``votes`` float32 ``[10]``, summing
     to 1, or zeros where there is no rating; ``raters`` int32; ``attributes`` one text each, empty when unknown.
+
+    Where faces were looked for, ``face`` holds of the largest one ``confidence`` float32, ``box`` float32 ``[4]`` and
+    ``landmarks`` float32 ``[5, 2]`` (see ``faces.Face``), zeros without a face, and ``count`` int32 of all faces;
+    where they were read, too, ``embedding`` is float32 ``[size]``, zeros without a face.
+
+    Args:
+        attributes: their names.
+        embedding: its size; 0: faces are not read; None: they are not even looked for.
     """
-    text = tfds.features.Text
+    text, numbers = tfds.features.Text, tfds.features.Tensor
+    face = {
+        "count": np.int32,
+        "confidence": np.float32,
+        "box": numbers(shape=(4,), dtype=np.float32),
+        "landmarks": numbers(shape=(5, 2), dtype=np.float32),
+    }
+    seen = {} if embedding is None else {"face": tfds.features.FeaturesDict(face)}
+    read = {"embedding": numbers(shape=(embedding,), dtype=np.float32)} if embedding else {}
     return tfds.features.FeaturesDict(
         {
             "photo": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
             "photo_id": text(),
-            "votes": tfds.features.Tensor(shape=(len(SCORES),), dtype=np.float32),
+            "votes": numbers(shape=(len(SCORES),), dtype=np.float32),
             "raters": np.int32,
             "group": text(),
             "attributes": tfds.features.FeaturesDict({name: text() for name in attributes}),
+            **seen,
+            **read,
         }
     )
 
@@ -56,6 +74,7 @@ def write(
     attributes: Sequence[str] = (),
     record: Any = None,
     *,
+    faces: str | Path = "",
     beam_options: str = "",
     shared: str = "",
 ) -> None:
@@ -71,6 +90,8 @@ def write(
             read a split without examples, so such a split is left out of the directory.
         attributes: names of the attributes; every example has each of them.
         record: a JSON value to lie beside the shards as ``ingestion.json``.
+        faces: folder of the weights by which faces were found (see ``scorer.embedding``), which is copied into the
+            data set; each example then has a ``face``, and an ``embedding`` where they read faces. Empty: none has.
         beam_options: options of the Apache Beam runner that writes the shards; empty: this process does.
         shared: address that Beam's workers and this machine both reach, for the shards on their way; it
             may be left empty where the workers are on this machine. What was written there is removed.
@@ -84,10 +105,11 @@ def write(
     filled = {split: shards for split, shards in filled.items() if shards}
     if not filled:
         raise ValueError("expected at least one example in a split, got none: a data set cannot be empty")
+    size = embedding.size(faces) if faces else None
     with _appearing(Path(dataset)) as folder:
         place = storage.join(shared, "shards") if beam_options and storage.is_remote(shared) else str(folder)
         shards = [
-            _Shard(f"{NAME}-{split}.tfrecord-{index:05d}-of-{len(parts):05d}", place, part, tuple(attributes))
+            _Shard(f"{NAME}-{split}.tfrecord-{index:05d}-of-{len(parts):05d}", place, part, tuple(attributes), size)
             for split, parts in filled.items()
             for index, part in enumerate(parts)
         ]
@@ -99,7 +121,9 @@ def write(
         if place != str(folder):
             storage.download_tree(place, folder)
             storage.delete_tree(place)
-        _describe(folder, filled, attributes)
+        _describe(folder, filled, features(attributes, size))
+        if faces:
+            embedding.copy(faces, folder / embedding.FOLDER)
         if record is not None:
             storage.write_json(str(folder / RECORD), record)
 
@@ -112,11 +136,12 @@ class _Shard:
     place: str  # address of the folder
     examples: Collection[Example]
     attributes: tuple[str, ...]
+    embedding: int | None
 
 
 def _write_shard(shard: _Shard) -> None:
     with _local(shard) as path, tf.io.TFRecordWriter(path) as writer:
-        known, written = _features(shard.attributes), 0
+        known, written = _features(shard.attributes, shard.embedding), 0
         for example in shard.examples:
             votes = np.asarray(example["votes"], np.float32)
             serialised = known.serialize_example({**example, "votes": votes})
@@ -141,7 +166,9 @@ def _local(shard: _Shard) -> Iterator[str]:
         storage.upload_tree(folder, shard.place)
 
 
-def _describe(folder: Path, splits: Mapping[str, Sequence[Collection[Example]]], attributes: Sequence[str]) -> None:
+def _describe(
+    folder: Path, splits: Mapping[str, Sequence[Collection[Example]]], known: tfds.features.FeaturesDict
+) -> None:
     """Write ``dataset_info.json`` and ``features.json``."""
     infos = [
         tfds.core.SplitInfo(
@@ -153,7 +180,7 @@ def _describe(folder: Path, splits: Mapping[str, Sequence[Collection[Example]]],
     ]
     tfds.folder_dataset.write_metadata(
         data_dir=str(folder),
-        features=features(attributes),
+        features=known,
         split_infos=infos,
         check_data=False,
         description="Portraits and how people rated them, from 1 to 10.",

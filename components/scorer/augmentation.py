@@ -17,11 +17,15 @@ def crop_and_flip(photo: tf.Tensor, crop: int, seed: tf.Tensor) -> tf.Tensor:
     Returns:
         ``[crop, crop, 3]``, 0..255.
     """
-    photo = tf.image.stateless_random_crop(photo, [crop, crop, 3], seed)
+    return flip(tf.image.stateless_random_crop(photo, [crop, crop, 3], seed), seed)
+
+
+def flip(photo: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """A photo, mirrored half of the time: by one seed, all parts of it or none."""
     return tf.image.stateless_random_flip_left_right(photo, seed)
 
 
-def camera_fault(photo: tf.Tensor, share: float, seed: tf.Tensor) -> tf.Tensor:
+def camera_fault(photo: tf.Tensor, share: float, seed: tf.Tensor, whole: tf.Tensor | None = None) -> tf.Tensor:
     """Some photos slightly out of focus, some wrongly exposed, so that neither raises a score.
 
     A slight blur hides skin, and a scorer that never saw it done to a photo likes it. The exposure is changed in
@@ -31,24 +35,27 @@ def camera_fault(photo: tf.Tensor, share: float, seed: tf.Tensor) -> tf.Tensor:
         photo: ``[side, side, 3]``, 0..255.
         share: of photos that get one of the two, from 0 to 1.
         seed: int ``[2]``; the same seed gives the same fault.
+        whole: of a part of a photo, the side that the whole one would have, at most 25 times the part's; None: it is
+            the whole one.
 
     Returns:
         The same shape, 0..255.
     """
+    side = photo.shape[0] if whole is None else whole
+    reach = int(3 * _BLUR * side) + 1 if whole is None else tf.cast(3 * _BLUR * side, tf.int32) + 1
     chance, strength = tf.unstack(tf.random.stateless_uniform([2], seed))
     stops = _STOPS[0] + strength * (_STOPS[1] - _STOPS[0])
     return tf.case(
         [
-            (chance < share / 2, lambda: _blurred(photo, strength * _BLUR * photo.shape[0])),
+            (chance < share / 2, lambda: _blurred(photo, strength * _BLUR * side, reach)),
             (chance < share, lambda: tf.minimum(photo * 2.0 ** (stops / 2.2), 255.0)),
         ],
         default=lambda: photo,
     )
 
 
-def _blurred(photo: tf.Tensor, radius: tf.Tensor) -> tf.Tensor:
-    """A Gaussian blur of this radius in pixels, the edges repeated."""
-    reach = int(3 * _BLUR * photo.shape[0]) + 1
+def _blurred(photo: tf.Tensor, radius: tf.Tensor, reach: int | tf.Tensor) -> tf.Tensor:
+    """A Gaussian blur of this radius in pixels, cut off at the reach, the edges repeated."""
     places = tf.range(-reach, reach + 1, dtype=tf.float32)
     weights = tf.nn.softmax(-tf.square(places) / (2 * tf.square(tf.maximum(radius, 0.1))))
     padded = tf.pad(photo, [[reach, reach], [reach, reach], [0, 0]], "SYMMETRIC")[None]

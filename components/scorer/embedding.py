@@ -214,6 +214,32 @@ class Reader:
         return self.embedder.embed(crops)
 
 
+def unseen(size: int) -> Seen:
+    """Of a photo that was not looked at: no face."""
+    return Seen((), np.zeros(size, "float32"))
+
+
+def record(seen: Seen) -> dict[str, Any]:
+    """What the data set keeps of a photo's faces; see ``ingestion.builder.features``."""
+    box, confidence = (seen.faces[0].box, seen.faces[0].confidence) if seen.found else (np.zeros(4), 0.0)
+    face = {
+        "count": len(seen.faces),
+        "confidence": np.float32(confidence),
+        "box": np.array(box, "float32"),
+        "landmarks": seen.landmarks,
+    }
+    return {"face": face, **({"embedding": seen.embedding} if len(seen.embedding) else {})}
+
+
+def size(folder: str | Path) -> int:
+    """Of the embeddings that the weights in a folder give; 0: they find faces and read none.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    return storage.read_json(storage.join(str(folder), ABOUT)).get("size", 0)
+
+
 def copy(source: str | Path, target: str | Path) -> bool:
     """Copy a folder of weights, local or not; whether there was one."""
     known = [storage.join(str(source), name) for name in (DETECTOR, *EMBEDDERS.values(), ABOUT)]

@@ -157,13 +157,26 @@ def crop(pixels: np.ndarray, landmarks: ArrayLike, side: int, scale: float, up: 
     """
     if not np.any(landmarks):
         return _middle(pixels, side)
-    target = TEMPLATE * (side * scale / _SQUARE) + (side * (1 - scale) / 2, side * (1 - scale) / 2 + side * up)
-    way = _similarity(np.multiply(landmarks, pixels.shape[1::-1]), target)
+    way = _to_square(landmarks, pixels.shape[1::-1], side, scale, up)
     shrunk = math.hypot(*way[:, 0])
     if 0 < shrunk < _ALIASING:
         pixels = _scaled(pixels, shrunk)
-        way = _similarity(np.multiply(landmarks, pixels.shape[1::-1]), target)
+        way = _to_square(landmarks, pixels.shape[1::-1], side, scale, up)
     return cv2.warpAffine(pixels, way, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def enlarged(size: tuple[int, int], landmarks: ArrayLike, side: int, scale: float) -> float:
+    """How many pixels of a crop one pixel of the photo takes, for a photo of this width and height; see `crop`."""
+    if not np.any(landmarks):
+        return side / min(size)
+    return math.hypot(*_to_square(landmarks, size, side, scale, UP)[:, 0])
+
+
+def _to_square(landmarks: ArrayLike, size: tuple[int, int], side: int, scale: float, up: float) -> np.ndarray:
+    """The way from pixels of a photo of this width and height to those of a crop."""
+    margin = side * (1 - scale) / 2
+    target = TEMPLATE * (side * scale / _SQUARE) + (margin, margin + side * up)
+    return _similarity(np.multiply(landmarks, size), target)
 
 
 def _middle(pixels: np.ndarray, side: int) -> np.ndarray:

@@ -1,17 +1,53 @@
 """The data set's photos as batches, and its records as a table."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from components.scorer import augmentation, preprocessing, storage
+from components.scorer import augmentation, faces, preprocessing, storage
+
+_LARGEST = 8.0
+"""Sides of a face's crop that the whole photo may have: a fault of the camera is no stronger on a smaller face."""
 
 _SHUFFLED = 16_384
 """Encoded photos held for shuffling: about 400 MB at 25 KB each; a smaller split is shuffled whole."""
+
+
+class Reading(NamedTuple):
+    """What the records of a data set carry of faces.
+
+    Attributes:
+        embedding: size of ``embedding``; 0: there is none.
+        face: whether there is ``face``.
+    """
+
+    embedding: int
+    face: bool
+
+
+@dataclass(frozen=True)
+class View:
+    """An upright crop of the face, beside the photo; see ``faces.crop``.
+
+    Attributes:
+        side: of it, pixels.
+        scale: share of its side that the face's template takes.
+    """
+
+    side: int
+    scale: float
+
+
+def reading(dataset: str | Path) -> Reading:
+    """What the records of a data set directory carry of faces."""
+    known = tfds.builder_from_directory(str(dataset)).info.features
+    return Reading(known["embedding"].shape[0] if "embedding" in known else 0, "face" in known)
 
 
 def counts(dataset: str | Path) -> dict[str, int]:
@@ -43,7 +79,10 @@ def encoded(dataset: str | Path, split: str) -> tf.data.Dataset:
 
 
 def records(dataset: str | Path, split: str) -> Iterator[dict]:
-    """The records of a split as plain values: photo (bytes), photo_id, votes ``[10]``, raters, group, attributes."""
+    """The records of a split as plain values: photo (bytes), photo_id, votes ``[10]``, raters, group, attributes.
+
+    Where there are, also ``face`` and ``embedding``; see ``ingestion.builder.features``.
+    """
     for record in encoded(dataset, split).as_numpy_iterator():
         attributes = {name: value.decode() for name, value in record.get("attributes", {}).items()}
         texts = {name: record[name].decode() for name in ("photo_id", "group")}
@@ -51,12 +90,18 @@ def records(dataset: str | Path, split: str) -> Iterator[dict]:
 
 
 def table(dataset: str | Path, split: str) -> pd.DataFrame:
-    """The records of a split without their photos, a row each: photo_id, p1..p10, raters, group and attributes."""
+    """The records of a split without their photos, a row each: photo_id, p1..p10, raters, group and attributes.
+
+    Where faces were looked for, also ``face_count`` and ``face_confidence``, of the largest face, 0 without one.
+    """
     rows = []
     for record in records(dataset, split):
         votes = {f"p{score}": float(share) for score, share in enumerate(record["votes"], 1)}
         plain = {name: record[name] for name in ("photo_id", "raters", "group")}
-        rows.append({**plain, **votes, **record["attributes"]})
+        face = {}
+        if "face" in record:
+            face = {"face_count": int(record["face"]["count"]), "face_confidence": float(record["face"]["confidence"])}
+        rows.append({**plain, **votes, **face, **record["attributes"]})
     return pd.DataFrame(rows)
 
 
@@ -85,6 +130,7 @@ def batches(
     crop: int,
     batch_size: int,
     only: int = 1,
+    view: View | None = None,
     example: Example = _photo_and_votes,
 ) -> tf.data.Dataset:
     """The middle of each photo, once, in stored order.
@@ -96,6 +142,8 @@ def batches(
         crop: side of the middle that is kept.
         batch_size: photos a batch; the last one may be smaller.
         only: read one photo in so many.
+        view: of the face, which the example then finds in its record as ``face_pixels``, float32
+            ``[side, side, 3]``, 0..255; without a face the middle of the photo.
         example: what is made of each photo.
 
     Returns:
@@ -103,8 +151,10 @@ def batches(
     """
 
     def read(record):
-        photo = preprocessing.square(preprocessing.decode(record["photo"]), scale)
-        return example(preprocessing.centre(photo, crop), record)
+        decoded = preprocessing.decode(record["photo"])
+        if view:
+            record = {**record, "face_pixels": _face(decoded, record, view)[0]}
+        return example(preprocessing.centre(preprocessing.square(decoded, scale), crop), record)
 
     chosen = encoded(dataset, split).shard(only, 0)
     return chosen.map(read, tf.data.AUTOTUNE).batch(batch_size).prefetch(tf.data.AUTOTUNE)
@@ -121,6 +171,7 @@ def augmented(
     epoch: int,
     leave: int = 0,
     camera_faults: float = 0.0,
+    view: View | None = None,
     example: Example = _photo_and_votes,
 ) -> tf.data.Dataset:
     """One epoch in random order, randomly cropped and mirrored: the same for the same seed and epoch.
@@ -135,6 +186,7 @@ def augmented(
         epoch: number of the epoch, from 0.
         leave: leave out the photos that ``batches(..., only=leave)`` reads.
         camera_faults: share of photos slightly blurred or wrongly exposed.
+        view: as in `batches`; mirrored, blurred and exposed as its photo is.
         example: what is made of each photo.
 
     Returns:
@@ -142,10 +194,16 @@ def augmented(
     """
 
     def read(place, record):
-        photo = preprocessing.square(preprocessing.decode(record["photo"]), scale)
+        decoded = preprocessing.decode(record["photo"])
+        photo = preprocessing.square(decoded, scale)
         drawn = tf.stack([tf.constant(seed * 100_003 + epoch, tf.int64), place])
         if camera_faults:
             photo = augmentation.camera_fault(photo, camera_faults, drawn)
+        if view:
+            face, whole = _face(decoded, record, view)
+            if camera_faults:
+                face = augmentation.camera_fault(face, camera_faults, drawn, whole)
+            record = {**record, "face_pixels": augmentation.flip(face, drawn)}
         return example(augmentation.crop_and_flip(photo, crop, drawn), record)
 
     order = encoded(dataset, split).enumerate()
@@ -155,3 +213,15 @@ def augmented(
         order = kept.apply(tf.data.experimental.assert_cardinality(len(order) - left))
     order = order.shuffle(_SHUFFLED, seed=seed + epoch, reshuffle_each_iteration=False)
     return order.map(read, tf.data.AUTOTUNE).batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def _face(photo: tf.Tensor, record: dict[str, Any], view: View) -> tuple[tf.Tensor, tf.Tensor]:
+    """The view of a decoded photo's face, float32 ``[side, side, 3]``, and the side of the whole photo at its scale."""
+
+    def cut(pixels: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.float32]:
+        height, width = pixels.shape[:2]
+        whole = faces.enlarged((width, height), landmarks, view.side, view.scale) * np.sqrt(width * height)
+        return faces.crop(pixels, landmarks, view.side, view.scale), np.float32(min(whole, _LARGEST * view.side))
+
+    pixels, whole = tf.numpy_function(cut, [photo, record["face"]["landmarks"]], [tf.uint8, tf.float32], stateful=False)
+    return tf.cast(tf.ensure_shape(pixels, [view.side, view.side, 3]), tf.float32), tf.ensure_shape(whole, [])
