@@ -169,6 +169,12 @@ def _backfill(options: argparse.Namespace) -> int:
 
 def _score(options: argparse.Namespace) -> int:
     """Score photos with a published model."""
+    if options.shards:
+        return _rank(options)
+    if options.form != "csv" or options.beam:
+        raise ValueError(
+            f"--{'beam' if options.beam else 'form'} needs --shards: --out is one CSV, written by one process"
+        )
     from components.scorer.scoring import score  # TensorFlow takes seconds to load: only where it is needed
 
     scored, unreadable = score(options.model, options.photos, options.out, options.job)
@@ -177,6 +183,20 @@ def _score(options: argparse.Namespace) -> int:
         print(f"{len(unreadable)} photos could not be read:", file=sys.stderr)
         print("\n".join(f"  {photo}: {reason}" for photo, reason in unreadable.items()), file=sys.stderr)
     return 1 if unreadable else 0
+
+
+def _rank(options: argparse.Namespace) -> int:
+    """Score any number of photos with a published model, and put them in order."""
+    from components.scorer.ranking import rank
+
+    found = rank(
+        options.model, options.photos, options.shards, job=options.job, form=options.form, beam_options=options.beam
+    )
+    print(f"{found.scored:,} photos scored and in order: {storage.join(options.shards, 'order.csv')}")
+    if found.problems:
+        listing = storage.join(options.shards, "problems.csv")
+        print(f"{len(found.problems):,} photos could not be scored: {listing} says why", file=sys.stderr)
+    return 1 if found.problems else 0
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -320,8 +340,17 @@ def _parser() -> argparse.ArgumentParser:
     rate = _command(commands, "score", _score, "score photos with a published model")
     rate.add_argument("model", metavar="MODEL", help="a version's folder or address, or the base folder: its champion")
     rate.add_argument("photos", metavar="PHOTOS", help="folder, gs:// or s3:// address")
-    rate.add_argument("--out", type=Path, required=True, metavar="FILE", help="CSV to write: photo,mean,std,p1,...,p10")
+    to = rate.add_mutually_exclusive_group(required=True)
+    to.add_argument("--out", type=Path, metavar="FILE", help="CSV to write: photo,mean,std,p1,...,p10")
+    to.add_argument(
+        "--shards", metavar="DIR", help="folder or address for many photos: shards of the same, order.csv, problems.csv"
+    )
+    rate.add_argument("--form", default="csv", metavar="FORM", help="of the shards: csv (default) or parquet")
+    rate.add_argument(
+        "--beam", default="", metavar="OPTIONS", help="of an Apache Beam runner; default: processes of this machine"
+    )
     rate.add_argument("--job", default="", metavar="NAME", help="that the people on the photos offer to do")
+    rate.epilog = "Cut off, the same command with --shards goes on from the shards that are done."
 
     show = _command(commands, "explain", _explain, "show on a page why photos get their scores")
     show.add_argument("model", metavar="MODEL", help="as for score, or the folder of a scorer bundle")

@@ -8,6 +8,7 @@ profiles by LittleCMS.
 import warnings
 from functools import lru_cache
 from io import BytesIO
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -73,6 +74,12 @@ class Photo(NamedTuple):
     image: Image.Image
     width: int
     height: int
+
+
+def is_photo(name: str) -> bool:
+    """Whether a path below an address ends as one of `FORMATS` does, and nothing of it is hidden."""
+    visible = not any(part.startswith(".") for part in name.split("/"))
+    return visible and Image.registered_extensions().get(PurePosixPath(name).suffix.lower()) in FORMATS
 
 
 def decode(data: bytes, settings: Ingestion) -> Photo:

@@ -105,7 +105,7 @@ def check(options: str) -> list[str]:
 def _missing(options: str, what: str) -> str:
     return (
         f"the options of the Beam runner are {options!r}, but {what} is not installed: install the extra 'scale' "
-        "(pip install 'portrait-scorer[scale]'), or leave them empty to use this machine's cores"
+        "(pip install 'portrait-scorer[scale]'); ingestion uses this machine's cores without, where they are empty"
     )
 
 

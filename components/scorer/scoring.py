@@ -7,8 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from PIL import Image
-
 from components.scorer import channels, decoding, published, storage
 from components.scorer.progress import track
 from components.scorer.settings import SCORES, Ingestion
@@ -36,7 +34,7 @@ def score(model: str, photos: str, out: str | Path, job: str = "") -> tuple[int,
         ValueError: there is no photo at the address, or the model does not know the job.
         FileNotFoundError: there is no published model.
     """
-    files = [file for file in storage.files(photos) if _is_photo(file.name)]
+    files = [file for file in storage.files(photos) if decoding.is_photo(file.name)]
     if not files:
         raise ValueError(f"expected photos at {photos}, found none")
     scorer = published.load(channels.resolve(model))
@@ -81,9 +79,3 @@ def _rows(scorer: published.Published, photos: list[tuple[str, bytes]], job: str
         [name, *(f"{value:.4f}" for value in (mean, std, *votes))]
         for (name, _), (mean, std, votes) in zip(photos, numbers, strict=True)
     ]
-
-
-def _is_photo(name: str) -> bool:
-    """Whether the ending is one of the formats that are read, and the file is not hidden."""
-    visible = not any(part.startswith(".") for part in name.split("/"))
-    return visible and Image.registered_extensions().get(Path(name).suffix.lower()) in decoding.FORMATS

@@ -50,7 +50,7 @@ def main() -> int:
     if asked.photos:
         Path(asked.photos).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=asked.photos) as scratch:  # on the same disk, where files can be linked
-        photos = _photos(Path(asked.photos or scratch, "drawn"), max(asked.numbers))
+        photos = drawn_photos(Path(asked.photos or scratch, "drawn"), max(asked.numbers))
         found = [_measured(photos[:number], Path(scratch, str(number))) for number in sorted(asked.numbers)]
     ratios, memories = zip(*found, strict=True)
     linear, whole, memory = ratios[-1] / ratios[0], ratios[-1], max(memories)
@@ -109,7 +109,7 @@ def _resident(process: int) -> float:
     return total / 2**30
 
 
-def _photos(folder: Path, number: int) -> list[Path]:
+def drawn_photos(folder: Path, number: int) -> list[Path]:
     """The paths of so many photos, drawn where they are not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{place:06}.jpg" for place in range(number)]

@@ -1,0 +1,112 @@
+"""The published scorer as a model of Apache Beam's RunInference, without TensorFlow.
+
+Imports Apache Beam: whoever may be without it imports this module late.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.ml.inference.base import ModelHandler, RunInference
+
+from components.scorer import decoding, portable, storage
+from components.scorer.portable import Portable
+from components.scorer.shards import Problem, Scored, Shard
+
+_READ_AHEAD = 8  # photos a worker fetches before it needs them: hides a bucket's latency, costs some 30 MB
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A scorer in a worker's memory, and whose turn it is: its network answers one thread at a time."""
+
+    scorer: Portable
+    turn: threading.Lock
+
+
+class ScorerHandler(ModelHandler[Shard, Scored, Loaded]):
+    """How RunInference loads a published version, once a process, and has it score shards of photos."""
+
+    def __init__(self, uri: str):
+        """Takes the address of the version's folder."""
+        super().__init__()
+        self._uri = uri
+
+    def load_model(self) -> Loaded:
+        """The version, on one thread: cores are used by processes, each with its own."""
+        return Loaded(portable.load(self._uri), threading.Lock())
+
+    def run_inference(
+        self, batch: Sequence[Shard], model: Loaded, inference_args: dict[str, Any] | None = None
+    ) -> Iterator[Scored]:
+        """What the scorer says of each shard."""
+        for shard in batch:
+            yield score(shard, model)
+
+
+def scoring(uri: str, shards: Sequence[Shard]) -> Callable[[beam.Pipeline], Any]:
+    """What builds a pipeline that scores shards and writes each as soon as it is done.
+
+    Args:
+        uri: of the version's folder.
+        shards: those that are missing.
+    """
+
+    def build(pipeline: beam.Pipeline) -> None:
+        # A batch of its own each, and no batching by Beam: Dask's runner loses what a bundle gives at its end.
+        batches = pipeline | beam.Create([[shard] for shard in shards]) | beam.Reshuffle()
+        scored = batches | RunInference(ScorerHandler(uri).with_no_batching())
+        _ = scored | "write" >> beam.FlatMap(_written)
+
+    return build
+
+
+def score(shard: Shard, loaded: Loaded) -> Scored:
+    """Score the photos of a shard one by one, so that no score depends on what else is in it.
+
+    A photo that cannot be scored for whatever reason of its own is listed with it and stops nothing.
+
+    Raises:
+        OSError: the storage failed, other than by not having a photo.
+    """
+    names, answers, problems = [], [], []
+    for photo, reading in _read_ahead(shard):
+        try:
+            pixels = _pixels(reading, loaded.scorer)
+        except decoding.Unusable as error:
+            problems.append(Problem(photo, str(error)))
+            continue
+        with loaded.turn:
+            answer = loaded.scorer.answer(pixels[None], [shard.job])
+        names.append(photo)
+        answers.append([answer["mean"][0], answer["std"][0], *answer["distribution"][0]])
+    return Scored(shard, names, answers, problems)
+
+
+def _pixels(reading: "Future[bytes]", scorer: Portable) -> Any:
+    """A photo as the network reads it, or `decoding.Unusable`."""
+    try:
+        data = reading.result()
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:  # anything else is an outage
+        raise decoding.Unusable("unreadable", f"cannot be read: {error.strerror or type(error).__name__}") from error
+    return scorer.pixels(scorer.normalise(data))
+
+
+def _read_ahead(shard: Shard) -> Iterator[tuple[str, "Future[bytes]"]]:
+    """Each photo's name and its bytes to come, some of them under way while others are scored."""
+    with ThreadPoolExecutor(_READ_AHEAD) as pool:
+        waiting: deque[tuple[str, Future[bytes]]] = deque()
+        for name, uri, _ in shard.photos:
+            waiting.append((name, pool.submit(storage.read_bytes, uri)))
+            if len(waiting) > _READ_AHEAD:
+                yield waiting.popleft()
+        yield from waiting
+
+
+def _written(scored: Scored) -> tuple[()]:
+    scored.write()
+    return ()

@@ -1,0 +1,99 @@
+"""Photos a second of ranking in shards over the bare runtime's: ``python -m tests.benchmarks.ranking_rate [PHOTOS]``.
+
+Bare is one process a core, loaded and warm, that reads, normalises, scales and answers the same photos by the portable
+network and keeps nothing. Ranking is the whole command: starting Beam's processes on Dask, loading, scoring, writing
+shards and putting them in order; for so few photos its start counts more than for many. Photos have 640 x 800 pixels,
+the network is the default one with random weights. Both are measured in turns, and the median of the ratios is told.
+"""
+
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components.ingestion.engine import cores
+from components.scorer import portable, progress
+from components.scorer.channels import COMPLETE
+from components.scorer.ranking import rank
+from tests.benchmarks.ingestion_scale import drawn_photos
+
+PHOTOS, ROUNDS, BARE, LIMIT = 2048, 3, 15.0, 300.0
+TARGET = 0.8
+MANY = 200_000
+
+
+def main(photos: int) -> int:
+    """Print the rates and their ratio; 1 when it misses the target."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        # In a process of its own: TensorFlow's memory and threads are not to be measured.
+        exporting = multiprocessing.get_context("spawn").Process(target=_export, args=(folder / "models",))
+        exporting.start()
+        paths = [str(path) for path in drawn_photos(folder / "photos", photos)]
+        exporting.join()
+        model, ratios = str(folder / "models" / "1"), []
+        for turn in range(ROUNDS):
+            bare = _bare(model, paths)
+            began = time.perf_counter()
+            found = rank(model, str(folder / "photos"), str(folder / f"out{turn}"))
+            seconds = time.perf_counter() - began
+            if found.scored != photos:
+                raise RuntimeError(f"expected {photos} photos to be scored, {found.scored} were")
+            ratios.append(photos / seconds / bare)
+            print(f"bare {bare:.1f}/s, ranking {photos / seconds:.1f}/s, ratio {ratios[-1]:.2f}", flush=True)
+    ratio = statistics.median(ratios)
+    print(f"ranking / bare, {photos:,} photos on {cores()} cores: {ratio:.2f} (target: at least {TARGET})")
+    print(f"{MANY:,} photos at this rate: {progress.duration(MANY / (ratio * bare))} (extrapolated)")
+    return int(ratio < TARGET)
+
+
+def _export(folder: Path) -> None:
+    from components.scorer import bundle, published
+    from components.scorer.model import build_encoder, build_scorer, settle_batch_norms
+    from components.scorer.settings import Pretraining, Training, from_parameters
+
+    settings = from_parameters(Pretraining, start="none")
+    encoder = build_encoder(settings)
+    pixels = np.random.default_rng(1).uniform(0, 255, (16, settings.crop, settings.crop, 3)).astype("float32")
+    settle_batch_norms(encoder, pixels)
+    scorer = bundle.Bundle(build_scorer(encoder, dropout=0.5), settings, Training())
+    published.export_portable(scorer, folder / "1", "portraits", error=0.7)
+    (folder / "1" / COMPLETE).touch()
+
+
+def _bare(model: str, paths: list[str]) -> float:
+    """Photos a second of all cores together."""
+    context = multiprocessing.get_context("spawn")
+    ready, told, number = context.Barrier(cores()), context.Queue(), cores()
+    workers = [context.Process(target=_answer, args=(model, paths[n::number], ready, told)) for n in range(number)]
+    for worker in workers:
+        worker.start()
+    found = sum(told.get(timeout=LIMIT) for _ in workers)
+    for worker in workers:
+        worker.join(LIMIT)
+    return found
+
+
+def _answer(model: str, paths: list[str], ready: Any, told: Any) -> None:
+    scorer, done = portable.load(model), 0
+
+    def answer(path: str) -> None:
+        scorer.answer(scorer.pixels(scorer.normalise(Path(path).read_bytes()))[None])
+
+    for path in paths[:5]:
+        answer(path)
+    ready.wait(LIMIT)
+    began = time.perf_counter()
+    while (seconds := time.perf_counter() - began) < BARE:
+        answer(paths[done % len(paths)])
+        done += 1
+    told.put(done / seconds)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]) if sys.argv[1:] else PHOTOS))
