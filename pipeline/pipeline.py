@@ -89,7 +89,6 @@ def portrait_scorer(
     camera_faults: float = _training.camera_faults,
     job: str = _training.job,
     minimum_job: int = _training.minimum_job,
-    job_share: float = _training.job_share,
     norms: str = _training.norms,
     face_detector: str = _training.face_detector,
     face_detector_sha256: str = _training.face_detector_sha256,
@@ -186,7 +185,6 @@ def portrait_scorer(
         camera_faults: Share of training photos slightly blurred or wrongly exposed, so that neither raises a score.
         job: Column of the attributes that holds the job which the person offers to do; without it all are unknown.
         minimum_job: Training photos of a job that the scorer is to know; a rarer one counts as unknown.
-        job_share: Share of the votes' loss that is taken with the job told, the rest with it unknown.
         norms: Address of the JSON file of upload norms; empty takes those of this project.
         face_detector: Address of YuNet's ONNX file; without it no faces are looked for on uploaded photos.
         face_detector_sha256: SHA-256 that this file has to have; empty takes any.

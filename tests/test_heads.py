@@ -15,10 +15,11 @@ from conftest import drawn_photo, votes_around
 from components.evaluation import report, told
 from components.evaluation.predictions import predict
 from components.ingestion import builder
-from components.scorer import answers, bundle, heads, norms, photos, portable, published
+from components.scorer import answers, bundle, norms, photos, portable, published
 from components.scorer.heads import Heads, Tilt, find
 from components.scorer.settings import SCORES, Evaluation, Pretraining, Training, from_parameters
 from components.training.attributes import fit_attribute
+from components.training.jobs import Rated, fit_jobs
 from components.training.train import train
 from pipeline.__main__ import main
 
@@ -132,6 +133,15 @@ def test_the_attributes_never_move_the_scores(told_dataset, encoder, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+def test_learning_the_job_never_moves_the_scorer(told_dataset, encoder, tmp_path):
+    few = {"head_epochs": 1, "epochs": 1}
+    with_jobs = run(told_dataset, encoder, tmp_path / "jobs", settings(**few))
+    without = run(told_dataset, encoder, tmp_path / "none", settings(job="none", **few))
+    assert (with_jobs.jobs, without.jobs) == (JOBS, ())
+    for one, other in zip(with_jobs.model.get_weights(), without.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_a_bundle_with_heads_comes_back_as_it_was_saved(scorer, tested, tmp_path):
     scorer.save(tmp_path)
     again = bundle.load(tmp_path)
@@ -144,8 +154,9 @@ def test_a_bundle_with_heads_comes_back_as_it_was_saved(scorer, tested, tmp_path
 def test_a_bundle_from_before_there_were_heads_still_answers(small_scorer, tmp_path):
     bundle.load(small_scorer).save(tmp_path)
     about = json.loads((tmp_path / "bundle.json").read_text())
-    for name in ("job", "minimum_job", "job_share", "norms", "face_detector"):
+    for name in ("job", "minimum_job", "norms", "face_detector"):
         del about["settings"]["training"][name]
+    about["settings"]["training"]["dropped_since"] = 0.5
     del about["told"]
     (tmp_path / "bundle.json").write_text(json.dumps(about))
     old = bundle.load(tmp_path)
@@ -191,6 +202,38 @@ def test_the_heads_share_one_last_layer(scorer):
         np.testing.assert_array_equal(one, other)
 
 
+def rated(number: int, seed: int, slope: float) -> Rated:
+    """Photos whose second feature speaks for the first job and against the second; a scorer that does not know."""
+    rng = np.random.default_rng(seed)
+    features, told = rng.normal(2, 3, (number, 4)), np.arange(number) % 3
+    tilts = (slope * (features[:, 1] - 2) + 0.2) * np.array([0, 1, -1])[told]
+    scorer = np.tile(votes_around(5.5), (number, 1))
+    people = scorer * np.exp(tilts[:, None] * (np.array(SCORES) - 5.5))
+    counts = [rng.multinomial(15, each / each.sum()) for each in people]
+    return Rated(features, scorer, np.array(counts) / 15, told)
+
+
+def test_what_counts_for_a_job_is_found_with_its_size():
+    slopes, offsets = fit_jobs(rated(600, 1, 0.15), rated(200, 2, 0.15), 2)
+    np.testing.assert_allclose(slopes, [[0, 0.15, 0, 0], [0, -0.15, 0, 0]], atol=0.03)
+    np.testing.assert_allclose(offsets + slopes @ np.full(4, 2), [0.2, -0.2], atol=0.05)
+
+
+def test_telling_a_job_changes_nothing_where_that_would_not_help_with_other_photos():
+    others = rated(60, 2, 0.3)
+    swapped = others._replace(jobs=np.array([0, 2, 1])[others.jobs])
+    slopes, offsets = fit_jobs(rated(60, 1, 0.3), swapped, 2)
+    assert not slopes.any()
+    assert not offsets.any()
+
+
+def test_photos_of_unknown_jobs_teach_none():
+    train, others = rated(90, 1, 0.3), rated(60, 2, 0.3)
+    strange = np.where((train.jobs == 0)[:, None], train.people[::-1], train.people)
+    for one, other in zip(fit_jobs(train, others, 2), fit_jobs(train._replace(people=strange), others, 2), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_an_attribute_is_a_penalised_logistic_regression_on_the_known_photos():
     rng = np.random.default_rng(1)
     features = rng.normal(3, 2, (400, 5))
@@ -221,7 +264,6 @@ def test_norms_that_cannot_be_read_are_named_before_anything_is_trained(told_dat
 
 def test_the_bundle_carries_the_norms_in_force(told_dataset, encoder, tmp_path, scorer):
     assert norms.load(scorer.norms) == norms.load()
-    assert heads.UNKNOWN == 0
 
 
 def test_a_data_set_without_attributes_has_none(tmp_path):

@@ -8,7 +8,7 @@ scorer/   scorer.keras   bundle.json    {settings, data_fingerprint, revision, h
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import tensorflow as tf
 from components.scorer import model as _registers_the_scaling_layer  # noqa: F401
 from components.scorer import preprocessing
 from components.scorer.heads import Heads, join
+from components.scorer.jobs import expect_one_each, numbers
 from components.scorer.settings import SCORES, Pretraining, Training, as_parameters, from_parameters
 
 HEADS, NORMS, DETECTOR = "heads.keras", "norms.json", "detector.onnx"
@@ -57,7 +58,7 @@ class Bundle:
 
     @property
     def jobs(self) -> tuple[str, ...]:
-        """The jobs that it can be told, in the order of their indices from 1 on."""
+        """The jobs that it can be told, in the order of their numbers from 1 on."""
         return self.told.jobs
 
     @property
@@ -103,13 +104,12 @@ class Bundle:
         Raises:
             ValueError: there are more or fewer jobs than photos.
         """
-        if len(jobs) != len(photos):
-            raise ValueError(f"expected a job, or an empty text, for each of {len(photos)} photos, got {len(jobs)}")
+        expect_one_each(jobs, len(photos))
         if self.heads is None:
             return {"votes": self.score(photos, None, batch_size), "attributes": np.empty((len(photos), 0), "float32")}
-        indices = self.told.indices(jobs)
+        told = numbers(jobs, self.jobs)
         found = [
-            self._answer(tf.constant(photos[start : start + batch_size]), indices[start : start + batch_size])
+            self._answer(tf.constant(photos[start : start + batch_size]), told[start : start + batch_size])
             for start in range(0, len(photos), batch_size)
         ]
         votes = np.concatenate([np.empty((0, len(SCORES)), "float32"), *(batch["votes"] for batch in found)])
@@ -176,7 +176,7 @@ def load(folder: str | Path) -> Bundle:
     return Bundle(
         model=keras.saving.load_model(folder / "scorer.keras", compile=False),
         pretraining=from_parameters(Pretraining, **about["settings"]["pretraining"]),
-        training=from_parameters(Training, **about["settings"]["training"]),
+        training=from_parameters(Training, **_still_settings(Training, about["settings"]["training"])),
         data_fingerprint=about["data_fingerprint"],
         revision=about["revision"],
         history=about["history"],
@@ -185,6 +185,11 @@ def load(folder: str | Path) -> Bundle:
         norms=_read(folder / NORMS),
         detector=_read(folder / DETECTOR),
     )
+
+
+def _still_settings(settings: type, written: dict[str, Any]) -> dict[str, Any]:
+    """Of the settings in a bundle those that there are today: a champion may be older than the last one dropped."""
+    return {each.name: written[each.name] for each in fields(settings) if each.name in written}
 
 
 def _read(file: Path) -> bytes:

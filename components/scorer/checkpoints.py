@@ -10,10 +10,9 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
 import keras
 import tensorflow as tf
@@ -108,7 +107,6 @@ def fit(
     checkpoints: Checkpoints,
     seed: int,
     validation: tf.data.Dataset | None = None,
-    names: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[keras.Model, Curves]:
     """Train to ``epochs``, from the last complete epoch if there is one.
 
@@ -123,7 +121,6 @@ def fit(
         checkpoints: where epochs are kept.
         seed: of all randomness.
         validation: with it, the epoch with the lowest ``val_loss`` is returned; without, the last.
-        names: what curves are called, by Keras's names without ``val_``; by default as Keras does.
 
     Returns:
         The compiled model and its curves (``loss``, ``val_loss``, ``seconds``, …), a value an epoch.
@@ -139,7 +136,7 @@ def fit(
         began = time.monotonic()
         progress.epoch = epoch
         fitted = model.fit(data(epoch), validation_data=validation, shuffle=False, verbose=0, callbacks=[progress])
-        values = {_renamed(name, names): float(value[0]) for name, value in sorted(fitted.history.items())}
+        values = {name: float(value[0]) for name, value in fitted.history.items()}
         for name, value in {**values, "seconds": time.monotonic() - began}.items():
             curves.setdefault(name, []).append(value)
         checkpoints.save(model, epoch + 1, curves, keep={best_epoch(curves)})
@@ -153,12 +150,6 @@ def best_epoch(curves: Curves) -> int:
     """Number, from 1, of the epoch to keep: the lowest ``val_loss``, or the last without one."""
     losses = curves.get("val_loss")
     return 1 + losses.index(min(losses)) if losses else len(curves.get("loss", []))
-
-
-def _renamed(name: str, names: Mapping[str, str]) -> str:
-    """What the curve of Keras's name is called."""
-    plain = name.removeprefix("val_")
-    return name.removesuffix(plain) + names.get(plain, plain)
 
 
 def _seed_noise(model: keras.Model, seed: int) -> None:

@@ -6,11 +6,10 @@ A head reads the network's pooled features ``[n, c]``:
   unknown job, 0, they stay as they are and the scorer is what it is without;
 * attributes are found from them by logistic regression, which never moves the scores.
 
-What the job does is learnt with the scorer: each photo is scored with its job unknown and told in the same step, on the
-same features. That is the expectation of hiding the job at random, without the noise of it.
+Both are fitted when the scorer is done, see ``components.training``: they read what it sees and never change it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,16 +19,9 @@ import pandas as pd
 import tensorflow as tf
 from keras import ops
 
-from components.scorer.losses import squared_emd
+from components.scorer.jobs import UNKNOWN
 from components.scorer.settings import SCORES, Training
 
-UNKNOWN = 0
-"""The index of the unknown job; the known ones follow in their order."""
-
-CURVES = {"votes_loss": "loss", "told_loss": "told_loss", "loss": "total_loss"}
-"""What the curves call Keras's losses: ``loss`` is that of the votes with the job unknown, as it is without heads."""
-
-_DECAY = 1e-3  # of a job's slopes and offset toward the unknown job's: a job of few photos stays near it
 _FEWEST = 5  # rated training photos with an attribute, and as many without, from which it can be learnt
 
 
@@ -39,7 +31,7 @@ class Heads:
 
     Attributes:
         column: of the data set's attributes, that holds the job.
-        jobs: the known ones, whose indices are 1, 2, …
+        jobs: the known ones, whose numbers are 1, 2, …
         attributes: columns that are learnt, with the value of each that counts as yes.
     """
 
@@ -51,17 +43,17 @@ class Heads:
         """Whether there is anything to be told or asked."""
         return bool(self.jobs or self.attributes)
 
-    def indices(self, jobs: Sequence[str]) -> np.ndarray:
-        """The indices of jobs by name, int32 ``[n]``; 0 for "" and for one that is not known."""
-        return np.array([1 + self.jobs.index(job) if job in self.jobs else UNKNOWN for job in jobs], "int32")
-
     def job(self, record: dict[str, Any]) -> tf.Tensor:
-        """The index of a record's job, int32."""
+        """The number of a record's job, int32; without known jobs the unknown one's."""
+        if not self.jobs:
+            return tf.constant(UNKNOWN)
         told = record["attributes"][self.column]
         return tf.reduce_max(tf.where(told == tf.constant(self.jobs), tf.range(1, len(self.jobs) + 1), UNKNOWN))
 
     def values(self, record: dict[str, Any]) -> tf.Tensor:
         """A record's attributes, float32 ``[k]``: 1 yes, 0 no, -1 unknown."""
+        if not self.attributes:
+            return tf.zeros(0)
         told = record["attributes"]
         return tf.stack(
             [
@@ -100,8 +92,8 @@ class Tilt(keras.layers.Layer):
     Exponential tilting moves a distribution's mean and keeps its form (Efron, "Exponential Families in Theory and
     Practice", 2022, section 1.2): what is learnt of the votes holds for every job, and what is learnt for a job is one
     number a feature, so that few photos tell it. In logits it is another kernel for the job, ``kernel + slope · (s -
-    5.5)``, for which maps of what speaks for the score keep their closed form. Slopes and offsets start at zero, and
-    the unknown job has none: its votes stay as they are, to the last bit.
+    5.5)``, for which maps of what speaks for the score keep their closed form. The unknown job has neither slope nor
+    offset: its votes stay as they are, to the last bit.
 
     Args:
         jobs: number of known jobs.
@@ -113,9 +105,8 @@ class Tilt(keras.layers.Layer):
 
     def build(self, features_shape: tuple, votes_shape: tuple, job_shape: tuple) -> None:
         """Make ``slopes`` ``[jobs, c]`` and ``offsets`` ``[jobs]``."""
-        made = {"initializer": "zeros", "regularizer": keras.regularizers.L2(_DECAY)}
-        self.slopes = self.add_weight(name="slopes", shape=(self.jobs, features_shape[-1]), **made)
-        self.offsets = self.add_weight(name="offsets", shape=(self.jobs,), **made)
+        self.slopes = self.add_weight(name="slopes", shape=(self.jobs, features_shape[-1]), initializer="zeros")
+        self.offsets = self.add_weight(name="offsets", shape=(self.jobs,), initializer="zeros")
 
     def call(self, features, votes, job):
         """Votes ``[n, 10]`` for features ``[n, c]`` and jobs, int ``[n]``: 0 unknown, 1 the first."""
@@ -147,70 +138,36 @@ def _centred():
     return ops.convert_to_tensor([score - np.mean(SCORES) for score in SCORES], "float32")
 
 
-def learner(scorer: keras.Model, jobs: int) -> keras.Model:
-    """A scorer that learns what the job does.
-
-    Args:
-        scorer: a flat model that ends in the layers ``dropout`` and ``votes``, see ``model.build_head``.
-        jobs: number of known jobs.
-
-    Returns:
-        A flat model that shares the scorer's layers. It takes the scorer's input and ``job``, int32 ``[n]``, and gives
-        ``votes`` ``[n, 10]`` with the job unknown and ``told`` ``[n, 10]`` with the job told.
-    """
-    features, job = scorer.get_layer("dropout").output, keras.Input((), dtype="int32", name="job")
-    outputs = {"votes": scorer.output, "told": _tilt(jobs)(features, scorer.output, job)}
-    return keras.Model([*scorer.inputs, job], outputs, name="learner")
-
-
-def compiling(settings: Training) -> dict[str, Any]:
-    """What `learner` is compiled with."""
-    return {
-        "loss": {"votes": squared_emd, "told": squared_emd},
-        "loss_weights": {"votes": 1 - settings.job_share, "told": settings.job_share},
-    }
-
-
-def example(heads: Heads) -> Callable[[Any, dict[str, Any]], tuple[Any, Any]]:
-    """What `learner` is trained on: a function of a photo, as pixels or features, and of its record."""
-    return lambda photo, record: ((photo, heads.job(record)), {"votes": record["votes"], "told": record["votes"]})
-
-
-def scorer_of(learnt: keras.Model) -> keras.Model:
-    """The scorer within a learner: the votes with the job unknown."""
-    return keras.Model(learnt.inputs[0], learnt.output["votes"], name="scorer")
-
-
-def hand_over(learnt: keras.Model, model: keras.Model) -> None:
-    """Give what follows the pooled features in one model, from `learner` or a plain scorer, to another one."""
-    names = {layer.name for layer in learnt.layers} & {layer.name for layer in model.layers}
-    for name in names & {"votes", "tilt"}:
-        model.get_layer(name).set_weights(learnt.get_layer(name).get_weights())
-
-
-def separate(learnt: keras.Model, heads: Heads, attributes: Sequence[np.ndarray] = ()) -> keras.Model:
+def separate(
+    scorer: keras.Model, heads: Heads, jobs: Sequence[np.ndarray] = (), attributes: Sequence[np.ndarray] = ()
+) -> keras.Model:
     """The heads alone.
 
     Args:
-        learnt: from `learner`, or a plain scorer where no job is known.
+        scorer: a flat model whose last layer, ``votes``, reads the pooled features.
         heads: what the heads mean.
-        attributes: the weights ``[c, k]`` and intercepts ``[k]`` of the attributes' logistic regressions.
+        jobs: the slopes ``[jobs, c]`` and offsets ``[jobs]`` of `Tilt`, where any job is known.
+        attributes: the weights ``[c, k]`` and intercepts ``[k]`` of the attributes' logistic regressions, likewise.
 
     Returns:
         A flat model: ``features`` float32 ``[n, c]`` and ``job`` int32 ``[n]`` to ``votes`` ``[n, 10]``, for job 0 the
         scorer's own, and, where there are any, ``attributes`` ``[n, k]``, each the probability of yes.
     """
-    features = keras.Input((learnt.get_layer("dropout").output.shape[-1],), name="features")
+    own = scorer.get_layer("votes").get_weights()
+    features = keras.Input((len(own[0]),), name="features")
     job = keras.Input((), dtype="int32", name="job")
-    votes = keras.layers.Dense(len(SCORES), activation="softmax", name="votes", dtype="float32")(features)
-    outputs = {"votes": _tilt(len(heads.jobs))(features, votes, job) if heads.jobs else votes}
+    last = keras.layers.Dense(len(SCORES), activation="softmax", name="votes", dtype="float32")
+    outputs = {"votes": last(features)}
+    last.set_weights(own)
+    if heads.jobs:
+        tilt = Tilt(len(heads.jobs), name="tilt", dtype="float32")
+        outputs["votes"] = tilt(features, outputs["votes"], job)
+        tilt.set_weights(jobs)
     if heads.attributes:
         regression = keras.layers.Dense(len(heads.attributes), activation="sigmoid", name="attributes", dtype="float32")
         outputs["attributes"] = regression(features)
         regression.set_weights(attributes)
-    model = keras.Model([features, job], outputs, name="heads")
-    hand_over(learnt, model)
-    return model
+    return keras.Model([features, job], outputs, name="heads")
 
 
 def join(scorer: keras.Model, heads: keras.Model) -> keras.Model:
@@ -225,7 +182,3 @@ def join(scorer: keras.Model, heads: keras.Model) -> keras.Model:
     """
     features, job = scorer.get_layer("pooled").output, keras.Input((), dtype="int32", name="job")
     return keras.Model([*scorer.inputs, job], heads.call([features, job]), name="told_scorer")
-
-
-def _tilt(jobs: int) -> Tilt:
-    return Tilt(jobs, name="tilt", dtype="float32")

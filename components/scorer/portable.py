@@ -21,6 +21,7 @@ from PIL import Image
 
 from components.scorer import channels, decoding, litert, norms, storage
 from components.scorer.faces import Detector
+from components.scorer.jobs import UNKNOWN, expect_known, expect_one_each, numbers
 from components.scorer.norms import Norms
 from components.scorer.settings import Ingestion, from_parameters
 
@@ -94,18 +95,16 @@ class Portable:
         expected = (self.crop, self.crop, 3)
         if pixels.ndim != 4 or pixels.shape[1:] != expected or not len(pixels):
             raise ValueError(f"expected photos [n, {self.crop}, {self.crop}, 3], at least one, got {pixels.shape}")
-        told = {"job": self._indices(jobs, len(pixels))} if self.jobs or self.attributes else {}
+        told = {"job": self._numbers(jobs, len(pixels))} if self.jobs or self.attributes else {}
         return self._run(pixels=np.ascontiguousarray(pixels, "float32"), **told)
 
-    def _indices(self, jobs: Sequence[str] | None, photos: int) -> np.ndarray:
-        """The indices by which the network knows jobs, int32; 0 is the unknown one."""
+    def _numbers(self, jobs: Sequence[str] | None, photos: int) -> np.ndarray:
+        """The numbers by which the network knows jobs, int32 ``[photos]``."""
         if jobs is None:
-            return np.zeros(photos, "int32")
-        if len(jobs) != photos:
-            raise ValueError(f"expected a job, or an empty text, for each of {photos} photos, got {len(jobs)}")
-        if self.jobs and (strange := [job for job in jobs if job and job not in self.jobs]):
-            raise ValueError(f"expected a job among {list(self.jobs)}, or none, got {strange[0]!r}")
-        return np.array([1 + self.jobs.index(job) if job in self.jobs else 0 for job in jobs], "int32")
+            return np.full(photos, UNKNOWN, "int32")
+        expect_one_each(jobs, photos)
+        expect_known(jobs, self.jobs)
+        return numbers(jobs, self.jobs)
 
 
 def pixels(photo: bytes | Image.Image, scale: int, crop: int) -> np.ndarray:
@@ -186,7 +185,7 @@ def about(
         crop: side of its middle that the network reads.
         error: root mean square difference from people's scores on the test photos, points.
         ingestion: settings by which the data set's photos were normalised, by name; the others keep their defaults.
-        jobs: that the network can be told, in the order of their indices from 1 on.
+        jobs: that the network can be told, in the order of their numbers from 1 on.
         attributes: that it gives, in their order.
     """
     normalising = ("minimum_side", "maximum_pixels", "shorter_side", "jpeg_quality")

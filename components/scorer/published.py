@@ -28,6 +28,7 @@ from components.scorer import answers, explanation, portable, storage, warmup
 from components.scorer import bundle as bundles
 from components.scorer.bundle import Bundle
 from components.scorer.channels import COMPLETE, version_of
+from components.scorer.jobs import expect_known
 from components.scorer.settings import SCORES
 
 SIGNATURE = "serving_default"
@@ -70,8 +71,7 @@ class Published:
         """
         given: dict[str, Sequence] = {"image_bytes": photos}
         if jobs is not None and self.jobs:
-            if strange := sorted({*jobs} - {*self.jobs, ""}):
-                raise ValueError(f"expected a job among {list(self.jobs)}, or none, got {strange[0]!r}")
+            expect_known(jobs, self.jobs)
             given["job"] = jobs
         answer = self._loaded.signatures[WITH_JOB] if "job" in given else self._answer
         batches = [

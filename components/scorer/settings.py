@@ -103,7 +103,6 @@ class Training:
     camera_faults: float = 0.5  # share of photos slightly blurred or wrongly exposed; without, slight blur gains .14
     job: str = "job"  # column of the attributes that holds the job; without it, or with no value, the job is unknown
     minimum_job: int = 20  # rated training photos of a job; a rarer one counts as unknown
-    job_share: float = 0.5  # of the votes' loss that is taken with the job told; the rest with it unknown
     norms: str = ""  # URI of the client's upload norms; "": those of this project
     face_detector: str = ""  # URI of YuNet's ONNX file; "": faces are not looked for
     face_detector_sha256: str = ""  # that it has to have; "": any
@@ -300,7 +299,7 @@ def as_parameters(settings: Any) -> dict[str, Any]:
 
 _RANGES = {
     "validation_share": (0, 0.5), "test_share": (0, 0.5), "maximum_left_out": (0, 1), "dropout": (0, 0.99),
-    "camera_faults": (0, 1), "minimum_job": (1, 1_000_000), "job_share": (0, 1),
+    "camera_faults": (0, 1), "minimum_job": (1, 1_000_000),
     "jpeg_quality": (1, 100), "minimum_side": (1, 10_000), "shorter_side": (32, 4096), "minimum_raters": (1, 10_000),
     "rater_std": (0, 4.5), "face_scale": (0.1, 2),
     "duplicate_distance": (0, 64), "maximum_pixels": (10_000, 178_956_970), "crop": (32, 1024), "scale": (32, 1024),

@@ -29,7 +29,6 @@ def training(
     camera_faults: float,
     job: str,
     minimum_job: int,
-    job_share: float,
     norms: str,
     face_detector: str,
     face_detector_sha256: str,

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -18,6 +19,7 @@ from components.scorer.model import build_head, build_scorer, freeze_batch_norms
 from components.scorer.progress import track
 from components.scorer.settings import Pretraining, Training, as_parameters, check_together
 from components.training.attributes import fit_attribute
+from components.training.jobs import Rated, fit_jobs
 from components.training.report import write_report
 from components.training.rules import read_rules
 
@@ -67,14 +69,12 @@ def train(
         model, curves = _fit_all(
             network, head, pretraining, reader, settings, Checkpoints(storage.join(checkpoints, "all"), identity)
         )
-        scorer_alone = with_precision(heads.scorer_of(model) if told.jobs else model, "float32")
-        learnt = _attributes(scorer_alone, reader)
-        told = replace(told, attributes={name: told.attributes[name] for name in learnt})
-        apart = heads.separate(model, told, _weights(learnt)) if told else None
+        model = with_precision(model, "float32")
+        told, apart = _heads(model, reader)
     history = {**{f"head_{name}": values for name, values in head_curves.items()}, **curves}
-    Bundle(
-        scorer_alone, pretraining, settings, fingerprint, revision, history, told, apart, rules.norms, rules.detector
-    ).save(scorer)
+    Bundle(model, pretraining, settings, fingerprint, revision, history, told, apart, rules.norms, rules.detector).save(
+        scorer
+    )
     write_report(report, settings, told, head_curves, curves)
     return _metrics(history, photos.counts(dataset)["train"])
 
@@ -89,43 +89,60 @@ def check(settings: Training, pretraining: Pretraining, sizes: dict[str, int]) -
         raise ValueError("head_epochs and epochs are both 0: nothing would be trained; set one of them to 1 or more")
 
 
+class Seen(NamedTuple):
+    """A split's photos as the heads learn from them.
+
+    Attributes:
+        features: that the scorer pools, ``[n, c]``.
+        votes: of people, ``[n, 10]``.
+        jobs: by number, ``[n]``.
+        attributes: ``[n, k]``: 1 yes, 0 no, -1 unknown.
+    """
+
+    features: np.ndarray
+    votes: np.ndarray
+    jobs: np.ndarray
+    attributes: np.ndarray
+
+
 class _Reader:
     """The data set as this training reads it."""
 
     def __init__(self, dataset: str | Path, crop: int, settings: Training, told: Heads):
         self.dataset, self.settings, self.told = dataset, settings, told
         self._read = {"scale": settings.scale, "crop": crop, "batch_size": settings.batch_size}
-        self._examples = {"example": heads.example(told)} if told.jobs else {}
 
     def plain(self, split: str) -> tf.data.Dataset:
-        return photos.batches(self.dataset, split, **self._read, **self._examples)
+        return photos.batches(self.dataset, split, **self._read)
 
     def epoch(self, number: int) -> tf.data.Dataset:
         return photos.augmented(
-            self.dataset, "train", **self._read, **self._examples, seed=self.settings.seed, epoch=number,
+            self.dataset, "train", **self._read, seed=self.settings.seed, epoch=number,
             camera_faults=self.settings.camera_faults,
         )  # fmt: skip
 
     def pooled(self, network: keras.Model, split: str) -> tf.data.Dataset:
-        """Each photo with the encoder's pooled features ``[c]``, computed once, in place of its pixels."""
+        """The encoder's pooled features of each photo, computed once: ``([c], votes [10])``."""
         encode = _graph(network, keras.layers.GlobalAveragePooling2D(dtype="float32")(network.output))
-        found = []
-        for given, truth in self._tracked(self.plain(split), f"features of {split}", split):
-            pixels, *job = given if self.told.jobs else (given,)
-            features = encode(pixels)
-            found.append(((features, *job) if job else features, truth))
-        return tf.data.Dataset.from_tensor_slices(tf.nest.map_structure(lambda *parts: np.concatenate(parts), *found))
-
-    def attributes(self, scorer: keras.Model, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """A trained scorer's pooled features ``[n, c]`` and the attributes ``[n, k]`` of a split's photos."""
-        encode = _graph(scorer, scorer.get_layer("pooled").output)
-        read = photos.batches(
-            self.dataset, split, **self._read, example=lambda pixels, record: (pixels, self.told.values(record))
-        )
         found = [
-            (encode(pixels), values.numpy()) for pixels, values in self._tracked(read, f"attributes of {split}", split)
+            (encode(pixels), votes.numpy())
+            for pixels, votes in self._tracked(self.plain(split), f"features of {split}", split)
         ]
-        return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+        return tf.data.Dataset.from_tensor_slices(tuple(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+    def seen(self, scorer: keras.Model, split: str) -> Seen:
+        """What a trained scorer sees on a split's photos, and what the data know of them."""
+        encode = _graph(scorer, scorer.get_layer("pooled").output)
+
+        def example(pixels: tf.Tensor, record: dict[str, Any]) -> tuple[tf.Tensor, ...]:
+            return pixels, record["votes"], self.told.job(record), self.told.values(record)
+
+        read = photos.batches(self.dataset, split, **self._read, example=example)
+        found = [
+            (encode(pixels), *(each.numpy() for each in known))
+            for pixels, *known in self._tracked(read, f"heads: features of {split}", split)
+        ]
+        return Seen(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
     def _tracked(self, batches: tf.data.Dataset, what: str, split: str) -> Iterator:
         return track(batches, what, -(-photos.counts(self.dataset)[split] // self.settings.batch_size))
@@ -149,7 +166,7 @@ def _fit_head(
     train, validation = reader.pooled(network, "train"), reader.pooled(network, "validation")
     pooled = keras.Input((network.output_shape[-1],), name="features")
     head = keras.Model(pooled, build_head(pooled, settings.dropout), name="head")
-    head = _compiled(head, reader.told, settings, settings.head_learning_rate)
+    head.compile(keras.optimizers.Adam(settings.head_learning_rate), loss=squared_emd)
 
     def epoch(number: int) -> tf.data.Dataset:
         shuffled = train.shuffle(train.cardinality(), seed=settings.seed + number, reshuffle_each_iteration=False)
@@ -163,7 +180,6 @@ def _fit_head(
         checkpoints=place,
         seed=settings.seed,
         validation=validation.batch(settings.batch_size),
-        names=heads.CURVES if reader.told.jobs else {},
     )
 
 
@@ -177,11 +193,11 @@ def _fit_all(
 ) -> tuple[keras.Model, Curves]:
     """The whole network, from the trained head."""
     model = build_scorer(network, settings.dropout)
+    if head is not None:
+        model.get_layer("votes").set_weights(head.get_layer("votes").get_weights())
     if pretraining.start != "none":
         freeze_batch_norms(model)
-    model = _compiled(model, reader.told, settings, settings.learning_rate)
-    if head is not None:
-        heads.hand_over(head, model)
+    model.compile(keras.optimizers.Adam(settings.learning_rate), loss=squared_emd)
     return fit(
         model,
         settings.epochs,
@@ -190,31 +206,36 @@ def _fit_all(
         checkpoints=place,
         seed=settings.seed,
         validation=reader.plain("validation"),
-        names=heads.CURVES if reader.told.jobs else {},
     )
 
 
-def _compiled(scorer: keras.Model, told: Heads, settings: Training, rate: float) -> keras.Model:
-    """The network ready to be trained, told the job where the data know any."""
-    model = heads.learner(scorer, len(told.jobs)) if told.jobs else scorer
-    losses = heads.compiling(settings) if told.jobs else {"loss": squared_emd}
-    model.compile(keras.optimizers.Adam(rate), **losses)
-    return model
-
-
-def _attributes(scorer: keras.Model, reader: _Reader) -> dict[str, tuple[np.ndarray, float]]:
-    """Weights ``[c]`` and intercept of each attribute that can be told from what the scorer sees."""
-    if not reader.told.attributes:
-        return {}
-    train, validation = (reader.attributes(scorer, split) for split in ("train", "validation"))
+def _heads(scorer: keras.Model, reader: _Reader) -> tuple[Heads, keras.Model | None]:
+    """What the scorer can be told and asked, and its heads; None where that is nothing."""
+    wanted = reader.told
+    if not wanted:
+        return wanted, None
+    train, validation = (reader.seen(scorer, split) for split in ("train", "validation"))
     found = {}
-    for place, name in enumerate(reader.told.attributes):
-        fitted = fit_attribute(*((features, values[:, place]) for features, values in (train, validation)))
+    for place, name in enumerate(wanted.attributes):
+        fitted = fit_attribute(*((seen.features, seen.attributes[:, place]) for seen in (train, validation)))
         if fitted is None:
             print(f"training: {name} cannot be told from what the scorer sees, and is left out", flush=True)
         else:
             found[name] = fitted
-    return found
+    told = replace(wanted, attributes={name: wanted.attributes[name] for name in found})
+    if not told:
+        return told, None
+    jobs = _jobs(scorer, train, validation, len(told.jobs)) if told.jobs else ()
+    return told, heads.separate(scorer, told, jobs, _weights(found))
+
+
+def _jobs(scorer: keras.Model, train: Seen, validation: Seen, jobs: int) -> tuple[np.ndarray, np.ndarray]:
+    """The slopes and offsets of the known jobs."""
+    last = scorer.get_layer("votes")
+    return fit_jobs(
+        *(Rated(seen.features, last(seen.features).numpy(), seen.votes, seen.jobs) for seen in (train, validation)),
+        jobs,
+    )
 
 
 def _weights(learnt: dict[str, tuple[np.ndarray, float]]) -> tuple[np.ndarray, ...]:
