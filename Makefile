@@ -39,11 +39,14 @@ serve: $(BIN)/.dev  ## serve the model that was published last on http://localho
 	@echo "serving $(MODEL) on http://localhost:$(PORT)"
 	$(BIN)/python -m images.serving --model "$(MODEL)" --port $(PORT)
 
-images:  ## build the images and print their sizes (BASE_IMAGE=…)
+images: $(if $(PUSH),$(BIN)/.cpu)  ## build the images and print their sizes (BASE_IMAGE=…; PUSH=registry/prefix)
+	$(if $(PUSH),$(BIN)/python -m images.release $(PUSH) --version $(VERSION) --check)
 	$(BUILD) --file images/steps/Dockerfile --target cpu --tag portrait-scorer/steps:$(VERSION)-cpu .
 	$(BUILD) --file images/steps/Dockerfile --target gpu --tag portrait-scorer/steps:$(VERSION)-gpu .
 	$(BUILD) --file images/serving/Dockerfile --tag portrait-scorer/serving:$(VERSION) .
 	@docker images --format '{{.Repository}}:{{.Tag}}	{{.Size}}' 'portrait-scorer/*:$(VERSION)*'
+	$(if $(PUSH),$(BIN)/python -m images.release $(PUSH) --version $(VERSION))
+	$(if $(PUSH),$(BIN)/python -m pipeline compile)
 
 BUILD = docker build --build-arg REVISION=$(REVISION) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE))
 

@@ -31,6 +31,7 @@ from components.scorer.settings import (
 )
 from components.training.component import training
 from components.validation.component import validation
+from images.digests import STEPS_CPU, STEPS_GPU
 from pipeline import choices, resources
 
 NAME = "portrait-scorer"
@@ -276,5 +277,7 @@ def portrait_scorer(
                     dataset=data.outputs["dataset"], checks=checked.outputs["checks"],
                     scorer=scorer.outputs["scorer"], results=judged.outputs["results"],
                     workspace=workspace, models=models, name=name, consent=consent, **among(given, Push),
+                    # Compiled in: within the images, which are older than their digests, nobody knows them.
+                    images={"steps (CPU)": STEPS_CPU, "steps (GPU)": STEPS_GPU},
                 )  # fmt: skip
                 resources.uncached(resources.give(published, resources.PUSH))

@@ -16,6 +16,7 @@ def push(
     name: str,
     consent: str,
     model_registry: str,
+    images: dict,
 ) -> str:
     """Publish the scorer as a version with its model card and make it the champion; returns the version's URI."""
     from components.scorer.journal import step
@@ -25,7 +26,6 @@ def push(
 
         from components.push.push import Origin, push
         from components.scorer.photos import records
-        from images import digests
 
         origin = Origin(
             dataset=dataset.path,
@@ -34,7 +34,7 @@ def push(
                 each: dataset.metadata.get(each, "") for each in ("photos", "ratings", "unlabelled", "attributes")
             },
             consent=consent,
-            images={"steps (CPU)": digests.STEPS_CPU, "steps (GPU)": digests.STEPS_GPU},
+            images=images,
         )
         photos = [record["photo"] for record in islice(records(dataset.path, "test"), 16)]
         return push(

@@ -1,0 +1,163 @@
+"""A release to a true registry on loopback: ``make images PUSH=…``, with images that take no time to build."""
+
+import json
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.containers.engine import ROOT, Unavailable, docker, engine
+from tests.test_release import git
+
+TINY = """FROM scratch AS {name}
+COPY images/{folder} /images
+ARG REVISION=unknown
+LABEL org.opencontainers.image.revision=$REVISION
+"""
+DIGEST = r"sha256:[0-9a-f]{64}"
+VERSION = "0.0.0"  # no version of this project, so that no image of it is replaced
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A registry's address; the engine, too, runs as long."""
+    if not shutil.which("docker-registry"):
+        pytest.skip("there is no registry to push to: install Debian's docker-registry")
+    folder = tmp_path_factory.mktemp("registry")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    config = {"version": 0.1, "storage": {"filesystem": {"rootdirectory": str(folder)}}, "http": {"addr": address}}
+    (folder / "config.yml").write_text(yaml.safe_dump(config))
+    try:
+        with engine(), open(folder / "log", "wb") as log:
+            command = ["docker-registry", "serve", str(folder / "config.yml")]
+            started = subprocess.Popen(command, stdout=log, stderr=log)
+            try:
+                for _ in range(100):
+                    with socket.socket() as asked:
+                        if not asked.connect_ex(("127.0.0.1", int(address.rpartition(":")[2]))):
+                            break
+                    time.sleep(0.1)
+                yield address
+            finally:
+                ours = docker("images", "--format", "{{.Repository}}:{{.Tag}}").splitlines()
+                ours = [each for each in ours if each.startswith(address) or each.endswith(VERSION)
+                        or f":{VERSION}-" in each]  # fmt: skip
+                subprocess.run(["docker", "image", "rm", "--force", *ours], capture_output=True)
+                started.terminate()
+                started.wait()
+    except Unavailable as why:
+        pytest.skip(f"no image can be pushed here: {why}")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project as it is committed, but for Dockerfiles that take no time, and with this environment."""
+    tree = tmp_path_factory.mktemp("tree")
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, files.split("\0")):
+        if not name.startswith("tests/") and (ROOT / name).is_file():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tree / name)
+    project = (tree / "pyproject.toml").read_text()
+    (tree / "pyproject.toml").write_text(re.sub(r'^version = ".*"$', f'version = "{VERSION}"', project, flags=re.M))
+    steps = "".join(TINY.format(name=name, folder=folder) for name, folder in (("cpu", "steps"), ("gpu", "locks")))
+    (tree / "images/steps/Dockerfile").write_text(steps)
+    (tree / "images/serving/Dockerfile").write_text(TINY.format(name="server", folder="serving"))
+    git(tree, "init"), git(tree, "add", "."), git(tree, "commit", "-m", "all")
+    own = tree / ".venv" / "bin"
+    own.mkdir(parents=True)
+    (own / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    (own / "python").chmod(0o755)
+    (own / ".cpu").touch()
+    return tree
+
+
+def make(tree: Path, push: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["make", "images", f"PUSH={push}"], cwd=tree, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def pushed(registry: str, tree: Path) -> subprocess.CompletedProcess[str]:
+    done = make(tree, f"{registry}/team")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def named(tree: Path) -> dict[str, str]:
+    values: dict = {}
+    exec((tree / "images" / "digests.py").read_text(), values)
+    return {name: value for name, value in values.items() if name.isupper()}
+
+
+def test_every_image_is_in_the_registry_under_the_digest_that_is_written(pushed, registry, tree):
+    images = named(tree)
+    assert set(images) == {"STEPS_CPU", "STEPS_GPU", "SERVING"}
+    kinds = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json"
+    for image in images.values():
+        repository, _, digest = image.partition("@")
+        assert re.fullmatch(DIGEST, digest)
+        place = repository.removeprefix(f"{registry}/")
+        asked = urllib.request.Request(f"http://{registry}/v2/{place}/manifests/{digest}", headers={"Accept": kinds})
+        with urllib.request.urlopen(asked) as answer:
+            assert answer.headers["Docker-Content-Digest"] == digest
+
+
+def test_what_is_pulled_by_digest_is_of_the_committed_revision(pushed, tree):
+    revision = git(tree, "rev-parse", "HEAD").strip()
+    for image in named(tree).values():
+        docker("pull", "--quiet", image)
+        labels = json.loads(docker("image", "inspect", "--format", "{{json .Config.Labels}}", image))
+        assert labels["org.opencontainers.image.revision"] == revision
+
+
+def test_the_tag_is_a_comment_and_names_version_and_revision(pushed, tree):
+    revision = git(tree, "rev-parse", "--short=12", "HEAD").strip()
+    text = (tree / "images" / "digests.py").read_text()
+    assert re.findall(r"  # (.*)$", text, re.MULTILINE) == [
+        f"{VERSION}-{revision}-cpu",
+        f"{VERSION}-{revision}-gpu",
+        f"{VERSION}-{revision}",
+    ]
+
+
+def test_the_compiled_pipeline_names_the_digests_and_no_tag(pushed, tree):
+    text, images = (tree / "pipeline.yaml").read_text(), named(tree)
+    used = set(re.findall(r"^ +image: (\S+)$", text, re.MULTILINE))
+    assert used == {images["STEPS_CPU"], images["STEPS_GPU"]}
+
+
+def test_the_output_says_what_was_pushed_and_what_to_commit(pushed, tree):
+    for image in named(tree).values():
+        assert image in pushed.stdout
+    assert "images/digests.py names these: commit it together with pipeline.yaml" in pushed.stdout
+
+
+def test_a_second_push_is_refused_until_the_first_is_committed_and_then_gives_other_tags(pushed, registry, tree):
+    before = named(tree)
+    done = make(tree, f"{registry}/team")
+    assert done.returncode != 0
+    assert "the tree differs from the revision that its images would name, in images/digests.py" in done.stderr
+    assert "docker build" not in done.stdout
+    git(tree, "add", "."), git(tree, "commit", "-m", "released")
+    assert make(tree, f"{registry}/team").returncode == 0
+    assert not set(before.values()) & set(named(tree).values())  # their label is another revision
+
+
+def test_a_registry_that_refuses_leaves_the_digests_as_they_were(pushed, tree):
+    git(tree, "add", "."), git(tree, "commit", "--allow-empty", "-m", "again")
+    before = (tree / "images" / "digests.py").read_text()
+    done = make(tree, "127.0.0.1:9/team")
+    assert done.returncode != 0
+    assert "error: docker push 127.0.0.1:9/team/steps:" in done.stderr
+    assert (tree / "images" / "digests.py").read_text() == before
