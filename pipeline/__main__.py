@@ -27,7 +27,10 @@ _DATA = {
     "workspace": "where checkpoints, the register of splits and the runs' records are kept",
     "name": "name of the model",
 }
-_PATHS = ("photos", "ratings", "unlabelled", "attributes", "models", "workspace", "weights", "norms", "face_detector")
+_PATHS = (
+    "photos", "ratings", "unlabelled", "attributes", "models", "workspace", "weights", "norms", "face_detector",
+    "face_embedder",
+)  # fmt: skip
 """Parameters that hold an address."""
 
 
@@ -297,7 +300,7 @@ def _absolute(given: dict[str, Any], check: bool = True) -> dict[str, Any]:
     result = dict(given)
     for name in _PATHS:
         path = given.get(name, "")
-        if not path or "://" in path or path.startswith(("tfds:", "sample:")):
+        if not path or "://" in path or path.startswith(("tfds:", "sample:", "deepface:")):
             continue
         if check and name not in ("models", "workspace") and not Path(path).exists():
             raise FileNotFoundError(f"{name}: there is nothing at {path}")

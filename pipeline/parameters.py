@@ -13,6 +13,7 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 from components.scorer import model_registry
 from components.scorer.settings import (
     Evaluation,
+    Faces,
     Ingestion,
     Policy,
     Pretraining,
@@ -20,6 +21,7 @@ from components.scorer.settings import (
     Training,
     Validation,
     among,
+    check_faces,
     check_policy,
     check_together,
     from_parameters,
@@ -89,7 +91,7 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
         if not spec.is_optional and not values.get(name):
             raise ValueError(f"{name} is missing. {spec.description}")
     checked = {}
-    for settings in (Ingestion, Pretraining, Training, Validation, Evaluation, Policy, Push):
+    for settings in (Ingestion, Faces, Pretraining, Training, Validation, Evaluation, Policy, Push):
         prefix = "pretraining_" if settings is Pretraining else ""
         try:
             checked[settings] = from_parameters(settings, **among(dict(values), settings, prefix))
@@ -99,6 +101,7 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
     _check_pool(values)
     _check_secret(values)
     check_together(checked[Pretraining], checked[Training].scale)
+    check_faces(checked[Faces])
     check_policy(checked[Policy])
     model_registry.check(checked[Push].model_registry)
     return dict(values)

@@ -18,6 +18,8 @@ from components.scorer.settings import (
     ChampionMode,
     Devices,
     Evaluation,
+    FacePreprocessing,
+    Faces,
     Ingestion,
     Policy,
     Pretraining,
@@ -36,7 +38,7 @@ from pipeline import choices, resources
 
 NAME = "portrait-scorer"
 
-_ingestion, _pretraining, _training = Ingestion(), Pretraining(), Training()
+_ingestion, _faces, _pretraining, _training = Ingestion(), Faces(), Pretraining(), Training()
 _validation, _evaluation, _policy, _push = Validation(), Evaluation(), Policy(), Push()
 
 
@@ -68,6 +70,15 @@ def portrait_scorer(
     test_share: float = _ingestion.test_share,
     duplicate_distance: int = _ingestion.duplicate_distance,
     beam_options: str = _ingestion.beam_options,
+    # Faces
+    face_detector: str = _faces.face_detector,
+    face_detector_sha256: str = _faces.face_detector_sha256,
+    face_embedder: str = _faces.face_embedder,
+    face_embedder_sha256: str = _faces.face_embedder_sha256,
+    face_preprocessing: FacePreprocessing = _faces.face_preprocessing,
+    face_layers: list = list(_faces.face_layers),  # noqa: B006
+    face_scale: float = _faces.face_scale,
+    face_mirror: bool = _faces.face_mirror,
     # The network, pretraining
     start: Start = _pretraining.start,
     weights: str = _pretraining.weights,
@@ -91,8 +102,6 @@ def portrait_scorer(
     job: str = _training.job,
     minimum_job: int = _training.minimum_job,
     norms: str = _training.norms,
-    face_detector: str = _training.face_detector,
-    face_detector_sha256: str = _training.face_detector_sha256,
     mixed_precision: bool = _training.mixed_precision,
     devices: Devices = _training.devices,
     seed: int = _training.seed,
@@ -166,6 +175,14 @@ def portrait_scorer(
         test_share: Share of rated photos in the test split.
         duplicate_distance: Bits of 256 in which the hashes of near duplicates differ at most.
         beam_options: Options of an Apache Beam runner for large input; empty works on the step's own cores.
+        face_detector: Address of YuNet's ONNX file; without it faces are looked for on no photo.
+        face_detector_sha256: SHA-256 that this file has to have; empty takes any.
+        face_embedder: Address of a .keras, .tflite or .onnx file that reads faces, or deepface:VGG-Face.
+        face_embedder_sha256: SHA-256 that this file has to have; empty takes any.
+        face_preprocessing: How the embedder wants pixels.
+        face_layers: Layers of a .keras embedder to read in place of its output, for example ["AvgPool"].
+        face_scale: Share of the side of a face's crop that ArcFace's template takes; smaller shows more around it.
+        face_mirror: Average what is read of a face and of its mirror image.
         start: What the network starts from: an autoencoder, a denoising one, ImageNet or nothing.
         weights: Address of a .keras or .weights.h5 file that the encoder starts from.
         backbone: Network of keras.applications.
@@ -187,8 +204,6 @@ def portrait_scorer(
         job: Column of the attributes that holds the job which the person offers to do; without it all are unknown.
         minimum_job: Training photos of a job that the scorer is to know; a rarer one counts as unknown.
         norms: Address of the JSON file of upload norms; empty takes those of this project.
-        face_detector: Address of YuNet's ONNX file; without it no faces are looked for on uploaded photos.
-        face_detector_sha256: SHA-256 that this file has to have; empty takes any.
         mixed_precision: Compute in 16 bits where that is safe; faster on GPUs with tensor cores.
         devices: One GPU, or all of the machine.
         seed: Seed of every draw.
@@ -240,8 +255,8 @@ def portrait_scorer(
     with dsl.ExitHandler(told, name="steps"):
         data = ingestion(
             photos=photos, ratings=ratings, unlabelled=unlabelled, attributes=attributes, workspace=workspace,
-            models=models, weights=weights, norms=norms, face_detector=face_detector,
-            face_detector_sha256=face_detector_sha256, **among(given, Ingestion),
+            models=models, weights=weights, norms=norms, show_photos=show_photos,
+            **among(given, Faces), **among(given, Ingestion),
         )  # fmt: skip
         resources.uncached(resources.give(data, resources.INGESTION))
 

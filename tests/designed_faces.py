@@ -71,6 +71,18 @@ def embedder(seed: int = 0, shape: tuple[Any, ...] = ("n", 3, SIDE, SIDE)) -> by
     )
 
 
+def write_keras(file: Path, shape: tuple[int | None, ...] = (SIDE, SIDE, 3)) -> None:
+    """Write an embedder as Keras saves it, of four layers: its input, the maps ``first``, ``pooled`` and ``answer``."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(1)
+    given = keras.Input(shape)
+    maps = layers.Conv2D(8, 5, strides=2, activation="relu", name="first")(given)
+    pooled = layers.GlobalAveragePooling2D(name="pooled")(maps)
+    keras.Model(given, layers.Dense(SIZE, name="answer")(pooled)).save(file)
+
+
 def write(folder: Path) -> dict[str, str]:
     """Write both into files; the settings that name them."""
     files = {"face_detector": (folder / "detector.onnx", detector()), "face_embedder": (folder / "e.onnx", embedder())}

@@ -61,7 +61,7 @@ class Inputs:
             columns=["photo", "rater", "score"],
         )
 
-    def ingest(self, name: str = "out", settings: Ingestion = SETTINGS, **options: str) -> dict:
+    def ingest(self, name: str = "out", settings: Ingestion = SETTINGS, **options: object) -> dict:
         """Ingest; the data set is then at ``self.dataset``, its record in ``self.record``."""
         self.dataset, self.report = self.folder / name / "dataset", self.folder / name / "report.html"
         self.ratings.to_csv(self.folder / "ratings.csv", index=False)

@@ -13,9 +13,9 @@ import pytest
 from components.ingestion.component import ingestion
 from components.scorer import norms, storage
 from components.scorer.preflight import examine
-from components.scorer.settings import Ingestion, as_parameters
+from components.scorer.settings import Faces, Ingestion, as_parameters
 from pipeline.__main__ import main
-from tests import gcs
+from tests import designed_faces, gcs
 
 
 @pytest.fixture(params=["folder", "google", "amazon"])
@@ -27,12 +27,17 @@ def given(request, tmp_path) -> dict[str, str]:
     base = places[request.param]
     files = {
         "photos": "photos/a.jpg", "ratings": "ratings.csv", "weights": "net.keras",
-        "norms": "norms.json", "face_detector": "yunet.onnx",
+        "norms": "norms.json", "face_detector": "yunet.onnx", "face_embedder": "embedder.onnx",
     }  # fmt: skip
-    for name in files.values():
-        storage.write_bytes(f"{base}/{name}", norms.BUILT_IN.read_bytes() if name == "norms.json" else b"content")
+    contents = {
+        "norms": norms.BUILT_IN.read_bytes(),
+        "face_detector": designed_faces.detector(),
+        "face_embedder": designed_faces.embedder(),
+    }
+    for what, name in files.items():
+        storage.write_bytes(f"{base}/{name}", contents.get(what, b"content"))
     addresses = {what: f"{base}/{name}" for what, name in files.items()} | {"photos": f"{base}/photos"}
-    digest = hashlib.sha256(b"content").hexdigest()
+    digest = hashlib.sha256(contents["face_detector"]).hexdigest()
     return addresses | {"models": f"{base}/m", "workspace": f"{base}/w", "face_detector_sha256": digest}
 
 
@@ -44,15 +49,29 @@ def test_a_run_in_order_is_said_to_be_so_and_nothing_is_left_behind(given):
     before = listing(given)
     said = examine(given)
     assert [line.split()[0] for line in said] == [
-        "photos", "ratings", "models", "workspace", "weights", "norms", "face_detector", "the"
+        "photos", "ratings", "models", "workspace", "weights", "norms", "face_detector", "face_embedder", "the", "the"
     ]  # fmt: skip
     assert listing(given) == before
 
 
-@pytest.mark.parametrize("name", ["photos", "ratings", "weights", "norms", "face_detector"])
+@pytest.mark.parametrize("name", ["photos", "ratings", "weights", "norms", "face_detector", "face_embedder"])
 def test_what_is_not_there_is_named(given, name):
     with pytest.raises(ValueError, match=rf"1 thing is wrong; {name} .*gone.*: there is nothing at this address"):
         examine(given | {name: given[name].replace(".", "/gone.") if "." in given[name] else given[name] + "/gone"})
+
+
+def test_a_face_detector_or_embedder_that_is_none_is_refused(given):
+    storage.write_bytes(given["face_embedder"], b"no network")
+    wrong = {"face_detector": given["ratings"], "face_detector_sha256": ""}
+    with pytest.raises(ValueError, match=r"2 things are wrong; face_detector .*of YuNet.*; face_embedder .*ONNX"):
+        examine(given | wrong)
+
+
+def test_a_layer_that_the_embedder_lacks_is_told_with_those_like_it(tmp_path, given):
+    designed_faces.write_keras(tmp_path / "e.keras")
+    layers = {"face_embedder": str(tmp_path / "e.keras"), "face_layers": ["Pooled"]}
+    with pytest.raises(ValueError, match=r"face_embedder .*among its 4 layers, got 'Pooled'; like it are \['pooled'\]"):
+        examine(given | layers)
 
 
 def test_everything_that_is_wrong_is_told_at_once(given):
@@ -74,7 +93,7 @@ def test_drawn_photos_and_empty_parameters_are_passed_over():
 
 
 def test_a_digest_without_its_file_is_refused():
-    with pytest.raises(ValueError, match="face_detector_sha256: is given without face_detector"):
+    with pytest.raises(ValueError, match="settings of faces: face_detector_sha256 is given without face_detector"):
         examine({"face_detector_sha256": "0" * 64})
 
 
@@ -143,7 +162,8 @@ def test_ingestion_looks_before_it_reads_any_photo(tmp_path, monkeypatch):
     kind = namedtuple("artifact", "path uri")
     arguments = dict.fromkeys(inspect.signature(ingestion.python_func).parameters, "")
     places = {name: kind(str(tmp_path / name), "") for name in ("dataset", "report", "metrics")}
-    numbers = {name: value for name, value in as_parameters(Ingestion()).items() if name in arguments}
+    settings = as_parameters(Ingestion()) | as_parameters(Faces())
+    numbers = {name: value for name, value in settings.items() if name in arguments}
     own = {"photos": "sample:", "workspace": str(tmp_path), "weights": str(tmp_path / "gone.keras")}
     with pytest.raises(ValueError, match="before anything is trained: 1 thing is wrong; weights "):
         ingestion.python_func(**arguments | numbers | places | own)

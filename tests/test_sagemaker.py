@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from components.ingestion.sample import draw
+from components.scorer.settings import Faces
 from images.steps import train
 from pipeline import parameters
 
@@ -159,9 +160,20 @@ def test_a_channel_of_that_name_is_the_setting(channel, tmp_path):
     for name in ("photos", "ratings", channel):
         (tmp_path / "input" / "data" / name).mkdir(parents=True)
         (tmp_path / "input" / "data" / name / "file").touch()
-    ((kind, field),) = train.parameters()[channel]
     file = tmp_path / "input" / "data" / channel / "file"
-    assert getattr(train.read(tmp_path).settings[kind], field) == str(file)
+    for kind, field in train.parameters()[channel]:
+        assert getattr(train.read(tmp_path).settings[kind], field) == str(file)
+
+
+def test_a_channel_of_a_face_embedder_needs_one_of_a_face_detector(tmp_path):
+    for name in ("photos", "ratings", "face_embedder"):
+        (tmp_path / "input" / "data" / name).mkdir(parents=True)
+        (tmp_path / "input" / "data" / name / "file.onnx").touch()
+    with pytest.raises(ValueError, match="face_embedder needs face_detector"):
+        train.read(tmp_path)
+    (tmp_path / "input" / "data" / "face_detector").mkdir()
+    (tmp_path / "input" / "data" / "face_detector" / "file").touch()
+    assert train.read(tmp_path).settings[Faces].face_embedder.endswith("face_embedder/file.onnx")
 
 
 def test_several_instances_are_refused(tmp_path):

@@ -20,6 +20,13 @@ def ingestion(
     norms: str,
     face_detector: str,
     face_detector_sha256: str,
+    face_embedder: str,
+    face_embedder_sha256: str,
+    face_preprocessing: str,
+    face_layers: list,
+    face_scale: float,
+    face_mirror: bool,
+    show_photos: bool,
     rating_format: str,
     ava_tags: list,
     minimum_raters: int,
@@ -44,13 +51,15 @@ def ingestion(
     with step("ingestion", workspace, report.uri) as place:
         from components.ingestion.ingest import ingest
         from components.scorer.preflight import examine
-        from components.scorer.settings import Ingestion, among, from_parameters
+        from components.scorer.settings import Faces, Ingestion, among, from_parameters
 
         settings = from_parameters(Ingestion, **among(parameters, Ingestion))
+        faces = from_parameters(Faces, **among(parameters, Faces))
         examine(parameters, dataset.path)
         found = ingest(
             photos, ratings, dataset.path, report.path,
             unlabelled=unlabelled, attributes=attributes, workspace=place, settings=settings,
+            faces=faces, show_photos=show_photos,
         )  # fmt: skip
         dataset.metadata.update(photos=photos, ratings=ratings, unlabelled=unlabelled, attributes=attributes)
         fingerprint = found.pop("fingerprint")

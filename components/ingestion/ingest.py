@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 
 from components.ingestion import groups, inspection
+from components.ingestion.crops import shown_faces
 from components.ingestion.inputs import Inputs, read_inputs
 from components.ingestion.left_out import REASONS, LeftOut
 from components.ingestion.outcome import Outcome, Side
 from components.ingestion.ratings import VOTES, Ratings
 from components.ingestion.report import page
-from components.scorer import metrics, storage
-from components.scorer.settings import Ingestion
+from components.scorer import embedding, face_weights, metrics, storage
+from components.scorer.settings import Faces, Ingestion
 from components.scorer.workspace import Workspace
 
 SHARD_BYTES = 64 * 2**20
@@ -40,6 +41,9 @@ ADVICE = MappingProxyType(
 )
 """What to do about photos that are left out for a reason."""
 
+NO_FACES = Faces()
+"""Faces are not looked for."""
+
 _HARMLESS = "near a rated photo"  # says nothing of the input: a folder of all photos contains the rated ones
 
 
@@ -53,6 +57,8 @@ def ingest(
     attributes: str = "",
     workspace: Workspace,
     settings: Ingestion,
+    faces: Faces = NO_FACES,
+    show_photos: bool = False,
 ) -> dict[str, Any]:
     """Make a checked, grouped and split data set of photos and ratings, with a report.
 
@@ -68,6 +74,8 @@ def ingest(
         attributes: table of attributes, splits and groups by photo, or ``""``.
         workspace: where the run keeps the inspected photos, and all runs the register of splits.
         settings: of the ingestion.
+        faces: what finds and reads the faces of the rated photos; the weights are kept with the data set.
+        show_photos: whether the report shows faces.
 
     Returns:
         The figures for the pipeline's metrics, and ``fingerprint``: a hash of the records and of what shapes the
@@ -75,12 +83,15 @@ def ingest(
 
     Raises:
         FileNotFoundError: an input is not there.
-        ValueError: the input cannot be understood, more photos are left out than ``settings.maximum_left_out``
-            allows, or a split stays without photos. Nothing is written then, nor entered into the register.
+        ValueError: the input or the weights cannot be understood, more photos are left out than
+            ``settings.maximum_left_out`` allows, or a split stays without photos. Nothing is written then, nor
+            entered into the register.
     """
-    with _scratch(dataset, workspace, settings) as (spool, sources):
+    with _scratch(dataset, workspace, settings) as (spool, sources, weights):
+        about = face_weights.prepare(faces, weights)
+        address = _reachable(weights, about, spool) if about else ""
         inputs = read_inputs(photos, ratings, unlabelled, attributes, sources, settings)
-        table, left_out = _inspected(inputs, spool, settings)
+        table, left_out = _inspected(inputs, spool, settings, address)
 
         def check(assigned: groups.Assigned) -> None:
             for what, side in zip(("rated", "unlabelled"), _sides(inputs, left_out, assigned), strict=True):
@@ -99,41 +110,53 @@ def ingest(
             notes=[*inputs.notes, *_drawn_validation(table, assigned.table)],
             settings=settings,
             people=_people(inputs.rated, assigned.table),
+            faces=about,
         )
-        shown = page(outcome)
-        _write(dataset, outcome, spool)
+        shown = page(outcome, shown_faces(outcome) if about and show_photos else None)
+        _write(dataset, outcome, spool, weights if about else "")
         shown.write(report)
     return outcome.figures() | {"fingerprint": outcome.fingerprint}
 
 
 @contextmanager
-def _scratch(dataset: str, workspace: Workspace, settings: Ingestion) -> Iterator[tuple[str, str]]:
-    """Addresses for the inspected photos and for sources that have to be written to be read.
+def _scratch(dataset: str, workspace: Workspace, settings: Ingestion) -> Iterator[tuple[str, str, str]]:
+    """Addresses for the inspected photos, for sources that have to be written to be read, and for weights of faces.
 
     They stay when the work was cut short, for the next attempt; not when the input was wrong, or the next attempt
     would see what has been mended meanwhile as it was.
     """
     spool = workspace.checkpoints("ingestion")
-    local = Path(f"{dataset}.sources")
+    local, weights = Path(f"{dataset}.sources"), Path(f"{dataset}.faces")
     # Beam's workers, maybe on other machines, must reach these photos as well.
     sources = storage.join(spool, "sources") if settings.beam_options else str(local)
     try:
-        yield storage.join(spool, "photos"), sources
+        yield storage.join(spool, "photos"), sources, str(weights)
     except (ValueError, FileNotFoundError):
-        _remove(spool, local)
+        _remove(spool, local, weights)
         raise
-    _remove(spool, local)
+    _remove(spool, local, weights)
 
 
-def _remove(spool: str, local: Path) -> None:
+def _remove(spool: str, *local: Path) -> None:
     storage.delete_tree(spool)
-    shutil.rmtree(local, ignore_errors=True)
+    for folder in local:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _reachable(weights: str, about: dict[str, Any], spool: str) -> str:
+    """Copy the weights of faces to where all workers reach them, to an address that tells them from others."""
+    address = storage.join(spool, "faces", hashlib.sha256(storage.to_json(about)).hexdigest()[:16])
+    embedding.copy(weights, address)
+    return address
 
 
 def _inspected(
-    inputs: Inputs, spool: str, settings: Ingestion
+    inputs: Inputs, spool: str, settings: Ingestion, faces: str
 ) -> tuple[pd.DataFrame, tuple[list[LeftOut], list[LeftOut]]]:
-    """The photos that can be used, in the order of the data set, and the others: of the rated, of the unlabelled."""
+    """The photos that can be used, in the order of the data set, and the others: of the rated, of the unlabelled.
+
+    Faces are looked for on the rated ones: pretraining has no use for them.
+    """
     labelled = int(inputs.photos["labelled"].sum())
     print(f"inspecting {labelled:,} rated and {len(inputs.photos) - labelled:,} unlabelled photos", flush=True)
     # In the order of the data set, so that each of its files is written from a few spool files read in turn.
@@ -142,14 +165,17 @@ def _inspected(
     for labelled, before in zip((True, False), inputs.left_out, strict=True):
         photos = ordered[ordered["labelled"] == labelled]
         found = inspection.inspect_all(
-            zip(photos["photo"], photos["uri"], strict=True), settings, spool, beam_options=settings.beam_options
-        )
+            zip(photos["photo"], photos["uri"], strict=True), settings, spool,
+            beam_options=settings.beam_options, faces=faces if labelled else "",
+        )  # fmt: skip
         tables.append(photos.merge(found.table, on="photo").drop(columns=["uri", "key"]))
         left_out.append([*before, *found.left_out])
     votes = inputs.rated.table[[*VOTES, "raters"]]
     table = pd.concat([part for part in tables if len(part)] or tables[:1], ignore_index=True)
     table = table.join(votes, on="photo")
     table.loc[~table["labelled"].astype(bool), [*VOTES, "raters"]] = 0
+    if "face_count" in table:
+        table = table.fillna({"face_count": 0, "face_confidence": 0.0}).astype({"face_count": int})
     return table.astype({"raters": int, "labelled": bool}), tuple(left_out)
 
 
@@ -240,19 +266,20 @@ def _reliability(rated: Ratings, table: pd.DataFrame) -> metrics.Reliability | N
     return metrics.reliability_of_counts(entered[list(VOTES)].to_numpy(float) * entered[["raters"]].to_numpy())
 
 
-def _write(dataset: str, outcome: Outcome, spool: str) -> None:
+def _write(dataset: str, outcome: Outcome, spool: str, weights: str) -> None:
     """Write the data set, in files of about ``SHARD_BYTES``."""
     from components.ingestion import builder  # not before the inspection is over: TensorFlow takes half a gigabyte
 
-    splits = {}
+    splits, size = {}, embedding.size(weights) if weights else None
     for split, photos in outcome.table.groupby("split"):
         number = (photos["length"].cumsum() - 1) // SHARD_BYTES
-        splits[split] = [_Stored(shard) for _, shard in photos.groupby(number)]
+        splits[split] = [_Stored(shard, size) for _, shard in photos.groupby(number)]
     builder.write(
         dataset,
         splits,
         outcome.attributes,
         outcome.record(),
+        faces=weights,
         beam_options=outcome.settings.beam_options,
         shared=storage.join(spool, "written"),
     )
@@ -261,15 +288,16 @@ def _write(dataset: str, outcome: Outcome, spool: str) -> None:
 class _Stored:
     """Some photos of the data set as examples, each read when it is its turn."""
 
-    def __init__(self, photos: pd.DataFrame):
-        self._photos = photos
+    def __init__(self, photos: pd.DataFrame, embedding_size: int | None):
+        self._photos, self._size = photos, embedding_size
 
     def __len__(self) -> int:
         return len(self._photos)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         votes = self._photos[list(VOTES)].to_numpy(np.float32)
-        rows = self._photos[["photo", "raters", "group", "attributes", "spool", "offset", "length"]]
+        columns = ["photo", "raters", "group", "attributes", "spool", "offset", "length"]
+        rows = self._photos[[*columns, *(inspection.FACES if self._size is not None else ())]]
         for row, shares in zip(rows.itertuples(index=False), votes, strict=True):
             yield {
                 "photo": inspection.read_photo(row.spool, row.offset, row.length),
@@ -278,4 +306,18 @@ class _Stored:
                 "raters": row.raters,
                 "group": row.group,
                 "attributes": row.attributes,
+                **(self._faces(row) if self._size is not None else {}),
             }
+
+    def _faces(self, row: Any) -> dict[str, Any]:
+        """What was seen of a photo's faces; nothing where they were not looked for."""
+        if pd.isna(row.face_place):
+            return embedding.record(embedding.unseen(self._size))
+        face = {
+            "count": row.face_count,
+            "confidence": np.float32(row.face_confidence),
+            "box": np.array(row.face_box, "float32"),
+            "landmarks": np.array(row.face_landmarks, "float32"),
+        }
+        read = {"embedding": inspection.read_embedding(row.spool, int(row.face_place), self._size)}
+        return {"face": face, **(read if self._size else {})}

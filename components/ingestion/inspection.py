@@ -3,7 +3,9 @@
 Photos are inspected in chunks. A chunk leaves two files in a folder: its photos as JPEGs one behind the
 other (``….jpegs``), and then, as the sign that it is complete, what is known of them (``….json``). Both are named
 by what the chunk consists of, so an ingestion that was killed and started again goes on from the complete chunks,
-and neither half-written files nor those of other photos or settings can be mistaken for them.
+and neither half-written files nor those of other photos or settings can be mistaken for them. Where faces are looked
+for, they are looked for on the photo as it is stored, decoded again, which is what all later rooms have of it; where
+they are read, the embeddings lie in a third file (``….embeddings``), float32, one behind the other.
 """
 
 import hashlib
@@ -12,10 +14,12 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL
+from PIL import Image
 
 from components.ingestion import engine
 from components.ingestion.left_out import LeftOut
@@ -26,6 +30,8 @@ from components.scorer.settings import Ingestion
 if TYPE_CHECKING:
     import pandas as pd
 
+    from components.scorer.embedding import Reader
+
 CHUNK = 128
 """Photos in a chunk: some seconds of work, which is what a kill loses, and some 5 MB of stored photos."""
 
@@ -33,6 +39,9 @@ COLUMNS = (
     "photo", "sha256", "phash", "width", "height", "brightness", "sharpness", "spool", "offset", "length",
 )  # fmt: skip
 """Columns of `Inspections.table`."""
+
+FACES = ("face_count", "face_confidence", "face_box", "face_landmarks", "face_place")
+"""Its further columns where faces are looked for: what the data set keeps of them, and the embedding's place."""
 
 _READ_AHEAD = 8  # photos a worker fetches before it needs them: hides a bucket's latency, costs some 30 MB
 _MISSING = (FileNotFoundError, PermissionError, IsADirectoryError)  # of one object; anything else is an outage
@@ -71,17 +80,22 @@ class Chunk:
             out of date.
         settings: of the ingestion.
         folder: address that receives the chunk's files.
+        faces: address of the weights that find and read faces, whose last part tells them from others (see
+            `embedding`); empty: faces are not looked for.
     """
 
     photos: tuple[tuple[str, ...], ...]
     settings: Ingestion
     folder: str
+    faces: str = ""
 
     @property
     def name(self) -> str:
         """Hash of what the chunk's files depend on."""
         s = self.settings
         made = (s.minimum_side, s.maximum_pixels, s.shorter_side, s.jpeg_quality, PIL.__version__)
+        if self.faces:
+            made = (*made, self.faces.rpartition("/")[2])
         return hashlib.sha256(repr((self.photos, made)).encode()).hexdigest()[:32]
 
     @property
@@ -101,7 +115,8 @@ class Inspections:
 
     Attributes:
         table: a row for each photo that can be used, in the order given. Columns ``COLUMNS``: ``photo``, the fields
-            of `Inspected`, and where the stored photo lies: `read_photo` takes ``spool``, ``offset`` and ``length``.
+            of `Inspected`, and where the stored photo lies: `read_photo` takes ``spool``, ``offset`` and ``length``;
+            where faces are looked for, ``FACES`` as well: `read_embedding` takes ``spool`` and ``face_place``.
         left_out: the other photos.
     """
 
@@ -139,7 +154,7 @@ def inspect(photo_id: str, data: bytes, settings: Ingestion) -> Inspected | Left
 
 
 def inspect_all(
-    photos: Iterable[tuple[str, ...]], settings: Ingestion, folder: str, *, beam_options: str = ""
+    photos: Iterable[tuple[str, ...]], settings: Ingestion, folder: str, *, beam_options: str = "", faces: str = ""
 ) -> Inspections:
     """Inspect photos on all cores, or on a Beam runner; what an earlier call left complete is not done again.
 
@@ -150,13 +165,15 @@ def inspect_all(
         settings: of the ingestion.
         folder: address for the chunks' files; Beam workers on other machines must reach it. The caller removes it.
         beam_options: options of an Apache Beam runner; empty: the cores of this machine.
+        faces: as in `Chunk`; Beam workers on other machines must reach it.
 
     Raises:
         OSError: the storage failed, other than by not having a photo.
         RuntimeError: a worker process died.
     """
     every = list(photos)
-    chunks = [Chunk(tuple(every[start : start + CHUNK]), settings, folder) for start in range(0, len(every), CHUNK)]
+    starts = range(0, len(every), CHUNK)
+    chunks = [Chunk(tuple(every[start : start + CHUNK]), settings, folder, faces) for start in starts]
     there = {file.uri for file in storage.files(folder)}
     missing = [chunk for chunk in chunks if chunk.index not in there]
     if missing and beam_options:
@@ -183,20 +200,61 @@ def inspect_chunk(chunk: Chunk) -> None:
         row |= {"spool": address, "offset": len(spool), "length": len(found.data)}
         rows.append({column: row[column] for column in COLUMNS})
         spool += found.data
+    if chunk.faces:
+        storage.write_bytes(_embeddings(address), _look_at_faces(chunk.faces, spool, rows))
     storage.write_bytes(address, bytes(spool))
     storage.write_json(chunk.index, {"rows": rows, "left_out": left_out})
 
 
 def read_photo(spool: str, offset: int, length: int) -> bytes:
     """A stored photo: the JPEG at a place of `Inspections.table`."""
-    if storage.is_remote(spool):
-        return _remote(spool)[offset : offset + length]
-    with open(spool.removeprefix("file://"), "rb") as file:
+    return _piece(spool, offset, length)
+
+
+def read_embedding(spool: str, place: int, size: int) -> np.ndarray:
+    """A face's embedding, float32 ``[size]``, at a place of `Inspections.table`."""
+    width = size * np.dtype("<f4").itemsize
+    return np.frombuffer(_piece(_embeddings(spool), place * width, width), "<f4")
+
+
+def _embeddings(spool: str) -> str:
+    """Address of the embeddings of a chunk's photos."""
+    return spool.removesuffix(".jpegs") + ".embeddings"
+
+
+def _piece(address: str, offset: int, length: int) -> bytes:
+    if storage.is_remote(address):
+        return _remote(address)[offset : offset + length]
+    with open(address.removeprefix("file://"), "rb") as file:
         file.seek(offset)
         return file.read(length)
 
 
 _remote = lru_cache(maxsize=8)(storage.read_bytes)  # photos are mostly asked for one after the other
+
+
+def _look_at_faces(weights: str, spool: bytearray, rows: list[dict[str, Any]]) -> bytes:
+    """Enter what is seen of each stored photo's faces into its row; the embeddings one behind the other."""
+    from components.scorer import embedding  # here, for without faces the workers have no use for OpenCV and LiteRT
+
+    reader, embeddings = _reader(weights), bytearray()
+    for start in range(0, len(rows), embedding.BATCH):
+        some = rows[start : start + embedding.BATCH]
+        stored = [spool[row["offset"] : row["offset"] + row["length"]] for row in some]
+        for place, seen in enumerate(reader.read_all([Image.open(BytesIO(data)) for data in stored]), start):
+            face = embedding.record(seen)["face"]
+            values = (face["count"], float(face["confidence"]), face["box"].tolist(), face["landmarks"].tolist(), place)
+            rows[place] |= dict(zip(FACES, values, strict=True))
+            embeddings += seen.embedding.astype("<f4").tobytes()
+    return bytes(embeddings)
+
+
+@lru_cache(maxsize=1)
+def _reader(weights: str) -> "Reader":
+    """What finds and reads faces, of all chunks of one process."""
+    from components.scorer.embedding import Reader
+
+    return Reader.load(weights)
 
 
 def _inspected(photo_id: str, reading: Future[bytes], settings: Ingestion) -> Inspected | LeftOut:
@@ -222,6 +280,7 @@ def _collected(chunks: list[Chunk]) -> Inspections:
     import pandas as pd  # here, so that the workers, which have no use for it, stay small
 
     indexes = [storage.read_json(chunk.index) for chunk in chunks]
-    table = pd.DataFrame([row for index in indexes for row in index["rows"]], columns=list(COLUMNS))
+    columns = [*COLUMNS, *(FACES if any(chunk.faces for chunk in chunks) else ())]
+    table = pd.DataFrame([row for index in indexes for row in index["rows"]], columns=columns)
     table["phash"] = [bytes.fromhex(value) for value in table["phash"]]
     return Inspections(table, [LeftOut(**values) for index in indexes for values in index["left_out"]])

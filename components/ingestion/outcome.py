@@ -46,6 +46,7 @@ class Outcome:
         notes: sentences on what was assumed.
         settings: of the ingestion.
         people: how many gave the ratings, None where the file does not tell.
+        faces: what found and read the faces of the rated photos (see ``scorer.embedding``); None: nothing did.
     """
 
     schema: str
@@ -57,6 +58,7 @@ class Outcome:
     notes: list[str]
     settings: Ingestion
     people: int | None = None
+    faces: dict[str, Any] | None = None
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -76,13 +78,21 @@ class Outcome:
         return rated.assign(mean=mean_scores(rated[list(VOTES)].to_numpy(float)))
 
     @cached_property
+    def face_counts(self) -> dict[str, int]:
+        """Number of rated photos with no face, with one, and with several."""
+        found = Counter(self.labelled["face_count"].clip(upper=2).map({0: "none", 1: "one", 2: "several"}))
+        return {count: found[count] for count in ("none", "one", "several")}
+
+    @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the records and over what shapes the stored photos; the order of the photos has no part."""
+        """SHA-256 over the records, what shapes the stored photos and what found their faces; order has no part."""
         votes = self.table[list(VOTES)].to_numpy(float).round(6).tolist()
         columns = ("photo", "sha256", "split", "group", "raters", "attributes")
         rows = zip(votes, *(self.table[column] for column in columns), strict=True)
         records = sorted(json.dumps(row, sort_keys=True) for row in rows)
         shape = f"{self.settings.shorter_side} {self.settings.jpeg_quality}"
+        if self.faces:
+            shape += f" {json.dumps(self.faces, sort_keys=True)}"
         return hashlib.sha256("\n".join([shape, *records]).encode()).hexdigest()
 
     def record(self) -> dict[str, Any]:
@@ -110,6 +120,7 @@ class Outcome:
             "settings": settings,
             "reasons": self.reasons,
             "left_out": left_out,
+            **({"faces": {**self.faces, "photos": self.face_counts}} if self.faces else {}),
         }
 
     def figures(self) -> dict[str, float]:
@@ -123,4 +134,10 @@ class Outcome:
             "rated_mean_score": float(self.labelled["mean"].mean()),
             "rated_raters_a_photo": float(np.mean(self.labelled["raters"])),
             **agreement,
+            **{f"photos_{name}": float(number) for name, number in self._faces().items()},
         }
+
+    def _faces(self) -> dict[str, int]:
+        if self.faces is None:
+            return {}
+        return {"without_face": self.face_counts["none"], "with_several_faces": self.face_counts["several"]}

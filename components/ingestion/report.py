@@ -1,7 +1,7 @@
 """The report of an ingestion: what came in, how it was rated, what was left out and why."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,15 +12,20 @@ from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter, StrMet
 from components.ingestion.left_out import REASONS
 from components.ingestion.outcome import SPLITS, Outcome
 from components.ingestion.ratings import SCHEMAS
-from components.scorer.page import Page, chart, gallery, table, text
+from components.scorer.page import Page, chart, gallery, photo, table, text
 
 BLUE, ORANGE = "#3b82c4", "#d97b29"  # of middling brightness: legible on light and on dark
 _FILES = 300  # of the photos left out that the page names; ingestion.json names all
 _VALUES = 30  # of an attribute that the page counts
 
 
-def page(outcome: Outcome) -> Page:
-    """The page; it shows no photo."""
+def page(outcome: Outcome, crops: Mapping[str, Sequence[bytes]] | None = None) -> Page:
+    """The page; it shows no photo but the crops of faces that it is given.
+
+    Args:
+        outcome: what became of the photos.
+        crops: encoded pictures by what they are examples of; None: none are to be shown.
+    """
     shown = Page(
         "Ingestion",
         f"{len(outcome.labelled):,} rated and {outcome.counts['unlabelled']:,} unlabelled photos make the data set; "
@@ -30,6 +35,8 @@ def page(outcome: Outcome) -> Page:
     shown.section("Ratings", *_ratings(outcome))
     shown.section("How far people agree", *_agreement(outcome))
     shown.section("Photos", *_photos(outcome))
+    if outcome.faces:
+        shown.section("Faces", *_faces(outcome, crops))
     if outcome.attributes:
         shown.section("Splits by attribute", gallery([_by_attribute(outcome, name) for name in outcome.attributes]))
     shown.section("Left out", *_left_out(outcome))
@@ -120,6 +127,34 @@ def _photos(outcome: Outcome) -> list[str]:
                 shown("Shorter side, pixels", shorter, _log_bins(shorter), log=True),
             ]
         ),
+    ]
+
+
+def _faces(outcome: Outcome, crops: Mapping[str, Sequence[bytes]] | None) -> list[str]:
+    rows = []
+    for split in SPLITS[:-1]:
+        counts = outcome.labelled.loc[outcome.labelled["split"] == split, "face_count"]
+        row = {"no face": counts == 0, "one": counts == 1, "several": counts > 1}
+        rows.append({"split": split, **{name: int(which.sum()) for name, which in row.items()}})
+    size = outcome.faces.get("size", 0)
+    read = f"The largest one is read by a network that says {size:,} numbers of it. " if size else ""
+    confidence = outcome.labelled.loc[outcome.labelled["face_count"] > 0, "face_confidence"]
+    shown = []
+    if len(confidence):
+        shown.append(gallery([
+            _histogram("Confidence that it is a face", {"": confidence}, np.linspace(0.6, 1, 41), "photos", share=False)
+        ]))  # fmt: skip
+    if crops is None:
+        shown.append(text("The faces are not shown: show_photos is off."))
+    for what, pictures in (crops or {}).items():
+        shown += [text(what), gallery([photo(data, side=112) for data in pictures])]
+    return [
+        text(
+            f"Faces were looked for on the rated photos. {read}A photo without a face stays in the data set, and is "
+            "known as one; low confidence mostly means that a face is covered, turned aside or small."
+        ),
+        table(rows),
+        *shown,
     ]
 
 

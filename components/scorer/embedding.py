@@ -29,7 +29,8 @@ ABOUT, DETECTOR = "faces.json", "detector.onnx"
 EMBEDDERS = {"litert": "embedder.tflite", "onnx": "embedder.onnx"}
 """The embedder's file, by kind."""
 
-_BATCH = 8  # crops at a time, with their mirror images twice as many: more is no faster, and takes memory
+BATCH = 8
+"""Faces that are read at a time, with their mirror images twice as many: more is no faster, and takes memory."""
 
 _PREPROCESSING: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     # FaceNet (Schroff and others, 2015; prewhiten of D. Sandberg's code): each crop by its own mean and deviation.
@@ -134,7 +135,7 @@ class Embedder:
         side = self.about.side
         if crops.ndim != 4 or crops.shape[1:] != (side, side, 3):
             raise ValueError(f"expected crops [n, {side}, {side}, 3], got {list(crops.shape)}")
-        parts = [self._batch(crops[start : start + _BATCH]) for start in range(0, len(crops), _BATCH)]
+        parts = [self._batch(crops[start : start + BATCH]) for start in range(0, len(crops), BATCH)]
         return np.concatenate([np.empty((0, self.size), "float32"), *parts])
 
     def _batch(self, crops: np.ndarray) -> np.ndarray:

@@ -32,20 +32,18 @@ _PROBES = 4  # crops of noise on which an export is held against Keras
 
 @dataclass(frozen=True)
 class Given:
-    """An embedder as it was given, checked.
+    """An embedder as it was given, tried as far as that goes without Keras.
 
     Attributes:
         suffix: of its file.
         content: of it.
-        side: of the square that it reads, pixels.
-        channels_first: see `embedding.About`.
+        about: how it wants its crops; of a Keras file without the size of an embedding.
         sha256: of the content.
     """
 
     suffix: str
     content: bytes = field(repr=False)
-    side: int
-    channels_first: bool
+    about: About
     sha256: str
 
 
@@ -99,7 +97,7 @@ def read_detector(settings: Faces) -> bytes:
 
 
 def read_embedder(settings: Faces) -> Given:
-    """The embedder, its form checked; what takes Keras to find out is not.
+    """The embedder, tried; of a Keras file only its form is looked at, which takes no Keras.
 
     Raises:
         FileNotFoundError: there is none at its address.
@@ -109,11 +107,23 @@ def read_embedder(settings: Faces) -> Given:
     if suffix not in SUFFIXES:
         raise ValueError(f"expected a file that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
     content = _fetch(settings.face_embedder, "face_embedder_sha256", settings.face_embedder_sha256)
-    shape = {".keras": _keras_input, ".tflite": _lite_input, ".onnx": _onnx_input}[suffix](content)
+    side, channels_first = _square(
+        {".keras": _keras_input, ".tflite": _lite_input, ".onnx": _onnx_input}[suffix](content)
+    )
+    about = About(
+        kind="onnx" if suffix == ".onnx" else "litert",
+        preprocessing=settings.face_preprocessing,
+        side=side,
+        scale=settings.face_scale,
+        mirror=settings.face_mirror,
+        size=0,
+        channels_first=channels_first,
+    )
     if suffix == ".keras":
         _check_layers(content, settings.face_layers)
-    side, channels_first = _square(shape)
-    return Given(suffix, content, side, channels_first, hashlib.sha256(content).hexdigest())
+    else:
+        about = replace(about, size=Embedder(content, about).size)
+    return Given(suffix, content, about, hashlib.sha256(content).hexdigest())
 
 
 def _named(name: str, uri: str, read: Any, *arguments: Any) -> Any:
@@ -260,22 +270,12 @@ def _check_layers(content: bytes, wanted: tuple[str, ...]) -> None:
 
 def _write_embedder(given: Given, settings: Faces, folder: Path) -> About:
     """Write the embedder's file; how it wants its crops."""
-    kind = "onnx" if given.suffix == ".onnx" else "litert"
-    file = folder / embedding.EMBEDDERS[kind]
-    if given.suffix == ".keras":
-        _export(given, settings.face_layers, file)
-    else:
+    file = folder / embedding.EMBEDDERS[given.about.kind]
+    if given.suffix != ".keras":
         file.write_bytes(given.content)
-    about = About(
-        kind=kind,
-        preprocessing=settings.face_preprocessing,
-        side=given.side,
-        scale=settings.face_scale,
-        mirror=settings.face_mirror,
-        size=0,
-        channels_first=given.channels_first,
-    )
-    return replace(about, size=Embedder(str(file), about).size)
+        return given.about
+    _export(given, settings.face_layers, file)
+    return replace(given.about, size=Embedder(str(file), given.about).size)
 
 
 def _export(given: Given, layers: tuple[str, ...], file: Path) -> None:
@@ -290,7 +290,7 @@ def _export(given: Given, layers: tuple[str, ...], file: Path) -> None:
         except (OSError, TypeError, ValueError) as error:
             raise ValueError(f"expected a .keras file that Keras {keras.__version__} can load, got: {error}") from error
     network = _cut(network, layers)
-    noise = np.random.default_rng(0).normal(size=(_PROBES, given.side, given.side, 3)).astype("float32")
+    noise = np.random.default_rng(0).normal(size=(_PROBES, given.about.side, given.about.side, 3)).astype("float32")
     expected = np.asarray(network(noise, training=False))
     network.export(str(file), format="litert", verbose=False, **_half())
     if _cosine(expected, LiteNetwork(str(file))(noise)) < AGREEMENT:

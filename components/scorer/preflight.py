@@ -1,6 +1,5 @@
 """What would fail hours later, found before any GPU is paid for: addresses, permissions, files, disk, workers."""
 
-import hashlib
 import os
 import secrets
 import shutil
@@ -10,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from components.scorer import storage
+from components.scorer.settings import Faces, among, check_faces, from_parameters
 
 DISK = 2**30
 """Bytes that have to be free on the machine's disk: a data set of 20,000 photos takes about as much."""
 
 _DRAWN = ("tfds:", "sample:")  # photos that lie at no address
 _WEIGHTS = (".keras", ".weights.h5")
+_OF_FACES = ("face_detector_sha256", "face_embedder", "face_embedder_sha256", "face_layers")  # each needs another
 
 
 def examine(given: Mapping[str, Any], folder: str | Path = "") -> list[str]:
@@ -54,12 +55,12 @@ def _looks(given: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, Callab
     for name in ("models", "workspace"):
         if name in named:
             yield f"{name} {named[name]}", lambda uri=named[name]: _writable(uri)
-    files = {"weights": _weights, "norms": _norms, "face_detector": _detector}
+    files = {"weights": _weights, "norms": _norms, "face_detector": _detector, "face_embedder": _embedder}
     for name, look in files.items():
         if name in named:
-            yield f"{name} {named[name]}", lambda look=look: look(named)
-    if "face_detector_sha256" in named and "face_detector" not in named:
-        yield "face_detector_sha256", lambda: _refuse("is given without face_detector, whose digest it is")
+            yield f"{name} {named[name]}", lambda look=look: look(given)
+    if any(given.get(name) for name in _OF_FACES):
+        yield "the settings of faces", lambda: _together(given)
     if "beam_options" in named:
         yield "beam_options", lambda: _beam(named["beam_options"])
     yield "the disk", lambda: _disk(folder)
@@ -105,13 +106,13 @@ def _writable(uri: str) -> str:
     return "can be written to"
 
 
-def _weights(given: Mapping[str, str]) -> str:
+def _weights(given: Mapping[str, Any]) -> str:
     if not given["weights"].endswith(_WEIGHTS):
         raise ValueError(f"expected a {' or '.join(_WEIGHTS)} file")
     return _readable(given["weights"])
 
 
-def _norms(given: Mapping[str, str]) -> str:
+def _norms(given: Mapping[str, Any]) -> str:
     """The norms are parsed as training parses them."""
     from components.scorer import norms  # needs what the steps need; this machine may have less
 
@@ -119,12 +120,29 @@ def _norms(given: Mapping[str, str]) -> str:
     return f"can be read: {len(found.norms)} norms"
 
 
-def _detector(given: Mapping[str, str]) -> str:
-    """The detector has to be the file that its digest says."""
-    digest, wanted = hashlib.sha256(_file(given["face_detector"])).hexdigest(), given.get("face_detector_sha256", "")
-    if wanted and digest != wanted.lower():
-        raise ValueError(f"expected a file whose SHA-256 is face_detector_sha256, {wanted}, got {digest}")
-    return "can be read"
+def _detector(given: Mapping[str, Any]) -> str:
+    """The face detector is the file that its digest says, and finds no face on a blank photo."""
+    from components.scorer import face_weights  # needs what the steps need, as well
+
+    face_weights.read_detector(_faces(given))
+    return "can be used"
+
+
+def _embedder(given: Mapping[str, Any]) -> str:
+    """The embedder is the file that its digest says, reads pictures of faces, and has the layers that are asked for."""
+    from components.scorer import face_weights
+
+    about = face_weights.read_embedder(_faces(given)).about
+    return f"can be used: it reads faces of {about.side} x {about.side} pixels"
+
+
+def _together(given: Mapping[str, Any]) -> str:
+    check_faces(_faces(given))
+    return "do not contradict each other"
+
+
+def _faces(given: Mapping[str, Any]) -> Faces:
+    return from_parameters(Faces, **among(dict(given), Faces))
 
 
 def _beam(options: str) -> str:
@@ -148,7 +166,3 @@ def _disk(folder: Path) -> str:
     if free < DISK:
         raise OSError(f"expected {DISK / 2**30:.0f} GiB to be free for the data set, there are {free / 2**30:.2f} GiB")
     return f"has {free / 2**30:,.0f} GiB free"
-
-
-def _refuse(why: str) -> str:
-    raise ValueError(why)

@@ -1,10 +1,10 @@
 """SageMaker's training contract: ``train``, from the channels of a job to a model that the server loads.
 
-    input/config/hyperparameters.json     any setting of ingestion, pretraining and training, under the name of the
-                                          pipeline's parameter, and ``name``; every value is a text
+    input/config/hyperparameters.json     any setting of ingestion, faces, pretraining and training, under the name of
+                                          the pipeline's parameter, and ``name``; every value is a text
     input/data/<channel>/                 ``photos`` and ``ratings``; and, where there are, ``unlabelled``,
-                                          ``attributes``, ``weights``, ``norms`` and ``face_detector``. All but those
-                                          of photos hold one file
+                                          ``attributes``, ``weights``, ``norms``, ``face_detector`` and
+                                          ``face_embedder``. All but those of photos hold one file
     checkpoints/                          outlives a job that has an address for it; one with the same address goes on
     model/<name>/1/                       the version as push would publish it, with its bundle, named as champion
     output/data/                          the pages of the steps
@@ -31,10 +31,12 @@ from typing import Any, get_origin, get_type_hints
 
 from components.scorer import channels, storage
 from components.scorer.settings import (
+    Faces,
     Ingestion,
     Pretraining,
     Training,
     as_parameters,
+    check_faces,
     check_together,
     from_parameters,
 )
@@ -42,11 +44,12 @@ from components.scorer.workspace import Workspace
 
 BASE = "SAGEMAKER_BASE_DIR"
 VERSION = 1  # a job makes one
-FILES = ("weights", "norms", "face_detector")  # channels of a file that a setting names
+FILES = ("weights", "norms", "face_detector", "face_embedder")  # channels of a file that a setting names
 NAME = "portraits"  # of the model, unless the hyperparameter ``name`` says another
 LONGEST_FAILURE = 1024  # characters that SageMaker shows
 STOPPED = 128 + signal.SIGTERM
 
+_SETTINGS = (Ingestion, Faces, Pretraining, Training)
 _PREFIXED = ("epochs", "learning_rate", "batch_size")  # fields of pretraining that training has as well
 _EXPECTED = {
     bool: "true or false",
@@ -137,7 +140,7 @@ def run(base: Path) -> Path:
             fingerprint = ingest(
                 job.folder("photos"), job.file("ratings"), dataset, str(pages / "ingestion.html"),
                 unlabelled=job.folder("unlabelled"), attributes=job.file("attributes"),
-                workspace=place, settings=job.settings[Ingestion],
+                workspace=place, settings=job.settings[Ingestion], faces=job.settings[Faces],
             )["fingerprint"]  # fmt: skip
         pretrain(
             dataset, encoder, pages / "pretraining.html",
@@ -185,19 +188,20 @@ def settings(texts: Mapping[str, str]) -> dict[type, Any]:
     known = parameters()
     if unknown := sorted(set(texts) - set(known)):
         raise ValueError(f"there is no hyperparameter {unknown[0]!r}; expected some of {sorted([*known, 'name'])}")
-    values: dict[type, dict[str, Any]] = {Ingestion: {}, Pretraining: {}, Training: {}}
+    values: dict[type, dict[str, Any]] = {kind: {} for kind in _SETTINGS}
     for name, text in texts.items():
         for kind, field_name in known[name]:
             values[kind][field_name] = _value(name, text, get_type_hints(kind)[field_name])
     made = {kind: from_parameters(kind, **chosen) for kind, chosen in values.items()}
     check_together(made[Pretraining], made[Training].scale)
+    check_faces(made[Faces])
     return made
 
 
 def parameters() -> dict[str, list[tuple[type, str]]]:
     """Every hyperparameter that is a setting: which fields of which settings it sets."""
     known: dict[str, list[tuple[type, str]]] = {}
-    for kind in (Ingestion, Pretraining, Training):
+    for kind in _SETTINGS:
         for each in fields(kind):
             prefix = "pretraining_" if kind is Pretraining and each.name in _PREFIXED else ""
             known.setdefault(prefix + each.name, []).append((kind, each.name))
