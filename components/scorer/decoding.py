@@ -2,7 +2,7 @@
 
 Ingestion, scoring from the command line and the server read photos through this module, so the same bytes give
 the same pixels in all of them. Decoding is done by Pillow, HEIC by libheif through pillow-heif, colour
-profiles by LittleCMS.
+profiles by LittleCMS; `scaling` scales.
 """
 
 import warnings
@@ -15,6 +15,7 @@ import numpy as np
 import pillow_heif
 from PIL import ExifTags, Image, ImageCms
 
+from components.scorer import scaling
 from components.scorer.settings import Ingestion
 
 FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "GIF", "TIFF", "BMP")
@@ -25,7 +26,6 @@ LONGEST_SIDE = 65_500
 
 _SCANS = 100  # of a JPEG: progressive ones have some ten; each may cost as much as decoding the whole photo again
 _DRAFT = 1.5  # times the size to come: JPEGs scaled while decoding then differ from the full decode by 48-57 dB
-_GAP = 3.0  # Pillow's reducing_gap: above this factor a box filter goes first; no visible difference (its docs)
 _SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # a profile's colour space, as Pillow's mode
 _TRANSPOSES = {  # what sets a photo with this EXIF orientation upright (CIPA DC-008, tag 274)
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -151,7 +151,7 @@ def _decoded(image: Image.Image, settings: Ingestion) -> Photo:
     profile, orientation = image.info.get("icc_profile"), _orientation(image)
     photo = _opaque(image)
     if photo.size != size:
-        photo = photo.resize(size, Image.Resampling.LANCZOS, reducing_gap=_GAP)
+        photo = scaling.shrink(photo, size)
     photo = _srgb(photo, profile)
     if orientation in _TRANSPOSES:
         photo = photo.transpose(_TRANSPOSES[orientation])

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from components.scorer import channels, decoding, litert, norms, storage
+from components.scorer import channels, decoding, litert, norms, scaling, storage
 from components.scorer.faces import Detector
 from components.scorer.jobs import UNKNOWN, expect_known, expect_one_each, numbers
 from components.scorer.norms import Norms
@@ -122,13 +122,7 @@ def pixels(photo: bytes | Image.Image, scale: int, crop: int) -> np.ndarray:
         float32 ``[crop, crop, 3]``, 0..255.
     """
     image = Image.open(io.BytesIO(photo)) if isinstance(photo, bytes) else photo
-    margin = (scale - crop) // 2
-    box = (margin, margin, margin + crop, margin + crop)
-    result = np.empty((crop, crop, 3), "float32")
-    for place, channel in enumerate(image.convert("RGB").split()):
-        square = channel.convert("F").resize((scale, scale), Image.Resampling.BILINEAR)
-        result[..., place] = square.crop(box)
-    return result
+    return scaling.middle(image.convert("RGB"), scale, crop)
 
 
 def load(uri: str, threads: int = 1) -> Portable:
