@@ -14,11 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from components.scorer import faces, portable, warmup
-from images.serving import reference
+from images.serving import bodies, reference
 from images.serving.models import Served
+from images.serving.problems import Problem
 from images.serving.settings import Settings, cores, digests, from_environment, to_environment
 from tests.conftest import drawn_photo
 from tests.serving import ROOT, Here
@@ -94,6 +97,30 @@ def test_v1_takes_base64_with_line_breaks_for_addresses_and_without_padding(here
     body = {"instances": [{"b64": wrapped}, {"b64": for_urls}]}
     told = here.post("/v1/models/portraits:predict", json=body).json()["predictions"]
     assert all(same(each, truth(PHOTO)) for each in told)
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(JSON_VALUES, st.booleans(), st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
+def test_json_is_read_as_by_python(value, plain, coding):
+    assert bodies.parse(json.dumps(value, ensure_ascii=not plain).encode(coding, "surrogatepass")) == value
+
+
+@given(st.binary(max_size=100), st.integers(0, 3), st.booleans())
+def test_base64_of_any_alphabet_and_padding_is_read(data, cut, for_urls):
+    text = (base64.urlsafe_b64encode if for_urls else base64.b64encode)(data).decode()
+    padding = len(text) - len(text.rstrip("="))
+    assert bodies.from_base64(text[: len(text) - min(cut, padding)], "here") == data
+
+
+@pytest.mark.parametrize("text", ["?", "QUJD!", "QUJDR", "é", "QU=JD"])
+def test_what_is_no_base64_is_told_without_its_content(text):
+    with pytest.raises(Problem, match=f"^.*here: expected a photo's bytes in base64, got {len(text)} characters"):
+        bodies.from_base64(text, "here")
 
 
 def test_v1_tells_its_status_as_both_of_its_clients_expect_it(here):
