@@ -14,7 +14,7 @@ from PIL import Image
 
 from components.ingestion.sample import Portrait, draw_portrait, random_portrait
 from components.ingestion.sample.portrait import ASPECT
-from components.scorer import advice, edits, trial
+from components.scorer import advice, edits, scaling, trial
 from components.scorer.edits import EDITS
 from components.scorer.faces import Box, Detector, Face
 from components.scorer.settings import Advising, Ingestion, as_parameters, from_parameters
@@ -358,7 +358,7 @@ def test_advice_keeps_its_bounds_and_tells_the_gain_that_is_measured_on_its_edit
         after = edits.edited(np.asarray(image), values, face().box).pixels
         scale = 160 / min(after.shape[:2])
         size = (round(after.shape[1] * scale), round(after.shape[0] * scale))
-        small = Image.fromarray(after).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+        small = scaling.shrink(Image.fromarray(after), size)
         again = scorer([Image.fromarray(copy) for copy in trial.copies(np.asarray(small))]).mean()
         assert again == pytest.approx(one.mean, abs=1e-6)
         for key, value in values.items():

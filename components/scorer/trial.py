@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from components.scorer import appearance, edits
+from components.scorer import appearance, edits, scaling
 from components.scorer.edits import EditKey
 from components.scorer.faces import Box, Face
 from components.scorer.settings import Advising
@@ -240,13 +240,13 @@ def _reencoded(picture: np.ndarray) -> np.ndarray:
 
 
 def _shrunk(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Pixels with the shorter side at most ``side``, by the filter of ``decoding``."""
+    """Pixels with the shorter side at most ``side``, as `decoding` shrinks photos."""
     height, width = pixels.shape[:2]
     scale = min(1.0, side / min(height, width))
     if scale == 1:
         return pixels
     size = (round(width * scale), round(height * scale))
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))
+    return np.asarray(scaling.shrink(Image.fromarray(pixels), size))
 
 
 def _thumbnail(pixels: np.ndarray) -> np.ndarray:
