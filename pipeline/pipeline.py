@@ -79,6 +79,9 @@ def portrait_scorer(
     face_layers: list = list(_faces.face_layers),  # noqa: B006
     face_scale: float = _faces.face_scale,
     face_mirror: bool = _faces.face_mirror,
+    embedding_size: int = _training.embedding_size,
+    face_view: bool = _training.face_view,
+    face_view_scale: float = _training.face_view_scale,
     # The network, pretraining
     start: Start = _pretraining.start,
     weights: str = _pretraining.weights,
@@ -183,6 +186,9 @@ def portrait_scorer(
         face_layers: Layers of a .keras embedder to read in place of its output, for example ["AvgPool"].
         face_scale: Share of the side of a face's crop that ArcFace's template takes; smaller shows more around it.
         face_mirror: Average what is read of a face and of its mirror image.
+        embedding_size: Principal components of the face's embedding that the scorer reads, at most; 0 reads none.
+        face_view: Show the network the aligned face as well, beside the whole photo.
+        face_view_scale: Share of that view's side that the face takes.
         start: What the network starts from: an autoencoder, a denoising one, ImageNet or nothing.
         weights: Address of a .keras or .weights.h5 file that the encoder starts from.
         backbone: Network of keras.applications.

@@ -26,6 +26,7 @@ from components.scorer import explanation, metrics, preprocessing
 from components.scorer.decision import Gate, outcome
 from components.scorer.progress import track
 from components.scorer.settings import Evaluation, GateKey
+from components.scorer.sight import PIXELS, in_order
 
 STEPS = 100
 """Of the perturbation, as many as in the portrait paper's enhancement (section 7.2.2)."""
@@ -69,7 +70,7 @@ class Response:
 
 @dataclass(frozen=True)
 class Perturbation:
-    """How far gradients raise scores by what nobody sees.
+    """How far gradients raise scores by what nobody sees, in the whole photo: what is read of the face is held.
 
     Attributes:
         budget: largest change of any pixel's red, green or blue, of 255.
@@ -126,7 +127,7 @@ def observe(photos: Sequence[bytes], scorer: Scorer, settings: Evaluation) -> Be
 
     Args:
         photos: encoded, upright photos.
-        scorer: what to observe; perturbed only if it has ``model`` and ``pixels`` as a ``Bundle`` does.
+        scorer: what to observe; perturbed only if it has ``model`` and ``given`` as a ``Bundle`` does.
         settings: ``confidence``, ``seed`` and those of the perturbation are read.
 
     Raises:
@@ -270,13 +271,14 @@ def _response(change: _Change, changes: np.ndarray, settings: Evaluation) -> Res
 
 
 def _perturbation(photos: Sequence[bytes], scorer: Any, settings: Evaluation) -> Perturbation | None:
-    if not (hasattr(scorer, "model") and hasattr(scorer, "pixels")):
+    if not (hasattr(scorer, "model") and hasattr(scorer, "given")):
         return None
     print(f"perturbing {min(settings.perturbation_photos, len(photos))} photos in {STEPS} steps", flush=True)
-    pixels = scorer.pixels(tf.constant(list(photos[: settings.perturbation_photos]))).numpy()
-    perturbed = explanation.perturb(scorer.model, pixels, settings.perturbation_budget, STEPS)
+    pixels, held = explanation.hold(scorer.given(list(photos[: settings.perturbation_photos])))
+    perturbed = explanation.perturb(scorer.model, pixels, settings.perturbation_budget, STEPS, held)
     before, after = (
-        metrics.mean_scores(np.asarray(scorer.model(each, training=False))) for each in (pixels, perturbed)
+        metrics.mean_scores(np.asarray(scorer.model(in_order(scorer.model, {PIXELS: each, **held}), training=False)))
+        for each in (pixels, perturbed)
     )
     return Perturbation(
         budget=settings.perturbation_budget,

@@ -4,7 +4,6 @@ import io
 from dataclasses import dataclass, field
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
 from components.evaluation.findings import Findings
@@ -72,8 +71,8 @@ def gather(found: Findings, scorer: Bundle, records: Records, settings: Evaluati
     examples = [ids[place] for place in np.argsort(np.abs(middle - len(ids) // 2), kind="stable")[:_ENHANCED]]
     named = {ids[place] for places in rankings(found).values() for place in places} if settings.show_photos else set()
     photos = {record["photo_id"]: record["photo"] for record in records() if record["photo_id"] in named | {*examples}}
-    pixels = scorer.pixels(tf.constant([photos[photo] for photo in examples])).numpy()
-    enhancement = explanation.enhance(scorer.model, pixels)
+    pixels, held = explanation.hold(scorer.given([photos[photo] for photo in examples]))
+    enhancement = explanation.enhance(scorer.model, pixels, held=held)
     if not settings.show_photos:
         return Faces(enhancement=enhancement.means, examples=examples)
     gains = explanation.explain(scorer, list(photos.values()))["gains"]

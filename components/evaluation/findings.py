@@ -85,7 +85,7 @@ def find(scorer: Bundle, records: Records, total: int, models: str, name: str, s
     clock = _Clock()
     with clock("scoring"):
         predictions = predict(records, scorer, total)
-    slices.check(predictions.attributes, settings)  # before minutes are spent
+    slices.check(slices.by_attribute(predictions), settings)  # before minutes are spent
     with clock("champion"):
         champion = score_champion(models, name, records, total)
     votes = champion.votes if champion else None

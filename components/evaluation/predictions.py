@@ -1,7 +1,7 @@
 """What people and a scorer say about each photo of the test split."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
 
@@ -37,6 +37,8 @@ class Predictions:
         attributes: n rows, a column an attribute, text; empty where unknown.
         scorer: float [n, 10], the challenger's votes.
         groups: n uploaders or persons: photos of one are no independent evidence. Empty: each photo for itself.
+        faces: n rows, ``face_count`` and ``face_confidence`` of the largest, 0 without a face; no column where the data
+            set does not say.
     """
 
     photo_ids: list[str]
@@ -45,6 +47,7 @@ class Predictions:
     attributes: pd.DataFrame
     scorer: np.ndarray
     groups: Sequence[str] = ()
+    faces: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def table(self, champion: np.ndarray | None = None) -> pd.DataFrame:
         """A row a photo: what ``predictions.csv`` holds.
@@ -63,6 +66,7 @@ class Predictions:
             "raters": self.raters,
             "split": "test",
         }
+        columns |= {str(name): self.faces[name] for name in self.faces}
         if champion is not None:
             columns["champion_mean"] = metrics.mean_scores(champion)
         named = {f"attribute_{name}" if name in columns else name: self.attributes[name] for name in self.attributes}
@@ -90,7 +94,14 @@ def predict(records: Records, scorer: Scorer, total: int) -> Predictions:
         attributes=pd.DataFrame([record["attributes"] for record in kept]),
         scorer=votes,
         groups=[record.get("group", record["photo_id"]) for record in kept],
+        faces=pd.DataFrame([_face(record) for record in kept]),
     )
+
+
+def _face(record: dict[str, Any]) -> dict[str, Any]:
+    if "face" not in record:
+        return {}
+    return {"face_count": int(record["face"]["count"]), "face_confidence": float(record["face"]["confidence"])}
 
 
 def votes(records: Records, scorer: Scorer, total: int) -> np.ndarray:

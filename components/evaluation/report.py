@@ -78,8 +78,9 @@ def write_report(
     if found.told.effects:
         page.section("With the job told", *_told_the_job(found.told, settings))
     page.section("Upload norms", *_norms(found.told.norms))
-    page.section("On changed photos", *_behaviour(found, faces, settings))
+    page.section("On changed photos", *_behaviour(found, faces, settings, bool(scorer.sight)))
     page.section("As it is served", *_serving(found))
+    page.section("Faces", text(scorer.reads))
     page.section("Learning curves", *_learning(scorer))
     if faces.heat:
         page.section("Photos", "Beside each photo: orange places raise its score, purple ones lower it.")
@@ -307,7 +308,7 @@ def _norms(judged: Sequence[Judgement]) -> list[Markup]:
     ]
 
 
-def _behaviour(found: Findings, faces: Faces, settings: Evaluation) -> list[Markup]:
+def _behaviour(found: Findings, faces: Faces, settings: Evaluation, reads: bool) -> list[Markup]:
     behaviours = found.behaviours
     rows = [
         Row(
@@ -332,10 +333,13 @@ def _behaviour(found: Findings, faces: Faces, settings: Evaluation) -> list[Mark
             text(
                 f"Made for this scorer by its own gradient, a change that nobody sees (at most {done.budget:g} of 255 a"
                 f" pixel, {done.steps} steps) moves {len(done.before)} of them from {np.mean(done.before):.2f} to"
-                f" {np.mean(done.after):.2f} on average."
+                f" {np.mean(done.after):.2f} on average.{_HELD if reads else ''}"
             )
         )
     return [*blocks, *_enhancement(faces)]
+
+
+_HELD = " What is read of the face is held while the photo changes."
 
 
 def _enhancement(faces: Faces) -> list[Markup]:

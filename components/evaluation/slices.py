@@ -21,6 +21,9 @@ al. ("Men also like shopping", 2017) call to amplify a bias. Both are shown all 
 
 The rule takes people's ratings for what they are. Where raters are unfair to a slice, a scorer that learns it of them
 passes.
+
+Where the data set says where faces are, photos are sliced by their number, too, and by how sure the detector is of the
+one that is read: it is less so of faces that are turned away or covered.
 """
 
 import math
@@ -41,6 +44,7 @@ SLICED = ("srcc", "mae", "bias")
 """What is measured by attribute: whether photos are ranked, how far off, and to which side."""
 
 _FEWEST = 10  # photos for an interval: resamples of fewer know too little of what was not seen
+_UNSURE = 0.9  # of the detector's confidence: it is surer of 98 % of the faces on portraits
 _VALUES = 20  # of an attribute, the most frequent: more are names rather than groups
 _LEAST_RELIABILITY = 0.25  # of people's means within slices; where it is said to be less, correcting for it is a guess
 
@@ -122,6 +126,24 @@ def check(attributes: pd.DataFrame, settings: Evaluation) -> None:
             )
 
 
+def by_attribute(predictions: Predictions) -> pd.DataFrame:
+    """What the photos are sliced by: their attributes, and ``faces`` and ``face confidence`` where they are known.
+
+    An attribute of one of these names takes its place.
+    """
+    found = predictions.faces
+    if "face_count" not in found:
+        return predictions.attributes
+    words = {
+        "faces": found["face_count"].clip(0, 2).map({0: "none", 1: "one", 2: "several"}),
+        "face confidence": np.select(
+            [found["face_count"] == 0, found["face_confidence"] < _UNSURE], ["no face", "low"], "high"
+        ),
+    }
+    new = {name: values for name, values in words.items() if name not in predictions.attributes}
+    return predictions.attributes.assign(**new)
+
+
 def slice_all(predictions: Predictions, settings: Evaluation) -> Slices:
     """Measure the scorer on each value of each attribute and of each crossing, at most the twenty most frequent.
 
@@ -137,9 +159,10 @@ def slice_all(predictions: Predictions, settings: Evaluation) -> Slices:
     Raises:
         ValueError: see ``check``.
     """
-    check(predictions.attributes, settings)
+    known = by_attribute(predictions)
+    check(known, settings)
     photos = _Photos.of(predictions)
-    partitions = _partitions(predictions.attributes, settings.crossings)
+    partitions = _partitions(known, settings.crossings)
     fault = metrics.why_undefined(photos.truth, photos.predicted)
     if not partitions:
         return Slices([], {}, fault)

@@ -41,6 +41,7 @@ class Facts:
         sources: addresses of the data, by what they hold.
         consent: where the photographed people's consent is documented.
         images: references of the container images, by name.
+        faces: what it reads of faces, and by what.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Facts:
     sources: Mapping[str, str] = field(default_factory=dict)
     consent: str = ""
     images: Mapping[str, str] = field(default_factory=dict)
+    faces: str = ""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ def _model(facts: Facts) -> Table:
                 "reads": f"the middle {crop} by {crop} pixels of a photo scaled to {training.get('scale')}"
                 if crop
                 else "",
+                "faces": facts.faces,
                 "answers": "the share of people who would give each score from 1 to 10, their mean and deviation",
                 "method": "NIMA: Neural Image Assessment (Talebi and Milanfar, 2018, arXiv:1709.05424)",
             }

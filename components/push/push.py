@@ -150,6 +150,7 @@ def _facts(
         sources=origin.sources,
         consent=origin.consent,
         images=origin.images,
+        faces=challenger.reads,
     )
 
 

@@ -1,7 +1,8 @@
 """What a published scorer answers, as one Keras network: scores and, where it ends in pooling, maps of where from.
 
-Its outputs are the same wherever it is exported to. Flat like the scorer, whose layers and weights it shares. With
-heads (see ``heads``) it takes the job as well, int32 ``[n]``, and gives ``attributes`` ``[n, k]`` where there are any.
+Its outputs are the same wherever it is exported to. Flat like the scorer, whose layers and weights it shares, and whose
+inputs it takes (see ``sight``). With heads (see ``heads``) it takes the job as well, int32 ``[n]``, as its last input,
+and gives ``attributes`` ``[n, k]`` where there are any.
 """
 
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from components.scorer import model as networks
 from components.scorer.heads import Tilt, join
 from components.scorer.settings import SCORES
 
@@ -31,7 +33,10 @@ class Maps(keras.layers.Layer):
     """Grad-CAM without gradients, for a network that ends in pooling and a dense layer; see `closed_form`."""
 
     def __init__(self, votes: keras.layers.Dense, tilt: Tilt | None = None, **kwargs: Any):
-        """Takes the scorer's last layer, whose kernel ``[c, 10]`` it reads and owns no copy of, and the job's layer."""
+        """Takes the scorer's last layer, whose kernel it reads and owns no copy of, and the job's layer.
+
+        The kernel begins with a row for each channel of the maps.
+        """
         super().__init__(**kwargs)
         self._votes, self._tilt = votes, tilt
 
@@ -41,7 +46,10 @@ class Maps(keras.layers.Layer):
         height, width = features.shape[1:3]
         places = height * width
         scores = ops.convert_to_tensor(SCORES, "float32")
-        parts = ops.matmul(features, ops.cast(self._votes.kernel, "float32"))
+        kernel = ops.cast(self._votes.kernel, "float32")
+        if kernel.shape[0] > features.shape[-1]:  # the rest speaks of the face
+            kernel = kernel[: features.shape[-1]]
+        parts = ops.matmul(features, kernel)
         if self._tilt is not None and job is not None:
             parts = parts + self._tilt.parts(features, job)
         parts = parts / places
@@ -59,16 +67,13 @@ class Maps(keras.layers.Layer):
 
 def is_pooled(model: keras.Model) -> bool:
     """Whether a network ends in global average pooling and one dense softmax, as ``model.build_scorer``'s do."""
-    pooling, votes = _ending(model)
-    return (
-        isinstance(pooling, keras.layers.GlobalAveragePooling2D)
-        and isinstance(votes, keras.layers.Dense)
-        and votes.activation is keras.activations.softmax
-    )
+    votes = model.layers[-1]
+    dense = isinstance(votes, keras.layers.Dense) and votes.activation is keras.activations.softmax
+    return dense and networks.maps(model) is not None
 
 
 def scores(model: keras.Model, heads: keras.Model | None = None) -> keras.Model:
-    """The network that gives ``mean``, ``std`` and ``distribution`` (see `Told`) for pixels."""
+    """The network that gives ``mean``, ``std`` and ``distribution`` (see `Told`) for what a scorer takes."""
     whole, votes, attributes = _joined(model, heads)
     return keras.Model(whole.inputs, Told(name="told", dtype="float32")(votes) | attributes, name="scores")
 
@@ -80,15 +85,16 @@ def closed_form(model: keras.Model, heads: keras.Model | None = None) -> keras.M
     place. So the sum of a class's map, before what is negative goes, is its logit without the bias: the map tells
     where that comes from. In the same way the score without a place follows, which is told as what the place gains.
     Zhou et al., "Learning Deep Features for Discriminative Localization", 2016, https://arxiv.org/abs/1512.04150.
-    A job that is told adds its slopes to the kernel (``heads.Tilt``).
+    A job that is told adds its slopes to the kernel (``heads.Tilt``). Of a scorer that sees the face as well, the maps
+    tell where in the whole photo the score comes from, with what the face's own view and embedding say held.
 
     Args:
         model: see `is_pooled`.
         heads: of the scorer; None: it is told no job and gives no attributes.
 
     Returns:
-        A network of pixels ``[n, crop, crop, 3]``, 0..255, and with heads of jobs, that shares the layers of both. It
-        gives, as float32:
+        A network of what the scorer takes, and with heads of jobs, that shares the layers of both. It gives, as
+        float32:
 
         * ``mean``, ``std`` ``[n]``, ``distribution`` ``[n, 10]``: the votes.
         * ``class_heatmaps`` ``[n, h, w, 10]``: see ``explanation.heatmaps``.
@@ -102,12 +108,11 @@ def closed_form(model: keras.Model, heads: keras.Model | None = None) -> keras.M
     """
     if not is_pooled(model):
         raise ValueError(f"expected a network that ends in global average pooling and a dense softmax: {model.name}")
-    pooling, last = _ending(model)
     whole, votes, attributes = _joined(model, heads)
     tilt = next((layer for layer in whole.layers if isinstance(layer, Tilt)), None)
-    maps = Maps(last, tilt, name="maps", dtype="float32")
-    job = {"job": whole.inputs[1]} if tilt else {}
-    outputs = Told(name="told", dtype="float32")(votes) | maps(pooling.input, votes, **job) | attributes
+    maps = Maps(model.layers[-1], tilt, name="maps", dtype="float32")
+    job = {"job": whole.inputs[-1]} if tilt else {}
+    outputs = Told(name="told", dtype="float32")(votes) | maps(networks.maps(model), votes, **job) | attributes
     return keras.Model(whole.inputs, outputs, name="closed_form")
 
 
@@ -124,9 +129,3 @@ def _joined(
         return model, model.output, {}
     whole = join(model, heads)
     return whole, whole.output["votes"], {name: whole.output[name] for name in whole.output if name != "votes"}
-
-
-def _ending(model: keras.Model) -> tuple[keras.Layer | None, keras.Layer]:
-    """The last layer, and the one before it that is no dropout."""
-    before = [layer for layer in model.layers[:-1] if not isinstance(layer, keras.layers.Dropout)]
-    return before[-1] if before else None, model.layers[-1]

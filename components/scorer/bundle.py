@@ -3,11 +3,15 @@
 encoder/  encoder.keras  encoder.json   {settings}
 scorer/   scorer.keras   bundle.json    {settings, data_fingerprint, revision, history, versions, told}
           heads.keras    where the data told jobs or attributes
-          norms.json     the upload norms; detector.onnx: what finds faces for them, where one was given
+          norms.json     the upload norms
+          faces/         what finds and reads faces, where one was given; see ``embedding``
 """
 
+import hashlib
+import io
 import json
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -16,14 +20,16 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
-from components.scorer import model as _registers_the_scaling_layer  # noqa: F401
-from components.scorer import preprocessing
+from components.scorer import embedding, faces, preprocessing
+from components.scorer import sight as seeing
 from components.scorer.heads import Heads, join
 from components.scorer.jobs import expect_one_each, numbers
 from components.scorer.settings import SCORES, Pretraining, Training, as_parameters, from_parameters
+from components.scorer.sight import EMBEDDING, FACE, FOUND, PIXELS, Sight
 
-HEADS, NORMS, DETECTOR = "heads.keras", "norms.json", "detector.onnx"
+HEADS, NORMS = "heads.keras", "norms.json"
 """Files of a bundle that not every one has."""
 
 
@@ -32,17 +38,17 @@ class Bundle:
     """A trained scorer.
 
     Attributes:
-        model: float ``[n, crop, crop, 3]``, 0..255, to votes ``[n, 10]`` that sum to 1.
+        model: float ``[n, crop, crop, 3]``, 0..255, and what ``sight`` reads, to votes ``[n, 10]`` that sum to 1.
         pretraining: the settings that built the encoder.
         training: the settings that trained it.
         data_fingerprint: of the data set that it was trained on.
         revision: git revision of the code, or "" when unknown.
         history: a value an epoch: ``loss``, ``val_loss``, ``head_loss``, ``head_val_loss``, …
         told: the jobs that it can be told and the attributes that it can be asked for.
-        heads: pooled features float32 ``[n, c]`` and jobs int32 ``[n]``, 0 unknown, to ``votes`` ``[n, 10]`` and
-            ``attributes`` ``[n, k]``; for job 0 the votes are the model's. None where there is neither.
+        heads: what the model's last layer reads, float32 ``[n, c]``, and jobs int32 ``[n]``, 0 unknown, to ``votes``
+            ``[n, 10]`` and ``attributes`` ``[n, k]``; for job 0 the votes are the model's. None where there is neither.
         norms: the upload norms, as JSON; empty in a bundle that is older than they are.
-        detector: what finds faces for them, as ONNX; empty where none was given.
+        faces: the files of what finds and reads faces, by name, see ``embedding``; empty where none was given.
     """
 
     model: keras.Model
@@ -54,7 +60,7 @@ class Bundle:
     told: Heads = field(default_factory=Heads)
     heads: keras.Model | None = None
     norms: bytes = b""
-    detector: bytes = field(default=b"", repr=False)
+    faces: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def jobs(self) -> tuple[str, ...]:
@@ -65,6 +71,29 @@ class Bundle:
     def attributes(self) -> tuple[str, ...]:
         """The attributes that it has learnt, in the order of its answers."""
         return tuple(self.told.attributes)
+
+    @property
+    def detector(self) -> bytes:
+        """What finds faces, as ONNX; empty where none was given."""
+        return self.faces.get(embedding.DETECTOR, b"")
+
+    @cached_property
+    def sight(self) -> Sight:
+        """What the model sees of the face."""
+        return seeing.of(self.model)
+
+    @cached_property
+    def reader(self) -> embedding.Reader | None:
+        """What finds and reads faces; None where there is nothing that could."""
+        with tempfile.TemporaryDirectory() as folder:
+            _write(Path(folder), self.faces)
+            return embedding.Reader.load(folder)
+
+    @property
+    def reads(self) -> str:
+        """What it reads of faces, and by what, in words."""
+        digests = json.loads(self.faces.get(embedding.ABOUT, b"{}")).get("sha256", {})
+        return seeing.words(self.sight, digests)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -80,13 +109,21 @@ class Bundle:
         """Encoded photos, string ``[n]``, as the model reads them: float32 ``[n, crop, crop, 3]``."""
         return preprocessing.pixels(data, self.training.scale, self.pretraining.crop)
 
+    def given(self, photos: Sequence[bytes]) -> dict[str, tf.Tensor]:
+        """What the model takes for encoded, normalised photos, by the names of its inputs: see ``sight``.
+
+        Raises:
+            ValueError: it sees faces and has nothing that finds or reads them.
+        """
+        return {PIXELS: self.pixels(tf.constant(photos)), **self._of_faces(photos)}
+
     def score(self, photos: list[bytes], jobs: Sequence[str] | None = None, batch_size: int = 32) -> np.ndarray:
         """Votes float32 ``[n, 10]`` for encoded, upright photos, and for the job of each where they are told."""
         if jobs is not None:
             return self.answers(photos, jobs, batch_size)["votes"]
         votes = [
-            np.asarray(self._votes(tf.constant(photos[start : start + batch_size])))
-            for start in range(0, len(photos), batch_size)
+            np.asarray(self._votes(tf.constant(batch), self._of_faces(batch)))
+            for batch in (photos[start : start + batch_size] for start in range(0, len(photos), batch_size))
         ]
         return np.concatenate(votes) if votes else np.empty((0, len(SCORES)), "float32")
 
@@ -108,9 +145,9 @@ class Bundle:
         if self.heads is None:
             return {"votes": self.score(photos, None, batch_size), "attributes": np.empty((len(photos), 0), "float32")}
         told = numbers(jobs, self.jobs)
+        batches = [slice(start, start + batch_size) for start in range(0, len(photos), batch_size)]
         found = [
-            self._answer(tf.constant(photos[start : start + batch_size]), told[start : start + batch_size])
-            for start in range(0, len(photos), batch_size)
+            self._answer(tf.constant(photos[batch]), self._of_faces(photos[batch]), told[batch]) for batch in batches
         ]
         votes = np.concatenate([np.empty((0, len(SCORES)), "float32"), *(batch["votes"] for batch in found)])
         if not self.attributes:
@@ -118,22 +155,50 @@ class Bundle:
         none = np.empty((0, len(self.attributes)), "float32")
         return {"votes": votes, "attributes": np.concatenate([none, *(batch["attributes"] for batch in found)])}
 
+    def _of_faces(self, photos: Sequence[bytes]) -> dict[str, tf.Tensor]:
+        """What the model takes of the photos' faces; nothing where it does not see them."""
+        if not self.sight:
+            return {}
+        if self.reader is None or (self.sight.embedding and self.reader.size != self.sight.embedding):
+            of = f"embeddings of {self.sight.embedding}" if self.sight.embedding else "landmarks"
+            raise ValueError(f"the scorer reads {of} for each face, and its bundle's {embedding.FOLDER}/ gives none")
+        images = [Image.open(io.BytesIO(photo)).convert("RGB") for photo in photos]
+        found = self.reader.read_all(images, want_embedding=self.sight.embedding > 0)
+        side, scale = self.pretraining.crop, self.training.face_view_scale
+        seen = {}
+        if self.sight.view:
+            pairs = zip(images, found, strict=True)
+            seen[FACE] = [faces.crop(np.asarray(image), each.landmarks, side, scale) for image, each in pairs]
+        if self.sight.embedding:
+            seen |= {EMBEDDING: [each.embedding for each in found], FOUND: [each.found for each in found]}
+        return {name: tf.constant(np.array(values, "float32")) for name, values in seen.items()}
+
     @cached_property
-    def _votes(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        """Encoded photos to votes as one graph: twice as fast as operation by operation."""
+    def _votes(self) -> Callable[[tf.Tensor, dict[str, tf.Tensor]], tf.Tensor]:
+        """Encoded photos, and what is seen of their faces, to votes as one graph: twice as fast as by operations."""
         return tf.function(
-            lambda data: self.model(self.pixels(data), training=False),
-            input_signature=[tf.TensorSpec([None], tf.string)],
+            lambda data, seen: self.model(self._in_order(data, seen), training=False),
+            input_signature=[tf.TensorSpec([None], tf.string), self._face_specs()],
         )
 
     @cached_property
-    def _answer(self) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
-        """Encoded photos and jobs to what the heads say, as one graph."""
+    def _answer(self) -> Callable[[tf.Tensor, dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]:
+        """The same and jobs to what the heads say, as one graph."""
         network = join(self.model, self.heads)
-        return tf.function(
-            lambda data, job: network([self.pixels(data), job], training=False),
-            input_signature=[tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.int32)],
-        )
+
+        def answer(data: tf.Tensor, seen: dict[str, tf.Tensor], job: tf.Tensor) -> dict[str, tf.Tensor]:
+            given = {PIXELS: self.pixels(data), **seen}
+            return network([*(given[name] for name in self.sight.reads), job], training=False)
+
+        specs = [tf.TensorSpec([None], tf.string), self._face_specs(), tf.TensorSpec([None], tf.int32)]
+        return tf.function(answer, input_signature=specs)
+
+    def _in_order(self, data: tf.Tensor, seen: Mapping[str, tf.Tensor]) -> Any:
+        return seeing.in_order(self.model, {PIXELS: self.pixels(data), **seen})
+
+    def _face_specs(self) -> dict[str, tf.TensorSpec]:
+        beside = self.model.inputs[1:]
+        return {each.name: tf.TensorSpec(each.shape, tf.float32) for each in beside}
 
     def save(self, folder: str | Path) -> None:
         """Write the bundle into ``folder``, the description last."""
@@ -142,9 +207,10 @@ class Bundle:
         _untrained(self.model).save(folder / "scorer.keras")
         if self.heads is not None:
             self.heads.save(folder / HEADS)
-        for name, data in {NORMS: self.norms, DETECTOR: self.detector}.items():
-            if data:
-                (folder / name).write_bytes(data)
+        if self.norms:
+            (folder / NORMS).write_bytes(self.norms)
+        if self.faces:
+            _write(folder / embedding.FOLDER, self.faces)
         about = {
             "settings": self.settings,
             "data_fingerprint": self.data_fingerprint,
@@ -183,13 +249,31 @@ def load(folder: str | Path) -> Bundle:
         told=Heads(**{**told, "jobs": tuple(told["jobs"])}) if (told := about.get("told")) else Heads(),
         heads=keras.saving.load_model(folder / HEADS, compile=False) if (folder / HEADS).exists() else None,
         norms=_read(folder / NORMS),
-        detector=_read(folder / DETECTOR),
+        faces=read_faces(folder) or detector_alone(_read(folder / embedding.DETECTOR)),
     )
 
 
 def _still_settings(settings: type, written: dict[str, Any]) -> dict[str, Any]:
     """Of the settings in a bundle those that there are today: a champion may be older than the last one dropped."""
     return {each.name: written[each.name] for each in fields(settings) if each.name in written}
+
+
+def read_faces(folder: str | Path) -> dict[str, bytes]:
+    """The files of what finds and reads faces, which a data set and a bundle keep in ``faces/``; empty without."""
+    place = Path(folder, embedding.FOLDER)
+    return {file.name: file.read_bytes() for file in sorted(place.iterdir())} if place.is_dir() else {}
+
+
+def detector_alone(detector: bytes) -> dict[str, bytes]:
+    """The same of a face detector without an embedder, as ONNX: what bundles had that are older than embeddings."""
+    about = {"sha256": {"detector": hashlib.sha256(detector).hexdigest()}}
+    return {embedding.DETECTOR: detector, embedding.ABOUT: json.dumps(about).encode()} if detector else {}
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
 
 
 def _read(file: Path) -> bytes:

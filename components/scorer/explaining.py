@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from matplotlib.figure import Figure
 from PIL import Image
 
 from components.scorer import bundle, channels, decoding, explanation, metrics, page, published, storage
 from components.scorer.overlay import change, details, overlay, picture
 from components.scorer.settings import SCORES, Ingestion
+from components.scorer.sight import PIXELS, in_order
 
 PAGE = "index.html"
 
@@ -114,12 +114,13 @@ def _load(model: str) -> tuple[bundle.Bundle, str]:
 def _explained(names: Sequence[str], data: list[bytes], scorer: bundle.Bundle, steps: int) -> list[_Photo]:
     """All maps and the enhancement of all photos."""
     maps = explanation.explain(scorer, data)
-    pixels = scorer.pixels(tf.constant(data)).numpy()
-    guided = explanation.guided_gradients(scorer.model, pixels) if explanation.has_relu(scorer.model) else None
+    pixels, held = explanation.hold(scorer.given(data))
+    relu = explanation.has_relu(scorer.model)
+    guided = explanation.guided_gradients(scorer.model, pixels, held=held) if relu else None
     print(f"enhancing {len(data)} photos in {steps} steps", flush=True)
-    enhanced = explanation.enhance(scorer.model, pixels, steps)
+    enhanced = explanation.enhance(scorer.model, pixels, steps, held=held)
     before, after = (
-        metrics.mean_scores(np.asarray(scorer.model(_stored(each), training=False)))
+        metrics.mean_scores(np.asarray(scorer.model(in_order(scorer.model, {PIXELS: _stored(each), **held}))))
         for each in (pixels, enhanced.pixels)
     )
     return [

@@ -1,8 +1,10 @@
 """Why a photo gets its score, and what would raise it.
 
-Models are flat: pixels float ``[n, crop, crop, 3]``, 0..255, to votes float32 ``[n, 10]`` that sum to 1. Maps have the
-height and width of the last feature map, and are as large as they come out: a place's part of a class's logit. Only
-``overlay`` brings them to 0..1, for the eye. A place sees more of the photo than its share, in deep networks all of it.
+Models are flat: pixels float ``[n, crop, crop, 3]``, 0..255, to votes float32 ``[n, 10]`` that sum to 1. Of a scorer
+that sees the face as well (``sight``), the whole photo alone is explained and changed: what is ``held`` of the face,
+inputs by their names, stays as it is. Maps have the height and width of the last feature map, and are as large as they
+come out: a place's part of a class's logit. Only ``overlay`` brings them to 0..1, for the eye. A place sees more of the
+photo than its share, in deep networks all of it.
 
 Sources: Grad-CAM, Selvaraju et al., 2017, https://arxiv.org/abs/1610.02391, whose closed form is in ``answers``;
 guided backpropagation, Springenberg et al., "Striving for Simplicity", 2015, https://arxiv.org/abs/1412.6806;
@@ -10,16 +12,21 @@ perturbation, Madry et al., "Towards Deep Learning Models Resistant to Adversari
 https://arxiv.org/abs/1706.06083.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from components.scorer import answers
+from components.scorer import model as networks
 from components.scorer.bundle import Bundle
 from components.scorer.settings import SCORES
+from components.scorer.sight import PIXELS, in_order
 
 HIGH = (8, 9, 10)
 """The scores whose classes are asked what in a photo speaks for a high one."""
@@ -28,14 +35,25 @@ _BATCH = 16  # photos whose activations are held at a time for a gradient
 _REACH = 2.5  # times the budget, what all steps reach together (code of Madry et al.): enough to come back from an edge
 RATE = 0.05  # of 255, root mean square over a photo: what one step of an enhancement changes
 
+Held = Mapping[str, np.ndarray]
+"""What a scorer takes beside the pixels, by its inputs' names, a row a photo; see `hold`."""
+
+_NOTHING: Held = MappingProxyType({})
+
 Explained = dict[str, np.ndarray]
 """``mean``, ``std``, ``distribution``, and maps as of ``answers.closed_form``."""
+
+
+def hold(given: Mapping[str, Any]) -> tuple[np.ndarray, Held]:
+    """The pixels of what a scorer takes (``Bundle.given``), and the rest."""
+    arrays = {name: np.asarray(value) for name, value in given.items()}
+    return arrays.pop(PIXELS), arrays
 
 
 # Where in a photo
 
 
-def heatmaps(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
+def heatmaps(model: keras.Model, pixels: np.ndarray, held: Held = _NOTHING) -> np.ndarray:
     """Grad-CAM: which places of a photo speak for each of the ten scores, by gradients, for any flat network.
 
     The weight of a feature is the mean over all places of the gradient of the class's logit by that feature; a
@@ -44,29 +62,38 @@ def heatmaps(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
     Args:
         model: a network with feature maps ``[n, h, w, c]`` somewhere and a softmax at its end.
         pixels: float ``[n, crop, crop, 3]``, 0..255.
+        held: what it takes beside.
 
     Returns:
-        float32 ``[n, h, w, 10]``, from 0 on, not normalised; of the last feature map.
+        float32 ``[n, h, w, 10]``, from 0 on, not normalised; of the last feature map of the whole photo.
 
     Raises:
         ValueError: the network has no feature maps, or does not end in a softmax.
     """
     copy = _copy(model, _without_softmax(model))
-    maps = [layer.output for layer in copy.layers[1:] if len(getattr(layer.output, "shape", ())) == 4]
-    if not maps:
+    maps = _last_maps(copy)
+    if maps is None:
         raise ValueError(f"expected a network with feature maps [n, h, w, c], found none in {model.name}")
-    network = keras.Model(copy.inputs, [maps[-1], copy.output])
+    network = keras.Model(copy.inputs, [maps, copy.output])
 
     @tf.function(reduce_retracing=True)
-    def of_batch(batch: tf.Tensor) -> tuple[tf.Tensor]:
+    def of_batch(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor]:
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-            tape.watch(batch)
-            features, logits = network(batch, training=False)
+            tape.watch(batch[PIXELS])
+            features, logits = network(in_order(network, batch), training=False)
             classes = tf.unstack(logits, axis=-1)
         weights = tf.stack([tf.reduce_mean(tape.gradient(one, features), [1, 2]) for one in classes], axis=-1)
         return (tf.nn.relu(tf.einsum("nhwk,nkc->nhwc", features, weights)),)
 
-    return _batched(of_batch, pixels, (*maps[-1].shape[1:3], len(SCORES)))[0]
+    return _batched(of_batch, pixels, held, (*maps.shape[1:3], len(SCORES)))[0]
+
+
+def _last_maps(model: keras.Model) -> keras.KerasTensor | None:
+    """The feature maps of the whole photo that are pooled at the end, or else the last ones."""
+    if (pooled := networks.maps(model)) is not None:
+        return pooled
+    maps = [layer.output for layer in model.layers[1:] if len(getattr(layer.output, "shape", ())) == 4]
+    return maps[-1] if maps else None
 
 
 def weighted(class_heatmaps: np.ndarray, votes: np.ndarray) -> np.ndarray:
@@ -87,7 +114,9 @@ def has_relu(model: keras.Model) -> bool:
     return any(_relu(layer) for layer in model.layers)
 
 
-def guided_gradients(model: keras.Model, pixels: np.ndarray, scores: Sequence[int] = HIGH) -> np.ndarray:
+def guided_gradients(
+    model: keras.Model, pixels: np.ndarray, scores: Sequence[int] = HIGH, held: Held = _NOTHING
+) -> np.ndarray:
     """Guided backpropagation: which details speak for the given scores.
 
     The gradient of a class's logit by the pixels, in which each ReLU lets only positive gradients through where its
@@ -98,6 +127,7 @@ def guided_gradients(model: keras.Model, pixels: np.ndarray, scores: Sequence[in
         model: a network with ReLU or ReLU6 and a softmax at its end.
         pixels: float ``[n, crop, crop, 3]``, 0..255.
         scores: of 1..10, whose classes are asked.
+        held: what the network takes beside.
 
     Returns:
         float32 ``[n, len(scores), crop, crop, 3]``: logit per 1 of 255.
@@ -111,14 +141,14 @@ def guided_gradients(model: keras.Model, pixels: np.ndarray, scores: Sequence[in
     network = _copy(model, guided | _without_softmax(model))
 
     @tf.function(reduce_retracing=True)
-    def of_batch(batch: tf.Tensor) -> tuple[tf.Tensor]:
+    def of_batch(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor]:
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-            tape.watch(batch)
-            logits = network(batch, training=False)
+            tape.watch(batch[PIXELS])
+            logits = network(in_order(network, batch), training=False)
             classes = [logits[:, SCORES.index(score)] for score in scores]
-        return (tf.stack([tape.gradient(one, batch) for one in classes], axis=1),)
+        return (tf.stack([tape.gradient(one, batch[PIXELS]) for one in classes], axis=1),)
 
-    return _batched(of_batch, pixels, (len(scores), *model.input_shape[1:]))[0]
+    return _batched(of_batch, pixels, held, (len(scores), *pixels.shape[1:]))[0]
 
 
 def explain(bundle: Bundle, photos: Sequence[bytes], batch_size: int = 32) -> Explained:
@@ -136,19 +166,19 @@ def explain(bundle: Bundle, photos: Sequence[bytes], batch_size: int = 32) -> Ex
         ValueError: the network has no maps in closed form, or there is no photo.
     """
     network = answers.closed_form(bundle.model)
-    maps = tf.function(lambda pixels: network(pixels, training=False), reduce_retracing=True)
-    return in_batches(lambda batch: maps(bundle.pixels(batch)), photos, batch_size)
+    maps = tf.function(lambda given: network(in_order(network, given), training=False), reduce_retracing=True)
+    return in_batches(lambda batch: maps(bundle.given(batch)), photos, batch_size)
 
 
 def in_batches(function: Callable, photos: Sequence[bytes], batch_size: int) -> Explained:
-    """The arrays that a function gives for encoded photos, string ``[n]``, a few at a time.
+    """The arrays that a function gives for encoded photos, a few at a time.
 
     Raises:
         ValueError: there is no photo.
     """
     if not photos:
         raise ValueError("expected at least one photo to explain, got none")
-    batches = [function(tf.constant(photos[start : start + batch_size])) for start in range(0, len(photos), batch_size)]
+    batches = [function(photos[start : start + batch_size]) for start in range(0, len(photos), batch_size)]
     return {name: np.concatenate([batch[name].numpy() for batch in batches]) for name in batches[0]}
 
 
@@ -178,7 +208,9 @@ class Enhancement:
         return self.means[-1]
 
 
-def enhance(model: keras.Model, pixels: np.ndarray, steps: int = 100, rate: float = RATE) -> Enhancement:
+def enhance(
+    model: keras.Model, pixels: np.ndarray, steps: int = 100, rate: float = RATE, held: Held = _NOTHING
+) -> Enhancement:
     """Change photos for a higher mean score by plain gradient ascent on their pixels.
 
     Nothing holds the change to what a photographer could do: most of what is gained is noise made for this network.
@@ -188,6 +220,7 @@ def enhance(model: keras.Model, pixels: np.ndarray, steps: int = 100, rate: floa
         pixels: float ``[n, crop, crop, 3]``, 0..255.
         steps: of the ascent, each along the gradient.
         rate: root mean square of one step's change of a photo, of 255, before pixels are kept within 0..255.
+        held: what the scorer takes beside.
 
     Returns:
         The changed photos and their scores on the way.
@@ -197,7 +230,7 @@ def enhance(model: keras.Model, pixels: np.ndarray, steps: int = 100, rate: floa
     """
     _check("rate", rate, steps)
     changed = np.asarray(pixels, "float32")
-    ascent = _mean_and_gradient(model)
+    ascent = _mean_and_gradient(model, held)
     means = []
     for step in range(steps + 1):
         mean, gradient = ascent(changed)
@@ -208,7 +241,9 @@ def enhance(model: keras.Model, pixels: np.ndarray, steps: int = 100, rate: floa
     return Enhancement(changed, np.stack(means))
 
 
-def perturb(model: keras.Model, pixels: np.ndarray, budget: float, steps: int = 100) -> np.ndarray:
+def perturb(
+    model: keras.Model, pixels: np.ndarray, budget: float, steps: int = 100, held: Held = _NOTHING
+) -> np.ndarray:
     """Raise the mean score as far as changes too small to be seen can.
 
     Projected gradient ascent by signs, from the photo itself (Madry et al., section 2.1, with the mean score in place
@@ -219,6 +254,7 @@ def perturb(model: keras.Model, pixels: np.ndarray, budget: float, steps: int = 
         pixels: float ``[n, crop, crop, 3]``, 0..255.
         budget: largest change of any pixel's red, green or blue, of 255.
         steps: of the ascent.
+        held: what the scorer takes beside.
 
     Returns:
         float32 like ``pixels``, within ``budget`` of them and within 0..255, not rounded to whole numbers. The
@@ -231,7 +267,7 @@ def perturb(model: keras.Model, pixels: np.ndarray, budget: float, steps: int = 
     origin = np.asarray(pixels, "float32")
     low, high = np.maximum(origin - budget, 0), np.minimum(origin + budget, 255)
     length = np.float32(_REACH * budget / max(steps, 1))
-    ascent = _mean_and_gradient(model)
+    ascent = _mean_and_gradient(model, held)
     best, highest = origin.copy(), np.full(len(origin), -np.inf)
     changed = origin
     for step in range(steps + 1):
@@ -249,24 +285,28 @@ def _check(name: str, value: float, steps: int) -> None:
         raise ValueError(f"expected a {name} and a number of steps that are not negative, got {value} and {steps}")
 
 
-def _mean_and_gradient(model: keras.Model) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def _mean_and_gradient(model: keras.Model, held: Held) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """A function of pixels float32 ``[n, crop, crop, 3]``: mean scores ``[n]`` and their gradients, like the pixels."""
+    shapes = {PIXELS if len(model.inputs) == 1 else each.name: each.shape for each in model.inputs}
 
-    @tf.function(input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)])
-    def of_batch(pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    @tf.function(input_signature=[{name: tf.TensorSpec(shape, tf.float32) for name, shape in shapes.items()}])
+    def of_batch(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(pixels)
-            votes = tf.cast(model(pixels, training=False), tf.float32)
+            tape.watch(batch[PIXELS])
+            votes = tf.cast(model(in_order(model, batch), training=False), tf.float32)
             means = tf.linalg.matvec(votes, tf.constant(SCORES, tf.float32))
-        return means, tape.gradient(means, pixels)
+        return means, tape.gradient(means, batch[PIXELS])
 
-    return lambda pixels: _batched(of_batch, pixels, (), model.input_shape[1:])
+    return lambda pixels: _batched(of_batch, pixels, held, (), shapes[PIXELS][1:])
 
 
-def _batched(function: Callable, pixels: np.ndarray, *shapes: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-    """A function's outputs, of these shapes for each photo, for pixels given to it a few photos at a time."""
-    pixels = np.asarray(pixels, "float32")
-    parts = [function(tf.constant(pixels[start : start + _BATCH])) for start in range(0, len(pixels), _BATCH)]
+def _batched(function: Callable, pixels: np.ndarray, held: Held, *shapes: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """A function's outputs, of these shapes for each photo, for what is given to it a few photos at a time."""
+    given = {PIXELS: np.asarray(pixels, "float32"), **held}
+    parts = [
+        function({name: tf.constant(values[start : start + _BATCH]) for name, values in given.items()})
+        for start in range(0, len(pixels), _BATCH)
+    ]
     return tuple(
         np.concatenate([np.empty((0, *shape), "float32"), *(part[place] for part in parts)], dtype="float32")
         for place, shape in enumerate(shapes)
@@ -308,6 +348,7 @@ def _guided(relu: Callable) -> Callable:
 def _copy(model: keras.Model, activations: dict[str, Callable]) -> keras.Model:
     """A copy with the same weights and, in the layers of these names, other activations."""
 
+    @cache  # a layer that works at two places stays one
     def copy(layer: keras.Layer) -> keras.Layer:
         if isinstance(layer, keras.layers.ReLU | keras.layers.Softmax) and layer.name in activations:
             return keras.layers.Activation(activations[layer.name], name=layer.name)

@@ -1,6 +1,6 @@
 """What a scorer is told and asked beside the photo's votes: the job on offer, and attributes such as sunglasses.
 
-A head reads the network's pooled features ``[n, c]``:
+A head reads what the scorer's last layer reads, ``[n, c]``: the pooled features, and what is seen of the face:
 
 * the job tilts the votes by what the photo shows (`Tilt`), so that the same counts differently for another job; for the
   unknown job, 0, they stay as they are and the scorer is what it is without;
@@ -16,10 +16,10 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 from keras import ops
 
 from components.scorer.jobs import UNKNOWN
+from components.scorer.model import features as features_of
 from components.scorer.settings import SCORES, Training
 
 _FEWEST = 5  # rated training photos with an attribute, and as many without, from which it can be learnt
@@ -42,25 +42,6 @@ class Heads:
     def __bool__(self) -> bool:
         """Whether there is anything to be told or asked."""
         return bool(self.jobs or self.attributes)
-
-    def job(self, record: dict[str, Any]) -> tf.Tensor:
-        """The number of a record's job, int32; without known jobs the unknown one's."""
-        if not self.jobs:
-            return tf.constant(UNKNOWN)
-        told = record["attributes"][self.column]
-        return tf.reduce_max(tf.where(told == tf.constant(self.jobs), tf.range(1, len(self.jobs) + 1), UNKNOWN))
-
-    def values(self, record: dict[str, Any]) -> tf.Tensor:
-        """A record's attributes, float32 ``[k]``: 1 yes, 0 no, -1 unknown."""
-        if not self.attributes:
-            return tf.zeros(0)
-        told = record["attributes"]
-        return tf.stack(
-            [
-                tf.where(told[column] == "", -1.0, tf.cast(told[column] == yes, tf.float32))
-                for column, yes in self.attributes.items()
-            ]
-        )
 
 
 def find(table: pd.DataFrame, settings: Training, attributes: dict[str, str]) -> Heads:
@@ -116,8 +97,16 @@ class Tilt(keras.layers.Layer):
         return ops.where(job[:, None] == UNKNOWN, votes, tilted / ops.sum(tilted, axis=-1, keepdims=True))
 
     def parts(self, features, job):
-        """What each place of feature maps ``[n, h, w, c]`` adds to the logits ``[n, h, w, 10]`` for the job."""
-        return ops.sum(features * self._of(self.slopes, job)[:, None, None], axis=-1, keepdims=True) * _centred()
+        """What each place of feature maps adds to the logits ``[n, h, w, 10]`` for the job.
+
+        Args:
+            features: ``[n, h, w, k]``, whose means are the first k of the pooled ``features``.
+            job: as of `call`.
+        """
+        slopes = self._of(self.slopes, job)[:, None, None]
+        if slopes.shape[-1] > features.shape[-1]:  # the rest belongs to what is seen of the face
+            slopes = slopes[..., : features.shape[-1]]
+        return ops.sum(features * slopes, axis=-1, keepdims=True) * _centred()
 
     def compute_output_shape(self, features_shape: tuple, votes_shape: tuple, job_shape: tuple) -> tuple:
         """That of the votes."""
@@ -144,7 +133,7 @@ def separate(
     """The heads alone.
 
     Args:
-        scorer: a flat model whose last layer, ``votes``, reads the pooled features.
+        scorer: a flat model whose last layer is ``votes``.
         heads: what the heads mean.
         jobs: the slopes ``[jobs, c]`` and offsets ``[jobs]`` of `Tilt`, where any job is known.
         attributes: the weights ``[c, k]`` and intercepts ``[k]`` of the attributes' logistic regressions, likewise.
@@ -174,11 +163,11 @@ def join(scorer: keras.Model, heads: keras.Model) -> keras.Model:
     """A scorer that is told jobs and gives attributes.
 
     Args:
-        scorer: a flat model with the layer ``pooled``.
+        scorer: a flat model whose last layer reads ``[n, c]``.
         heads: from `separate`.
 
     Returns:
-        A flat model that shares the layers of both: the scorer's input and ``job``, int32 ``[n]``, to what heads give.
+        A flat model that shares the layers of both: the scorer's inputs and ``job``, int32 ``[n]``, to what heads give.
     """
-    features, job = scorer.get_layer("pooled").output, keras.Input((), dtype="int32", name="job")
-    return keras.Model([*scorer.inputs, job], heads.call([features, job]), name="told_scorer")
+    job = keras.Input((), dtype="int32", name="job")
+    return keras.Model([*scorer.inputs, job], heads.call([features_of(scorer), job]), name="told_scorer")

@@ -1,22 +1,34 @@
 """The network: a backbone of ``keras.applications`` as encoder, and NIMA's head on it.
 
 Both models are flat (no model inside a model), so that gradients can be taken at any layer, and both read
-pixels 0..255: the backbone's own scaling is their first layer and travels with the weights.
+pixels 0..255: the backbone's own scaling is their first layer and travels with the weights. A scorer may see more than
+the whole photo, see ``sight``.
 """
 
 import inspect
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from components.scorer import sight as seeing
 from components.scorer.settings import SCORES, Pretraining
+from components.scorer.sight import EMBEDDING, FACE, FOUND, PRINCIPAL, STAND_IN, WHOLE, Sight
 
 _MOMENTUM = 0.9
 """Of the running statistics of new batch norms, as in PyTorch: they follow within 40 steps, Keras's 0.99 within 400."""
 
-_FULL_PRECISION = {"pixels", "pooled", "dropout", "votes", "photo"}
+_POOLED, _POOLED_FACE = "pooled", "pooled_face"
+
+_HEAD = (PRINCIPAL, STAND_IN, "votes")
+"""The layers of the head that have weights."""
+
+_FULL_PRECISION = {
+    "pixels", FACE, EMBEDDING, FOUND, _POOLED, _POOLED_FACE, "features", "dropout", *_HEAD, "photo",
+}  # fmt: skip
 """Layers that stay in float32 under mixed precision."""
 
 
@@ -69,23 +81,113 @@ def build_encoder(settings: Pretraining, weights: Path | None = None) -> keras.M
     return keras.Model(pixels, features, name="encoder")
 
 
-def build_scorer(encoder: keras.Model, dropout: float) -> keras.Model:
+def build_scorer(encoder: keras.Model, dropout: float, sight: Sight = WHOLE) -> keras.Model:
     """NIMA: the encoder, global average pooling, dropout and a ten-way softmax (NIMA, section III).
+
+    What is seen of the face is appended to the pooled features of the whole photo, which come first.
 
     Args:
         encoder: from ``build_encoder``; its layers are shared with the result.
-        dropout: share of the pooled features dropped in training.
+        dropout: share of the features dropped in training.
+        sight: what it sees beside the whole photo.
 
     Returns:
-        A flat model: float ``[n, crop, crop, 3]``, 0..255, to votes float32 ``[n, 10]`` that sum to 1.
+        A flat model: float ``[n, crop, crop, 3]``, 0..255, and what ``sight`` reads, to votes float32 ``[n, 10]`` that
+        sum to 1.
     """
-    pooled = keras.layers.GlobalAveragePooling2D(name="pooled", dtype="float32")(encoder.output)
-    return keras.Model(encoder.input, build_head(pooled, dropout), name="scorer")
+    given = {_POOLED: _pooling(_POOLED)(encoder.output)}
+    inputs = [encoder.input]
+    if sight.view:
+        face = keras.Input(encoder.input_shape[1:], name=FACE)
+        inputs.append(face)
+        given[_POOLED_FACE] = _pooling(_POOLED_FACE)(_applied(encoder, face))
+    inputs += (embedded := _embedded(sight)).values()
+    return keras.Model(inputs if sight else encoder.input, _votes(given | embedded, dropout, sight), name="scorer")
 
 
-def build_head(pooled: keras.KerasTensor, dropout: float) -> keras.KerasTensor:
-    """Dropout and softmax on pooled features ``[n, c]``; float32 under mixed precision too."""
-    dropped = keras.layers.Dropout(dropout, name="dropout", dtype="float32")(pooled)
+def build_head(channels: int, dropout: float, sight: Sight = WHOLE) -> keras.Model:
+    """The head alone, which training fits first, on features that are computed once.
+
+    Args:
+        channels: of the encoder's features.
+        dropout: see `build_scorer`.
+        sight: likewise.
+
+    Returns:
+        A model of ``pooled`` ``[n, channels]`` and, with a view of the face, ``pooled_face`` likewise and, with an
+        embedding, ``embedding`` and ``found``, to votes; its layers have the names of the scorer's.
+    """
+    names = (_POOLED, _POOLED_FACE) if sight.view else (_POOLED,)
+    given = {name: keras.Input((channels,), name=name) for name in names} | _embedded(sight)
+    return keras.Model([*given.values()], _votes(given, dropout, sight), name="head")
+
+
+def pooling(encoder: keras.Model, sight: Sight) -> keras.Model:
+    """What `build_head` reads of pixels: the encoder's pooled features, by the names of the head's inputs.
+
+    Returns:
+        A flat model of ``pixels`` and, with a view of the face, ``face``.
+    """
+    outputs, inputs = {_POOLED: _pooling(_POOLED)(encoder.output)}, [encoder.input]
+    if sight.view:
+        inputs.append(keras.Input(encoder.input_shape[1:], name=FACE))
+        outputs[_POOLED_FACE] = _pooling(_POOLED_FACE)(_applied(encoder, inputs[-1]))
+    return keras.Model(inputs, outputs, name="pooling")
+
+
+def hand_over(head: keras.Model, scorer: keras.Model) -> None:
+    """Give a scorer the weights of a head that was fitted alone."""
+    there = {layer.name for layer in head.layers}
+    for name in _HEAD:
+        if name in there:
+            scorer.get_layer(name).set_weights(head.get_layer(name).get_weights())
+
+
+def features(scorer: keras.Model) -> keras.KerasTensor:
+    """What a scorer's last layer reads, before dropout: ``[n, c]``, the pooled features of the whole photo first."""
+    return _before_the_last(scorer).output
+
+
+def maps(scorer: keras.Model) -> keras.KerasTensor | None:
+    """The feature maps ``[n, h, w, c]`` of the whole photo that are pooled at the end; None where none are.
+
+    The kernel of the last layer begins with a row for each of their channels.
+    """
+    last = _before_the_last(scorer)
+    if isinstance(last, keras.layers.Concatenate):
+        pooled = last.input[0]
+        last = next((layer for layer in scorer.layers if layer.name == _POOLED and layer.output is pooled), None)
+    return last.input if isinstance(last, keras.layers.GlobalAveragePooling2D) else None
+
+
+def _before_the_last(scorer: keras.Model) -> keras.Layer:
+    """The layer that the last one reads, dropout passed over."""
+    return [layer for layer in scorer.layers[:-1] if not isinstance(layer, keras.layers.Dropout)][-1]
+
+
+def _applied(encoder: keras.Model, view: keras.KerasTensor) -> keras.KerasTensor:
+    """The features of another view by the encoder's own layers, each of which then works at two places of the graph."""
+    return keras.models.clone_model(encoder, input_tensors=view, clone_function=lambda layer: layer).output
+
+
+def _pooling(name: str) -> keras.layers.Layer:
+    return keras.layers.GlobalAveragePooling2D(name=name, dtype="float32")
+
+
+def _embedded(sight: Sight) -> dict[str, keras.KerasTensor]:
+    """The inputs for embeddings, by name."""
+    if not sight.embedding:
+        return {}
+    return {EMBEDDING: keras.Input((sight.embedding,), name=EMBEDDING), FOUND: keras.Input((), name=FOUND)}
+
+
+def _votes(given: Mapping[str, keras.KerasTensor], dropout: float, sight: Sight) -> keras.KerasTensor:
+    """Dropout and softmax on all features together; float32 under mixed precision too."""
+    parts = [given[name] for name in (_POOLED, _POOLED_FACE) if name in given]
+    if sight.embedding:
+        parts.append(seeing.build_face(given[EMBEDDING], given[FOUND], sight))
+    joined = keras.layers.Concatenate(name="features", dtype="float32")(parts) if len(parts) > 1 else parts[0]
+    dropped = keras.layers.Dropout(dropout, name="dropout", dtype="float32")(joined)
     return keras.layers.Dense(len(SCORES), activation="softmax", name="votes", dtype="float32")(dropped)
 
 
@@ -126,6 +228,7 @@ def with_precision(model: keras.Model, policy: str) -> keras.Model:
     if all(layer.dtype_policy.name == policy for layer in model.layers if layer.name not in _FULL_PRECISION):
         return model
 
+    @cache  # a layer that works at two places stays one
     def convert(layer: keras.Layer) -> keras.Layer:
         config = layer.get_config()
         if layer.name not in _FULL_PRECISION:

@@ -99,7 +99,7 @@ class Published:
         """
         if self._explain is None:
             raise ValueError(f"{self.uri} was published without the signature {EXPLAIN!r}: publish its scorer again")
-        return explanation.in_batches(lambda batch: self._explain(image_bytes=batch), photos, batch_size)
+        return explanation.in_batches(lambda batch: self._explain(image_bytes=tf.constant(batch)), photos, batch_size)
 
 
 def export(bundle: Bundle, folder: str | Path, name: str = "scorer") -> None:

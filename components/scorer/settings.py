@@ -101,6 +101,9 @@ class Training:
     batch_size: int = 32
     scale: int = 256  # pixels: the photo is scaled to this square, then a random crop of it is read (NIMA)
     camera_faults: float = 0.5  # share of photos slightly blurred or wrongly exposed; without, slight blur gains .14
+    embedding_size: int = 512  # principal components of the face's embedding; more than there are: all. 0: not read
+    face_view: bool = False  # the aligned face goes through the backbone as well, which takes twice the time
+    face_view_scale: float = 0.55  # share of that view's side that ArcFace's template takes: the rest is hair and neck
     job: str = "job"  # column of the attributes that holds the job; without it, or with no value, the job is unknown
     minimum_job: int = 20  # rated training photos of a job; a rarer one counts as unknown
     norms: str = ""  # URI of the client's upload norms; "": those of this project
@@ -299,7 +302,7 @@ def as_parameters(settings: Any) -> dict[str, Any]:
 
 _RANGES = {
     "validation_share": (0, 0.5), "test_share": (0, 0.5), "maximum_left_out": (0, 1), "dropout": (0, 0.99),
-    "camera_faults": (0, 1), "minimum_job": (1, 1_000_000),
+    "camera_faults": (0, 1), "embedding_size": (0, 100_000), "face_view_scale": (0.1, 2), "minimum_job": (1, 1_000_000),
     "jpeg_quality": (1, 100), "minimum_side": (1, 10_000), "shorter_side": (32, 4096), "minimum_raters": (1, 10_000),
     "rater_std": (0, 4.5), "face_scale": (0.1, 2),
     "duplicate_distance": (0, 64), "maximum_pixels": (10_000, 178_956_970), "crop": (32, 1024), "scale": (32, 1024),

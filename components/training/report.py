@@ -9,13 +9,14 @@ from components.scorer.page import Page, chart, table, text
 from components.scorer.settings import Training, as_parameters
 
 
-def write_report(file: str | Path, settings: Training, told: Heads, head: Curves, network: Curves) -> None:
+def write_report(file: str | Path, settings: Training, told: Heads, reads: str, head: Curves, network: Curves) -> None:
     """Write the page.
 
     Args:
         file: where to.
         settings: of this training.
         told: the jobs and attributes that it learnt.
+        reads: what it reads of faces, in words.
         head: curves of the head phase (``loss``, ``val_loss``, ``seconds``); empty when it had no epoch.
         network: curves of the phase that trains everything, likewise.
     """
@@ -28,6 +29,7 @@ def write_report(file: str | Path, settings: Training, told: Heads, head: Curves
                 chart(plot(curves, "squared EMD", "validation"), f"{heading}: loss by epoch"),
                 text(_words(curves)),
             )
+    page.section("Faces", text(reads))
     page.section("What it can be told and asked", text(_heads(told, settings)))
     rows = [{"setting": name, "value": str(value)} for name, value in as_parameters(settings).items()]
     page.section("Settings", table(rows))

@@ -10,15 +10,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from components.scorer import bundle, heads, photos, storage
+from components.scorer import bundle, examples, heads, photos, storage
+from components.scorer import model as networks
 from components.scorer.bundle import Bundle
 from components.scorer.checkpoints import Checkpoints, Curves, best_epoch, fingerprint_of, fit
 from components.scorer.heads import Heads
 from components.scorer.losses import squared_emd
-from components.scorer.model import build_head, build_scorer, freeze_batch_norms, with_precision
+from components.scorer.model import build_head, build_scorer, freeze_batch_norms, hand_over, with_precision
 from components.scorer.progress import track
 from components.scorer.settings import Pretraining, Training, as_parameters, check_together
+from components.scorer.sight import EMBEDDING, FOUND, PIXELS, Components, Sight, in_order, settle
 from components.training.attributes import fit_attribute
+from components.training.faces import find_sight
 from components.training.jobs import Rated, fit_jobs
 from components.training.report import write_report
 from components.training.rules import read_rules
@@ -60,22 +63,27 @@ def train(
     told = heads.find(photos.attributes(dataset, "train"), settings, rules.attributes)
     keras.utils.set_random_seed(settings.seed)
     identity = fingerprint_of(as_parameters(pretraining), as_parameters(settings), fingerprint, told.attributes)
-    reader = _Reader(dataset, pretraining.crop, settings, told)
+    sight, components = find_sight(dataset, settings)
+    reader = _Reader(dataset, pretraining.crop, settings, told, sight)
     with _devices(settings):
         network = with_precision(network, "mixed_float16" if settings.mixed_precision else "float32")
         head, head_curves = _fit_head(
-            network, reader, settings, Checkpoints(storage.join(checkpoints, "head"), identity)
+            network, components, reader, settings, Checkpoints(storage.join(checkpoints, "head"), identity)
         )
+        model = build_scorer(network, settings.dropout, sight)
+        settle(model, components)
+        if head is not None:
+            hand_over(head, model)
         model, curves = _fit_all(
-            network, head, pretraining, reader, settings, Checkpoints(storage.join(checkpoints, "all"), identity)
+            model, pretraining, reader, settings, Checkpoints(storage.join(checkpoints, "all"), identity)
         )
         model = with_precision(model, "float32")
         told, apart = _heads(model, reader)
     history = {**{f"head_{name}": values for name, values in head_curves.items()}, **curves}
-    Bundle(model, pretraining, settings, fingerprint, revision, history, told, apart, rules.norms, rules.detector).save(
-        scorer
-    )
-    write_report(report, settings, told, head_curves, curves)
+    faces = bundle.read_faces(dataset) or bundle.detector_alone(rules.detector)
+    made = Bundle(model, pretraining, settings, fingerprint, revision, history, told, apart, rules.norms, faces)
+    made.save(scorer)
+    write_report(report, settings, told, made.reads, head_curves, curves)
     return _metrics(history, photos.counts(dataset)["train"])
 
 
@@ -108,39 +116,37 @@ class Seen(NamedTuple):
 class _Reader:
     """The data set as this training reads it."""
 
-    def __init__(self, dataset: str | Path, crop: int, settings: Training, told: Heads):
-        self.dataset, self.settings, self.told = dataset, settings, told
+    def __init__(self, dataset: str | Path, crop: int, settings: Training, told: Heads, sight: Sight):
+        self.dataset, self.settings, self.told, self.sight = dataset, settings, told, sight
         self._read = {"scale": settings.scale, "crop": crop, "batch_size": settings.batch_size}
+        if sight.view:
+            self._read["view"] = photos.View(crop, settings.face_view_scale)
 
     def plain(self, split: str) -> tf.data.Dataset:
-        return photos.batches(self.dataset, split, **self._read)
+        return photos.batches(self.dataset, split, **self._read, example=examples.scored(self.sight))
 
     def epoch(self, number: int) -> tf.data.Dataset:
         return photos.augmented(
             self.dataset, "train", **self._read, seed=self.settings.seed, epoch=number,
-            camera_faults=self.settings.camera_faults,
+            camera_faults=self.settings.camera_faults, example=examples.scored(self.sight),
         )  # fmt: skip
 
     def pooled(self, network: keras.Model, split: str) -> tf.data.Dataset:
-        """The encoder's pooled features of each photo, computed once: ``([c], votes [10])``."""
-        encode = _graph(network, keras.layers.GlobalAveragePooling2D(dtype="float32")(network.output))
-        found = [
-            (encode(pixels), votes.numpy())
-            for pixels, votes in self._tracked(self.plain(split), f"features of {split}", split)
-        ]
-        return tf.data.Dataset.from_tensor_slices(tuple(np.concatenate(parts) for parts in zip(*found, strict=True)))
+        """What `build_head` takes of each photo, the encoder's part computed once, and its votes ``[10]``."""
+        encode = _traced(networks.pooling(network, self.sight))
+        found = []
+        for given, votes in self._tracked(self.plain(split), f"features of {split}", split):
+            read = {name: given[name].numpy() for name in (EMBEDDING, FOUND)} if self.sight.embedding else {}
+            found.append((encode(given) | read, votes.numpy()))
+        return tf.data.Dataset.from_tensor_slices(tf.nest.map_structure(lambda *parts: np.concatenate(parts), *found))
 
     def seen(self, scorer: keras.Model, split: str) -> Seen:
         """What a trained scorer sees on a split's photos, and what the data know of them."""
-        encode = _graph(scorer, scorer.get_layer("pooled").output)
-
-        def example(pixels: tf.Tensor, record: dict[str, Any]) -> tuple[tf.Tensor, ...]:
-            return pixels, record["votes"], self.told.job(record), self.told.values(record)
-
-        read = photos.batches(self.dataset, split, **self._read, example=example)
+        see = _traced(keras.Model(scorer.inputs, networks.features(scorer)))
+        read = photos.batches(self.dataset, split, **self._read, example=examples.headed(self.sight, self.told))
         found = [
-            (encode(pixels), *(each.numpy() for each in known))
-            for pixels, *known in self._tracked(read, f"heads: features of {split}", split)
+            (see(given), *(each.numpy() for each in known))
+            for given, known in self._tracked(read, f"heads: features of {split}", split)
         ]
         return Seen(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
@@ -148,24 +154,27 @@ class _Reader:
         return track(batches, what, -(-photos.counts(self.dataset)[split] // self.settings.batch_size))
 
 
-def _graph(network: keras.Model, output: keras.KerasTensor) -> Callable[[tf.Tensor], np.ndarray]:
-    """An output of a network as a function of pixels ``[n, crop, crop, 3]``, traced once for batches of any size."""
-    part = keras.Model(network.input, output)
-    traced = tf.function(
-        lambda pixels: part(pixels, training=False), input_signature=[tf.TensorSpec(network.input_shape, tf.float32)]
-    )
-    return lambda pixels: traced(pixels).numpy()
+def _traced(network: keras.Model) -> Callable[[Any], Any]:
+    """A network as a function of what `examples.given` gives, traced once for batches of any size."""
+    specs = {each.name: tf.TensorSpec(each.shape, tf.float32) for each in network.inputs}
+    traced = tf.function(lambda given: network(in_order(network, given), training=False), input_signature=[specs])
+
+    def answer(given: Any) -> Any:
+        named = given if isinstance(given, dict) else {PIXELS: given}
+        return tf.nest.map_structure(lambda found: found.numpy(), traced({name: named[name] for name in specs}))
+
+    return answer
 
 
 def _fit_head(
-    network: keras.Model, reader: _Reader, settings: Training, place: Checkpoints
+    network: keras.Model, components: Components | None, reader: _Reader, settings: Training, place: Checkpoints
 ) -> tuple[keras.Model | None, Curves]:
     """The head alone, on features that are computed once: minutes instead of hours for the same epochs."""
     if not settings.head_epochs:
         return None, {}
     train, validation = reader.pooled(network, "train"), reader.pooled(network, "validation")
-    pooled = keras.Input((network.output_shape[-1],), name="features")
-    head = keras.Model(pooled, build_head(pooled, settings.dropout), name="head")
+    head = build_head(network.output_shape[-1], settings.dropout, reader.sight)
+    settle(head, components)
     head.compile(keras.optimizers.Adam(settings.head_learning_rate), loss=squared_emd)
 
     def epoch(number: int) -> tf.data.Dataset:
@@ -184,17 +193,9 @@ def _fit_head(
 
 
 def _fit_all(
-    network: keras.Model,
-    head: keras.Model | None,
-    pretraining: Pretraining,
-    reader: _Reader,
-    settings: Training,
-    place: Checkpoints,
+    model: keras.Model, pretraining: Pretraining, reader: _Reader, settings: Training, place: Checkpoints
 ) -> tuple[keras.Model, Curves]:
     """The whole network, from the trained head."""
-    model = build_scorer(network, settings.dropout)
-    if head is not None:
-        model.get_layer("votes").set_weights(head.get_layer("votes").get_weights())
     if pretraining.start != "none":
         freeze_batch_norms(model)
     model.compile(keras.optimizers.Adam(settings.learning_rate), loss=squared_emd)
