@@ -154,7 +154,7 @@ def test_a_bundle_with_heads_comes_back_as_it_was_saved(scorer, tested, tmp_path
 def test_a_bundle_from_before_there_were_heads_still_answers(small_scorer, tmp_path):
     bundle.load(small_scorer).save(tmp_path)
     about = json.loads((tmp_path / "bundle.json").read_text())
-    for name in ("job", "minimum_job", "norms", "face_detector"):
+    for name in ("job", "minimum_job", "norms", "embedding_size"):
         del about["settings"]["training"][name]
     about["settings"]["training"]["dropped_since"] = 0.5
     del about["told"]
@@ -255,10 +255,8 @@ def test_norms_that_cannot_be_read_are_named_before_anything_is_trained(told_dat
     (tmp_path / "norms.json").write_text('{"norms": [{}]}')
     with pytest.raises(ValueError, match=r"norms: .*norms\.json: norm 1: expected .*detector"):
         run(told_dataset, encoder, tmp_path, settings(norms=str(tmp_path / "norms.json")))
-    with pytest.raises(FileNotFoundError, match=r"face_detector: expected a file at '/nowhere/f\.onnx', there is none"):
-        run(told_dataset, encoder, tmp_path, settings(face_detector="/nowhere/f.onnx"))
-    with pytest.raises(ValueError, match="face_detector_sha256 is given without face_detector"):
-        run(told_dataset, encoder, tmp_path, settings(face_detector_sha256="ab"))
+    with pytest.raises(FileNotFoundError, match=r"norms: expected a file at '/nowhere/n\.json', there is none"):
+        run(told_dataset, encoder, tmp_path, settings(norms="/nowhere/n.json"))
     assert not (tmp_path / "checkpoints").exists()
 
 

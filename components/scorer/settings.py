@@ -107,8 +107,6 @@ class Training:
     job: str = "job"  # column of the attributes that holds the job; without it, or with no value, the job is unknown
     minimum_job: int = 20  # rated training photos of a job; a rarer one counts as unknown
     norms: str = ""  # URI of the client's upload norms; "": those of this project
-    face_detector: str = ""  # URI of YuNet's ONNX file; "": faces are not looked for
-    face_detector_sha256: str = ""  # that it has to have; "": any
     mixed_precision: bool = False  # faster on GPUs with tensor cores; of no use on a CPU
     devices: Devices = "one"  # "all": every GPU of the machine through tf.distribute.MirroredStrategy
     seed: int = 1

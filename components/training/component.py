@@ -33,8 +33,6 @@ def training(
     job: str,
     minimum_job: int,
     norms: str,
-    face_detector: str,
-    face_detector_sha256: str,
     mixed_precision: bool,
     devices: str,
     seed: int,

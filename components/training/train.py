@@ -80,7 +80,7 @@ def train(
         model = with_precision(model, "float32")
         told, apart = _heads(model, reader)
     history = {**{f"head_{name}": values for name, values in head_curves.items()}, **curves}
-    faces = bundle.read_faces(dataset) or bundle.detector_alone(rules.detector)
+    faces = bundle.read_faces(dataset)
     made = Bundle(model, pretraining, settings, fingerprint, revision, history, told, apart, rules.norms, faces)
     made.save(scorer)
     write_report(report, settings, told, made.reads, head_curves, curves)
