@@ -57,7 +57,7 @@ test-scale: $(BIN)/.dev  ## test what runs in several processes (some minutes)
 	$(BIN)/python -m pytest tests/scale
 
 manifests: $(BIN)/.dev $(KSERVE)/.made  ## check the manifests by Kubernetes' schemas and KServe's models
-	$(BIN)/python -m pytest tests/test_manifests.py
+	$(BIN)/python -m pytest tests/test_manifests.py tests/test_overlays.py
 
 benchmarks: $(BIN)/.dev  ## print the rates and ratios of the README (half an hour)
 	$(BIN)/python -m tests.benchmarks.ingestion_rate

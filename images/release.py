@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGESTS = ROOT / "images" / "digests.py"
+MANIFEST = ROOT / "images" / "manifests" / "release" / "kustomization.yaml"
 
 IMAGES = {"STEPS_CPU": ("steps", "-cpu"), "STEPS_GPU": ("steps", "-gpu"), "SERVING": ("serving", "")}
 """Each constant of ``digests.py``: the image's name, and what ends its tag."""
@@ -48,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 pushed[constant] = push(built, f"{options.prefix}/{name}", tag), tag
                 print(f"{pushed[constant][0]}  # {tag}", flush=True)
             DIGESTS.write_text(written(DIGESTS.read_text(encoding="utf-8"), pushed), encoding="utf-8")
-            print(f"{DIGESTS.relative_to(ROOT)} names these: commit it together with pipeline.yaml")
+            MANIFEST.write_text(manifest(DIGESTS.read_text(encoding="utf-8")), encoding="utf-8")
+            both = f"{DIGESTS.relative_to(ROOT)} and {MANIFEST.relative_to(ROOT)}"
+            print(f"{both} name these: commit them together with pipeline.yaml")
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -124,6 +127,23 @@ def written(text: str, pushed: dict[str, tuple[str, str]]) -> str:
         if count != 1:
             raise ValueError(f"expected one line {constant} = … in {DIGESTS.name}, found {count}")
     return text
+
+
+def manifest(text: str) -> str:
+    """The component that lets kustomize name the images of a ``digests.py`` where a manifest has their local names."""
+    said = re.findall(r'^(\w+) = "([^"]+)"(?:  # (.+))?$', text, re.MULTILINE)
+    entries = []
+    for name, image, tag in (
+        (IMAGES[constant][0], image, tag) for constant, image, tag in said if constant != "STEPS_GPU"
+    ):
+        place, at, digest = image.partition("@")
+        place, _, own = (place, "", "") if at else image.rpartition(":")
+        version = f"digest: {digest}  # {tag}" if at else f'newTag: "{own}"'
+        entries.append(f"  - name: {LOCAL}/{name}\n    newName: {place}\n    {version}\n")
+    return (
+        "# Which images run: written by make images PUSH=…, from images/digests.py.\n"
+        "apiVersion: kustomize.config.k8s.io/v1alpha1\nkind: Component\nimages:\n" + "".join(entries)
+    )
 
 
 def _git(tree: Path, *words: str) -> subprocess.CompletedProcess[str]:

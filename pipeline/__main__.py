@@ -12,7 +12,7 @@ from typing import Any
 from components.scorer import channels, model_registry, preflight, progress, registry, retention, storage
 from components.scorer.workspace import Workspace
 from pipeline import models, parameters, resources, runs, schedules
-from pipeline.cluster import EXPERIMENT, clear_errors, connect, submit
+from pipeline.cluster import EXPERIMENT, clear_errors, connect, submit, upload
 from pipeline.hands import Schedules
 from pipeline.package import PATH, compiled, difference
 
@@ -124,13 +124,23 @@ def _submit(options: argparse.Namespace) -> int:
     return 0
 
 
+def _upload(options: argparse.Namespace) -> int:
+    """Upload this version, and start nothing."""
+    if (found := difference(PATH)) and PATH.exists():  # what is uploaded is what was reviewed
+        raise ValueError(f"{PATH.name} is stale; write it anew with: python -m pipeline compile\n{found}")
+    with clear_errors():
+        version = upload(connect(options.host, options.namespace), options.version)
+    print(f"the server has version {version.name}")
+    return 0
+
+
 def _schedule(options: argparse.Namespace) -> int:
     """Bring the server's schedules to what a file says."""
     wanted = schedules.read(options.file)
     outcome = "nothing to change"
     with clear_errors():
         client = connect(options.host, options.namespace)
-        for change in schedules.reconcile(client, wanted, options.experiment, options.dry_run):
+        for change in schedules.reconcile(client, wanted, options.experiment, options.dry_run, options.version):
             print(change, flush=True)
             outcome = "dry run: nothing was changed" if options.dry_run else "done"
     print(outcome)
@@ -333,9 +343,18 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--title", default="", help="the run's name")
     start.add_argument("--service-account", default="", metavar="NAME", help="of Kubernetes, for the steps")
 
+    put = _command(commands, "upload", _upload, "upload this version to a Kubeflow server, and start nothing")
+    put.add_argument("--version", default="", metavar="NAME", help="default: the git revision")
+    put.add_argument("--host", default="", help="URL of the Kubeflow Pipelines API (default: as kfp finds it)")
+    put.add_argument("--namespace", default="", help="namespace, where several teams share the server")
+
     plan = _command(commands, "schedule", _schedule, "bring a Kubeflow server's schedules to what a file says")
     plan.add_argument("file", type=Path, metavar="FILE", help="YAML: schedules: {NAME: {cron: ..., parameters: {...}}}")
     plan.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
+    plan.add_argument(
+        "--version", default="", metavar="NAME",
+        help="of the pipeline on the server, to be run (default: this code's, uploaded where that is needed)",
+    )  # fmt: skip
     _add_server(plan)
 
     _add_schedules(commands)

@@ -1,6 +1,7 @@
 """The DAG on a cluster: its versions uploaded, runs started."""
 
 import hashlib
+import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from typing import Any, NamedTuple
 import kfp
 import kfp_server_api
 import urllib3
+from kfp.client import KF_PIPELINES_SA_TOKEN_ENV
+from kfp.client.set_volume_credentials import ServiceAccountTokenVolumeCredentials
 
 from pipeline import parameters
 from pipeline.package import PATH, compiled
@@ -40,10 +43,16 @@ def clear_errors() -> Iterator[None]:
 
 
 def connect(host: str = "", namespace: str = "") -> kfp.Client:
-    """A client of the Kubeflow Pipelines API; without a host, as kfp finds one (environment, kubeconfig)."""
+    """A client of the Kubeflow Pipelines API; without a host, as kfp finds one (environment, kubeconfig).
+
+    In a pod whose token for Kubeflow is named by ``KF_PIPELINES_SA_TOKEN_PATH`` it acts as the pod's account.
+    """
+    own: dict[str, Any] = {"namespace": namespace} if namespace else {}
+    if os.environ.get(KF_PIPELINES_SA_TOKEN_ENV):  # kfp itself looks for it only where no host is given
+        own["credentials"] = ServiceAccountTokenVolumeCredentials()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # says that it speaks to version 2 only
-        return kfp.Client(host=host or None, **({"namespace": namespace} if namespace else {}))
+        return kfp.Client(host=host or None, **own)
 
 
 def version_name(package: str) -> str:
@@ -54,10 +63,30 @@ def version_name(package: str) -> str:
     return f"{name or 'unversioned'}-{hashlib.sha256(package.encode()).hexdigest()[:8]}"
 
 
-def upload(client: kfp.Client) -> Version:
-    """The version of the pipeline that this code compiles to, uploaded unless the server has it."""
+def known(client: kfp.Client, name: str) -> Version:
+    """The version that the server knows by a name.
+
+    Raises:
+        ValueError: there is none; names those that there are last.
+    """
+    pipeline_id = client.get_pipeline_id(NAME)
+    there = every(client.list_pipeline_versions, "pipeline_versions", pipeline_id=pipeline_id) if pipeline_id else ()
+    versions = {each.display_name: each.pipeline_version_id for each in there}
+    if name not in versions:
+        last = ", ".join(list(versions)[-3:]) or "none"
+        raise ValueError(f"expected a version {name!r} of {NAME} on the server, it has {last}: upload it first")
+    return Version(pipeline_id, versions[name], name)
+
+
+def upload(client: kfp.Client, name: str = "") -> Version:
+    """The version of the pipeline that this code compiles to, uploaded unless the server has it.
+
+    Args:
+        client: of the server.
+        name: of the version; by default that of `version_name`.
+    """
     package = compiled()
-    name = version_name(package)
+    name = name or version_name(package)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, PATH.name)
         path.write_text(package, encoding="utf-8")

@@ -16,7 +16,7 @@ import kfp
 import yaml
 
 from pipeline import cron, parameters
-from pipeline.cluster import EXPERIMENT, Version, every, upload, version_name
+from pipeline.cluster import EXPERIMENT, Version, every, known, upload, version_name
 from pipeline.package import compiled
 
 KEEP = 3
@@ -123,7 +123,11 @@ def _change(verb: str, run: Any) -> Change:
 
 
 def reconcile(
-    client: kfp.Client, schedules: list[Schedule], experiment: str = EXPERIMENT, dry_run: bool = False
+    client: kfp.Client,
+    schedules: list[Schedule],
+    experiment: str = EXPERIMENT,
+    dry_run: bool = False,
+    version: str = "",
 ) -> Iterator[Change]:
     """Bring the server's schedules to what a file says, yielding each change when it is done.
 
@@ -132,21 +136,27 @@ def reconcile(
         schedules: the file's content.
         experiment: name of the experiment that holds the schedules, made when it is not there.
         dry_run: yield the changes and make none.
+        version: of the pipeline that they are to run, by its name on the server; by default this code's, which is
+            uploaded where that is needed.
+
+    Raises:
+        ValueError: the server has no such version.
     """
+    runs = known(client, version) if version else None
     found = []
     with contextlib.suppress(ValueError) if dry_run else contextlib.nullcontext():  # no such experiment yet
         where = client.get_experiment(experiment_name=experiment) if dry_run else client.create_experiment(experiment)
         found = list(every(client.list_recurring_runs, "recurring_runs", experiment_id=where.experiment_id))
-    changes = plan(found, schedules, version_name(compiled()))
+    changes = plan(found, schedules, version or version_name(compiled()))
     if dry_run or not changes:
         yield from changes
         return
-    version = upload(client)
+    runs = runs or upload(client)
     created: dict[str, str] = {}
     for change in changes:
         run_id = change.recurring_run_id or created.get(change.title, "")
         if change.verb == "create":
-            created[change.title] = _create(client, where.experiment_id, version, change)
+            created[change.title] = _create(client, where.experiment_id, runs, change)
         elif change.verb == "pause":
             client.disable_recurring_run(run_id)
         elif change.verb == "enable":

@@ -51,6 +51,8 @@ class Kubeflow:
     runs: list[dict[str, Any]] = field(default_factory=list)
     recurring: list[dict[str, Any]] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
+    tokens: set[str] = field(default_factory=set)
+    """What the clients said who they are by: their Authorization headers."""
     down_after: int | None = None
     """Changes after which every further one is answered with 503."""
     _clock: int = 0
@@ -221,6 +223,7 @@ def serving() -> Iterator[Kubeflow]:
         def do_GET(self) -> None:
             address = urlsplit(self.path)
             query = {name: values[-1] for name, values in parse_qs(address.query).items()}
+            kubeflow.tokens.add(self.headers.get("Authorization", ""))
             try:
                 status, answer = 200, kubeflow.answer(self.command, address.path, query, self._body())
             except Refused as refused:

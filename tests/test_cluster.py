@@ -256,3 +256,52 @@ def test_a_schedule_file_that_is_wrong_is_one_clear_error_and_nothing_reaches_th
     assert words in printed
     assert str(file) in printed
     assert server.changes == []
+
+
+# Versions by name, as a cluster's own job runs them
+
+
+def test_a_version_is_uploaded_under_a_name_and_nothing_is_started(server, capsys):
+    assert main(["upload", "--version", "v1.2.0", "--host", server.url]) == 0
+    assert main(["upload", "--version", "v1.2.0", "--host", server.url]) == 0
+    assert [version["display_name"] for version in server.versions] == ["portrait-scorer", "v1.2.0"]
+    assert server.runs == []
+    assert capsys.readouterr().out.count("the server has version v1.2.0\n") == 2
+
+
+def test_schedules_run_the_version_that_is_named_and_nothing_is_uploaded(server, file):
+    main(["upload", "--version", "v1.2.0", "--host", server.url])
+    before = len(server.versions)
+    assert schedule(server, file, "--version", "v1.2.0", weekly=WEEKLY) == 0
+    (run,) = server.recurring
+    (version,) = [each for each in server.versions if each["display_name"] == "v1.2.0"]
+    assert run["pipeline_version_reference"]["pipeline_version_id"] == version["pipeline_version_id"]
+    assert run["runtime_config"]["parameters"]["revision"] == "v1.2.0"
+    assert len(server.versions) == before
+
+
+def test_another_version_is_another_schedule_and_the_same_one_changes_nothing(server, file, capsys):
+    for name in ("v1", "v2"):
+        main(["upload", "--version", name, "--host", server.url])
+    for name in ("v1", "v2", "v2"):
+        assert schedule(server, file, "--version", name, weekly=WEEKLY) == 0
+    assert capsys.readouterr().out.endswith("nothing to change\n")
+    assert sorted(server.schedules().values()) == ["DISABLED", "ENABLED"]
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_version_that_the_server_does_not_have_is_refused_before_anything_is_changed(dry, server, file, capsys):
+    main(["upload", "--version", "v1", "--host", server.url])
+    changes = list(server.changes)
+    assert schedule(server, file, "--version", "v2", *dry, weekly=WEEKLY) == 2
+    assert "expected a version 'v2' of portrait-scorer on the server, it has portrait-scorer, v1" in (
+        capsys.readouterr().err
+    )
+    assert server.changes == changes
+
+
+def test_in_a_pod_the_command_line_acts_as_the_pods_account(server, tmp_path, monkeypatch):
+    (tmp_path / "token").write_text("of the account")
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
+    main(["upload", "--version", "v1", "--host", server.url])
+    assert server.tokens == {"Bearer of the account"}

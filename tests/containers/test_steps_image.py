@@ -5,9 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 
 from images.steps import train
-from tests.containers.engine import container, docker, revision
+from tests.containers.engine import ROOT, container, docker, revision
 from tests.test_sagemaker import TINY, job
 
 LIMIT = 2.2e9  # bytes
@@ -41,6 +42,14 @@ names = [module.name for module in pkgutil.walk_packages(components.__path__, "c
 print(len([importlib.import_module(name) for name in names]))
 """
     assert int(inside(steps.tag, code).splitlines()[-1]) > 80
+
+
+def test_the_job_that_keeps_the_schedules_finds_its_command_in_it(steps):
+    path = ROOT / "images" / "manifests" / "schedule" / "job.yaml"
+    pod = yaml.safe_load(path.read_text())["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    with container(steps.tag, *pod["containers"][0]["command"], "--dry-run", options=OFFLINE) as ran:
+        assert ran.wait() == 2, ran.logs()
+        assert "No such file or directory: '/etc/schedules/schedules.yaml'" in ran.logs()
 
 
 def test_there_is_no_compiler_in_it(steps):
