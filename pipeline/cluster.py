@@ -3,6 +3,7 @@
 import hashlib
 import os
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,12 @@ from pipeline.pipeline import NAME
 from pipeline.runs import revision
 
 EXPERIMENT = NAME
+
+TIMEOUT = 20
+"""Seconds to wait for an answer of the server: left alone, Kubeflow's client waits for ever."""
+
+_PAUSES = (1.0, 2.0, 4.0)  # seconds before a question is asked again
+_BUSY = (429, 502, 503, 504)
 
 
 class Version(NamedTuple):
@@ -42,11 +49,36 @@ def clear_errors() -> Iterator[None]:
         raise OSError(f"the Kubeflow server cannot be reached: {error}") from error
 
 
+class _Patient(kfp_server_api.rest.RESTClientObject):
+    """Asks a busy server again, and waits for no answer longer than ``TIMEOUT``.
+
+    Lost connections are urllib3's matter, which asks three times more. Only questions are asked again: a change may
+    have been made although its answer got lost, and the server would make it twice.
+    """
+
+    def request(self, method: str, url: str, **options: Any) -> Any:
+        options["_request_timeout"] = options.get("_request_timeout") or TIMEOUT
+        for pause in (*_PAUSES, None):
+            try:
+                return super().request(method, url, **options)
+            except kfp_server_api.ApiException as error:
+                if method != "GET" or pause is None or error.status not in _BUSY:
+                    raise
+                time.sleep(pause)
+            except (urllib3.exceptions.ProtocolError, urllib3.exceptions.ReadTimeoutError) as error:
+                raise OSError(
+                    f"the Kubeflow server gave no answer: {error}; what it was asked for may have been done all the"
+                    " same, so look there before you ask again"
+                ) from error
+        raise AssertionError("unreachable")
+
+
 def connect(host: str = "", namespace: str = "") -> kfp.Client:
     """A client of the Kubeflow Pipelines API; without a host, as kfp finds one (environment, kubeconfig).
 
     In a pod whose token for Kubeflow is named by ``KF_PIPELINES_SA_TOKEN_PATH`` it acts as the pod's account.
     """
+    kfp_server_api.api_client.rest.RESTClientObject = _Patient  # kfp's client offers no other way to set a timeout
     own: dict[str, Any] = {"namespace": namespace} if namespace else {}
     if os.environ.get(KF_PIPELINES_SA_TOKEN_ENV):  # kfp itself looks for it only where no host is given
         own["credentials"] = ServiceAccountTokenVolumeCredentials()

@@ -13,6 +13,7 @@ import json
 import re
 import struct
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,8 +29,11 @@ import google_crc32c
 CHUNK_UNIT = 256 * 1024  # "each chunk except the last must be a multiple of 256 KiB"
 PAGE = 1000  # objects a page of a listing, at most
 
-Trouble = Literal[429, 503, "reset", "half", "lost"]
-"""A status; the connection reset before anything is done; half a chunk kept, then 503; done, but not answered."""
+SLOW = 1.0  # seconds for which a slow answer keeps its client waiting
+
+Trouble = Literal[429, 503, "reset", "half", "lost", "slow"]
+"""A status; the connection reset before anything is done; half a chunk kept, then 503; done, but not answered; done,
+and answered too late."""
 
 
 @dataclass
@@ -268,6 +272,7 @@ class _Handler(BaseHTTPRequestHandler):
     """HTTP around `Server.answer`."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or each answer waits for the client to acknowledge its headers
     store: Server
 
     def _handle(self) -> None:
@@ -290,6 +295,8 @@ class _Handler(BaseHTTPRequestHandler):
             status, answer_headers, answer = _json(error, refused.status)
         if trouble == "lost":
             return self._reset()
+        if trouble == "slow":
+            time.sleep(SLOW)
         self.send_response(status)
         for name, value in {**answer_headers, "Content-Length": str(len(answer))}.items():
             self.send_header(name, value)

@@ -2,24 +2,32 @@
 
 It keeps pipelines, versions, experiments, runs and recurring runs in memory, and refuses what the true server
 refuses: unknown paths, query and body fields, names given twice, parameters that the pipeline does not have or of
-another type, five-field cron, versions without their Kubernetes document. Lists come in pages of two.
+another type, five-field cron, versions without their Kubernetes document. Lists come in pages of two. `Kubeflow.fail`
+brings on trouble on cue.
 """
 
 import email.policy
 import json
+import struct
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from socket import SO_LINGER, SOL_SOCKET
+from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
+Trouble = Literal[429, 503, "reset", "lost", "slow"]
+"""A status; the connection reset before anything is done; done, but not answered; done, and answered too late."""
+
 PAGE = 2
+SLOW = 2.0  # seconds for which a slow answer keeps its client waiting
 _KINDS = {
     "STRING": str,
     "NUMBER_INTEGER": int,
@@ -56,6 +64,18 @@ class Kubeflow:
     down_after: int | None = None
     """Changes after which every further one is answered with 503."""
     _clock: int = 0
+    _troubles: list[tuple[Callable[[str, str], bool], list[Trouble]]] = field(default_factory=list)
+
+    def fail(self, when: Callable[[str, str], bool], *troubles: Trouble) -> None:
+        """Meet the next requests for whose method and path ``when`` holds with these troubles, one each."""
+        self._troubles.append((when, list(troubles)))
+
+    def trouble(self, method: str, path: str) -> Trouble | None:
+        """What `fail` planned for this request."""
+        for when, troubles in self._troubles:
+            if troubles and when(method, path):
+                return troubles.pop(0)
+        return None
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> dict[str, Any]:
         """The answer to a request.
@@ -214,6 +234,13 @@ def _only(given: dict[str, Any], known: set[str]) -> None:
         raise Refused(400, f"unknown fields: {sorted(unknown)}")
 
 
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing: a client that is gone is what some tests are about."""
+
+
 @contextmanager
 def serving() -> Iterator[Kubeflow]:
     """A server on loopback."""
@@ -224,10 +251,19 @@ def serving() -> Iterator[Kubeflow]:
             address = urlsplit(self.path)
             query = {name: values[-1] for name, values in parse_qs(address.query).items()}
             kubeflow.tokens.add(self.headers.get("Authorization", ""))
+            body, trouble = self._body(), kubeflow.trouble(self.command, address.path)
+            if trouble == "reset":
+                return self._reset()
             try:
-                status, answer = 200, kubeflow.answer(self.command, address.path, query, self._body())
+                if isinstance(trouble, int):
+                    raise Refused(trouble, "trouble on cue")
+                status, answer = 200, kubeflow.answer(self.command, address.path, query, body)
             except Refused as refused:
                 status, answer = refused.status, {"code": refused.status, "message": str(refused)}
+            if trouble == "lost":
+                return self._reset()
+            if trouble == "slow":
+                time.sleep(SLOW)
             content = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
@@ -236,6 +272,15 @@ def serving() -> Iterator[Kubeflow]:
             self.wfile.write(content)
 
         do_POST = do_DELETE = do_GET
+
+        def _reset(self) -> None:
+            """Close with RST, as a broken network does."""
+            self.connection.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+
+        def finish(self) -> None:
+            if self.connection.fileno() != -1:
+                super().finish()
 
         def _body(self) -> Any:
             """JSON, or the bytes of the one file of a form."""
@@ -254,8 +299,7 @@ def serving() -> Iterator[Kubeflow]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = _Http(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     kubeflow.url = f"http://127.0.0.1:{server.server_port}"
     try:

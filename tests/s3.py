@@ -1,12 +1,19 @@
 """An S3 server for tests: moto's, one request at a time, with trouble on cue."""
 
+import struct
 import threading
+import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from socket import SHUT_RDWR, SO_LINGER, SOL_SOCKET
+from typing import Any, Literal
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+Trouble = Literal[429, 503, "reset", "lost", "slow"]
+"""A status; the connection reset before anything is done; done, but not answered; done, and answered too late."""
+
+SLOW = 1.0  # seconds for which a slow answer keeps its client waiting
 BUSY = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>trouble on cue</Message></Error>"
 
 
@@ -20,7 +27,7 @@ class Server:
     def __init__(self) -> None:
         self._app = DomainDispatcherApplication(create_backend_app)
         self._lock = threading.Lock()
-        self._troubles: list[tuple[Callable[[dict[str, Any]], bool], list[int]]] = []
+        self._troubles: list[tuple[Callable[[dict[str, Any]], bool], list[Trouble]]] = []
         self._http = make_server("127.0.0.1", 0, self._serve, threaded=True, request_handler=_Quiet)
         self.url = f"http://127.0.0.1:{self._http.server_port}"
 
@@ -32,19 +39,44 @@ class Server:
         self._http.shutdown()
         self._http.server_close()
 
-    def fail(self, when: Callable[[dict[str, Any]], bool], *statuses: int) -> None:
-        """Answer the next requests for whose WSGI environment ``when`` holds with these statuses, one each."""
-        self._troubles.append((when, list(statuses)))
+    def fail(self, when: Callable[[dict[str, Any]], bool], *troubles: Trouble) -> None:
+        """Meet the next requests for whose WSGI environment ``when`` holds with these troubles, one each."""
+        self._troubles.append((when, list(troubles)))
+
+    def calm(self) -> None:
+        """Forget what `fail` planned."""
+        self._troubles.clear()
+
+    def _trouble(self, environ: dict[str, Any]) -> Trouble | None:
+        for when, troubles in self._troubles:
+            if troubles and when(environ):
+                return troubles.pop(0)
+        return None
 
     def _serve(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         with self._lock:
-            for when, statuses in self._troubles:
-                if statuses and when(environ):
-                    start_response(f"{statuses.pop(0)} Trouble", [("Content-Type", "application/xml")])
-                    return [BUSY]
-            return list(self._app(environ, start_response))
+            trouble = self._trouble(environ)
+            if isinstance(trouble, int):
+                start_response(f"{trouble} Trouble", [("Content-Type", "application/xml")])
+                return [BUSY]
+            answer = [] if trouble == "reset" else list(self._app(environ, start_response))
+        if trouble in ("reset", "lost"):
+            _reset(environ["werkzeug.socket"])
+        if trouble == "slow":
+            time.sleep(SLOW)
+        return answer
+
+
+def _reset(connection: Any) -> None:
+    """Close with RST, as a broken network does."""
+    connection.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+    connection.shutdown(SHUT_RDWR)
+    raise ConnectionResetError("trouble on cue")
 
 
 class _Quiet(WSGIRequestHandler):
     def log_request(self, *_: object) -> None:
         """Say nothing."""
+
+    def log(self, *_: object) -> None:
+        """Say nothing of connections that were reset on cue either."""

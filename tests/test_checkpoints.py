@@ -1,12 +1,15 @@
 """Checkpoints: what was cut off in the writing, or belongs to another training, is passed over."""
 
+import itertools
 import json
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from google.cloud.storage import retry
 
+from components.scorer import storage
 from components.scorer.checkpoints import Checkpoints, best_epoch, fingerprint_of, fit
 
 
@@ -89,6 +92,39 @@ def test_the_epoch_with_the_lowest_validation_loss_is_returned(place):
 
 def test_a_fingerprint_changes_with_any_part():
     assert len({fingerprint_of({"a": 1}, "x"), fingerprint_of({"a": 2}, "x"), fingerprint_of({"a": 1}, "y")}) == 3
+
+
+@pytest.mark.parametrize("trouble", [503, 429, "reset", "half", "lost"])
+def test_a_checkpoint_in_a_bucket_survives_trouble_at_each_of_its_requests(google, trouble, monkeypatch):
+    monkeypatch.setattr(retry, "DEFAULT_RETRY", retry.DEFAULT_RETRY.with_delay(initial=0.001, maximum=0.01))
+    trained, curves = model(), {"loss": [0.3, 0.2]}
+    for number in range(1, 7):
+        place = Checkpoints(f"gs://bucket/{number}", "these settings")
+        place.save(trained, 1, {"loss": [0.3]}, keep={1})
+        seen = itertools.count(1)
+        google.fail(lambda request, seen=seen, number=number: next(seen) == number, trouble)
+        place.save(trained, 2, curves, keep={2})
+        google.calm()
+        assert place.latest() == (2, curves)
+        assert {name for name in google.data("bucket") if name.startswith(f"{number}/")} == {
+            f"{number}/epoch-0002.keras", f"{number}/epoch-0002.json",
+        }  # fmt: skip
+
+
+def test_an_outage_while_an_epoch_is_saved_is_one_error_and_the_epoch_before_can_be_gone_on_from(google, monkeypatch):
+    monkeypatch.setattr(storage, "DEADLINE", 0.02)
+    trained = model()
+    for number in range(1, 5):
+        place = Checkpoints(f"gs://bucket/{number}", "these settings")
+        place.save(trained, 1, {"loss": [0.3]}, keep={1})
+        seen = itertools.count(1)
+        google.fail(lambda request, seen=seen, number=number: next(seen) >= number, *[503] * 1000)
+        with pytest.raises(storage.StorageError, match=r"cannot (write|list|remove) gs://bucket"):
+            place.save(trained, 2, {"loss": [0.3, 0.2]}, keep={2})
+        google.calm()
+        epoch, curves = place.latest()
+        assert len(curves["loss"]) == epoch
+        assert place.load(epoch).count_params() == trained.count_params()
 
 
 def test_what_a_checkpoint_says_of_itself_is_plain_json(place, tmp_path):

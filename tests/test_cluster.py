@@ -123,6 +123,68 @@ def test_a_server_that_refuses_is_quoted(server, capsys):
     assert "refused (503)" in capsys.readouterr().err
 
 
+# Trouble on the way to the server
+
+
+@pytest.fixture
+def hurried(monkeypatch):
+    monkeypatch.setattr(cluster, "_PAUSES", (0.0, 0.0, 0.0))
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("trouble", [503, 429, "reset", "lost"])
+def test_every_question_that_meets_trouble_is_asked_again(server, trouble):
+    server.fail(lambda method, path: method == "GET", *[trouble] * 2)
+    assert submit(server) == 0
+    assert (len(server.pipelines), len(server.versions), len(server.runs)) == (1, 2, 1)
+
+
+@pytest.mark.parametrize("change", ["pipelines/upload", "pipelines/upload_version", "experiments", "runs"])
+@pytest.mark.parametrize("trouble", [503, 429, "reset", "lost"])
+def test_a_change_that_meets_trouble_is_one_clear_error_and_the_next_submit_makes_nothing_twice(
+    server, capsys, trouble, change
+):
+    server.fail(lambda method, path: method == "POST" and path.endswith(f"/{change}"), trouble)
+    assert submit(server) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert (f"refused ({trouble})" if isinstance(trouble, int) else "may have been done") in told
+    lost = len(server.runs)  # of which the error has told
+    assert lost == (change == "runs" and trouble == "lost")
+    assert submit(server) == 0
+    made = (len(server.pipelines), len(server.versions), len(server.experiments), len(server.runs) - lost)
+    assert made == (1, 2, 1, 1)
+
+
+def test_an_answer_that_comes_too_late_is_not_waited_for(server, capsys, monkeypatch):
+    submit(server)
+    monkeypatch.setattr(cluster, "TIMEOUT", (kubeflow.SLOW / 2, kubeflow.SLOW / 2))
+    server.fail(lambda method, path: method == "POST" and path.endswith("/runs"), "slow")
+    assert submit(server) == 2
+    assert "gave no answer" in capsys.readouterr().err
+
+
+def test_a_server_that_never_answers_is_one_clear_error(server, capsys, monkeypatch):
+    monkeypatch.setattr(cluster, "TIMEOUT", (0.1, 0.1))
+    server.fail(lambda method, path: True, *["slow"] * 50)
+    assert submit(server) == 2
+    assert "the Kubeflow server cannot be reached" in capsys.readouterr().err
+
+
+def test_no_call_waits_longer_than_two_minutes():
+    """urllib3 asks four times in all."""
+    assert 4 * cluster.TIMEOUT + sum(cluster._PAUSES) < 120
+
+
+@pytest.mark.parametrize("trouble", [429, "reset", "lost"])
+def test_a_schedule_that_met_trouble_is_taken_up_by_the_next(server, file, capsys, trouble):
+    server.fail(lambda method, path: method == "POST" and "/recurringruns" in path, trouble)
+    assert schedule(server, file, weekly=WEEKLY) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert "ENABLED" not in server.schedules().values()
+    assert schedule(server, file, weekly=WEEKLY) == 0
+    assert list(server.schedules().values()) == ["ENABLED"]
+
+
 def test_a_new_schedule_is_created_paused_and_then_enabled(server, file):
     assert schedule(server, file, weekly=WEEKLY) == 0
     (run,) = server.recurring

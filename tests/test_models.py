@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from components.scorer import channels, published, registry, storage
 from pipeline.__main__ import main
 from tests import gcs
-
-NAME = "portraits"
+from tests.versions import NAME, complete, push, serving, write
 
 
 @pytest.fixture(params=["folder", "google", "amazon"])
@@ -34,33 +33,6 @@ def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "verify", complete)
 
 
-def complete(models: str, name: str, version: int) -> None:
-    if not storage.exists(f"{models}/{name}/{version}/saved_model.pb"):
-        raise ValueError(f"version {version} cannot serve")
-
-
-def write(models: str, version: int, size: int = 10, **record: object) -> None:
-    """A version's files, as far as this room looks at them."""
-    uri = f"{models}/{NAME}/{version}"
-    storage.write_bytes(f"{uri}/variables/variables.index", b"v" * size)
-    if record:
-        storage.write_json(f"{uri}/version.json", record)
-    storage.write_bytes(f"{uri}/saved_model.pb", b"graph")
-
-
-def push(models: str, run: str) -> int:
-    """What a push does to the place."""
-    version = channels.claim(models, NAME, run, "sha")
-    proved = channels.named(models, NAME, version)
-    whole = storage.exists(f"{models}/{NAME}/{version}/saved_model.pb")
-    if not (proved and whole):
-        if not whole:
-            write(models, version)
-        complete(models, NAME, version)
-    channels.switch(models, NAME, version, who=run, why="passed")
-    return version
-
-
 def claimed(models: str, hours: float, *versions: int) -> None:
     """Let versions be claimed so long ago, each by a run of its own."""
     uri = f"{models}/{NAME}/versions.json"
@@ -74,11 +46,6 @@ def claimed(models: str, hours: float, *versions: int) -> None:
 
 def there(models: str) -> list[str]:
     return storage.folders(f"{models}/{NAME}")
-
-
-def serving(models: str) -> tuple[int | None, int | None]:
-    found = channels.read(models, NAME)
-    return found.get("champion"), found.get("previous")
 
 
 def replayed(models: str) -> dict:
