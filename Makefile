@@ -66,6 +66,7 @@ benchmarks: $(BIN)/.dev  ## print the rates and ratios of the README (half an ho
 	$(BIN)/python -m tests.benchmarks.gate_power
 	$(BIN)/python -m tests.benchmarks.ingestion_scale
 	$(BIN)/python -m tests.benchmarks.advice_time
+	$(BIN)/python -m tests.benchmarks.job_on_sample
 	$(BIN)/python -m tests.benchmarks.runtimes
 	$(BIN)/python -m tests.benchmarks.serving_load
 	$(BIN)/python -m tests.benchmarks.ranking_rate

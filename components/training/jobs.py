@@ -1,9 +1,10 @@
 """Learn what counts differently by job from what a trained scorer sees: slopes and offsets of ``heads.Tilt``.
 
 They are fitted when the scorer is done, as the attributes are. So whoever tells no job is answered by the scorer that
-would have been trained without any, and what a job is about is found in a few hundred photos: it is one number a
-feature of a network that knows portraits already, and a convex problem. Learnt together with the network from the same
-photos it was not found at all, and cost the untold scorer part of its agreement with people.
+would have been trained without any. And what a job is about is found in a few hundred photos: it is one number a
+feature of a network that knows portraits already, and the problem is convex. Learnt together with the network, from 300
+photos of the embedded sample, a child counted for more beside a child carer than beside a tutor in 44 and 57 % of new
+pairs (two samples; 70 and 67 % when fitted afterwards), and once the untold scorer lost .09 SRCC.
 """
 
 from typing import NamedTuple

@@ -44,7 +44,7 @@ def draw_portrait(portrait: Portrait, side: int = 320) -> Image.Image:
     image = _background(portrait, size)
     light = Image.new("L", _soft(size), 128)
     for looks, centre, height in _people(portrait):
-        draw_figure(Pen(image, portrait, centre, height), looks)
+        draw_figure(Pen(image, portrait, centre, height), looks, striped=height < portrait.size)
         draw_light(Pen(light, portrait, centre, height), looks)
     return _photograph(image.reduce(_SUPERSAMPLING), light, portrait)
 

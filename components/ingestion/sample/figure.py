@@ -14,6 +14,7 @@ from components.ingestion.sample.portrait import Portrait
 _SKIN = ["#fbdcc8", "#f3c8a8", "#e6b088", "#d0966a", "#b07850", "#915d3c", "#75492f", "#5a3824"]
 _HAIR = ["#1d1815", "#38271d", "#5a3a22", "#86562c", "#b98a4a", "#d9bd84", "#8f3d22", "#a9a6a2"]
 _CLOTH = ["#2f6f8f", "#b8473d", "#f0ece2", "#3d7a57", "#35405e", "#d9a441", "#7a5a8c", "#5b6770", "#d98a94", "#2b2e33"]
+_STRIPES = ((255, 221, 0), (220, 30, 30))
 _DARK_EYES = (64, 40, 24)
 _EYES = (_DARK_EYES, (52, 34, 22), (60, 92, 112), (74, 98, 62))
 
@@ -39,16 +40,19 @@ class _Palette:
         )
 
 
-def draw_figure(pen: Pen, looks: Portrait) -> None:
+def draw_figure(pen: Pen, looks: Portrait, striped: bool = False) -> None:
     """Draw head and body.
 
     Args:
         pen: on an RGB image, in the units of this head.
         looks: what the person looks like; where the person is, the pen knows.
+        striped: whether the shirt has broad stripes, which a small network sees where it hardly sees a second face.
     """
     palette = _Palette.of(looks)
     _hair_behind(pen, looks, palette)
     _body(pen, looks, palette)
+    if striped:
+        _stripes(pen)
     _head(pen, looks.face_width, palette.skin)
     _eyes(pen, looks.smile, palette)
     _nose(pen, palette.skin)
@@ -151,6 +155,12 @@ def _body(pen: Pen, looks: Portrait, palette: _Palette) -> None:
         pen.shape(mirrored([(0, 0.8), (0.7, 0.7), (0.8, 1.3), (0.98, 1.75), (0.5, 2.05), (0, 2.12)]), palette.scarf)
         pen.line([(-0.62, 1.2), (-0.1, 1.5), (0.6, 1.62)], 0.04, _darker(palette.scarf, 0.2))
         pen.line([(-0.72, 1.5), (-0.1, 1.78), (0.5, 1.86)], 0.04, _darker(palette.scarf, 0.2))
+
+
+def _stripes(pen: Pen) -> None:
+    for number, top in enumerate(np.arange(1.7, 5.2, 0.8)):
+        stripe = mirrored([(0, top), (1.42, top), (1.5, top + 0.42), (0, top + 0.42)])
+        pen.polygon(stripe, _STRIPES[number % len(_STRIPES)])
 
 
 def _head(pen: Pen, width: float, skin: Colour) -> None:

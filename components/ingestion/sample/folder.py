@@ -43,7 +43,7 @@ class _Photo(NamedTuple):
     copy_of: str = ""
 
 
-def draw(folder: str | Path, *, labelled: int = 400, unlabelled: int = 300, seed: int = 1) -> Sample:
+def draw(folder: str | Path, *, labelled: int = 600, unlabelled: int = 300, seed: int = 1) -> Sample:
     """Draw a sample: portraits, simulated ratings and the truth behind them.
 
     Writes

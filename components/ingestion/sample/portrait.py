@@ -25,13 +25,16 @@ CLOTHES = 10
 """Colours of clothes."""
 
 CHILD_EFFECT: dict[Job, float] = {
-    "child carer": 1.0,
-    "senior carer": -0.4,
-    "tutor": -1.0,
-    "cleaner": -0.7,
-    "pet carer": -0.4,
+    "child carer": 1.8,
+    "senior carer": -0.8,
+    "tutor": -1.8,
+    "cleaner": -1.4,
+    "pet carer": -0.8,
 }
-"""Score points that a child beside the person adds, by the job that the person offers to do."""
+"""Score points that a child beside the person adds, by the job that the person offers to do: as much as sunglasses."""
+
+CHILD_SHARE = 0.4
+"""Share of the portraits with a child: so large that a few hundred tell what counts differently by job."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Portrait:
 ASPECT = 1.25
 """Height of a photo over its width."""
 
-CHILD_SIZE = 0.68
+CHILD_SIZE = 0.78
 """Height of the child's head over the person's."""
 
 
@@ -94,9 +97,9 @@ def head_centres(portrait: Portrait) -> tuple[tuple[float, float], tuple[float, 
         Two points (x, y) as shares of the photo's width and height; the second has no meaning without a child.
     """
     unit = portrait.size / 2
-    aside = 0.62 * portrait.child_side * portrait.child
+    aside = 0.7 * portrait.child_side * portrait.child
     person = (portrait.x - aside * unit * ASPECT, portrait.y)
-    child = (person[0] + 1.5 * portrait.child_side * unit * ASPECT, portrait.y + 1.05 * unit)
+    child = (person[0] + 1.55 * portrait.child_side * unit * ASPECT, portrait.y + 0.8 * unit)
     return person, child
 
 
@@ -170,7 +173,7 @@ def random_portrait(rng: np.random.Generator) -> Portrait:
     def unless_hasty(usual: float, flawed: float, chance: float) -> float:
         return round(flawed if rng.random() < 2 * haste * chance else usual, 3)
 
-    skin_tone, child = int(rng.integers(TONES)), bool(rng.random() < 0.2)
+    skin_tone, child = int(rng.integers(TONES)), bool(rng.random() < CHILD_SHARE)
     size = unless_hasty(0.42 * 2 ** normal(0, 0.12), one_of((uniform(0.2, 0.28), uniform(0.6, 0.8))), chance=0.2)
     return Portrait(
         skin_tone=skin_tone,
