@@ -11,7 +11,7 @@ from typing import Any
 
 from components.scorer import channels, model_registry, preflight, progress, registry, retention, storage
 from components.scorer.workspace import Workspace
-from pipeline import models, parameters, resources, runs, schedules
+from pipeline import collection, models, parameters, resources, runs, schedules
 from pipeline.cluster import EXPERIMENT, clear_errors, connect, submit, upload
 from pipeline.hands import Schedules
 from pipeline.package import PATH, compiled, difference
@@ -290,6 +290,20 @@ def _clean(options: argparse.Namespace) -> int:
         f"checkpoints of {count} run{'' if count == 1 else 's'}, {size:,} bytes "
         + ("would go: nothing was removed" if options.dry_run else "removed")
     )
+    return _clean_runs(options, limits) if options.runs else 0
+
+
+def _clean_runs(options: argparse.Namespace, limits: dict[str, Any]) -> int:
+    """Archive or delete Kubeflow's own record of old runs."""
+    which = {"delete": options.runs == "delete", "experiment": options.experiment}
+    with clear_errors():
+        client, count = connect(options.host, options.namespace), 0
+        for old in collection.collect(client, options.workspace, **limits, **which):
+            print(old, flush=True)
+            count += 1
+    print(
+        f"{count} run{'' if count == 1 else 's'} of Kubeflow's" + (": nothing was changed" if options.dry_run else "")
+    )
     return 0
 
 
@@ -384,13 +398,18 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_models(commands)
 
-    clean = _command(commands, "clean", _clean, "remove old runs' checkpoints from the workspace; their records stay")
+    clean = _command(commands, "clean", _clean, "remove old runs' checkpoints, and archive or delete Kubeflow's runs")
     clean.add_argument("workspace", metavar="WORKSPACE", help="folder, gs:// or s3:// address")
     clean.add_argument("--keep", type=int, required=True, metavar="N", help="how many of the newest runs keep theirs")
     clean.add_argument(
         "--older-than", type=int, required=True, metavar="DAYS", help="for which every run keeps its own"
     )
     clean.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
+    clean.add_argument(
+        "--runs", choices=("archive", "delete"),
+        help="also what Kubeflow's server keeps of them; a run that the cache or a version needs is not deleted",
+    )  # fmt: skip
+    _add_server(clean)
     clean.epilog = "A run whose checkpoints are gone cannot be taken up by --resume."
 
     _command(commands, "parameters", _parameters, "list what --set takes, with defaults")

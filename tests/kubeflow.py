@@ -110,6 +110,8 @@ class Kubeflow:
                 _only(body, _RUN)
                 self._check_run(body)
                 return self._add(self.runs, "run", {**body, "state": "PENDING"})
+            case "POST" | "DELETE", "runs", name:
+                return self._end(method, *name.partition(":")[::2])
             case "GET", "recurringruns":
                 wanted = query.pop("experiment_id")
                 found = [run for run in self.recurring if run["experiment_id"] == wanted]
@@ -172,6 +174,24 @@ class Kubeflow:
             run["status"] = f"{verb}d".upper()
         else:
             raise Refused(404, f"no such method: {method} :{verb}")
+        return {}
+
+    def _end(self, method: str, run_id: str, verb: str) -> dict[str, Any]:
+        """Archive or delete a run; one that is going is neither."""
+        run = next((run for run in self.runs if run["run_id"] == run_id), None)
+        if run is None:
+            raise Refused(404, f"no run {run_id}")
+        if (method, verb) not in (("POST", "archive"), ("DELETE", "")):
+            raise Refused(404, f"no such method: {method} :{verb}")
+        if run["state"] in ("PENDING", "RUNNING"):
+            raise Refused(400, f"run {run_id} is going")
+        if verb and run.get("storage_state") == "ARCHIVED":
+            raise Refused(400, f"run {run_id} is archived")
+        self._note(f"{verb or 'delete'} {run['display_name']}")
+        if verb:
+            run["storage_state"] = "ARCHIVED"
+        else:
+            self.runs.remove(run)
         return {}
 
     def _check_run(self, body: dict[str, Any]) -> None:
