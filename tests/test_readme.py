@@ -8,7 +8,6 @@ checked that the targets exist and what they would do.
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -19,12 +18,11 @@ import pytest
 
 from components.ingestion.sample import draw
 from components.scorer.settings import GateKey
-from tests import kubeflow, serving
+from tests import documents, kubeflow, serving
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```sh\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-COMMANDS = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
+COMMANDS = documents.commands(README)
 SHORT = [
     "start=none", 'backbone_options={"alpha":0.25}', "crop=32", "scale=36", "head_epochs=1", "epochs=1", "bootstrap=20",
     "behaviour_photos=8", "perturbation_photos=1", f"warn_only={json.dumps(get_args(GateKey))}",
@@ -63,9 +61,7 @@ def served(folder, tmp_path_factory):
 
 def runnable(command: str, host: str) -> list[str]:
     """The command with this Python, the stand-in's address and, for a run, settings that make it short."""
-    words = shlex.split(command.replace("http://localhost:8888", host))
-    if words[0] == "make":
-        return ["make", "--dry-run", "--directory", str(ROOT), *words[1:]]
+    words = documents.words(command, host)
     if words[:3] == ["python", "-m", "pipeline"]:
         more = {"run": ["--set", *SHORT], "compile": ["--file", "pipeline.yaml"]}
         return [sys.executable, *words[1:], *more.get(words[3], [])]
