@@ -25,6 +25,7 @@ from components.scorer.settings import SCORES, Evaluation, Faces, Pretraining, T
 from components.scorer.sight import Sight, in_order, principal_components, settle
 from components.training.train import train
 from tests import designed_faces
+from tests.test_architecture import ROOT, imports
 
 SIZE = 6
 """Numbers of an embedding."""
@@ -130,6 +131,11 @@ def test_a_perturbation_moves_the_pixels_alone(scorer):
     assert (perturbed != pixels).any()
     for name, values in held.items():
         np.testing.assert_array_equal(values, before[name])
+
+
+@pytest.mark.parametrize("module", ["sight", "model", "losses", "heads", "answers"])
+def test_the_network_is_of_no_backend(module):
+    assert not [name for name in imports(ROOT / "components" / "scorer" / f"{module}.py") if "tensorflow" in name]
 
 
 # Principal components

@@ -93,6 +93,11 @@ def check(settings: Training, pretraining: Pretraining, sizes: dict[str, int]) -
         if not sizes.get(split):
             raise ValueError(f"training needs rated photos in the split {split!r}, the data set has none: {sizes}")
     check_together(pretraining, settings.scale)
+    if settings.devices == "all" and keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            f'devices "all" needs Keras on TensorFlow, whose tf.distribute it is, got {keras.backend.backend()}: set'
+            ' KERAS_BACKEND to tensorflow, or devices to "one"'
+        )
     if settings.head_epochs + settings.epochs == 0:
         raise ValueError("head_epochs and epochs are both 0: nothing would be trained; set one of them to 1 or more")
 
@@ -155,13 +160,16 @@ class _Reader:
 
 
 def _traced(network: keras.Model) -> Callable[[Any], Any]:
-    """A network as a function of what `examples.given` gives, traced once for batches of any size."""
+    """A network as a function of what `examples.given` gives, by arrays, traced once for batches of any size."""
     specs = {each.name: tf.TensorSpec(each.shape, tf.float32) for each in network.inputs}
-    traced = tf.function(lambda given: network(in_order(network, given), training=False), input_signature=[specs])
+    if keras.backend.backend() == "tensorflow":
+        traced = tf.function(lambda given: network(in_order(network, given), training=False), input_signature=[specs])
+    else:
+        traced = network.predict_on_batch  # other backends take arrays alone
 
     def answer(given: Any) -> Any:
         named = given if isinstance(given, dict) else {PIXELS: given}
-        return tf.nest.map_structure(lambda found: found.numpy(), traced({name: named[name] for name in specs}))
+        return tf.nest.map_structure(np.asarray, traced({name: np.asarray(named[name]) for name in specs}))
 
     return answer
 
@@ -234,7 +242,7 @@ def _jobs(scorer: keras.Model, train: Seen, validation: Seen, jobs: int) -> tupl
     """The slopes and offsets of the known jobs."""
     last = scorer.get_layer("votes")
     return fit_jobs(
-        *(Rated(seen.features, last(seen.features).numpy(), seen.votes, seen.jobs) for seen in (train, validation)),
+        *(Rated(seen.features, np.asarray(last(seen.features)), seen.votes, seen.jobs) for seen in (train, validation)),
         jobs,
     )
 
