@@ -16,6 +16,7 @@ from scipy.stats import spearmanr
 from components.evaluation import slices
 from components.evaluation.predictions import predict
 from components.ingestion import builder
+from components.push.card import card
 from components.scorer import answers, bundle, embedding, examples, explanation, face_weights, faces, photos
 from components.scorer import sight as seeing
 from components.scorer.checkpoints import Checkpoints
@@ -26,6 +27,7 @@ from components.scorer.sight import Sight, in_order, principal_components, settl
 from components.training.train import train
 from tests import designed_faces
 from tests.test_architecture import ROOT, imports
+from tests.test_card import FACTS, told
 
 SIZE = 6
 """Numbers of an embedding."""
@@ -291,8 +293,8 @@ def test_photos_without_a_face_get_a_stand_in_that_is_learnt(reading, embedded):
 
 
 def test_principal_components_are_fitted_on_the_faces_of_the_training_split_alone(reading, embedded):
-    told = [each for each in photos.records(embedded, "train") if each["face"]["count"]]
-    expected = principal_components(np.stack([each["embedding"] for each in told]), 512)
+    known = [each for each in photos.records(embedded, "train") if each["face"]["count"]]
+    expected = principal_components(np.stack([each["embedding"] for each in known]), 512)
     for weights, values in zip(reading.model.get_layer("embedding_pca").get_weights(), expected, strict=True):
         np.testing.assert_allclose(weights, values, atol=1e-6)
 
@@ -324,15 +326,15 @@ def test_a_view_of_faces_that_the_data_do_not_know_is_refused(small_dataset, sta
 
 
 def test_heads_read_what_is_seen_of_the_face_as_well(reading, embedded):
-    told = [each for each in photos.records(embedded, "test") if each["face"]["count"]]
+    known = [each for each in photos.records(embedded, "test") if each["face"]["count"]]
     taken = {
-        "pixels": np.zeros((len(told), 32, 32, 3), "float32"),
-        "embedding": np.stack([each["embedding"] for each in told]),
-        "found": np.ones(len(told), "float32"),
-        "job": np.zeros(len(told), "int32"),
+        "pixels": np.zeros((len(known), 32, 32, 3), "float32"),
+        "embedding": np.stack([each["embedding"] for each in known]),
+        "found": np.ones(len(known), "float32"),
+        "job": np.zeros(len(known), "int32"),
     }
     answered = join(reading.model, reading.heads)(taken)
-    wears = np.array([each["attributes"]["sunglasses"] == "yes" for each in told])
+    wears = np.array([each["attributes"]["sunglasses"] == "yes" for each in known])
     assert reading.attributes == ("sunglasses",)
     assert ((np.asarray(answered["attributes"])[:, 0] > 0.5) == wears).mean() > 0.75
     np.testing.assert_allclose(answered["votes"], asked(reading.model, taken), atol=1e-6)
@@ -420,6 +422,12 @@ def test_a_bundle_tells_what_reads_faces(faced):
     assert digests["detector"] in faced.reads
     assert digests["embedder"] in faced.reads
     assert "12 numbers for it, of which 3 principal components are read" in faced.reads
+
+
+def test_the_model_card_tells_what_reads_faces(faced):
+    made = card(replace(FACTS, faces=faced.reads))
+    for words in (told(made.markdown), told(made.html)):
+        assert faced.reads in words
 
 
 def test_a_bundle_that_sees_faces_and_cannot_read_them_says_so(faced, pictures):

@@ -70,7 +70,7 @@ def explain(model: str, photos: Sequence[str], out: str | Path, steps: int = 100
     told = _explained([Path(photo).name for photo in photos], data, scorer, steps)
     shown = page.Page("Why these scores", f"What {called} sees in {len(photos)} photos, from 1 (low) to 10 (high).")
     shown.section("Scores", page.table([_row(photo) for photo in told]))
-    shown.section("How to read this", *_HOW)
+    shown.section("How to read this", *_HOW, *([_HELD] if scorer.sight else []))
     files = {}
     for number, photo in enumerate(told, 1):
         pictures = _pictures(photo)
@@ -92,6 +92,12 @@ _HOW = (
     "A place's colour stands for all that the network sees from there, which is more than the place itself. The "
     "scorer does not see the darkened margin.",
     "No map says what a person would like better in the photo: it says what this scorer reacts to.",
+)
+
+
+_HELD = (
+    "This scorer reads the face as well. Here the whole photo alone is explained and changed: what is read of the face"
+    " is held as it is."
 )
 
 
