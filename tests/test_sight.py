@@ -224,6 +224,8 @@ def write(folder: Path, by: str, **sizes: int) -> Path:
     weights = folder.with_name(f"{folder.name} weights")
     weights.mkdir(parents=True)
     (weights / "faces.json").write_text(json.dumps({"size": SIZE}))
+    (weights / "detector.onnx").write_bytes(designed_faces.detector())
+    (weights / "embedder.onnx").write_bytes(b"the records hold what it would say")
     numbers = iter(range(10_000))
     splits = {name: [[record(next(numbers), by) for _ in range(n)]] for name, n in sizes.items()}
     builder.write(folder, splits, ["job", "sunglasses"], faces=weights)
@@ -280,10 +282,20 @@ def test_what_only_the_embedding_tells_is_learnt(reading, embedded):
     assert spearmanr(found[there], truth[there]).statistic > 0.9
 
 
-def test_what_only_the_embedding_tells_is_not_learnt_without(embedded, start, tmp_path):
+@pytest.fixture(scope="module")
+def unread(embedded, start, tmp_path_factory) -> bundle.Bundle:
+    return trained(embedded, start, tmp_path_factory.mktemp("unread"), embedding_size=0)
+
+
+def test_what_only_the_embedding_tells_is_not_learnt_without(unread, embedded):
     there = np.arange(60) % 4 > 0
-    found, truth = means(trained(embedded, start, tmp_path, embedding_size=0), embedded)
+    found, truth = means(unread, embedded)
     assert abs(spearmanr(found[there], truth[there]).statistic) < 0.4
+
+
+def test_a_bundle_carries_the_embedder_only_where_it_reads_embeddings(reading, unread):
+    assert {*reading.faces} == {"faces.json", "detector.onnx", "embedder.onnx"}
+    assert {*unread.faces} == {"faces.json", "detector.onnx"}
 
 
 def test_photos_without_a_face_get_a_stand_in_that_is_learnt(reading, embedded):

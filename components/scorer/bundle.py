@@ -249,7 +249,7 @@ def load(folder: str | Path) -> Bundle:
         told=Heads(**{**told, "jobs": tuple(told["jobs"])}) if (told := about.get("told")) else Heads(),
         heads=keras.saving.load_model(folder / HEADS, compile=False) if (folder / HEADS).exists() else None,
         norms=_read(folder / NORMS),
-        faces=read_faces(folder) or _detector_alone(_read(folder / embedding.DETECTOR)),
+        faces=read_faces(folder) or detector_alone(_read(folder / embedding.DETECTOR)),
     )
 
 
@@ -264,8 +264,8 @@ def read_faces(folder: str | Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(place.iterdir())} if place.is_dir() else {}
 
 
-def _detector_alone(detector: bytes) -> dict[str, bytes]:
-    """The same of a face detector without an embedder, as ONNX: what bundles had that are older than embeddings."""
+def detector_alone(detector: bytes) -> dict[str, bytes]:
+    """The same of a face detector, as ONNX, without an embedder; empty without one."""
     about = {"sha256": {"detector": hashlib.sha256(detector).hexdigest()}}
     return {embedding.DETECTOR: detector, embedding.ABOUT: json.dumps(about).encode()} if detector else {}
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from components.scorer import bundle, examples, heads, photos, storage
+from components.scorer import bundle, embedding, examples, heads, photos, storage
 from components.scorer import model as networks
 from components.scorer.bundle import Bundle
 from components.scorer.checkpoints import Checkpoints, Curves, best_epoch, fingerprint_of, fit
@@ -81,6 +81,8 @@ def train(
         told, apart = _heads(model, reader)
     history = {**{f"head_{name}": values for name, values in head_curves.items()}, **curves}
     faces = bundle.read_faces(dataset)
+    if not sight.embedding:  # the detector finds faces for the norms, the embedder would be carried along for nothing
+        faces = bundle.detector_alone(faces.get(embedding.DETECTOR, b""))
     made = Bundle(model, pretraining, settings, fingerprint, revision, history, told, apart, rules.norms, faces)
     made.save(scorer)
     write_report(report, settings, told, made.reads, head_curves, curves)
