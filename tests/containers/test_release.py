@@ -1,6 +1,7 @@
 """A release to a true registry on loopback: ``make images PUSH=…``, with images that take no time to build."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests import kubeflow
 from tests.containers.engine import ROOT, Unavailable, docker, engine
 from tests.test_release import git
 
@@ -140,7 +142,8 @@ def test_the_compiled_pipeline_names_the_digests_and_no_tag(pushed, tree):
 def test_the_output_says_what_was_pushed_and_what_to_commit(pushed, tree):
     for image in named(tree).values():
         assert image in pushed.stdout
-    assert "images/digests.py names these: commit it together with pipeline.yaml" in pushed.stdout
+    written = "images/digests.py and images/manifests/release/kustomization.yaml name these"
+    assert f"{written}: commit them together with pipeline.yaml" in pushed.stdout
 
 
 def test_a_second_push_is_refused_until_the_first_is_committed_and_then_gives_other_tags(pushed, registry, tree):
@@ -152,6 +155,31 @@ def test_a_second_push_is_refused_until_the_first_is_committed_and_then_gives_ot
     git(tree, "add", "."), git(tree, "commit", "-m", "released")
     assert make(tree, f"{registry}/team").returncode == 0
     assert not set(before.values()) & set(named(tree).values())  # their label is another revision
+
+
+def test_the_workflows_release_pushes_compiles_by_digest_and_uploads_a_version_of_the_tags_name(
+    pushed, registry, tree, tmp_path
+):
+    git(tree, "add", "."), git(tree, "commit", "--allow-empty", "-m", "to be tagged")
+    job = yaml.load((ROOT / ".github/workflows/ci.yaml").read_text(), yaml.BaseLoader)["jobs"]["release"]
+    with kubeflow.serving() as server:
+        given = {
+            "REGISTRY": registry, "GITHUB_REPOSITORY": "Me/Portraits", "GITHUB_REF_NAME": "v1.2.3", "NAME": "me",
+            "PASSWORD": "secret", "KUBEFLOW_HOST": server.url, "KUBEFLOW_TOKEN": "of the CI",
+            "KF_PIPELINES_SA_TOKEN_PATH": str(tmp_path / "token"), "DOCKER_CONFIG": str(tmp_path / "docker"),
+        }  # fmt: skip
+        for run in [step["run"] for step in job["steps"] if "run" in step]:
+            done = subprocess.run(
+                ["bash", "-e", "-c", run], cwd=tree, env={**os.environ, **given}, capture_output=True, text=True
+            )
+            assert done.returncode == 0, f"{run}\n{done.stdout}\n{done.stderr}"
+        assert [version["display_name"] for version in server.versions] == ["portrait-scorer", "v1.2.3"]
+        used = set(re.findall(r"'image': '([^']+)'", str(server.versions[-1]["pipeline_spec"])))
+        assert server.tokens == {"Bearer of the CI"}
+    images = named(tree)
+    assert used == {images["STEPS_CPU"], images["STEPS_GPU"]}
+    assert all(image.startswith(f"{registry}/me/portraits/") for image in images.values())
+    assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_registry_that_refuses_leaves_the_digests_as_they_were(pushed, tree):
