@@ -137,6 +137,17 @@ def test_mixed_precision_keeps_weights_and_answers_float32():
     np.testing.assert_allclose(np.asarray(mixed(pixels)), np.asarray(model(pixels)), atol=0.02)
 
 
+def test_mixed_precision_works_on_given_weights(tmp_path):
+    pixels = keras.Input((32, 32, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3, strides=4, name="convolved")(pixels))
+    keras.Model(pixels, pooled).save(tmp_path / "given.keras")
+    encoder = build_encoder(encoder_settings(scaling="tf"), tmp_path / "given.keras")
+    mixed = with_precision(encoder, "mixed_bfloat16")
+    values = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+    assert mixed.get_layer("convolved").compute_dtype == "bfloat16"
+    np.testing.assert_allclose(np.asarray(mixed(values), "float32"), np.asarray(encoder(values)), atol=0.02)
+
+
 def test_decoding_gives_rgb_of_the_photos_size():
     photo = preprocessing.decode(tf.constant(drawn_photo(0.5, size=(48, 64))))
     assert photo.shape == (64, 48, 3)

@@ -229,7 +229,9 @@ def with_precision(model: keras.Model, policy: str) -> keras.Model:
         return model
 
     @cache  # a layer that works at two places stays one
-    def convert(layer: keras.Layer) -> keras.Layer:
+    def convert(layer: keras.Operation) -> keras.Operation:
+        if not isinstance(layer, keras.Layer):  # such as the conversion to a tensor before given weights
+            return layer
         config = layer.get_config()
         if layer.name not in _FULL_PRECISION:
             config["dtype"] = policy
