@@ -20,6 +20,7 @@ from components.scorer.settings import (
     Evaluation,
     FacePreprocessing,
     Faces,
+    Fitting,
     Ingestion,
     Policy,
     Pretraining,
@@ -95,6 +96,8 @@ def portrait_scorer(
     pretraining_batch_size: int = _pretraining.batch_size,
     noise: float = _pretraining.noise,
     # Training
+    fitting: Fitting = _training.fitting,
+    pairs: int = _training.pairs,
     dropout: float = _training.dropout,
     head_epochs: int = _training.head_epochs,
     head_learning_rate: float = _training.head_learning_rate,
@@ -187,7 +190,7 @@ def portrait_scorer(
         face_scale: Share of the side of a face's crop that ArcFace's template takes; smaller shows more around it.
         face_mirror: Average what is read of a face and of its mirror image.
         embedding_size: Principal components of the face's embedding that the scorer reads, at most; 0 reads none.
-        face_view: Show the network the aligned face as well, beside the whole photo.
+        face_view: Where faces are known, show the network the aligned one as well, beside the whole photo.
         face_view_scale: Share of that view's side that the face takes.
         start: What the network starts from: an autoencoder, a denoising one, ImageNet or nothing.
         weights: Address of a .keras or .weights.h5 file that the encoder starts from.
@@ -200,6 +203,8 @@ def portrait_scorer(
         pretraining_learning_rate: Its learning rate (Adam).
         pretraining_batch_size: Photos in a batch of it.
         noise: Standard deviation of the denoising autoencoder's noise, where pixels range from 0 to 1.
+        fitting: Head in closed form on the network as it is, or head and network by epochs; auto: by what is read.
+        pairs: Components of the features whose pairs the closed form weighs.
         dropout: Share of features dropped before the ten-way softmax.
         head_epochs: Epochs in which only the head is trained.
         head_learning_rate: Learning rate of the head (Adam).

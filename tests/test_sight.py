@@ -256,6 +256,7 @@ def start(tmp_path_factory) -> Path:
 
 def trained(dataset: Path, start: Path, folder: Path, **changes) -> bundle.Bundle:
     given = {"scale": 36, "head_epochs": 25, "epochs": 0, "dropout": 0.0, "batch_size": 8, "camera_faults": 0.0}
+    given |= {"fitting": "gradient", "face_view": False}
     settings = from_parameters(Training, **{**given, "head_learning_rate": 0.05, **changes})
     places = {"checkpoints": str(folder / "checkpoints"), "fingerprint": "data"}
     train(dataset, start, folder / "scorer", folder / "report.html", settings=settings, **places)
@@ -332,9 +333,8 @@ def test_where_every_photo_has_a_face_the_stand_in_stays_the_mean_of_all(blind):
     np.testing.assert_array_equal(stand_in, np.zeros(4))
 
 
-def test_a_view_of_faces_that_the_data_do_not_know_is_refused(small_dataset, start, tmp_path):
-    with pytest.raises(ValueError, match=r"face_view needs to know where the faces are.*give face_detector"):
-        trained(small_dataset, start, tmp_path, face_view=True)
+def test_a_view_of_faces_that_the_data_do_not_know_is_none(small_dataset, start, tmp_path):
+    assert not trained(small_dataset, start, tmp_path, face_view=True).sight.view
 
 
 def test_heads_read_what_is_seen_of_the_face_as_well(reading, embedded):

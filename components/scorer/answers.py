@@ -12,6 +12,7 @@ from keras import ops
 
 from components.scorer import model as networks
 from components.scorer.heads import Tilt, join
+from components.scorer.quadratic import Quadratic
 from components.scorer.settings import SCORES
 
 
@@ -32,27 +33,32 @@ class Told(keras.layers.Layer):
 class Maps(keras.layers.Layer):
     """Grad-CAM without gradients, for a network that ends in pooling and a dense layer; see `closed_form`."""
 
-    def __init__(self, votes: keras.layers.Dense, tilt: Tilt | None = None, **kwargs: Any):
-        """Takes the scorer's last layer, whose kernel it reads and owns no copy of, and the job's layer.
+    def __init__(
+        self, votes: keras.layers.Dense, pairing: Quadratic | None = None, tilt: Tilt | None = None, **kwargs: Any
+    ):
+        """Takes the scorer's last layer, whose kernel it reads and owns no copy of, what it reads, and the job's layer.
 
-        The kernel begins with a row for each channel of the maps.
+        What is read of a photo, by the pairing or else by the last layer, begins with the means of the maps.
         """
         super().__init__(**kwargs)
-        self._votes, self._tilt = votes, tilt
+        self._votes, self._pairing, self._tilt = votes, pairing, tilt
 
-    def call(self, features: Any, votes: Any, job: Any = None) -> dict[str, Any]:
-        """Maps of features ``[n, h, w, c]`` and votes ``[n, 10]`` for jobs, int ``[n]``; None: unknown."""
+    def call(self, features: Any, votes: Any, read: Any = None, job: Any = None) -> dict[str, Any]:
+        """Maps.
+
+        Args:
+            features: ``[n, h, w, c]``.
+            votes: ``[n, 10]``.
+            read: by the pairing, ``[n, k]``.
+            job: int ``[n]``; None: unknown.
+        """
         features, votes = (ops.cast(each, "float32") for each in (features, votes))
-        height, width = features.shape[1:3]
+        height, width, channels = features.shape[1:]
         places = height * width
         scores = ops.convert_to_tensor(SCORES, "float32")
-        kernel = ops.cast(self._votes.kernel, "float32")
-        if kernel.shape[0] > features.shape[-1]:  # the rest speaks of the face
-            kernel = kernel[: features.shape[-1]]
-        parts = ops.matmul(features, kernel)
-        if self._tilt is not None and job is not None:
-            parts = parts + self._tilt.parts(features, job)
-        parts = parts / places
+        flat = ops.reshape(features, (-1, places, channels))
+        parts = ops.matmul(flat, self._kernel(channels, read, job)) / places
+        parts = ops.reshape(parts, (-1, height, width, len(SCORES)))
         total = ops.sum(parts, axis=(1, 2), keepdims=True)
         # The pooling's mean moves away from what is left out; of a single place nothing would be left.
         without = ops.log(votes)[:, None, None] + (total - places * parts) / max(places - 1, 1)
@@ -63,6 +69,15 @@ class Maps(keras.layers.Layer):
             "heatmap": ops.sum(heat * votes[:, None, None], axis=-1),
             "gains": mean[:, None, None] - ops.sum(ops.softmax(without, axis=-1) * scores, axis=-1),
         }
+
+    def _kernel(self, channels: int, read: Any, job: Any) -> Any:
+        """How the logits rise with the first features: ``[c, 10]``, or one a photo, ``[n, c, 10]``."""
+        kernel = ops.cast(self._votes.kernel, "float32")
+        if self._tilt is not None and job is not None:
+            kernel = kernel + self._tilt.kernel(job)
+        if self._pairing is not None:
+            return self._pairing.slopes(read, kernel, channels)
+        return kernel[..., :channels, :]  # the rest speaks of the face
 
 
 def is_pooled(model: keras.Model) -> bool:
@@ -86,7 +101,9 @@ def closed_form(model: keras.Model, heads: keras.Model | None = None) -> keras.M
     where that comes from. In the same way the score without a place follows, which is told as what the place gains.
     Zhou et al., "Learning Deep Features for Discriminative Localization", 2016, https://arxiv.org/abs/1512.04150.
     A job that is told adds its slopes to the kernel (``heads.Tilt``). Of a scorer that sees the face as well, the maps
-    tell where in the whole photo the score comes from, with what the face's own view and embedding say held.
+    tell where in the whole photo the score comes from, with what the face's own view and embedding say held. Where
+    pairs of features are weighed (``quadratic``), the kernel is the gradient at this photo: the sum of a class's map is
+    then what it says of the logit to first order, and so are the gains.
 
     Args:
         model: see `is_pooled`.
@@ -110,9 +127,11 @@ def closed_form(model: keras.Model, heads: keras.Model | None = None) -> keras.M
         raise ValueError(f"expected a network that ends in global average pooling and a dense softmax: {model.name}")
     whole, votes, attributes = _joined(model, heads)
     tilt = next((layer for layer in whole.layers if isinstance(layer, Tilt)), None)
-    maps = Maps(model.layers[-1], tilt, name="maps", dtype="float32")
-    job = {"job": whole.inputs[-1]} if tilt else {}
-    outputs = Told(name="told", dtype="float32")(votes) | maps(networks.maps(model), votes, **job) | attributes
+    pairing = networks.pairing(model)
+    maps = Maps(model.layers[-1], pairing, tilt, name="maps", dtype="float32")
+    given = {"read": pairing.input} if pairing else {}
+    given |= {"job": whole.inputs[-1]} if tilt else {}
+    outputs = Told(name="told", dtype="float32")(votes) | maps(networks.maps(model), votes, **given) | attributes
     return keras.Model(whole.inputs, outputs, name="closed_form")
 
 

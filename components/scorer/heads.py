@@ -96,17 +96,9 @@ class Tilt(keras.layers.Layer):
         tilted = votes * ops.exp(steps - ops.max(steps, axis=-1, keepdims=True))
         return ops.where(job[:, None] == UNKNOWN, votes, tilted / ops.sum(tilted, axis=-1, keepdims=True))
 
-    def parts(self, features, job):
-        """What each place of feature maps adds to the logits ``[n, h, w, 10]`` for the job.
-
-        Args:
-            features: ``[n, h, w, k]``, whose means are the first k of the pooled ``features``.
-            job: as of `call`.
-        """
-        slopes = self._of(self.slopes, job)[:, None, None]
-        if slopes.shape[-1] > features.shape[-1]:  # the rest belongs to what is seen of the face
-            slopes = slopes[..., : features.shape[-1]]
-        return ops.sum(features * slopes, axis=-1, keepdims=True) * _centred()
+    def kernel(self, job):
+        """What the kernel of the votes' logits gains for jobs, ``[n, c, 10]``."""
+        return self._of(self.slopes, job)[..., None] * _centred()
 
     def compute_output_shape(self, features_shape: tuple, votes_shape: tuple, job_shape: tuple) -> tuple:
         """That of the votes."""

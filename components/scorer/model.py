@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from components.scorer import quadratic
 from components.scorer import sight as seeing
 from components.scorer.settings import SCORES, Pretraining
 from components.scorer.sight import EMBEDDING, FACE, FOUND, PRINCIPAL, STAND_IN, WHOLE, Sight
@@ -23,7 +24,7 @@ _MOMENTUM = 0.9
 
 _POOLED, _POOLED_FACE = "pooled", "pooled_face"
 
-_HEAD = (PRINCIPAL, STAND_IN, "votes")
+_HEAD = (PRINCIPAL, STAND_IN, quadratic.NAME, "votes")
 """The layers of the head that have weights."""
 
 _FULL_PRECISION = {
@@ -81,7 +82,7 @@ def build_encoder(settings: Pretraining, weights: Path | None = None) -> keras.M
     return keras.Model(pixels, features, name="encoder")
 
 
-def build_scorer(encoder: keras.Model, dropout: float, sight: Sight = WHOLE) -> keras.Model:
+def build_scorer(encoder: keras.Model, dropout: float, sight: Sight = WHOLE, form: int = 0) -> keras.Model:
     """NIMA: the encoder, global average pooling, dropout and a ten-way softmax (NIMA, section III).
 
     What is seen of the face is appended to the pooled features of the whole photo, which come first.
@@ -90,6 +91,7 @@ def build_scorer(encoder: keras.Model, dropout: float, sight: Sight = WHOLE) -> 
         encoder: from ``build_encoder``; its layers are shared with the result.
         dropout: share of the features dropped in training.
         sight: what it sees beside the whole photo.
+        form: components of the features whose pairs are weighed, see ``quadratic``; 0: features are weighed alone.
 
     Returns:
         A flat model: float ``[n, crop, crop, 3]``, 0..255, and what ``sight`` reads, to votes float32 ``[n, 10]`` that
@@ -102,16 +104,19 @@ def build_scorer(encoder: keras.Model, dropout: float, sight: Sight = WHOLE) -> 
         inputs.append(face)
         given[_POOLED_FACE] = _pooling(_POOLED_FACE)(_applied(encoder, face))
     inputs += (embedded := _embedded(sight)).values()
-    return keras.Model(inputs if sight else encoder.input, _votes(given | embedded, dropout, sight), name="scorer")
+    return keras.Model(
+        inputs if sight else encoder.input, _votes(given | embedded, dropout, sight, form), name="scorer"
+    )
 
 
-def build_head(channels: int, dropout: float, sight: Sight = WHOLE) -> keras.Model:
+def build_head(channels: int, dropout: float, sight: Sight = WHOLE, form: int = 0) -> keras.Model:
     """The head alone, which training fits first, on features that are computed once.
 
     Args:
         channels: of the encoder's features.
         dropout: see `build_scorer`.
         sight: likewise.
+        form: likewise.
 
     Returns:
         A model of ``pooled`` ``[n, channels]`` and, with a view of the face, ``pooled_face`` likewise and, with an
@@ -119,7 +124,7 @@ def build_head(channels: int, dropout: float, sight: Sight = WHOLE) -> keras.Mod
     """
     names = (_POOLED, _POOLED_FACE) if sight.view else (_POOLED,)
     given = {name: keras.Input((channels,), name=name) for name in names} | _embedded(sight)
-    return keras.Model([*given.values()], _votes(given, dropout, sight), name="head")
+    return keras.Model([*given.values()], _votes(given, dropout, sight, form), name="head")
 
 
 def pooling(encoder: keras.Model, sight: Sight) -> keras.Model:
@@ -144,20 +149,36 @@ def hand_over(head: keras.Model, scorer: keras.Model) -> None:
 
 
 def features(scorer: keras.Model) -> keras.KerasTensor:
-    """What a scorer's last layer reads, before dropout: ``[n, c]``, the pooled features of the whole photo first."""
+    """What a scorer's last layer reads, before dropout: ``[n, c]``.
+
+    They begin with the pooled features of the whole photo, unless those are weighed in pairs (``quadratic``).
+    """
     return _before_the_last(scorer).output
+
+
+def pairing(scorer: keras.Model) -> quadratic.Quadratic | None:
+    """The layer by which a scorer weighs pairs of features; None where it weighs them alone."""
+    last = _before_the_last(scorer)
+    return last if isinstance(last, quadratic.Quadratic) else None
 
 
 def maps(scorer: keras.Model) -> keras.KerasTensor | None:
     """The feature maps ``[n, h, w, c]`` of the whole photo that are pooled at the end; None where none are.
 
-    The kernel of the last layer begins with a row for each of their channels.
+    What is read of the photo, by the last layer or in `pairing`, begins with their means.
     """
     last = _before_the_last(scorer)
+    if isinstance(last, quadratic.Quadratic):
+        last = _maker(scorer, last.input)
     if isinstance(last, keras.layers.Concatenate):
-        pooled = last.input[0]
-        last = next((layer for layer in scorer.layers if layer.name == _POOLED and layer.output is pooled), None)
+        last = _maker(scorer, last.input[0])
     return last.input if isinstance(last, keras.layers.GlobalAveragePooling2D) else None
+
+
+def _maker(scorer: keras.Model, made: keras.KerasTensor) -> keras.Layer | None:
+    """The layer of a scorer, of those between its maps and its last one, that gives something."""
+    between = (layer for layer in scorer.layers if layer.name in (_POOLED, "features"))
+    return next((layer for layer in between if layer.output is made), None)
 
 
 def _before_the_last(scorer: keras.Model) -> keras.Layer:
@@ -181,12 +202,14 @@ def _embedded(sight: Sight) -> dict[str, keras.KerasTensor]:
     return {EMBEDDING: keras.Input((sight.embedding,), name=EMBEDDING), FOUND: keras.Input((), name=FOUND)}
 
 
-def _votes(given: Mapping[str, keras.KerasTensor], dropout: float, sight: Sight) -> keras.KerasTensor:
+def _votes(given: Mapping[str, keras.KerasTensor], dropout: float, sight: Sight, form: int) -> keras.KerasTensor:
     """Dropout and softmax on all features together; float32 under mixed precision too."""
     parts = [given[name] for name in (_POOLED, _POOLED_FACE) if name in given]
     if sight.embedding:
         parts.append(seeing.build_face(given[EMBEDDING], given[FOUND], sight))
     joined = keras.layers.Concatenate(name="features", dtype="float32")(parts) if len(parts) > 1 else parts[0]
+    if form:
+        joined = quadratic.Quadratic(form, name=quadratic.NAME, dtype="float32")(joined)
     dropped = keras.layers.Dropout(dropout, name="dropout", dtype="float32")(joined)
     return keras.layers.Dense(len(SCORES), activation="softmax", name="votes", dtype="float32")(dropped)
 

@@ -19,6 +19,8 @@ def training(
     accelerator: str,
     accelerator_count: str,
     revision: str,
+    fitting: str,
+    pairs: int,
     dropout: float,
     head_epochs: int,
     head_learning_rate: float,

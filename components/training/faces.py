@@ -10,24 +10,16 @@ from components.scorer.sight import Components, Sight, principal_components
 
 
 def find_sight(dataset: str | Path, settings: Training) -> tuple[Sight, Components | None]:
-    """What there is to see, and the principal components of the embeddings of the split ``train``.
-
-    Raises:
-        ValueError: a view of faces is wanted, and the data set does not say where they are.
-    """
+    """What there is to see, and the principal components of the embeddings of the split ``train``."""
     reading = photos.reading(dataset)
-    if settings.face_view and not reading.face:
-        raise ValueError(
-            "face_view needs to know where the faces are, and the data set does not say: give face_detector, too,"
-            " or set face_view to false"
-        )
+    view = settings.face_view and reading.face
     if not (reading.embedding and settings.embedding_size):
-        return Sight(settings.face_view), None
+        return Sight(view), None
     components = principal_components(_embeddings(dataset, "train"), settings.embedding_size)
     if components is None:
         print("training: embeddings are not read, for the training photos' faces do not differ", flush=True)
-        return Sight(settings.face_view), None
-    return Sight(settings.face_view, *components.axes.shape), components
+        return Sight(view), None
+    return Sight(view, *components.axes.shape), components
 
 
 def _embeddings(dataset: str | Path, split: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Fit the score head on a pretrained encoder, then the whole network (NIMA)."""
+"""Fit the score head on a pretrained encoder: in closed form, or by epochs and then the whole network (NIMA)."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from components.scorer import bundle, embedding, examples, heads, photos, storage
+from components.scorer import bundle, embedding, examples, heads, photos, quadratic, storage
 from components.scorer import model as networks
 from components.scorer.bundle import Bundle
 from components.scorer.checkpoints import Checkpoints, Curves, best_epoch, fingerprint_of, fit
@@ -21,6 +21,7 @@ from components.scorer.progress import track
 from components.scorer.settings import Pretraining, Training, as_parameters, check_together
 from components.scorer.sight import EMBEDDING, FOUND, PIXELS, Components, Sight, in_order, settle
 from components.training.attributes import fit_attribute
+from components.training.closed_form import fit_closed
 from components.training.faces import find_sight
 from components.training.jobs import Rated, fit_jobs
 from components.training.report import write_report
@@ -38,7 +39,10 @@ def train(
     fingerprint: str,
     revision: str = "",
 ) -> dict[str, float]:
-    """Train a scorer on the split ``train``; the epoch with the lowest loss on ``validation`` is kept.
+    """Train a scorer: its head in closed form, or head and network by epochs, as `closed` says.
+
+    By epochs it learns from the split ``train``, and the epoch with the lowest loss on ``validation`` is kept. The
+    closed form chooses by leaving photos out, and learns from both.
 
     Args:
         dataset: TFDS directory.
@@ -51,8 +55,8 @@ def train(
         revision: git revision of the code, written into the bundle.
 
     Returns:
-        ``training_loss`` and ``validation_loss`` of the epoch that was kept (squared EMD), ``training_epochs``,
-        ``training_photos`` and ``training_minutes``.
+        ``training_loss`` and ``validation_loss`` of the epoch that was kept, or of the photos that were left out
+        (squared EMD), ``training_epochs``, ``training_photos`` and ``training_minutes``.
 
     Raises:
         ValueError: the data set has no photo to train or to validate on, or the settings contradict each other.
@@ -64,18 +68,11 @@ def train(
     keras.utils.set_random_seed(settings.seed)
     identity = fingerprint_of(as_parameters(pretraining), as_parameters(settings), fingerprint, told.attributes)
     sight, components = find_sight(dataset, settings)
-    reader = _Reader(dataset, pretraining.crop, settings, told, sight)
+    reader = Reader(dataset, pretraining.crop, settings, told, sight)
     with _devices(settings):
         network = with_precision(network, "mixed_float16" if settings.mixed_precision else "float32")
-        head, head_curves = _fit_head(
-            network, components, reader, settings, Checkpoints(storage.join(checkpoints, "head"), identity)
-        )
-        model = build_scorer(network, settings.dropout, sight)
-        settle(model, components)
-        if head is not None:
-            hand_over(head, model)
-        model, curves = _fit_all(
-            model, pretraining, reader, settings, Checkpoints(storage.join(checkpoints, "all"), identity)
+        model, head_curves, curves = (_closed if closed(settings, sight) else _by_epochs)(
+            network, components, pretraining, reader, settings, lambda phase: _place(checkpoints, phase, identity)
         )
         model = with_precision(model, "float32")
         told, apart = _heads(model, reader)
@@ -87,6 +84,11 @@ def train(
     made.save(scorer)
     write_report(report, settings, told, made.reads, head_curves, curves)
     return _metrics(history, photos.counts(dataset)["train"])
+
+
+def closed(settings: Training, sight: Sight) -> bool:
+    """Whether the head is fitted in closed form; the network then stays as it is."""
+    return settings.fitting == "closed" or (settings.fitting == "auto" and sight.embedding > 0)
 
 
 def check(settings: Training, pretraining: Pretraining, sizes: dict[str, int]) -> None:
@@ -120,7 +122,7 @@ class Seen(NamedTuple):
     attributes: np.ndarray
 
 
-class _Reader:
+class Reader:
     """The data set as this training reads it."""
 
     def __init__(self, dataset: str | Path, crop: int, settings: Training, told: Heads, sight: Sight):
@@ -130,22 +132,24 @@ class _Reader:
             self._read["view"] = photos.View(crop, settings.face_view_scale)
 
     def plain(self, split: str) -> tf.data.Dataset:
+        """The middle of each photo of a split, in stored order, and its votes."""
         return photos.batches(self.dataset, split, **self._read, example=examples.scored(self.sight))
 
     def epoch(self, number: int) -> tf.data.Dataset:
+        """The training photos of one epoch, randomly cropped and mirrored, and their votes."""
         return photos.augmented(
             self.dataset, "train", **self._read, seed=self.settings.seed, epoch=number,
             camera_faults=self.settings.camera_faults, example=examples.scored(self.sight),
         )  # fmt: skip
 
-    def pooled(self, network: keras.Model, split: str) -> tf.data.Dataset:
-        """What `build_head` takes of each photo, the encoder's part computed once, and its votes ``[10]``."""
+    def pooled(self, network: keras.Model, split: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """What `build_head` takes of a split's photos, by name, and their votes ``[n, 10]``."""
         encode = _traced(networks.pooling(network, self.sight))
         found = []
         for given, votes in self._tracked(self.plain(split), f"features of {split}", split):
             read = {name: given[name].numpy() for name in (EMBEDDING, FOUND)} if self.sight.embedding else {}
             found.append((encode(given) | read, votes.numpy()))
-        return tf.data.Dataset.from_tensor_slices(tf.nest.map_structure(lambda *parts: np.concatenate(parts), *found))
+        return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *found)
 
     def seen(self, scorer: keras.Model, split: str) -> Seen:
         """What a trained scorer sees on a split's photos, and what the data know of them."""
@@ -176,13 +180,56 @@ def _traced(network: keras.Model) -> Callable[[Any], Any]:
     return answer
 
 
+def _place(checkpoints: str, phase: str, identity: str) -> Checkpoints:
+    return Checkpoints(storage.join(checkpoints, phase), identity)
+
+
+def _closed(
+    network: keras.Model,
+    components: Components | None,
+    pretraining: Pretraining,
+    reader: Reader,
+    settings: Training,
+    place: Callable[[str], Checkpoints],
+) -> tuple[keras.Model, Curves, Curves]:
+    """The head in closed form, on the photos of both splits; see ``closed_form``."""
+    seen = [reader.pooled(network, split) for split in ("train", "validation")]
+    given, votes = (
+        tf.nest.map_structure(lambda *parts: np.concatenate(parts), *each) for each in zip(*seen, strict=True)
+    )
+    head, curves = fit_closed(given, votes, reader.sight, components, settings)
+    model = build_scorer(network, settings.dropout, reader.sight, head.get_layer(quadratic.NAME).kept)
+    hand_over(head, model)
+    return model, curves, {}
+
+
+def _by_epochs(
+    network: keras.Model,
+    components: Components | None,
+    pretraining: Pretraining,
+    reader: Reader,
+    settings: Training,
+    place: Callable[[str], Checkpoints],
+) -> tuple[keras.Model, Curves, Curves]:
+    """The head, then the whole network, by steps down the gradient (NIMA)."""
+    head, head_curves = _fit_head(network, components, reader, settings, place("head"))
+    model = build_scorer(network, settings.dropout, reader.sight)
+    settle(model, components)
+    if head is not None:
+        hand_over(head, model)
+    model, curves = _fit_all(model, pretraining, reader, settings, place("all"))
+    return model, head_curves, curves
+
+
 def _fit_head(
-    network: keras.Model, components: Components | None, reader: _Reader, settings: Training, place: Checkpoints
+    network: keras.Model, components: Components | None, reader: Reader, settings: Training, place: Checkpoints
 ) -> tuple[keras.Model | None, Curves]:
     """The head alone, on features that are computed once: minutes instead of hours for the same epochs."""
     if not settings.head_epochs:
         return None, {}
-    train, validation = reader.pooled(network, "train"), reader.pooled(network, "validation")
+    train, validation = (
+        tf.data.Dataset.from_tensor_slices(reader.pooled(network, split)) for split in ("train", "validation")
+    )
     head = build_head(network.output_shape[-1], settings.dropout, reader.sight)
     settle(head, components)
     head.compile(keras.optimizers.Adam(settings.head_learning_rate), loss=squared_emd)
@@ -203,7 +250,7 @@ def _fit_head(
 
 
 def _fit_all(
-    model: keras.Model, pretraining: Pretraining, reader: _Reader, settings: Training, place: Checkpoints
+    model: keras.Model, pretraining: Pretraining, reader: Reader, settings: Training, place: Checkpoints
 ) -> tuple[keras.Model, Curves]:
     """The whole network, from the trained head."""
     if pretraining.start != "none":
@@ -220,7 +267,7 @@ def _fit_all(
     )
 
 
-def _heads(scorer: keras.Model, reader: _Reader) -> tuple[Heads, keras.Model | None]:
+def _heads(scorer: keras.Model, reader: Reader) -> tuple[Heads, keras.Model | None]:
     """What the scorer can be told and asked, and its heads; None where that is nothing."""
     wanted = reader.told
     if not wanted:

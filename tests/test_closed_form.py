@@ -1,0 +1,223 @@
+"""The head in closed form: it is ridge regression on pairs of features, and a network like any other."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import votes_around
+from scipy.stats import spearmanr
+
+from components.scorer import answers, bundle, explanation
+from components.scorer import model as networks
+from components.scorer.model import build_scorer, hand_over
+from components.scorer.quadratic import NAME, Quadratic
+from components.scorer.settings import SCORES, Pretraining, Training, from_parameters
+from components.scorer.sight import Sight, principal_components
+from components.training import closed_form
+from components.training.closed_form import fit_closed, tilted
+from components.training.train import closed, train
+
+CHANNELS, SIZE = 7, 12
+BOTH = Sight(view=True, embedding=SIZE, kept=SIZE)
+SETTINGS = Training(pairs=30)
+
+
+def drawn(photos: int, seed: int = 0, with_faces: float = 1.0) -> dict[str, np.ndarray]:
+    """What a head is given of photos."""
+    rng = np.random.default_rng(seed)
+    found = (rng.random(photos) < with_faces).astype("float32")
+    return {
+        "pooled": rng.gamma(2, 1, (photos, CHANNELS)).astype("float32"),
+        "pooled_face": rng.gamma(2, 1, (photos, CHANNELS)).astype("float32"),
+        "embedding": (rng.normal(size=(photos, SIZE)) * found[:, None]).astype("float32"),
+        "found": found,
+    }
+
+
+def components_of(given: dict[str, np.ndarray]):
+    return principal_components(given["embedding"][given["found"] > 0], SIZE)
+
+
+def rated(given: dict[str, np.ndarray], pair: float = 1.0) -> np.ndarray:
+    """Votes for photos whose first number of the embedding counts for more, or less, by the second."""
+    first, second = given["embedding"][:, 0], given["embedding"][:, 1]
+    return np.stack([votes_around(mean) for mean in np.clip(5.5 + pair * first * second + (1 - pair) * first, 2, 9)])
+
+
+def asked(head: keras.Model, given: dict[str, np.ndarray]) -> np.ndarray:
+    return head.predict([given[each.name] for each in head.inputs], verbose=0)
+
+
+@pytest.fixture(scope="module")
+def learnt() -> dict[str, np.ndarray]:
+    return drawn(160)
+
+
+@pytest.fixture(scope="module")
+def head(learnt) -> keras.Model:
+    return fit_closed(learnt, rated(learnt), BOTH, components_of(learnt), SETTINGS)[0]
+
+
+# The solution
+
+
+def test_the_head_answers_as_ridge_regression_under_the_kernel_does(learnt, head, monkeypatch):
+    chosen = closed_form.Chosen(weight=0.25, ratio=2.0, penalty=0.5, loss=0.0)
+    monkeypatch.setattr(closed_form, "_choose", lambda *given: chosen)
+    head, _ = fit_closed(learnt, rated(learnt), BOTH, components_of(learnt), SETTINGS)
+    both = {name: np.concatenate([values, drawn(20, seed=1)[name]]) for name, values in learnt.items()}
+    joined = keras.Model(head.inputs, head.get_layer(NAME).output)([both[each.name] for each in head.inputs])
+    z = np.asarray(joined, float)[:, : head.get_layer(NAME).kept]
+    kernel = z @ z.T + 2.0 * (z @ z.T) ** 2 + 100.0
+    base, tilts = tilted(rated(learnt))
+    expected = kernel[160:, :160] @ np.linalg.solve(kernel[:160, :160] + 0.5 * np.eye(160), tilts)
+    votes = base * np.exp(expected[:, None] * (np.array(SCORES) - 5.5))
+    np.testing.assert_allclose(asked(head, both)[160:], votes / votes.sum(1, keepdims=True), atol=2e-4)
+
+
+def test_what_photos_left_out_would_get_is_what_they_get_when_they_are_left_out():
+    rng = np.random.default_rng(0)
+    points, votes = rng.normal(size=(25, 4)), np.stack([votes_around(mean) for mean in rng.uniform(3, 8, 25)])
+    base, tilts = tilted(votes)
+    kernel = points @ points.T + 100.0
+    found = closed_form._left_out(kernel, 1.0, 0.0, votes, base, tilts)
+    refitted = np.empty(25)
+    for place in range(25):
+        rest = np.arange(25) != place
+        shares = np.linalg.solve(kernel[np.ix_(rest, rest)] + found.penalty * np.eye(24), tilts[rest])
+        refitted[place] = kernel[place, rest] @ shares
+    assert found.loss == pytest.approx(closed_form._loss(base, refitted, votes), rel=1e-6)
+
+
+def test_tilts_give_people_s_means_and_all_votes_together():
+    votes = np.stack([votes_around(mean) for mean in np.linspace(2.5, 8, 40)])
+    base, tilts = tilted(votes)
+    told = closed_form._tilt(base, tilts)
+    np.testing.assert_allclose(told @ np.array(SCORES), votes @ np.array(SCORES), atol=0.01)
+    np.testing.assert_allclose(told.mean(0), votes.mean(0), atol=0.01)
+
+
+def test_what_is_in_pairs_of_features_is_learnt(head):
+    others = drawn(100, seed=2)
+    truth = rated(others) @ np.array(SCORES)
+    assert spearmanr(asked(head, others) @ np.array(SCORES), truth).statistic > 0.5
+
+
+def test_features_alone_do_not_tell_what_is_in_pairs(learnt):
+    head, _ = fit_closed(learnt, rated(learnt), BOTH, components_of(learnt), SETTINGS, ratios=(0.0,))
+    others = drawn(100, seed=2)
+    truth = rated(others) @ np.array(SCORES)
+    assert abs(spearmanr(asked(head, others) @ np.array(SCORES), truth).statistic) < 0.3
+
+
+def test_what_the_absence_of_a_face_says_is_learnt():
+    given = drawn(160, with_faces=0.7)
+    missing = given["found"] == 0
+    votes = np.stack([votes_around(3.0 if gone else 6.5) for gone in missing])
+    head, _ = fit_closed(given, votes, BOTH, components_of(given), SETTINGS)
+    others = drawn(60, seed=3, with_faces=0.7)
+    scores = asked(head, others) @ np.array(SCORES)
+    assert scores[others["found"] == 0].max() < scores[others["found"] == 1].min()
+
+
+def test_the_same_photos_give_the_same_head(learnt, head):
+    again, _ = fit_closed(learnt, rated(learnt), BOTH, components_of(learnt), SETTINGS)
+    for one, other in zip(head.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_of_too_many_photos_some_are_drawn(learnt, monkeypatch, capsys):
+    monkeypatch.setattr(closed_form, "MOST", 100)
+    fit_closed(learnt, rated(learnt), BOTH, components_of(learnt), SETTINGS)
+    assert "100 of 160 photos are drawn" in capsys.readouterr().out
+
+
+def test_features_that_never_vary_count_for_nothing(learnt):
+    given = learnt | {"pooled": np.ones_like(learnt["pooled"])}
+    head, _ = fit_closed(given, rated(given), BOTH, components_of(given), SETTINGS)
+    strange = given | {"pooled": given["pooled"] + 5}
+    np.testing.assert_allclose(asked(head, given), asked(head, strange), atol=1e-5)
+
+
+# The network
+
+
+@pytest.fixture(scope="module")
+def encoder() -> keras.Model:
+    keras.utils.set_random_seed(1)
+    pixels = keras.Input((32, 32, 3), name="pixels")
+    convolved = keras.layers.Conv2D(CHANNELS, 4, strides=8, activation="relu", name="convolved")(pixels)
+    return keras.Model(pixels, convolved, name="encoder")
+
+
+@pytest.fixture(scope="module")
+def scorer(encoder, head) -> keras.Model:
+    model = build_scorer(encoder, 0.5, BOTH, head.get_layer(NAME).kept)
+    hand_over(head, model)
+    return model
+
+
+def seen(photos: int) -> list[np.ndarray]:
+    rng, given = np.random.default_rng(5), drawn(photos, seed=5)
+    pixels, face = rng.uniform(0, 255, (2, photos, 32, 32, 3)).astype("float32")
+    return [pixels, face, given["embedding"], given["found"]]
+
+
+def test_slopes_are_the_gradient(head):
+    import tensorflow as tf
+
+    layer, kernel = head.get_layer(NAME), head.get_layer("votes").kernel
+    features = tf.Variable(np.random.default_rng(4).normal(size=(1, layer.mean.shape[0])).astype("float32"))
+    with tf.GradientTape() as tape:
+        logits = layer(features) @ kernel
+    gradient = tape.jacobian(logits, features)[0, :, 0].numpy().T[:CHANNELS]
+    np.testing.assert_allclose(layer.slopes(features, kernel, CHANNELS)[0], gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_its_maps_are_those_of_the_gradient(scorer):
+    taken = dict(zip((each.name for each in scorer.inputs), seen(3), strict=True))
+    found = answers.closed_form(scorer)(list(taken.values()))
+    expected = explanation.heatmaps(scorer, *explanation.hold(taken))
+    np.testing.assert_allclose(found["class_heatmaps"], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_pairs_are_told_from_features_alone(scorer, encoder):
+    assert isinstance(networks.pairing(scorer), Quadratic)
+    assert networks.pairing(build_scorer(encoder, 0.5, BOTH)) is None
+
+
+# Training
+
+
+@pytest.fixture(scope="module")
+def fitted(small_dataset, tmp_path_factory) -> bundle.Bundle:
+    folder = tmp_path_factory.mktemp("fitted")
+    pixels = keras.Input((32, 32, 3), name="pixels")
+    network = keras.Model(pixels, keras.layers.Conv2D(9, 8, strides=8, activation="relu", name="coarse")(pixels))
+    bundle.save_encoder(network, from_parameters(Pretraining, start="none", crop=32), folder / "encoder")
+    settings = from_parameters(Training, scale=36, fitting="closed", batch_size=8)
+    places = {"checkpoints": str(folder / "checkpoints"), "fingerprint": "data"}
+    figures = train(
+        small_dataset, folder / "encoder", folder / "scorer", folder / "report.html", settings=settings, **places
+    )
+    assert figures["training_epochs"] == 0
+    return bundle.load(folder / "scorer")
+
+
+def test_a_scorer_in_closed_form_is_a_bundle_like_any_other(fitted, small_dataset):
+    from components.scorer import photos
+
+    scored = fitted.score([record["photo"] for record in photos.records(small_dataset, "test")])
+    np.testing.assert_allclose(scored.sum(1), 1, atol=1e-5)
+    assert networks.pairing(fitted.model) is not None
+
+
+def test_its_curves_tell_the_loss_on_photos_left_out(fitted):
+    assert fitted.history["head_val_loss"][0] > fitted.history["head_loss"][0] > 0
+
+
+@pytest.mark.parametrize(
+    ("fitting", "embedding", "expected"),
+    [("auto", 5, True), ("auto", 0, False), ("closed", 0, True), ("gradient", 5, False)],
+)
+def test_the_closed_form_is_taken_where_an_embedding_is_read_unless_told_otherwise(fitting, embedding, expected):
+    assert closed(Training(fitting=fitting), Sight(embedding=embedding, kept=embedding)) is expected
