@@ -33,6 +33,9 @@ SIZE = 6
 """Numbers of an embedding."""
 
 BOTH = Sight(view=True, embedding=SIZE, kept=3)
+SHORT = {"head_epochs": 10, "head_learning_rate": 0.1}
+"""Enough for what these photos tell."""
+
 WITHOUT_A_FACE = 2.5
 """How people rate photos without a face."""
 
@@ -274,7 +277,7 @@ def means(scorer: bundle.Bundle, dataset: Path) -> tuple[np.ndarray, np.ndarray]
 
 @pytest.fixture(scope="module")
 def reading(embedded, start, tmp_path_factory) -> bundle.Bundle:
-    return trained(embedded, start, tmp_path_factory.mktemp("reading"), epochs=1)
+    return trained(embedded, start, tmp_path_factory.mktemp("reading"), **SHORT, epochs=1)
 
 
 def test_what_only_the_embedding_tells_is_learnt(reading, embedded):
@@ -285,7 +288,7 @@ def test_what_only_the_embedding_tells_is_learnt(reading, embedded):
 
 @pytest.fixture(scope="module")
 def unread(embedded, start, tmp_path_factory) -> bundle.Bundle:
-    return trained(embedded, start, tmp_path_factory.mktemp("unread"), embedding_size=0)
+    return trained(embedded, start, tmp_path_factory.mktemp("unread"), **SHORT, embedding_size=0)
 
 
 def test_what_only_the_embedding_tells_is_not_learnt_without(unread, embedded):
@@ -315,11 +318,11 @@ def test_principal_components_are_fitted_on_the_faces_of_the_training_split_alon
 @pytest.fixture(scope="module")
 def blind(lit, start, tmp_path_factory) -> bundle.Bundle:
     """A scorer of photos whose score is in the light on the face, and whose embeddings say nothing of it."""
-    return trained(lit, start, tmp_path_factory.mktemp("blind"), embedding_size=4)
+    return trained(lit, start, tmp_path_factory.mktemp("blind"), **SHORT, embedding_size=4)
 
 
 def test_what_only_the_view_of_the_face_tells_is_learnt(lit, start, tmp_path):
-    scorer = trained(lit, start, tmp_path, face_view=True, face_view_scale=1.2, embedding_size=0)
+    scorer = trained(lit, start, tmp_path, **SHORT, face_view=True, face_view_scale=1.2, embedding_size=0)
     assert scorer.sight == Sight(view=True)
     assert spearmanr(*means(scorer, lit)).statistic > 0.9
 
@@ -353,7 +356,7 @@ def test_heads_read_what_is_seen_of_the_face_as_well(reading, embedded):
 
 
 def test_a_training_that_broke_off_goes_on_with_what_it_saw_of_faces(lit, start, tmp_path, monkeypatch):
-    settings = {"head_epochs": 2, "epochs": 2, "face_view": True}
+    settings = {"head_epochs": 0, "epochs": 2, "face_view": True}
     save, curves = Checkpoints.save, []
 
     def broken(place: Checkpoints, model: keras.Model, epoch: int, found: dict, keep: set[int]) -> None:
@@ -372,7 +375,7 @@ def test_a_training_that_broke_off_goes_on_with_what_it_saw_of_faces(lit, start,
 
 
 def test_a_scorer_trained_in_mixed_precision_is_one_of_full_precision(lit, start, tmp_path):
-    scorer = trained(lit, start, tmp_path, head_epochs=1, epochs=1, face_view=True, mixed_precision=True)
+    scorer = trained(lit, start, tmp_path, head_epochs=0, epochs=1, face_view=True, mixed_precision=True)
     assert {layer.compute_dtype for layer in scorer.model.layers} == {"float32"}
     assert np.isfinite(means(scorer, lit)[0]).all()
 
