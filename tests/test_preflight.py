@@ -67,13 +67,6 @@ def test_a_face_detector_or_embedder_that_is_none_is_refused(given):
         examine(given | wrong)
 
 
-def test_a_layer_that_the_embedder_lacks_is_told_with_those_like_it(tmp_path, given):
-    designed_faces.write_keras(tmp_path / "e.keras")
-    layers = {"face_embedder": str(tmp_path / "e.keras"), "face_layers": ["Pooled"]}
-    with pytest.raises(ValueError, match=r"face_embedder .*among its 4 layers, got 'Pooled'; like it are \['pooled'\]"):
-        examine(given | layers)
-
-
 def test_everything_that_is_wrong_is_told_at_once(given):
     wrong = {"ratings": given["ratings"] + ".gz", "weights": given["ratings"], "face_detector_sha256": "0" * 64}
     with pytest.raises(ValueError, match=r"3 things are wrong; ratings .*; weights .*; face_detector ") as raised:

@@ -1,7 +1,8 @@
 """From what the settings name to the folder of weights that ``embedding.Reader`` loads.
 
 A network comes as LiteRT (``.tflite``) or ONNX and is kept as it is, or as Keras (``.keras``), which is exported to
-LiteRT once, cut at ``face_layers``: no later room needs Keras to read a face, and the server has none.
+LiteRT once, cut at ``face_layers``: no later room needs Keras to read a face, and the server has none. What the
+package ``deepface`` builds is a network of Keras as well.
 """
 
 import difflib
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from components.scorer import embedding, litert, storage
+from components.scorer import deepface_models, embedding, litert, storage
 from components.scorer.embedding import About, Embedder, LiteNetwork
 from components.scorer.faces import Detector
 from components.scorer.settings import Faces, check_faces
@@ -35,10 +36,11 @@ class Given:
     """An embedder as it was given, tried as far as that goes without Keras.
 
     Attributes:
-        suffix: of its file.
+        suffix: of its file; empty: ``deepface_models`` builds it.
         content: of it.
-        about: how it wants its crops; of a Keras file without the size of an embedding.
-        sha256: of the content.
+        about: how it wants its crops; of a Keras network without the size of an embedding, of one that is yet to be
+            built without the side of a crop.
+        sha256: of the content; empty: of its weights, once it is built.
     """
 
     suffix: str
@@ -74,11 +76,11 @@ def prepare(settings: Faces, folder: str | Path) -> dict[str, Any] | None:
     about: dict[str, Any] = {"sha256": {"detector": hashlib.sha256(detector).hexdigest()}}
     if settings.face_embedder:
         given = _named("face_embedder", settings.face_embedder, read_embedder, settings)
-        how = _named("face_embedder", settings.face_embedder, _write_embedder, given, settings, folder)
+        written = _named("face_embedder", settings.face_embedder, _write_embedder, given, settings, folder)
         about = {
-            **asdict(how),
+            **asdict(written.about),
             "layers": [*settings.face_layers],
-            "sha256": {**about["sha256"], "embedder": given.sha256},
+            "sha256": {**about["sha256"], "embedder": written.sha256},
         }
     storage.write_json(str(folder / embedding.ABOUT), about)
     return about
@@ -97,30 +99,33 @@ def read_detector(settings: Faces) -> bytes:
 
 
 def read_embedder(settings: Faces) -> Given:
-    """The embedder, tried; of a Keras file only its form is looked at, which takes no Keras.
+    """The embedder, tried; of a Keras network only what can be told without Keras.
 
     Raises:
         FileNotFoundError: there is none at its address.
         ValueError: it is no network that reads square RGB pictures, has another digest or lacks a layer.
     """
     suffix = Path(settings.face_embedder).suffix
+    about = About(
+        kind="onnx" if suffix == ".onnx" else "litert",
+        preprocessing=settings.face_preprocessing,
+        side=0,
+        scale=settings.face_scale,
+        mirror=settings.face_mirror,
+        size=0,
+    )
+    if settings.face_embedder.startswith(deepface_models.PREFIX):
+        deepface_models.check(settings.face_embedder.removeprefix(deepface_models.PREFIX))
+        return Given("", b"", about, "")
     if suffix not in SUFFIXES:
-        raise ValueError(f"expected a file that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+        raise ValueError(f"expected a file that ends in {', '.join(SUFFIXES)} or {deepface_models.PREFIX}NAME")
     content = _fetch(settings.face_embedder, "face_embedder_sha256", settings.face_embedder_sha256)
     side, channels_first = _square(
         {".keras": _keras_input, ".tflite": _lite_input, ".onnx": _onnx_input}[suffix](content)
     )
-    about = About(
-        kind="onnx" if suffix == ".onnx" else "litert",
-        preprocessing=settings.face_preprocessing,
-        side=side,
-        scale=settings.face_scale,
-        mirror=settings.face_mirror,
-        size=0,
-        channels_first=channels_first,
-    )
+    about = replace(about, side=side, channels_first=channels_first)
     if suffix == ".keras":
-        _check_layers(content, settings.face_layers)
+        _check_layers(list(_keras_layers(content)), settings.face_layers)
     else:
         about = replace(about, size=Embedder(content, about).size)
     return Given(suffix, content, about, hashlib.sha256(content).hexdigest())
@@ -141,10 +146,13 @@ def _fetch(uri: str, name: str, wanted: str) -> bytes:
         content = storage.read_bytes(uri)
     except FileNotFoundError:
         raise FileNotFoundError("there is nothing at this address") from None
-    digest = hashlib.sha256(content).hexdigest()
-    if wanted and digest != wanted.lower():
-        raise ValueError(f"expected a file whose SHA-256 is {name}, {wanted}, got {digest}")
+    _check_digest(hashlib.sha256(content).hexdigest(), name, wanted, "a file")
     return content
+
+
+def _check_digest(found: str, name: str, wanted: str, what: str) -> None:
+    if wanted and found != wanted.lower():
+        raise ValueError(f"expected {what} whose SHA-256 is {name}, {wanted}, got {found}")
 
 
 def _square(shape: list[int]) -> tuple[int, bool]:
@@ -259,8 +267,7 @@ def _keras_input(content: bytes) -> list[int]:
     return [length or 0 for length in shape]
 
 
-def _check_layers(content: bytes, wanted: tuple[str, ...]) -> None:
-    known = list(_keras_layers(content))
+def _check_layers(known: list[str], wanted: tuple[str, ...]) -> None:
     for name in wanted:
         if name not in known:
             folded = {each.lower(): each for each in known}
@@ -268,29 +275,40 @@ def _check_layers(content: bytes, wanted: tuple[str, ...]) -> None:
             raise ValueError(f"expected face_layers among its {len(known)} layers, got {name!r}; like it are {like}")
 
 
-def _write_embedder(given: Given, settings: Faces, folder: Path) -> About:
-    """Write the embedder's file; how it wants its crops."""
+def _write_embedder(given: Given, settings: Faces, folder: Path) -> Given:
+    """Write the embedder's file; what is known of it then."""
     file = folder / embedding.EMBEDDERS[given.about.kind]
-    if given.suffix != ".keras":
+    if given.suffix in (".tflite", ".onnx"):
         file.write_bytes(given.content)
-        return given.about
-    _export(given, settings.face_layers, file)
-    return replace(given.about, size=Embedder(str(file), given.about).size)
+        return given
+    if given.suffix == ".keras":
+        network, about, digest = _loaded(given.content), given.about, given.sha256
+    else:
+        network = deepface_models.build(settings.face_embedder.removeprefix(deepface_models.PREFIX))
+        digest = deepface_models.digest(network)
+        _check_digest(digest, "face_embedder_sha256", settings.face_embedder_sha256, "weights")
+        about = replace(given.about, side=_square([length or 0 for length in network.input_shape])[0])
+        _check_layers([layer.name for layer in network.layers], settings.face_layers)
+    _export(_cut(network, settings.face_layers), about.side, file)
+    return replace(given, about=replace(about, size=Embedder(str(file), about).size), sha256=digest)
 
 
-def _export(given: Given, layers: tuple[str, ...], file: Path) -> None:
-    """Export a Keras network to LiteRT, with weights of 16 bits where that changes nothing to speak of."""
+def _loaded(content: bytes) -> Any:
+    """The network of a ``.keras`` file."""
     import keras  # with TensorFlow half a gigabyte, which only this form of file needs
 
     with tempfile.NamedTemporaryFile(suffix=".keras") as saved:
-        saved.write(given.content)
+        saved.write(content)
         saved.flush()
         try:
-            network = keras.saving.load_model(saved.name, compile=False)
+            return keras.saving.load_model(saved.name, compile=False)
         except (OSError, TypeError, ValueError) as error:
             raise ValueError(f"expected a .keras file that Keras {keras.__version__} can load, got: {error}") from error
-    network = _cut(network, layers)
-    noise = np.random.default_rng(0).normal(size=(_PROBES, given.about.side, given.about.side, 3)).astype("float32")
+
+
+def _export(network: Any, side: int, file: Path) -> None:
+    """Export a network to LiteRT, with weights of 16 bits where that changes nothing to speak of."""
+    noise = np.random.default_rng(0).normal(size=(_PROBES, side, side, 3)).astype("float32")
     expected = np.asarray(network(noise, training=False))
     network.export(str(file), format="litert", verbose=False, **_half())
     if _cosine(expected, LiteNetwork(str(file))(noise)) < AGREEMENT:
@@ -310,7 +328,7 @@ def _cut(network: Any, layers: tuple[str, ...]) -> Any:
 
     read = [network.get_layer(name).output for name in layers] or [network.output]
     parts = [part for output in read for part in _flat(output)]
-    return keras.Model(network.input, keras.layers.Concatenate(name="embedding")(parts) if parts[1:] else parts[0])
+    return keras.Model(network.inputs[0], keras.layers.Concatenate(name="embedding")(parts) if parts[1:] else parts[0])
 
 
 def _flat(output: Any) -> list[Any]:

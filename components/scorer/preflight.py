@@ -133,7 +133,9 @@ def _embedder(given: Mapping[str, Any]) -> str:
     from components.scorer import face_weights
 
     about = face_weights.read_embedder(_faces(given)).about
-    return f"can be used: it reads faces of {about.side} x {about.side} pixels"
+    return (
+        f"can be used: it reads faces of {about.side} x {about.side} pixels" if about.side else "is known to deepface"
+    )
 
 
 def _together(given: Mapping[str, Any]) -> str:

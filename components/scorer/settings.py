@@ -64,7 +64,7 @@ class Faces:
     face_detector: str = ""  # URI of YuNet's ONNX file; "": faces are not looked for
     face_detector_sha256: str = ""  # that it has to have; "": any
     face_embedder: str = ""  # URI of a .keras, .tflite or .onnx file, or deepface:NAME; "": faces are not read
-    face_embedder_sha256: str = ""  # that it has to have; "": any
+    face_embedder_sha256: str = ""  # that it has to have, of deepface's networks the weights; "": any
     face_preprocessing: FacePreprocessing = "facenet"  # of a crop's pixels, as the embedder was trained
     face_layers: tuple[str, ...] = ()  # of a .keras file, read in place of its output; of maps, means and deviations
     # Share of the crop's side that ArcFace's template takes. Measured with FaceNet on 1,989 portraits: with the hair,
@@ -291,7 +291,9 @@ def check_faces(faces: Faces) -> None:
     for name in ("face_detector", "face_embedder"):
         if getattr(faces, f"{name}_sha256") and not getattr(faces, name):
             raise ValueError(f"{name}_sha256 is given without {name}, whose digest it is: give both or none")
-    if faces.face_layers and not faces.face_embedder.endswith(".keras"):
+    if faces.face_layers and not (
+        faces.face_embedder.endswith(".keras") or faces.face_embedder.startswith("deepface:")
+    ):
         raise ValueError(
             f"face_layers names layers of a .keras file, but face_embedder is {faces.face_embedder!r}: give such a"
             " file, or leave face_layers empty to take the embedder's output"
