@@ -69,7 +69,8 @@ def test_the_head_answers_as_ridge_regression_under_the_kernel_does(learnt, head
     z = np.asarray(joined, float)[:, : head.get_layer(NAME).kept]
     kernel = z @ z.T + 2.0 * (z @ z.T) ** 2 + 100.0
     base, tilts = tilted(rated(learnt))
-    expected = kernel[160:, :160] @ np.linalg.solve(kernel[:160, :160] + 0.5 * np.eye(160), tilts)
+    counts = closed_form._counts(base, tilts)
+    expected = kernel[160:, :160] @ np.linalg.solve(kernel[:160, :160] + np.diag(0.5 / counts), tilts)
     votes = base * np.exp(expected[:, None] * (np.array(SCORES) - 5.5))
     np.testing.assert_allclose(asked(head, both)[160:], votes / votes.sum(1, keepdims=True), atol=2e-4)
 
@@ -79,13 +80,14 @@ def test_what_photos_left_out_would_get_is_what_they_get_when_they_are_left_out(
     points, votes = rng.normal(size=(25, 4)), np.stack([votes_around(mean) for mean in rng.uniform(3, 8, 25)])
     base, tilts = tilted(votes)
     kernel = points @ points.T + 100.0
-    found = closed_form._left_out(kernel, 1.0, 0.0, votes, base, tilts)
+    counts = rng.uniform(0.5, 2, 25)
+    penalty, loss = closed_form._left_out(kernel, votes, base, tilts, counts)
     refitted = np.empty(25)
     for place in range(25):
         rest = np.arange(25) != place
-        shares = np.linalg.solve(kernel[np.ix_(rest, rest)] + found.penalty * np.eye(24), tilts[rest])
+        shares = np.linalg.solve(kernel[np.ix_(rest, rest)] + np.diag(penalty / counts[rest]), tilts[rest])
         refitted[place] = kernel[place, rest] @ shares
-    assert found.loss == pytest.approx(closed_form._loss(base, refitted, votes), rel=1e-6)
+    assert loss == pytest.approx(closed_form._loss(base, refitted, votes), rel=1e-6)
 
 
 def test_tilts_give_people_s_means_and_all_votes_together():

@@ -7,7 +7,9 @@ the photos of the validation split are learnt from as well.
 
 What is fitted is how far a photo's votes are tilted: ``votes ∝ h(s) · exp(t · (s - 5.5))``, of which the t that gives
 people's mean is known for each photo (Efron, "Exponential Families in Theory and Practice", 2022, section 1.2), and h
-is such that the votes of all photos together are people's.
+is such that the votes of all photos together are people's. Where votes crowd at an end of the scale, a small difference
+of means is a large one of tilts: so each photo counts by the variance of its tilted votes, as in Fisher's scoring
+(McCullagh and Nelder, "Generalized Linear Models", 1989, section 2.5).
 """
 
 import time
@@ -30,7 +32,7 @@ WEIGHTS = (0.03, 0.06, 0.125, 0.25)
 RATIOS = (1.0, 0.5, 2.0, 0.0)
 """Of pairs of features against features alone, likewise; 0: features alone."""
 
-PENALTIES = tuple(2.0**power for power in range(-4, 7))
+PENALTIES = tuple(2.0 ** (power / 2) for power in range(-8, 13))
 """Likewise, against kernels of size 1 and 2."""
 
 CHOSEN_ON = 2000
@@ -93,9 +95,10 @@ def fit_closed(
     base, tilts = tilted(votes)
     stand_in = _stand_in(given, components)
     blocks = _blocks(given, components, stand_in)
-    chosen = _choose(blocks, votes, base, tilts, ratios, settings.seed)
+    counts = _counts(base, tilts)
+    chosen = _choose(blocks, votes, base, tilts, counts, ratios, settings.seed)
     features, mean, axes = _components(blocks, chosen.weight, settings.pairs)
-    form, linear, constant = _solved(features, tilts, chosen)
+    form, linear, constant = _solved(features, tilts, counts, chosen)
     kept = axes.shape[1]
     head = build_head(given["pooled"].shape[-1], settings.dropout, sight, kept)
     settle(head, components)
@@ -143,6 +146,13 @@ def _tilt(base: np.ndarray, tilts: np.ndarray) -> np.ndarray:
     steps = tilts[:, None] * _CENTRED
     votes = base * np.exp(steps - steps.max(1, keepdims=True))
     return votes / votes.sum(1, keepdims=True)
+
+
+def _counts(base: np.ndarray, tilts: np.ndarray) -> np.ndarray:
+    """How much each photo counts, 1 on average: the variance of its tilted votes."""
+    votes = _tilt(base, tilts)
+    variances = votes @ _CENTRED**2 - (votes @ _CENTRED) ** 2
+    return variances / variances.mean()
 
 
 def _loss(base: np.ndarray, tilts: np.ndarray, votes: np.ndarray) -> float:
@@ -207,16 +217,19 @@ def _choose(
     votes: np.ndarray,
     base: np.ndarray,
     tilts: np.ndarray,
+    counts: np.ndarray,
     ratios: Sequence[float],
     seed: int,
 ) -> Chosen:
     """The weight, then the ratio, under which photos that are left out are scored best."""
     some = np.sort(np.random.default_rng(seed).permutation(len(votes))[:CHOSEN_ON])
     cut = [block._replace(values=block.values[some]) for block in blocks]
-    votes, tilts = votes[some], tilts[some]
+    votes, tilts, counts = votes[some], tilts[some], counts[some]
 
     def best(weight: float, ratio: float) -> Chosen:
-        return _left_out(_kernel(_alike(_joined(cut, weight)[0]), ratio), weight, ratio, votes, base, tilts)
+        kernel = _kernel(_alike(_joined(cut, weight)[0]), ratio)
+        penalty, loss = _left_out(kernel, votes, base, tilts, counts)
+        return Chosen(weight, ratio, penalty, loss)
 
     weights = WEIGHTS if any(block.weighed for block in blocks) else (1.0,)
     found = min((best(weight, ratios[0]) for weight in weights), key=lambda tried: tried.loss)
@@ -235,21 +248,23 @@ def _kernel(alike: np.ndarray, ratio: float) -> np.ndarray:
 
 
 def _left_out(
-    kernel: np.ndarray, weight: float, ratio: float, votes: np.ndarray, base: np.ndarray, tilts: np.ndarray
-) -> Chosen:
-    """The penalty under which each photo is scored best by all the others.
+    kernel: np.ndarray, votes: np.ndarray, base: np.ndarray, tilts: np.ndarray, counts: np.ndarray
+) -> tuple[float, float]:
+    """The penalty under which each photo is scored best by all the others, and their loss then.
 
     Without photo i, ridge regression would miss its t by ``(G t)_i / G_ii``, G the inverse of the kernel with its
     penalty (Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, equation 5.12).
     """
-    values, vectors = np.linalg.eigh(kernel)
-    turned, squares = vectors.T @ tilts, vectors**2
+    roots = np.sqrt(counts)
+    values, vectors = np.linalg.eigh(roots[:, None] * kernel * roots)
+    turned, squares = vectors.T @ (roots * tilts), vectors**2
     tried = []
     for penalty in PENALTIES:
         inverse = 1 / (np.maximum(values, 0) + penalty)
-        missed = (vectors @ (inverse * turned)) / (squares @ inverse)
-        tried.append(Chosen(weight, ratio, penalty, _loss(base, tilts - missed, votes)))
-    return min(tried, key=lambda each: each.loss)
+        missed = (vectors @ (inverse * turned)) / (squares @ inverse) / roots
+        tried.append((_loss(base, tilts - missed, votes), penalty))
+    loss, penalty = min(tried)
+    return penalty, loss
 
 
 def _components(blocks: list[_Block], weight: float, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -266,10 +281,12 @@ def _components(blocks: list[_Block], weight: float, most: int) -> tuple[np.ndar
     return found, mean.astype("float32"), (scale[:, None] * axes).astype("float32")
 
 
-def _solved(features: np.ndarray, tilts: np.ndarray, chosen: Chosen) -> tuple[np.ndarray, np.ndarray, float]:
+def _solved(
+    features: np.ndarray, tilts: np.ndarray, counts: np.ndarray, chosen: Chosen
+) -> tuple[np.ndarray, np.ndarray, float]:
     """The quadratic form ``[k, k]``, the linear one ``[k]`` and the constant of ridge regression on all photos."""
     kernel = _kernel((features @ features.T).astype("float32"), chosen.ratio)
-    kernel[np.diag_indices_from(kernel)] += chosen.penalty
+    kernel[np.diag_indices_from(kernel)] += chosen.penalty / counts
     shares = cho_solve(cho_factor(kernel, lower=True, overwrite_a=True), tilts)
     form = chosen.ratio * (features.T * shares) @ features
     return (form + form.T) / 2, features.T @ shares, _FREE * float(shares.sum())
