@@ -96,7 +96,9 @@ def _check(options: argparse.Namespace) -> int:
     """Find out from here what would stop a run."""
     values = parameters.check(_absolute(_given(options), check=False))
     print(f"parameters: {len(values)} given, each of them in its range")
-    for line in preflight.examine(values):
+    if options.kubeconfig:
+        values = {name: parameters.default(name) for name in ("accelerator", "accelerator_count")} | values
+    for line in preflight.examine(values, kubeconfig=options.kubeconfig):
         print(line, flush=True)
     return 0
 
@@ -346,6 +348,10 @@ def _parser() -> argparse.ArgumentParser:
 
     sure = _command(commands, "check", _check, "find out from here what would stop a run: parameters, addresses, disk")
     _add_data(sure)
+    sure.add_argument(
+        "--kubeconfig", default=os.environ.get("KUBECONFIG", ""), metavar="FILE",
+        help="also ask this cluster whether it has the accelerators (default: the environment variable KUBECONFIG)",
+    )  # fmt: skip
 
     build = _command(commands, "compile", _compile, "write pipeline.yaml, what Kubeflow is given")
     build.add_argument("--check", action="store_true", help="write nothing; fail when the file is stale")

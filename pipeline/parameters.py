@@ -107,6 +107,11 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
     return dict(values)
 
 
+def default(name: str) -> Any:
+    """The pipeline's default of a parameter that has one."""
+    return _SIGNATURE[name].default
+
+
 def _check_pool(values: Mapping[str, Any]) -> None:
     """Refuse a node pool that Kubernetes would refuse, hours later, when the GPU steps start."""
     accelerator = values.get("accelerator", "")

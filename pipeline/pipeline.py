@@ -267,7 +267,7 @@ def portrait_scorer(
         data = ingestion(
             photos=photos, ratings=ratings, unlabelled=unlabelled, attributes=attributes, workspace=workspace,
             models=models, weights=weights, norms=norms, show_photos=show_photos,
-            **among(given, Faces), **among(given, Ingestion),
+            **among(given, Faces), **among(given, Ingestion), **asked, node_selector=node_selector,
         )  # fmt: skip
         resources.uncached(resources.give(data, resources.INGESTION))
 

@@ -40,6 +40,9 @@ def ingestion(
     test_share: float,
     duplicate_distance: int,
     beam_options: str,
+    accelerator: str,
+    accelerator_count: str,
+    node_selector: dict,
 ) -> str:
     """Make a checked, grouped, split data set of photos and ratings; returns the data set's fingerprint.
 
@@ -55,7 +58,9 @@ def ingestion(
 
         settings = from_parameters(Ingestion, **among(parameters, Ingestion))
         faces = from_parameters(Faces, **among(parameters, Faces))
-        examine(parameters, dataset.path)
+        for line in examine(parameters, dataset.path):
+            if line.startswith("accelerator"):  # what is right is no news, what the cluster has at the moment is
+                print(f"ingestion: {line}", flush=True)
         found = ingest(
             photos, ratings, dataset.path, report.path,
             unlabelled=unlabelled, attributes=attributes, workspace=place, settings=settings,

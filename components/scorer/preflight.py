@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from components.scorer import storage
+from components.scorer import quota, storage
 from components.scorer.settings import Faces, among, check_faces, from_parameters
 
 DISK = 2**30
@@ -19,7 +19,7 @@ _WEIGHTS = (".keras", ".weights.h5")
 _OF_FACES = ("face_detector_sha256", "face_embedder", "face_embedder_sha256", "face_layers")  # each needs another
 
 
-def examine(given: Mapping[str, Any], folder: str | Path = "") -> list[str]:
+def examine(given: Mapping[str, Any], folder: str | Path = "", kubeconfig: str = "") -> list[str]:
     """Find out whether a run could read, write and use all that it names.
 
     A bucket that is to be written to gets a small file that is written as if by several, read and removed again.
@@ -27,6 +27,7 @@ def examine(given: Mapping[str, Any], folder: str | Path = "") -> list[str]:
     Args:
         given: the pipeline's parameters by name; empty ones and those that name no address are passed over.
         folder: where the data set is going to lie; by default where this machine keeps temporary files.
+        kubeconfig: file of the cluster that is asked whether it has the accelerators; a pod asks its own.
 
     Returns:
         A line for each thing that was found right.
@@ -35,7 +36,7 @@ def examine(given: Mapping[str, Any], folder: str | Path = "") -> list[str]:
         ValueError: one message with everything that was found wrong, a line each.
     """
     right, wrong = [], []
-    for what, look in _looks(given, Path(folder or tempfile.gettempdir())):
+    for what, look in [*_looks(given, Path(folder or tempfile.gettempdir())), *_accelerators(given, kubeconfig)]:
         try:
             right.append(f"{what} {look()}")
         except (OSError, ValueError, RuntimeError) as error:
@@ -64,6 +65,13 @@ def _looks(given: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, Callab
     if "beam_options" in named:
         yield "beam_options", lambda: _beam(named["beam_options"])
     yield "the disk", lambda: _disk(folder)
+
+
+def _accelerators(given: Mapping[str, Any], kubeconfig: str) -> Iterator[tuple[str, Callable[[], str]]]:
+    """Whether a known cluster has what pretraining and training ask for, where a run asks for any."""
+    if (name := given.get("accelerator", "")) and (kubeconfig or quota.in_pod()):
+        count, selector = int(given.get("accelerator_count", 1)), given.get("node_selector", {})
+        yield f"accelerator {name}", lambda: quota.examine(name, count, selector, kubeconfig)
 
 
 def _readable(uri: str) -> str:
