@@ -11,7 +11,7 @@ MODEL ?= $(shell ls -td build/models/*/channels.json build/sample/models/*/chann
 PORT ?= 8080
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: run test lint format lock compile serve images test-containers test-scale manifests benchmarks clean help
+.PHONY: run test lint format lock compile serve images test-containers test-dag test-scale manifests benchmarks clean help
 
 help:  ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -51,7 +51,10 @@ images: $(if $(PUSH),$(BIN)/.cpu)  ## build the images and print their sizes (BA
 BUILD = docker build --build-arg REVISION=$(REVISION) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE))
 
 test-containers: $(BIN)/.dev  ## build the images from scratch and test what runs in them (five minutes; CACHED=yes)
-	$(BIN)/python -m pytest tests/containers
+	$(BIN)/python -m pytest tests/containers -m "not dag"
+
+test-dag: $(BIN)/.dev  ## run the whole pipeline in containers: a yes, a no and a step that fails (CACHED=yes)
+	$(BIN)/python -m pytest tests/containers -m dag
 
 test-scale: $(BIN)/.dev  ## test what runs in several processes (some minutes)
 	$(BIN)/python -m pytest tests/scale

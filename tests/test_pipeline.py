@@ -10,7 +10,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-import numpy as np
 import pytest
 import yaml
 from google.protobuf import json_format
@@ -29,7 +28,7 @@ from images import digests
 from pipeline import resources
 from pipeline.package import compiled
 from pipeline.pipeline import portrait_scorer
-from tests import backend
+from tests import backend, tiny
 from tests.test_notification import said_to, webhook
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -276,23 +275,15 @@ def test_the_steps_install_nothing_when_they_run():
 
 # Four runs through the local runner, shared by the tests below: each starts TensorFlow in several processes.
 
-TINY = {
-    "backbone_options": '{"alpha": 0.25}', "crop": 32, "scale": 40, "pretraining_epochs": 1, "head_epochs": 4,
-    "head_learning_rate": 0.01, "dropout": 0.1, "epochs": 1, "bootstrap": 20, "behaviour_photos": 8,
-    "perturbation_photos": 1, "show_photos": "true",
-    # So small a network, trained for so short, passes no gate; the tests ask one of them.
-    "warn_only": json.dumps([gate for gate in get_args(settings.GateKey) if gate not in ("srcc", "new_labels")]),
-}  # fmt: skip
-SAMPLE = "sample:labelled=60&unlabelled=20&seed=3"
-
 
 class Run:
     """A run of the command line, and what it left."""
 
     def __init__(self, build: Path, name: str, *options: str, **parameters: Any) -> None:
-        assignments = [f"{key}={value}" for key, value in (TINY | parameters).items()]
+        assignments = [f"{key}={value}" for key, value in (tiny.SETTINGS | parameters).items()]
         places = ["--models", str(build / "models"), "--workspace", str(build / "workspace")]
-        command = ["run", "--photos", SAMPLE, "--build", str(build / name), *places, *options, "--set", *assignments]
+        data = ["--photos", tiny.SAMPLE, "--build", str(build / name)]
+        command = ["run", *data, *places, *options, "--set", *assignments]
         with webhook([200]) as (url, self.told):
             done = subprocess.run(
                 [sys.executable, "-m", "pipeline", *command], cwd=ROOT, env={**os.environ, "WEBHOOK": url},
@@ -320,20 +311,7 @@ def build(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def weights(build) -> Path:
-    """Weights that tell photos apart: random ones, with the batch norms set to what photos of any brightness give.
-
-    Through batch norms as they are made, before any training, every photo gives the same features.
-    """
-    import keras
-
-    network = keras.applications.MobileNet((32, 32, 3), alpha=0.25, include_top=False, weights=None)
-    for layer in network.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0
-    rng = np.random.default_rng(1)
-    network(rng.uniform(-1, 1, (64, 1, 1, 1)) + rng.normal(0, 0.1, (64, 32, 32, 3)), training=True)
-    network.save_weights(build / "backbone.weights.h5")
-    return build / "backbone.weights.h5"
+    return tiny.weights(build)
 
 
 @pytest.fixture(scope="module")
