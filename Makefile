@@ -11,7 +11,7 @@ MODEL ?= $(shell ls -td build/models/*/channels.json build/sample/models/*/chann
 PORT ?= 8080
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: run test lint format lock compile serve images test-containers test-dag test-scale manifests benchmarks clean help
+.PHONY: run test lint format lock compile serve images test-containers test-dag test-faults test-scale manifests benchmarks clean help
 
 help:  ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -55,6 +55,9 @@ test-containers: $(BIN)/.dev  ## build the images from scratch and test what run
 
 test-dag: $(BIN)/.dev  ## run the whole pipeline in containers: a yes, a no and a step that fails (CACHED=yes)
 	$(BIN)/python -m pytest tests/containers -m dag
+
+test-faults: $(BIN)/.dev  ## kill every step at random moments, and compare what comes of it (half an hour; FIRST=, LAST=)
+	$(BIN)/python -m tests.faults $(if $(FIRST),--first $(FIRST)) $(if $(LAST),--last $(LAST))
 
 test-scale: $(BIN)/.dev  ## test what runs in several processes (some minutes)
 	$(BIN)/python -m pytest tests/scale
