@@ -16,6 +16,7 @@ import pytest
 
 from components.scorer import channels, storage
 from components.scorer.settings import Ingestion
+from components.scorer.stages import PHOTO_ALONE, Reads
 from images.serving import models, source
 from images.serving.batching import Batching, Network, Photo
 from images.serving.metrics import Metrics
@@ -289,20 +290,22 @@ class Counting:
     version: int = 1
     jobs: tuple[str, ...] = ()
 
-    def pixels(self, photo):
-        return np.zeros((4, 4, 3), "float32")
+    reads: Reads = PHOTO_ALONE
 
-    def answer(self, pixels, jobs=None):
+    def given(self, photo, seen=None):
+        return {"pixels": np.zeros((4, 4, 3), "float32")}
+
+    def answer(self, given, jobs=None):
         assert self.go_on.wait(PATIENCE)
-        self.sizes.append(len(pixels))
-        return {"mean": np.arange(len(pixels), dtype="float32")}
+        self.sizes.append(len(given["pixels"]))
+        return {"mean": np.arange(len(given["pixels"]), dtype="float32")}
 
 
 def put(network: Network, number: int) -> list:
     """Photos handed to a network, and what became of each."""
     found: list = []
     for _ in range(number):
-        network.put(Photo(b"", pixels=np.zeros((4, 4, 3), "float32"), done=found.append))
+        network.put(Photo(b"", given={"pixels": np.zeros((4, 4, 3), "float32")}, done=found.append))
     return found
 
 
@@ -349,7 +352,7 @@ def test_a_network_that_fails_fails_its_photos_and_goes_on():
     portable.go_on.set()
     network = Network(portable, Settings(workers=1), Metrics())
     broken: list = []
-    network.put(Photo(b"", pixels=np.zeros((5, 5, 3)), done=broken.append))
+    network.put(Photo(b"", given={"pixels": np.zeros((5, 5, 3))}, done=broken.append))
     until(lambda: broken, "the first is told")
     found = put(network, 1)
     until(lambda: found, "the next is scored")

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from components.scorer import faces, portable, warmup
+from components.scorer.embedding import Reader
 from images.serving import bodies, reference
 from images.serving.models import Served
 from images.serving.problems import Problem
@@ -353,11 +354,13 @@ def test_when_no_photo_can_be_read_the_status_says_so(here):
 
 def test_score_tells_the_face_that_a_detector_found(here, monkeypatch):
     class Finds:
+        sha256 = ""
+
         def find(self, image):
             return [faces.Face(faces.Box(0.3, 0.2, 0.4, 0.4), ((0.4, 0.3),) * 5, 0.98)]
 
     served = here.state.models.current
-    monkeypatch.setattr(served, "portable", replace(served.portable, detector=Finds()))
+    monkeypatch.setattr(served, "portable", replace(served.portable, reader=Reader(Finds())))
     (photo,) = here.post("/score", files=form(PHOTO)).json()["photos"]
     assert photo["face"] == {"found": True, "count": 1, "box": [0.3, 0.2, 0.4, 0.4], "confidence": 0.98}
 

@@ -9,7 +9,7 @@ not shown, and never keeps a version from being published.
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
@@ -42,6 +42,8 @@ class Facts:
         consent: where the photographed people's consent is documented.
         images: references of the container images, by name.
         faces: what it reads of faces, and by what.
+        stages: that a photo goes through before it is scored, where the scorer reads faces; see ``stages.Stage``.
+        inputs: that the SavedModel's signature takes.
     """
 
     name: str
@@ -60,6 +62,8 @@ class Facts:
     consent: str = ""
     images: Mapping[str, str] = field(default_factory=dict)
     faces: str = ""
+    stages: Sequence[str] = ()
+    inputs: Sequence[str] = ("image_bytes",)
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,7 @@ def _model(facts: Facts) -> Table:
                 if crop
                 else "",
                 "faces": facts.faces,
+                "stages": ", ".join(facts.stages),
                 "answers": "the share of people who would give each score from 1 to 10, their mean and deviation",
                 "method": "NIMA: Neural Image Assessment (Talebi and Milanfar, 2018, arXiv:1709.05424)",
             }
@@ -349,15 +354,37 @@ def _limits(facts: Facts) -> list[str]:
 
 
 def _loading(facts: Facts) -> list[Block]:
+    photo = 'photo = open("portrait.jpg", "rb").read()  # upright: EXIF orientation is not heeded\n'
+    said = 'print(answer["mean"], answer["std"], answer["distribution"])'
+    if facts.stages:
+        faces = " and ".join(facts.inputs[1:])
+        how = [
+            f"The version lies at {facts.uri}.",
+            Banner(
+                None,
+                f"The SavedModel is not all of this scorer. Beside image_bytes its signatures take {faces}, which the "
+                f"stages {', '.join(facts.stages[:-1])} find out; a photo alone is refused, not scored worse. "
+                "TensorFlow Serving and KServe's TensorFlow runtime do not run these stages: serve the version by this "
+                "project's server, which takes photos alone, or run them before, as portable/portable.json says, with "
+                "the weights in portable/faces.",
+            ),
+            "With this project's code, which runs them:",
+            Code(
+                "from components.scorer import published\n\n"
+                f'scorer = published.load("{facts.uri}")\n{photo}answer = scorer.answers([photo])\n{said}'
+            ),
+        ]
+    else:
+        how = [
+            f"The version lies at {facts.uri}. With TensorFlow alone, from a local copy of that folder:",
+            Code(
+                "import tensorflow as tf\n\n"
+                f'model = tf.saved_model.load("{facts.version}").signatures["serving_default"]\n'
+                f"{photo}answer = model(image_bytes=tf.constant([photo]))\n{said}"
+            ),
+        ]
     return [
-        f"The version lies at {facts.uri}. With TensorFlow alone, from a local copy of that folder:",
-        Code(
-            "import tensorflow as tf\n\n"
-            f'model = tf.saved_model.load("{facts.version}").signatures["serving_default"]\n'
-            'photo = open("portrait.jpg", "rb").read()  # upright: EXIF orientation is not heeded\n'
-            "answer = model(image_bytes=tf.constant([photo]))\n"
-            'print(answer["mean"], answer["std"], answer["distribution"])'
-        ),
+        *how,
         "A folder of photos, with the preparation that the training photos had:",
         Code(f"python -m pipeline score {facts.uri} PHOTOS --out scores.csv", "text"),
     ]

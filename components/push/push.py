@@ -14,7 +14,18 @@ from typing import Any
 import numpy as np
 
 from components.push.card import Facts, card
-from components.scorer import bundle, channels, decision, metrics, model_registry, portable, published, storage, warmup
+from components.scorer import (
+    bundle,
+    channels,
+    decision,
+    metrics,
+    model_registry,
+    portable,
+    published,
+    stages,
+    storage,
+    warmup,
+)
 from components.scorer.workspace import Workspace
 
 PROFILE = "profile.json"
@@ -151,6 +162,8 @@ def _facts(
         consent=origin.consent,
         images=origin.images,
         faces=challenger.reads,
+        stages=challenger.needs.stages if challenger.needs.faces else (),
+        inputs=("image_bytes", *challenger.needs.inputs),
     )
 
 
@@ -178,17 +191,18 @@ def _error(found: Mapping[str, Any]) -> float | None:
 def _compare(challenger: bundle.Bundle, uri: str, photos: list[bytes]) -> None:
     """Raise ValueError unless the version, loaded again, answers as the scorer does, with and without TensorFlow.
 
-    It is asked with no job and, where the scorer knows any, with each of them by turns.
+    It is asked with no job and, where the scorer knows any, with each of them by turns. Where it reads faces, each of
+    the three finds and reads them for itself.
     """
     version, served = published.load(uri), portable.load(uri)
-    pixels = np.stack([served.pixels(photo) for photo in photos])
+    given = stages.together([served.given(photo) for photo in photos])
     turns = [job for _, job in zip(photos, cycle(challenger.jobs), strict=False)] if challenger.jobs else None
     for jobs in (None, turns) if turns else (None,):
         votes = challenger.score(photos, jobs)
         expected = {"mean": metrics.mean_scores(votes), "std": metrics.deviations(votes), "distribution": votes}
         answered = {
             "SavedModel": version.answers(photos, jobs=jobs),
-            "portable network": served.answer(pixels, jobs),
+            "portable network": served.answer(given, jobs),
         }
         for what, answers in answered.items():
             for output, values in expected.items():
@@ -203,8 +217,9 @@ def _compare(challenger: bundle.Bundle, uri: str, photos: list[bytes]) -> None:
 
 
 def _record(facts: Facts) -> dict[str, Any]:
-    """Where the version comes from, for ``version.json``."""
-    return {
+    """Where the version comes from, for ``version.json``, and what it needs where that is more than a photo."""
+    needs = {"stages": [*facts.stages], "inputs": [*facts.inputs]} if facts.stages else {}
+    return needs | {
         "version": facts.version,
         "date": facts.date,
         "run": facts.run,

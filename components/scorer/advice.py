@@ -8,7 +8,9 @@ among edits that people make (``edits``), and what the search finds has to pass,
   away from it: from a scorer that likes dark photos nobody with a dark photo hears to darken it.
 * **Gain**: the difference of the mean scores of copies that nobody can tell apart, of the photo and of the edited one
   (``trial.copies``). The picture that the search chose is not among them: the best of many noisy scores is too high.
-  The gain has to be a multiple of its standard error, and large enough to matter.
+  The gain has to be a multiple of its standard error, and large enough to matter. Where the scorer reads faces, which
+  takes longer than to score, the search goes by the photo's own face as long as light and colour alone change, and the
+  face of the edited photo is read once for all of its copies: what one reading is off counts as error.
 * **Plateau**: half a step of the slider to either side, where no hand feels a difference, much of the gain is left.
 * **Turning**: straightening crops as well; what the same crop gains without turning is not owed to it.
 
@@ -27,7 +29,7 @@ from components.scorer import decoding, edits, trial
 from components.scorer.edits import EDITS, Edit, EditKey
 from components.scorer.faces import Box, Face
 from components.scorer.settings import Advising, Ingestion
-from components.scorer.trial import Score, Trial, Values
+from components.scorer.trial import Hold, Score, Trial, Values
 
 Why = Literal["small", "noise", "spike", "frame", "face", "unlooked", "unfit"]
 """Why an edit is not advised: it gains too little; not beyond noise; only at one exact value; only by its tighter
@@ -147,6 +149,7 @@ def advise(
     *,
     side: int = Ingestion.shorter_side,
     find_faces: Callable[[Image.Image], Sequence[Face]] | None = None,
+    hold: Hold | None = None,
 ) -> Advice:
     """Search edits for a photo, and tell those that hold.
 
@@ -158,6 +161,8 @@ def advise(
         settings: what is believed, and how much is tried.
         side: pixels of the shorter side of a normalised photo; what is smaller stays as it is.
         find_faces: looks for the faces on an edited picture; None: it is not checked that the face is still found.
+        hold: where ``score`` reads faces, reads one and scores other pictures of it by that; None: ``score`` reads
+            none, or it costs nothing.
 
     Returns:
         The advice.
@@ -165,7 +170,7 @@ def advise(
     Raises:
         ValueError: ``score`` does not give one finite number a picture.
     """
-    photo = Trial(image, score, faces, settings, side, find_faces)
+    photo = Trial(image, score, faces, settings, side, find_faces, hold)
     held, refused = [], list(_unfit(photo))
     for key in _by_promise(photo):
         verdict = _settle(photo, EDITS[key])
@@ -326,21 +331,22 @@ def _verdict(photo: Trial, values: Values) -> _Held | tuple[Why, str]:
     picture = photo.shrunk(whole)
     if not photo.face_found(picture):
         return "face", "The face is not found any more once the photo is edited so."
-    scores = photo.scores(trial.copies(picture))
+    score = photo.held(picture)
+    scores = photo.scores(trial.copies(picture), score)
     gain = float(scores.mean()) - photo.mean
-    error = math.hypot(photo.noise, float(scores.std(ddof=1))) / math.sqrt(len(scores))
+    error = math.hypot(math.hypot(photo.noise, float(scores.std(ddof=1))) / math.sqrt(len(scores)), photo.wobble)
     if gain <= 0 or gain < settings.noise_multiple * error:
         return "noise", f"Its gain of {gain:.2f} is not beyond the scorer's own noise on this photo."
     if gain < settings.minimum_gain:
         return "small", f"Its gain of {gain:.2f} is too small to matter."
-    if _half_a_step_away(photo, values) < settings.plateau * gain:
+    if _half_a_step_away(photo, values, score) < settings.plateau * gain:
         return "spike", "It gains only at this exact value, which no hand can set, and not right beside it."
-    if (degrees := values.get("straighten")) and _frame_alone(photo, degrees) > (1 - settings.plateau) * gain:
+    if (degrees := values.get("straighten")) and _frame_alone(photo, degrees, score) > (1 - settings.plateau) * gain:
         return "frame", "Most of its gain comes from the tighter frame, not from turning."
     return _Held(dict(values), gain, error, photo.mean + gain, whole)
 
 
-def _half_a_step_away(photo: Trial, values: Values) -> float:
+def _half_a_step_away(photo: Trial, values: Values, score: Score) -> float:
     """The lower of what is gained half a step above and below, each the mean of the picture and its mirror image."""
     pictures = []
     for sign in (-0.5, 0.5):
@@ -350,17 +356,17 @@ def _half_a_step_away(photo: Trial, values: Values) -> float:
         }
         picture = photo.quick(photo.within_reach(moved))
         pictures += [picture, np.ascontiguousarray(picture[:, ::-1])]
-    scores = photo.scores(pictures)
+    scores = photo.scores(pictures, score)
     return float(min(scores[:2].mean(), scores[2:].mean())) - photo.mean
 
 
-def _frame_alone(photo: Trial, degrees: float) -> float:
+def _frame_alone(photo: Trial, degrees: float, score: Score) -> float:
     """What is gained by the crop that comes with turning."""
     height, width = photo.pixels.shape[:2]
     kept = edits.kept_by_turning(degrees, width, height)
     middle = Box((1 - kept) / 2, (1 - kept) / 2, kept, kept)
     picture = photo.shrunk(edits.crop(photo.pixels, middle))
-    return float(photo.scores([picture, np.ascontiguousarray(picture[:, ::-1])]).mean()) - photo.mean
+    return float(photo.scores([picture, np.ascontiguousarray(picture[:, ::-1])], score).mean()) - photo.mean
 
 
 # Several edits at once

@@ -8,7 +8,6 @@ scorer/   scorer.keras   bundle.json    {settings, data_fingerprint, revision, h
 """
 
 import hashlib
-import io
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -20,14 +19,14 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
-from components.scorer import embedding, faces, preprocessing
+from components.scorer import embedding, preprocessing, stages
 from components.scorer import sight as seeing
 from components.scorer.heads import Heads, join
 from components.scorer.jobs import expect_one_each, numbers
 from components.scorer.settings import SCORES, Pretraining, Training, as_parameters, from_parameters
-from components.scorer.sight import EMBEDDING, FACE, FOUND, PIXELS, Sight
+from components.scorer.sight import PIXELS, Sight
+from components.scorer.stages import Reads
 
 HEADS, NORMS = "heads.keras", "norms.json"
 """Files of a bundle that not every one has."""
@@ -81,6 +80,12 @@ class Bundle:
     def sight(self) -> Sight:
         """What the model sees of the face."""
         return seeing.of(self.model)
+
+    @cached_property
+    def needs(self) -> Reads:
+        """What the stages before it give the model of a face."""
+        view = self.pretraining.crop if self.sight.view else 0
+        return Reads(self.sight.embedding, view, self.training.face_view_scale if view else 0.0)
 
     @cached_property
     def reader(self) -> embedding.Reader | None:
@@ -162,16 +167,7 @@ class Bundle:
         if self.reader is None or (self.sight.embedding and self.reader.size != self.sight.embedding):
             of = f"embeddings of {self.sight.embedding}" if self.sight.embedding else "landmarks"
             raise ValueError(f"the scorer reads {of} for each face, and its bundle's {embedding.FOLDER}/ gives none")
-        images = [Image.open(io.BytesIO(photo)).convert("RGB") for photo in photos]
-        found = self.reader.read_all(images, want_embedding=self.sight.embedding > 0)
-        side, scale = self.pretraining.crop, self.training.face_view_scale
-        seen = {}
-        if self.sight.view:
-            pairs = zip(images, found, strict=True)
-            seen[FACE] = [faces.crop(np.asarray(image), each.landmarks, side, scale) for image, each in pairs]
-        if self.sight.embedding:
-            seen |= {EMBEDDING: [each.embedding for each in found], FOUND: [each.found for each in found]}
-        return {name: tf.constant(np.array(values, "float32")) for name, values in seen.items()}
+        return {name: tf.constant(value) for name, value in stages.read(photos, self.reader, self.needs).items()}
 
     @cached_property
     def _votes(self) -> Callable[[tf.Tensor, dict[str, tf.Tensor]], tf.Tensor]:

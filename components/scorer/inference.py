@@ -13,9 +13,10 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
-from components.scorer import decoding, portable, storage
+from components.scorer import decoding, portable, stages, storage
 from components.scorer.portable import Portable
 from components.scorer.shards import Problem, Scored, Shard
+from components.scorer.stages import Given
 
 _READ_AHEAD = 8  # photos a worker fetches before it needs them: hides a bucket's latency, costs some 30 MB
 
@@ -76,24 +77,24 @@ def score(shard: Shard, loaded: Loaded) -> Scored:
     names, answers, problems = [], [], []
     for photo, reading in _read_ahead(shard):
         try:
-            pixels = _pixels(reading, loaded.scorer)
+            given = _given(reading, loaded.scorer)
         except decoding.Unusable as error:
             problems.append(Problem(photo, str(error)))
             continue
         with loaded.turn:
-            answer = loaded.scorer.answer(pixels[None], [shard.job])
+            answer = loaded.scorer.answer(stages.together([given]), [shard.job])
         names.append(photo)
         answers.append([answer["mean"][0], answer["std"][0], *answer["distribution"][0]])
     return Scored(shard, names, answers, problems)
 
 
-def _pixels(reading: "Future[bytes]", scorer: Portable) -> Any:
-    """A photo as the network reads it, or `decoding.Unusable`."""
+def _given(reading: "Future[bytes]", scorer: Portable) -> Given:
+    """What the network is given of a photo, or `decoding.Unusable`."""
     try:
         data = reading.result()
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:  # anything else is an outage
         raise decoding.Unusable("unreadable", f"cannot be read: {error.strerror or type(error).__name__}") from error
-    return scorer.pixels(scorer.normalise(data))
+    return scorer.given(scorer.normalise(data))
 
 
 def _read_ahead(shard: Shard) -> Iterator[tuple[str, "Future[bytes]"]]:

@@ -3,6 +3,7 @@
     <models>/<name>/<version>/  saved_model.pb  variables/  version.json
                                 assets.extra/tf_serving_warmup_requests
                                 portable/scorer.tflite  portable/portable.json
+                                portable/faces/  where faces are looked for
                                 bundle/scorer.keras  bundle/bundle.json
 
 The signature ``serving_default`` takes ``image_bytes`` (string ``[n]``, encoded upright photos) and gives
@@ -10,8 +11,15 @@ The signature ``serving_default`` takes ``image_bytes`` (string ``[n]``, encoded
 The signature ``explain`` takes the same and gives the maps of ``answers.closed_form`` as well: ``heatmap`` and
 ``gains`` (float32 ``[n, h, w]``) and ``class_heatmaps`` (float32 ``[n, h, w, 10]``). Where the scorer has heads, the
 signature ``with_job`` takes ``image_bytes`` and ``job`` (string ``[n]``; "" and a name that it does not know count as
-unknown) and gives ``attributes`` (float32 ``[n, k]``) beside the scores. With them lie the same network for servers
-without TensorFlow (``portable``), and the bundle that was published, for what needs gradients and for going on from it.
+unknown) and gives ``attributes`` (float32 ``[n, k]``) beside the scores.
+
+A scorer that reads faces takes more: finding and embedding a face does not live in a graph, so each signature takes
+also those of ``face`` (float32 ``[n, side, side, 3]``), ``embedding`` (float32 ``[n, size]``) and ``found`` (float32
+``[n]``) that the scorer reads, and nobody who sends a photo alone gets a worse score unawares. `Published.answers` runs
+the stages before them (``stages``) and takes photos alone, as this project's server does.
+
+With it lie the same network for servers without TensorFlow (``portable``), and the bundle that was published, for what
+needs gradients and for going on from it.
 """
 
 import tempfile
@@ -24,12 +32,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from components.scorer import answers, explanation, portable, storage, warmup
+from components.scorer import answers, embedding, explanation, portable, stages, storage, warmup
 from components.scorer import bundle as bundles
 from components.scorer.bundle import Bundle
 from components.scorer.channels import COMPLETE, version_of
+from components.scorer.embedding import Reader
 from components.scorer.jobs import expect_known
-from components.scorer.settings import SCORES
+from components.scorer.settings import SCORES, Ingestion, from_parameters
+from components.scorer.stages import PHOTO_ALONE, Given, Reads
 
 SIGNATURE = "serving_default"
 EXPLAIN = "explain"
@@ -47,6 +57,9 @@ class Published:
         uri: the version's folder.
         version: its number; None when the folder is not named by one.
         jobs: that it can be told.
+        reads: what it reads of a photo's face.
+        reader: that reads it; None where it reads none.
+        settings: of ingestion, by which photos are normalised.
     """
 
     uri: str
@@ -55,6 +68,9 @@ class Published:
     _explain: Callable[..., dict[str, tf.Tensor]] | None = field(repr=False)
     _loaded: Any = field(repr=False)  # owns the variables that the signatures read
     jobs: tuple[str, ...] = ()
+    reads: Reads = PHOTO_ALONE
+    reader: Reader | None = field(default=None, repr=False)
+    settings: Ingestion = field(default_factory=Ingestion)
 
     def answers(
         self, photos: list[bytes], batch_size: int = 32, jobs: Sequence[str] | None = None
@@ -69,15 +85,15 @@ class Published:
         Raises:
             ValueError: a job is not one of `jobs`.
         """
-        given: dict[str, Sequence] = {"image_bytes": photos}
-        if jobs is not None and self.jobs:
-            expect_known(jobs, self.jobs)
-            given["job"] = jobs
-        answer = self._loaded.signatures[WITH_JOB] if "job" in given else self._answer
-        batches = [
-            answer(**{name: tf.constant(values[start : start + batch_size]) for name, values in given.items()})
-            for start in range(0, len(photos), batch_size)
-        ]
+        told = jobs if jobs is not None and self.jobs else None
+        if told is not None:
+            expect_known(told, self.jobs)
+        answer = self._answer if told is None else self._loaded.signatures[WITH_JOB]
+        batches = []
+        for start in range(0, len(photos), batch_size):
+            several = slice(start, start + batch_size)
+            job = {} if told is None else {"job": tf.constant(told[several])}
+            batches.append(answer(**self._given(photos[several]), **job))
         empty = {"mean": np.empty(0), "std": np.empty(0), "distribution": np.empty((0, len(SCORES)))}
         return {
             name: np.concatenate([none.astype("float32"), *(batch[name].numpy() for batch in batches)])
@@ -99,11 +115,20 @@ class Published:
         """
         if self._explain is None:
             raise ValueError(f"{self.uri} was published without the signature {EXPLAIN!r}: publish its scorer again")
-        return explanation.in_batches(lambda batch: self._explain(image_bytes=tf.constant(batch)), photos, batch_size)
+        return explanation.in_batches(lambda batch: self._explain(**self._given(batch)), photos, batch_size)
+
+    def _given(self, photos: list[bytes]) -> dict[str, tf.Tensor]:
+        """What the signatures take of encoded photos, the stages before them run."""
+        given = {"image_bytes": photos, **self.read(photos)}
+        return {name: tf.constant(value) for name, value in given.items()}
+
+    def read(self, photos: list[bytes]) -> Given:
+        """What the signatures take of encoded, upright photos beside their bytes; see ``stages.read``."""
+        return stages.read(photos, self.reader, self.reads)
 
 
 def export(bundle: Bundle, folder: str | Path, name: str = "scorer") -> None:
-    """Write a scorer as a SavedModel with its preprocessing and its warm-up requests.
+    """Write a scorer as a SavedModel with its preprocessing, its warm-up requests and what reads faces for it.
 
     The signature ``explain`` is left out for a network that has no maps in closed form (`answers.is_pooled`), and
     ``with_job`` for one without heads.
@@ -118,16 +143,20 @@ def export(bundle: Bundle, folder: str | Path, name: str = "scorer") -> None:
     networks = {SIGNATURE: answers.scores(bundle.model)}
     if answers.is_pooled(bundle.model):
         networks[EXPLAIN] = answers.closed_form(bundle.model)
+    reads = bundle.needs
+    photos, job = (tf.TensorSpec([None], tf.string, name) for name in ("image_bytes", "job"))
+    faces = [tf.TensorSpec([None, *shape], tf.float32, name) for name, shape in reads.shapes.items()]
     for signature, network in networks.items():
         archive.track(network)
-        archive.add_endpoint(signature, _of_encoded(network, bundle), [tf.TensorSpec([None], tf.string, "image_bytes")])
+        archive.add_endpoint(signature, _of_encoded(network, bundle), [photos, *faces])
     if bundle.heads is not None:
         network = answers.scores(bundle.model, bundle.heads)
         archive.track(network)
-        given = [tf.TensorSpec([None], tf.string, name) for name in ("image_bytes", "job")]
-        archive.add_endpoint(WITH_JOB, _of_encoded_and_named(network, bundle), given)
+        archive.add_endpoint(WITH_JOB, _of_encoded_and_named(network, bundle), [photos, *faces, job])
     archive.write_out(str(folder), verbose=False)
-    warmup.write(folder, name)
+    warmup.write(folder, name, reads)
+    if reads.faces:
+        _describe(bundle, Path(folder), name)
 
 
 def export_portable(
@@ -150,25 +179,41 @@ def export_portable(
     place = Path(folder, portable.FOLDER)
     place.mkdir(parents=True, exist_ok=True)
     network = answers.fullest(bundle.model, bundle.heads)
-    given = [keras.Input(bundle.model.input_shape[1:], name="pixels")]  # the signature's names for them
+    given = [keras.Input(bundle.model.inputs[0].shape[1:], name="pixels")]  # the signature's names for them
+    given += [keras.Input(shape, name=name) for name, shape in bundle.needs.shapes.items()]
     if bundle.heads is not None:
         given.append(keras.Input((), dtype="int32", name="job"))
     named = keras.Model(given, network(given), name=network.name)
     named.export(str(place / portable.NETWORK), format="litert", verbose=False)
+    _describe(bundle, Path(folder), name, error, ingestion)
+    if bundle.norms:
+        (place / portable.NORMS).write_bytes(bundle.norms)
+
+
+def _describe(
+    bundle: Bundle,
+    folder: Path,
+    name: str,
+    error: float | None = None,
+    ingestion: Mapping[str, Any] | None = None,
+) -> None:
+    """Write ``portable.json`` and the weights that find and read faces into a version."""
+    place = folder / portable.FOLDER
+    for file, content in bundle.faces.items():
+        storage.write_bytes(str(place / embedding.FOLDER / file), content)
     about = portable.about(
-        name, bundle.training.scale, bundle.pretraining.crop, error, ingestion, bundle.jobs, bundle.attributes
-    )
+        name, bundle.training.scale, bundle.pretraining.crop, error, ingestion, bundle.jobs, bundle.attributes,
+        reads=bundle.needs, faces=bundle.reader.about if bundle.reader else None,
+    )  # fmt: skip
     storage.write_json(str(place / portable.ABOUT), about)
-    for file, content in {portable.NORMS: bundle.norms, portable.DETECTOR: bundle.detector}.items():
-        if content:
-            (place / file).write_bytes(content)
 
 
-def _of_encoded(network: keras.Model, bundle: Bundle) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    """A network of pixels as a function of encoded photos, the scorer's preprocessing included."""
+def _of_encoded(network: keras.Model, bundle: Bundle) -> Callable[..., dict[str, tf.Tensor]]:
+    """A network of pixels, and of what is read of faces, as a function of encoded photos and of the same."""
 
-    def answer(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return network(bundle.pixels(image_bytes), training=False)
+    def answer(image_bytes: tf.Tensor, *faces: tf.Tensor) -> dict[str, tf.Tensor]:
+        pixels = bundle.pixels(image_bytes)
+        return network([pixels, *faces] if faces else pixels, training=False)
 
     return answer
 
@@ -177,9 +222,10 @@ def _of_encoded_and_named(network: keras.Model, bundle: Bundle) -> Callable[...,
     """The same with the names of jobs."""
     names = tf.constant(["", *bundle.jobs])
 
-    def answer(image_bytes: tf.Tensor, job: tf.Tensor) -> dict[str, tf.Tensor]:
+    def answer(image_bytes: tf.Tensor, *rest: tf.Tensor) -> dict[str, tf.Tensor]:
+        *faces, job = rest
         index = tf.argmax(tf.cast(job[:, None] == names, tf.int32), axis=-1, output_type=tf.int32)  # none is like ""
-        return network([bundle.pixels(image_bytes), index], training=False)
+        return network([bundle.pixels(image_bytes), *faces, index], training=False)
 
     return answer
 
@@ -209,15 +255,21 @@ def load(uri: str) -> Published:
             f"expected the signature {SIGNATURE} with mean, std and distribution at {uri},"
             f" found {sorted(loaded.signatures)} with {sorted(outputs)}"
         )
-    return Published(uri, version_of(uri), answer, loaded.signatures.get(EXPLAIN), loaded, _jobs(uri))
+    about = _about(uri)
+    reads = Reads(**about.get("reads", {}))
+    reader = portable.reader(uri, reads) if reads.faces else None
+    settings = from_parameters(Ingestion, **about.get("ingestion", {}))
+    jobs = tuple(about.get("jobs", ()))
+    explain = loaded.signatures.get(EXPLAIN)
+    return Published(uri, version_of(uri), answer, explain, loaded, jobs, reads, reader, settings)
 
 
-def _jobs(uri: str) -> tuple[str, ...]:
-    """The jobs that a version knows; none where it is older than they are."""
+def _about(uri: str) -> dict[str, Any]:
+    """What ``portable.json`` says of a version; nothing where it is older than that."""
     try:
-        return tuple(storage.read_json(storage.join(uri, portable.FOLDER, portable.ABOUT)).get("jobs", ()))
+        return storage.read_json(storage.join(uri, portable.FOLDER, portable.ABOUT))
     except FileNotFoundError:
-        return ()
+        return {}
 
 
 def load_bundle(uri: str) -> Bundle:

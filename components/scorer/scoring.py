@@ -19,7 +19,7 @@ _BATCH = 32  # photos in memory at a time
 def score(model: str, photos: str, out: str | Path, job: str = "") -> tuple[int, dict[str, str]]:
     """Write the scores of every photo below an address as CSV, or nothing when it breaks off.
 
-    Photos take the way of ingestion: upright, sRGB, shrunk.
+    Photos take the way of the model's training: upright, sRGB, shrunk, and the face read where it reads faces.
 
     Args:
         model: address of a published version, or of a folder whose champion is meant.
@@ -51,7 +51,7 @@ def score(model: str, photos: str, out: str | Path, job: str = "") -> tuple[int,
             rows = csv.writer(stream)
             rows.writerow(COLUMNS)
             for batch in track(batches, f"scoring, batches of {_BATCH} photos"):
-                read = pool.map(partial(_photo, settings=Ingestion()), (file.uri for file in batch))
+                read = pool.map(partial(_photo, settings=scorer.settings), (file.uri for file in batch))
                 usable = []
                 for file, photo in zip(batch, read, strict=True):
                     if isinstance(photo, bytes):

@@ -1,7 +1,7 @@
 """A photo on trial: pictures of it with edits, their scores, and whether they still are that photo, taken soundly."""
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import cv2
@@ -15,6 +15,9 @@ from components.scorer.settings import Advising
 
 Score = Callable[[list[Image.Image]], np.ndarray]
 """From normalised RGB pictures to their mean scores ``[n]``."""
+
+Hold = Callable[[Image.Image], Score]
+"""Reads the face of a normalised RGB picture, and gives what scores others that show that face by this one reading."""
 
 Values = Mapping[EditKey, float]
 """What each edit is set to; 0 is the same as not there."""
@@ -31,6 +34,7 @@ USUAL: dict[Quantity, tuple[float, float]] = {
 """What portraits in the wild are like (1,000 of MEBeauty), of a range of 1: where an edited photo has to be, or come
 nearer to."""
 
+_FRAMING: tuple[EditKey, ...] = ("straighten", "crop")
 _LIGHT: tuple[Quantity, ...] = ("light", "contrast")
 _JUDGED: dict[EditKey, tuple[Quantity, ...]] = {
     "brightness": _LIGHT,
@@ -60,6 +64,7 @@ class Trial:
         face: box of the largest face, None where none is known.
         mean: its score, on `copies`.
         noise: standard deviation of the score from copy to copy.
+        wobble: standard deviation of what reading the face anew changes from copy to copy; 0 where none is read.
         scorings: pictures that were scored so far.
     """
 
@@ -71,39 +76,56 @@ class Trial:
         settings: Advising,
         side: int,
         find_faces: Callable[[Image.Image], Sequence[Face]] | None,
+        hold: Hold | None = None,
     ) -> None:
         """Scores the photo as it is; see `advice.advise`."""
         self.pixels = np.asarray(image.convert("RGB"))
         self.settings, self.scorings = settings, 0
-        self._score, self._side, self._find_faces = score, side, find_faces
+        self._score, self._side, self._find_faces, self._hold = score, side, find_faces, hold
         self.face: Box | None = faces[0].box if faces else None
         self._eyes = faces[0].tilt(image.size) if faces else None
         self._small, self._turning = _shrunk(self.pixels, side), _shrunk(self.pixels, round(_TURNING * side))
         self._thumbnail = _thumbnail(self._small)
         self._before = self._measured(self._thumbnail)
         self._plain: dict[tuple, float] = {}
-        scores = self.scores(copies(self._small))
+        alike = copies(self._small)
+        scores = self.scores(alike)
         self.mean, self.noise = float(scores.mean()), float(scores.std(ddof=1))
+        self._held = self.held(self._small)
+        self.wobble = float((scores - self.scores(alike, self._held)).std(ddof=1)) if hold else 0.0
 
-    def scores(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    def held(self, picture: np.ndarray) -> Score:
+        """What scores pictures by the face that is read on this one; anew on each where reading costs nothing."""
+        return self._hold(Image.fromarray(picture)) if self._hold else self._score
+
+    def scores(self, pictures: Sequence[np.ndarray], score: Score | None = None) -> np.ndarray:
         """Scores of pictures, float64 ``[n]``.
+
+        Args:
+            pictures: normalised.
+            score: by what, see `held`; None: the face of each is read.
 
         Raises:
             ValueError: there is not one finite number a picture.
         """
-        found = np.asarray(self._score([Image.fromarray(one) for one in pictures]), float)
+        found = np.asarray((score or self._score)([Image.fromarray(one) for one in pictures]), float)
         if found.shape != (len(pictures),) or not np.isfinite(found).all():
             raise ValueError(f"expected a finite score for each of {len(pictures)} pictures, got {found!r}")
         self.scorings += len(pictures)
         return found
 
     def search_scores(self, several: Sequence[Values]) -> list[float]:
-        """Scores of the photo edited in several ways, each picture once; those known are not scored again."""
+        """Scores of the photo edited in several ways, each picture once; those known are not scored again.
+
+        Light, colour and sharpness leave the face what it is: the search goes by the photo's own. Another frame shows
+        it larger or turned, so it is read again.
+        """
         keys = [tuple(sorted(values.items())) for values in several]
         new = [key for key in dict.fromkeys(keys) if key not in self._plain]
-        if new:
-            found = self.scores([self.quick(dict(key)) for key in new])
-            self._plain.update(zip(new, found.tolist(), strict=True))
+        for score, those in ((self._held, [key for key in new if not _frames(key)]), (None, [*filter(_frames, new)])):
+            if those:
+                found = self.scores([self.quick(dict(key)) for key in those], score)
+                self._plain.update(zip(those, found.tolist(), strict=True))
         return [self._plain[key] for key in keys]
 
     def values(self, key: EditKey) -> list[float]:
@@ -112,7 +134,7 @@ class Trial:
 
     def quick(self, values: Values) -> np.ndarray:
         """The edited photo in the size that is scored; it is shrunk as early as that loses nothing that is seen."""
-        frame = {key: values[key] for key in ("straighten", "crop") if values.get(key)}
+        frame = {key: values[key] for key in _FRAMING if values.get(key)}
         tone = {key: value for key, value in values.items() if key not in frame}
         if not frame:
             return edits.edited(self._small, tone).pixels
@@ -166,7 +188,7 @@ class Trial:
         return not percent or percent <= self.closest(degrees)
 
     def _tone_is_sound(self, values: Values) -> bool:
-        tone = {key: value for key, value in values.items() if key not in ("straighten", "crop") and value}
+        tone = {key: value for key, value in values.items() if key not in _FRAMING and value}
         if not tone:
             return True
         after = edits.edited(self._thumbnail, tone).pixels
@@ -197,6 +219,11 @@ class Trial:
             "black": float(np.mean(luma <= _BLACK)),
             "face": float(np.mean(face.max(axis=-1) >= _TOP)),
         }
+
+
+def _frames(edits: Iterable[tuple[EditKey, float]]) -> bool:
+    """Whether edits change what the frame shows."""
+    return any(key in _FRAMING and value for key, value in edits)
 
 
 def copies(picture: np.ndarray) -> list[np.ndarray]:

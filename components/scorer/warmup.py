@@ -17,6 +17,8 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from PIL import Image, ImageDraw
 
+from components.scorer.stages import PHOTO_ALONE, Reads
+
 FILE = "assets.extra/tf_serving_warmup_requests"
 
 _SIZES = ((320, 427), (320, 320), (480, 320))  # pixels, of shorter side 320 as photos come out of ingestion
@@ -28,12 +30,14 @@ def photos() -> tuple[bytes, ...]:
     return tuple(_draw(np.random.default_rng(seed), *size) for seed, size in enumerate(_SIZES))
 
 
-def write(folder: str | Path, name: str) -> None:
+def write(folder: str | Path, name: str, reads: Reads = PHOTO_ALONE) -> None:
     """Write the warm-up requests of a version: each photo alone, then all at once.
 
     Args:
-        folder: of the SavedModel; its signature ``serving_default`` takes ``image_bytes``, string ``[n]``.
+        folder: of the SavedModel; its signature ``serving_default`` takes ``image_bytes``, string ``[n]``, and what is
+            read of faces.
         name: of the model.
+        reads: what that is. On the drawn photos nobody is, so it is all zeros, as without a face.
     """
     import tensorflow as tf
 
@@ -42,18 +46,20 @@ def write(folder: str | Path, name: str) -> None:
     drawn = list(photos())
     with tf.io.TFRecordWriter(str(path)) as records:
         for batch in [[photo] for photo in drawn] + [drawn]:
-            records.write(_request(batch, name))
+            faces = {each: np.zeros((len(batch), *shape), "float32") for each, shape in reads.shapes.items()}
+            records.write(_request({"image_bytes": np.array(batch, object), **faces}, name))
 
 
-def _request(batch: list[bytes], name: str) -> bytes:
+def _request(given: dict[str, np.ndarray], name: str) -> bytes:
     """A serialised ``PredictionLog`` that asks for these photos."""
     import tensorflow as tf
 
     log = _prediction_log()()
     log.predict_log.request.model_spec.name = name
     log.predict_log.request.model_spec.signature_name = "serving_default"
-    tensor = tf.make_tensor_proto(batch, tf.string)
-    log.predict_log.request.inputs["image_bytes"] = tensor.SerializeToString(deterministic=True)
+    for each, values in given.items():
+        tensor = tf.make_tensor_proto(values, tf.string if values.dtype == object else tf.float32)
+        log.predict_log.request.inputs[each] = tensor.SerializeToString(deterministic=True)
     return log.SerializeToString(deterministic=True)
 
 

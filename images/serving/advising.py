@@ -2,8 +2,10 @@
 
 import asyncio
 import base64
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,12 @@ from PIL import Image
 
 from components.scorer import advice
 from components.scorer.advice import Advice, Suggestion, Together
+from components.scorer.embedding import Seen
+from components.scorer.portable import Portable
 from components.scorer.settings import Advising as Believed
-from images.serving.batching import Batching, Photo
+from components.scorer.stages import Given
+from components.scorer.trial import Hold, Score
+from images.serving.batching import Batching, Photo, see
 from images.serving.metrics import Metrics
 from images.serving.models import Served
 from images.serving.problems import busy
@@ -57,15 +63,39 @@ class Advising:
 
     def _advise(self, served: Served, data: bytes, photo: Photo) -> Advice:
         portable, settings = served.portable, Believed()
-
-        def score(pictures: list[Image.Image]) -> np.ndarray:
-            # Each is scored while the next one is being scaled.
-            return served.network.ask((portable.pixels(picture) for picture in pictures), photo.job)["mean"]
-
+        # Each picture is scored while the next one is being scaled, and its face read.
+        score, hold = scorers(portable, lambda pictures: served.network.ask(pictures, photo.job)["mean"])
         image = self._batching.alone_when_large(data, lambda: advice.working(data, settings, portable.settings))
-        find = portable.detector.find if portable.detector else None
-        faces = find(photo.image) if find else None
-        return advice.advise(image, score, faces, settings, side=portable.settings.shorter_side, find_faces=find)
+        seen = see(portable, photo)
+        return advice.advise(
+            image, score, seen.faces if seen else None, settings, side=portable.settings.shorter_side,
+            find_faces=portable.detector.find if portable.detector else None,
+            hold=hold,
+        )  # fmt: skip
+
+
+def scorers(portable: Portable, ask: Callable[[Iterable[Given]], np.ndarray]) -> tuple[Score, Hold | None]:
+    """What scores pictures for advice, and what holds the face of one; None where no face is read.
+
+    Args:
+        portable: the version that scores.
+        ask: gives the mean scores of what the network is given of pictures.
+    """
+
+    def score(pictures: list[Image.Image], held: Seen | None = None) -> np.ndarray:
+        return ask(portable.given(picture, _by(portable, picture, held)) for picture in pictures)
+
+    def hold(picture: Image.Image) -> Score:
+        return partial(score, held=portable.look(picture))
+
+    return score, hold if portable.reads.faces else None
+
+
+def _by(portable: Portable, picture: Image.Image, held: Seen | None) -> Seen | None:
+    """What is known of a picture's face where another one's embedding is held: a second view is cut out of it anew."""
+    if held is None or not portable.reads.view:
+        return held
+    return Seen(portable.look(picture, embedded=False).faces if held.found else (), held.embedding)
 
 
 def told(found: Advice) -> dict[str, Any]:

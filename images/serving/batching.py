@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from components.scorer import decoding
+from components.scorer import decoding, stages
 from components.scorer.decoding import Unusable
+from components.scorer.embedding import Seen
 from components.scorer.portable import Portable
+from components.scorer.stages import Given
 from images.serving.metrics import Metrics
 from images.serving.problems import Problem, busy
 from images.serving.settings import Settings
@@ -40,6 +42,8 @@ class Photo:
         job: that the person offers to do; "" when it is not known.
         jpeg: the photo as the data set holds photos.
         size: width and height that it was sent with, upright.
+        given: what the network is given of it; given up once it has answered.
+        seen: its faces, where they were looked for; once a photo (see `see`).
         answer: what the network says of it, arrays by name.
     """
 
@@ -47,7 +51,8 @@ class Photo:
     job: str = ""
     jpeg: bytes = b""
     size: tuple[int, int] = (0, 0)
-    pixels: np.ndarray | None = field(default=None, repr=False)
+    given: Given | None = field(default=None, repr=False)
+    seen: Seen | None = field(default=None, repr=False)
     answer: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     until: float = float("inf")  # of time.monotonic(): from then on nobody waits for it
     done: Callable[[Any], None] | None = field(default=None, repr=False)  # is given this, or an exception
@@ -85,20 +90,20 @@ class Network:
         """Let a decoded photo be scored; it is finished then."""
         self._waiting.put(photo)
 
-    def ask(self, pixels: Iterable[np.ndarray], job: str = "") -> dict[str, np.ndarray]:
+    def ask(self, pictures: Iterable[Given], job: str = "") -> dict[str, np.ndarray]:
         """Score pictures at once, from another thread; other photos come in between.
 
         Args:
-            pixels: float32 ``[crop, crop, 3]`` of each.
+            pictures: what the network is given of each.
             job: see `Photo`.
 
         Returns:
             What the network says of them, arrays ``[n, …]`` by name.
         """
         waiting = []
-        for picture in pixels:
+        for given in pictures:
             future: Future[Photo] = Future()
-            self.put(Photo(b"", job, pixels=picture, done=partial(_settle, future)))
+            self.put(Photo(b"", job, given=given, done=partial(_settle, future)))
             waiting.append(future)
         answers = [future.result().answer for future in waiting]
         return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}
@@ -109,8 +114,7 @@ class Network:
 
     def answer(self, photos: Sequence[Photo]) -> dict[str, np.ndarray]:
         """What the network says of decoded photos; for its own thread, and before it has begun."""
-        pixels = photos[0].pixels[None] if len(photos) == 1 else np.stack([photo.pixels for photo in photos])
-        return self.portable.answer(pixels, [photo.job for photo in photos])
+        return self.portable.answer(stages.together([photo.given for photo in photos]), [photo.job for photo in photos])
 
     def _run(self) -> None:
         while (first := self._waiting.get()) is not None:
@@ -147,7 +151,7 @@ class Network:
         self._metrics.stages["network"].observe(time.perf_counter() - began)
         for place, photo in enumerate(batch):
             photo.answer = {name: values[place] for name, values in answers.items()}
-            photo.pixels = None
+            photo.given = None
             photo.finish(photo)
 
 
@@ -257,9 +261,11 @@ class Batching:
 def decode(portable: Portable, photo: Photo) -> None:
     """Bring a photo to what the network reads, the way of training: normalised, encoded, scaled and cropped.
 
+    Where the network reads faces, the face is found and read here, once for all that is asked of the photo.
+
     Args:
         portable: knows how.
-        photo: receives ``jpeg``, ``size`` and ``pixels``, and gives its ``data`` up.
+        photo: receives ``jpeg``, ``size``, ``given`` and, where faces are read, ``seen``, and gives its ``data`` up.
 
     Raises:
         components.scorer.decoding.Unusable: it is no photo.
@@ -267,8 +273,23 @@ def decode(portable: Portable, photo: Photo) -> None:
     found = decoding.decode(photo.data, portable.settings)
     photo.jpeg = decoding.encode(found.image, portable.settings)
     photo.size = found.width, found.height
-    photo.pixels = portable.pixels(photo.jpeg)
+    if portable.reads.faces:
+        image = photo.image
+        photo.seen = portable.look(image)
+        photo.given = portable.given(image, photo.seen)
+    else:
+        photo.given = portable.given(photo.jpeg)
     photo.data = b""
+
+
+def see(portable: Portable, photo: Photo) -> Seen | None:
+    """The faces on a scored photo, as they were found for its score or, if not for that, are found now.
+
+    None where faces are not looked for.
+    """
+    if photo.seen is None:
+        photo.seen = portable.look(photo.image, embedded=False)
+    return photo.seen
 
 
 def unusable(error: Unusable, settings: Settings) -> Problem:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from components.scorer import norms, overlay
 from components.scorer.faces import Face
 from images.serving import advising, bodies, reference
-from images.serving.batching import Photo
+from images.serving.batching import Photo, see
 from images.serving.models import Served
 from images.serving.predict_v1 import scores
 from images.serving.problems import MEDIA, Problem, json_answer
@@ -35,7 +35,8 @@ async def about(request: Request) -> Response:
                 "jobs": served.jobs,
                 "attributes": served.attributes,
                 "error": served.portable.error,
-                "faces": served.portable.detector is not None,
+                "faces": served.portable.reader is not None,
+                "stages": served.portable.reads.stages,
                 "norms": [{"key": norm.key, "sentence": norm.sentence} for norm in served.portable.norms.norms],
                 "limits": {
                     "photos": settings.photos,
@@ -151,7 +152,7 @@ async def _one(state: State, served: Served, form: bodies.Form, job: str) -> Pho
 def examine(served: Served, photo: Photo) -> dict[str, Any]:
     """The face and the upload norms of a scored photo, as JSON."""
     image, portable = photo.image, served.portable
-    faces = portable.detector.find(image) if portable.detector else None
+    faces = seen.faces if (seen := see(portable, photo)) else None
     values = photo.answer.get("attributes", np.empty(0)).tolist()
     attributes = dict(zip(served.attributes, values, strict=True))
     findings = norms.check(portable.norms, image, faces, attributes, photo.size, photo.job)

@@ -9,7 +9,11 @@ from images.serving.problems import MEDIA
 DESCRIPTION = """Rates portrait photos from 1 to 10 the way people would: mean, standard deviation and votes.
 
 Photos are read as JPEG, PNG, WebP, HEIC, GIF, TIFF or BMP, of any orientation and colour space. Errors are problem
-documents (RFC 9457) that say what was expected and what came."""
+documents (RFC 9457) that say what was expected and what came.
+
+Every address takes photos alone. Where the scorer reads faces (`stages` of `/about`), the largest face of each photo is
+found, cut out and embedded here, as it was in training. A photo without a face is scored too, by what was learnt from
+photos without one: that none was found is said in `face`, and is no error."""
 
 _B64 = "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAIBAQEBAQIBAQE…"
 _VOTES = [0.0, 0.01, 0.03, 0.08, 0.15, 0.24, 0.26, 0.15, 0.06, 0.02]
@@ -126,7 +130,7 @@ ABOUT = _route(
     "What is served, and what it takes",
     {
         200: _json(
-            "The model, its jobs, norms and limits",
+            "The model, its jobs, norms, stages and limits",
             _object(
                 {
                     "name": _TEXT,
@@ -135,14 +139,18 @@ ABOUT = _route(
                     "jobs": _list(_TEXT),
                     "attributes": _list(_TEXT),
                     "error": _or_null(_NUMBER),
-                    "faces": _TRUTH,
+                    "faces": {**_TRUTH, "description": "whether faces are looked for"},
+                    "stages": _list(
+                        {**_TEXT, "enum": ["normalise", "detect", "align", "embed", "score"]},
+                        description="what a photo goes through, in this order",
+                    ),
                     "norms": _list(_object({"key": _TEXT, "sentence": _TEXT})),
                     "limits": _object({"photos": _WHOLE, "bytes": _WHOLE, "pixels": _WHOLE, "seconds": _NUMBER}),
                 }
             ),
             {
                 **_MODEL, "channel": "champion", "jobs": ["tutor", "child care"], "attributes": ["sunglasses"],
-                "error": 0.7, "faces": True,
+                "error": 0.7, "faces": True, "stages": ["normalise", "detect", "align", "embed", "score"],
                 "norms": [{"key": "too_dark", "sentence": _FINDING_EXAMPLE["sentence"]}],
                 "limits": {"photos": 32, "bytes": 33554432, "pixels": 100000000, "seconds": 30.0},
             },
@@ -200,7 +208,8 @@ EXPLAIN = _route(
     409,
     parameters=[
         {"name": "map", "in": "query", "schema": {**_TEXT, "enum": ["heat", "gains"], "default": "heat"},
-         "description": "heat: where the score comes from; gains: what each place gains (orange) or costs (purple)"}
+         "description": "heat: where the score comes from; gains: what each place gains (orange) or costs (purple)."
+                        " Both are of the whole photo; what a face that is read by itself adds is held"}
     ],
     **_form("photo", single=True),
 )  # fmt: skip

@@ -39,11 +39,11 @@ def _load(uri: str) -> Any:
     class OverTensorFlow(portable.Portable):
         """Takes the encoded photo, as the signature does, which decodes, scales and crops it."""
 
-        def pixels(self, photo: bytes) -> np.ndarray:
-            return np.array(photo, object)
+        def given(self, photo: bytes, seen: Any = None) -> dict[str, np.ndarray]:
+            return {"pixels": np.array(photo, object)}
 
-        def answer(self, pixels: np.ndarray, jobs: Any = None) -> dict[str, np.ndarray]:
-            return scorer.answers(list(pixels))
+        def answer(self, given: dict[str, np.ndarray], jobs: Any = None) -> dict[str, np.ndarray]:
+            return scorer.answers(list(given["pixels"]))
 
     return OverTensorFlow(**vars(_ORIGINAL(uri)))
 
