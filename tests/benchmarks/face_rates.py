@@ -1,0 +1,159 @@
+"""How many photos a second each stage of a face takes, on all cores at once, and what that makes of an ingestion.
+
+    PORTRAITS_DATA=… python -m tests.benchmarks.face_rates
+
+Of real portraits, as the data set holds them: decoding, detecting, cropping and aligning, reading by FaceNet without
+the mirror image and with it. One process a core, each with one thread, as in ingestion and in the server; the stages
+begin in all processes at the same moment. Then the inspection of an ingestion without faces, with faces found, and
+with faces read, in turns.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from io import BytesIO
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from components.ingestion import engine
+from components.ingestion.inspection import CHUNK, inspect_all
+from components.scorer import decoding, embedding, face_weights
+from components.scorer.embedding import BATCH, Embedder, Reader
+from components.scorer.settings import Faces, Ingestion
+from tests.benchmarks.ingestion_rate import rate
+
+PHOTOS = 256
+SECONDS = 5.0  # of a stage
+ROUNDS = 3
+EMBEDDERS = {
+    "FaceNet-512, LiteRT as given": {"face_embedder": "facenet_512.tflite"},
+    "FaceNet-128, Keras, its output": {"face_embedder": "facenet_128.keras"},
+    "FaceNet-128, Keras, two layers": {
+        "face_embedder": "facenet_128.keras",
+        "face_layers": ("AvgPool", "Block17_10_Activation"),
+    },
+}
+
+
+def main() -> int:
+    """Print the rates; 2 without the portraits."""
+    data = Path(os.environ.get("PORTRAITS_DATA", "/nowhere"))
+    if not (data / "weights").is_dir():
+        print("set PORTRAITS_DATA to the folder that holds data/mebeauty and weights", file=sys.stderr)
+        return 2
+    files = sorted((data / "data" / "mebeauty" / "photos").rglob("*.jpg"))
+    files = files[:: max(1, len(files) // PHOTOS)][:PHOTOS]
+    with tempfile.TemporaryDirectory() as scratch:
+        weights = {name: prepared(data / "weights", Path(scratch, str(n)), name) for n, name in enumerate(EMBEDDERS)}
+        for name, folder in weights.items():
+            print(f"{name}: {embedding.size(folder)} values a face")
+            stages(files, folder, Path(scratch), first=name == next(iter(EMBEDDERS)))
+        ingestions(files, next(iter(weights.values())), Path(scratch))
+    return 0
+
+
+def prepared(given: Path, folder: Path, name: str) -> str:
+    """The folder of weights of an embedder."""
+    settings = Faces(face_detector=str(given / "yunet_n_640_640.onnx"), **EMBEDDERS[name])
+    began = time.perf_counter()
+    face_weights.prepare(replace(settings, face_embedder=str(given / settings.face_embedder)), folder)
+    print(f"{name}: prepared in {time.perf_counter() - began:.0f} s", flush=True)
+    return str(folder)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one process measures."""
+
+    files: tuple[str, ...]
+    weights: str
+    begin: float  # seconds since 1970, when all have loaded
+    result: str
+
+
+def stages(files: list[Path], weights: str, scratch: Path, first: bool) -> None:
+    """Print the rates of the stages: each core's, added."""
+    cores = engine.cores()
+    begin = time.time() + 20
+    share = max(BATCH * 4, len(files) // cores)
+    chosen = [tuple(map(str, islice(cycle(files), core * share, (core + 1) * share))) for core in range(cores)]
+    works = [Work(part, weights, begin, str(scratch / f"{core}.json")) for core, part in enumerate(chosen)]
+    for _ in engine.on_processes(measure, works):
+        pass
+    found = [json.loads(Path(work.result).read_bytes()) for work in works]
+    for stage in found[0]:
+        if first or stage.startswith("read"):
+            total = sum(rates[stage] for rates in found)
+            print(f"  {stage:<36}{total:7.1f} photos/s on {cores} cores, {1000 * cores / total:6.1f} ms", flush=True)
+
+
+def measure(work: Work) -> None:
+    """Measure each stage in this process and write the rates."""
+    reader, settings = Reader.load(work.weights), Ingestion()
+    photos = [decoding.normalise(Path(file).read_bytes(), settings) for file in work.files]
+    images = [Image.open(BytesIO(photo)).convert("RGB") for photo in photos]
+    landmarks = [seen.landmarks for seen in reader.read_all(images, want_embedding=False)]
+    crops = [reader.crop(*pair) for pair in zip(images, landmarks, strict=True)]
+    batches = [np.stack(crops[start : start + BATCH]) for start in range(0, len(crops) - BATCH + 1, BATCH)]
+    plain = Embedder(network_of(reader, work.weights), replace(reader.embedder.about, mirror=False))
+    mirrored = Embedder(network_of(reader, work.weights), replace(reader.embedder.about, mirror=True))
+    rates = {}
+    for number, (stage, items, each, call) in enumerate(
+        [
+            ("decode the stored JPEG", photos, 1, lambda photo: Image.open(BytesIO(photo)).convert("RGB")),
+            ("detect (YuNet)", images, 1, reader.detector.find),
+            ("align and crop", list(zip(images, landmarks, strict=True)), 1, lambda pair: reader.crop(*pair)),
+            ("read one at a time, without mirror", crops, 1, lambda crop: plain.embed(crop[None])),
+            (f"read by {BATCH}, without mirror", batches, BATCH, plain.embed),
+            (f"read by {BATCH}, with mirror", batches, BATCH, mirrored.embed),
+        ]
+    ):
+        rates[stage] = each * calls_a_second(cycle(items), call, work.begin + number * (SECONDS + 2))
+    Path(work.result).write_text(json.dumps(rates))
+
+
+def network_of(reader: Reader, weights: str) -> str:
+    """The file of the embedder."""
+    return str(Path(weights, embedding.EMBEDDERS[reader.embedder.about.kind]))
+
+
+def calls_a_second(items: Iterator[Any], call: Callable[[Any], Any], begin: float) -> float:
+    """From a moment on, for some seconds, after one call to warm up."""
+    call(next(items))
+    time.sleep(max(0.0, begin - time.time()))
+    number, start = 0, time.perf_counter()
+    while time.perf_counter() - start < SECONDS:
+        call(next(items))
+        number += 1
+    return number / (time.perf_counter() - start)
+
+
+def ingestions(files: list[Path], weights: str, scratch: Path) -> None:
+    """Print how many photos a second are inspected without faces, with faces found, and with faces read."""
+    detector = scratch / "detector"
+    detector.mkdir()
+    shutil.copy(Path(weights, embedding.DETECTOR), detector)
+    (detector / embedding.ABOUT).write_text('{"sha256": {}}')
+    photos = [(str(number), str(file)) for number, file in enumerate(islice(cycle(files), CHUNK * engine.cores()))]
+    kinds = {"without faces": "", "with faces found": str(detector), "with faces read": weights}
+    rates: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for number in range(ROUNDS):
+        for kind, faces in kinds.items():
+            spool = str(scratch / f"spool-{number}-{kind}")
+            rates[kind].append(rate(lambda s=spool, f=faces: inspect_all(photos, Ingestion(), s, faces=f), len(photos)))
+    for kind, found in rates.items():
+        print(f"inspection {kind}: {statistics.median(found):.1f} photos/s, processes' start included", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
