@@ -216,7 +216,7 @@ def portrait_scorer(
         minimum_job: Training photos of a job that the scorer is to know; a rarer one counts as unknown.
         norms: Address of the JSON file of upload norms; empty takes those of this project.
         mixed_precision: Compute in 16 bits where that is safe; faster on GPUs with tensor cores.
-        devices: One GPU, or all of the machine.
+        devices: One GPU, or all of the machine; workers, several machines, is for training outside of the pipeline.
         seed: Seed of every draw.
         minimum_new_labels: Gate: photos newly rated since the champion's data; with fewer the run is skipped.
         maximum_label_drift: Gate: shift of people's mean scores since the champion's data, in score points.

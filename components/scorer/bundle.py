@@ -200,7 +200,7 @@ class Bundle:
         """Write the bundle into ``folder``, the description last."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        _untrained(self.model).save(folder / "scorer.keras")
+        untrained(self.model).save(folder / "scorer.keras")
         if self.heads is not None:
             self.heads.save(folder / HEADS)
         if self.norms:
@@ -218,7 +218,7 @@ class Bundle:
         (folder / "bundle.json").write_text(json.dumps(about, indent=1))
 
 
-def _untrained(model: keras.Model) -> keras.Model:
+def untrained(model: keras.Model) -> keras.Model:
     """The same network and weights without the optimizer's state, which is twice their size."""
     plain = model.__class__.from_config(model.get_config())  # a clone would be compiled as well
     plain.set_weights(model.get_weights())

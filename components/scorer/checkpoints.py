@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from components.scorer import storage
 from components.scorer.progress import duration, line
+from components.scorer.workers import Run, Workers
 
 Curves = dict[str, list[float]]
 
@@ -35,12 +36,18 @@ class Checkpoints:
     uri: str
     fingerprint: str
 
-    def save(self, model: keras.Model, epoch: int, curves: Curves, keep: set[int]) -> None:
-        """Write the checkpoint of a completed epoch, then remove those not in ``keep``."""
+    def save(self, model: keras.Model, epoch: int, curves: Curves, keep: set[int], write: bool = True) -> None:
+        """Write the checkpoint of a completed epoch, then remove those not in ``keep``.
+
+        Without ``write`` nothing comes of it but what Keras does as it saves: it makes variables, which in the scope of
+        a strategy all workers have to make together.
+        """
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "model.keras")
             model.save(file)
             data = file.read_bytes()
+        if not write:
+            return
         about = {
             "epoch": epoch,
             "sha256": hashlib.sha256(data).hexdigest(),
@@ -107,6 +114,7 @@ def fit(
     checkpoints: Checkpoints,
     seed: int,
     validation: tf.data.Dataset | None = None,
+    workers: Workers | None = None,
 ) -> tuple[keras.Model, Curves]:
     """Train to ``epochs``, from the last complete epoch if there is one.
 
@@ -121,6 +129,8 @@ def fit(
         checkpoints: where epochs are kept.
         seed: of all randomness.
         validation: with it, the epoch with the lowest ``val_loss`` is returned; without, the last.
+        workers: with whom this training is shared; the model is made in their strategy's scope, in which this is
+            called too. The chief alone writes.
 
     Returns:
         The compiled model and its curves (``loss``, ``val_loss``, ``seconds``, …), a value an epoch.
@@ -130,16 +140,20 @@ def fit(
     if found:
         print(f"{what}: going on from epoch {first} of {epochs}", flush=True)
         model = checkpoints.load(first)
+    if workers:
+        workers.agree(first, "the epochs that are done")
+    train = workers.epochs(model) if workers else _by_keras(model)
     progress = _Progress(what, epochs)
     for epoch in range(first, epochs):
         _seed_noise(model, seed + epoch)
         began = time.monotonic()
         progress.epoch = epoch
-        fitted = model.fit(data(epoch), validation_data=validation, shuffle=False, verbose=0, callbacks=[progress])
-        values = {name: float(value[0]) for name, value in fitted.history.items()}
+        values = train(data(epoch), validation, progress)
         for name, value in {**values, "seconds": time.monotonic() - began}.items():
             curves.setdefault(name, []).append(value)
-        checkpoints.save(model, epoch + 1, curves, keep={best_epoch(curves)})
+        checkpoints.save(model, epoch + 1, curves, {best_epoch(curves)}, write=workers is None or workers.chief)
+        if workers:  # none goes on before the chief has written
+            workers.agree(epoch + 1, "the epochs that are done")
         shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
         print(f"{what}: epoch {epoch + 1} of {epochs}, {shown}, {duration(curves['seconds'][-1])}", flush=True)
     best = best_epoch(curves)
@@ -150,6 +164,18 @@ def best_epoch(curves: Curves) -> int:
     """Number, from 1, of the epoch to keep: the lowest ``val_loss``, or the last without one."""
     losses = curves.get("val_loss")
     return 1 + losses.index(min(losses)) if losses else len(curves.get("loss", []))
+
+
+def _by_keras(model: keras.Model) -> Run:
+    """Epochs by ``model.fit``."""
+
+    def run(
+        data: tf.data.Dataset, validation: tf.data.Dataset | None, told: keras.callbacks.Callback
+    ) -> dict[str, float]:
+        fitted = model.fit(data, validation_data=validation, shuffle=False, verbose=0, callbacks=[told])
+        return {name: float(values[0]) for name, values in fitted.history.items()}
+
+    return run
 
 
 def _seed_noise(model: keras.Model, seed: int) -> None:

@@ -11,6 +11,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from components.scorer import augmentation, faces, preprocessing, storage
+from components.scorer.workers import Share
 
 _LARGEST = 8.0
 """Sides of a face's crop that the whole photo may have: a fault of the camera is no stronger on a smaller face."""
@@ -132,6 +133,7 @@ def batches(
     only: int = 1,
     view: View | None = None,
     example: Example = _photo_and_votes,
+    share: Share | None = None,
 ) -> tf.data.Dataset:
     """The middle of each photo, once, in stored order.
 
@@ -145,6 +147,7 @@ def batches(
         view: of the face, which the example then finds in its record as ``face_pixels``, float32
             ``[side, side, 3]``, 0..255; without a face the middle of the photo.
         example: what is made of each photo.
+        share: of one worker among several; see `batched`.
 
     Returns:
         Batches of examples, by default ``(pixels float32 [b, crop, crop, 3] 0..255, votes float32 [b, 10])``.
@@ -156,8 +159,7 @@ def batches(
             record = {**record, "face_pixels": _face(decoded, record, view)[0]}
         return example(preprocessing.centre(preprocessing.square(decoded, scale), crop), record)
 
-    chosen = encoded(dataset, split).shard(only, 0)
-    return chosen.map(read, tf.data.AUTOTUNE).batch(batch_size).prefetch(tf.data.AUTOTUNE)
+    return batched(encoded(dataset, split).shard(only, 0), batch_size, read, share)
 
 
 def augmented(
@@ -173,6 +175,7 @@ def augmented(
     camera_faults: float = 0.0,
     view: View | None = None,
     example: Example = _photo_and_votes,
+    share: Share | None = None,
 ) -> tf.data.Dataset:
     """One epoch in random order, randomly cropped and mirrored: the same for the same seed and epoch.
 
@@ -188,6 +191,7 @@ def augmented(
         camera_faults: share of photos slightly blurred or wrongly exposed.
         view: as in `batches`; mirrored, blurred and exposed as its photo is.
         example: what is made of each photo.
+        share: of one worker among several; see `batched`.
 
     Returns:
         Batches of examples, by default ``(pixels float32 [b, crop, crop, 3] 0..255, votes float32 [b, 10])``.
@@ -212,7 +216,26 @@ def augmented(
         kept = order.filter(lambda place, record: place % leave != 0)
         order = kept.apply(tf.data.experimental.assert_cardinality(len(order) - left))
     order = order.shuffle(_SHUFFLED, seed=seed + epoch, reshuffle_each_iteration=False)
-    return order.map(read, tf.data.AUTOTUNE).batch(batch_size).prefetch(tf.data.AUTOTUNE)
+    return batched(order, batch_size, read, share)
+
+
+def batched(
+    elements: tf.data.Dataset, batch_size: int, read: Callable[..., Any] | None = None, share: Share | None = None
+) -> tf.data.Dataset:
+    """Elements read and put into batches.
+
+    Args:
+        elements: a finite number of them, the same for every worker.
+        batch_size: elements a batch; the last one may be smaller.
+        read: what is made of each; None: it is an example already.
+        share: with it, only one worker's part of each batch is read, and given with weights; see `Share.level`.
+    """
+    own = share.of(elements) if share else elements
+    made = own.map(read, tf.data.AUTOTUNE) if read else own
+    batches = made.batch(share.rows(batch_size) if share else batch_size)
+    if share:
+        batches = share.level(batches, int(elements.cardinality()), batch_size)
+    return batches.prefetch(tf.data.AUTOTUNE)
 
 
 def _face(photo: tf.Tensor, record: dict[str, Any], view: View) -> tuple[tf.Tensor, tf.Tensor]:

@@ -8,7 +8,12 @@ Options are given as on a command line, e.g. ``--runner=DaskRunner --dask_client
 * ``FlinkRunner``, ``SparkRunner``, ``PortableRunner``, ``DataflowRunner``, ``PrismRunner``: what they need in programs
   of other languages is checked to be named, for Beam would fetch it from the internet or miss it in the middle.
 
-Workers on other machines run this very project, and reach the same addresses as the machine that submits.
+Workers on other machines run this very project, and reach the same addresses as the machine that submits. Flink's and
+Spark's find it in a container of the steps' image beside each of them, which runs Beam's worker pool (``python -m
+apache_beam.runners.worker.worker_pool_main --service_port=50000``) and is named by ``--environment_type=EXTERNAL
+--environment_config=localhost:50000``. Their job server is a jar of Apache's of the same version as apache-beam: one
+that is running is named by ``--job_endpoint=HOST:8099``; or it is started here from ``--flink_job_server_jar=FILE``
+with ``--flink_master=HOST:8081``, or ``--spark_job_server_jar=FILE`` with ``--spark_master_url=spark://HOST:7077``.
 """
 
 import contextlib

@@ -21,7 +21,7 @@ RatingFormat = Literal["auto", "ratings", "counts", "means", "ava", "idealo"]
 Start = Literal["autoencoder", "denoising", "imagenet", "none"]
 Scaling = Literal["backbone", "tf", "torch", "caffe", "none"]
 Fitting = Literal["auto", "gradient", "closed"]
-Devices = Literal["one", "all"]
+Devices = Literal["one", "all", "workers"]
 FacePreprocessing = Literal["facenet", "arcface", "vggface", "tf", "torch", "none"]
 ChampionMode = Literal["non-inferiority", "superiority"]
 GateKey = Literal[
@@ -113,7 +113,9 @@ class Training:
     minimum_job: int = 20  # rated training photos of a job; a rarer one counts as unknown
     norms: str = ""  # URI of the client's upload norms; "": those of this project
     mixed_precision: bool = False  # faster on GPUs with tensor cores; of no use on a CPU
-    devices: Devices = "one"  # "all": every GPU of the machine through tf.distribute.MirroredStrategy
+    # "all": every GPU of the machine through tf.distribute.MirroredStrategy; "workers": one of several machines (see
+    # workers), outside of the pipeline
+    devices: Devices = "one"
     seed: int = 1
 
 

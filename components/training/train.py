@@ -1,6 +1,5 @@
 """Fit the score head on a pretrained encoder: in closed form, or by epochs and then the whole network (NIMA)."""
 
-import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from components.scorer.model import build_head, build_scorer, freeze_batch_norms
 from components.scorer.progress import track
 from components.scorer.settings import Pretraining, Training, as_parameters, check_together
 from components.scorer.sight import EMBEDDING, FOUND, PIXELS, Components, Sight, in_order, settle
+from components.scorer.workers import Share, Workers, join
 from components.training.attributes import fit_attribute
 from components.training.closed_form import fit_closed
 from components.training.faces import find_sight
@@ -49,7 +49,8 @@ def train(
         encoder: folder of the pretrained encoder.
         scorer: folder to write the bundle to.
         report: file to write the page to.
-        settings: how to train.
+        settings: how to train. With ``devices`` "workers" every worker calls this, with the same checkpoints' address;
+            the chief alone writes the bundle and the report.
         checkpoints: URI of the folder of this step's checkpoints.
         fingerprint: of the data set, written into the bundle.
         revision: git revision of the code, written into the bundle.
@@ -61,22 +62,31 @@ def train(
     Raises:
         ValueError: the data set has no photo to train or to validate on, or the settings contradict each other.
     """
-    network, pretraining = bundle.load_encoder(encoder)
+    workers = join() if settings.devices == "workers" else None
+    strategy = workers.strategy if workers else _strategy(settings)
+    with strategy.scope():
+        network, pretraining = bundle.load_encoder(encoder)
     check(settings, pretraining, photos.counts(dataset))
     rules = read_rules(settings)
     told = heads.find(photos.attributes(dataset, "train"), settings, rules.attributes)
     keras.utils.set_random_seed(settings.seed)
     identity = fingerprint_of(as_parameters(pretraining), as_parameters(settings), fingerprint, told.attributes)
     sight, components = find_sight(dataset, settings)
-    reader = Reader(dataset, pretraining.crop, settings, told, sight)
-    with _devices(settings):
+    if workers and closed(settings, sight):
+        raise ValueError('a head in closed form is fitted by one machine in minutes: set devices to "one"')
+    reader = Reader(dataset, pretraining.crop, settings, told, sight, workers)
+    with strategy.scope():
         network = with_precision(network, "mixed_float16" if settings.mixed_precision else "float32")
         model, head_curves, curves = (_closed if closed(settings, sight) else _by_epochs)(
             network, components, pretraining, reader, settings, lambda phase: _place(checkpoints, phase, identity)
         )
-        model = with_precision(model, "float32")
-        told, apart = _heads(model, reader)
     history = {**{f"head_{name}": values for name, values in head_curves.items()}, **curves}
+    if workers and not workers.chief:
+        return _metrics(history, photos.counts(dataset)["train"])
+    if settings.devices != "one":
+        model = bundle.untrained(model)  # whose weights are this process's alone
+    model = with_precision(model, "float32")
+    told, apart = _heads(model, reader)
     faces = bundle.read_faces(dataset)
     if not sight.embedding:  # the detector finds faces for the norms, the embedder would be carried along for nothing
         faces = bundle.detector_alone(faces.get(embedding.DETECTOR, b""))
@@ -97,10 +107,10 @@ def check(settings: Training, pretraining: Pretraining, sizes: dict[str, int]) -
         if not sizes.get(split):
             raise ValueError(f"training needs rated photos in the split {split!r}, the data set has none: {sizes}")
     check_together(pretraining, settings.scale)
-    if settings.devices == "all" and keras.backend.backend() != "tensorflow":
+    if settings.devices != "one" and keras.backend.backend() != "tensorflow":
         raise ValueError(
-            f'devices "all" needs Keras on TensorFlow, whose tf.distribute it is, got {keras.backend.backend()}: set'
-            ' KERAS_BACKEND to tensorflow, or devices to "one"'
+            f'devices "{settings.devices}" needs Keras on TensorFlow, whose tf.distribute it is, got '
+            f'{keras.backend.backend()}: set KERAS_BACKEND to tensorflow, or devices to "one"'
         )
     if settings.head_epochs + settings.epochs == 0:
         raise ValueError("head_epochs and epochs are both 0: nothing would be trained; set one of them to 1 or more")
@@ -125,21 +135,34 @@ class Seen(NamedTuple):
 class Reader:
     """The data set as this training reads it."""
 
-    def __init__(self, dataset: str | Path, crop: int, settings: Training, told: Heads, sight: Sight):
-        self.dataset, self.settings, self.told, self.sight = dataset, settings, told, sight
+    def __init__(
+        self,
+        dataset: str | Path,
+        crop: int,
+        settings: Training,
+        told: Heads,
+        sight: Sight,
+        workers: Workers | None = None,
+    ):
+        self.dataset, self.settings, self.told, self.sight, self.workers = dataset, settings, told, sight, workers
         self._read = {"scale": settings.scale, "crop": crop, "batch_size": settings.batch_size}
         if sight.view:
             self._read["view"] = photos.View(crop, settings.face_view_scale)
 
-    def plain(self, split: str) -> tf.data.Dataset:
-        """The middle of each photo of a split, in stored order, and its votes."""
-        return photos.batches(self.dataset, split, **self._read, example=examples.scored(self.sight))
+    @property
+    def share(self) -> Share | None:
+        """This worker's part of each batch; None when it is alone."""
+        return self.workers.share if self.workers else None
+
+    def plain(self, split: str, share: Share | None = None) -> tf.data.Dataset:
+        """The middle of each photo of a split, in stored order, and its votes; with a share that part of each batch."""
+        return photos.batches(self.dataset, split, **self._read, example=examples.scored(self.sight), share=share)
 
     def epoch(self, number: int) -> tf.data.Dataset:
         """The training photos of one epoch, randomly cropped and mirrored, and their votes."""
         return photos.augmented(
             self.dataset, "train", **self._read, seed=self.settings.seed, epoch=number,
-            camera_faults=self.settings.camera_faults, example=examples.scored(self.sight),
+            camera_faults=self.settings.camera_faults, example=examples.scored(self.sight), share=self.share,
         )  # fmt: skip
 
     def pooled(self, network: keras.Model, split: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -236,7 +259,7 @@ def _fit_head(
 
     def epoch(number: int) -> tf.data.Dataset:
         shuffled = train.shuffle(train.cardinality(), seed=settings.seed + number, reshuffle_each_iteration=False)
-        return shuffled.batch(settings.batch_size)
+        return photos.batched(shuffled, settings.batch_size, share=reader.share)
 
     return fit(
         head,
@@ -245,7 +268,8 @@ def _fit_head(
         what="training the head",
         checkpoints=place,
         seed=settings.seed,
-        validation=validation.batch(settings.batch_size),
+        validation=photos.batched(validation, settings.batch_size, share=reader.share),
+        workers=reader.workers,
     )
 
 
@@ -263,7 +287,8 @@ def _fit_all(
         what="training the network",
         checkpoints=place,
         seed=settings.seed,
-        validation=reader.plain("validation"),
+        validation=reader.plain("validation", reader.share),
+        workers=reader.workers,
     )
 
 
@@ -304,9 +329,9 @@ def _weights(learnt: dict[str, tuple[np.ndarray, float]]) -> tuple[np.ndarray, .
     return np.stack(weights, axis=1), np.array(intercepts)
 
 
-def _devices(settings: Training) -> contextlib.AbstractContextManager:
-    """One device, or every GPU of the machine by ``tf.distribute``."""
-    return tf.distribute.MirroredStrategy().scope() if settings.devices == "all" else contextlib.nullcontext()
+def _strategy(settings: Training) -> tf.distribute.Strategy:
+    """One device, or every GPU of the machine."""
+    return tf.distribute.MirroredStrategy() if settings.devices == "all" else tf.distribute.get_strategy()
 
 
 def _metrics(history: Curves, size: int) -> dict[str, float]:

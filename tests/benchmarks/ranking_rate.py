@@ -1,4 +1,6 @@
-"""Photos a second of ranking in shards over the bare runtime's: ``python -m tests.benchmarks.ranking_rate [PHOTOS]``.
+"""Photos a second of ranking in shards over the bare runtime's.
+
+    python -m tests.benchmarks.ranking_rate [2048]
 
 Bare is one process a core, loaded and warm, that reads, normalises, scales and answers the same photos by the portable
 network and keeps nothing. Ranking is the whole command: starting Beam's processes on Dask, loading, scoring, writing
@@ -20,21 +22,23 @@ from components.ingestion.engine import cores
 from components.scorer import portable, progress
 from components.scorer.channels import COMPLETE
 from components.scorer.ranking import rank
-from tests.benchmarks.ingestion_scale import drawn_photos
+from tests.benchmarks.ingestion_rate import drawn_photos
 
-PHOTOS, ROUNDS, BARE, LIMIT = 2048, 3, 15.0, 300.0
+SIZE, PHOTOS, ROUNDS = (640, 800), 2048, 3
+BARE, LIMIT = 15.0, 300.0  # seconds that the bare rate is measured for, and that its processes are waited for
 TARGET = 0.8
 MANY = 200_000
 
 
-def main(photos: int) -> int:
+def main() -> int:
     """Print the rates and their ratio; 1 when it misses the target."""
+    photos = int(sys.argv[1]) if sys.argv[1:] else PHOTOS
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         # In a process of its own: TensorFlow's memory and threads are not to be measured.
         exporting = multiprocessing.get_context("spawn").Process(target=_export, args=(folder / "models",))
         exporting.start()
-        paths = [str(path) for path in drawn_photos(folder / "photos", photos)]
+        paths = [path for _, path in drawn_photos(folder / "photos", *SIZE, photos)]
         exporting.join()
         model, ratios = str(folder / "models" / "1"), []
         for turn in range(ROUNDS):
@@ -96,4 +100,4 @@ def _answer(model: str, paths: list[str], ready: Any, told: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if sys.argv[1:] else PHOTOS))
+    sys.exit(main())
