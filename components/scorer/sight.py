@@ -20,8 +20,10 @@ import keras
 import numpy as np
 from keras import ops
 
-PIXELS, FACE, EMBEDDING, FOUND = "pixels", "face", "embedding", "found"
-"""The names of the inputs."""
+from components.scorer.stages import EMBEDDING, FACE, FOUND
+
+PIXELS = "pixels"
+"""The name of the first input; those of the others are what the stages before the network give, see ``stages``."""
 
 PRINCIPAL, STAND_IN = "embedding_pca", "stand_in"
 """The names of the layers that read the embedding."""
