@@ -1,9 +1,12 @@
 """The head in closed form: it is ridge regression on pairs of features, and a network like any other."""
 
+import io
+
 import keras
 import numpy as np
 import pytest
 from conftest import votes_around
+from PIL import Image
 from scipy.stats import spearmanr
 
 from components.scorer import answers, bundle, explanation
@@ -14,6 +17,7 @@ from components.scorer.settings import SCORES, Pretraining, Training, from_param
 from components.scorer.sight import Sight, principal_components
 from components.training import closed_form
 from components.training.closed_form import fit_closed, tilted
+from components.training.spoiled import spoiled
 from components.training.train import closed, train
 
 CHANNELS, SIZE = 7, 12
@@ -140,6 +144,18 @@ def test_features_that_never_vary_count_for_nothing(learnt):
     np.testing.assert_allclose(asked(head, given), asked(head, strange), atol=1e-5)
 
 
+def test_copies_that_were_made_worse_are_learnt_from_and_choose_nothing(learnt):
+    votes, components = rated(learnt), components_of(learnt)
+    worse = {name: values[:80].copy() for name, values in learnt.items()}
+    worse["embedding"][:, 0] += 3
+    both = {name: np.concatenate([learnt[name], worse[name]]) for name in learnt}
+    head, curves = fit_closed(both, np.concatenate([votes, votes[:80]]), BOTH, components, SETTINGS, as_taken=160)
+    alone, before = fit_closed(learnt, votes, BOTH, components, SETTINGS)
+    assert curves["val_loss"] == pytest.approx(before["val_loss"], rel=1e-4)
+    moved, was = (np.abs(asked(each, worse) - votes[:80]).mean() for each in (head, alone))
+    assert moved < 0.9 * was
+
+
 # The network
 
 
@@ -188,6 +204,23 @@ def test_pairs_are_told_from_features_alone(scorer, encoder):
 
 
 # Training
+
+
+def test_some_photos_are_copied_with_a_fault_that_moves_their_pixels(small_dataset):
+    from components.scorer import photos
+
+    known = {record["votes"].tobytes(): record["photo"] for record in photos.records(small_dataset, "train")}
+    copies = [*spoiled(small_dataset, "train", 0.5, seed=1)]
+    assert 0.2 * len(known) < len(copies) < 0.8 * len(known)
+    for data, votes in copies:
+        copy, photo = (np.asarray(Image.open(io.BytesIO(each))) for each in (data, known[votes.tobytes()]))
+        assert copy.shape == photo.shape
+        assert np.abs(copy.astype(int) - photo).mean() > 0.1
+
+
+def test_the_same_seed_spoils_the_same_photos_alike(small_dataset):
+    one, other = ([data for data, _ in spoiled(small_dataset, "train", 0.3, seed=2)] for _ in range(2))
+    assert one == other
 
 
 @pytest.fixture(scope="module")

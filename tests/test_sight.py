@@ -359,11 +359,11 @@ def test_a_training_that_broke_off_goes_on_with_what_it_saw_of_faces(lit, start,
     settings = {"head_epochs": 0, "epochs": 2, "face_view": True}
     save, curves = Checkpoints.save, []
 
-    def broken(place: Checkpoints, model: keras.Model, epoch: int, found: dict, keep: set[int]) -> None:
+    def broken(place: Checkpoints, model: keras.Model, epoch: int, found: dict, keep: set[int], **how) -> None:
         if place.uri.endswith("all") and epoch == 2:
             curves.append(found)
             raise KeyboardInterrupt
-        save(place, model, epoch, found, keep)
+        save(place, model, epoch, found, keep, **how)
 
     with monkeypatch.context() as patched:
         patched.setattr(Checkpoints, "save", broken)

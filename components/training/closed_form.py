@@ -70,6 +70,7 @@ def fit_closed(
     components: Components | None,
     settings: Training,
     ratios: Sequence[float] = RATIOS,
+    as_taken: int | None = None,
 ) -> tuple[keras.Model, Curves]:
     """Fit the head.
 
@@ -81,6 +82,8 @@ def fit_closed(
         components: of the embeddings, where they are read.
         settings: how many components' pairs are weighed, and the seed.
         ratios: that are tried, the first one while the weight is chosen.
+        as_taken: how many of the photos, the first ones, are as people rated them. The others are copies of them made
+            worse (``spoiled``), which are learnt from, and nothing is chosen by them. None: all are.
 
     Returns:
         The head, and its curves of one value each: ``loss`` of what it was fitted to, ``val_loss`` of photos left out
@@ -90,13 +93,16 @@ def fit_closed(
     votes = np.asarray(votes, float)
     if len(votes) > MOST:
         drawn = np.sort(np.random.default_rng(settings.seed).permutation(len(votes))[:MOST])
+        as_taken = as_taken and int((drawn < as_taken).sum())
         print(f"training the head: {MOST:,} of {len(votes):,} photos are drawn to learn from", flush=True)
         given, votes = {name: values[drawn] for name, values in given.items()}, votes[drawn]
-    base, tilts = tilted(votes)
+    first = slice(as_taken)
+    base, _ = tilted(votes[first])
+    tilts = _tilts(base, votes)
     stand_in = _stand_in(given, components)
-    blocks = _blocks(given, components, stand_in)
+    blocks = _blocks(given, components, stand_in, first)
     counts = _counts(base, tilts)
-    chosen = _choose(blocks, votes, base, tilts, counts, ratios, settings.seed)
+    chosen = _choose(blocks, votes, base, tilts, counts, ratios, settings.seed, first)
     features, mean, axes = _components(blocks, chosen.weight, settings.pairs)
     form, linear, constant = _solved(features, tilts, counts, chosen)
     kept = axes.shape[1]
@@ -115,7 +121,7 @@ def fit_closed(
         f" {chosen.loss:.4f}",
         flush=True,
     )
-    curves = {"loss": [_loss(base, fitted, votes)], "val_loss": [chosen.loss], "seconds": [seconds]}
+    curves = {"loss": [_loss(base, fitted[first], votes[first])], "val_loss": [chosen.loss], "seconds": [seconds]}
     return head, curves
 
 
@@ -130,15 +136,20 @@ def tilted(votes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         nearest that a t within -4 and 4 gives). The tilted votes of all photos together are people's (iterative
         proportional fitting).
     """
-    means, together = votes @ np.array(SCORES, float), np.maximum(votes.mean(0), 1e-4)
+    together = np.maximum(votes.mean(0), 1e-4)
     base = together / together.sum()
     for _ in range(30):
-        tilts = np.interp(means, _tilt(base, _TILTS) @ np.array(SCORES, float), _TILTS)
-        base = base * together / _tilt(base, tilts).mean(0)
+        base = base * together / _tilt(base, _tilts(base, votes)).mean(0)
         base /= base.sum()
         base *= np.exp(-(base @ _CENTRED) / (base @ _CENTRED**2) * _CENTRED)  # which of all h that differ by a tilt
         base /= base.sum()
-    return base, np.interp(means, _tilt(base, _TILTS) @ np.array(SCORES, float), _TILTS)
+    return base, _tilts(base, votes)
+
+
+def _tilts(base: np.ndarray, votes: np.ndarray) -> np.ndarray:
+    """The tilts ``[n]`` by which a distribution has the means of votes ``[n, 10]``."""
+    scores = np.array(SCORES, float)
+    return np.interp(votes @ scores, _tilt(base, _TILTS) @ scores, _TILTS)
 
 
 def _tilt(base: np.ndarray, tilts: np.ndarray) -> np.ndarray:
@@ -187,16 +198,18 @@ def _stand_in(given: Mapping[str, np.ndarray], components: Components | None) ->
     return stand_in
 
 
-def _blocks(given: Mapping[str, np.ndarray], components: Components | None, stand_in: np.ndarray) -> list[_Block]:
-    """The features in the order in which the head joins them."""
+def _blocks(
+    given: Mapping[str, np.ndarray], components: Components | None, stand_in: np.ndarray, first: slice
+) -> list[_Block]:
+    """The features in the order in which the head joins them, measured by the first photos."""
     blocks = []
     for name in ("pooled", "pooled_face"):
         if name in given:
             values = given[name]
-            spread = values.std(0, dtype=float)
+            spread = values[first].std(0, dtype=float)
             varies = spread > _SMALL * spread.max(initial=0)
             scale = np.where(varies, 1 / np.where(varies, spread, 1), 0) / np.sqrt(max(varies.sum(), 1))
-            blocks.append(_Block(values, values.mean(0, dtype=float), scale, components is not None))
+            blocks.append(_Block(values, values[first].mean(0, dtype=float), scale, components is not None))
     if components is not None:
         faces = (given[EMBEDDING] - components.mean) @ components.axes
         faces = np.where(given[FOUND][:, None] > 0, faces, stand_in)
@@ -220,9 +233,10 @@ def _choose(
     counts: np.ndarray,
     ratios: Sequence[float],
     seed: int,
+    first: slice,
 ) -> Chosen:
     """The weight, then the ratio, under which photos that are left out are scored best."""
-    some = np.sort(np.random.default_rng(seed).permutation(len(votes))[:CHOSEN_ON])
+    some = np.sort(np.random.default_rng(seed).permutation(len(votes[first]))[:CHOSEN_ON])
     cut = [block._replace(values=block.values[some]) for block in blocks]
     votes, tilts, counts = votes[some], tilts[some], counts[some]
 

@@ -1,6 +1,7 @@
 """Fit the score head on a pretrained encoder: in closed form, or by epochs and then the whole network (NIMA)."""
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from components.scorer import bundle, embedding, examples, heads, photos, quadratic, storage
+from components.scorer import bundle, embedding, examples, heads, photos, preprocessing, quadratic, stages, storage
 from components.scorer import model as networks
 from components.scorer.bundle import Bundle
 from components.scorer.checkpoints import Checkpoints, Curves, best_epoch, fingerprint_of, fit
@@ -26,6 +27,7 @@ from components.training.faces import find_sight
 from components.training.jobs import Rated, fit_jobs
 from components.training.report import write_report
 from components.training.rules import read_rules
+from components.training.spoiled import spoiled
 
 
 def train(
@@ -148,6 +150,8 @@ class Reader:
         self._read = {"scale": settings.scale, "crop": crop, "batch_size": settings.batch_size}
         if sight.view:
             self._read["view"] = photos.View(crop, settings.face_view_scale)
+        self._faces = Path(dataset, embedding.FOLDER)
+        self._reads = stages.Reads(sight.embedding, crop if sight.view else 0, settings.face_view_scale)
 
     @property
     def share(self) -> Share | None:
@@ -170,9 +174,24 @@ class Reader:
         encode = _traced(networks.pooling(network, self.sight))
         found = []
         for given, votes in self._tracked(self.plain(split), f"features of {split}", split):
-            read = {name: given[name].numpy() for name in (EMBEDDING, FOUND)} if self.sight.embedding else {}
-            found.append((encode(given) | read, votes.numpy()))
+            found.append((encode(given) | _embedded(given if self.sight else {}), votes.numpy()))
         return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *found)
+
+    def spoiled(self, network: keras.Model, split: str) -> tuple[dict[str, np.ndarray], np.ndarray] | None:
+        """The same of copies with the camera's faults, whose faces are looked for and read anew; None: of none."""
+        share, size, found = self.settings.camera_faults, self.settings.batch_size, []
+        if not share:
+            return None
+        encode, faces = _traced(networks.pooling(network, self.sight)), embedding.Reader.load(self._faces)
+        copies = spoiled(self.dataset, split, share, self.settings.seed)
+        batches = iter(lambda: [*itertools.islice(copies, size)], [])
+        total = round(share * photos.counts(self.dataset)[split] / size)
+        for batch in track(batches, f"features of copies with faults, {split}", total):
+            data, votes = zip(*batch, strict=True)
+            read = stages.read(data, faces, self._reads)
+            pixels = preprocessing.pixels(tf.constant(data), self.settings.scale, self._read["crop"])
+            found.append((encode({PIXELS: pixels, **read}) | _embedded(read), np.stack(votes)))
+        return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *found) if found else None
 
     def seen(self, scorer: keras.Model, split: str) -> Seen:
         """What a trained scorer sees on a split's photos, and what the data know of them."""
@@ -186,6 +205,11 @@ class Reader:
 
     def _tracked(self, batches: tf.data.Dataset, what: str, split: str) -> Iterator:
         return track(batches, what, -(-photos.counts(self.dataset)[split] // self.settings.batch_size))
+
+
+def _embedded(given: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What of that is embeddings."""
+    return {name: np.asarray(given[name]) for name in (EMBEDDING, FOUND) if name in given}
 
 
 def _traced(network: keras.Model) -> Callable[[Any], Any]:
@@ -217,10 +241,12 @@ def _closed(
 ) -> tuple[keras.Model, Curves, Curves]:
     """The head in closed form, on the photos of both splits; see ``closed_form``."""
     seen = [reader.pooled(network, split) for split in ("train", "validation")]
+    as_taken = sum(len(votes) for _, votes in seen)
+    seen += [made for split in ("train", "validation") if (made := reader.spoiled(network, split))]
     given, votes = (
         tf.nest.map_structure(lambda *parts: np.concatenate(parts), *each) for each in zip(*seen, strict=True)
     )
-    head, curves = fit_closed(given, votes, reader.sight, components, settings)
+    head, curves = fit_closed(given, votes, reader.sight, components, settings, as_taken=as_taken)
     model = build_scorer(network, settings.dropout, reader.sight, head.get_layer(quadratic.NAME).kept)
     hand_over(head, model)
     return model, curves, {}

@@ -1,0 +1,38 @@
+"""Photos slightly out of focus or wrongly exposed, as a scorer would read them: so that neither raises a score.
+
+By epochs each one may spoil another photo; the closed form, which learns from all of them at once, is given copies.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from components.scorer import augmentation, photos, preprocessing
+
+_QUALITY = 95  # of JPEG: what it moves a score by is far below what the fault does
+
+
+def spoiled(dataset: str | Path, split: str, share: float, seed: int) -> Iterator[tuple[bytes, np.ndarray]]:
+    """Copies of some photos of a split, each with one of the camera's faults, and people's votes for them as taken.
+
+    Args:
+        dataset: TFDS directory.
+        split: as in ``photos.encoded``.
+        share: of the photos that are copied, 0 to 1.
+        seed: of the choice and of the faults; the same seed gives the same copies.
+
+    Yields:
+        An encoded, upright photo, and its votes ``[10]``.
+    """
+    for place, record in enumerate(photos.encoded(dataset, split)):
+        drawn = tf.constant([seed, place], tf.int64)
+        if tf.random.stateless_uniform([], drawn + 1) < share:
+            photo = tf.cast(preprocessing.decode(record["photo"]), tf.float32)
+            yield _encoded(augmentation.camera_fault(photo, 1.0, drawn)), record["votes"].numpy()
+
+
+def _encoded(photo: tf.Tensor) -> bytes:
+    pixels = tf.cast(tf.clip_by_value(tf.round(photo), 0, 255), tf.uint8)
+    return tf.io.encode_jpeg(pixels, quality=_QUALITY, chroma_downsampling=False).numpy()
