@@ -1,9 +1,8 @@
 """How well scorers that see more and less of the face agree with people: cross-validation of the head in closed form.
 
     python -m tests.benchmarks.cross_validation WORK --photos mebeauty/photos --ratings mebeauty/ratings.csv \\
-        --attributes mebeauty/photos.csv --set start=imagenet --set weights=mobilenet_v2_imagenet.keras \\
-        --set face_detector=yunet.onnx --set face_embedder=facenet_128.keras \\
-        --set face_layers='["AvgPool", "Block17_10_Activation"]'
+        --attributes mebeauty/photos.csv --set start=imagenet weights=mobilenet_v2_imagenet.keras scaling=torch \\
+        face_detector=yunet.onnx face_embedder=facenet_128.keras 'face_layers=["AvgPool", "Block17_10_Activation"]'
 
 The photos go through ingestion (faces are found and read) and the pretrained network once; what is learnt from the
 ratings (the components of embeddings and features, the penalty, the head) is learnt anew in each fold from the other
@@ -16,6 +15,7 @@ portrait paper), features weighed alone or in pairs, and how many of the photos 
 """
 
 import argparse
+import itertools
 import json
 import os
 import time
@@ -117,7 +117,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--attributes", default="")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--first", type=int, default=len(VARIANTS), help="variants to run; the best is the first")
-    parser.add_argument("--set", action="append", default=[], metavar="PARAMETER=VALUE")
+    parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="PARAMETER=VALUE")
     return parser.parse_args()
 
 
@@ -240,10 +240,10 @@ def _results(
     truth = metrics.mean_scores(votes)
     scores = {name: votes_of @ np.array(SCORES) for name, votes_of in predicted.items()}
     draws = {name: [] for name in scores}
-    for weights in metrics.redraws(np.unique(groups, return_inverse=True)[1], RESAMPLES, seed=1):
+    for weights in itertools.chain.from_iterable(metrics.redraws(groups, RESAMPLES, seed=1)):
         for name, every in scores.items():
-            draws[name].append([_weighted(truth, every, weights)])
-    draws = {name: np.concatenate(values) for name, values in draws.items()}
+            draws[name].append(_weighted(truth, every, weights))
+    draws = {name: np.array(values) for name, values in draws.items()}
     variants = {}
     for name in scores:
         low, high = np.quantile(draws[name], [0.025, 0.975], axis=0)
