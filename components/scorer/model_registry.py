@@ -242,8 +242,8 @@ class _Server:
             self.create(path, artifact)
         elif other := next((each.get("uri") for each in there if each.get("uri") != artifact["uri"]), None):
             raise Refused(
-                f"it knows this version of {artifact['name']} at {other}, not at {artifact['uri']}: two places of"
-                " models share a name in it; publish one of them under another name"
+                "two places of models share a name in it, publish one of them under another name: it knows this version"
+                f" of {artifact['name']} at {other}, not at {artifact['uri']}"
             )
         return not there
 
