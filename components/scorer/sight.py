@@ -120,14 +120,36 @@ def principal_components(embeddings: np.ndarray, most: int) -> Components | None
     varies = spread > _FLAT * spread.max(initial=0)
     unit = np.where(varies, spread, np.inf)
     standard = (embeddings - centre) / unit
-    variances, axes = np.linalg.eigh(standard.T @ standard / max(len(embeddings), 1))
-    order = np.argsort(-variances, kind="stable")[:most]
-    order = order[variances[order] > _FLAT * variances.max(initial=0)]
-    if not len(order):
+    axes, variances = principal_axes(standard, most)
+    if not len(variances):
         return None
-    axes = axes[:, order] / unit[:, None] / np.sqrt(variances[order].sum())
-    axes *= np.sign(axes[np.abs(axes).argmax(0), np.arange(len(order))])
+    axes = _signed(axes / unit[:, None] / np.sqrt(variances.sum()))
     return Components(centre.astype("float32"), axes.astype("float32"))
+
+
+def principal_axes(centred: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """The directions in which rows differ most, and how much.
+
+    Args:
+        centred: float ``[n, c]``, whose means are 0.
+        most: directions wanted; there are fewer where rows do not differ in as many.
+
+    Returns:
+        Axes of length 1 ``[c, k]``, the largest part of each positive, and the variances along them ``[k]``, largest
+        first.
+    """
+    # Of few long rows the products of rows tell the same as those of columns, for far less.
+    wide = len(centred) < centred.shape[1]
+    values, vectors = np.linalg.eigh((centred @ centred.T if wide else centred.T @ centred).astype(float))
+    order = np.argsort(-values, kind="stable")[:most]
+    order = order[values[order] > _FLAT * values.max(initial=0)]
+    axes = centred.T @ vectors[:, order] / np.sqrt(values[order]) if wide else vectors[:, order]
+    return _signed(axes), values[order] / max(len(centred), 1)
+
+
+def _signed(axes: np.ndarray) -> np.ndarray:
+    """Axes ``[c, k]``, turned so that the largest part of each is positive."""
+    return axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])
 
 
 @keras.saving.register_keras_serializable("portrait_scorer")

@@ -24,7 +24,7 @@ from components.scorer.checkpoints import Curves
 from components.scorer.model import build_head
 from components.scorer.quadratic import NAME
 from components.scorer.settings import SCORES, Training
-from components.scorer.sight import EMBEDDING, FOUND, STAND_IN, Components, Sight, settle
+from components.scorer.sight import EMBEDDING, FOUND, STAND_IN, Components, Sight, principal_axes, settle
 
 WEIGHTS = (0.03, 0.06, 0.125, 0.25)
 """Of what the network sees against what the embedding says, of length 1, that are tried."""
@@ -291,12 +291,7 @@ def _left_out(
 def _components(blocks: list[_Block], weight: float, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The principal components of all features, of length 1, ``[n, kept]``; the mean ``[c]`` and axes ``[c, kept]``."""
     features, mean, scale = _joined(blocks, weight)
-    wide = len(features) < features.shape[1]
-    values, vectors = np.linalg.eigh((features @ features.T if wide else features.T @ features).astype(float))
-    order = np.argsort(-values, kind="stable")[:most]
-    order = order[values[order] > _SMALL * values.max(initial=0)]
-    axes = features.T @ vectors[:, order] / np.sqrt(values[order]) if wide else vectors[:, order]
-    axes *= np.sign(axes[np.abs(axes).argmax(0), np.arange(len(order))])
+    axes, _ = principal_axes(features, most)
     found = features @ axes
     found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), _SMALL)
     return found, mean.astype("float32"), (scale[:, None] * axes).astype("float32")

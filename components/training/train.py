@@ -79,9 +79,11 @@ def train(
     reader = Reader(dataset, pretraining.crop, settings, told, sight, workers)
     with strategy.scope():
         network = with_precision(network, "mixed_float16" if settings.mixed_precision else "float32")
-        model, head_curves, curves = (_closed if closed(settings, sight) else _by_epochs)(
-            network, components, pretraining, reader, settings, lambda phase: _place(checkpoints, phase, identity)
-        )
+        if closed(settings, sight):
+            (model, head_curves), curves = _closed(network, components, reader, settings), {}
+        else:
+            places = [Checkpoints(storage.join(checkpoints, phase), identity) for phase in ("head", "all")]
+            model, head_curves, curves = _by_epochs(network, components, pretraining, reader, settings, *places)
     history = {**{f"head_{name}": values for name, values in head_curves.items()}, **curves}
     if workers and not workers.chief:
         return _metrics(history, photos.counts(dataset)["train"])
@@ -175,7 +177,7 @@ class Reader:
         found = []
         for given, votes in self._tracked(self.plain(split), f"features of {split}", split):
             found.append((encode(given) | _embedded(given if self.sight else {}), votes.numpy()))
-        return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *found)
+        return _concatenated(found)
 
     def spoiled(self, network: keras.Model, split: str) -> tuple[dict[str, np.ndarray], np.ndarray] | None:
         """The same of copies with the camera's faults, whose faces are looked for and read anew; None: of none."""
@@ -191,7 +193,7 @@ class Reader:
             read = stages.read(data, faces, self._reads)
             pixels = preprocessing.pixels(tf.constant(data), self.settings.scale, self._read["crop"])
             found.append((encode({PIXELS: pixels, **read}) | _embedded(read), np.stack(votes)))
-        return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *found) if found else None
+        return _concatenated(found) if found else None
 
     def seen(self, scorer: keras.Model, split: str) -> Seen:
         """What a trained scorer sees on a split's photos, and what the data know of them."""
@@ -205,6 +207,11 @@ class Reader:
 
     def _tracked(self, batches: tf.data.Dataset, what: str, split: str) -> Iterator:
         return track(batches, what, -(-photos.counts(self.dataset)[split] // self.settings.batch_size))
+
+
+def _concatenated(parts: list) -> Any:
+    """Arrays of several batches, in any structure, as those of one."""
+    return tf.nest.map_structure(lambda *each: np.concatenate(each), *parts)
 
 
 def _embedded(given: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -227,29 +234,18 @@ def _traced(network: keras.Model) -> Callable[[Any], Any]:
     return answer
 
 
-def _place(checkpoints: str, phase: str, identity: str) -> Checkpoints:
-    return Checkpoints(storage.join(checkpoints, phase), identity)
-
-
 def _closed(
-    network: keras.Model,
-    components: Components | None,
-    pretraining: Pretraining,
-    reader: Reader,
-    settings: Training,
-    place: Callable[[str], Checkpoints],
-) -> tuple[keras.Model, Curves, Curves]:
+    network: keras.Model, components: Components | None, reader: Reader, settings: Training
+) -> tuple[keras.Model, Curves]:
     """The head in closed form, on the photos of both splits; see ``closed_form``."""
     seen = [reader.pooled(network, split) for split in ("train", "validation")]
     as_taken = sum(len(votes) for _, votes in seen)
     seen += [made for split in ("train", "validation") if (made := reader.spoiled(network, split))]
-    given, votes = (
-        tf.nest.map_structure(lambda *parts: np.concatenate(parts), *each) for each in zip(*seen, strict=True)
-    )
+    given, votes = _concatenated(seen)
     head, curves = fit_closed(given, votes, reader.sight, components, settings, as_taken=as_taken)
     model = build_scorer(network, settings.dropout, reader.sight, head.get_layer(quadratic.NAME).kept)
     hand_over(head, model)
-    return model, curves, {}
+    return model, curves
 
 
 def _by_epochs(
@@ -258,15 +254,16 @@ def _by_epochs(
     pretraining: Pretraining,
     reader: Reader,
     settings: Training,
-    place: Callable[[str], Checkpoints],
+    head_place: Checkpoints,
+    place: Checkpoints,
 ) -> tuple[keras.Model, Curves, Curves]:
     """The head, then the whole network, by steps down the gradient (NIMA)."""
-    head, head_curves = _fit_head(network, components, reader, settings, place("head"))
+    head, head_curves = _fit_head(network, components, reader, settings, head_place)
     model = build_scorer(network, settings.dropout, reader.sight)
     settle(model, components)
     if head is not None:
         hand_over(head, model)
-    model, curves = _fit_all(model, pretraining, reader, settings, place("all"))
+    model, curves = _fit_all(model, pretraining, reader, settings, place)
     return model, head_curves, curves
 
 
