@@ -50,6 +50,21 @@ def example(number: int, rated: bool = True) -> dict:
     }
 
 
+def light_encoder(folder: Path) -> Path:
+    """An encoder of photos of 32 pixels, written to a folder, whose features are light, dark and middling."""
+    import keras
+
+    from components.scorer import bundle
+    from components.scorer.settings import Pretraining, from_parameters
+
+    pixels = keras.Input((32, 32, 3), name="pixels")
+    grey = keras.layers.AveragePooling2D(8, name="coarse")(keras.layers.Conv2D(3, 1, name="grey")(pixels))
+    network = keras.Model(pixels, keras.layers.ReLU(name="rectified")(grey), name="encoder")
+    network.get_layer("grey").set_weights([np.full((1, 1, 3, 3), 1 / 127.5 / 3) * [1, -1, 1], np.array([0, 2.0, -1])])
+    bundle.save_encoder(network, from_parameters(Pretraining, start="none", crop=32), folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def small_dataset(tmp_path_factory) -> Path:
     """A TFDS directory: 64 train, 24 validation, 40 test and 32 unlabelled records."""

@@ -1,5 +1,6 @@
 """The server for tests: its application in this process, or all of it as a process with Nginx and Gunicorn."""
 
+import ast
 import asyncio
 import json
 import os
@@ -24,6 +25,22 @@ from images.serving.state import State
 ROOT = Path(__file__).resolve().parents[1]
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 PATIENCE = 30.0  # seconds for what takes one on a machine that is not busy
+
+
+def imports_of_a_server(models: Path, names: set[str]) -> tuple[list[int], list[str]]:
+    """What a server in a process of its own answers to each of the product's requests, and what of names it loaded."""
+    code = (
+        "import sys; from tests.serving import Here; from images.serving.settings import Settings\n"
+        "from tests.conftest import drawn_photo\n"
+        f"with Here(Settings(model={str(models)!r}, workers=1)) as here:\n"
+        "    files = {'photo': drawn_photo(0.5, size=(90, 120))}\n"
+        "    paths = ('/score', '/rank', '/explain', '/advise')\n"
+        "    print([here.post(path, files=files).status_code for path in paths])\n"
+        f"print(sorted({names!r} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    answered, loaded = done.stdout.split("\n")[:2]
+    return json.loads(answered), ast.literal_eval(loaded)
 
 
 class Here:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from conftest import drawn_photo, votes_around
+from conftest import drawn_photo, light_encoder, votes_around
 
 from components.evaluation import report, told
 from components.evaluation.predictions import predict
@@ -20,7 +20,7 @@ from components.ingestion.sample.portrait import CHILD_EFFECT
 from components.ingestion.sample.raters import Raters
 from components.scorer import answers, bundle, norms, photos, portable, published
 from components.scorer.heads import Heads, Tilt, find
-from components.scorer.settings import SCORES, Evaluation, Pretraining, Training, from_parameters
+from components.scorer.settings import SCORES, Evaluation, Training, from_parameters
 from components.training.attributes import fit_attribute
 from components.training.jobs import Rated, fit_jobs
 from components.training.train import train
@@ -70,13 +70,7 @@ def run(dataset: Path, encoder: Path, folder: Path, given: Training) -> bundle.B
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory) -> Path:
     """An encoder whose features are light, dark and middling: what the examples' raters look at."""
-    folder = tmp_path_factory.mktemp("light")
-    pixels = keras.Input((32, 32, 3), name="pixels")
-    grey = keras.layers.AveragePooling2D(8, name="coarse")(keras.layers.Conv2D(3, 1, name="grey")(pixels))
-    network = keras.Model(pixels, keras.layers.ReLU(name="rectified")(grey), name="encoder")
-    network.get_layer("grey").set_weights([np.full((1, 1, 3, 3), 1 / 127.5 / 3) * [1, -1, 1], np.array([0, 2.0, -1])])
-    bundle.save_encoder(network, from_parameters(Pretraining, start="none", crop=32), folder)
-    return folder
+    return light_encoder(tmp_path_factory.mktemp("light"))
 
 
 @pytest.fixture(scope="module")

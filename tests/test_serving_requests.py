@@ -25,7 +25,7 @@ from images.serving.models import Served
 from images.serving.problems import Problem
 from images.serving.settings import Settings, cores, digests, from_environment, to_environment
 from tests.conftest import drawn_photo
-from tests.serving import ROOT, Here
+from tests.serving import ROOT, Here, imports_of_a_server
 
 PHOTO = drawn_photo(0.6, seed=1, size=(90, 120))
 OTHER = drawn_photo(0.2, seed=2, size=(120, 90))
@@ -647,18 +647,8 @@ def test_the_document_gives_an_example_of_every_json_that_is_asked_for(here):
 
 
 def test_the_server_needs_neither_tensorflow_nor_what_draws_and_counts(small_models):
-    code = (
-        "import sys; from tests.serving import Here; from images.serving.settings import Settings\n"
-        "from tests.conftest import drawn_photo\n"
-        f"with Here(Settings(model={str(small_models)!r}, workers=1)) as here:\n"
-        "    files = {'photo': drawn_photo(0.5, size=(90, 120))}\n"
-        "    paths = ('/score', '/rank', '/explain', '/advise')\n"
-        "    print([here.post(path, files=files).status_code for path in paths])\n"
-        "names = {'tensorflow', 'keras', 'matplotlib', 'pandas', 'scipy', 'kfp', 'google.cloud.storage', 'boto3'}\n"
-        "print(sorted(names & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n")[:2] == ["[200, 200, 200, 200]", "[]"]
+    names = {"tensorflow", "keras", "matplotlib", "pandas", "scipy", "kfp", "google.cloud.storage", "boto3"}
+    assert imports_of_a_server(small_models, names) == ([200, 200, 200, 200], [])
 
 
 def test_warm_up_photos_are_drawn_without_tensorflow():

@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import drawn_photo, votes_around
+from conftest import drawn_photo, light_encoder, votes_around
 from PIL import Image
 from scipy.stats import spearmanr
 
@@ -248,13 +248,7 @@ def lit(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def start(tmp_path_factory) -> Path:
     """An encoder whose features are light, dark and middling."""
-    folder = tmp_path_factory.mktemp("start")
-    pixels = keras.Input((32, 32, 3), name="pixels")
-    grey = keras.layers.AveragePooling2D(8, name="coarse")(keras.layers.Conv2D(3, 1, name="grey")(pixels))
-    network = keras.Model(pixels, keras.layers.ReLU(name="rectified")(grey), name="encoder")
-    network.get_layer("grey").set_weights([np.full((1, 1, 3, 3), 1 / 127.5 / 3) * [1, -1, 1], np.array([0, 2.0, -1])])
-    bundle.save_encoder(network, from_parameters(Pretraining, start="none", crop=32), folder)
-    return folder
+    return light_encoder(tmp_path_factory.mktemp("start"))
 
 
 def trained(dataset: Path, start: Path, folder: Path, **changes) -> bundle.Bundle:

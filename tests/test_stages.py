@@ -4,8 +4,6 @@ import base64
 import hashlib
 import io
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -41,7 +39,7 @@ from components.scorer.sight import Sight
 from images.serving.settings import Settings
 from tests import designed_faces
 from tests.conftest import drawn_photo
-from tests.serving import ROOT, Here, until
+from tests.serving import Here, imports_of_a_server, until
 from tests.test_push import PASSED, Place, decide, judged
 
 SIZE = designed_faces.SIZE
@@ -369,19 +367,8 @@ def test_the_server_goes_from_a_version_with_faces_to_one_without_and_back(model
 
 
 def test_the_server_needs_no_tensorflow_to_read_faces(models):
-    code = (
-        "import sys\n"
-        "from images.serving.settings import Settings\n"
-        "from tests.serving import Here\n"
-        "from tests.conftest import drawn_photo\n"
-        f"with Here(Settings(model={str(models)!r}, workers=1)) as here:\n"
-        "    files = {'photo': drawn_photo(0.5, size=(90, 120))}\n"
-        "    paths = ('/score', '/rank', '/explain', '/advise')\n"
-        "    print([here.post(path, files=files).status_code for path in paths])\n"
-        "print(sorted({'tensorflow', 'keras', 'matplotlib', 'pandas', 'scipy', 'kfp', 'onnx'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n")[:2] == ["[200, 200, 200, 200]", "[]"]
+    names = {"tensorflow", "keras", "matplotlib", "pandas", "scipy", "kfp", "onnx"}
+    assert imports_of_a_server(models, names) == ([200, 200, 200, 200], [])
 
 
 # Gates, push

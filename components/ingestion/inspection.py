@@ -10,8 +10,8 @@ they are read, the embeddings lie in a third file (``….embeddings``), float32,
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -42,9 +42,6 @@ COLUMNS = (
 
 FACES = ("face_count", "face_confidence", "face_box", "face_landmarks", "face_place")
 """Its further columns where faces are looked for: what the data set keeps of them, and the embedding's place."""
-
-_READ_AHEAD = 8  # photos a worker fetches before it needs them: hides a bucket's latency, costs some 30 MB
-_MISSING = (FileNotFoundError, PermissionError, IsADirectoryError)  # of one object; anything else is an outage
 
 
 @dataclass(frozen=True)
@@ -191,7 +188,7 @@ def inspect_chunk(chunk: Chunk) -> None:
         OSError: the storage failed, other than by not having a photo.
     """
     address, spool, rows, left_out = chunk.spool, bytearray(), [], []
-    for photo_id, reading in _read_ahead(chunk.photos):
+    for photo_id, reading in storage.read_ahead(chunk.photos):
         found = _inspected(photo_id, reading, chunk.settings)
         if isinstance(found, LeftOut):
             left_out.append(asdict(found))
@@ -260,20 +257,9 @@ def _reader(weights: str) -> "Reader":
 def _inspected(photo_id: str, reading: Future[bytes], settings: Ingestion) -> Inspected | LeftOut:
     try:
         data = reading.result()
-    except _MISSING as error:
+    except storage.MISSING as error:
         return LeftOut(photo_id, "unreadable", f"cannot be read: {error.strerror or error}")
     return inspect(photo_id, data, settings)
-
-
-def _read_ahead(photos: Iterable[tuple[str, ...]]) -> Iterator[tuple[str, Future[bytes]]]:
-    """Each photo's id and its bytes to come, some of them under way while others are inspected."""
-    with ThreadPoolExecutor(_READ_AHEAD) as pool:
-        waiting: deque[tuple[str, Future[bytes]]] = deque()
-        for photo_id, uri, *_ in photos:
-            waiting.append((photo_id, pool.submit(storage.read_bytes, uri)))
-            if len(waiting) > _READ_AHEAD:
-                yield waiting.popleft()
-        yield from waiting
 
 
 def _collected(chunks: list[Chunk]) -> Inspections:

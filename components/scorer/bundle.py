@@ -84,8 +84,7 @@ class Bundle:
     @cached_property
     def needs(self) -> Reads:
         """What the stages before it give the model of a face."""
-        view = self.pretraining.crop if self.sight.view else 0
-        return Reads(self.sight.embedding, view, self.training.face_view_scale if view else 0.0)
+        return self.sight.needs(self.pretraining.crop, self.training.face_view_scale)
 
     @cached_property
     def reader(self) -> embedding.Reader | None:

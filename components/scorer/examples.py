@@ -7,7 +7,8 @@ import tensorflow as tf
 from components.scorer.heads import Heads
 from components.scorer.jobs import UNKNOWN
 from components.scorer.photos import Example
-from components.scorer.sight import EMBEDDING, FACE, FOUND, PIXELS, Sight
+from components.scorer.sight import PIXELS, Sight
+from components.scorer.stages import EMBEDDING, FACE, FOUND
 
 
 def given(pixels: tf.Tensor, record: dict[str, Any], sight: Sight) -> Any:

@@ -4,9 +4,8 @@ Imports Apache Beam: whoever may be without it imports this module late.
 """
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +16,6 @@ from components.scorer import decoding, portable, stages, storage
 from components.scorer.portable import Portable
 from components.scorer.shards import Problem, Scored, Shard
 from components.scorer.stages import Given
-
-_READ_AHEAD = 8  # photos a worker fetches before it needs them: hides a bucket's latency, costs some 30 MB
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ def score(shard: Shard, loaded: Loaded) -> Scored:
         OSError: the storage failed, other than by not having a photo.
     """
     names, answers, problems = [], [], []
-    for photo, reading in _read_ahead(shard):
+    for photo, reading in storage.read_ahead(shard.photos):
         try:
             given = _given(reading, loaded.scorer)
         except decoding.Unusable as error:
@@ -92,20 +89,9 @@ def _given(reading: "Future[bytes]", scorer: Portable) -> Given:
     """What the network is given of a photo, or `decoding.Unusable`."""
     try:
         data = reading.result()
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:  # anything else is an outage
+    except storage.MISSING as error:
         raise decoding.Unusable("unreadable", f"cannot be read: {error.strerror or type(error).__name__}") from error
     return scorer.given(scorer.normalise(data))
-
-
-def _read_ahead(shard: Shard) -> Iterator[tuple[str, "Future[bytes]"]]:
-    """Each photo's name and its bytes to come, some of them under way while others are scored."""
-    with ThreadPoolExecutor(_READ_AHEAD) as pool:
-        waiting: deque[tuple[str, Future[bytes]]] = deque()
-        for name, uri, _ in shard.photos:
-            waiting.append((name, pool.submit(storage.read_bytes, uri)))
-            if len(waiting) > _READ_AHEAD:
-                yield waiting.popleft()
-        yield from waiting
 
 
 def _written(scored: Scored) -> tuple[()]:

@@ -23,6 +23,17 @@ def expect_known(jobs: Collection[str], known: Collection[str]) -> None:
         raise ValueError(f"expected a job among {list(known)}, or none, got {strange[0]!r}")
 
 
+def expect_told(job: str, known: Collection[str], model: str) -> None:
+    """Refuse a job, "" for none, that a model cannot be told: also one that knows none, which would leave it unheeded.
+
+    Raises:
+        ValueError: names the model and the jobs that it knows.
+    """
+    if job and job not in known:
+        told = f"one of the jobs {list(known)}" if known else "no job, as it was trained without"
+        raise ValueError(f"{model} can be told {told}, got {job!r}")
+
+
 def expect_one_each(jobs: Collection[str], photos: int) -> None:
     """Refuse more or fewer jobs than photos.
 

@@ -17,7 +17,8 @@ import numpy as np
 from components.scorer import quadratic
 from components.scorer import sight as seeing
 from components.scorer.settings import SCORES, Pretraining
-from components.scorer.sight import EMBEDDING, FACE, FOUND, PRINCIPAL, STAND_IN, WHOLE, Sight
+from components.scorer.sight import PRINCIPAL, STAND_IN, WHOLE, Sight
+from components.scorer.stages import EMBEDDING, FACE, FOUND
 
 _MOMENTUM = 0.9
 """Of the running statistics of new batch norms, as in PyTorch: they follow within 40 steps, Keras's 0.99 within 400."""

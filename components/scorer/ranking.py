@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from components.scorer import channels, decoding, portable, runners, shards, storage
+from components.scorer import channels, portable, runners, shards, storage
+from components.scorer.jobs import expect_told
 from components.scorer.progress import track
 from components.scorer.shards import Problem, Shard
 
@@ -61,12 +62,8 @@ def rank(
     """
     photos, address, version = _absolute(photos), _absolute(address), _absolute(channels.resolve(model))
     scorer = portable.load(version)
-    if job and job not in scorer.jobs:
-        known = f"one of the jobs {list(scorer.jobs)}" if scorer.jobs else "no job, as it was trained without"
-        raise ValueError(f"{version} can be told {known}, got {job!r}")
-    files = [file for file in storage.files(photos) if decoding.is_photo(file.name)]
-    if not files:
-        raise ValueError(f"expected photos at {photos}, found none")
+    expect_told(job, scorer.jobs, version)
+    files = shards.listed(photos)
     every = shards.parted(files, version, job, address, form)
     missing = _missing(every)
     print(f"scoring {len(files):,} photos in {len(every):,} shards, of which {len(missing):,} are missing", flush=True)
@@ -82,7 +79,8 @@ def rank(
 def ranks(means: Sequence[float], error: float) -> list[int]:
     """Competition ranks (1, 1, 3), in which those share one that the scorer cannot tell apart.
 
-    A photo shares the rank of the best one before it that is not more than ``error`` above it, as the server's.
+    A photo shares the rank of the best one before it that is not more than ``error`` above it: of two photos that far
+    apart, every fourth pair is in truth the other way round (a normal error of each, of that standard deviation).
 
     >>> ranks([7.0, 6.8, 6.1, 6.0], 0.5)
     [1, 1, 3, 3]

@@ -7,11 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from components.scorer import channels, decoding, published, storage
+from components.scorer import channels, decoding, published, shards, storage
+from components.scorer.jobs import expect_told
 from components.scorer.progress import track
-from components.scorer.settings import SCORES, Ingestion
-
-COLUMNS = ("photo", "mean", "std", *(f"p{score}" for score in SCORES))
+from components.scorer.settings import Ingestion
 
 _BATCH = 32  # photos in memory at a time
 
@@ -34,13 +33,9 @@ def score(model: str, photos: str, out: str | Path, job: str = "") -> tuple[int,
         ValueError: there is no photo at the address, or the model does not know the job.
         FileNotFoundError: there is no published model.
     """
-    files = [file for file in storage.files(photos) if decoding.is_photo(file.name)]
-    if not files:
-        raise ValueError(f"expected photos at {photos}, found none")
+    files = shards.listed(photos)
     scorer = published.load(channels.resolve(model))
-    if job and job not in scorer.jobs:
-        known = f"one of the jobs {list(scorer.jobs)}" if scorer.jobs else "no job, as it was trained without"
-        raise ValueError(f"{scorer.uri} can be told {known}, got {job!r}")
+    expect_told(job, scorer.jobs, scorer.uri)
     unreadable: dict[str, str] = {}
     batches = [files[start : start + _BATCH] for start in range(0, len(files), _BATCH)]
     out = Path(out)
@@ -49,7 +44,7 @@ def score(model: str, photos: str, out: str | Path, job: str = "") -> tuple[int,
         written = Path(folder, out.name)
         with written.open("w", newline="", encoding="utf-8") as stream:
             rows = csv.writer(stream)
-            rows.writerow(COLUMNS)
+            rows.writerow(shards.COLUMNS)
             for batch in track(batches, f"scoring, batches of {_BATCH} photos"):
                 read = pool.map(partial(_photo, settings=scorer.settings), (file.uri for file in batch))
                 usable = []

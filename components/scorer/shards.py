@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
-from components.scorer import storage
+from components.scorer import decoding, storage
 from components.scorer.settings import SCORES
 
 Form = Literal["csv", "parquet"]
@@ -87,6 +87,18 @@ class Scored:
             storage.write_bytes(self.shard.problems, table(Problem._fields, self.problems))
         write = {"csv": _csv, "parquet": _parquet}[self.shard.form]
         storage.write_bytes(self.shard.uri, write(self.photos, self.answers))
+
+
+def listed(photos: str) -> list[storage.File]:
+    """The photos below an address; files that are none by their ending are passed over.
+
+    Raises:
+        ValueError: there is none.
+    """
+    files = [file for file in storage.files(photos) if decoding.is_photo(file.name)]
+    if not files:
+        raise ValueError(f"expected photos at {photos}, found none")
+    return files
 
 
 def parted(photos: Sequence[storage.File], scorer: str, job: str, address: str, form: Form) -> list[Shard]:

@@ -20,7 +20,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from components.scorer.stages import EMBEDDING, FACE, FOUND
+from components.scorer.stages import EMBEDDING, FACE, Reads
 
 PIXELS = "pixels"
 """The name of the first input; those of the others are what the stages before the network give, see ``stages``."""
@@ -52,8 +52,16 @@ class Sight:
     @property
     def reads(self) -> tuple[str, ...]:
         """The names of the inputs, in their order."""
-        view, embedding = (FACE,) if self.view else (), (EMBEDDING, FOUND) if self.embedding else ()
-        return (PIXELS, *view, *embedding)
+        return (PIXELS, *self.needs(side=1, scale=1.0).inputs)  # whatever the side
+
+    def needs(self, side: int, scale: float) -> Reads:
+        """What the stages before a network that sees this give it of a face.
+
+        Args:
+            side: of the view, pixels.
+            scale: of the view, see ``faces.crop``.
+        """
+        return Reads(self.embedding, side, scale) if self.view else Reads(self.embedding)
 
 
 WHOLE = Sight()

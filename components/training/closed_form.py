@@ -24,7 +24,8 @@ from components.scorer.checkpoints import Curves
 from components.scorer.model import build_head
 from components.scorer.quadratic import NAME
 from components.scorer.settings import SCORES, Training
-from components.scorer.sight import EMBEDDING, FOUND, STAND_IN, Components, Sight, principal_axes, settle
+from components.scorer.sight import STAND_IN, Components, Sight, principal_axes, settle
+from components.scorer.stages import EMBEDDING, FOUND
 
 WEIGHTS = (0.03, 0.06, 0.125, 0.25)
 """Of what the network sees against what the embedding says, of length 1, that are tried."""

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,8 @@ from components.scorer.losses import squared_emd
 from components.scorer.model import build_head, build_scorer, freeze_batch_norms, hand_over, with_precision
 from components.scorer.progress import track
 from components.scorer.settings import Pretraining, Training, as_parameters, check_together
-from components.scorer.sight import EMBEDDING, FOUND, PIXELS, Components, Sight, in_order, settle
+from components.scorer.sight import PIXELS, Components, Sight, in_order, settle
+from components.scorer.stages import EMBEDDING, FOUND
 from components.scorer.workers import Share, Workers, join
 from components.training.attributes import fit_attribute
 from components.training.closed_form import fit_closed
@@ -120,6 +122,10 @@ def check(settings: Training, pretraining: Pretraining, sizes: dict[str, int]) -
         raise ValueError("head_epochs and epochs are both 0: nothing would be trained; set one of them to 1 or more")
 
 
+Encode = Callable[[Any], Any]
+"""What a network says of what `examples.given` gives, as arrays."""
+
+
 class Seen(NamedTuple):
     """A split's photos as the heads learn from them.
 
@@ -152,8 +158,12 @@ class Reader:
         self._read = {"scale": settings.scale, "crop": crop, "batch_size": settings.batch_size}
         if sight.view:
             self._read["view"] = photos.View(crop, settings.face_view_scale)
-        self._faces = Path(dataset, embedding.FOLDER)
-        self._reads = stages.Reads(sight.embedding, crop if sight.view else 0, settings.face_view_scale)
+        self._reads = sight.needs(crop, settings.face_view_scale)
+
+    @cached_property
+    def _faces(self) -> embedding.Reader | None:
+        """What finds and reads faces; None where the data set has nothing that could."""
+        return embedding.Reader.load(Path(self.dataset, embedding.FOLDER))
 
     @property
     def share(self) -> Share | None:
@@ -171,26 +181,28 @@ class Reader:
             camera_faults=self.settings.camera_faults, example=examples.scored(self.sight), share=self.share,
         )  # fmt: skip
 
-    def pooled(self, network: keras.Model, split: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def encoding(self, network: keras.Model) -> Encode:
+        """What `pooled` and `spoiled` see photos with: an encoder's pooled features, by name."""
+        return _traced(networks.pooling(network, self.sight))
+
+    def pooled(self, encode: Encode, split: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """What `build_head` takes of a split's photos, by name, and their votes ``[n, 10]``."""
-        encode = _traced(networks.pooling(network, self.sight))
         found = []
         for given, votes in self._tracked(self.plain(split), f"features of {split}", split):
             found.append((encode(given) | _embedded(given if self.sight else {}), votes.numpy()))
         return _concatenated(found)
 
-    def spoiled(self, network: keras.Model, split: str) -> tuple[dict[str, np.ndarray], np.ndarray] | None:
+    def spoiled(self, encode: Encode, split: str) -> tuple[dict[str, np.ndarray], np.ndarray] | None:
         """The same of copies with the camera's faults, whose faces are looked for and read anew; None: of none."""
         share, size, found = self.settings.camera_faults, self.settings.batch_size, []
         if not share:
             return None
-        encode, faces = _traced(networks.pooling(network, self.sight)), embedding.Reader.load(self._faces)
         copies = spoiled(self.dataset, split, share, self.settings.seed)
         batches = iter(lambda: [*itertools.islice(copies, size)], [])
         total = round(share * photos.counts(self.dataset)[split] / size)
         for batch in track(batches, f"features of copies with faults, {split}", total):
             data, votes = zip(*batch, strict=True)
-            read = stages.read(data, faces, self._reads)
+            read = stages.read(data, self._faces, self._reads)
             pixels = preprocessing.pixels(tf.constant(data), self.settings.scale, self._read["crop"])
             found.append((encode({PIXELS: pixels, **read}) | _embedded(read), np.stack(votes)))
         return _concatenated(found) if found else None
@@ -219,7 +231,7 @@ def _embedded(given: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {name: np.asarray(given[name]) for name in (EMBEDDING, FOUND) if name in given}
 
 
-def _traced(network: keras.Model) -> Callable[[Any], Any]:
+def _traced(network: keras.Model) -> Encode:
     """A network as a function of what `examples.given` gives, by arrays, traced once for batches of any size."""
     specs = {each.name: tf.TensorSpec(each.shape, tf.float32) for each in network.inputs}
     if keras.backend.backend() == "tensorflow":
@@ -238,9 +250,10 @@ def _closed(
     network: keras.Model, components: Components | None, reader: Reader, settings: Training
 ) -> tuple[keras.Model, Curves]:
     """The head in closed form, on the photos of both splits; see ``closed_form``."""
-    seen = [reader.pooled(network, split) for split in ("train", "validation")]
+    encode = reader.encoding(network)
+    seen = [reader.pooled(encode, split) for split in ("train", "validation")]
     as_taken = sum(len(votes) for _, votes in seen)
-    seen += [made for split in ("train", "validation") if (made := reader.spoiled(network, split))]
+    seen += [made for split in ("train", "validation") if (made := reader.spoiled(encode, split))]
     given, votes = _concatenated(seen)
     head, curves = fit_closed(given, votes, reader.sight, components, settings, as_taken=as_taken)
     model = build_scorer(network, settings.dropout, reader.sight, head.get_layer(quadratic.NAME).kept)
@@ -273,8 +286,9 @@ def _fit_head(
     """The head alone, on features that are computed once: minutes instead of hours for the same epochs."""
     if not settings.head_epochs:
         return None, {}
+    encode = reader.encoding(network)
     train, validation = (
-        tf.data.Dataset.from_tensor_slices(reader.pooled(network, split)) for split in ("train", "validation")
+        tf.data.Dataset.from_tensor_slices(reader.pooled(encode, split)) for split in ("train", "validation")
     )
     head = build_head(network.output_shape[-1], settings.dropout, reader.sight)
     settle(head, components)

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from components.scorer import norms, overlay
 from components.scorer.faces import Face
+from components.scorer.ranking import ranks
 from images.serving import advising, bodies, reference
 from images.serving.batching import Photo, see
 from images.serving.models import Served
@@ -170,26 +171,16 @@ def _face(faces: Sequence[Face] | None) -> dict[str, Any] | None:
 
 
 def _ordered(photos: list[tuple[int, Photo]], names: list[str], error: float) -> list[dict[str, Any]]:
-    """Photos by score with competition ranks (1, 1, 3).
-
-    A photo shares the rank of the best one before it that is not more than ``error`` above it: of two photos that far
-    apart, every fourth pair is in truth the other way round (a normal error of each, of that standard deviation).
-    """
-    told: list[dict[str, Any]] = []
-    for index, photo in sorted(photos, key=lambda each: (-float(each[1].answer["mean"]), each[0])):
-        score = scores(photo)
+    """Photos by score with competition ranks, see `ranks`."""
+    best_first = sorted(photos, key=lambda each: (-float(each[1].answer["mean"]), each[0]))
+    scored = [(index, scores(photo)) for index, photo in best_first]
+    shared = ranks([score["mean"] for _, score in scored], error)
+    told = []
+    for rank, (index, score) in zip(shared, scored, strict=True):
         mean = score["mean"]
-        rank = len(told) + 1
-        if told:
-            best = next(each for each in told if each["rank"] == told[-1]["rank"])
-            if best["mean"] - mean <= error:
-                rank = best["rank"]
         low, high = max(1.0, round(mean - error, 6)), min(10.0, round(mean + error, 6))
         entry = {"rank": rank, "index": index, "name": names[index], "mean": mean, "std": score["std"]}
-        told.append({**entry, "low": low, "high": high, "tied": False})
-    shared = [each["rank"] for each in told]
-    for each in told:
-        each["tied"] = shared.count(each["rank"]) > 1
+        told.append({**entry, "low": low, "high": high, "tied": shared.count(rank) > 1})
     return told
 
 

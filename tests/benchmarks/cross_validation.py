@@ -43,10 +43,12 @@ from components.scorer.settings import (
     as_parameters,
     from_parameters,
 )
-from components.scorer.sight import EMBEDDING, FOUND, Sight, principal_components
+from components.scorer.sight import Sight, principal_components
+from components.scorer.stages import EMBEDDING, FOUND
 from components.scorer.workspace import Workspace
 from components.training import closed_form
 from components.training.train import Reader
+from pipeline.parameters import read
 
 FOLDS, SEEDS = 5, 3
 RESAMPLES = 1000
@@ -92,7 +94,7 @@ def main() -> None:
     """Compute what is missing, print the table, and write the results."""
     given = _arguments()
     work = Path(given.work)
-    parameters = dict(_assigned(text) for text in given.set)
+    parameters = read(given.set)
     seen, known = _features(work, given, parameters)
     votes, groups = known["votes"], known["groups"]
     training = from_parameters(Training, **among(parameters, Training))
@@ -119,14 +121,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=len(VARIANTS), help="variants to run; the best is the first")
     parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="PARAMETER=VALUE")
     return parser.parse_args()
-
-
-def _assigned(text: str) -> tuple[str, Any]:
-    name, _, value = text.partition("=")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
 
 
 def _features(work: Path, given: argparse.Namespace, parameters: dict[str, Any]) -> tuple[dict, dict]:
@@ -162,7 +156,8 @@ def _make(work: Path, given: argparse.Namespace, parameters: dict[str, Any], kep
     sight = Sight(reading.face, reading.embedding, reading.embedding)
     reader, splits = Reader(dataset, pretraining.crop, training, Heads(), sight), ("train", "validation", "test")
     began = time.monotonic()
-    parts = [reader.pooled(network, split) for split in splits]
+    encode = reader.encoding(network)
+    parts = [reader.pooled(encode, split) for split in splits]
     total = sum(len(votes) for _, votes in parts)
     print(f"features of {total:,} photos: {total / (time.monotonic() - began):.1f} photos a second", flush=True)
     arrays = {f"seen_{name}": np.concatenate([seen[name] for seen, _ in parts]) for name in parts[0][0]}
