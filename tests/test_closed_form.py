@@ -1,6 +1,7 @@
 """The head in closed form: it is ridge regression on pairs of features, and a network like any other."""
 
 import io
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,12 +12,14 @@ from scipy.stats import spearmanr
 
 from components.scorer import answers, bundle, explanation
 from components.scorer import model as networks
+from components.scorer.heads import Heads
 from components.scorer.model import build_scorer, hand_over
 from components.scorer.quadratic import NAME, Quadratic
 from components.scorer.settings import SCORES, Pretraining, Training, from_parameters
 from components.scorer.sight import Sight, principal_components
 from components.training import closed_form
 from components.training.closed_form import fit_closed, tilted
+from components.training.report import write_report
 from components.training.spoiled import spoiled
 from components.training.train import closed, train
 
@@ -224,7 +227,8 @@ def test_the_same_seed_spoils_the_same_photos_alike(small_dataset):
 
 
 @pytest.fixture(scope="module")
-def fitted(small_dataset, tmp_path_factory) -> bundle.Bundle:
+def trained(small_dataset, tmp_path_factory) -> Path:
+    """What training wrote of a scorer in closed form."""
     folder = tmp_path_factory.mktemp("fitted")
     pixels = keras.Input((32, 32, 3), name="pixels")
     network = keras.Model(pixels, keras.layers.Conv2D(9, 8, strides=8, activation="relu", name="coarse")(pixels))
@@ -235,7 +239,17 @@ def fitted(small_dataset, tmp_path_factory) -> bundle.Bundle:
         small_dataset, folder / "encoder", folder / "scorer", folder / "report.html", settings=settings, **places
     )
     assert figures["training_epochs"] == 0
-    return bundle.load(folder / "scorer")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fitted(trained) -> bundle.Bundle:
+    return bundle.load(trained / "scorer")
+
+
+@pytest.fixture(scope="module")
+def page(trained) -> str:
+    return (trained / "report.html").read_text()
 
 
 def test_a_scorer_in_closed_form_is_a_bundle_like_any_other(fitted, small_dataset):
@@ -244,6 +258,17 @@ def test_a_scorer_in_closed_form_is_a_bundle_like_any_other(fitted, small_datase
     scored = fitted.score([record["photo"] for record in photos.records(small_dataset, "test")])
     np.testing.assert_allclose(scored.sum(1), 1, atol=1e-5)
     assert networks.pairing(fitted.model) is not None
+
+
+def test_its_page_says_so_and_draws_no_curve(page):
+    assert "in closed form" in page
+    assert "was kept" not in page
+
+
+def test_a_head_of_one_epoch_is_not_taken_for_one_in_closed_form(tmp_path):
+    curves = {"loss": [0.02], "val_loss": [0.03], "seconds": [1.0]}
+    write_report(tmp_path / "page", Training(), Heads(), "", curves, {}, closed=False)
+    assert "Epoch 1 of 1 was kept" in (tmp_path / "page").read_text()
 
 
 def test_its_curves_tell_the_loss_on_photos_left_out(fitted):

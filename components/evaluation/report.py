@@ -394,9 +394,9 @@ def _learning(scorer: Bundle) -> list[Markup]:
     drawn = [
         chart(curves.plot(of_phase, "squared EMD", "validation", phase), f"{phase}: loss by epoch")
         for phase, of_phase in phases.items()
-        if all(of_phase.values())
+        if all(of_phase.values()) and len(of_phase["loss"]) > 1
     ]
-    return [gallery(drawn)] if drawn else [text("The scorer has no learning curves.")]
+    return [gallery(drawn)] if drawn else [text("There is no curve: no phase of the training had several epochs.")]
 
 
 def _photos(found: Findings, places: Sequence[int], faces: Faces, moved: bool) -> list[Markup]:

@@ -9,7 +9,9 @@ from components.scorer.page import Page, chart, table, text
 from components.scorer.settings import Training, as_parameters
 
 
-def write_report(file: str | Path, settings: Training, told: Heads, reads: str, head: Curves, network: Curves) -> None:
+def write_report(
+    file: str | Path, settings: Training, told: Heads, reads: str, head: Curves, network: Curves, closed: bool
+) -> None:
     """Write the page.
 
     Args:
@@ -19,14 +21,15 @@ def write_report(file: str | Path, settings: Training, told: Heads, reads: str, 
         reads: what it reads of faces, in words.
         head: curves of the head phase (``loss``, ``val_loss``, ``seconds``); empty when it had no epoch.
         network: curves of the phase that trains everything, likewise.
+        closed: whether the head was fitted in closed form, and the network left as it was.
     """
-    page = Page("Training", "The score head on the encoder's features, then the whole network (NIMA).")
-    if not network and len(head["loss"]) == 1:
-        page.section("The head", text(_closed(head)))
-        head = {}
+    then = "in closed form" if closed else "then the whole network (NIMA)"
+    page = Page("Training", f"The score head on the encoder's features, {then}.")
     phases = {"The head": head, "The whole network": network}
     for heading, curves in phases.items():
-        if curves:
+        if closed and curves:
+            page.section(heading, text(_closed(curves)))
+        elif curves:
             page.section(
                 heading,
                 chart(plot(curves, "squared EMD", "validation"), f"{heading}: loss by epoch"),

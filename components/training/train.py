@@ -98,7 +98,7 @@ def train(
         faces = bundle.detector_alone(faces.get(embedding.DETECTOR, b""))
     made = Bundle(model, pretraining, settings, fingerprint, revision, history, told, apart, rules.norms, faces)
     made.save(scorer)
-    write_report(report, settings, told, made.reads, head_curves, curves)
+    write_report(report, settings, told, made.reads, head_curves, curves, closed(settings, sight))
     return _metrics(history, photos.counts(dataset)["train"])
 
 
