@@ -1,0 +1,107 @@
+"""The experiments' protocol: nobody is asked about what he learnt from, and what is there is not computed again."""
+
+import numpy as np
+import pytest
+from conftest import votes_around
+
+from components.scorer import metrics
+from components.scorer.settings import Training
+from tests.benchmarks import label_curve, protocol
+from tests.benchmarks.protocol import FOLDS, Known, Variant
+
+PHOTOS, CHANNELS = 60, 4
+
+
+@pytest.fixture(scope="module")
+def seen() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {name: rng.normal(size=(PHOTOS, CHANNELS)).astype("float32") for name in ("pooled", "pooled_face")}
+
+
+@pytest.fixture(scope="module")
+def known(seen) -> Known:
+    means = np.clip(5.5 + 1.5 * seen["pooled"][:, 0], 2, 9)
+    return Known(np.stack([votes_around(mean) for mean in means]), np.arange(PHOTOS) // 2, {})
+
+
+def noisy(known: Known, size: float, seeds: int = 2) -> np.ndarray:
+    """Votes around people's means, off by so much."""
+    rng = np.random.default_rng(1)
+    means = np.clip(known.truth + size * rng.normal(size=(seeds, PHOTOS)), 2, 9)
+    return np.array([[votes_around(mean) for mean in every] for every in means])
+
+
+def test_each_photo_is_in_one_fold_and_no_group_in_two(known):
+    found = np.array([*protocol.folds(known.groups, seed=0)])
+    assert len(found) == FOLDS
+    assert (found.sum(0) == 1).all()
+    for group in range(known.groups.max() + 1):
+        assert len({tuple(fold) for fold in found[:, known.groups == group].T}) == 1
+
+
+def test_whoever_answers_has_not_learnt_from_what_is_asked_nor_from_a_near_duplicate(known, tmp_path):
+    def answer(learnt: np.ndarray, asked: np.ndarray, seed: int) -> np.ndarray:
+        assert not set(known.groups[learnt]) & set(known.groups[asked])
+        return np.full((asked.sum(), 10), 0.1)
+
+    found = protocol.held_out(tmp_path, "a name", known, 2, answer)
+    assert found.shape == (2, PHOTOS, 10)
+    np.testing.assert_allclose(found, 0.1)
+
+
+def test_a_run_goes_on_from_the_seeds_that_are_there(known, tmp_path):
+    asked = []
+
+    def answer(learnt: np.ndarray, fold: np.ndarray, seed: int) -> np.ndarray:
+        asked.append(seed)
+        return np.full((fold.sum(), 10), seed, "float32")
+
+    protocol.held_out(tmp_path, "a name", known, 1, answer)
+    found = protocol.held_out(tmp_path, "a name", known, 2, answer)
+    assert asked == [0] * FOLDS + [1] * FOLDS
+    assert [found[0].max(), found[1].max()] == [0, 1]
+
+
+def test_a_smaller_share_is_part_of_a_larger_one():
+    learnt = np.arange(PHOTOS) % 3 > 0
+    some, more = (set(protocol.drawn(learnt, share, seed=3)) for share in (0.25, 0.5))
+    assert len(some) == 10
+    assert some < more <= set(np.flatnonzero(learnt))
+
+
+def test_the_figures_of_a_redraw_are_those_of_photos_named_several_times(known):
+    scores = metrics.mean_scores(noisy(known, 1.0, seeds=1)[0])
+    times = np.random.default_rng(0).integers(0, 4, PHOTOS)
+    places = np.repeat(np.arange(PHOTOS), times)
+    found = protocol._weighted(known.truth, scores[None], times[None].astype(float))[:, 0]
+    expected = [measure(known.truth[places], scores[places]) for measure in (metrics.lcc, metrics.srcc, metrics.mae)]
+    np.testing.assert_allclose(found, expected)
+
+
+def test_a_gain_is_surely_above_zero_where_one_is_much_better_and_holds_zero_against_an_equal(known):
+    predicted = {"poor": noisy(known, 3.0), "good": noisy(known, 0.3), "as poor": noisy(known, 3.0)}
+    found = protocol.compared(known, predicted, "poor")
+    assert "gain" not in found["poor"]
+    assert found["good"]["gain"]["lcc"][1] > 0
+    assert found["good"]["gain"]["mae"][2] < 0
+    assert found["as poor"]["gain"]["srcc"] == [0, 0, 0]
+
+
+def test_what_is_learnt_by_the_protocol_answers_for_photos_that_it_has_not_seen(seen, known, tmp_path):
+    answer = protocol.learning(Variant("photo"), seen, known.votes, Training(pairs=20))
+    votes = protocol.held_out(tmp_path, "photo", known, 1, answer)
+    assert metrics.lcc(known.truth, metrics.mean_scores(votes[0])) > 0.8
+
+
+def test_a_face_alone_is_learnt_from_as_a_photo_alone(seen):
+    given = protocol.visible(protocol.FACE, seen)
+    assert [*given] == ["pooled"]
+    np.testing.assert_array_equal(given["pooled"], seen["pooled_face"])
+
+
+def test_of_a_photo_s_raters_some_are_drawn_and_none_is_made_up():
+    counts = np.array([[0, 0, 5, 3, 0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 2, 0, 0, 0, 0, 0]])
+    found = label_curve.some_raters(counts, 3, seed=0)
+    assert [*found.sum(1)] == [3, 2]
+    assert (found <= counts).all()
+    np.testing.assert_array_equal(label_curve.some_raters(counts, 0, seed=0), counts)
