@@ -6,7 +6,7 @@ from conftest import votes_around
 
 from components.scorer import metrics
 from components.scorer.settings import Training
-from tests.benchmarks import label_curve, protocol
+from tests.benchmarks import label_curve, protocol, whole_or_face
 from tests.benchmarks.protocol import FOLDS, Known, Variant
 
 PHOTOS, CHANNELS = 60, 4
@@ -105,3 +105,20 @@ def test_of_a_photo_s_raters_some_are_drawn_and_none_is_made_up():
     assert [*found.sum(1)] == [3, 2]
     assert (found <= counts).all()
     np.testing.assert_array_equal(label_curve.some_raters(counts, 0, seed=0), counts)
+
+
+def test_the_lower_bound_has_the_share_of_photos_below_it_here_and_about_that_share_elsewhere():
+    rng = np.random.default_rng(0)
+    higher = rng.uniform(3, 8, 400)
+    lower = higher - rng.gamma(2, 0.2, 400)
+    intercept, slope = whole_or_face.lower_bound(higher, lower, share=0.1)
+    assert 36 <= (lower < intercept + slope * higher - 1e-9).sum() <= 40
+    assert slope == pytest.approx(1, abs=0.1)
+    assert whole_or_face.below(higher, lower, np.arange(400), seed=0) == pytest.approx(0.05, abs=0.03)
+
+
+def test_equal_scores_are_within_the_bound_and_one_half_as_high_again_is_not(known):
+    scores = metrics.mean_scores(noisy(known, 0.5, seeds=1)[0])[None]
+    found = whole_or_face.statistics(known, scores, scores * np.where(np.arange(PHOTOS) % 4, 1, 1.5))
+    assert found["within"]["both"][0] == pytest.approx(0.75)
+    assert found["within"]["photo_at_most"][0] == 1

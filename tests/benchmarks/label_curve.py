@@ -8,6 +8,7 @@ raters, drawn without replacement (a photo that has fewer keeps all). It is aske
 against the mean of all their raters. Prints a table, and writes ``label_curve.json`` and ``label_curve.png``.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def learning(seen: Seen, counts: np.ndarray, share: float, raters: int, training
         raters: of each photo at most; 0: all.
         training: settings.
     """
-    variant = BEST if EMBEDDING in seen else WHOLE
+    variant = replace(BEST if EMBEDDING in seen else WHOLE, ratios=(1.0,))
     seen = protocol.visible(variant, seen)
 
     def answer(learnt: np.ndarray, asked: np.ndarray, seed: int) -> np.ndarray:

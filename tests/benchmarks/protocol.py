@@ -60,7 +60,7 @@ class Variant:
         whole: whether it sees the whole photo.
         view: whether it sees the aligned face through the same network.
         embedding: principal components of the embedding that it reads; 0: none.
-        pairs: whether pairs of features are weighed.
+        ratios: of pairs of features against features alone that are tried; 0 alone: pairs are not weighed.
         share: of the photos outside the fold that it learns from.
     """
 
@@ -68,7 +68,7 @@ class Variant:
     whole: bool = True
     view: bool = False
     embedding: int = 0
-    pairs: bool = True
+    ratios: tuple[float, ...] = closed_form.RATIOS
     share: float = 1.0
 
 
@@ -272,7 +272,7 @@ def fitted(variant: Variant, seen: Seen, votes: np.ndarray, some: np.ndarray, tr
     """The head that some photos teach; also their embeddings' components are of them alone.
 
     Args:
-        variant: of which the size of the embedding and the pairs are read.
+        variant: of which the size of the embedding and the ratios are read.
         seen: what is `visible` to it.
         votes: of people, ``[n, 10]``.
         some: places of the photos, any number of which may be named twice.
@@ -283,8 +283,7 @@ def fitted(variant: Variant, seen: Seen, votes: np.ndarray, some: np.ndarray, tr
     if variant.embedding:
         components = principal_components(learnt[EMBEDDING][learnt[FOUND] > 0], variant.embedding)
     sight = Sight("pooled_face" in seen, *(components.axes.shape if components else (0, 0)))
-    ratios = closed_form.RATIOS if variant.pairs else (0.0,)
-    return closed_form.fit_closed(learnt, votes[some], sight, components, training, ratios)[0]
+    return closed_form.fit_closed(learnt, votes[some], sight, components, training, variant.ratios)[0]
 
 
 def said(head: keras.Model, seen: Seen, asked: np.ndarray) -> np.ndarray:

@@ -1,0 +1,280 @@
+"""What pretraining is worth: starts by shares of the labels, and by epochs.
+
+    python -m tests.benchmarks.pretraining_curve WORK --photos … --ratings … --attributes … --unlabelled utkface \\
+        --set weights=mobilenet_v2_imagenet.keras face_detector=… face_embedder=… face_layers=…
+
+As ``cross_validation``, of which it uses the options and the folder. MobileNetV2 at 96 pixels, small enough for two
+cores, starts from nothing, as an autoencoder or denoising autoencoder on the unlabelled photos (`EPOCHS` epochs by the
+pipeline's own pretraining), or from ImageNet (the weights that ``weights`` names). The face network is the one that
+``face_embedder`` names, on the aligned face.
+
+* By labels: each network stays as it is, and the closed form learns the head from 10 to 100 % of the photos outside
+  the fold, pairs of features counting as much as features.
+* By epochs: head, then the whole network by the gradient, as the pipeline trains, on one fold: LCC on the fold's photos
+  after each epoch.
+
+Pretraining sees the photos of the data set's training split without their ratings, folds or not: this may favour the
+autoencoders, and none of the others. The case study says that pretraining gives a higher accuracy from fewer labels in
+fewer epochs; what the figures say of that is a sentence at the end. Writes ``pretraining_curve.json`` and ``.png``.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from matplotlib.figure import Figure
+
+from components.scorer import bundle, metrics, photos
+from components.scorer.losses import squared_emd
+from components.scorer.model import build_head, build_scorer, freeze_batch_norms, hand_over
+from components.scorer.settings import Pretraining, Training
+from components.scorer.sight import WHOLE as WHOLE_SIGHT
+from components.scorer.stages import EMBEDDING
+from tests.benchmarks import protocol
+from tests.benchmarks.protocol import WHOLE, Known
+
+SHARES = (0.1, 0.25, 0.5, 1.0)
+EPOCHS = 2
+"""Of pretraining: on 7,000 photos some minutes of two cores each."""
+
+TUNED = {"shares": (0.25, 1.0), "epochs": 6, "learning_rate": 3e-4}
+"""By the gradient; the rate is ten times the pipeline's, which starts from better."""
+
+NOTHING, AUTOENCODER, DENOISING, IMAGENET, FACES = (
+    "nothing", "autoencoder", "denoising autoencoder", "ImageNet", "face network",
+)  # fmt: skip
+_SETTINGS = Pretraining(
+    start="none", backbone="MobileNetV2", crop=96, scaling="torch", epochs=EPOCHS, learning_rate=1e-3
+)
+_SCALE = 112
+
+
+def main() -> None:
+    """Compute what is missing, print the tables, and write the results."""
+    parser = protocol.parser(__doc__)
+    parser.add_argument("--unlabelled", required=True, help="photos to pretrain on")
+    given = parser.parse_args()
+    work = Path(given.work)
+    parameters, training = protocol.settings(given)
+    seen, known = protocol.features(work, given, parameters)
+    training = replace(training, scale=_SCALE)
+    encoders = _encoders(work, given, parameters)
+    frozen = {start: _pooled(work, start, encoder, training) for start, encoder in encoders.items()}
+    if EMBEDDING in seen:
+        frozen[FACES] = seen[EMBEDDING]
+    shares = by_labels(work / "pretraining_curve", frozen, known, training, given.seeds)
+    tuned = _by_epochs(work, {name: encoders[name] for name in (NOTHING, AUTOENCODER, IMAGENET)}, known, training)
+    results = {
+        "photos": len(known.votes), "folds": protocol.FOLDS, "seeds": given.seeds,
+        "pretraining": {"backbone": _SETTINGS.backbone, "crop": _SETTINGS.crop, "epochs": EPOCHS},
+        "shares": shares, "epochs": {"rate": TUNED["learning_rate"], "lcc": tuned}, "said": said(shares, tuned),
+    }  # fmt: skip
+    print(f"\n{results['said']}")
+    protocol.write(work, "pretraining_curve", results, draw(shares, tuned, len(known.votes)))
+
+
+def _encoders(work: Path, given: Any, parameters: Mapping[str, Any]) -> dict[str, Path]:
+    """The folder of the encoder of each start."""
+    without = {name: value for name, value in parameters.items() if not name.startswith("face_")}
+    dataset = protocol.data(work / "unlabelled", given, without, given.unlabelled)
+    starts = {
+        NOTHING: _SETTINGS,
+        AUTOENCODER: replace(_SETTINGS, start="autoencoder"),
+        DENOISING: replace(_SETTINGS, start="denoising"),
+        IMAGENET: replace(_SETTINGS, start="imagenet", weights=parameters["weights"]),
+    }
+    found = {}
+    for start, pretraining in starts.items():
+        began = time.process_time()
+        found[start] = protocol.pretrained(dataset, work / "encoders" / start.replace(" ", "_"), pretraining, _SCALE)
+        if (spent := time.process_time() - began) > 1:
+            print(f"{start}: {spent / 60:.1f} minutes of a core", flush=True)
+    return found
+
+
+def _pooled(work: Path, start: str, encoder: Path, training: Training) -> np.ndarray:
+    """What an encoder sees of the rated photos, ``[n, c]``."""
+    kept = work / "encoders" / f"{start.replace(' ', '_')}.npz"
+    if not kept.exists():
+        seen, _ = protocol.pooled(work / "dataset", encoder, training, WHOLE_SIGHT)
+        protocol.save_arrays(kept, pooled=seen["pooled"])
+    with np.load(kept) as found:
+        return found["pooled"]
+
+
+def by_labels(
+    place: Path, frozen: Mapping[str, np.ndarray], known: Known, training: Training, seeds: int
+) -> dict[str, dict[str, Any]]:
+    """The figures of each start by share of the labels, and its gain over the first one at the same share."""
+    found = {}
+    for share in SHARES:
+        label, predicted = f"{share:.0%}", {}
+        for start, pooled in frozen.items():
+            variant = replace(WHOLE, ratios=(1.0,), share=share)
+            answer = protocol.learning(variant, {"pooled": pooled}, known.votes, training)
+            predicted[start] = protocol.held_out(place, f"{start}, {label}", known, seeds, answer)
+            figures = protocol.figures(known.votes, predicted[start])
+            print(protocol.line(f"{start}, {label} of the labels", figures), flush=True)
+        found[label] = protocol.compared(known, predicted, next(iter(frozen)))
+        print(f"against {next(iter(frozen))}, paired\n{protocol.gains(found[label])}", flush=True)
+    return found
+
+
+def _by_epochs(
+    work: Path, encoders: Mapping[str, Path], known: Known, training: Training
+) -> dict[str, dict[str, list[float]]]:
+    """LCC on the first fold's photos after each epoch, the head's first, by share and start."""
+    pixels, found = None, {}
+    fold = next(protocol.folds(known.groups, seed=0))
+    for share in TUNED["shares"]:
+        label = f"{share:.0%}"
+        found[label] = {}
+        for start, encoder in encoders.items():
+            kept = work / "pretraining_curve" / f"{start}-{label}-epochs.npz"
+            if not kept.exists():
+                pixels = _pixels(work) if pixels is None else pixels
+                some = protocol.drawn(~fold, share, seed=0)
+                lccs = tuned(encoder, pixels, known, some, fold, training, start == NOTHING)
+                protocol.save_arrays(kept, lcc=np.array(lccs))
+            found[label][start] = np.load(kept)["lcc"].tolist()
+            told = " ".join(f"{each:.3f}" for each in found[label][start])
+            print(f"{start}, {label} of the labels, by epochs: {told}", flush=True)
+    return found
+
+
+def _pixels(work: Path) -> np.ndarray:
+    """All rated photos at the scale from which crops are taken, uint8 ``[n, scale, scale, 3]``."""
+    batches = [
+        batch.numpy().round().astype("uint8")
+        for split in ("train", "validation", "test")
+        for batch, _ in photos.batches(work / "dataset", split, scale=_SCALE, crop=_SCALE, batch_size=64)
+    ]
+    return np.concatenate(batches)
+
+
+def tuned(
+    encoder: Path, pixels: np.ndarray, known: Known, some: np.ndarray, asked: np.ndarray, training: Training, new: bool
+) -> list[float]:
+    """Train head, then head and network, and ask after the head and after each epoch.
+
+    Args:
+        encoder: folder of it.
+        pixels: of all photos, uint8 ``[n, scale, scale, 3]``.
+        known: of all photos.
+        some: places of those that are learnt from.
+        asked: bool ``[n]``.
+        training: settings.
+        new: whether the network's batch norms have still to learn what photos are like.
+
+    Returns:
+        LCC, one more than there are epochs.
+    """
+    keras.utils.set_random_seed(training.seed)
+    network, pretraining = bundle.load_encoder(encoder)
+    middle = (pixels.shape[1] - pretraining.crop) // 2
+    centre = pixels[:, middle : middle + pretraining.crop, middle : middle + pretraining.crop]
+    scorer = build_scorer(network, training.dropout)
+    pooled = keras.Model(scorer.input, scorer.get_layer("pooled").output)
+    head = build_head(network.output_shape[-1], training.dropout)
+    head.compile(keras.optimizers.Adam(training.head_learning_rate), loss=squared_emd)
+    learnt = pooled.predict(centre[some].astype("float32"), verbose=0), known.votes[some]
+    head.fit(*learnt, batch_size=training.batch_size, epochs=training.head_epochs, verbose=0)
+    hand_over(head, scorer)
+    if not new:
+        freeze_batch_norms(scorer)
+    scorer.compile(keras.optimizers.Adam(TUNED["learning_rate"]), loss=squared_emd)
+
+    def reached() -> float:
+        votes = scorer.predict(centre[asked].astype("float32"), batch_size=64, verbose=0)
+        return float(metrics.lcc(known.truth[asked], metrics.mean_scores(votes)))
+
+    found, rng = [reached()], np.random.default_rng(training.seed)
+    for _ in range(TUNED["epochs"]):
+        seen = _cropped(pixels[some], pretraining.crop, rng)
+        scorer.fit(seen, known.votes[some], batch_size=training.batch_size, verbose=0)
+        found.append(reached())
+    return found
+
+
+def _cropped(pixels: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+    """A random crop of each photo, half of them mirrored, float32."""
+    rows, columns = rng.integers(0, pixels.shape[1] - side + 1, (2, len(pixels)))
+    mirrored = rng.random(len(pixels)) < 0.5
+    crops = [
+        photo[row : row + side, column : column + side, :][:, :: -1 if mirror else 1]
+        for photo, row, column, mirror in zip(pixels, rows, columns, mirrored, strict=True)
+    ]
+    return np.stack(crops).astype("float32")
+
+
+def said(shares: Mapping[str, Mapping[str, Any]], epochs: Mapping[str, Mapping[str, list[float]]]) -> str:
+    """Whether pretraining gives a higher accuracy from fewer labels in fewer epochs, in plain sentences."""
+    sentences = []
+    for start in (AUTOENCODER, DENOISING, IMAGENET, FACES):
+        if start in next(iter(shares.values())):
+            sentences.append(_by_share(start, shares))
+    for share, lccs in epochs.items():
+        best = max(lccs[NOTHING])
+        sentences += [
+            f"By the gradient with {share} of the labels, from {start}: {_epochs(lccs[start], best)}"
+            for start in lccs
+            if start != NOTHING
+        ]
+    return " ".join(sentences)
+
+
+def _by_share(start: str, shares: Mapping[str, Mapping[str, Any]]) -> str:
+    gains = {share: found[start]["gain"]["lcc"] for share, found in shares.items()}
+    sure = [share for share, (_, low, _) in gains.items() if low > 0]
+    told = ", ".join(f"{gain:+.3f} ({low:+.3f} to {high:+.3f}) at {at}" for at, (gain, low, high) in gains.items())
+    whole = shares[list(shares)[-1]][NOTHING]["lcc"]
+    enough = next((share for share, found in shares.items() if found[start]["lcc"] >= whole), "no share")
+    if len(sure) == len(gains):
+        where = "at every share"
+    else:
+        where = f"surely at {', '.join(sure)} alone" if sure else "surely nowhere"
+    return (
+        f"From {start} frozen features are better than from nothing {where}: LCC {told}; what nothing gives with all"
+        f" labels, {whole:.3f}, it gives with {enough} of them."
+    )
+
+
+def _epochs(lccs: list[float], best: float) -> str:
+    reached = next((epoch for epoch, lcc in enumerate(lccs) if lcc >= best), None)
+    when = f"after {reached} epochs" if reached is not None else f"never in {len(lccs) - 1} epochs"
+    return f"LCC {max(lccs):.3f} at best, the {best:.3f} that nothing reaches at best {when}."
+
+
+def draw(shares: Mapping[str, Any], epochs: Mapping[str, Any], photos_: int) -> Figure:
+    """LCC by labels, and by epochs."""
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    at = [float(share.rstrip("%")) for share in shares]
+    colours = {start: f"C{place}" for place, start in enumerate((NOTHING, AUTOENCODER, DENOISING, IMAGENET, FACES))}
+    for start in next(iter(shares.values())):
+        found = [of_share[start] for of_share in shares.values()]
+        left.plot(at, [each["lcc"] for each in found], "o-", color=colours[start], label=start)
+        low, high = zip(*(each["interval"]["lcc"] for each in found), strict=True)
+        left.fill_between(at, low, high, color=colours[start], alpha=0.15, linewidth=0)
+    left.set_xscale("log")
+    left.set_xticks(at, [*shares])
+    left.minorticks_off()
+    left.set_xlabel(f"labels learnt from (head on frozen features; {photos_:,} photos; bands: 95 %)")
+    for place, (share, lccs) in enumerate(epochs.items()):
+        for start, values in lccs.items():
+            style = ("--", "-")[place % 2]
+            right.plot(values, style, color=colours[start], label=f"{start}, {share} of the labels")
+    right.set_xlabel("epochs of the whole network (one fold, one seed); 0: the head alone")
+    for axes in (left, right):
+        axes.set_ylabel("LCC with people's mean scores")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
