@@ -50,11 +50,11 @@ images: $(if $(PUSH),$(BIN)/.cpu)  ## build the images and print their sizes (BA
 
 BUILD = docker build --build-arg REVISION=$(REVISION) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE))
 
-test-containers: $(BIN)/.dev  ## build the images from scratch and test what runs in them (five minutes; CACHED=yes)
-	$(BIN)/python -m pytest tests/containers -m "not dag"
+test-containers: $(BIN)/.dev  ## build the images from scratch and test what runs in them (ten minutes; CACHED=yes)
+	$(BIN)/python -m pytest tests/containers
 
-test-dag: $(BIN)/.dev  ## run the whole pipeline in containers: a yes, a no and a step that fails (CACHED=yes)
-	$(BIN)/python -m pytest tests/containers -m dag
+test-dag: $(BIN)/.dev  ## of these, the whole pipeline in its containers alone: a yes, a no and a step that fails (CACHED=yes)
+	$(BIN)/python -m pytest tests/containers/test_dag.py
 
 test-faults: $(BIN)/.dev  ## kill every step at random moments, and compare what comes of it (half an hour; FIRST=, LAST=)
 	$(BIN)/python -m tests.faults $(if $(FIRST),--first $(FIRST)) $(if $(LAST),--last $(LAST))

@@ -10,8 +10,6 @@ from tests import tiny
 from tests.containers import dag
 from tests.containers.conftest import readable
 
-pytestmark = pytest.mark.dag
-
 ALL = {"ingestion", "validation", "pretraining", "training", "evaluation", "push", "notification"}
 
 
