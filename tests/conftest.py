@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,14 +119,15 @@ def small_face_dataset(tmp_path_factory, small_faces) -> Path:
 
 @pytest.fixture(scope="session")
 def small_encoder(tmp_path_factory) -> Path:
-    """An encoder folder with random weights, but batch norms that know the photos, as after pretraining."""
+    """An encoder folder with random weights, but batch norms that know the photos, as after pretraining elsewhere."""
     from components.scorer import bundle, preprocessing
     from components.scorer.model import build_encoder, settle_batch_norms
     from components.scorer.settings import Pretraining, from_parameters
 
     folder = tmp_path_factory.mktemp("encoder")
-    settings = from_parameters(Pretraining, start="autoencoder", **SMALL)
-    encoder = build_encoder(settings)
+    # No own pretraining, whose worth every training would weigh; and the start alone is not acted on any more.
+    settings = from_parameters(Pretraining, start="imagenet", **SMALL)
+    encoder = build_encoder(replace(settings, start="none"))
     settle_batch_norms(encoder, preprocessing.pixels([example(number)["photo"] for number in range(64)], 40, 32))
     bundle.save_encoder(encoder, settings, folder)
     return folder

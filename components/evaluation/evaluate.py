@@ -98,7 +98,7 @@ def evaluate(
             "trained_by": trained.revision,
         }
         found = find(trained, records, total, models, name, settings)
-        decided = decision.decide([*_earlier(checks), *all_gates(found, settings)], policy)
+        decided = decision.decide([*_earlier(checks), *all_gates(found, settings)], policy, trained.notes)
         write_report(report, found, decided, trained, records, settings, about)
         _write_results(results, found, settings)
     except Exception as error:

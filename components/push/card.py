@@ -128,7 +128,7 @@ def _verdict(facts: Facts) -> list[Block]:
     if made.verdict == "forced":
         blocks += ["A person published this version although these gates said no:", Items(made.reasons)]
     if made.warnings:
-        blocks += ["Gates that only warn said no:", Items(made.warnings)]
+        blocks += ["Warnings, which block nothing:", Items(made.warnings)]
     return blocks
 
 

@@ -1,7 +1,7 @@
 """What training hands on: weights with all that is needed to rebuild, audit and use them.
 
 encoder/  encoder.keras  encoder.json   {settings}
-scorer/   scorer.keras   bundle.json    {settings, data_fingerprint, revision, history, versions, told}
+scorer/   scorer.keras   bundle.json    {settings, data_fingerprint, revision, history, versions, told, notes}
           heads.keras    where the data told jobs or attributes
           norms.json     the upload norms
           faces/         what finds and reads faces, where one was given; see ``embedding``
@@ -48,6 +48,7 @@ class Bundle:
             ``[n, 10]`` and ``attributes`` ``[n, k]``; for job 0 the votes are the model's. None where there is neither.
         norms: the upload norms, as JSON; empty in a bundle that is older than they are.
         faces: the files of what finds and reads faces, by name, see ``embedding``; empty where none was given.
+        notes: what training saw and people are to be warned of, a sentence each.
     """
 
     model: keras.Model
@@ -60,6 +61,7 @@ class Bundle:
     heads: keras.Model | None = None
     norms: bytes = b""
     faces: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def jobs(self) -> tuple[str, ...]:
@@ -213,6 +215,7 @@ class Bundle:
             "history": self.history,
             "versions": {"keras": keras.__version__, "tensorflow": tf.__version__},
             "told": asdict(self.told),
+            "notes": list(self.notes),
         }
         (folder / "bundle.json").write_text(json.dumps(about, indent=1))
 
@@ -245,6 +248,7 @@ def load(folder: str | Path) -> Bundle:
         heads=keras.saving.load_model(folder / HEADS, compile=False) if (folder / HEADS).exists() else None,
         norms=_read(folder / NORMS),
         faces=read_faces(folder) or detector_alone(_read(folder / embedding.DETECTOR)),
+        notes=tuple(about.get("notes", ())),
     )
 
 

@@ -65,12 +65,14 @@ class Decision:
         reasons: one sentence for each blocking gate that did not pass, and why the run was skipped or broke off.
         gates: all that were asked; empty when the run broke off before.
         override: the reason that a person gave for publishing all the same; empty when none did.
+        notes: what people are to be warned of besides, a sentence each.
     """
 
     verdict: Verdict
     reasons: list[str]
     gates: list[Gate] = field(default_factory=list)
     override: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def publishes(self) -> bool:
@@ -79,8 +81,9 @@ class Decision:
 
     @property
     def warnings(self) -> list[str]:
-        """A sentence for each gate that did not pass and only warns."""
-        return [_sentence(gate) for gate in self.gates if gate.severity == "warn" and gate.verdict != "passed"]
+        """A sentence for each gate that did not pass and only warns, and the notes."""
+        gates = [_sentence(gate) for gate in self.gates if gate.severity == "warn" and gate.verdict != "passed"]
+        return [*gates, *self.notes]
 
     @property
     def overruled(self) -> list[Gate]:
@@ -122,7 +125,7 @@ class Decision:
         return f"{_count(len(self.warnings), 'warning')}." if self.warnings else ""
 
 
-def decide(gates: Sequence[Gate], policy: Policy) -> Decision:
+def decide(gates: Sequence[Gate], policy: Policy, notes: Sequence[str] = ()) -> Decision:
     """From gates to a decision.
 
     A gate that could not be judged outweighs one that failed: a person has to look either way. A reason for forcing
@@ -131,6 +134,7 @@ def decide(gates: Sequence[Gate], policy: Policy) -> Decision:
     Args:
         gates: as they were judged; those that the policy names only warn, as do those that already did.
         policy: which gates only warn, and whether a person overrules the others.
+        notes: what people are to be warned of besides.
 
     Raises:
         ValueError: there is no gate, or the gates are to be overruled without a reason.
@@ -143,8 +147,8 @@ def decide(gates: Sequence[Gate], policy: Policy) -> Decision:
     verdict: Verdict = "failed" if "not judged" in verdicts else "refused" if "failed" in verdicts else "publish"
     reasons = [_sentence(gate) for gate in judged if gate.severity == "block" and gate.verdict != "passed"]
     if policy.force_publish and verdict != "publish":
-        return Decision("forced", reasons, judged, " ".join(policy.force_reason.split()))
-    return Decision(verdict, reasons, judged)
+        return Decision("forced", reasons, judged, " ".join(policy.force_reason.split()), tuple(notes))
+    return Decision(verdict, reasons, judged, notes=tuple(notes))
 
 
 def broken_off(error: BaseException, during: str = "the evaluation") -> Decision:
@@ -207,7 +211,8 @@ def record(
 
 def of(value: Mapping[str, Any]) -> Decision:
     """The decision of a record."""
-    return Decision(value["verdict"], list(value["reasons"]), gates_of(value), value["override"])
+    found = Decision(value["verdict"], list(value["reasons"]), gates_of(value), value["override"])
+    return replace(found, notes=tuple(each for each in value["warnings"] if each not in found.warnings))
 
 
 def completed(value: Mapping[str, Any], version: int, uri: str) -> dict[str, Any]:

@@ -10,7 +10,14 @@ from components.scorer.settings import Training, as_parameters
 
 
 def write_report(
-    file: str | Path, settings: Training, told: Heads, reads: str, head: Curves, network: Curves, closed: bool
+    file: str | Path,
+    settings: Training,
+    told: Heads,
+    reads: str,
+    head: Curves,
+    network: Curves,
+    closed: bool,
+    worth: str = "",
 ) -> None:
     """Write the page.
 
@@ -22,6 +29,7 @@ def write_report(
         head: curves of the head phase (``loss``, ``val_loss``, ``seconds``); empty when it had no epoch.
         network: curves of the phase that trains everything, likewise.
         closed: whether the head was fitted in closed form, and the network left as it was.
+        worth: of pretraining, in words; empty where the pipeline did none.
     """
     then = "in closed form" if closed else "then the whole network (NIMA)"
     page = Page("Training", f"The score head on the encoder's features, {then}.")
@@ -35,6 +43,8 @@ def write_report(
                 chart(plot(curves, "squared EMD", "validation"), f"{heading}: loss by epoch"),
                 text(_words(curves)),
             )
+    if worth:
+        page.section("Whether pretraining helps", text(worth))
     page.section("Faces", text(reads))
     page.section("What it can be told and asked", text(_heads(told, settings)))
     rows = [{"setting": name, "value": str(value)} for name, value in as_parameters(settings).items()]

@@ -20,7 +20,7 @@ from components.scorer.losses import squared_emd
 from components.scorer.model import build_head, build_scorer, freeze_batch_norms, hand_over, with_precision
 from components.scorer.progress import track
 from components.scorer.settings import Pretraining, Training, as_parameters, check_together
-from components.scorer.sight import PIXELS, Components, Sight, in_order, settle
+from components.scorer.sight import PIXELS, WHOLE, Components, Sight, in_order, settle
 from components.scorer.stages import EMBEDDING, FOUND
 from components.scorer.workers import Share, Workers, join
 from components.training.attributes import fit_attribute
@@ -30,6 +30,7 @@ from components.training.jobs import Rated, fit_jobs
 from components.training.report import write_report
 from components.training.rules import read_rules
 from components.training.spoiled import spoiled
+from components.training.worth import weigh
 
 
 def train(
@@ -61,7 +62,8 @@ def train(
 
     Returns:
         ``training_loss`` and ``validation_loss`` of the epoch that was kept, or of the photos that were left out
-        (squared EMD), ``training_epochs``, ``training_photos`` and ``training_minutes``.
+        (squared EMD), ``training_epochs``, ``training_photos`` and ``training_minutes``; after the pipeline's own
+        pretraining also ``pretraining_gain`` and ``pretraining_gain_low``, see ``worth``.
 
     Raises:
         ValueError: the data set has no photo to train or to validate on, or the settings contradict each other.
@@ -96,10 +98,12 @@ def train(
     faces = bundle.read_faces(dataset)
     if not sight.embedding:  # the detector finds faces for the norms, the embedder would be carried along for nothing
         faces = bundle.detector_alone(faces.get(embedding.DETECTOR, b""))
-    made = Bundle(model, pretraining, settings, fingerprint, revision, history, told, apart, rules.norms, faces)
+    worth = weigh(Reader(dataset, pretraining.crop, settings, Heads(), WHOLE), encoder)
+    notes = (worth.warning,) if worth and worth.warning else ()
+    made = Bundle(model, pretraining, settings, fingerprint, revision, history, told, apart, rules.norms, faces, notes)
     made.save(scorer)
-    write_report(report, settings, told, made.reads, head_curves, curves, closed(settings, sight))
-    return _metrics(history, photos.counts(dataset)["train"])
+    write_report(report, settings, told, made.reads, head_curves, curves, closed(settings, sight), str(worth or ""))
+    return _metrics(history, photos.counts(dataset)["train"]) | (worth.figures if worth else {})
 
 
 def closed(settings: Training, sight: Sight) -> bool:
