@@ -281,3 +281,15 @@ def test_its_curves_tell_the_loss_on_photos_left_out(fitted):
 )
 def test_the_closed_form_is_taken_where_an_embedding_is_read_unless_told_otherwise(fitting, embedding, expected):
     assert closed(Training(fitting=fitting), Sight(embedding=embedding, kept=embedding)) is expected
+
+
+def test_a_photo_that_counts_for_next_to_nothing_is_not_learnt_from():
+    given = drawn(200)
+    votes, wrong = rated(given), np.arange(200) >= 100
+    votes[wrong] = rated({**given, "embedding": -given["embedding"][:, [1, 0, *range(2, SIZE)]]}, pair=0.0)[wrong]
+    head, _ = fit_closed(given, votes, BOTH, components_of(given), SETTINGS, weights=np.where(wrong, 1e-6, 1.0))
+    plain, _ = fit_closed(given, votes, BOTH, components_of(given), SETTINGS)
+    others = drawn(100, seed=1)
+    truth = rated(others) @ SCORES
+    weighed, as_they_are = (spearmanr(asked(each, others) @ SCORES, truth).statistic for each in (head, plain))
+    assert weighed > as_they_are + 0.1

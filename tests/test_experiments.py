@@ -5,8 +5,9 @@ import pytest
 from conftest import votes_around
 
 from components.scorer import metrics
+from components.scorer.losses import squared_emd
 from components.scorer.settings import Training
-from tests.benchmarks import label_curve, protocol, whole_or_face
+from tests.benchmarks import label_curve, pretraining_curve, protocol, what_helps, whole_or_face
 from tests.benchmarks.protocol import FOLDS, Known, Variant
 
 PHOTOS, CHANNELS = 60, 4
@@ -122,3 +123,58 @@ def test_equal_scores_are_within_the_bound_and_one_half_as_high_again_is_not(kno
     found = whole_or_face.statistics(known, scores, scores * np.where(np.arange(PHOTOS) % 4, 1, 1.5))
     assert found["within"]["both"][0] == pytest.approx(0.75)
     assert found["within"]["photo_at_most"][0] == 1
+
+
+def test_the_noise_of_raters_is_the_number_of_them_that_halves_it():
+    rng = np.random.default_rng(0)
+    raters = rng.integers(2, 20, 4000)
+    truth = rng.normal(5.5, 0.7, 4000)
+    drawn = [
+        np.clip(np.rint(rng.normal(mean, 1.4, n)), 1, 10).astype(int) for mean, n in zip(truth, raters, strict=True)
+    ]
+    votes = np.stack([np.bincount(each, minlength=11)[1:] / len(each) for each in drawn])
+    within = 1.4**2 + 1 / 12  # rounding to whole scores adds a twelfth
+    assert what_helps.noise_of(votes, raters) == pytest.approx(within / 0.7**2, rel=0.1)
+
+
+def test_smoothing_leaves_many_raters_alone_and_draws_few_toward_all_photos():
+    votes, prior = np.eye(10)[[2, 2]], np.full(10, 0.1)
+    found = what_helps.smoothed(votes, np.array([1, 10_000]), 4.0, prior)
+    np.testing.assert_allclose(found.sum(1), 1)
+    np.testing.assert_allclose(found[0], 0.2 * votes[0] + 0.8 * prior)
+    np.testing.assert_allclose(found[1], votes[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("loss", [what_helps.with_correlation, what_helps.with_ranks])
+def test_a_term_asks_for_people_s_order_and_nothing_of_a_perfect_scorer(loss, known):
+    right = known.votes[:16].astype("float32")
+    perfect, turned = (np.asarray(loss(right, told)).mean() for told in (right, right[::-1]))
+    plain = np.asarray(squared_emd(right, right[::-1])).mean()
+    assert perfect < 0.05
+    assert turned > plain + 0.02
+
+
+def test_a_head_by_the_gradient_learns_with_a_changed_loss_and_averaged_weights(seen, known):
+    change = what_helps.Change(what_helps.with_ranks, average=True)
+    given = {**seen, "embedding": seen["pooled"], "found": np.ones(PHOTOS, "float32")}
+    training = Training(head_epochs=60, dropout=0.0, head_learning_rate=0.03)
+    head = what_helps.stepped(given, known.votes, np.ones(PHOTOS), np.arange(40), change, training)
+    told = metrics.mean_scores(protocol.said(head, given, np.arange(PHOTOS) >= 40))
+    assert metrics.lcc(known.truth[40:], told) > 0.7
+
+
+def test_what_is_said_of_pretraining_follows_from_the_intervals():
+    def found(lcc: float, low: float) -> dict:
+        return {"lcc": lcc, "gain": {"lcc": [low + 0.02, low, low + 0.04]}}
+
+    shares = {
+        "10%": {"nothing": {"lcc": 0.3}, "autoencoder": found(0.31, -0.01), "ImageNet": found(0.5, 0.1)},
+        "100%": {"nothing": {"lcc": 0.45}, "autoencoder": found(0.44, -0.01), "ImageNet": found(0.6, 0.1)},
+    }
+    epochs = {"100%": {"nothing": [0.3, 0.4, 0.5], "autoencoder": [0.2, 0.3, 0.4], "ImageNet": [0.4, 0.55, 0.6]}}
+    said = pretraining_curve.said(shares, epochs)
+    assert "From autoencoder frozen features are better than from nothing surely nowhere" in said
+    assert "From ImageNet frozen features are better than from nothing at every share" in said
+    assert "0.450, it gives with no share of them. From ImageNet" in said
+    assert "from autoencoder: LCC 0.400 at best, the 0.500 that nothing reaches at best never in 2 epochs" in said
+    assert "from ImageNet: LCC 0.600 at best, the 0.500 that nothing reaches at best after 1 epochs" in said

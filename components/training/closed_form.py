@@ -80,6 +80,7 @@ def fit_closed(
     settings: Training,
     ratios: Sequence[float] = RATIOS,
     as_taken: int | None = None,
+    weights: np.ndarray | None = None,
 ) -> tuple[keras.Model, Curves]:
     """Fit the head.
 
@@ -93,6 +94,7 @@ def fit_closed(
         ratios: that are tried, the first one while the weight is chosen.
         as_taken: how many of the photos, the first ones, are as people rated them. The others are copies of them made
             worse (``spoiled``): learnt from as worth `FAULT` less, and nothing is chosen by them. None: all are.
+        weights: how much each photo counts besides, ``[n]``, above 0; None: all the same.
 
     Returns:
         The head, and its curves of one value each: ``loss`` of what it was fitted to, ``val_loss`` of photos left out
@@ -105,12 +107,13 @@ def fit_closed(
         as_taken = as_taken and int((drawn < as_taken).sum())
         print(f"training the head: {MOST:,} of {len(votes):,} photos are drawn to learn from", flush=True)
         given, votes = {name: values[drawn] for name, values in given.items()}, votes[drawn]
+        weights = weights[drawn] if weights is not None else None
     first = slice(as_taken)
     base, _ = tilted(votes[first])
     tilts = _tilts(base, votes @ np.array(SCORES) - FAULT * (np.arange(len(votes)) >= (as_taken or len(votes))))
     stand_in = _stand_in(given, components)
     blocks = _blocks(given, components, stand_in, first)
-    counts = _counts(base, tilts)
+    counts = _counts(base, tilts) * (1 if weights is None else weights / weights.mean())
     chosen = _choose(blocks, votes, base, tilts, counts, ratios, settings.seed, first)
     features, mean, axes = _components(blocks, chosen.weight, settings.pairs)
     form, linear, constant = _solved(features, tilts, counts, chosen)

@@ -268,22 +268,31 @@ def drawn(learnt: np.ndarray, share: float, seed: int) -> np.ndarray:
     return some[: round(share * len(some))]
 
 
-def fitted(variant: Variant, seen: Seen, votes: np.ndarray, some: np.ndarray, training: Training) -> keras.Model:
+def fitted(
+    variant: Variant,
+    seen: Seen,
+    votes: np.ndarray,
+    some: np.ndarray,
+    training: Training,
+    weights: np.ndarray | None = None,
+) -> keras.Model:
     """The head that some photos teach; also their embeddings' components are of them alone.
 
     Args:
         variant: of which the size of the embedding and the ratios are read.
         seen: what is `visible` to it.
         votes: of people, ``[n, 10]``.
-        some: places of the photos, any number of which may be named twice.
+        some: places of the photos.
         training: settings.
+        weights: how much each photo counts, ``[n]``; None: all the same.
     """
     learnt = {name: values[some] for name, values in seen.items()}
     components = None
     if variant.embedding:
         components = principal_components(learnt[EMBEDDING][learnt[FOUND] > 0], variant.embedding)
     sight = Sight("pooled_face" in seen, *(components.axes.shape if components else (0, 0)))
-    return closed_form.fit_closed(learnt, votes[some], sight, components, training, variant.ratios)[0]
+    own = None if weights is None else weights[some]
+    return closed_form.fit_closed(learnt, votes[some], sight, components, training, variant.ratios, weights=own)[0]
 
 
 def said(head: keras.Model, seen: Seen, asked: np.ndarray) -> np.ndarray:

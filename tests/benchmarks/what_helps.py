@@ -1,0 +1,266 @@
+"""What else helps: each change alone, with its gain over the same scorer without it.
+
+    python -m tests.benchmarks.what_helps WORK --photos … --ratings … --attributes … --set …
+
+As ``cross_validation``, of which it uses the options and the folder. Two scorers are changed, both of which see photo,
+face and embedding. One learns its head in closed form, pairs of features counting as much as features: that is what
+the pipeline does where faces are read. The other learns it by the gradient, on the same features, as the pipeline's
+head phase does: that is where a loss can be changed.
+
+* One view: without the upright face through the same backbone. No pairs: features weighed alone.
+* Test-time mirror: the mean of the votes for a photo, and its face, and for their mirror images.
+* Rater-count weighting: a photo counts by ``n / (n + k)``, the reliability of its mean, with n raters and k the
+  variance of ratings of a photo over the variance of true means (both by analysis of variance of what is learnt from).
+* Smoothing by rater noise: votes are ``(n · votes + k · all photos' votes) / (n + k)``, the same shrinkage.
+* A correlation term: plus `TERM` times 1 less the correlation of mean scores within a batch. A rank term: plus `TERM`
+  times the logistic loss of every pair of photos of a batch, weighed by how far apart people put them.
+* Weight averaging: an exponential moving average of the weights over about a hundred steps.
+
+What cannot be measured here stands in the results with its reason. Prints a table, and writes ``what_helps.json`` and
+``what_helps.png``.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from matplotlib.figure import Figure
+
+from components.scorer import bundle, photos
+from components.scorer.heads import Heads
+from components.scorer.losses import squared_emd
+from components.scorer.model import build_head
+from components.scorer.settings import SCORES, Training
+from components.scorer.sight import Sight, principal_components, settle
+from components.scorer.stages import EMBEDDING, FACE, FOUND
+from components.training.train import Reader
+from tests.benchmarks import protocol
+from tests.benchmarks.protocol import BEST, Known, Seen
+
+CLOSED, GRADIENT = "closed form", "by the gradient"
+TERM = 0.05
+"""Of the size of the loss itself, .07 to .1: what is added is to be felt and not to rule."""
+
+AVERAGED = 0.99
+"""Of the running mean of the weights, what each step keeps."""
+
+NOT_MEASURED = {
+    "larger backbones": "there are no weights of any: a backbone without pretraining is no match for one with it",
+    "progressive size": "it changes the training of the whole network, of which five folds take hours on two cores",
+    "spoiled copies": "their faces have to be read anew; what they cost is told in closed_form.FAULT, .003 of SRCC",
+}
+
+_PLAIN = replace(BEST, name=CLOSED, ratios=(1.0,))
+
+
+def main() -> None:
+    """Compute what is missing, print the table, and write the results."""
+    given = protocol.parser(__doc__).parse_args()
+    work = Path(given.work)
+    parameters, training = protocol.settings(given)
+    seen, known = protocol.features(work, given, parameters)
+    if EMBEDDING not in seen or "pooled_face" not in seen:
+        raise SystemExit("the changed scorers read faces: give face_detector and face_embedder")
+    raters = protocol.raters(work)
+    groups = {
+        CLOSED: closed(seen, known, raters, training, lambda: _mirrored(work, training)),
+        GRADIENT: by_gradient(seen, known, raters, training),
+    }
+    variants: dict[str, Any] = {}
+    predicted: dict[str, np.ndarray] = {}
+    for base, answers in groups.items():
+        own = {}
+        for name, answer in answers.items():
+            own[name] = protocol.held_out(work / "what_helps", name, known, given.seeds, answer)
+            print(protocol.line(name, protocol.figures(known.votes, own[name])), flush=True)
+        variants |= protocol.compared(known, own, base)
+        predicted |= own
+    results = protocol.about(known, predicted, parameters)
+    results |= {"variants": variants, "not_measured": NOT_MEASURED, "said": said(variants)}
+    print(f"\neach against its own base, paired, 95 % by resampling groups\n{protocol.gains(variants)}")
+    print("\n".join(f"not measured: {name}: {why}" for name, why in NOT_MEASURED.items()), f"\n{results['said']}")
+    protocol.write(work, "what_helps", results, draw(variants, len(known.votes)))
+
+
+def closed(
+    seen: Seen, known: Known, raters: np.ndarray, training: Training, mirrored: Callable[[], Seen]
+) -> dict[str, protocol.Answer]:
+    """The scorer in closed form and its changes, by name."""
+
+    def changed(variant: protocol.Variant = _PLAIN, *, smooth: bool = False, weigh: bool = False) -> protocol.Answer:
+        given = protocol.visible(variant, seen)
+
+        def answer(learnt: np.ndarray, asked: np.ndarray, seed: int) -> np.ndarray:
+            noise = noise_of(known.votes[learnt], raters[learnt])
+            votes = smoothed(known.votes, raters, noise, known.votes[learnt].mean(0)) if smooth else known.votes
+            weights = raters / (raters + noise) if weigh else None
+            some = np.flatnonzero(learnt)
+            head = protocol.fitted(variant, given, votes, some, replace(training, seed=seed), weights)
+            return protocol.said(head, given, asked)
+
+        return answer
+
+    def mirror(learnt: np.ndarray, asked: np.ndarray, seed: int) -> np.ndarray:
+        head = protocol.fitted(_PLAIN, seen, known.votes, np.flatnonzero(learnt), replace(training, seed=seed))
+        return (protocol.said(head, seen, asked) + protocol.said(head, {**seen, **mirrored()}, asked)) / 2
+
+    return {
+        CLOSED: changed(),
+        f"{CLOSED}, one view": changed(replace(_PLAIN, view=False)),
+        f"{CLOSED}, no pairs": changed(replace(_PLAIN, ratios=(0.0,))),
+        f"{CLOSED}, rater-count weighting": changed(weigh=True),
+        f"{CLOSED}, smoothing by rater noise": changed(smooth=True),
+        f"{CLOSED}, test-time mirror": mirror,
+    }
+
+
+@dataclass(frozen=True)
+class Change:
+    """Of the training by the gradient."""
+
+    loss: Callable[[Any, Any], Any] = squared_emd
+    average: bool = False
+    smooth: bool = False
+    weigh: bool = False
+
+
+def by_gradient(seen: Seen, known: Known, raters: np.ndarray, training: Training) -> dict[str, protocol.Answer]:
+    """The scorer by the gradient and its changes, by name."""
+    changes = {
+        "": Change(),
+        ", a correlation term": Change(with_correlation),
+        ", a rank term": Change(with_ranks),
+        ", weight averaging": Change(average=True),
+        ", rater-count weighting": Change(weigh=True),
+        ", smoothing by rater noise": Change(smooth=True),
+    }
+
+    def changed(change: Change) -> protocol.Answer:
+        def answer(learnt: np.ndarray, asked: np.ndarray, seed: int) -> np.ndarray:
+            noise = noise_of(known.votes[learnt], raters[learnt])
+            votes = smoothed(known.votes, raters, noise, known.votes[learnt].mean(0)) if change.smooth else known.votes
+            weights = raters / (raters + noise) if change.weigh else np.ones(len(raters))
+            head = stepped(seen, votes, weights, np.flatnonzero(learnt), change, replace(training, seed=seed))
+            return protocol.said(head, seen, asked)
+
+        return answer
+
+    return {GRADIENT + name: changed(change) for name, change in changes.items()}
+
+
+def stepped(
+    seen: Seen, votes: np.ndarray, weights: np.ndarray, some: np.ndarray, change: Change, training: Training
+) -> keras.Model:
+    """The head after the pipeline's head phase, ``training.head_epochs`` long."""
+    keras.utils.set_random_seed(training.seed)
+    learnt = {name: values[some] for name, values in seen.items()}
+    components = principal_components(learnt[EMBEDDING][learnt[FOUND] > 0], BEST.embedding)
+    head = build_head(learnt["pooled"].shape[-1], training.dropout, Sight(True, *components.axes.shape))
+    settle(head, components)
+    averaging = {"use_ema": True, "ema_momentum": AVERAGED} if change.average else {}
+    optimizer = keras.optimizers.Adam(training.head_learning_rate, **averaging)
+    head.compile(optimizer, loss=change.loss)
+    head.fit(
+        [learnt[each.name] for each in head.inputs], votes[some], sample_weight=(weights / weights[some].mean())[some],
+        batch_size=training.batch_size, epochs=training.head_epochs, verbose=0,
+    )  # fmt: skip
+    return head
+
+
+def with_correlation(true_votes, predicted_votes):
+    """Squared EMD, and `TERM` times 1 less the correlation of the batch's mean scores, ``[n]``."""
+    true, told = (_centred(votes) for votes in (true_votes, predicted_votes))
+    lengths = ops.sqrt(ops.sum(true**2) * ops.sum(told**2)) + 1e-6
+    return squared_emd(true_votes, predicted_votes) + TERM * (1 - ops.sum(true * told) / lengths)
+
+
+def with_ranks(true_votes, predicted_votes):
+    """Squared EMD, and `TERM` times the logistic loss of the batch's pairs (Burges et al., 2005), ``[n]``.
+
+    A pair counts by the distance of people's means: of photos that people put alike either order is right.
+    """
+    true, told = (_centred(votes) for votes in (true_votes, predicted_votes))
+    apart = true[:, None] - true[None, :]
+    lost = ops.softplus(-ops.sign(apart) * (told[:, None] - told[None, :]))
+    weighed = ops.sum(ops.abs(apart) * lost, axis=1) / (ops.mean(ops.sum(ops.abs(apart), axis=1)) + 1e-6)
+    return squared_emd(true_votes, predicted_votes) + TERM * weighed
+
+
+def _centred(votes):
+    means = ops.sum(votes * ops.convert_to_tensor(np.array(SCORES, "float32")), axis=-1)
+    return means - ops.mean(means)
+
+
+def noise_of(votes: np.ndarray, raters: np.ndarray) -> float:
+    """Raters by whose number a photo's mean is half noise: variance within photos over variance of true means.
+
+    Args:
+        votes: of people, ``[n, 10]``, each row summing to 1.
+        raters: of each photo, ``[n]``; photos with one tell nothing of the variance within.
+    """
+    several = raters > 1
+    means = votes @ np.array(SCORES)
+    variances = votes @ np.array(SCORES) ** 2 - means**2
+    within = float((variances * raters)[several].sum() / (raters - 1)[several].sum())
+    between = float(means.var() - (within / raters).mean())
+    return within / max(between, 1e-6)
+
+
+def smoothed(votes: np.ndarray, raters: np.ndarray, noise: float, prior: np.ndarray) -> np.ndarray:
+    """Votes ``[n, 10]`` drawn toward those of all photos, the more the fewer raters there were."""
+    own = (raters / (raters + noise))[:, None]
+    return own * votes + (1 - own) * prior
+
+
+def _mirrored(work: Path, training: Training) -> dict[str, np.ndarray]:
+    """What the encoder sees of the mirror images of photos and faces; embeddings are of both images already."""
+    kept = work / "mirrored.npz"
+    if not kept.exists():
+        network, pretraining = bundle.load_encoder(work / "encoder")
+        reading = photos.reading(work / "dataset")
+        sight = Sight(reading.face, reading.embedding, reading.embedding)
+        reader = Reader(work / "dataset", pretraining.crop, training, Heads(), sight)
+        encode = reader.encoding(network)
+        parts = [
+            encode({name: given[name][:, :, ::-1] for name in ("pixels", FACE)})
+            for split in ("train", "validation", "test")
+            for given, _ in reader.plain(split)
+        ]
+        protocol.save_arrays(kept, **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    with np.load(kept) as found:
+        return dict(found)
+
+
+def said(variants: Mapping[str, Mapping[str, Any]]) -> str:
+    """Which changes surely help, surely do harm, or neither, by LCC."""
+    gains = {name: found["gain"]["lcc"] for name, found in variants.items() if "gain" in found}
+    told = {
+        "Surely better": [name for name, (_, low, _) in gains.items() if low > 0],
+        "surely worse": [name for name, (_, _, high) in gains.items() if high < 0],
+        "neither": [name for name, (_, low, high) in gains.items() if low <= 0 <= high],
+    }
+    return "; ".join(f"{word}: {' / '.join(names) or 'none'}" for word, names in told.items()) + "."
+
+
+def draw(variants: Mapping[str, Mapping[str, Any]], photos_: int) -> Figure:
+    """The gain of each change with its interval."""
+    gains = {name: found["gain"]["lcc"] for name, found in variants.items() if "gain" in found}
+    figure = Figure(figsize=(8, 0.4 * len(gains) + 1), layout="constrained")
+    axes = figure.subplots()
+    for place, (name, (gain, low, high)) in enumerate(reversed(gains.items())):
+        colour = "tab:green" if low > 0 else "tab:red" if high < 0 else "tab:gray"
+        axes.plot([low, high], [place, place], color=colour, linewidth=2)
+        axes.plot(gain, place, "o", color=colour, label=name)
+    axes.axvline(0, color="black", linewidth=1)
+    axes.set_yticks(range(len(gains)), list(reversed(gains)))
+    axes.set_xlabel(f"gain in LCC over the same scorer without ({photos_:,} photos, 95 %)")
+    axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
