@@ -4,12 +4,14 @@
 
 Each of the first runs has every step killed once (SIGKILL to its whole tree of processes) and started again as
 Kubernetes does it: in the same run, on an empty disk. Each of the others is given up when a step is killed, and a new
-run is started with ``resume``, as a person does it. Half of the moments lie anywhere in a step's time, the other half
-right after one of its writes to the bucket. All is drawn by ``--seed``; ``--first`` and ``--last`` choose among the
-runs. The steps are forked from one process that has loaded their libraries, so that kills meet their work and no
-imports.
+run is started with ``resume``, as a person does it. Half of the moments lie anywhere in a step's work, the other half
+right after one of its writes to the bucket; a step that has ended before its moment is killed then, when all is done
+and nobody knows it yet. All is drawn by ``--seed``; ``--first`` and ``--last`` choose among the runs. The steps are
+forked from one process that has loaded their libraries, so that kills meet their work and no imports.
 
-A line a run says what was killed when and whether the result is the one of a run that nobody touched.
+A line a run says what was killed when and whether the result is the one of a run that nobody touched. The last lines
+count over all the runs that are recorded in ``--folder``, also those of earlier calls; the first run
+begins a new record.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import sys
 import time
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field
@@ -51,11 +54,12 @@ _LOADED = (
     "components.notification.notify", "components.scorer.preflight",
 )  # fmt: skip
 _POLL = 0.002  # seconds between two looks at the bucket
+_COARSE = 0.02  # between two looks at the processes, which take longer
 
 
 @dataclass(frozen=True)
 class Moment:
-    """When a step is killed: after so many seconds, or after so many of its writes."""
+    """When a step is killed: once its processes have worked for so many seconds, or after so many of its writes."""
 
     seconds: float = float("inf")
     writes: float = float("inf")
@@ -64,9 +68,12 @@ class Moment:
         return f"after {self.seconds:.2f} s" if self.writes == float("inf") else f"after write {self.writes}"
 
 
+NEVER = Moment()
+
+
 @dataclass
 class Measured:
-    """What a step took in a run that nobody touched."""
+    """What a step took in a run that nobody touched: seconds of processors, which other load leaves alone."""
 
     seconds: float
     writes: int
@@ -95,24 +102,36 @@ class Steps:
         name = full_command[full_command.index("--function_to_execute") + 1]
         given = json.loads(full_command[full_command.index("--executor_input") + 1])
         (program,) = [word for word in full_command if f"def {name}(" in word]
-        moment = self.moments.pop(name, Moment())
-        began, before = time.monotonic(), self._seen()
+        moment = self.moments.pop(name, None)
+        before = self._seen()
         child = self._start(name, program, given)
+        if moment is None:
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        ended, status = self._watch(name, child, moment, before)
+        if moment == NEVER or (ended and status):
+            return os.waitstatus_to_exitcode(status)
+        self.killed.append(f"{name} {'at its end' if ended else moment}")
+        if not self.again:
+            return 128 + signal.SIGKILL
+        shutil.rmtree(Path(given["outputs"]["outputFile"]).parent, ignore_errors=True)  # a pod's disk
+        return self(full_command, env_vars)
+
+    def _watch(self, name: str, child: int, moment: Moment, before: set[tuple[str, int]]) -> tuple[bool, int]:
+        """Kill a step at its moment, and measure it; whether it ended by itself, and its status."""
         seen: set[tuple[str, int]] = set()
+        busy = 0.0
         while not (ended := os.waitpid(child, os.WNOHANG))[0]:
-            seen |= self._seen() - before
-            if time.monotonic() - began >= moment.seconds or len(seen) >= moment.writes:
+            if moment.seconds < float("inf") or moment == NEVER:
+                busy = max(busy, _busy(child))
+            if moment.seconds == float("inf"):
+                seen |= self._seen() - before
+            if busy >= moment.seconds or len(seen) >= moment.writes:
                 _kill_tree(child)
-                _, status = os.waitpid(child, 0)
-                if os.WIFSIGNALED(status):
-                    self.killed.append(f"{name} {moment}")
-                if not self.again:
-                    return 128 + signal.SIGKILL
-                shutil.rmtree(Path(given["outputs"]["outputFile"]).parent, ignore_errors=True)  # a pod's disk
-                return self(full_command, env_vars)
-            time.sleep(_POLL)
-        self.measured[name] = Measured(time.monotonic() - began, len(seen | (self._seen() - before)))
-        return os.waitstatus_to_exitcode(ended[1])
+                status = os.waitpid(child, 0)[1]
+                return not os.WIFSIGNALED(status), status  # it may have ended just before
+            time.sleep(_POLL if moment.seconds == float("inf") else _COARSE)
+        self.measured[name] = Measured(busy, len(seen | (self._seen() - before)))
+        return True, ended[1]
 
     def _start(self, name: str, program: str, given: dict[str, Any]) -> int:
         """A process that runs the step as its command would; its number."""
@@ -155,14 +174,30 @@ def _files(folder: Path) -> Iterator[tuple[str, int]]:
             continue
 
 
-def _kill_tree(process: int) -> None:
-    """SIGKILL to a process and all that it has started."""
+def _tree(process: int) -> list[psutil.Process]:
+    """A process and all that it has started."""
     try:
         root = psutil.Process(process)
-        tree = [root, *root.children(recursive=True)]
+        return [root, *root.children(recursive=True)]
     except psutil.NoSuchProcess:
-        return
-    for each in tree:
+        return []
+
+
+def _busy(process: int) -> float:
+    """Seconds of processors that a process has taken, with all that it has started, also what has ended."""
+    total = 0.0
+    for each in _tree(process):
+        try:
+            taken = each.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += taken.user + taken.system + taken.children_user + taken.children_system
+    return total
+
+
+def _kill_tree(process: int) -> None:
+    """SIGKILL to a process and all that it has started."""
+    for each in _tree(process):
         try:
             each.kill()
         except psutil.NoSuchProcess:
@@ -232,7 +267,7 @@ def untouched(folder: Path, weights: Path) -> Reference:
         return Reference(steps, **found)
     place = folder / "untouched"
     shutil.rmtree(place, ignore_errors=True)
-    steps = Steps(place, {}, again=False)
+    steps = Steps(place, dict.fromkeys(STEPS, NEVER), again=False)
     if not start(place, "untouched", weights, steps):
         raise RuntimeError(f"the run that nobody touched has failed: see {place}")
     splits = (place / "workspace" / "splits.csv").read_text()
@@ -287,7 +322,8 @@ def main() -> int:
     reference = untouched(folder, weights)
     took = ", ".join(f"{name} {each.seconds:.1f} s {each.writes} writes" for name, each in reference.steps.items())
     print(f"untouched: {took}", flush=True)
-    bad = kills = done = 0
+    if options.first == 1:
+        (folder / "results.json").unlink(missing_ok=True)
     for number in range(options.first, (options.last or options.runs + options.resumed) + 1):
         place, chance = folder / f"run-{number}", random.Random(f"{options.seed}-{number}")
         shutil.rmtree(place, ignore_errors=True)
@@ -296,13 +332,42 @@ def main() -> int:
         else:
             step = STEPS[(number - options.runs - 1) % len(STEPS)]
             how, (steps, found) = "resumed", resumed(place, weights, reference, chance, step)
-        done, kills, bad = done + 1, kills + len(steps.killed), bad + bool(found)
         outcome = "; ".join(found) or "as untouched"
         print(f"run {number}, {how}: killed {', '.join(steps.killed)}: {outcome}", flush=True)
+        _record(folder, number, {"how": how, "killed": steps.killed, "wrong": found, "versions": versions(place)})
         if not found:
             shutil.rmtree(place)
-    print(f"{done} runs, {kills} kills, {bad} runs with another result")
-    return 1 if bad else 0
+    return 1 if _tell(_recorded(folder)) else 0
+
+
+def versions(folder: Path) -> int:
+    """How many whole versions there are after the runs in a folder."""
+    return sum(each.state == "complete" for each in registry.versions(str(folder / "models"), "portraits"))
+
+
+def _recorded(folder: Path) -> dict[str, dict[str, Any]]:
+    """What came of runs, by their numbers."""
+    path = folder / "results.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _record(folder: Path, number: int, result: dict[str, Any]) -> None:
+    results = _recorded(folder) | {str(number): result}
+    storage.write_json(str(folder / "results.json"), {each: results[each] for each in sorted(results, key=int)})
+
+
+def _tell(results: dict[str, dict[str, Any]]) -> int:
+    """Print a summary; how many runs have another result."""
+    for how in dict.fromkeys(result["how"] for result in results.values()):
+        these = [result for result in results.values() if result["how"] == how]
+        kills = Counter(killed.split()[0] for result in these for killed in result["killed"])
+        versions = Counter(result["versions"] for result in these)
+        told = ", ".join(f"{number} in {runs} of them" for number, runs in sorted(versions.items()))
+        each = ", ".join(f"{step} {kills[step]}" for step in STEPS if kills[step])
+        same = sum(not result["wrong"] for result in these)
+        print(f"{how}: {len(these)} runs, {kills.total()} kills ({each}); the result of the untouched run in {same}")
+        print(f"  versions published: {told}")
+    return sum(bool(result["wrong"]) for result in results.values())
 
 
 def _apart(action: Callable[[], Any]) -> None:
