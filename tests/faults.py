@@ -45,8 +45,11 @@ from pipeline.package import compiled
 from tests import tiny
 
 STEPS = ("ingestion", "validation", "pretraining", "training", "evaluation", "push", "notification")
-# The head alone is trained: to trace the whole network takes longer than all else together, and shows nothing more.
-SETTINGS = tiny.SETTINGS | {"start": "none", "head_epochs": 4, "epochs": 0, "minimum_srcc": -1}
+# The head alone is trained, and no page explains photos: to trace the whole network and its gradients takes longer than
+# all else together, and shows nothing more.
+SETTINGS = tiny.SETTINGS | {
+    "start": "none", "head_epochs": 4, "epochs": 0, "minimum_srcc": -1, "show_photos": "false",
+}  # fmt: skip
 TOLERANCE = 1e-4  # score points between the answers of both: training that goes on is the same to rounding
 _LOADED = (
     "components.ingestion.ingest", "components.validation.validate", "components.pretraining.pretrain",
