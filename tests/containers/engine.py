@@ -142,7 +142,7 @@ class Container:
         """Its exit code, once it has ended."""
         return int(docker("wait", self.id))
 
-    def stop(self, seconds: int = 40) -> int:
+    def stop(self, seconds: int = 120) -> int:
         """Its exit code after SIGTERM; it is killed, and the code 137, when it takes longer."""
         docker("stop", "--time", str(seconds), self.id)
         return self.wait()
