@@ -10,8 +10,7 @@ and nobody knows it yet. All is drawn by ``--seed``; ``--first`` and ``--last`` 
 forked from one process that has loaded their libraries, so that kills meet their work and no imports.
 
 A line a run says what was killed when and whether the result is the one of a run that nobody touched. The last lines
-count over all the runs that are recorded in ``--folder``, also those of earlier calls; the first run
-begins a new record.
+count over all the runs that are recorded in ``--folder``, also those of other calls.
 """
 
 import argparse
@@ -275,7 +274,8 @@ def untouched(folder: Path, weights: Path) -> Reference:
         raise RuntimeError(f"the run that nobody touched has failed: see {place}")
     splits = (place / "workspace" / "splits.csv").read_text()
     reference = Reference(steps.measured, answers(place).tolist(), splits)
-    kept.write_text(json.dumps(asdict(reference)))
+    shutil.rmtree(folder / "results", ignore_errors=True)  # which were held against another run
+    storage.write_json(str(kept), asdict(reference))
     return reference
 
 
@@ -325,8 +325,6 @@ def main() -> int:
     reference = untouched(folder, weights)
     took = ", ".join(f"{name} {each.seconds:.1f} s {each.writes} writes" for name, each in reference.steps.items())
     print(f"untouched: {took}", flush=True)
-    if options.first == 1:
-        (folder / "results.json").unlink(missing_ok=True)
     for number in range(options.first, (options.last or options.runs + options.resumed) + 1):
         place, chance = folder / f"run-{number}", random.Random(f"{options.seed}-{number}")
         shutil.rmtree(place, ignore_errors=True)
@@ -337,10 +335,11 @@ def main() -> int:
             how, (steps, found) = "resumed", resumed(place, weights, reference, chance, step)
         outcome = "; ".join(found) or "as untouched"
         print(f"run {number}, {how}: killed {', '.join(steps.killed)}: {outcome}", flush=True)
-        _record(folder, number, {"how": how, "killed": steps.killed, "wrong": found, "versions": versions(place)})
+        result = {"how": how, "killed": steps.killed, "wrong": found, "versions": versions(place)}
+        storage.write_json(str(folder / "results" / f"{number:03}.json"), result)
         if not found:
             shutil.rmtree(place)
-    return 1 if _tell(_recorded(folder)) else 0
+    return 1 if _tell([json.loads(path.read_text()) for path in sorted(folder.glob("results/*.json"))]) else 0
 
 
 def versions(folder: Path) -> int:
@@ -348,21 +347,10 @@ def versions(folder: Path) -> int:
     return sum(each.state == "complete" for each in registry.versions(str(folder / "models"), "portraits"))
 
 
-def _recorded(folder: Path) -> dict[str, dict[str, Any]]:
-    """What came of runs, by their numbers."""
-    path = folder / "results.json"
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _record(folder: Path, number: int, result: dict[str, Any]) -> None:
-    results = _recorded(folder) | {str(number): result}
-    storage.write_json(str(folder / "results.json"), {each: results[each] for each in sorted(results, key=int)})
-
-
-def _tell(results: dict[str, dict[str, Any]]) -> int:
+def _tell(results: list[dict[str, Any]]) -> int:
     """Print a summary; how many runs have another result."""
-    for how in dict.fromkeys(result["how"] for result in results.values()):
-        these = [result for result in results.values() if result["how"] == how]
+    for how in dict.fromkeys(result["how"] for result in results):
+        these = [result for result in results if result["how"] == how]
         kills = Counter(killed.split()[0] for result in these for killed in result["killed"])
         versions = Counter(result["versions"] for result in these)
         told = ", ".join(f"{number} in {runs} of them" for number, runs in sorted(versions.items()))
@@ -370,7 +358,7 @@ def _tell(results: dict[str, dict[str, Any]]) -> int:
         same = sum(not result["wrong"] for result in these)
         print(f"{how}: {len(these)} runs, {kills.total()} kills ({each}); the result of the untouched run in {same}")
         print(f"  versions published: {told}")
-    return sum(bool(result["wrong"]) for result in results.values())
+    return sum(bool(result["wrong"]) for result in results)
 
 
 def _apart(action: Callable[[], Any]) -> None:
