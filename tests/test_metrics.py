@@ -71,6 +71,14 @@ def test_a_photo_at_the_threshold_counts_as_high():
     assert metrics.accuracy(np.array([5.5, 5.5]), np.array([5.5, 5.4]), 5.5) == 0.5
 
 
+def test_a_mean_that_is_just_the_threshold_is_high_however_its_shares_are_rounded():
+    counts = np.random.default_rng(0).multinomial(14, np.full(5, 0.2), 200)
+    votes = np.concatenate([counts, counts[:, ::-1]], axis=1)  # as many on either side of 5.5
+    means = metrics.mean_scores((votes / votes.sum(1, keepdims=True)).astype("float32"))
+    assert (means < 5.5).any()
+    assert metrics.accuracy(means, np.full(len(means), 6.0), 5.5) == 1
+
+
 def test_all_measures_everything_in_plain_floats():
     found = metrics.all(*people_and_model())
     assert tuple(found) == metrics.METRICS
