@@ -215,14 +215,14 @@ def test_some_photos_are_copied_with_a_fault_that_moves_their_pixels(small_datas
     known = {record["votes"].tobytes(): record["photo"] for record in photos.records(small_dataset, "train")}
     copies = [*spoiled(small_dataset, "train", 0.5, seed=1)]
     assert 0.2 * len(known) < len(copies) < 0.8 * len(known)
-    for data, votes in copies:
+    for data, votes, _ in copies:
         copy, photo = (np.asarray(Image.open(io.BytesIO(each))) for each in (data, known[votes.tobytes()]))
         assert copy.shape == photo.shape
         assert np.abs(copy.astype(int) - photo).mean() > 0.1
 
 
 def test_the_same_seed_spoils_the_same_photos_alike(small_dataset):
-    one, other = ([data for data, _ in spoiled(small_dataset, "train", 0.3, seed=2)] for _ in range(2))
+    one, other = ([data for data, *_ in spoiled(small_dataset, "train", 0.3, seed=2)] for _ in range(2))
     assert one == other
 
 

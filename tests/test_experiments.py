@@ -125,18 +125,6 @@ def test_equal_scores_are_within_the_bound_and_one_half_as_high_again_is_not(kno
     assert found["within"]["photo_at_most"][0] == 1
 
 
-def test_the_noise_of_raters_is_the_number_of_them_that_halves_it():
-    rng = np.random.default_rng(0)
-    raters = rng.integers(2, 20, 4000)
-    truth = rng.normal(5.5, 0.7, 4000)
-    drawn = [
-        np.clip(np.rint(rng.normal(mean, 1.4, n)), 1, 10).astype(int) for mean, n in zip(truth, raters, strict=True)
-    ]
-    votes = np.stack([np.bincount(each, minlength=11)[1:] / len(each) for each in drawn])
-    within = 1.4**2 + 1 / 12  # rounding to whole scores adds a twelfth
-    assert what_helps.noise_of(votes, raters) == pytest.approx(within / 0.7**2, rel=0.1)
-
-
 def test_smoothing_leaves_many_raters_alone_and_draws_few_toward_all_photos():
     votes, prior = np.eye(10)[[2, 2]], np.full(10, 0.1)
     found = what_helps.smoothed(votes, np.array([1, 10_000]), 4.0, prior)

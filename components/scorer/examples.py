@@ -28,6 +28,11 @@ def scored(sight: Sight) -> Example:
     return lambda pixels, record: (given(pixels, record, sight), record["votes"])
 
 
+def rated(sight: Sight) -> Example:
+    """Of the head in closed form: what a scorer takes, and ``(votes, raters)``."""
+    return lambda pixels, record: (given(pixels, record, sight), (record["votes"], record["raters"]))
+
+
 def headed(sight: Sight, told: Heads) -> Example:
     """Of the heads: what a scorer takes, and ``(votes, job, attributes)``, see `job` and `values`."""
     return lambda pixels, record: (

@@ -14,8 +14,8 @@ from components.scorer import augmentation, photos, preprocessing
 _QUALITY = 95  # of JPEG: what it moves a score by is far below what the fault does
 
 
-def spoiled(dataset: str | Path, split: str, share: float, seed: int) -> Iterator[tuple[bytes, np.ndarray]]:
-    """Copies of some photos of a split, each with one of the camera's faults, and people's votes for them as taken.
+def spoiled(dataset: str | Path, split: str, share: float, seed: int) -> Iterator[tuple[bytes, np.ndarray, int]]:
+    """Copies of some photos of a split, each with one of the camera's faults, and how people rated them as taken.
 
     Args:
         dataset: TFDS directory.
@@ -24,13 +24,14 @@ def spoiled(dataset: str | Path, split: str, share: float, seed: int) -> Iterato
         seed: of the choice and of the faults; the same seed gives the same copies.
 
     Yields:
-        An encoded, upright photo, and its votes ``[10]``.
+        An encoded, upright photo, its votes ``[10]``, and by how many raters.
     """
     for place, record in enumerate(photos.encoded(dataset, split)):
         drawn = tf.constant([seed, place], tf.int64)
         if tf.random.stateless_uniform([], drawn + 1) < share:
             photo = tf.cast(preprocessing.decode(record["photo"]), tf.float32)
-            yield _encoded(augmentation.camera_fault(photo, 1.0, drawn)), record["votes"].numpy()
+            copy = _encoded(augmentation.camera_fault(photo, 1.0, drawn))
+            yield copy, record["votes"].numpy(), int(record["raters"])
 
 
 def _encoded(photo: tf.Tensor) -> bytes:

@@ -27,6 +27,7 @@ from components.training.attributes import fit_attribute
 from components.training.closed_form import fit_closed
 from components.training.faces import find_sight
 from components.training.jobs import Rated, fit_jobs
+from components.training.raters import reliabilities
 from components.training.report import write_report
 from components.training.rules import read_rules
 from components.training.spoiled import spoiled
@@ -146,6 +147,20 @@ class Seen(NamedTuple):
     attributes: np.ndarray
 
 
+class Pooled(NamedTuple):
+    """Photos as the head learns from them.
+
+    Attributes:
+        given: what ``model.build_head`` takes, by name.
+        votes: of people, ``[n, 10]``.
+        raters: how many they are, ``[n]``.
+    """
+
+    given: dict[str, np.ndarray]
+    votes: np.ndarray
+    raters: np.ndarray
+
+
 class Reader:
     """The data set as this training reads it."""
 
@@ -189,14 +204,16 @@ class Reader:
         """What `pooled` and `spoiled` see photos with: an encoder's pooled features, by name."""
         return _traced(networks.pooling(network, self.sight))
 
-    def pooled(self, encode: Encode, split: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """What `build_head` takes of a split's photos, by name, and their votes ``[n, 10]``."""
+    def pooled(self, encode: Encode, split: str) -> Pooled:
+        """A split's photos as the head learns from them."""
+        read = photos.batches(self.dataset, split, **self._read, example=examples.rated(self.sight))
         found = []
-        for given, votes in self._tracked(self.plain(split), f"features of {split}", split):
-            found.append((encode(given) | _embedded(given if self.sight else {}), votes.numpy()))
+        for given, (votes, raters) in self._tracked(read, f"features of {split}", split):
+            seen = encode(given) | _embedded(given if self.sight else {})
+            found.append(Pooled(seen, votes.numpy(), raters.numpy()))
         return _concatenated(found)
 
-    def spoiled(self, encode: Encode, split: str) -> tuple[dict[str, np.ndarray], np.ndarray] | None:
+    def spoiled(self, encode: Encode, split: str) -> Pooled | None:
         """The same of copies with the camera's faults, whose faces are looked for and read anew; None: of none."""
         share, size, found = self.settings.camera_faults, self.settings.batch_size, []
         if not share:
@@ -205,10 +222,11 @@ class Reader:
         batches = iter(lambda: [*itertools.islice(copies, size)], [])
         total = round(share * photos.counts(self.dataset)[split] / size)
         for batch in track(batches, f"features of copies with faults, {split}", total):
-            data, votes = zip(*batch, strict=True)
+            data, votes, raters = zip(*batch, strict=True)
             read = stages.read(data, self._faces, self._reads)
             pixels = preprocessing.pixels(tf.constant(data), self.settings.scale, self._read["crop"])
-            found.append((encode({PIXELS: pixels, **read}) | _embedded(read), np.stack(votes)))
+            seen = encode({PIXELS: pixels, **read}) | _embedded(read)
+            found.append(Pooled(seen, np.stack(votes), np.array(raters)))
         return _concatenated(found) if found else None
 
     def seen(self, scorer: keras.Model, split: str) -> Seen:
@@ -256,10 +274,11 @@ def _closed(
     """The head in closed form, on the photos of both splits; see ``closed_form``."""
     encode = reader.encoding(network)
     seen = [reader.pooled(encode, split) for split in ("train", "validation")]
-    as_taken = sum(len(votes) for _, votes in seen)
+    as_taken = sum(len(each.votes) for each in seen)
     seen += [made for split in ("train", "validation") if (made := reader.spoiled(encode, split))]
-    given, votes = _concatenated(seen)
-    head, curves = fit_closed(given, votes, reader.sight, components, settings, as_taken=as_taken)
+    given, votes, raters = _concatenated(seen)
+    weights = reliabilities(votes, raters)
+    head, curves = fit_closed(given, votes, reader.sight, components, settings, as_taken=as_taken, weights=weights)
     model = build_scorer(network, settings.dropout, reader.sight, head.get_layer(quadratic.NAME).kept)
     hand_over(head, model)
     return model, curves
@@ -292,7 +311,7 @@ def _fit_head(
         return None, {}
     encode = reader.encoding(network)
     train, validation = (
-        tf.data.Dataset.from_tensor_slices(reader.pooled(encode, split)) for split in ("train", "validation")
+        tf.data.Dataset.from_tensor_slices(reader.pooled(encode, split)[:2]) for split in ("train", "validation")
     )
     head = build_head(network.output_shape[-1], settings.dropout, reader.sight)
     settle(head, components)

@@ -42,11 +42,11 @@ def main() -> None:
     work = Path(given.work)
     parameters, training = protocol.settings(given)
     seen, known = protocol.features(work, given, parameters)
-    predicted = {}
+    predicted, raters = {}, protocol.raters(work)
     for variant in VARIANTS[: given.first]:
         if (variant.view and "pooled_face" not in seen) or (variant.embedding and EMBEDDING not in seen):
             continue
-        answer = protocol.learning(variant, seen, known.votes, training)
+        answer = protocol.learning(variant, seen, known.votes, training, raters)
         predicted[variant.name] = protocol.held_out(work / "predicted", variant.name, known, given.seeds, answer)
         print(protocol.line(variant.name, protocol.figures(known.votes, predicted[variant.name])), flush=True)
     variants = protocol.compared(known, predicted, WHOLE.name if WHOLE.name in predicted else BEST.name)

@@ -38,6 +38,7 @@ from components.scorer.sight import Sight, principal_components
 from components.scorer.stages import EMBEDDING, FOUND
 from components.scorer.workspace import Workspace
 from components.training import closed_form
+from components.training.raters import reliabilities
 from components.training.train import Reader
 from pipeline.parameters import read
 
@@ -169,8 +170,8 @@ def pooled(dataset: Path, encoder: Path, training: Training, sight: Sight) -> tu
     encode = reader.encoding(network)
     parts = [reader.pooled(encode, split) for split in _SPLITS]
     return (
-        {name: np.concatenate([seen[name] for seen, _ in parts]) for name in parts[0][0]},
-        np.concatenate([votes for _, votes in parts]),
+        {name: np.concatenate([each.given[name] for each in parts]) for name in parts[0].given},
+        np.concatenate([each.votes for each in parts]),
     )
 
 
@@ -238,13 +239,16 @@ def held_out(place: Path, name: str, known: Known, seeds: int, answer: Answer) -
     return np.stack(every)
 
 
-def learning(variant: Variant, seen: Seen, votes: np.ndarray, training: Training) -> Answer:
-    """Learning a variant from some photos, by the closed form."""
+def learning(
+    variant: Variant, seen: Seen, votes: np.ndarray, training: Training, raters: np.ndarray | None = None
+) -> Answer:
+    """Learning a variant from some photos, by the closed form; with raters ``[n]`` each counts by how many it has."""
     seen = visible(variant, seen)
 
     def answer(learnt: np.ndarray, asked: np.ndarray, seed: int) -> np.ndarray:
         some = drawn(learnt, variant.share, seed)
-        head = fitted(variant, seen, votes, some, replace(training, seed=seed))
+        weights = None if raters is None else reliabilities(votes[some], raters[some])
+        head = fitted(variant, seen, votes, some, replace(training, seed=seed), weights)
         return said(head, seen, asked)
 
     return answer
@@ -284,15 +288,14 @@ def fitted(
         votes: of people, ``[n, 10]``.
         some: places of the photos.
         training: settings.
-        weights: how much each photo counts, ``[n]``; None: all the same.
+        weights: how much each of these counts; None: all the same.
     """
     learnt = {name: values[some] for name, values in seen.items()}
     components = None
     if variant.embedding:
         components = principal_components(learnt[EMBEDDING][learnt[FOUND] > 0], variant.embedding)
     sight = Sight("pooled_face" in seen, *(components.axes.shape if components else (0, 0)))
-    own = None if weights is None else weights[some]
-    return closed_form.fit_closed(learnt, votes[some], sight, components, training, variant.ratios, weights=own)[0]
+    return closed_form.fit_closed(learnt, votes[some], sight, components, training, variant.ratios, weights=weights)[0]
 
 
 def said(head: keras.Model, seen: Seen, asked: np.ndarray) -> np.ndarray:

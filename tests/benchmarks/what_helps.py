@@ -37,6 +37,7 @@ from components.scorer.model import build_head
 from components.scorer.settings import SCORES, Training
 from components.scorer.sight import Sight, principal_components, settle
 from components.scorer.stages import EMBEDDING, FACE, FOUND
+from components.training.raters import noise_of, reliabilities
 from components.training.train import Reader
 from tests.benchmarks import protocol
 from tests.benchmarks.protocol import BEST, Known, Seen
@@ -97,8 +98,8 @@ def closed(
         def answer(learnt: np.ndarray, asked: np.ndarray, seed: int) -> np.ndarray:
             noise = noise_of(known.votes[learnt], raters[learnt])
             votes = smoothed(known.votes, raters, noise, known.votes[learnt].mean(0)) if smooth else known.votes
-            weights = raters / (raters + noise) if weigh else None
             some = np.flatnonzero(learnt)
+            weights = reliabilities(known.votes[some], raters[some]) if weigh else None
             head = protocol.fitted(variant, given, votes, some, replace(training, seed=seed), weights)
             return protocol.said(head, given, asked)
 
@@ -193,21 +194,6 @@ def with_ranks(true_votes, predicted_votes):
 def _centred(votes):
     means = ops.sum(votes * ops.convert_to_tensor(np.array(SCORES, "float32")), axis=-1)
     return means - ops.mean(means)
-
-
-def noise_of(votes: np.ndarray, raters: np.ndarray) -> float:
-    """Raters by whose number a photo's mean is half noise: variance within photos over variance of true means.
-
-    Args:
-        votes: of people, ``[n, 10]``, each row summing to 1.
-        raters: of each photo, ``[n]``; photos with one tell nothing of the variance within.
-    """
-    several = raters > 1
-    means = votes @ np.array(SCORES)
-    variances = votes @ np.array(SCORES) ** 2 - means**2
-    within = float((variances * raters)[several].sum() / (raters - 1)[several].sum())
-    between = float(means.var() - (within / raters).mean())
-    return within / max(between, 1e-6)
 
 
 def smoothed(votes: np.ndarray, raters: np.ndarray, noise: float, prior: np.ndarray) -> np.ndarray:
