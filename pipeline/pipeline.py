@@ -78,7 +78,7 @@ def portrait_scorer(
     face_embedder_sha256: str = _faces.face_embedder_sha256,
     face_preprocessing: FacePreprocessing = _faces.face_preprocessing,
     face_layers: list = list(_faces.face_layers),  # noqa: B006
-    face_scale: float = _faces.face_scale,
+    face_scales: list = list(_faces.face_scales),  # noqa: B006
     face_mirror: bool = _faces.face_mirror,
     embedding_size: int = _training.embedding_size,
     face_view: bool = _training.face_view,
@@ -187,7 +187,7 @@ def portrait_scorer(
         face_embedder_sha256: SHA-256 that this file has to have; empty takes any.
         face_preprocessing: How the embedder wants pixels.
         face_layers: Layers of a .keras embedder to read in place of its output, for example ["AvgPool"].
-        face_scale: Share of the side of a face's crop that ArcFace's template takes; smaller shows more around it.
+        face_scales: Of each crop of a face that is read, the share of its side that ArcFace's template takes.
         face_mirror: Average what is read of a face and of its mirror image.
         embedding_size: Principal components of the face's embedding that the scorer reads, at most; 0 reads none.
         face_view: Where faces are known, show the network the aligned one as well, beside the whole photo.

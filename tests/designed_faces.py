@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageDraw
 
 from components.scorer.faces import TEMPLATE
+from components.scorer.settings import Faces
 
 MAGENTA, YELLOW = (255, 0, 255), (255, 255, 0)
 SIDE, SIZE = 24, 12
@@ -81,6 +82,10 @@ def write_keras(file: Path, shape: tuple[int | None, ...] = (SIDE, SIDE, 3)) -> 
     maps = layers.Conv2D(8, 5, strides=2, activation="relu", name="first")(given)
     pooled = layers.GlobalAveragePooling2D(name="pooled")(maps)
     keras.Model(given, layers.Dense(SIZE, name="answer")(pooled)).save(file)
+
+
+READ = SIZE * len(Faces().face_scales)
+"""Numbers of an embedding, of a face that is read at the default scales."""
 
 
 def write(folder: Path) -> dict[str, str]:

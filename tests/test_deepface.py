@@ -53,7 +53,7 @@ def test_a_network_of_deepface_reads_faces_with_the_weights_in_its_folder(faces,
     crops = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3), np.uint8)
     both = np.concatenate([crops, crops[:, :, ::-1]]).astype("float32") / 127.5 - 1
     expected = np.asarray(network(both, training=False)).reshape(2, 2, SIZE).mean(0)
-    np.testing.assert_allclose(Reader.load(tmp_path / "faces").embed(crops), expected, atol=5e-3)
+    np.testing.assert_allclose(Reader.load(tmp_path / "faces").embedder.embed(crops), expected, atol=5e-3)
 
 
 @needed

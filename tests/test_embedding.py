@@ -18,7 +18,7 @@ from components.scorer.embedding import About, Embedder, Reader
 from components.scorer.settings import Faces, from_parameters
 from tests import designed_faces
 from tests.conftest import drawn_photo
-from tests.designed_faces import SIDE, SIZE
+from tests.designed_faces import READ, SIDE, SIZE
 
 PLAIN = {"face_preprocessing": "none", "face_mirror": False}
 
@@ -71,14 +71,15 @@ def test_the_largest_face_is_the_one_that_is_read(given, tmp_path):
     seen = reader.read(image)
     assert [face.area for face in seen.faces] == sorted((face.area for face in seen.faces), reverse=True)
     assert len(seen.faces) == 2
-    crop = faces.crop(np.asarray(image), seen.faces[0].landmarks, SIDE, 0.8)
-    np.testing.assert_allclose(seen.embedding, reader.embed(crop[None])[0], atol=1e-5)
+    scales = Faces().face_scales
+    crops_of_it = [faces.crop(np.asarray(image), seen.faces[0].landmarks, SIDE, scale) for scale in scales]
+    np.testing.assert_allclose(seen.embedding, reader.embedder.embed(np.stack(crops_of_it)).ravel(), atol=1e-5)
 
 
 def test_a_photo_without_a_face_reads_as_zeros(given, tmp_path):
     seen = prepared(tmp_path, given).read(photo())
     assert (seen.found, seen.faces) == (False, ())
-    assert (seen.embedding.shape, seen.embedding.any(), seen.landmarks.any()) == ((SIZE,), False, False)
+    assert (seen.embedding.shape, seen.embedding.any(), seen.landmarks.any()) == ((READ,), False, False)
 
 
 def test_many_photos_read_as_each_does_alone(given, tmp_path):
@@ -92,9 +93,9 @@ def test_many_photos_read_as_each_does_alone(given, tmp_path):
 def test_threads_share_a_reader(given, tmp_path):
     reader = prepared(tmp_path, given)
     some = [crops(number) for number in range(1, 9)]
-    alone = [reader.embed(each) for each in some]
+    alone = [reader.embedder.embed(each) for each in some]
     with ThreadPoolExecutor(4) as pool:
-        for one, other in zip(alone, pool.map(reader.embed, some), strict=True):
+        for one, other in zip(alone, pool.map(reader.embedder.embed, some), strict=True):
             np.testing.assert_array_equal(one, other)
 
 
@@ -116,9 +117,9 @@ def test_the_mirror_image_counts_as_much_as_the_face(given, tmp_path):
     reader = prepared(tmp_path / "both", given)
     alone = prepared(tmp_path / "one", given, face_mirror=False)
     some = crops()
-    expected = (alone.embed(some) + alone.embed(some[:, :, ::-1])) / 2
-    np.testing.assert_allclose(reader.embed(some), expected, atol=1e-5)
-    np.testing.assert_allclose(reader.embed(some[:, :, ::-1]), expected, atol=1e-5)
+    expected = (alone.embedder.embed(some) + alone.embedder.embed(some[:, :, ::-1])) / 2
+    np.testing.assert_allclose(reader.embedder.embed(some), expected, atol=1e-5)
+    np.testing.assert_allclose(reader.embedder.embed(some[:, :, ::-1]), expected, atol=1e-5)
 
 
 def kernel() -> np.ndarray:
@@ -144,11 +145,11 @@ def test_pixels_are_prepared_as_the_embedder_was_trained(preprocessing, given, t
     quarters = [x[:, top : top + half, left : left + half] for top in (0, half) for left in (0, half)]
     expected = np.stack([np.einsum("nyxc,kcyx->nk", quarter, kernel()) for quarter in quarters], -1).reshape(3, -1)
     reader = prepared(tmp_path, given, face_preprocessing=preprocessing, face_mirror=False)
-    np.testing.assert_allclose(reader.embed(some), expected, rtol=1e-3, atol=1e-2)
+    np.testing.assert_allclose(reader.embedder.embed(some), expected, rtol=1e-3, atol=1e-2)
 
 
 def test_a_face_of_one_colour_is_no_division_by_zero(given, tmp_path):
-    assert np.isfinite(prepared(tmp_path, given).embed(np.full((1, SIDE, SIDE, 3), 7, np.uint8))).all()
+    assert np.isfinite(prepared(tmp_path, given).embedder.embed(np.full((1, SIDE, SIDE, 3), 7, np.uint8))).all()
 
 
 def test_a_keras_file_is_read_at_its_layers_in_their_order(exported, keras_file):
@@ -159,7 +160,7 @@ def test_a_keras_file_is_read_at_its_layers_in_their_order(exported, keras_file)
     some = crops(5)
     pooled, maps = (np.asarray(each) for each in read(some.astype("float32")))
     expected = np.concatenate([pooled, maps.mean((1, 2)), maps.std((1, 2))], axis=1)
-    found = Reader.load(exported).embed(some)
+    found = Reader.load(exported).embedder.embed(some)
     assert found.shape == (5, 24)
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=0.2)  # of 255, as the weights have 16 bits
 
@@ -173,7 +174,7 @@ def test_what_was_given_is_named_by_its_digest(exported, keras_file):
 def test_a_litert_file_is_kept_as_it_is_and_reads_the_same(exported, given, tmp_path):
     file = exported / "embedder.tflite"
     reader = prepared(tmp_path, {**given, "face_embedder": str(file)}, **PLAIN)
-    np.testing.assert_array_equal(reader.embed(crops()), Reader.load(exported).embed(crops()))
+    np.testing.assert_array_equal(reader.embedder.embed(crops()), Reader.load(exported).embedder.embed(crops()))
     assert (tmp_path / "embedder.tflite").read_bytes() == file.read_bytes()
     assert not (tmp_path / "embedder.onnx").exists()
 
@@ -194,8 +195,8 @@ def test_an_export_that_says_something_else_than_keras_keeps_its_32_bits(
 def test_an_onnx_file_reads_any_number_of_crops(shape, given, tmp_path):
     (tmp_path / "e.onnx").write_bytes(designed_faces.embedder(shape=shape))
     reader = prepared(tmp_path / "faces", {**given, "face_embedder": str(tmp_path / "e.onnx")})
-    assert reader.embed(crops(20)).shape == (20, SIZE)
-    assert reader.embed(crops(20)[:0]).shape == (0, SIZE)
+    assert reader.embedder.embed(crops(20)).shape == (20, SIZE)
+    assert reader.embedder.embed(crops(20)[:0]).shape == (0, SIZE)
 
 
 def test_a_network_of_one_crop_at_a_time_reads_many_by_litert_too(given, tmp_path):
@@ -206,7 +207,7 @@ def test_a_network_of_one_crop_at_a_time_reads_many_by_litert_too(given, tmp_pat
     network = tf.lite.TFLiteConverter.from_concrete_functions([concrete], mean).convert()
     (tmp_path / "one.tflite").write_bytes(network)
     reader = prepared(tmp_path / "faces", {**given, "face_embedder": str(tmp_path / "one.tflite")}, **PLAIN)
-    np.testing.assert_allclose(reader.embed(crops(3)), crops(3).mean((1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(reader.embedder.embed(crops(3)), crops(3).mean((1, 2)), rtol=1e-5)
 
 
 def test_a_copy_reads_as_its_source_does(given, tmp_path):
@@ -214,7 +215,7 @@ def test_a_copy_reads_as_its_source_does(given, tmp_path):
     assert embedding.copy(tmp_path / "one", tmp_path / "deep" / "other")
     other = Reader.load(tmp_path / "deep" / "other")
     assert other.about == reader.about
-    np.testing.assert_array_equal(other.embed(crops()), reader.embed(crops()))
+    np.testing.assert_array_equal(other.embedder.embed(crops()), reader.embedder.embed(crops()))
     assert not embedding.copy(tmp_path / "nothing", tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
@@ -222,7 +223,9 @@ def test_a_copy_reads_as_its_source_does(given, tmp_path):
 def test_weights_in_a_bucket_are_copied_and_loaded_from_there(given, tmp_path, google):
     reader = prepared(tmp_path, given)
     assert embedding.copy(tmp_path, "gs://bucket/faces")
-    np.testing.assert_array_equal(Reader.load("gs://bucket/faces").embed(crops()), reader.embed(crops()))
+    np.testing.assert_array_equal(
+        Reader.load("gs://bucket/faces").embedder.embed(crops()), reader.embedder.embed(crops())
+    )
 
 
 def test_a_reader_loads_neither_tensorflow_nor_keras_and_tells_nothing(exported):
@@ -324,6 +327,7 @@ def test_an_address_with_nothing_is_named(uri, given, tmp_path, google):
     [
         ({"face_embedder": "e.onnx"}, "face_embedder needs face_detector"),
         ({"face_embedder_sha256": "ab"}, "face_embedder_sha256 is given without face_embedder"),
+        ({"face_scales": []}, "face_scales must name at least one scale"),
         (
             {"face_detector": "d", "face_embedder": "e.onnx", "face_layers": ["a"]},
             "face_layers names layers of a .keras",
@@ -336,11 +340,11 @@ def test_settings_that_contradict_each_other_are_refused(settings, words, tmp_pa
 
 def test_crops_of_another_size_are_refused(given, tmp_path):
     with pytest.raises(ValueError, match=r"expected crops \[n, 24, 24, 3\], got \[1, 25, 25, 3\]"):
-        prepared(tmp_path, given).embed(crops(1, 25))
+        prepared(tmp_path, given).embedder.embed(crops(1, 25))
 
 
 def test_an_embedder_that_gives_another_number_of_values_than_its_folder_says_is_refused(given):
-    about = About("onnx", "none", SIDE, 0.8, False, SIZE + 1, channels_first=True)
+    about = About("onnx", "none", SIDE, (0.8,), False, SIZE + 1, channels_first=True)
     with pytest.raises(ValueError, match="expected an embedder that gives 13 values, got one that gives 12"):
         Embedder(storage.read_bytes(given["face_embedder"]), about)
 

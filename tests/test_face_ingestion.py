@@ -112,7 +112,13 @@ def test_the_fingerprint_tells_the_weights_and_the_settings_apart(ingested, anot
     table = pd.DataFrame([row | dict.fromkeys(VOTES, 0.1)])
     plain = Outcome("means", table, (), Side(1, []), Side(0, []), None, [], SETTINGS)
     fingerprints = {plain.fingerprint}
-    changes = [{}, {"face_embedder": str(other)}, {"face_scale": 0.9}, {"face_mirror": False}, {"face_embedder": ""}]
+    changes = [
+        {},
+        {"face_embedder": str(other)},
+        {"face_scales": (0.9,)},
+        {"face_mirror": False},
+        {"face_embedder": ""},
+    ]
     for change in changes:
         about = face_weights.prepare(replace(another.faces, **change), another.folder / "faces")
         fingerprints.add(replace(plain, faces=about).fingerprint)

@@ -21,7 +21,7 @@ def faces_of(dataset, split="train") -> list[dict]:
 
 
 def test_records_say_what_they_carry(small_face_dataset, small_dataset):
-    assert photos.reading(small_face_dataset) == Reading(embedding=designed_faces.SIZE, face=True)
+    assert photos.reading(small_face_dataset) == Reading(embedding=designed_faces.READ, face=True)
     assert photos.reading(small_dataset) == Reading(embedding=0, face=False)
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from components.scorer.settings import (
+    Faces,
     Ingestion,
     Pretraining,
     Training,
@@ -26,6 +27,9 @@ def test_settings_survive_being_written_and_read():
     ("settings", "given", "words"),
     [
         (Ingestion, {"ava_tags": ["x"]}, "ava_tags must be a list of whole numbers, got ['x']"),
+        (Ingestion, {"ava_tags": [17.5]}, "ava_tags must be a whole number, got 17.5"),
+        (Faces, {"face_scales": "1"}, "face_scales must be a list of numbers, got '1'"),
+        (Faces, {"face_scales": [1, 3]}, "face_scales must be from 0.1 to 2, got 3"),
         (Ingestion, {"test_share": 0.7}, "test_share must be from 0 to 0.5, got 0.7"),
         (Ingestion, {"shorter_side": 320.5}, "shorter_side must be a whole number, got 320.5"),
         (Pretraining, {"start": "imagnet"}, "start must be one of ['autoencoder', "),

@@ -226,7 +226,7 @@ def record(number: int, by: str) -> dict:
 def write(folder: Path, by: str, **sizes: int) -> Path:
     weights = folder.with_name(f"{folder.name} weights")
     weights.mkdir(parents=True)
-    (weights / "faces.json").write_text(json.dumps({"size": SIZE}))
+    (weights / "faces.json").write_text(json.dumps({"size": SIZE, "scales": [1]}))
     (weights / "detector.onnx").write_bytes(designed_faces.detector())
     (weights / "embedder.onnx").write_bytes(b"the records hold what it would say")
     numbers = iter(range(10_000))
@@ -384,8 +384,8 @@ def faced(encoder, tmp_path_factory) -> bundle.Bundle:
     weights = folder / "data" / "faces"
     weights.mkdir(parents=True)
     face_weights.prepare(Faces(**designed_faces.write(folder)), weights)
-    model = build_scorer(encoder, 0.5, replace(BOTH, embedding=designed_faces.SIZE))
-    embeddings = np.random.default_rng(1).normal(0, 20, (30, designed_faces.SIZE))
+    model = build_scorer(encoder, 0.5, replace(BOTH, embedding=designed_faces.READ))
+    embeddings = np.random.default_rng(1).normal(0, 20, (30, designed_faces.READ))
     settle(model, principal_components(embeddings, BOTH.kept))
     read = bundle.read_faces(folder / "data")
     pretraining, training = from_parameters(Pretraining, start="none", crop=32), Training(scale=40)
@@ -430,7 +430,7 @@ def test_a_bundle_tells_what_reads_faces(faced):
     digests = json.loads(faced.faces["faces.json"])["sha256"]
     assert digests["detector"] in faced.reads
     assert digests["embedder"] in faced.reads
-    assert "12 numbers for it, of which 3 principal components are read" in faced.reads
+    assert f"{designed_faces.READ} numbers for it, of which 3 principal components are read" in faced.reads
 
 
 def test_the_model_card_tells_what_reads_faces(faced):
@@ -440,7 +440,9 @@ def test_the_model_card_tells_what_reads_faces(faced):
 
 
 def test_a_bundle_that_sees_faces_and_cannot_read_them_says_so(faced, pictures):
-    with pytest.raises(ValueError, match=r"reads embeddings of 12 for each face, and its bundle's faces/ gives none"):
+    with pytest.raises(
+        ValueError, match=f"reads embeddings of {designed_faces.READ} for each face, and its .* gives none"
+    ):
         replace(faced, faces={}).score(pictures)
 
 

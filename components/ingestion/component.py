@@ -24,7 +24,7 @@ def ingestion(
     face_embedder_sha256: str,
     face_preprocessing: str,
     face_layers: list,
-    face_scale: float,
+    face_scales: list,
     face_mirror: bool,
     show_photos: bool,
     rating_format: str,

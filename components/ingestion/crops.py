@@ -25,7 +25,7 @@ def shown_faces(outcome: Outcome) -> dict[str, list[bytes]]:
         "The largest face where there are several, which is the one that is read": found[found["face_count"] > 1],
         "Some of all": found,
     }
-    scale = outcome.faces.get("scale", Faces.face_scale)
+    scale = min(outcome.faces.get("scales", Faces.face_scales))  # the widest
     return {
         what: [_crop(row, scale) for row in some.head(MOST).itertuples()] for what, some in kinds.items() if len(some)
     }

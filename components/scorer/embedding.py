@@ -2,13 +2,14 @@
 
     faces/  detector.onnx                       YuNet (``faces``)
             embedder.tflite or embedder.onnx    the network that reads an aligned face; only where one was given
-            faces.json                          {"kind", "preprocessing", "side", "scale", "mirror", "size", "layers",
+            faces.json                          {"kind", "preprocessing", "side", "scales", "mirror", "size", "layers",
                                                 "channels_first", "sha256": {"detector", "embedder"}}; without an
                                                 embedder its sha256 alone
 
 ``face_weights.prepare`` writes such a folder from the settings; ingestion keeps it with the data set, and each later
-room takes it along with `copy`. An embedding is what the network says of a face, as it comes: neither scaled to
-length 1 nor otherwise; training fits what it needs. Nothing here imports TensorFlow or Keras.
+room takes it along with `copy`. An embedding is what the network says of a face, cut out at each of the scales, joined
+as it comes: neither scaled to length 1 nor otherwise; training fits what it needs. Nothing here imports TensorFlow or
+Keras.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -82,16 +83,16 @@ class About:
         kind: a key of `EMBEDDERS`.
         preprocessing: see ``settings.Faces``.
         side: of a crop, pixels.
-        scale: see ``faces.crop``.
-        mirror: whether the embeddings of a crop and of its mirror image are averaged.
-        size: of an embedding; 0: as many as there come.
+        scales: of the crops of a face; see ``faces.crop``.
+        mirror: whether what is said of a crop and of its mirror image is averaged.
+        size: of what is said of one crop; 0: as many values as there come.
         channels_first: whether it takes ``[n, 3, side, side]``, as many an ONNX network does.
     """
 
     kind: str
     preprocessing: str
     side: int
-    scale: float
+    scales: tuple[float, ...]
     mirror: bool
     size: int
     channels_first: bool = False
@@ -176,7 +177,7 @@ class Reader:
             return None
         if "kind" not in about:
             return cls(detector, None, about)
-        how = About(**{each.name: about[each.name] for each in fields(About)})
+        how = About(**{each.name: about[each.name] for each in fields(About)} | {"scales": (*about["scales"],)})
         file = storage.join(place, EMBEDDERS[how.kind])
         network = storage.read_bytes(file) if storage.is_remote(file) else file.removeprefix("file://")
         return cls(detector, Embedder(network, how, threads), about)
@@ -184,7 +185,7 @@ class Reader:
     @property
     def size(self) -> int:
         """Of an embedding; 0: faces are found and not read."""
-        return self.embedder.size if self.embedder else 0
+        return self.embedder.size * len(self.embedder.about.scales) if self.embedder else 0
 
     def read(self, image: Image.Image, want_embedding: bool = True) -> Seen:
         """See `read_all`."""
@@ -201,18 +202,14 @@ class Reader:
         embeddings = np.zeros((len(images), self.size), "float32")
         with_face = [place for place, those in enumerate(found) if those]
         if want_embedding and self.size and with_face:
-            crops = [self.crop(images[place], found[place][0].landmarks) for place in with_face]
-            embeddings[with_face] = self.embed(np.stack(crops))
+            crops = [self.crops(images[place], found[place][0].landmarks) for place in with_face]
+            embeddings[with_face] = self.embedder.embed(np.concatenate(crops)).reshape(len(with_face), -1)
         return [Seen(those, embedding) for those, embedding in zip(found, embeddings, strict=True)]
 
-    def crop(self, image: Image.Image, landmarks: Any) -> np.ndarray:
-        """A face as the embedder reads it: uint8 ``[side, side, 3]``; see ``faces.crop``."""
-        how = self.embedder.about
-        return faces.crop(np.asarray(image.convert("RGB")), landmarks, how.side, how.scale)
-
-    def embed(self, crops: np.ndarray) -> np.ndarray:
-        """Embeddings float32 ``[n, size]`` of crops uint8 ``[n, side, side, 3]``; see `crop`."""
-        return self.embedder.embed(crops)
+    def crops(self, image: Image.Image, landmarks: Any) -> np.ndarray:
+        """A face as the embedder reads it: uint8 ``[scales, side, side, 3]``; see ``faces.crop``."""
+        how, pixels = self.embedder.about, np.asarray(image.convert("RGB"))
+        return np.stack([faces.crop(pixels, landmarks, how.side, scale) for scale in how.scales])
 
 
 def unseen(size: int) -> Seen:
@@ -238,7 +235,8 @@ def size(folder: str | Path) -> int:
     Raises:
         FileNotFoundError: there is no such folder.
     """
-    return storage.read_json(storage.join(str(folder), ABOUT)).get("size", 0)
+    about = storage.read_json(storage.join(str(folder), ABOUT))
+    return about.get("size", 0) * len(about.get("scales", ()))
 
 
 def copy(source: str | Path, target: str | Path) -> bool:

@@ -110,7 +110,7 @@ def read_embedder(settings: Faces) -> Given:
         kind="onnx" if suffix == ".onnx" else "litert",
         preprocessing=settings.face_preprocessing,
         side=0,
-        scale=settings.face_scale,
+        scales=settings.face_scales,
         mirror=settings.face_mirror,
         size=0,
     )

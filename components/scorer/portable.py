@@ -274,7 +274,7 @@ def about(
 def _told(reads: Reads, normalising: Mapping[str, Any], faces: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The stages in their order, each with what whoever runs it needs; files are beside ``portable.json``."""
     digests, kind = faces.get("sha256", {}), faces.get("kind", "")
-    squares = {"embed": {"side": faces.get("side"), "scale": faces.get("scale")}} if reads.embedding else {}
+    squares = {"embed": {"side": faces.get("side"), "scales": faces.get("scales")}} if reads.embedding else {}
     squares |= {"score": {"side": reads.view, "scale": reads.view_scale}} if reads.view else {}
     told: dict[Stage, dict[str, Any]] = {
         "normalise": dict(normalising),
