@@ -50,17 +50,22 @@ def test_whoever_answers_has_not_learnt_from_what_is_asked_nor_from_a_near_dupli
     np.testing.assert_allclose(found, 0.1)
 
 
-def test_a_run_goes_on_from_the_seeds_that_are_there(known, tmp_path):
+def test_a_run_that_was_cut_short_goes_on_from_the_folds_that_are_there(known, tmp_path):
     asked = []
 
     def answer(learnt: np.ndarray, fold: np.ndarray, seed: int) -> np.ndarray:
+        if len(asked) == FOLDS + 2:
+            asked.append("cut short")
+            raise KeyboardInterrupt
         asked.append(seed)
         return np.full((fold.sum(), 10), seed, "float32")
 
-    protocol.held_out(tmp_path, "a name", known, 1, answer)
+    with pytest.raises(KeyboardInterrupt):
+        protocol.held_out(tmp_path, "a name", known, 2, answer)
     found = protocol.held_out(tmp_path, "a name", known, 2, answer)
-    assert asked == [0] * FOLDS + [1] * FOLDS
-    assert [found[0].max(), found[1].max()] == [0, 1]
+    assert asked == [0] * FOLDS + [1, 1, "cut short", 1, 1, 1]
+    np.testing.assert_array_equal(found, np.broadcast_to([[[0.0]], [[1.0]]], found.shape))
+    assert len([*tmp_path.iterdir()]) == 2
 
 
 def test_a_smaller_share_is_part_of_a_larger_one():
@@ -166,3 +171,5 @@ def test_what_is_said_of_pretraining_follows_from_the_intervals():
     assert "0.450, it gives with no share of them. From ImageNet" in said
     assert "from autoencoder: LCC 0.400 at best, the 0.500 that nothing reaches at best never in 2 epochs" in said
     assert "from ImageNet: LCC 0.600 at best, the 0.500 that nothing reaches at best after 1 epochs" in said
+    assert "in fewer epochs does not hold for autoencoder here." in said
+    assert said.endswith("in fewer epochs holds for ImageNet here.")

@@ -228,15 +228,25 @@ def held_out(place: Path, name: str, known: Known, seeds: int, answer: Answer) -
     for seed in range(seeds):
         file = place / f"{name.replace(' ', '_')}-{seed}.npy"
         if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
             found = np.zeros_like(known.votes)
-            for fold in folds(known.groups, seed):
-                found[fold] = answer(~fold, fold, seed)
-            partial = file.with_name(f"{file.stem}.partial.npy")
-            np.save(partial, found)
-            partial.rename(file)
+            parts = [file.with_name(f"{file.stem}-{fold}.part.npy") for fold in range(FOLDS)]
+            for part, fold in zip(parts, folds(known.groups, seed), strict=True):
+                if not part.exists():
+                    _save(part, answer(~fold, fold, seed))
+                found[fold] = np.load(part)
+            _save(file, found)
+            for part in parts:
+                part.unlink()
         every.append(np.load(file))
     return np.stack(every)
+
+
+def _save(file: Path, values: np.ndarray) -> None:
+    """Write an array so that the file is there as a whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.stem}.partial.npy")
+    np.save(partial, values)
+    partial.rename(file)
 
 
 def learning(
@@ -311,7 +321,7 @@ def figures(votes: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
 
 def line(name: str, found: Mapping[str, float]) -> str:
     """A row of a table."""
-    return f"{name:<40}" + "".join(f"{measure} {found[measure]:6.3f}   " for measure in (*MEASURES, "emd", "spread"))
+    return f"{name:<44}" + "".join(f"{measure} {found[measure]:6.3f}   " for measure in (*MEASURES, "emd", "spread"))
 
 
 def compared(known: Known, predicted: Mapping[str, np.ndarray], against: str) -> dict[str, dict[str, Any]]:
@@ -371,7 +381,7 @@ def gains(variants: Mapping[str, Mapping[str, Any]]) -> str:
 
     having = {name: found["gain"] for name, found in variants.items() if "gain" in found}
     return "\n".join(
-        f"{name:<40}" + "   ".join(f"{measure.upper()} {told(gain[measure])}" for measure in _PAIRED)
+        f"{name:<44}" + "   ".join(f"{measure.upper()} {told(gain[measure])}" for measure in _PAIRED)
         for name, gain in having.items()
     )
 

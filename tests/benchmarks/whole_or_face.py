@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy import sparse
 from scipy.optimize import linprog
 
 from components.scorer import metrics
@@ -103,7 +104,7 @@ def lower_bound(higher: np.ndarray, lower: np.ndarray, share: float = BELOW) -> 
     line = np.column_stack([np.ones(n), higher])
     found = linprog(
         np.concatenate([np.zeros(2), np.full(n, share), np.full(n, 1 - share)]),
-        A_eq=np.hstack([line, np.eye(n), -np.eye(n)]),
+        A_eq=sparse.hstack([line, sparse.eye_array(n), -sparse.eye_array(n)], format="csr"),
         b_eq=lower,
         bounds=[(None, None)] * 2 + [(0, None)] * (2 * n),
         method="highs",
