@@ -7,6 +7,7 @@ from conftest import votes_around
 from components.scorer import metrics
 from components.scorer.losses import squared_emd
 from components.scorer.settings import Training
+from components.scorer.sight import principal_components
 from tests.benchmarks import label_curve, pretraining_curve, protocol, what_helps, whole_or_face
 from tests.benchmarks.protocol import FOLDS, Known, Variant
 
@@ -151,7 +152,8 @@ def test_a_head_by_the_gradient_learns_with_a_changed_loss_and_averaged_weights(
     change = what_helps.Change(what_helps.with_ranks, average=True)
     given = {**seen, "embedding": seen["pooled"], "found": np.ones(PHOTOS, "float32")}
     training = Training(head_epochs=60, dropout=0.0, head_learning_rate=0.03)
-    head = what_helps.stepped(given, known.votes, np.ones(PHOTOS), np.arange(40), change, training)
+    components = principal_components(given["embedding"][:40], CHANNELS)
+    head = what_helps.stepped(given, known.votes, np.ones(PHOTOS), np.arange(40), components, change, training)
     told = metrics.mean_scores(protocol.said(head, given, np.arange(PHOTOS) >= 40))
     assert metrics.lcc(known.truth[40:], told) > 0.7
 

@@ -22,6 +22,7 @@ What cannot be measured here stands in the results with its reason. Prints a tab
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from components.scorer.heads import Heads
 from components.scorer.losses import squared_emd
 from components.scorer.model import build_head
 from components.scorer.settings import SCORES, Training
-from components.scorer.sight import Sight, principal_components, settle
+from components.scorer.sight import Components, Sight, principal_components, settle
 from components.scorer.stages import EMBEDDING, FACE, FOUND
 from components.training.raters import noise_of, reliabilities
 from components.training.train import Reader
@@ -68,23 +69,21 @@ def main() -> None:
         raise SystemExit("the changed scorers read faces: give face_detector and face_embedder")
     raters = protocol.raters(work)
     groups = {
-        CLOSED: closed(seen, known, raters, training, lambda: _mirrored(work, training)),
         GRADIENT: by_gradient(seen, known, raters, training),
+        CLOSED: closed(seen, known, raters, training, lambda: _mirrored(work, training)),
     }
     variants: dict[str, Any] = {}
-    predicted: dict[str, np.ndarray] = {}
     for base, answers in groups.items():
-        own = {}
+        predicted = {}
         for name, answer in answers.items():
-            own[name] = protocol.held_out(work / "what_helps", name, known, given.seeds, answer)
-            print(protocol.line(name, protocol.figures(known.votes, own[name])), flush=True)
-        variants |= protocol.compared(known, own, base)
-        predicted |= own
-    results = protocol.about(known, predicted, parameters)
-    results |= {"variants": variants, "not_measured": NOT_MEASURED, "said": said(variants)}
-    print(f"\neach against its own base, paired, 95 % by resampling groups\n{protocol.gains(variants)}")
-    print("\n".join(f"not measured: {name}: {why}" for name, why in NOT_MEASURED.items()), f"\n{results['said']}")
-    protocol.write(work, "what_helps", results, draw(variants, len(known.votes)))
+            predicted[name] = protocol.held_out(work / "what_helps", name, known, given.seeds, answer)
+            print(protocol.line(name, protocol.figures(known.votes, predicted[name])), flush=True)
+        variants |= protocol.compared(known, predicted, base)
+        results = protocol.about(known, predicted, parameters)
+        results |= {"variants": variants, "not_measured": NOT_MEASURED, "said": said(variants)}
+        print(f"\neach against its own base, paired, 95 % by resampling groups\n{protocol.gains(variants)}")
+        protocol.write(work, "what_helps", results, draw(variants, len(known.votes)))
+    print("\n".join(f"not measured: {name}: {why}" for name, why in NOT_MEASURED.items()), f"\n{said(variants)}")
 
 
 def closed(
@@ -140,12 +139,19 @@ def by_gradient(seen: Seen, known: Known, raters: np.ndarray, training: Training
         ", smoothing by rater noise": Change(smooth=True),
     }
 
+    @cache  # of all changes: principal components take longer than the steps
+    def components_of(some: tuple[int, ...]) -> Components:
+        learnt = [place for place in some if seen[FOUND][place] > 0]
+        return principal_components(seen[EMBEDDING][learnt], BEST.embedding)
+
     def changed(change: Change) -> protocol.Answer:
         def answer(learnt: np.ndarray, asked: np.ndarray, seed: int) -> np.ndarray:
             noise = noise_of(known.votes[learnt], raters[learnt])
             votes = smoothed(known.votes, raters, noise, known.votes[learnt].mean(0)) if change.smooth else known.votes
             weights = raters / (raters + noise) if change.weigh else np.ones(len(raters))
-            head = stepped(seen, votes, weights, np.flatnonzero(learnt), change, replace(training, seed=seed))
+            some = np.flatnonzero(learnt)
+            components = components_of(tuple(some.tolist()))
+            head = stepped(seen, votes, weights, some, components, change, replace(training, seed=seed))
             return protocol.said(head, seen, asked)
 
         return answer
@@ -154,12 +160,17 @@ def by_gradient(seen: Seen, known: Known, raters: np.ndarray, training: Training
 
 
 def stepped(
-    seen: Seen, votes: np.ndarray, weights: np.ndarray, some: np.ndarray, change: Change, training: Training
+    seen: Seen,
+    votes: np.ndarray,
+    weights: np.ndarray,
+    some: np.ndarray,
+    components: Components,
+    change: Change,
+    training: Training,
 ) -> keras.Model:
-    """The head after the pipeline's head phase, ``training.head_epochs`` long."""
+    """The head after the pipeline's head phase, ``training.head_epochs`` long, on some photos."""
     keras.utils.set_random_seed(training.seed)
     learnt = {name: values[some] for name, values in seen.items()}
-    components = principal_components(learnt[EMBEDDING][learnt[FOUND] > 0], BEST.embedding)
     head = build_head(learnt["pooled"].shape[-1], training.dropout, Sight(True, *components.axes.shape))
     settle(head, components)
     averaging = {"use_ema": True, "ema_momentum": AVERAGED} if change.average else {}
