@@ -67,8 +67,8 @@ class Faces:
     face_embedder_sha256: str = ""  # that it has to have, of deepface's networks the weights; "": any
     face_preprocessing: FacePreprocessing = "facenet"  # of a crop's pixels, as the embedder was trained
     face_layers: tuple[str, ...] = ()  # of a .keras file, read in place of its output; of maps, means and deviations
-    # Of each crop that is read, the share of its side that ArcFace's template takes. By cross-validation with FaceNet on
-    # 1,989 portraits: LCC .779 by one crop with the hair, .787 with one of the face alone beside it.
+    # Of each crop that is read, the share of its side that ArcFace's template takes. By cross-validation with FaceNet
+    # on 1,989 portraits: LCC .779 by one crop with the hair, .787 with one of the face alone beside it.
     face_scales: tuple[float, ...] = (0.8, 1.1)
     face_mirror: bool = True  # average what is read of a face and of its mirror image
 
