@@ -103,6 +103,19 @@ def test_without_a_scheduler_processes_of_this_machine_are_used_and_end(tmp_path
     assert not [child for child in left if "distributed" in " ".join(child.cmdline())]
 
 
+WITHOUT = """
+import sys
+
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "components":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Without())
+"""
+"""What keeps an interpreter that starts with it from this project, which is installed in this environment."""
+
+
 def start(scheduler: str, code: Path) -> subprocess.Popen:
     """A worker that finds this project in a folder."""
     command = [sys.executable, "-m", "distributed.cli.dask_worker", scheduler, "--nthreads=1", "--no-dashboard"]
@@ -116,6 +129,8 @@ def test_workers_that_are_not_ours_are_refused_before_any_work(kind, tmp_path):
         shutil.copytree(ROOT / "components", tmp_path / "components")
         with (tmp_path / "components" / "scorer" / "decoding.py").open("a") as file:
             file.write("# another version\n")
+    else:
+        (tmp_path / "sitecustomize.py").write_text(WITHOUT)
     expected = {"other code": r"has the project's code \w+, this process \w+", "no code": "lack this project"}[kind]
     with distributed.LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as cluster:
         worker = start(cluster.scheduler_address, tmp_path)
