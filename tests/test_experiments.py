@@ -67,6 +67,8 @@ def test_a_run_that_was_cut_short_goes_on_from_the_folds_that_are_there(known, t
     assert asked == [0] * FOLDS + [1, 1, "cut short", 1, 1, 1]
     np.testing.assert_array_equal(found, np.broadcast_to([[[0.0]], [[1.0]]], found.shape))
     assert len([*tmp_path.iterdir()]) == 2
+    assert protocol.is_kept(tmp_path, "a name", 2)
+    assert not protocol.is_kept(tmp_path, "a name", 3)
 
 
 def test_a_smaller_share_is_part_of_a_larger_one():

@@ -35,6 +35,8 @@ def main() -> None:
     for share in SHARES:
         for raters in RATERS:
             name = f"{share:.0%} of the photos, {raters or 'all'} raters"
+            if given.kept and not protocol.is_kept(work / "label_curve", name, given.seeds):
+                continue
             answer = learning(seen, counts, share, raters, training)
             predicted[name] = protocol.held_out(work / "label_curve", name, known, given.seeds, answer)
             sizes[name] = _size(known, counts, share, raters)

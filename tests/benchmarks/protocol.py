@@ -109,6 +109,7 @@ def parser(about: str | None) -> argparse.ArgumentParser:
         made.add_argument(f"--{name}", required=True)
     made.add_argument("--attributes", default="")
     made.add_argument("--seeds", type=int, default=SEEDS)
+    made.add_argument("--kept", action="store_true", help="tell what WORK has already, and learn nothing more")
     made.add_argument("--set", action="extend", nargs="+", default=[], metavar="PARAMETER=VALUE")
     return made
 
@@ -226,7 +227,7 @@ def held_out(place: Path, name: str, known: Known, seeds: int, answer: Answer) -
     """Votes for each photo by a scorer that did not learn from its fold, ``[seeds, n, 10]``; kept in ``place``."""
     every = []
     for seed in range(seeds):
-        file = place / f"{name.replace(' ', '_')}-{seed}.npy"
+        file = _file(place, name, seed)
         if not file.exists():
             found = np.zeros_like(known.votes)
             parts = [file.with_name(f"{file.stem}-{fold}.part.npy") for fold in range(FOLDS)]
@@ -239,6 +240,15 @@ def held_out(place: Path, name: str, known: Known, seeds: int, answer: Answer) -
                 part.unlink()
         every.append(np.load(file))
     return np.stack(every)
+
+
+def is_kept(place: Path, name: str, seeds: int) -> bool:
+    """Whether `held_out` has nothing left to learn."""
+    return all(_file(place, name, seed).exists() for seed in range(seeds))
+
+
+def _file(place: Path, name: str, seed: int) -> Path:
+    return place / f"{name.replace(' ', '_')}-{seed}.npy"
 
 
 def _save(file: Path, values: np.ndarray) -> None:

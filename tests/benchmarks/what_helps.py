@@ -76,6 +76,8 @@ def main() -> None:
     for base, answers in groups.items():
         predicted = {}
         for name, answer in answers.items():
+            if given.kept and not protocol.is_kept(work / "what_helps", name, given.seeds):
+                continue
             predicted[name] = protocol.held_out(work / "what_helps", name, known, given.seeds, answer)
             print(protocol.line(name, protocol.figures(known.votes, predicted[name])), flush=True)
         variants |= protocol.compared(known, predicted, base)
