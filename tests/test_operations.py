@@ -90,7 +90,7 @@ def test_it_speaks_of_every_case_that_it_promises():
     cases = re.findall(r"^## (.*)$", PAGE, re.MULTILINE)
     assert cases == [
         "First install", "Upgrade", "Roll the code back", "A bad model is out", "The bucket is lost",
-        "No GPU to be had", "Spot nodes vanish", "A schedule is stuck", "Housekeeping",
+        "No GPU to be had", "Spot nodes vanish", "A step dies", "A schedule is stuck", "Housekeeping",
     ]  # fmt: skip
 
 
