@@ -383,6 +383,6 @@ def test_facenet_tells_people_apart_and_does_not_mind_another_encoding(portraits
     one, other = (np.stack([seen.embedding for seen in reader.read_all(some)]) for some in (images, again))
     unit = [values / np.linalg.norm(values, axis=1, keepdims=True) for values in (one, other)]
     cosines = unit[0] @ unit[1].T
-    assert reader.size == 512
+    assert (reader.embedder.size, reader.size) == (512, 1024)
     assert np.diag(cosines).min() > 0.9
     assert np.median(cosines[~np.eye(len(files), dtype=bool)]) < 0.4

@@ -417,9 +417,9 @@ def test_push_refuses_a_version_that_cuts_faces_otherwise_than_training(scorer, 
 def test_real_photos_score_alike_from_their_own_bytes_on_every_way(portraits, tmp_path):
     names = {"face_detector": "yunet_n_640_640.onnx", "face_embedder": "facenet_512.tflite"}
     given = {name: str(portraits / "weights" / file) for name, file in names.items()}
-    about = face_weights.prepare(from_parameters(Faces, **given), tmp_path / "weights")
+    face_weights.prepare(from_parameters(Faces, **given), tmp_path / "weights")
     files = {file.name: file.read_bytes() for file in (tmp_path / "weights").iterdir()}
-    scorer = seeing(Sight(view=True, embedding=about["size"], kept=64), files, spread=0.01)
+    scorer = seeing(Sight(view=True, embedding=embedding.size(tmp_path / "weights"), kept=64), files, spread=0.01)
     uri = tmp_path / "models" / "portraits" / "1"
     published.export(scorer, uri, "portraits")
     published.export_portable(scorer, uri, "portraits")

@@ -257,13 +257,15 @@ def _traced(network: keras.Model) -> Encode:
     """A network as a function of what `examples.given` gives, by arrays, traced once for batches of any size."""
     specs = {each.name: tf.TensorSpec(each.shape, tf.float32) for each in network.inputs}
     if keras.backend.backend() == "tensorflow":
-        traced = tf.function(lambda given: network(in_order(network, given), training=False), input_signature=[specs])
+        # As concrete functions: TensorFlow warns of many that are each traced at their first call.
+        function = tf.function(lambda given: network(in_order(network, given), training=False), input_signature=[specs])
+        traced, array = function.get_concrete_function(), tf.convert_to_tensor
     else:
-        traced = network.predict_on_batch  # other backends take arrays alone
+        traced, array = network.predict_on_batch, np.asarray  # other backends take arrays alone
 
     def answer(given: Any) -> Any:
         named = given if isinstance(given, dict) else {PIXELS: given}
-        return tf.nest.map_structure(np.asarray, traced({name: np.asarray(named[name]) for name in specs}))
+        return tf.nest.map_structure(np.asarray, traced({name: array(named[name]) for name in specs}))
 
     return answer
 

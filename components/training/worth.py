@@ -125,4 +125,4 @@ def _asked(reader: "Reader", network: keras.Model) -> tuple[np.ndarray, np.ndarr
 
     (features, votes), (others, truth) = seen("train"), seen("validation")
     head, _ = fit_closed({"pooled": features}, votes, WHOLE, None, reader.settings)
-    return np.asarray(head(others)), truth, len(votes)
+    return np.asarray(head([others])), truth, len(votes)
