@@ -54,7 +54,7 @@ def pretrain(
     if settings.start == "none" and not settings.weights:
         settle_batch_norms(network, _some_photos(dataset, settings, scale))
     curves, panel, metrics = {}, None, {}
-    if settings.start in ("autoencoder", "denoising"):
+    if settings.unsupervised:
         place = Checkpoints(checkpoints, fingerprint_of(as_parameters(settings), scale, fingerprint))
         network, curves, panel = _train(dataset, network, settings, scale, place)
         metrics = {

@@ -294,9 +294,17 @@ def load_encoder(folder: str | Path) -> tuple[keras.Model, Pretraining]:
     Raises:
         FileNotFoundError: ``folder`` holds no complete encoder.
     """
+    settings = encoder_settings(folder)
+    return keras.saving.load_model(Path(folder, "encoder.keras"), compile=False), settings
+
+
+def encoder_settings(folder: str | Path) -> Pretraining:
+    """How an encoder was pretrained, without loading it.
+
+    Raises:
+        FileNotFoundError: ``folder`` holds no complete encoder.
+    """
     folder = Path(folder)
     if not (folder / "encoder.json").exists():
         raise FileNotFoundError(f"{folder} holds no encoder: expected encoder.keras and encoder.json in it")
-    about = json.loads((folder / "encoder.json").read_text())
-    encoder = keras.saving.load_model(folder / "encoder.keras", compile=False)
-    return encoder, from_parameters(Pretraining, **about["settings"])
+    return from_parameters(Pretraining, **json.loads((folder / "encoder.json").read_text())["settings"])

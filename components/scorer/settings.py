@@ -89,6 +89,11 @@ class Pretraining:
     noise: float = 0.1  # standard deviation added to the input of the denoising autoencoder, of a range of 1
     seed: int = 1
 
+    @property
+    def unsupervised(self) -> bool:
+        """Whether the pipeline itself teaches the encoder, on photos without labels."""
+        return self.start in ("autoencoder", "denoising")
+
 
 @dataclass(frozen=True)
 class Training:
@@ -262,7 +267,7 @@ def check_together(pretraining: Pretraining, scale: int) -> None:
     """
     if scale < pretraining.crop:
         raise ValueError(f"scale must be at least crop, which is cut from it; got {scale} and {pretraining.crop}")
-    if pretraining.start in ("autoencoder", "denoising") and pretraining.epochs == 0:
+    if pretraining.unsupervised and pretraining.epochs == 0:
         raise ValueError(
             f"start {pretraining.start!r} needs pretraining_epochs of at least 1, got 0;"
             ' to train nothing, set start to "none"'

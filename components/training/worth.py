@@ -25,7 +25,6 @@ MOST = 2000
 """Photos of each split that are looked at: the interval of a gain then is some hundredths wide."""
 
 _RESAMPLES = 1000
-_OWN = ("autoencoder", "denoising")
 
 
 @dataclass(frozen=True)
@@ -91,9 +90,9 @@ def weigh(reader: "Reader", encoder: str | Path) -> Worth | None:
     Returns:
         None where nothing was pretrained.
     """
-    network, pretraining = bundle.load_encoder(encoder)
-    if pretraining.start not in _OWN:
+    if not bundle.encoder_settings(encoder).unsupervised:
         return None
+    network, _ = bundle.load_encoder(encoder)
     keras.utils.set_random_seed(reader.settings.seed)
     fresh = keras.models.clone_model(network)
     settle_batch_norms(fresh, next(iter(reader.plain("train")))[0])
