@@ -63,11 +63,16 @@ def rate(work: Callable[[], object], photos: int) -> float:
     return photos / (time.perf_counter() - start)
 
 
-def bare_all(photos: list[tuple[str, str]]) -> None:
-    """Decode, resize and encode on all cores."""
+def bare_all(photos: list[tuple[str, str]]) -> list[float]:
+    """Decode, resize and encode on all cores; the moments at which chunks were done."""
     chunks = [photos[start : start + CHUNK] for start in range(0, len(photos), CHUNK)]
-    for _ in engine.on_processes(bare_chunk, chunks):
-        pass
+    return [time.perf_counter() for _ in engine.on_processes(bare_chunk, chunks)]
+
+
+def bare_rate(photos: list[tuple[str, str]]) -> float:
+    """Photos a second of the same from the first chunk's end on, without the start of the processes; whole chunks."""
+    moments = bare_all(photos[: len(photos) // CHUNK * CHUNK])
+    return (len(moments) - 1) * CHUNK / (moments[-1] - moments[0])
 
 
 def bare_chunk(photos: list[tuple[str, str]]) -> None:

@@ -7,7 +7,8 @@ hundred drawn pictures in places, sizes and lights of their own. They are kept i
 next time. What was measured of each number is kept in FILE and not measured again, so that numbers can be added one by
 one. Memory is the sum of what all processes of the ingestion show as resident, so pages that they share count several
 times. The bare minimum is to decode, resize and encode the same photos on the same cores; it is timed before and after
-each ingestion, so that other load on the machine meets both, and growth is that of the ratio to it.
+each ingestion, without the start of its processes, so that other load on the machine meets both, and growth is that of
+the ratio to it.
 
 What is told of cores, hours and money is of the processor time that all processes took, which other load changes less
 than the clock, and a stated price of a core's hour. A straight line is laid through the numbers, with how far each is
@@ -41,7 +42,7 @@ from components.scorer import progress, storage
 from components.scorer.progress import track
 from components.scorer.settings import Ingestion
 from components.scorer.workspace import Workspace
-from tests.benchmarks.ingestion_rate import bare_all, drawn, rate
+from tests.benchmarks.ingestion_rate import bare_rate, drawn
 
 SIZE = (640, 800)
 PICTURES = 100
@@ -127,7 +128,7 @@ def _measured(photos: list[Path], folder: Path) -> Measured:
     workspace = Workspace(str(folder / "workspace"), "run")
     options = {"unlabelled": str(folder / "unlabelled"), "workspace": workspace, "settings": Ingestion()}
     some = [(path.name, str(path)) for path in photos[:: max(1, len(photos) // BARE)]]
-    before = rate(lambda: bare_all(some), len(some))
+    before = bare_rate(some)
     # In a process of its own, which holds nothing from an ingestion before.
     process = multiprocessing.get_context("spawn").Process(target=ingest, args=places, kwargs=options)
     started, memory, before_it = time.perf_counter(), 0.0, _processor_time()
@@ -139,7 +140,7 @@ def _measured(photos: list[Path], folder: Path) -> Measured:
     if process.exitcode:
         raise RuntimeError(f"the ingestion of {len(photos)} photos failed: see above")
     shutil.rmtree(folder)
-    bare = (before + rate(lambda: bare_all(some), len(some))) / 2
+    bare = (before + bare_rate(some)) / 2
     return Measured(len(photos), seconds, core_seconds, memory, bare)
 
 
