@@ -112,7 +112,7 @@ def test_what_is_in_pairs_of_features_is_learnt(head):
 
 
 def test_features_alone_do_not_tell_what_is_in_pairs(learnt):
-    head, _ = fit_closed(learnt, rated(learnt), BOTH, components_of(learnt), SETTINGS, ratios=(0.0,))
+    head, _ = fit_closed(learnt, rated(learnt), BOTH, components_of(learnt), SETTINGS, ratio=0.0)
     others = drawn(100, seed=2)
     truth = rated(others) @ np.array(SCORES)
     assert abs(spearmanr(asked(head, others) @ np.array(SCORES), truth).statistic) < 0.3

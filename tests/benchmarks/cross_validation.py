@@ -29,7 +29,7 @@ VARIANTS = (
     Variant("photo, face", view=True),
     Variant("photo, embedding", embedding=512),
     *(Variant(f"photo, face, embedding of {size}", view=True, embedding=size) for size in (32, 64, 128, 256)),
-    replace(BEST, name="… features alone, no pairs", ratios=(0.0,)),
+    replace(BEST, name="… features alone, no pairs", ratio=0.0),
     *(replace(BEST, name=f"… {share:.0%} of the photos", share=share) for share in (0.1, 0.25, 0.5)),
 )
 

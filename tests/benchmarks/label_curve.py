@@ -8,7 +8,6 @@ raters, drawn without replacement (a photo that has fewer keeps all). It is aske
 against the mean of all their raters. Prints a table, and writes ``label_curve.json`` and ``label_curve.png``.
 """
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,7 @@ def learning(seen: Seen, counts: np.ndarray, share: float, raters: int, training
         raters: of each photo at most; 0: all.
         training: settings.
     """
-    variant = replace(BEST if EMBEDDING in seen else WHOLE, ratios=(1.0,))
+    variant = BEST if EMBEDDING in seen else WHOLE
     seen = protocol.visible(variant, seen)
 
     def answer(learnt: np.ndarray, asked: np.ndarray, seed: int) -> np.ndarray:
@@ -111,7 +110,7 @@ def draw(cells: dict[str, Any], photos: int) -> Figure:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for place, raters in enumerate(RATERS):
-        label = f"{raters or 'all'} raters"
+        label = "1 rater" if raters == 1 else f"{raters or 'all'} raters"
         found = [each for name, each in cells.items() if name.endswith(f", {label}")]
         at = [each["ratings"] for each in found]
         axes.plot(at, [each["lcc"] for each in found], "o-", color=f"C{place}", label=f"{label} a photo")

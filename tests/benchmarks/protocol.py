@@ -61,7 +61,7 @@ class Variant:
         whole: whether it sees the whole photo.
         view: whether it sees the aligned face through the same network.
         embedding: principal components of the embedding that it reads; 0: none.
-        ratios: of pairs of features against features alone that are tried; 0 alone: pairs are not weighed.
+        ratio: of pairs of features against features alone; 0: pairs are not weighed.
         share: of the photos outside the fold that it learns from.
     """
 
@@ -69,7 +69,7 @@ class Variant:
     whole: bool = True
     view: bool = False
     embedding: int = 0
-    ratios: tuple[float, ...] = closed_form.RATIOS
+    ratio: float = closed_form.RATIO
     share: float = 1.0
 
 
@@ -303,7 +303,7 @@ def fitted(
     """The head that some photos teach; also their embeddings' components are of them alone.
 
     Args:
-        variant: of which the size of the embedding and the ratios are read.
+        variant: of which the size of the embedding and the ratio are read.
         seen: what is `visible` to it.
         votes: of people, ``[n, 10]``.
         some: places of the photos.
@@ -315,7 +315,7 @@ def fitted(
     if variant.embedding:
         components = principal_components(learnt[EMBEDDING][learnt[FOUND] > 0], variant.embedding)
     sight = Sight("pooled_face" in seen, *(components.axes.shape if components else (0, 0)))
-    return closed_form.fit_closed(learnt, votes[some], sight, components, training, variant.ratios, weights=weights)[0]
+    return closed_form.fit_closed(learnt, votes[some], sight, components, training, variant.ratio, weights=weights)[0]
 
 
 def said(head: keras.Model, seen: Seen, asked: np.ndarray) -> np.ndarray:

@@ -56,7 +56,7 @@ NOT_MEASURED = {
     "spoiled copies": "their faces have to be read anew; what they cost is told in closed_form.FAULT, .003 of SRCC",
 }
 
-_PLAIN = replace(BEST, name=CLOSED, ratios=(1.0,))
+_PLAIN = replace(BEST, name=CLOSED)
 
 
 def main() -> None:
@@ -113,7 +113,7 @@ def closed(
     return {
         CLOSED: changed(),
         f"{CLOSED}, one view": changed(replace(_PLAIN, view=False)),
-        f"{CLOSED}, no pairs": changed(replace(_PLAIN, ratios=(0.0,))),
+        f"{CLOSED}, no pairs": changed(replace(_PLAIN, ratio=0.0)),
         f"{CLOSED}, rater-count weighting": changed(weigh=True),
         f"{CLOSED}, smoothing by rater noise": changed(smooth=True),
         f"{CLOSED}, test-time mirror": mirror,
@@ -256,6 +256,7 @@ def draw(variants: Mapping[str, Mapping[str, Any]], photos_: int) -> Figure:
         axes.plot(gain, place, "o", color=colour, label=name)
     axes.axvline(0, color="black", linewidth=1)
     axes.set_yticks(range(len(gains)), list(reversed(gains)))
+    axes.set_ylim(-0.6, len(gains) - 0.4)
     axes.set_xlabel(f"gain in LCC over the same scorer without ({photos_:,} photos, 95 %)")
     axes.grid(axis="x", alpha=0.3)
     return figure
