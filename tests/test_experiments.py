@@ -133,6 +133,20 @@ def test_equal_scores_are_within_the_bound_and_one_half_as_high_again_is_not(kno
     assert found["within"]["photo_at_most"][0] == 1
 
 
+def test_every_number_of_raters_has_its_line():
+    found = {"lcc": 0.5, "interval": {"lcc": [0.4, 0.6]}}
+    cells = {
+        f"{share:.0%} of the photos, {raters or 'all'} raters": found | {"ratings": share * (raters or 20)}
+        for share in label_curve.SHARES
+        for raters in label_curve.RATERS
+    }
+    axes = label_curve.draw(cells, PHOTOS).axes[0]
+    assert [line.get_label() for line in axes.lines] == [
+        "1 rater a photo", "3 raters a photo", "6 raters a photo", "12 raters a photo", "all raters a photo"
+    ]  # fmt: skip
+    assert all(len(line.get_xdata()) == len(label_curve.SHARES) for line in axes.lines)
+
+
 def test_smoothing_leaves_many_raters_alone_and_draws_few_toward_all_photos():
     votes, prior = np.eye(10)[[2, 2]], np.full(10, 0.1)
     found = what_helps.smoothed(votes, np.array([1, 10_000]), 4.0, prior)

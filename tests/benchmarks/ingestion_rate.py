@@ -70,7 +70,11 @@ def bare_all(photos: list[tuple[str, str]]) -> list[float]:
 
 
 def bare_rate(photos: list[tuple[str, str]]) -> float:
-    """Photos a second of the same from the first chunk's end on, without the start of the processes; whole chunks."""
+    """Photos a second of the same, without the start of the processes: from the first chunk's end to the last one's.
+
+    Args:
+        photos: at least two chunks; the rest after the last whole one is left out.
+    """
     moments = bare_all(photos[: len(photos) // CHUNK * CHUNK])
     return (len(moments) - 1) * CHUNK / (moments[-1] - moments[0])
 

@@ -48,6 +48,7 @@ SIZE = (640, 800)
 PICTURES = 100
 RATED = 5  # one photo in so many
 BARE = 3000  # some so many photos tell the bare rate
+LEAST = 2 * CHUNK  # whose rate is that from the first chunk's end to the last one's
 
 PRICE = 0.05
 """US dollars a core and hour, an assumption: about what clouds ask for a general-purpose machine's cores on demand."""
@@ -98,6 +99,8 @@ def main() -> int:
     parser.add_argument("--results", type=Path, help="JSON file that keeps what was measured, and is not again")
     parser.add_argument("--price", type=float, default=PRICE, help="US dollars a core and hour (default: %(default)s)")
     asked = parser.parse_args()
+    if min(asked.numbers) < LEAST:
+        parser.error(f"expected at least {LEAST} photos, by fewer no bare rate can be told, got {min(asked.numbers)}")
     numbers, kept = sorted(set(asked.numbers)), _kept(asked.results)
     for number in sorted(kept.keys() & set(numbers)):
         _tell(kept[number], asked.price)

@@ -110,8 +110,8 @@ def draw(cells: dict[str, Any], photos: int) -> Figure:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for place, raters in enumerate(RATERS):
+        found = [each for name, each in cells.items() if name.endswith(f", {raters or 'all'} raters")]
         label = "1 rater" if raters == 1 else f"{raters or 'all'} raters"
-        found = [each for name, each in cells.items() if name.endswith(f", {label}")]
         at = [each["ratings"] for each in found]
         axes.plot(at, [each["lcc"] for each in found], "o-", color=f"C{place}", label=f"{label} a photo")
         low, high = zip(*(each["interval"]["lcc"] for each in found), strict=True)
