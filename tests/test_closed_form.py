@@ -68,9 +68,9 @@ def head(learnt) -> keras.Model:
 
 
 def test_the_head_answers_as_ridge_regression_under_the_kernel_does(learnt, head, monkeypatch):
-    chosen = closed_form.Chosen(weight=0.25, ratio=2.0, penalty=0.5, loss=0.0)
+    chosen = closed_form.Chosen(weight=0.25, penalty=0.5, loss=0.0)
     monkeypatch.setattr(closed_form, "_choose", lambda *given: chosen)
-    head, _ = fit_closed(learnt, rated(learnt), BOTH, components_of(learnt), SETTINGS)
+    head, _ = fit_closed(learnt, rated(learnt), BOTH, components_of(learnt), SETTINGS, ratio=2.0)
     both = {name: np.concatenate([values, drawn(20, seed=1)[name]]) for name, values in learnt.items()}
     joined = keras.Model(head.inputs, head.get_layer(NAME).output)([both[each.name] for each in head.inputs])
     z = np.asarray(joined, float)[:, : head.get_layer(NAME).kept]

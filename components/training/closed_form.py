@@ -33,7 +33,8 @@ WEIGHTS = (0.03, 0.06, 0.125, 0.25)
 RATIO = 1.0
 """Of pairs of features against features alone; 0: features alone.
 
-Choosing among 0, .5, 1 and 2 as the rest is chosen gained nothing on 1,600 portraits and lost .006 of LCC on 160."""
+Choosing among 0, .5, 1 and 2 as the rest is chosen gained nothing on 1,600 portraits and lost .006 of LCC on 160.
+"""
 
 PENALTIES = tuple(2.0 ** (power / 2) for power in range(-8, 13))
 """Likewise, against kernels of size 1 and 2."""
@@ -63,13 +64,11 @@ class Chosen(NamedTuple):
 
     Attributes:
         weight: one of `WEIGHTS`.
-        ratio: as given.
         penalty: one of `PENALTIES`.
         loss: squared EMD of the photos that were left out.
     """
 
     weight: float
-    ratio: float
     penalty: float
     loss: float
 
@@ -118,7 +117,7 @@ def fit_closed(
     counts = _counts(base, tilts) * (1 if weights is None else weights / weights.mean())
     chosen = _choose(blocks, votes, base, tilts, counts, ratio, settings.seed, first)
     features, mean, axes = _components(blocks, chosen.weight, settings.pairs)
-    form, linear, constant = _solved(features, tilts, counts, chosen)
+    form, linear, constant = _solved(features, tilts, counts, ratio, chosen.penalty)
     kept = axes.shape[1]
     head = build_head(given["pooled"].shape[-1], settings.dropout, sight, kept)
     settle(head, components)
@@ -131,7 +130,7 @@ def fit_closed(
     seconds = time.monotonic() - began
     print(
         f"training the head: in closed form on {len(votes):,} photos, {seconds:.0f} s; weight of the views"
-        f" {chosen.weight:g}, of pairs {chosen.ratio:g}, penalty {chosen.penalty:g}, loss on photos left out"
+        f" {chosen.weight:g}, of pairs {ratio:g}, penalty {chosen.penalty:g}, loss on photos left out"
         f" {chosen.loss:.4f}",
         flush=True,
     )
@@ -256,7 +255,7 @@ def _choose(
     def best(weight: float) -> Chosen:
         kernel = _kernel(_alike(_joined(cut, weight)[0]), ratio)
         penalty, loss = _left_out(kernel, votes, base, tilts, counts)
-        return Chosen(weight, ratio, penalty, loss)
+        return Chosen(weight, penalty, loss)
 
     weights = WEIGHTS if any(block.weighed for block in blocks) else (1.0,)
     return min((best(weight) for weight in weights), key=lambda tried: tried.loss)
@@ -302,11 +301,11 @@ def _components(blocks: list[_Block], weight: float, most: int) -> tuple[np.ndar
 
 
 def _solved(
-    features: np.ndarray, tilts: np.ndarray, counts: np.ndarray, chosen: Chosen
+    features: np.ndarray, tilts: np.ndarray, counts: np.ndarray, ratio: float, penalty: float
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """The quadratic form ``[k, k]``, the linear one ``[k]`` and the constant of ridge regression on all photos."""
-    kernel = _kernel((features @ features.T).astype("float32"), chosen.ratio)
-    kernel[np.diag_indices_from(kernel)] += chosen.penalty / counts
+    kernel = _kernel((features @ features.T).astype("float32"), ratio)
+    kernel[np.diag_indices_from(kernel)] += penalty / counts
     shares = cho_solve(cho_factor(kernel, lower=True, overwrite_a=True), tilts)
-    form = chosen.ratio * (features.T * shares) @ features
+    form = ratio * (features.T * shares) @ features
     return (form + form.T) / 2, features.T @ shares, _FREE * float(shares.sum())

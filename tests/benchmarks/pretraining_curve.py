@@ -20,7 +20,7 @@ fewer epochs; what the figures say of that is a sentence at the end. Writes ``pr
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from itertools import islice
@@ -140,19 +140,29 @@ def _by_epochs(
         label = f"{share:.0%}"
         found[label], rates[label] = {}, {}
         for start, encoder in encoders.items():
-            tried = {}
-            for rate in TUNED["rates"]:
-                kept = work / "pretraining_curve" / f"{start}-{label}-{rate:g}.npz"
-                if not kept.exists():
-                    settings = replace(training, learning_rate=rate)
-                    lccs = tuned(encoder, pixels(), known, share, settings, start == NOTHING)
-                    protocol.save_arrays(kept, lccs=lccs)
-                tried[rate] = np.load(kept)["lccs"]
+            settings = [replace(training, learning_rate=rate) for rate in TUNED["rates"]]
+            tried = {each.learning_rate: _kept(work, start, encoder, pixels, known, share, each) for each in settings}
             rates[label][start] = best = max(tried, key=lambda rate: tried[rate][1].max())
             found[label][start] = tried[best][0].tolist()
             told = " ".join(f"{each:.3f}" for each in found[label][start])
             print(f"{start}, {label} of the labels, by epochs at {best:g}: {told}", flush=True)
     return found, rates
+
+
+def _kept(
+    work: Path,
+    start: str,
+    encoder: Path,
+    pixels: Callable[[], np.ndarray],
+    known: Known,
+    share: float,
+    training: Training,
+) -> np.ndarray:
+    """What `tuned` returns, kept."""
+    file = work / "pretraining_curve" / f"{start}-{share:.0%}-{training.learning_rate:g}.npz"
+    if not file.exists():
+        protocol.save_arrays(file, lccs=tuned(encoder, pixels(), known, share, training, start == NOTHING))
+    return np.load(file)["lccs"]
 
 
 def _pixels(work: Path) -> np.ndarray:
