@@ -104,6 +104,11 @@ def portrait_scorer(
     epochs: int = _training.epochs,
     learning_rate: float = _training.learning_rate,
     batch_size: int = _training.batch_size,
+    averaging: float = _training.averaging,
+    correlation_term: float = _training.correlation_term,
+    rank_term: float = _training.rank_term,
+    rater_weighting: bool = _training.rater_weighting,
+    rater_smoothing: bool = _training.rater_smoothing,
     camera_faults: float = _training.camera_faults,
     job: str = _training.job,
     minimum_job: int = _training.minimum_job,
@@ -211,6 +216,11 @@ def portrait_scorer(
         epochs: Epochs in which the whole network is trained, after the head.
         learning_rate: Learning rate of the whole network (Adam).
         batch_size: Photos in a batch.
+        averaging: Epochs over which a running mean of the weights reaches, which is judged and kept; 0 for none.
+        correlation_term: Adds so many times 1 less a batch's correlation to the loss of training by epochs.
+        rank_term: Adds so many times the logistic loss of a batch's pairs to it.
+        rater_weighting: Whether photos that few people rated count less in training.
+        rater_smoothing: Whether their votes are drawn toward those of all photos.
         camera_faults: Share of training photos slightly blurred or wrongly exposed, so that neither raises a score.
         job: Column of the attributes that holds the job which the person offers to do; without it all are unknown.
         minimum_job: Training photos of a job that the scorer is to know; a rarer one counts as unknown.

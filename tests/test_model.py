@@ -11,7 +11,7 @@ from scipy.stats import wasserstein_distance
 
 from components.scorer import bundle, preprocessing
 from components.scorer.autoencoder import build_autoencoder, reconstruction_error
-from components.scorer.losses import squared_emd
+from components.scorer.losses import VotesLoss, squared_emd
 from components.scorer.model import build_encoder, build_scorer, freeze_batch_norms, with_precision
 from components.scorer.settings import Pretraining, from_parameters
 
@@ -39,6 +39,37 @@ def test_squared_emd_of_one_step_is_one_tenth():
 def test_squared_emd_grows_with_the_distance_of_the_mistake():
     truth = np.repeat(np.eye(10)[[0]], 10, axis=0)
     assert (np.diff(np.asarray(squared_emd(truth, np.eye(10)))) > 0).all()
+
+
+@given(votes, votes)
+@settings(deadline=None, max_examples=20)
+def test_a_loss_without_terms_is_the_squared_emd(truth, predicted):
+    found = VotesLoss()(truth[None], predicted[None])
+    assert float(found) == pytest.approx(float(squared_emd(truth[None], predicted[None])[0]), abs=1e-6)
+
+
+@pytest.mark.parametrize("term", ["correlation_term", "rank_term"])
+def test_a_term_asks_for_people_s_order_and_nothing_of_a_perfect_scorer(term):
+    right = np.random.default_rng(0).dirichlet(np.ones(10), 16).astype("float32")
+    none, some = VotesLoss(), VotesLoss(**{term: 0.05})
+    added = [float(some(right, told)) - float(none(right, told)) for told in (right, right[::-1])]
+    assert added[0] < 0.05
+    assert added[1] > added[0] + 0.01
+
+
+@pytest.mark.parametrize("term", ["correlation_term", "rank_term"])
+def test_a_term_is_finite_and_has_a_gradient_where_all_scores_are_alike(term):
+    people, alike = np.eye(10, dtype="float32")[[1, 4, 8]], np.full((3, 10), 0.1, "float32")
+    told = tf.Variable(alike)
+    with tf.GradientTape() as tape:
+        lost = VotesLoss(**{term: 1.0})(people, told)
+    assert np.isfinite(float(lost))
+    assert np.isfinite(tape.gradient(lost, told).numpy()).all()
+
+
+def test_a_loss_is_loaded_with_its_terms():
+    loss = keras.losses.deserialize(keras.losses.serialize(VotesLoss(0.25, 0.5)))
+    assert (loss.correlation_term, loss.rank_term) == (0.25, 0.5)
 
 
 def test_the_scorer_answers_votes_that_sum_to_one():

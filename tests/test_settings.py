@@ -34,7 +34,7 @@ def test_settings_survive_being_written_and_read():
         (Ingestion, {"shorter_side": 320.5}, "shorter_side must be a whole number, got 320.5"),
         (Pretraining, {"start": "imagnet"}, "start must be one of ['autoencoder', "),
         (Training, {"mixed_precision": 1}, "mixed_precision must be bool, got 1"),
-        (Training, {"dropuot": 0.5}, "Training has no setting 'dropuot'; expected one of ['batch_size', "),
+        (Training, {"dropuot": 0.5}, "Training has no setting 'dropuot'; expected one of ['averaging', "),
     ],
 )
 def test_a_wrong_value_is_one_clear_error(settings, given, words):

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.scorer import photos, storage, workers
+from components.scorer.settings import Pretraining, Training
 from components.scorer.workers import Share
 from components.training.__main__ import main
+from components.training.train import check
 
 
 def parts(size: int, workers: int, rows: int) -> list[list[tuple[np.ndarray, ...]]]:
@@ -53,6 +55,20 @@ def test_the_parts_of_photos_are_what_one_process_reads(small_dataset):
             real = weights > 0
             np.testing.assert_array_equal(mine[real], pixels[index::2])
             np.testing.assert_array_equal(truth[real], votes[index::2])
+
+
+def test_what_photos_count_of_their_own_is_kept_in_the_parts():
+    numbers = tf.data.Dataset.range(1, 6).map(lambda n: (n, n, tf.cast(n, tf.float32)))
+    found = [list(photos.batched(numbers, 4, share=Share(index, 2))) for index in range(2)]
+    for step, size in ((0, 4), (1, 1)):  # the second batch has one photo of four
+        for share in found:
+            given, _, weights = (part.numpy() for part in share[step])
+            np.testing.assert_allclose(weights, given * 4 / size)
+
+
+def test_terms_that_compare_a_batch_s_photos_are_refused_where_a_worker_sees_a_part_of_it():
+    with pytest.raises(ValueError, match="leave them at 0 with devices"):
+        check(Training(devices="workers", rank_term=0.1), Pretraining(), {"train": 1, "validation": 1})
 
 
 def test_a_batch_that_cannot_be_parted_evenly_is_refused():

@@ -17,7 +17,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from components.scorer import storage
+from components.scorer import averaging, storage
 from components.scorer.progress import duration, line
 from components.scorer.workers import Run, Workers
 
@@ -122,7 +122,7 @@ def fit(
     training that was interrupted sees what it would have seen otherwise.
 
     Args:
-        model: compiled.
+        model: compiled; where its optimizer keeps a mean of the weights (``averaging``), that is judged and returned.
         epochs: number of epochs in all.
         data: the batches of an epoch, by its number from 0.
         what: name of the work in the log.
@@ -157,7 +157,10 @@ def fit(
         shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
         print(f"{what}: epoch {epoch + 1} of {epochs}, {shown}, {duration(curves['seconds'][-1])}", flush=True)
     best = best_epoch(curves)
-    return (model if best == len(curves.get("loss", [])) else checkpoints.load(best)), curves
+    if best != len(curves.get("loss", [])):
+        model = checkpoints.load(best)
+    averaging.settle(model)
+    return model, curves
 
 
 def best_epoch(curves: Curves) -> int:
@@ -172,7 +175,8 @@ def _by_keras(model: keras.Model) -> Run:
     def run(
         data: tf.data.Dataset, validation: tf.data.Dataset | None, told: keras.callbacks.Callback
     ) -> dict[str, float]:
-        fitted = model.fit(data, validation_data=validation, shuffle=False, verbose=0, callbacks=[told])
+        told = [told, *averaging.callbacks(model)]
+        fitted = model.fit(data, validation_data=validation, shuffle=False, verbose=0, callbacks=told)
         return {name: float(values[0]) for name, values in fitted.history.items()}
 
     return run

@@ -1,5 +1,6 @@
 """What a network is given and has to answer, of a photo's pixels and its record in the data set."""
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -24,8 +25,23 @@ def given(pixels: tf.Tensor, record: dict[str, Any], sight: Sight) -> Any:
 
 
 def scored(sight: Sight) -> Example:
-    """Of training: what a scorer takes, and people's votes."""
+    """Of validation: what a scorer takes, and people's votes."""
     return lambda pixels, record: (given(pixels, record, sight), record["votes"])
+
+
+def taught(sight: Sight, learnt: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]) -> Example:
+    """Of training by epochs: what a scorer takes, the votes that it learns, and what they count.
+
+    Args:
+        sight: what the scorer sees.
+        learnt: of people's votes and their number; see ``training.raters.Allowance``.
+    """
+
+    def example(pixels: tf.Tensor, record: dict[str, Any]) -> tuple[Any, tf.Tensor, tf.Tensor]:
+        votes, weight = learnt(record["votes"], tf.cast(record["raters"], tf.float32))
+        return given(pixels, record, sight), votes, weight
+
+    return example
 
 
 def rated(sight: Sight) -> Example:

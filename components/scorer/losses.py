@@ -1,7 +1,12 @@
 """The training loss of the scorer, in ``keras.ops`` so that it runs on any backend."""
 
+from typing import Any
+
 import keras
+import numpy as np
 from keras import ops
+
+from components.scorer.settings import SCORES
 
 
 @keras.saving.register_keras_serializable("portrait_scorer")
@@ -21,3 +26,57 @@ def squared_emd(true_votes, predicted_votes):
     """
     distance = ops.cumsum(true_votes, axis=-1) - ops.cumsum(ops.cast(predicted_votes, true_votes.dtype), axis=-1)
     return ops.mean(ops.square(distance), axis=-1)
+
+
+@keras.saving.register_keras_serializable("portrait_scorer")
+class VotesLoss(keras.losses.Loss):
+    """`squared_emd`, and what else may be asked of the mean scores of a batch."""
+
+    def __init__(self, correlation_term: float = 0.0, rank_term: float = 0.0, name: str = "votes_loss", **options: Any):
+        """Name the terms.
+
+        Args:
+            correlation_term: times `correlation_loss` is added; 0: nothing.
+            rank_term: times `rank_loss` is added; 0: nothing.
+            name: for Keras.
+            **options: of ``keras.losses.Loss``.
+        """
+        super().__init__(name=name, **options)
+        self.correlation_term, self.rank_term = correlation_term, rank_term
+
+    def call(self, y_true, y_pred):
+        """The loss of each photo, ``[n]``, from people's and predicted votes ``[n, 10]``."""
+        lost = squared_emd(y_true, y_pred)
+        if self.correlation_term:
+            lost += self.correlation_term * correlation_loss(y_true, y_pred)
+        if self.rank_term:
+            lost += self.rank_term * rank_loss(y_true, y_pred)
+        return lost
+
+    def get_config(self) -> dict[str, Any]:
+        """For Keras's files."""
+        return {**super().get_config(), "correlation_term": self.correlation_term, "rank_term": self.rank_term}
+
+
+def correlation_loss(true_votes, predicted_votes):
+    """1 less Pearson's correlation of the batch's mean scores: one number, from 0 to 2; votes as in `squared_emd`."""
+    true, told = _centred(true_votes), _centred(predicted_votes)
+    return 1 - ops.sum(true * told) / (ops.sqrt(ops.sum(true**2) * ops.sum(told**2)) + 1e-6)
+
+
+def rank_loss(true_votes, predicted_votes):
+    """The logistic loss of each photo's pairs with the batch's others, ``[n]``; votes as in `squared_emd`.
+
+    RankNet's (Burges and others, "Learning to Rank using Gradient Descent", 2005, equation 3), with pairs that count by
+    the distance of people's means: of photos that people put alike either order is right.
+    """
+    true, told = _centred(true_votes), _centred(predicted_votes)
+    apart = true[:, None] - true[None, :]
+    lost = ops.softplus(-ops.sign(apart) * (told[:, None] - told[None, :]))
+    return ops.sum(ops.abs(apart) * lost, axis=1) / (ops.mean(ops.sum(ops.abs(apart), axis=1)) + 1e-6)
+
+
+def _centred(votes):
+    """Mean scores ``[n]`` less their own mean."""
+    means = ops.sum(ops.cast(votes, "float32") * ops.convert_to_tensor(np.array(SCORES, "float32")), axis=-1)
+    return means - ops.mean(means)

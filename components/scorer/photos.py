@@ -11,6 +11,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from components.scorer import augmentation, faces, preprocessing, storage
+from components.scorer.settings import SCORES
 from components.scorer.workers import Share
 
 _LARGEST = 8.0
@@ -113,6 +114,13 @@ def attributes(dataset: str | Path, split: str) -> pd.DataFrame:
     return pd.DataFrame(
         [{name: value.decode() for name, value in each.items()} for _, each in told.as_numpy_iterator()], dtype=str
     )
+
+
+def votes(dataset: str | Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """People's votes on a split's photos, float32 ``[n, 10]``, and how many they were, int ``[n]``, in stored order."""
+    told = encoded(dataset, split).map(lambda record: (record["votes"], record["raters"]))
+    found = [*told.as_numpy_iterator()]
+    return np.array([each for each, _ in found]).reshape(-1, len(SCORES)), np.array([each for _, each in found])
 
 
 def _photo_and_votes(pixels: tf.Tensor, record: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:

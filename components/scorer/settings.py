@@ -109,6 +109,11 @@ class Training:
     epochs: int = 15
     learning_rate: float = 3e-5
     batch_size: int = 32
+    averaging: float = 2.0  # epochs over which a running mean of the weights reaches, by epochs; 0: the last step's
+    correlation_term: float = 0.0  # times 1 less the correlation of a batch's mean scores, added to its squared EMD
+    rank_term: float = 0.0  # times the logistic loss of a batch's pairs, likewise
+    rater_weighting: bool = True  # a photo counts by the reliability of its mean: less, the fewer people rated it
+    rater_smoothing: bool = False  # its votes are drawn toward those of all photos, the more the fewer
     scale: int = 256  # pixels: the photo is scaled to this square, then a random crop of it is read (NIMA)
     camera_faults: float = 0.5  # share of photos slightly blurred or wrongly exposed; without, slight blur gains .14
     embedding_size: int = 512  # principal components of the face's embedding; more than there are: all. 0: not read
@@ -324,7 +329,8 @@ _RANGES = {
     "rater_std": (0, 4.5), "face_scales": (0.1, 2), "ava_tags": (1, 66),
     "duplicate_distance": (0, 64), "maximum_pixels": (10_000, 178_956_970), "crop": (32, 1024), "scale": (32, 1024),
     "epochs": (0, 10_000), "head_epochs": (0, 10_000), "batch_size": (1, 4096), "learning_rate": (0, 10),
-    "head_learning_rate": (0, 10), "noise": (0, 1), "seed": (0, 2**31 - 1), "accuracy_threshold": (1, 10),
+    "head_learning_rate": (0, 10), "averaging": (0, 1000), "correlation_term": (0, 100), "rank_term": (0, 100),
+    "noise": (0, 1), "seed": (0, 2**31 - 1), "accuracy_threshold": (1, 10),
     "minimum_srcc": (-1, 1), "maximum_emd": (0, 9), "minimum_spread": (0, 10), "champion_margin": (0, 2),
     "bootstrap": (1, 1_000_000), "confidence": (0.5, 0.9999), "minimum_test_photos": (1, 1_000_000),
     "minimum_slope": (0, 10), "minimum_outside": (0, 10), "champion_margin_emd": (0, 9), "significance": (0.0001, 0.5),

@@ -23,6 +23,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from components.scorer.averaging import averaged
+
 TF_CONFIG = "TF_CONFIG"
 
 Run = Callable[[tf.data.Dataset, tf.data.Dataset | None, keras.callbacks.Callback], dict[str, float]]
@@ -61,13 +63,15 @@ class Share:
         """Its batches with weights, as many and as large as every other worker's.
 
         Args:
-            batches: of `rows` examples ``(given, truth)``, made of `of`; the last may be smaller or missing.
+            batches: of `rows` examples ``(given, truth)`` or ``(given, truth, weight)``, made of `of`; the last may be
+                smaller or missing.
             size: examples of all workers.
             batch_size: of all workers.
 
         Returns:
             ``(given, truth, weights)``: examples of zeros fill up the last batch, with a weight of 0; the weights
-            float32 ``[rows]`` of the others are such that their sum over all workers is ``batch_size``.
+            float32 ``[rows]`` of the others are such that their sum over all workers is ``batch_size``, times their
+            own.
         """
         rows, steps = self.rows(batch_size), -(-size // batch_size)
 
@@ -81,7 +85,8 @@ class Share:
                 added = tf.pad(part, [[0, rows - there], *[[0, 0]] * (part.shape.rank - 1)])
                 return tf.ensure_shape(added, [rows, *part.shape[1:]])
 
-            return (*tf.nest.map_structure(filled, example), weights)
+            given, truth, *own = tf.nest.map_structure(filled, example)
+            return given, truth, weights * own[0] if own else weights
 
         none = tf.nest.map_structure(lambda spec: tf.zeros([0, *spec.shape[1:]], spec.dtype), batches.element_spec)
         endless = batches.concatenate(tf.data.Dataset.from_tensors(none).repeat())
@@ -145,7 +150,8 @@ class Workers:
             told.on_epoch_begin(0)
             found = {"loss": walk(data, True, told)}
             if validation is not None:
-                found["val_loss"] = walk(validation, False)
+                with averaged(model):
+                    found["val_loss"] = walk(validation, False)
             told.on_epoch_end(0)
             return found
 

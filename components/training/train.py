@@ -11,12 +11,23 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from components.scorer import bundle, embedding, examples, heads, photos, preprocessing, quadratic, stages, storage
+from components.scorer import (
+    averaging,
+    bundle,
+    embedding,
+    examples,
+    heads,
+    photos,
+    preprocessing,
+    quadratic,
+    stages,
+    storage,
+)
 from components.scorer import model as networks
 from components.scorer.bundle import Bundle
 from components.scorer.checkpoints import Checkpoints, Curves, best_epoch, fingerprint_of, fit
 from components.scorer.heads import Heads
-from components.scorer.losses import squared_emd
+from components.scorer.losses import VotesLoss
 from components.scorer.model import build_head, build_scorer, freeze_batch_norms, hand_over, with_precision
 from components.scorer.progress import track
 from components.scorer.settings import Pretraining, Training, as_parameters, check_together
@@ -27,7 +38,7 @@ from components.training.attributes import fit_attribute
 from components.training.closed_form import fit_closed
 from components.training.faces import find_sight
 from components.training.jobs import Rated, fit_jobs
-from components.training.raters import reliabilities
+from components.training.raters import Allowance, allowance
 from components.training.report import write_report
 from components.training.rules import read_rules
 from components.training.spoiled import spoiled
@@ -118,6 +129,11 @@ def check(settings: Training, pretraining: Pretraining, sizes: dict[str, int]) -
         if not sizes.get(split):
             raise ValueError(f"training needs rated photos in the split {split!r}, the data set has none: {sizes}")
     check_together(pretraining, settings.scale)
+    if settings.devices == "workers" and settings.correlation_term + settings.rank_term:
+        raise ValueError(
+            "correlation_term and rank_term compare the photos of a batch, of which a worker sees a part: leave them"
+            ' at 0 with devices "workers"'
+        )
     if settings.devices != "one" and keras.backend.backend() != "tensorflow":
         raise ValueError(
             f'devices "{settings.devices}" needs Keras on TensorFlow, whose tf.distribute it is, got '
@@ -189,15 +205,21 @@ class Reader:
         """This worker's part of each batch; None when it is alone."""
         return self.workers.share if self.workers else None
 
+    @cached_property
+    def allowed(self) -> Allowance:
+        """How few raters are allowed for, by the training photos."""
+        return allowance(*photos.votes(self.dataset, "train"), self.settings)
+
     def plain(self, split: str, share: Share | None = None) -> tf.data.Dataset:
         """The middle of each photo of a split, in stored order, and its votes; with a share that part of each batch."""
         return photos.batches(self.dataset, split, **self._read, example=examples.scored(self.sight), share=share)
 
     def epoch(self, number: int) -> tf.data.Dataset:
-        """The training photos of one epoch, randomly cropped and mirrored, and their votes."""
+        """The training photos of one epoch, randomly cropped and mirrored, the votes to learn, and what they count."""
         return photos.augmented(
             self.dataset, "train", **self._read, seed=self.settings.seed, epoch=number,
-            camera_faults=self.settings.camera_faults, example=examples.scored(self.sight), share=self.share,
+            camera_faults=self.settings.camera_faults, example=examples.taught(self.sight, self.allowed.learnt),
+            share=self.share,
         )  # fmt: skip
 
     def encoding(self, network: keras.Model) -> Encode:
@@ -279,7 +301,8 @@ def _closed(
     as_taken = sum(len(each.votes) for each in seen)
     seen += [made for split in ("train", "validation") if (made := reader.spoiled(encode, split))]
     given, votes, raters = _concatenated(seen)
-    weights = reliabilities(votes, raters)
+    allowed = allowance(votes[:as_taken], raters[:as_taken], settings)
+    votes, weights = allowed.learnt(votes, raters)
     head, curves = fit_closed(given, votes, reader.sight, components, settings, as_taken=as_taken, weights=weights)
     model = build_scorer(network, settings.dropout, reader.sight, head.get_layer(quadratic.NAME).kept)
     hand_over(head, model)
@@ -305,6 +328,20 @@ def _by_epochs(
     return model, head_curves, curves
 
 
+def prepare(model: keras.Model, rate: float, settings: Training, size: int) -> None:
+    """Compile a head or a scorer for steps down the gradient.
+
+    Args:
+        model: gives votes.
+        rate: of learning.
+        settings: the terms of the loss, and over how many epochs weights are averaged.
+        size: photos an epoch.
+    """
+    steps = settings.averaging * -(-size // settings.batch_size)
+    loss = VotesLoss(settings.correlation_term, settings.rank_term)
+    model.compile(averaging.adam(rate, steps), loss=loss)
+
+
 def _fit_head(
     network: keras.Model, components: Components | None, reader: Reader, settings: Training, place: Checkpoints
 ) -> tuple[keras.Model | None, Curves]:
@@ -312,12 +349,13 @@ def _fit_head(
     if not settings.head_epochs:
         return None, {}
     encode = reader.encoding(network)
-    train, validation = (
-        tf.data.Dataset.from_tensor_slices(reader.pooled(encode, split)[:2]) for split in ("train", "validation")
-    )
+    learnt, judged = (reader.pooled(encode, split) for split in ("train", "validation"))
+    votes, weights = reader.allowed.learnt(learnt.votes, learnt.raters.astype("float32"))
+    train = tf.data.Dataset.from_tensor_slices((learnt.given, votes, weights))
+    validation = tf.data.Dataset.from_tensor_slices((judged.given, judged.votes))
     head = build_head(network.output_shape[-1], settings.dropout, reader.sight)
     settle(head, components)
-    head.compile(keras.optimizers.Adam(settings.head_learning_rate), loss=squared_emd)
+    prepare(head, settings.head_learning_rate, settings, len(learnt.votes))
 
     def epoch(number: int) -> tf.data.Dataset:
         shuffled = train.shuffle(train.cardinality(), seed=settings.seed + number, reshuffle_each_iteration=False)
@@ -341,7 +379,7 @@ def _fit_all(
     """The whole network, from the trained head."""
     if pretraining.start != "none":
         freeze_batch_norms(model)
-    model.compile(keras.optimizers.Adam(settings.learning_rate), loss=squared_emd)
+    prepare(model, settings.learning_rate, settings, photos.counts(reader.dataset)["train"])
     return fit(
         model,
         settings.epochs,

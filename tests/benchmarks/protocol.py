@@ -38,7 +38,7 @@ from components.scorer.sight import Sight, principal_components
 from components.scorer.stages import EMBEDDING, FOUND
 from components.scorer.workspace import Workspace
 from components.training import closed_form
-from components.training.raters import reliabilities
+from components.training.raters import allowance
 from components.training.train import Reader
 from pipeline.parameters import read
 
@@ -267,7 +267,9 @@ def learning(
 
     def answer(learnt: np.ndarray, asked: np.ndarray, seed: int) -> np.ndarray:
         some = drawn(learnt, variant.share, seed)
-        weights = None if raters is None else reliabilities(votes[some], raters[some])
+        weights = None
+        if raters is not None:
+            weights = allowance(votes[some], raters[some], Training()).learnt(votes[some], raters[some])[1]
         head = fitted(variant, seen, votes, some, replace(training, seed=seed), weights)
         return said(head, seen, asked)
 
@@ -331,7 +333,7 @@ def figures(votes: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
 
 def line(name: str, found: Mapping[str, float]) -> str:
     """A row of a table."""
-    return f"{name:<44}" + "".join(f"{measure} {found[measure]:6.3f}   " for measure in (*MEASURES, "emd", "spread"))
+    return f"{name:<52}" + "".join(f"{measure} {found[measure]:6.3f}   " for measure in (*MEASURES, "emd", "spread"))
 
 
 def compared(known: Known, predicted: Mapping[str, np.ndarray], against: str) -> dict[str, dict[str, Any]]:
@@ -391,7 +393,7 @@ def gains(variants: Mapping[str, Mapping[str, Any]]) -> str:
 
     having = {name: found["gain"] for name, found in variants.items() if "gain" in found}
     return "\n".join(
-        f"{name:<44}" + "   ".join(f"{measure.upper()} {told(gain[measure])}" for measure in _PAIRED)
+        f"{name:<52}" + "   ".join(f"{measure.upper()} {told(gain[measure])}" for measure in _PAIRED)
         for name, gain in having.items()
     )
 

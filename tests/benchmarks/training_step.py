@@ -21,9 +21,9 @@ from PIL import Image
 
 from components.ingestion import builder
 from components.scorer import photos
-from components.scorer.losses import squared_emd
 from components.scorer.model import build_encoder, build_scorer, freeze_batch_norms
 from components.scorer.settings import Pretraining, Training, from_parameters
+from components.training.train import prepare
 
 BLOCKS, STEPS = 5, 6
 
@@ -34,7 +34,7 @@ def main() -> None:
     pretraining, training = from_parameters(Pretraining, start="none"), Training()
     model = build_scorer(build_encoder(pretraining), training.dropout)
     freeze_batch_norms(model)
-    model.compile(keras.optimizers.Adam(training.learning_rate), loss=squared_emd)
+    prepare(model, training.learning_rate, training, STEPS * training.batch_size)
     batches = _endless(dataset, pretraining, training)
     cached = next(batches)
     for _ in range(3):  # tracing and warming up

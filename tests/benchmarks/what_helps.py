@@ -14,41 +14,39 @@ head phase does: that is where a loss can be changed.
 * Smoothing by rater noise: votes are ``(n · votes + k · all photos' votes) / (n + k)``, the same shrinkage.
 * A correlation term: plus `TERM` times 1 less the correlation of mean scores within a batch. A rank term: plus `TERM`
   times the logistic loss of every pair of photos of a batch, weighed by how far apart people put them.
-* Weight averaging: an exponential moving average of the weights over about a hundred steps.
+* Weight averaging: an exponential moving average of the weights over two epochs, the pipeline's default.
+
+All but the mirror are settings of the pipeline: ``pairs``, ``face_view``, ``rater_weighting``, ``rater_smoothing``,
+``correlation_term``, ``rank_term`` and ``averaging``.
 
 What cannot be measured here stands in the results with its reason. Prints a table, and writes ``what_helps.json`` and
 ``what_helps.png``.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 from matplotlib.figure import Figure
 
-from components.scorer import bundle, photos
+from components.scorer import averaging, bundle, photos
 from components.scorer.heads import Heads
-from components.scorer.losses import squared_emd
 from components.scorer.model import build_head
-from components.scorer.settings import SCORES, Training
+from components.scorer.settings import Training
 from components.scorer.sight import Components, Sight, principal_components, settle
 from components.scorer.stages import EMBEDDING, FACE, FOUND
-from components.training.raters import noise_of, reliabilities
-from components.training.train import Reader
+from components.training.raters import allowance
+from components.training.train import Reader, prepare
 from tests.benchmarks import protocol
 from tests.benchmarks.protocol import BEST, Known, Seen
 
 CLOSED, GRADIENT = "closed form", "by the gradient"
 TERM = 0.05
 """Of the size of the loss itself, .07 to .1: what is added is to be felt and not to rule."""
-
-AVERAGED = 0.99
-"""Of the running mean of the weights, what each step keeps."""
 
 NOT_MEASURED = {
     "larger backbones": "there are no weights of any: a backbone without pretraining is no match for one with it",
@@ -97,11 +95,10 @@ def closed(
         given = protocol.visible(variant, seen)
 
         def answer(learnt: np.ndarray, asked: np.ndarray, seed: int) -> np.ndarray:
-            noise = noise_of(known.votes[learnt], raters[learnt])
-            votes = smoothed(known.votes, raters, noise, known.votes[learnt].mean(0)) if smooth else known.votes
             some = np.flatnonzero(learnt)
-            weights = reliabilities(known.votes[some], raters[some]) if weigh else None
-            head = protocol.fitted(variant, given, votes, some, replace(training, seed=seed), weights)
+            settings = replace(training, rater_smoothing=smooth, rater_weighting=weigh)
+            votes, weights = allowance(known.votes[some], raters[some], settings).learnt(known.votes, raters)
+            head = protocol.fitted(variant, given, votes, some, replace(training, seed=seed), weights[some])
             return protocol.said(head, given, asked)
 
         return answer
@@ -120,25 +117,20 @@ def closed(
     }
 
 
-@dataclass(frozen=True)
-class Change:
-    """Of the training by the gradient."""
-
-    loss: Callable[[Any, Any], Any] = squared_emd
-    average: bool = False
-    smooth: bool = False
-    weigh: bool = False
-
-
 def by_gradient(seen: Seen, known: Known, raters: np.ndarray, training: Training) -> dict[str, protocol.Answer]:
     """The scorer by the gradient and its changes, by name."""
+    plain = replace(training, averaging=0.0, rater_weighting=False)
     changes = {
-        "": Change(),
-        ", a correlation term": Change(with_correlation),
-        ", a rank term": Change(with_ranks),
-        ", weight averaging": Change(average=True),
-        ", rater-count weighting": Change(weigh=True),
-        ", smoothing by rater noise": Change(smooth=True),
+        "": plain,
+        ", a correlation term": replace(plain, correlation_term=TERM),
+        ", a rank term": replace(plain, rank_term=TERM),
+        ", weight averaging": replace(plain, averaging=Training.averaging),
+        ", rater-count weighting": replace(plain, rater_weighting=True),
+        ", smoothing by rater noise": replace(plain, rater_smoothing=True),
+        ", averaging and weighting": replace(plain, averaging=Training.averaging, rater_weighting=True),
+        ", averaging, weighting, a rank term": replace(
+            plain, averaging=Training.averaging, rater_weighting=True, rank_term=TERM
+        ),
     }
 
     @cache  # of all changes: principal components take longer than the steps
@@ -146,73 +138,35 @@ def by_gradient(seen: Seen, known: Known, raters: np.ndarray, training: Training
         learnt = [place for place in some if seen[FOUND][place] > 0]
         return principal_components(seen[EMBEDDING][learnt], BEST.embedding)
 
-    def changed(change: Change) -> protocol.Answer:
+    def changed(settings: Training) -> protocol.Answer:
         def answer(learnt: np.ndarray, asked: np.ndarray, seed: int) -> np.ndarray:
-            noise = noise_of(known.votes[learnt], raters[learnt])
-            votes = smoothed(known.votes, raters, noise, known.votes[learnt].mean(0)) if change.smooth else known.votes
-            weights = raters / (raters + noise) if change.weigh else np.ones(len(raters))
             some = np.flatnonzero(learnt)
-            components = components_of(tuple(some.tolist()))
-            head = stepped(seen, votes, weights, some, components, change, replace(training, seed=seed))
+            head = stepped(
+                {name: values[some] for name, values in seen.items()}, known.votes[some], raters[some],
+                components_of(tuple(some.tolist())), replace(settings, seed=seed),
+            )  # fmt: skip
             return protocol.said(head, seen, asked)
 
         return answer
 
-    return {GRADIENT + name: changed(change) for name, change in changes.items()}
+    return {GRADIENT + name: changed(settings) for name, settings in changes.items()}
 
 
 def stepped(
-    seen: Seen,
-    votes: np.ndarray,
-    weights: np.ndarray,
-    some: np.ndarray,
-    components: Components,
-    change: Change,
-    training: Training,
+    learnt: Seen, votes: np.ndarray, raters: np.ndarray, components: Components, training: Training
 ) -> keras.Model:
-    """The head after the pipeline's head phase, ``training.head_epochs`` long, on some photos."""
+    """The head after the pipeline's head phase, ``training.head_epochs`` long."""
     keras.utils.set_random_seed(training.seed)
-    learnt = {name: values[some] for name, values in seen.items()}
     head = build_head(learnt["pooled"].shape[-1], training.dropout, Sight(True, *components.axes.shape))
     settle(head, components)
-    averaging = {"use_ema": True, "ema_momentum": AVERAGED} if change.average else {}
-    optimizer = keras.optimizers.Adam(training.head_learning_rate, **averaging)
-    head.compile(optimizer, loss=change.loss)
+    prepare(head, training.head_learning_rate, training, len(votes))
+    votes, weights = allowance(votes, raters, training).learnt(votes, raters)
     head.fit(
-        [learnt[each.name] for each in head.inputs], votes[some], sample_weight=(weights / weights[some].mean())[some],
+        [learnt[each.name] for each in head.inputs], votes, sample_weight=weights,
         batch_size=training.batch_size, epochs=training.head_epochs, verbose=0,
     )  # fmt: skip
+    averaging.settle(head)
     return head
-
-
-def with_correlation(true_votes, predicted_votes):
-    """Squared EMD, and `TERM` times 1 less the correlation of the batch's mean scores, ``[n]``."""
-    true, told = (_centred(votes) for votes in (true_votes, predicted_votes))
-    lengths = ops.sqrt(ops.sum(true**2) * ops.sum(told**2)) + 1e-6
-    return squared_emd(true_votes, predicted_votes) + TERM * (1 - ops.sum(true * told) / lengths)
-
-
-def with_ranks(true_votes, predicted_votes):
-    """Squared EMD, and `TERM` times the logistic loss of the batch's pairs (Burges et al., 2005), ``[n]``.
-
-    A pair counts by the distance of people's means: of photos that people put alike either order is right.
-    """
-    true, told = (_centred(votes) for votes in (true_votes, predicted_votes))
-    apart = true[:, None] - true[None, :]
-    lost = ops.softplus(-ops.sign(apart) * (told[:, None] - told[None, :]))
-    weighed = ops.sum(ops.abs(apart) * lost, axis=1) / (ops.mean(ops.sum(ops.abs(apart), axis=1)) + 1e-6)
-    return squared_emd(true_votes, predicted_votes) + TERM * weighed
-
-
-def _centred(votes):
-    means = ops.sum(votes * ops.convert_to_tensor(np.array(SCORES, "float32")), axis=-1)
-    return means - ops.mean(means)
-
-
-def smoothed(votes: np.ndarray, raters: np.ndarray, noise: float, prior: np.ndarray) -> np.ndarray:
-    """Votes ``[n, 10]`` drawn toward those of all photos, the more the fewer raters there were."""
-    own = (raters / (raters + noise))[:, None]
-    return own * votes + (1 - own) * prior
 
 
 def _mirrored(work: Path, training: Training) -> dict[str, np.ndarray]:
@@ -248,7 +202,7 @@ def said(variants: Mapping[str, Mapping[str, Any]]) -> str:
 def draw(variants: Mapping[str, Mapping[str, Any]], photos_: int) -> Figure:
     """The gain of each change with its interval."""
     gains = {name: found["gain"]["lcc"] for name, found in variants.items() if "gain" in found}
-    figure = Figure(figsize=(8, 0.4 * len(gains) + 1), layout="constrained")
+    figure = Figure(figsize=(9, 0.4 * len(gains) + 1), layout="constrained")
     axes = figure.subplots()
     for place, (name, (gain, low, high)) in enumerate(reversed(gains.items())):
         colour = "tab:green" if low > 0 else "tab:red" if high < 0 else "tab:gray"
@@ -257,7 +211,7 @@ def draw(variants: Mapping[str, Mapping[str, Any]], photos_: int) -> Figure:
     axes.axvline(0, color="black", linewidth=1)
     axes.set_yticks(range(len(gains)), list(reversed(gains)))
     axes.set_ylim(-0.6, len(gains) - 0.4)
-    axes.set_xlabel(f"gain in LCC over the same scorer without ({photos_:,} photos, 95 %)")
+    axes.set_xlabel(f"gain in LCC over its own base ({photos_:,} photos, 95 %)")
     axes.grid(axis="x", alpha=0.3)
     return figure
 
