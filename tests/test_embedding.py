@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -169,6 +170,14 @@ def test_what_was_given_is_named_by_its_digest(exported, keras_file):
     about = json.loads((exported / "faces.json").read_text())
     assert about["sha256"]["embedder"] == hashlib.sha256(keras_file.read_bytes()).hexdigest()
     assert (about["kind"], about["layers"], about["size"]) == ("litert", ["pooled", "first"], 24)
+
+
+def test_a_folder_of_another_version_says_what_it_lacks(exported, tmp_path):
+    shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
+    about = json.loads((exported / "faces.json").read_text())
+    (tmp_path / "faces.json").write_text(json.dumps({name: value for name, value in about.items() if name != "scales"}))
+    with pytest.raises(ValueError, match=r"lacks \['scales'\], which this version writes"):
+        Reader.load(tmp_path)
 
 
 def test_a_litert_file_is_kept_as_it_is_and_reads_the_same(exported, given, tmp_path):

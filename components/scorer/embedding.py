@@ -177,6 +177,11 @@ class Reader:
             return None
         if "kind" not in about:
             return cls(detector, None, about)
+        if missing := [each.name for each in fields(About) if each.name not in about]:
+            raise ValueError(
+                f"{storage.join(place, ABOUT)} lacks {missing}, which this version writes: it is of another one; ingest"
+                " or train again"
+            )
         how = About(**{each.name: about[each.name] for each in fields(About)} | {"scales": (*about["scales"],)})
         file = storage.join(place, EMBEDDERS[how.kind])
         network = storage.read_bytes(file) if storage.is_remote(file) else file.removeprefix("file://")

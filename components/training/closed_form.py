@@ -130,8 +130,7 @@ def fit_closed(
     seconds = time.monotonic() - began
     print(
         f"training the head: in closed form on {len(votes):,} photos, {seconds:.0f} s; weight of the views"
-        f" {chosen.weight:g}, of pairs {ratio:g}, penalty {chosen.penalty:g}, loss on photos left out"
-        f" {chosen.loss:.4f}",
+        f" {chosen.weight:g}, penalty {chosen.penalty:g}, loss on photos left out {chosen.loss:.4f}",
         flush=True,
     )
     curves = {"loss": [_loss(base, fitted[first], votes[first])], "val_loss": [chosen.loss], "seconds": [seconds]}
