@@ -34,7 +34,7 @@ def by_hand(epochs: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     mean: list[np.ndarray] = []
     for epoch in range(epochs):
         for batch in data(epoch):
-            network.train_on_batch(*batch)
+            network.train_on_batch(*(part.numpy() for part in batch))
             now = network.get_weights()
             mean = [old + (new - old) / STEPS for old, new in zip(mean, now, strict=True)] if mean else now
     return network.get_weights(), mean

@@ -53,9 +53,11 @@ def averaged(model: keras.Model) -> Iterator[None]:
     for swap in swaps:
         swap.set_model(model)
         swap.on_test_begin()
-    yield
-    for swap in swaps:
-        swap.on_test_end()
+    try:
+        yield
+    finally:
+        for swap in swaps:
+            swap.on_test_end()
 
 
 def settle(model: keras.Model) -> None:
