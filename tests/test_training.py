@@ -18,8 +18,11 @@ from scipy.stats import spearmanr
 from components.ingestion import builder
 from components.pretraining.pretrain import pretrain
 from components.scorer import augmentation, bundle, photos
+from components.scorer.heads import Heads
 from components.scorer.settings import Pretraining, Training, from_parameters
-from components.training.train import train
+from components.scorer.sight import WHOLE
+from components.training.spoiled import FAULT, worth_less
+from components.training.train import Reader, train
 
 SCORES = np.arange(1, 11)
 
@@ -66,6 +69,31 @@ def test_camera_faults_are_blur_and_exposure_in_equal_shares_and_only_in_the_sha
     exposed = sum(not np.array_equal(each, photo) and np.allclose(each[0] / each[1], 1.2) for each in found)
     assert 110 < kept < 190
     assert 45 < exposed < 105
+
+
+def test_the_photos_that_are_changed_are_said_to_be_faulty():
+    photo = np.full((200, 200, 3), 100, "float32")
+    photo[::2] = 120
+    seeds = [[3, number] for number in range(60)]
+    faulty = np.array([bool(augmentation.is_faulty(0.5, seed)) for seed in seeds])
+    changed = np.array([not np.array_equal(augmentation.camera_fault(photo, 0.5, seed), photo) for seed in seeds])
+    assert not (changed & ~faulty).any()
+    assert 0 <= faulty.sum() - changed.sum() <= 3  # a fault may be too slight to show
+
+
+def test_a_photo_made_worse_is_worth_less_by_as_much_as_in_closed_form():
+    votes = np.array([0.2, 0, 0, 0.3, 0, 0, 0.5, 0, 0, 0], "float32")
+    found = worth_less(votes).numpy()
+    assert found.sum() == pytest.approx(1)
+    assert found @ SCORES == pytest.approx(votes @ SCORES - FAULT * 0.8)  # the votes of 1 cannot fall
+
+
+def test_an_epoch_teaches_that_spoiled_photos_are_worth_less(small_dataset):
+    def means(share: float) -> list[float]:
+        reader = Reader(small_dataset, 32, training(camera_faults=share), Heads(), WHOLE)
+        return sorted(float(mean) for _, votes, _ in reader.epoch(0) for mean in votes.numpy() @ SCORES)
+
+    assert np.mean(means(1.0)) == pytest.approx(np.mean(means(0.0)) - FAULT, abs=0.05)
 
 
 def test_pretraining_changes_the_encoder_and_lowers_the_error(small_dataset, tmp_path):

@@ -43,7 +43,7 @@ def camera_fault(photo: tf.Tensor, share: float, seed: tf.Tensor, whole: tf.Tens
     """
     side = photo.shape[0] if whole is None else whole
     reach = int(3 * _BLUR * side) + 1 if whole is None else tf.cast(3 * _BLUR * side, tf.int32) + 1
-    chance, strength = tf.unstack(tf.random.stateless_uniform([2], seed))
+    chance, strength = _chance_and_strength(seed)
     stops = _STOPS[0] + strength * (_STOPS[1] - _STOPS[0])
     return tf.case(
         [
@@ -52,6 +52,15 @@ def camera_fault(photo: tf.Tensor, share: float, seed: tf.Tensor, whole: tf.Tens
         ],
         default=lambda: photo,
     )
+
+
+def is_faulty(share: float, seed: tf.Tensor) -> tf.Tensor:
+    """Whether `camera_fault` changes a photo, by the same share and seed."""
+    return _chance_and_strength(seed)[0] < share
+
+
+def _chance_and_strength(seed: tf.Tensor) -> list[tf.Tensor]:
+    return tf.unstack(tf.random.stateless_uniform([2], seed))
 
 
 def _blurred(photo: tf.Tensor, radius: tf.Tensor, reach: int | tf.Tensor) -> tf.Tensor:

@@ -29,16 +29,16 @@ def scored(sight: Sight) -> Example:
     return lambda pixels, record: (given(pixels, record, sight), record["votes"])
 
 
-def taught(sight: Sight, learnt: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]) -> Example:
+def taught(sight: Sight, learnt: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]) -> Example:
     """Of training by epochs: what a scorer takes, the votes that it learns, and what they count.
 
     Args:
         sight: what the scorer sees.
-        learnt: of people's votes and their number; see ``training.raters.Allowance``.
+        learnt: of people's votes, their number, and whether the photo has a camera's fault.
     """
 
     def example(pixels: tf.Tensor, record: dict[str, Any]) -> tuple[Any, tf.Tensor, tf.Tensor]:
-        votes, weight = learnt(record["votes"], tf.cast(record["raters"], tf.float32))
+        votes, weight = learnt(record["votes"], tf.cast(record["raters"], tf.float32), record["fault"])
         return given(pixels, record, sight), votes, weight
 
     return example

@@ -196,7 +196,8 @@ def augmented(
         seed: of the whole training.
         epoch: number of the epoch, from 0.
         leave: leave out the photos that ``batches(..., only=leave)`` reads.
-        camera_faults: share of photos slightly blurred or wrongly exposed.
+        camera_faults: share of photos slightly blurred or wrongly exposed; the example finds in its record, as
+            ``fault``, whether this is one.
         view: as in `batches`; mirrored, blurred and exposed as its photo is.
         example: what is made of each photo.
         share: of one worker among several; see `batched`.
@@ -209,6 +210,7 @@ def augmented(
         decoded = preprocessing.decode(record["photo"])
         photo = preprocessing.square(decoded, scale)
         drawn = tf.stack([tf.constant(seed * 100_003 + epoch, tf.int64), place])
+        record = {**record, "fault": augmentation.is_faulty(camera_faults, drawn)}
         if camera_faults:
             photo = augmentation.camera_fault(photo, camera_faults, drawn)
         if view:

@@ -26,6 +26,7 @@ from components.scorer.quadratic import NAME
 from components.scorer.settings import SCORES, Training
 from components.scorer.sight import STAND_IN, Components, Sight, principal_axes, settle
 from components.scorer.stages import EMBEDDING, FOUND
+from components.training.spoiled import FAULT
 
 WEIGHTS = (0.03, 0.06, 0.125, 0.25)
 """Of what the network sees against what the embedding says, of length 1, that are tried."""
@@ -44,14 +45,6 @@ CHOSEN_ON = 2000
 
 MOST = 20_000
 """Photos that are learnt from: the matrix of all pairs takes 3 GB then. Of more as many are drawn."""
-
-FAULT = 0.25
-"""Score points that a copy made worse is worth less than its photo.
-
-No rating says how much people mind. With copies worth as much as their photos, a strong blur gained .07 points and two
-stops less light .09 on 128 portraits that nothing was learnt from, for what is learnt of a fault goes beyond it; with
-.25 no fault gains more than .02, and of the SRCC .003 is lost.
-"""
 
 _CENTRED = np.array(SCORES) - np.mean(SCORES)
 _TILTS = np.linspace(-4, 4, 4001)  # a mean of 1.2 to 9.8 with the votes that people give

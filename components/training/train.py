@@ -41,7 +41,7 @@ from components.training.jobs import Rated, fit_jobs
 from components.training.raters import Allowance, allowance
 from components.training.report import write_report
 from components.training.rules import read_rules
-from components.training.spoiled import spoiled
+from components.training.spoiled import spoiled, worth_less
 from components.training.worth import weigh
 
 
@@ -216,9 +216,15 @@ class Reader:
 
     def epoch(self, number: int) -> tf.data.Dataset:
         """The training photos of one epoch, randomly cropped and mirrored, the votes to learn, and what they count."""
+        allowed = self.allowed  # found here: within the map nothing can be read
+
+        def learnt(votes: tf.Tensor, raters: tf.Tensor, fault: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            votes, weight = allowed.learnt(votes, raters)
+            return tf.cond(fault, lambda: worth_less(votes), lambda: votes), weight
+
         return photos.augmented(
             self.dataset, "train", **self._read, seed=self.settings.seed, epoch=number,
-            camera_faults=self.settings.camera_faults, example=examples.taught(self.sight, self.allowed.learnt),
+            camera_faults=self.settings.camera_faults, example=examples.taught(self.sight, learnt),
             share=self.share,
         )  # fmt: skip
 
