@@ -108,25 +108,27 @@ def photo() -> bytes:
 
 
 def exported(folder: str, place: str = "") -> str:
-    """The default network, by a process of its own: this one stays without TensorFlow.
+    """The default network with random weights, by a process of its own: this one stays without TensorFlow.
 
     Args:
         folder: receives the version.
-        place: that of the real portraits and weights, for a network that reads faces; "": it reads none.
+        place: that of the real portraits and weights, for a network that reads faces as README.md's best scorer does;
+            "": it reads none.
     """
     code = (
         "import sys; from pathlib import Path\n"
-        "from components.scorer import bundle, face_weights, model, published\n"
+        "from components.scorer import bundle, embedding, face_weights, model, published\n"
         "from components.scorer.settings import Faces, Pretraining, Training, from_parameters\n"
         "from components.scorer.sight import Sight\n"
         "folder, place = Path(sys.argv[1]), sys.argv[2]\n"
         "settings = from_parameters(Pretraining, start='none')\n"
         "weights = Path(place, 'weights')\n"
-        "names = {'face_detector': 'yunet_n_640_640.onnx', 'face_embedder': 'facenet_512.tflite'} if place else {}\n"
-        "faces = from_parameters(Faces, **{name: str(weights / file) for name, file in names.items()})\n"
-        "about = face_weights.prepare(faces, folder / 'weights')\n"
+        "names = {'face_detector': 'yunet_n_640_640.onnx', 'face_embedder': 'facenet_128.keras'} if place else {}\n"
+        "given = {name: str(weights / file) for name, file in names.items()}\n"
+        "layers = ['AvgPool', 'Block17_10_Activation'] if place else []\n"
+        "face_weights.prepare(from_parameters(Faces, face_layers=layers, **given), folder / 'weights')\n"
         "files = {file.name: file.read_bytes() for file in (folder / 'weights').glob('*')}\n"
-        "sight = Sight(embedding=about['size'], kept=about['size']) if place else Sight()\n"
+        "sight = Sight(True, embedding.size(folder / 'weights'), Training.embedding_size) if place else Sight()\n"
         "scorer = model.build_scorer(model.build_encoder(settings), 0.5, sight)\n"
         "published.export_portable(bundle.Bundle(scorer, settings, Training(), '', '', {}, faces=files), folder)\n"
         "Path(folder, 'saved_model.pb').touch()\n"

@@ -36,12 +36,12 @@ PHOTOS = 256
 SECONDS = 5.0  # of a stage
 ROUNDS = 3
 EMBEDDERS = {
-    "FaceNet-512, LiteRT as given": {"face_embedder": "facenet_512.tflite"},
-    "FaceNet-128, Keras, its output": {"face_embedder": "facenet_128.keras"},
     "FaceNet-128, Keras, two layers": {
         "face_embedder": "facenet_128.keras",
         "face_layers": ("AvgPool", "Block17_10_Activation"),
     },
+    "FaceNet-128, Keras, its output": {"face_embedder": "facenet_128.keras"},
+    "FaceNet-512, LiteRT as given": {"face_embedder": "facenet_512.tflite"},
 }
 
 
@@ -112,7 +112,12 @@ def measure(work: Work) -> None:
         [
             ("decode the stored JPEG", photos, 1, lambda photo: Image.open(BytesIO(photo)).convert("RGB")),
             ("detect (YuNet)", images, 1, reader.detector.find),
-            ("align and crop", list(zip(images, landmarks, strict=True)), 1, lambda pair: reader.crop(*pair)),
+            (
+                "align and crop, both scales",
+                list(zip(images, landmarks, strict=True)),
+                1,
+                lambda pair: reader.crops(*pair),
+            ),
             ("read a crop alone, without mirror", crops, 1, lambda crop: plain.embed(crop[None])),
             (f"read crops by {BATCH}, without mirror", batches, BATCH, plain.embed),
             (f"read crops by {BATCH}, with mirror", batches, BATCH, mirrored.embed),
