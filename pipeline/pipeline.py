@@ -18,6 +18,7 @@ from components.scorer.settings import (
     ChampionMode,
     Devices,
     Evaluation,
+    FacePrecision,
     FacePreprocessing,
     Faces,
     Fitting,
@@ -79,6 +80,7 @@ def portrait_scorer(
     face_preprocessing: FacePreprocessing = _faces.face_preprocessing,
     face_layers: list = list(_faces.face_layers),  # noqa: B006
     face_scales: list = list(_faces.face_scales),  # noqa: B006
+    face_precision: FacePrecision = _faces.face_precision,
     face_mirror: bool = _faces.face_mirror,
     embedding_size: int = _training.embedding_size,
     face_view: bool = _training.face_view,
@@ -193,6 +195,7 @@ def portrait_scorer(
         face_preprocessing: How the embedder wants pixels.
         face_layers: Layers of a .keras embedder to read in place of its output, for example ["AvgPool"].
         face_scales: Of each crop of a face that is read, the share of its side that ArcFace's template takes.
+        face_precision: Of a Keras embedder's weights; more bits where fewer would change what it says.
         face_mirror: Average what is read of a face and of its mirror image.
         embedding_size: Principal components of the face's embedding that the scorer reads, at most; 0 reads none.
         face_view: Where faces are known, show the network the aligned one as well, beside the whole photo.

@@ -21,7 +21,7 @@ from tests import designed_faces
 from tests.conftest import drawn_photo
 from tests.designed_faces import READ, SIDE, SIZE
 
-PLAIN = {"face_preprocessing": "none", "face_mirror": False}
+PLAIN = {"face_preprocessing": "none", "face_precision": "float16", "face_mirror": False}
 
 
 @pytest.fixture(scope="module")
@@ -188,14 +188,25 @@ def test_a_litert_file_is_kept_as_it_is_and_reads_the_same(exported, given, tmp_
     assert not (tmp_path / "embedder.onnx").exists()
 
 
-def test_an_export_that_says_something_else_than_keras_keeps_its_32_bits(
-    exported, given, keras_file, tmp_path, monkeypatch
+@pytest.mark.parametrize(
+    ("wanted", "agrees", "expected"),
+    [
+        ("int8", ("int8", "float16", "float32"), "int8"),
+        ("float16", ("int8", "float16", "float32"), "float16"),
+        ("float32", ("int8", "float16", "float32"), "float32"),
+        ("int8", ("float16", "float32"), "float16"),
+        ("int8", ("float32",), "float32"),
+    ],
+)
+def test_an_export_has_the_wanted_bits_or_so_many_that_it_says_what_keras_says(
+    wanted, agrees, expected, given, keras_file, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(face_weights, "AGREEMENT", 1.1)
+    monkeypatch.setattr(
+        face_weights, "AGREEMENT", {name: -1.0 if name in agrees else 1.1 for name in face_weights.AGREEMENT}
+    )
     settings = {**given, "face_embedder": str(keras_file), "face_layers": ("pooled", "first"), **PLAIN}
-    face_weights.prepare(Faces(**settings), tmp_path)
-    half, whole = ((folder / "embedder.tflite").stat().st_size for folder in (exported, tmp_path))
-    assert whole - half > 8 * 5 * 5 * 3  # some of two bytes a weight
+    about = face_weights.prepare(Faces(**settings | {"face_precision": wanted}), tmp_path)
+    assert about["precision"] == expected
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ def ingestion(
     face_preprocessing: str,
     face_layers: list,
     face_scales: list,
+    face_precision: str,
     face_mirror: bool,
     show_photos: bool,
     rating_format: str,
