@@ -199,7 +199,7 @@ def test_a_litert_file_is_kept_as_it_is_and_reads_the_same(exported, given, tmp_
     ],
 )
 def test_an_export_has_the_wanted_bits_or_so_many_that_it_says_what_keras_says(
-    wanted, agrees, expected, given, keras_file, tmp_path, monkeypatch
+    wanted, agrees, expected, exported, given, keras_file, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
         face_weights, "AGREEMENT", {name: -1.0 if name in agrees else 1.1 for name in face_weights.AGREEMENT}
@@ -207,6 +207,11 @@ def test_an_export_has_the_wanted_bits_or_so_many_that_it_says_what_keras_says(
     settings = {**given, "face_embedder": str(keras_file), "face_layers": ("pooled", "first"), **PLAIN}
     about = face_weights.prepare(Faces(**settings | {"face_precision": wanted}), tmp_path)
     assert about["precision"] == expected
+    half, found = ((folder / "embedder.tflite").stat().st_size for folder in (exported, tmp_path))
+    if expected == "float32":
+        assert found - half > 8 * 5 * 5 * 3  # some of two bytes a weight
+    if expected == "float16":
+        assert found == half
 
 
 @pytest.mark.parametrize(

@@ -175,8 +175,8 @@ def _by_keras(model: keras.Model) -> Run:
     def run(
         data: tf.data.Dataset, validation: tf.data.Dataset | None, told: keras.callbacks.Callback
     ) -> dict[str, float]:
-        told = [told, *averaging.callbacks(model)]
-        fitted = model.fit(data, validation_data=validation, shuffle=False, verbose=0, callbacks=told)
+        callbacks = [told, *averaging.callbacks(model)]
+        fitted = model.fit(data, validation_data=validation, shuffle=False, verbose=0, callbacks=callbacks)
         return {name: float(values[0]) for name, values in fitted.history.items()}
 
     return run

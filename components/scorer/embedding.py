@@ -3,8 +3,8 @@
     faces/  detector.onnx                       YuNet (``faces``)
             embedder.tflite or embedder.onnx    the network that reads an aligned face; only where one was given
             faces.json                          {"kind", "preprocessing", "side", "scales", "mirror", "size", "layers",
-                                                "channels_first", "sha256": {"detector", "embedder"}}; without an
-                                                embedder its sha256 alone
+                                                "channels_first", "precision", "sha256": {"detector", "embedder"}};
+                                                without an embedder its sha256 alone
 
 ``face_weights.prepare`` writes such a folder from the settings; ingestion keeps it with the data set, and each later
 room takes it along with `copy`. An embedding is what the network says of a face, cut out at each of the scales, joined

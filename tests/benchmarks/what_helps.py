@@ -16,7 +16,7 @@ head phase does: that is where a loss can be changed.
   times the logistic loss of every pair of photos of a batch, weighed by how far apart people put them.
 * Weight averaging: an exponential moving average of the weights over two epochs, the pipeline's default.
 
-All but the mirror are settings of the pipeline: ``pairs``, ``face_view``, ``rater_weighting``, ``rater_smoothing``,
+All but the pairs and the mirror are settings of the pipeline: ``face_view``, ``rater_weighting``, ``rater_smoothing``,
 ``correlation_term``, ``rank_term`` and ``averaging``.
 
 What cannot be measured here stands in the results with its reason. Prints a table, and writes ``what_helps.json`` and
