@@ -125,15 +125,17 @@ def free_port() -> int:
 
 
 @contextmanager
-def started(model: str | Path, folder: Path, *options: str, **environment: str) -> Iterator[Server]:
-    """The server, ready; everything that it writes lies in the folder."""
+def started(
+    model: str | Path, folder: Path, *options: str, module: str = "images.serving", **environment: str
+) -> Iterator[Server]:
+    """The server, ready, or another module with its options; everything that it writes lies in the folder."""
     port = free_port()
     words = ["--model", str(model), "--port", str(port), "--host", "127.0.0.1", "--folder", str(folder / "scorer")]
     words += ["--drain", "0", "--interval", "0.2", *options]
     log = folder / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "images.serving", *words], cwd=ROOT, stderr=file, env={**os.environ, **environment}
+            [sys.executable, "-m", module, *words], cwd=ROOT, stderr=file, env={**os.environ, **environment}
         )
     server = Server(process, port, log)
     try:

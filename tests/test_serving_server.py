@@ -31,6 +31,7 @@ from components.scorer import channels
 from images.serving import launch, log
 from images.serving.app import create_app
 from images.serving.settings import Settings
+from tests import deadly
 from tests.conftest import drawn_photo
 from tests.serving import NGINX, PATIENCE, ROOT, Server, children, started, until
 
@@ -155,6 +156,20 @@ def test_a_killed_worker_costs_its_own_requests_alone_and_is_back_at_once(server
     assert len(failed) <= 4  # clients: each has one request under way
     assert set(failed) <= {502}
     assert other in server.workers()
+
+
+@pytest.mark.skipif(not NGINX, reason="needs Nginx, which hands requests on")
+def test_a_photo_that_kills_its_worker_kills_one_and_is_answered_by_a_process_apart(models, tmp_path):
+    with started(models, tmp_path, "--workers", "3", module="tests.deadly") as server:
+        with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
+            for _ in range(40):  # connections that are kept, of which each would give Nginx another try
+                assert client.post("/score", files={"photos": PHOTO}).status_code == 200
+            before = set(server.workers())
+            answer = client.post("/score", files={"photos": PHOTO + deadly.DEADLY})
+            until(lambda: len(server.workers()) == 3, "the dead one is replaced")
+        assert 1 < answer.json()["photos"][0]["mean"] < 10
+        assert len(before - set(server.workers())) == 1
+        assert not list((tmp_path / "scorer").glob("run-*/request-*"))
 
 
 def raw(server: Server, head: str, *chunks: bytes) -> http.client.HTTPResponse:

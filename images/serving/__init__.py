@@ -6,6 +6,7 @@ launch       Nginx and Gunicorn as children of one command, ``python -m images.s
 worker       one Gunicorn worker with a socket of its own
 app          the application: which address is answered by what
 guard        before and after every request: keys, headers, time, metrics
+attempts     has the photos of a request whose worker died decoded apart
 bodies       reads bodies within limits
 predict_v1, infer_v2, sagemaker, product    what the addresses of each protocol do
 models       which version answers: follows the channel, switches without dropping a request

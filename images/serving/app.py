@@ -14,6 +14,7 @@ from starlette.staticfiles import StaticFiles
 
 from images.serving import infer_v2, metrics, predict_v1, product, reference, sagemaker
 from images.serving.advising import Advising
+from images.serving.attempts import Attempts
 from images.serving.batching import Batching
 from images.serving.bodies import Room
 from images.serving.guard import Guard
@@ -48,6 +49,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.server = state
+    if settings.nginx and settings.run:
+        app.add_middleware(Attempts, run=settings.run)
     app.add_middleware(Guard, settings=settings, metrics=measured, room=room)
     for router in (predict_v1.router, infer_v2.router, sagemaker.router, product.router):
         app.include_router(router)

@@ -24,6 +24,7 @@ from components.scorer.decoding import Unusable
 from components.scorer.embedding import Seen
 from components.scorer.portable import Portable
 from components.scorer.stages import Given
+from images.serving import attempts
 from images.serving.metrics import Metrics
 from images.serving.problems import Problem, busy
 from images.serving.settings import Settings
@@ -31,6 +32,7 @@ from images.serving.settings import Settings
 _LARGE = (
     16_000_000  # pixels: above it (50 MB decoded) a worker decodes one photo at a time, or four of 100 MP fill 1 GB
 )
+_APART = 30.0  # seconds that decoding may take in a process of its own, which needs one to begin
 
 
 @dataclass
@@ -44,6 +46,7 @@ class Photo:
         size: width and height that it was sent with, upright.
         given: what the network is given of it; given up once it has answered.
         seen: its faces, where they were looked for; once a photo (see `see`).
+        apart: it is decoded in a process of its own.
         answer: what the network says of it, arrays by name.
     """
 
@@ -53,6 +56,7 @@ class Photo:
     size: tuple[int, int] = (0, 0)
     given: Given | None = field(default=None, repr=False)
     seen: Seen | None = field(default=None, repr=False)
+    apart: bool = False
     answer: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     until: float = float("inf")  # of time.monotonic(): from then on nobody waits for it
     done: Callable[[Any], None] | None = field(default=None, repr=False)  # is given this, or an exception
@@ -199,9 +203,8 @@ class Batching:
         try:
             for data, each in zip(photos, jobs, strict=True):
                 future = loop.create_future()
-                photo = Photo(
-                    data, each, until=until, done=partial(loop.call_soon_threadsafe, _settle_unless_done, future)
-                )
+                done = partial(loop.call_soon_threadsafe, _settle_unless_done, future)
+                photo = Photo(data, each, apart=attempts.SECOND.get(), until=until, done=done)
                 network.expect(1)
                 self._pool.submit(self._decode, network, photo)
                 waiting.append(future)
@@ -270,9 +273,11 @@ def decode(portable: Portable, photo: Photo) -> None:
     Raises:
         components.scorer.decoding.Unusable: it is no photo.
     """
-    found = decoding.decode(photo.data, portable.settings)
-    photo.jpeg = decoding.encode(found.image, portable.settings)
-    photo.size = found.width, found.height
+    if photo.apart:
+        photo.jpeg, photo.size = attempts.normalise_apart(photo.data, portable.settings, _APART)
+    else:
+        found = decoding.decode(photo.data, portable.settings)
+        photo.jpeg, photo.size = decoding.encode(found.image, portable.settings), (found.width, found.height)
     if portable.reads.faces:
         image = photo.image
         photo.seen = portable.look(image)
