@@ -127,6 +127,21 @@ def test_photos_without_given_splits_are_never_left_out_in_a_first_run(grown):
     assert {row["photo"] for row in rows if row["labelled"]} <= set(splits(assign(rows)))
 
 
+@given(batches(), st.randoms(use_true_random=False))
+@settings(max_examples=40, deadline=None)
+def test_photos_that_go_leave_the_others_columns_types_and_splits_as_they_were(grown, random):
+    came = pd.DataFrame([{**row, "offset": place, "known": True} for place, row in enumerate(grown[-1])])
+    first = groups.assign(came, groups.empty_register(), SETTINGS)
+    left = came[[random.random() < 0.5 for _ in range(len(came))]]
+    second = groups.assign(left, first.register, SETTINGS)
+    before, after = splits(first), splits(second)
+    assert all(after.get(row.photo) == before[row.photo] for row in left.itertuples() if before.get(row.photo))
+    own = left[left["photo"].isin(list(after))].drop(columns=["split", "group"]).reset_index(drop=True)
+    pd.testing.assert_frame_equal(second.table[list(own)].reset_index(drop=True), own)
+    assert set(first.register.itertuples(index=False)) <= set(second.register.itertuples(index=False))
+    assert second.register.dtypes.equals(groups.empty_register().dtypes)
+
+
 def test_near_duplicates_and_a_given_group_join_into_one_group():
     rows = [photo("a", 0b0), photo("b", 0b11), photo("c", 0b1111 << 8, group="anna"), photo("d", 0b11, group="anna")]
     table = assign(rows).table

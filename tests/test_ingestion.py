@@ -349,6 +349,23 @@ def test_old_photos_keep_their_split_as_photos_are_added(inputs):
     assert after["twin.jpg"] == "test"
 
 
+def test_photos_that_were_deleted_replaced_or_renamed_do_not_keep_the_others_from_being_ingested_again(inputs):
+    inputs.ingest("first")
+    before = inputs.splits()
+    for number in range(3):
+        (inputs.photos / f"{number:02}.jpg").unlink()
+    (inputs.photos / "03.jpg").write_bytes(jpeg(picture(4000)))
+    (inputs.photos / "04.jpg").rename(inputs.photos / "renamed.jpg")
+    inputs.ratings["photo"] = inputs.ratings["photo"].replace("04.jpg", "renamed.jpg")
+    inputs.ingest("second")
+    after = inputs.splits()
+    assert {photo: after[photo] for photo in after if photo not in ("03.jpg", "renamed.jpg")} == {
+        photo: split for photo, split in before.items() if photo not in [f"{number:02}.jpg" for number in range(5)]
+    }
+    assert after["renamed.jpg"] == before["04.jpg"]
+    assert "03.jpg" in after
+
+
 def test_given_splits_groups_and_attributes_are_honoured(inputs):
     numbers = range(40)
     about = pd.DataFrame({"photo": [f"{n:02}.jpg" for n in numbers]})

@@ -38,7 +38,8 @@ class Assigned:
     """The outcome for the photos of one run.
 
     Attributes:
-        table: the photos that go into the data set, as they were given, with ``split`` and ``group`` filled in.
+        table: the rows of the photos that go into the data set, with ``split`` and ``group`` filled in; all other
+            columns, and every column's type, are as they came.
         left_out: the others.
         register: the register with the photos of this run.
     """
@@ -106,9 +107,10 @@ def assign(photos: pd.DataFrame, register: pd.DataFrame, settings: Ingestion) ->
         register: of the earlier runs, or ``empty_register()``.
         settings: ``duplicate_distance``, ``validation_share`` and ``test_share`` are read.
     """
-    rows = _with_register(photos.reset_index(drop=True), register)
+    photos = photos.reset_index(drop=True)
+    rows = _linked_by(photos, register)
     links = _Links(rows, settings.duplicate_distance)
-    labelled, here = rows["labelled"].to_numpy(bool), ~rows["gone"].to_numpy(bool)
+    labelled, here = rows["labelled"].to_numpy(bool), np.arange(len(rows)) < len(photos)
     split = _anchored(rows, links)  # rule 1
 
     free = labelled & (rows["anchor"].to_numpy() == "")
@@ -125,7 +127,7 @@ def assign(photos: pd.DataFrame, register: pd.DataFrame, settings: Ingestion) ->
     near = links.touched(np.where(here, split, ""), groups=False).any(1)
     held_out = links.touched(split)[:, [HELD.index("test"), HELD.index("validation")]].any(1)
     split = np.where(~labelled & ~near & ~held_out, "unlabelled", split)
-    return _assigned(rows, links, split, register)
+    return _assigned(photos, rows, links, split, register)
 
 
 def lacks_validation(photos: pd.DataFrame) -> bool:
@@ -193,23 +195,33 @@ class _Links:
         return connected_components(graph, directed=False)[1][: len(chosen)]
 
 
-def _with_register(photos: pd.DataFrame, register: pd.DataFrame) -> pd.DataFrame:
-    """The photos, then the register's photos that are not among them (``gone``), all with their ``anchor``.
+def _linked_by(photos: pd.DataFrame, register: pd.DataFrame) -> pd.DataFrame:
+    """What photos are linked by: a row for each photo, then for each of the register's that is not among them.
 
-    ``keeps`` tells anchors that stay where an earlier run put them from those whose given split is new.
+    A table of its own, with no column that the register lacks: photos that are gone have no size and no place in
+    a file, and a blank among whole numbers makes them all fractions.
+
+    Args:
+        photos: as in `assign`, numbered from 0.
+        register: as in `assign`.
+
+    Returns:
+        Columns ``sha256``, ``phash``, ``group`` and ``labelled`` of `assign`, ``anchor`` (a split, or ``""`` for no
+        anchor) and ``keeps`` (bool), which tells anchors that stay where an earlier run put them from those whose
+        given split is new.
     """
     known = dict(zip(register["sha256"], register["split"], strict=True))
     drawn = photos["sha256"].map(lambda sha256: known.get(sha256, "")).where(photos["labelled"], "")
     anchor = photos["split"].where(photos["split"] != "", drawn).where(photos["labelled"], "")
-    rows = photos.assign(anchor=anchor, keeps=(anchor == drawn) & (drawn != ""), gone=False)
+    own = ["sha256", "phash", "group", "labelled"]
+    here = photos[own].assign(anchor=anchor, keeps=(anchor == drawn) & (drawn != ""))
 
-    labelled = rows[rows["labelled"]]
-    here = pd.MultiIndex.from_frame(labelled[["photo", "sha256"]])
-    moved = labelled.loc[(labelled["anchor"] != drawn[labelled.index]) & (drawn[labelled.index] != ""), "sha256"]
-    absent = ~pd.MultiIndex.from_frame(register[["photo", "sha256"]]).isin(here) & ~register["sha256"].isin(moved)
-    gone = register[absent].assign(labelled=True, keeps=True, gone=True)
-    gone = gone.assign(anchor=gone["split"], phash=[bytes.fromhex(value) for value in gone["phash"]])
-    return pd.concat([rows, gone], ignore_index=True) if len(gone) else rows.reset_index(drop=True)
+    rated = pd.MultiIndex.from_frame(photos.loc[photos["labelled"], ["photo", "sha256"]])
+    moved = photos.loc[(anchor != drawn) & (drawn != ""), "sha256"]
+    absent = ~pd.MultiIndex.from_frame(register[["photo", "sha256"]]).isin(rated) & ~register["sha256"].isin(moved)
+    gone = register[absent].assign(phash=[bytes.fromhex(value) for value in register["phash"][absent]], labelled=True)
+    gone = gone[own].assign(anchor=register["split"][absent], keeps=True)
+    return pd.concat([here, gone], ignore_index=True)
 
 
 def _anchored(rows: pd.DataFrame, links: _Links) -> np.ndarray:
@@ -253,31 +265,33 @@ def _drawn(keys: np.ndarray, settings: Ingestion) -> np.ndarray:
     return np.where(share < settings.test_share + settings.validation_share, held, "train")[place]
 
 
-def _assigned(rows: pd.DataFrame, links: _Links, split: np.ndarray, register: pd.DataFrame) -> Assigned:
-    entered = ~rows["gone"].to_numpy(bool) & (split != "")
-    missed = ~rows["gone"].to_numpy(bool) & (split == "")
+def _assigned(
+    photos: pd.DataFrame, rows: pd.DataFrame, links: _Links, split: np.ndarray, register: pd.DataFrame
+) -> Assigned:
     group = np.full(len(rows), "", dtype=object)
     for side in (np.isin(split, HELD), split == "unlabelled"):
         keys = _keys(rows, links.components(side), side)
         names = [key[6:] if key.startswith("group ") else key[7:23] for key in keys]
         group[side] = np.array(names, object)[side]
-    kept = rows[entered].assign(split=split[entered], phash=[value.hex() for value in rows["phash"][entered]])
-    touched = links.touched(split)
+    touched, here = links.touched(split), split[: len(photos)]
+    placed = photos.assign(split=here)[here != ""]
+    hashes = pd.Series([value.hex() for value in placed["phash"]], placed.index, str)
     return Assigned(
-        table=rows[entered]
-        .assign(split=split[entered], group=group[entered])
-        .drop(columns=["anchor", "keeps", "gone"]),
-        left_out=[_left_out(rows.loc[place], touched[place]) for place in np.flatnonzero(missed)],
-        register=_registered(kept.loc[kept["split"] != "unlabelled", list(COLUMNS)], register),
+        table=placed.assign(group=group[placed.index]),
+        left_out=[
+            _left_out(photos.loc[place], rows.loc[place, "anchor"], touched[place])
+            for place in np.flatnonzero(here == "")
+        ],
+        register=_registered(placed.assign(phash=hashes).loc[placed["split"] != "unlabelled", list(COLUMNS)], register),
     )
 
 
-def _left_out(row: pd.Series, touched: np.ndarray) -> LeftOut:
+def _left_out(photo: pd.Series, anchor: str, touched: np.ndarray) -> LeftOut:
     splits = " and ".join(name for name, linked in zip(HELD, touched, strict=True) if linked)
-    if not row["labelled"]:
-        return LeftOut(row["photo"], "near a rated photo", f"which is in {splits}")
-    own = f"its own split is {row['anchor']}, but it " if row["anchor"] else "it "
-    return LeftOut(row["photo"], "bridges two splits", f"{own}is linked to photos in {splits}")
+    if not photo["labelled"]:
+        return LeftOut(photo["photo"], "near a rated photo", f"which is in {splits}")
+    own = f"its own split is {anchor}, but it " if anchor else "it "
+    return LeftOut(photo["photo"], "bridges two splits", f"{own}is linked to photos in {splits}")
 
 
 def _registered(kept: pd.DataFrame, register: pd.DataFrame) -> pd.DataFrame:
