@@ -65,6 +65,7 @@ def problem(answer, status: int, kind: str) -> str:
     assert told["status"] == status
     assert told["type"] == f"urn:portrait-scorer:problem:{kind}"
     assert told["title"]
+    assert told["error"] == told["detail"]
     return told["detail"]
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,8 @@ async def _problem(request: Request, problem: Problem) -> Response:
 async def _http(request: Request, error: HTTPException) -> Response:
     """Starlette's own 404 and 405."""
     words = {404: "there is nothing at this address: see /docs", 405: "this address takes another method: see /docs"}
-    return Problem(error.status_code, "http", words.get(error.status_code, ""), headers=error.headers).answer()
+    detail = words.get(error.status_code, HTTPStatus(error.status_code).phrase)
+    return Problem(error.status_code, "http", detail, headers=error.headers).answer()
 
 
 async def _unfit(request: Request, error: RequestValidationError) -> Response:

@@ -1,8 +1,7 @@
 """The Open Inference Protocol: KServe's version 2, as Triton and MLServer speak it, with binary tensors.
 
 https://github.com/open-inference/open-inference-protocol and, for bytes after the JSON,
-https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md. Errors carry
-``error``, which its clients read, beside what a problem document has.
+https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md.
 """
 
 import json
@@ -42,8 +41,9 @@ async def live() -> Response:
 @router.get("/health/ready", **reference.READY_V2)
 async def ready(request: Request) -> Response:
     """A version answers."""
-    is_ready = of(request).models.ready
-    return json_answer({"ready": is_ready}, 200 if is_ready else 503)
+    if of(request).models.ready:
+        return json_answer({"ready": True})
+    return json_answer({"ready": False, "error": "no version answers yet, or the server is about to end"}, 503)
 
 
 @router.get("/models/{name}/versions/{version}/ready", **reference.READY_V2)
@@ -83,40 +83,29 @@ async def infer(request: Request, name: str) -> Response:
 
 
 async def _ready(request: Request, name: str, version: str | None = None) -> Response:
-    try:
-        async with of(request).models.using(name, version):
-            return json_answer({"name": name, "ready": True})
-    except Problem as problem:
-        return problem.answer(error=problem.detail)
+    async with of(request).models.using(name, version):
+        return json_answer({"name": name, "ready": True})
 
 
 async def _metadata(request: Request, name: str, version: str | None = None) -> Response:
-    try:
-        async with of(request).models.using(name, version) as served:
-            inputs = [{"name": "image_bytes", "datatype": "BYTES", "shape": [-1]}]
-            if served.jobs:
-                inputs.append({"name": "job", "datatype": "BYTES", "shape": [-1]})
-            outputs = [
-                {"name": output, "datatype": "FP32", "shape": [-1, *shape]} for output, shape in _OUTPUTS.items()
-            ]
-            told = {"name": name, "versions": [served.version], "platform": "litert", "inputs": inputs}
-            return json_answer(told | {"outputs": outputs})
-    except Problem as problem:
-        return problem.answer(error=problem.detail)
+    async with of(request).models.using(name, version) as served:
+        inputs = [{"name": "image_bytes", "datatype": "BYTES", "shape": [-1]}]
+        if served.jobs:
+            inputs.append({"name": "job", "datatype": "BYTES", "shape": [-1]})
+        outputs = [{"name": output, "datatype": "FP32", "shape": [-1, *shape]} for output, shape in _OUTPUTS.items()]
+        told = {"name": name, "versions": [served.version], "platform": "litert", "inputs": inputs}
+        return json_answer(told | {"outputs": outputs})
 
 
 async def _infer(request: Request, name: str, version: str | None = None) -> Response:
     state = of(request)
-    try:
-        async with state.models.using(name, version) as served:
-            state.batching.check()
-            asked, binary = _split(await bodies.read(request, state), request.headers.get(_LENGTH))
-            photos, jobs = _inputs(asked, binary, state, served)
-            wanted = _wanted(asked)
-            found = await state.batching.score(served.network, photos, jobs)
-            return _answer(asked, served, found, wanted)
-    except Problem as problem:
-        return problem.answer(error=problem.detail)
+    async with state.models.using(name, version) as served:
+        state.batching.check()
+        asked, binary = _split(await bodies.read(request, state), request.headers.get(_LENGTH))
+        photos, jobs = _inputs(asked, binary, state, served)
+        wanted = _wanted(asked)
+        found = await state.batching.score(served.network, photos, jobs)
+        return _answer(asked, served, found, wanted)
 
 
 def _split(body: bytes, length: str | None) -> tuple[Mapping[str, Any], memoryview]:

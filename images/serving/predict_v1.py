@@ -2,8 +2,7 @@
 
 https://www.tensorflow.org/tfx/serving/api_rest and
 https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol. A request is answered whole or not
-at all, as there: one photo that cannot be read fails it. Errors carry ``error``, which their clients read, beside what
-a problem document has.
+at all, as there: one photo that cannot be read fails it.
 """
 
 from collections.abc import Mapping
@@ -84,33 +83,24 @@ async def status(request: Request, name: str) -> Response:
 
 async def _predict(request: Request, name: str, version: str | None = None, label: str | None = None) -> Response:
     state = of(request)
-    try:
-        async with state.models.using(name, version, label) as served:
-            state.batching.check()
-            asked = read(await bodies.read_json(request, state), state, served)
-            photos = await state.batching.score(served.network, asked.photos, asked.jobs)
-            return json_answer(told(photos, asked.columns))
-    except Problem as problem:
-        return problem.answer(error=problem.detail)
+    async with state.models.using(name, version, label) as served:
+        state.batching.check()
+        asked = read(await bodies.read_json(request, state), state, served)
+        photos = await state.batching.score(served.network, asked.photos, asked.jobs)
+        return json_answer(told(photos, asked.columns))
 
 
 async def _metadata(request: Request, name: str, version: str | None = None) -> Response:
-    try:
-        async with of(request).models.using(name, version) as served:
-            return json_answer(_signature(served))
-    except Problem as problem:
-        return problem.answer(error=problem.detail)
+    async with of(request).models.using(name, version) as served:
+        return json_answer(_signature(served))
 
 
 async def _status(request: Request, name: str, version: str | None = None) -> Response:
-    try:
-        async with of(request).models.using(name, version) as served:
-            well = {"error_code": "OK", "error_message": ""}
-            available = {"version": served.version, "state": "AVAILABLE", "status": well}
-            # "name" and "ready" are what KServe's clients look for at the same address.
-            return json_answer({"model_version_status": [available], "name": name, "ready": True})
-    except Problem as problem:
-        return problem.answer(error=problem.detail)
+    async with of(request).models.using(name, version) as served:
+        well = {"error_code": "OK", "error_message": ""}
+        available = {"version": served.version, "state": "AVAILABLE", "status": well}
+        # "name" and "ready" are what KServe's clients look for at the same address.
+        return json_answer({"model_version_status": [available], "name": name, "ready": True})
 
 
 def read(value: Any, state: State, served: Served) -> Asked:

@@ -1,4 +1,7 @@
-"""What goes wrong, as RFC 9457 says it: problem documents that tell what was expected and what came."""
+"""What goes wrong, as RFC 9457 says it: problem documents that tell what was expected and what came.
+
+Each has ``error`` as well, the sentence again: where the clients of TensorFlow Serving, KServe and Triton look for it.
+"""
 
 import json
 from collections.abc import Mapping
@@ -33,11 +36,12 @@ class Problem(Exception):
     def document(self) -> dict[str, Any]:
         """The problem as JSON."""
         title = HTTPStatus(self.status).phrase
-        return {"type": _KIND + self.kind, "title": title, "status": self.status, "detail": self.detail, **self.more}
+        told = {"type": _KIND + self.kind, "title": title, "status": self.status, "detail": self.detail}
+        return {**told, "error": self.detail, **self.more}
 
-    def answer(self, **more: Any) -> Response:
-        """The problem as a response; ``more`` members are added."""
-        return json_answer({**self.document(), **more}, self.status, MEDIA, self.headers)
+    def answer(self) -> Response:
+        """The problem as a response."""
+        return json_answer(self.document(), self.status, MEDIA, self.headers)
 
 
 def json_answer(

@@ -43,13 +43,21 @@ _SCORE_FIELDS = {
 }
 _BYTES = {**_TEXT, "format": "binary"}
 _PROBLEM = _object(
-    {"type": _TEXT, "title": _TEXT, "status": _WHOLE, "detail": _TEXT}, description="A problem document (RFC 9457)"
+    {
+        "type": _TEXT,
+        "title": _TEXT,
+        "status": _WHOLE,
+        "detail": _TEXT,
+        "error": {**_TEXT, "description": "the detail again, for clients of TensorFlow Serving, KServe and Triton"},
+    },
+    description="A problem document (RFC 9457)",
 )
 _PROBLEM_EXAMPLE = {
     "type": "urn:portrait-scorer:problem:too-many-photos",
     "title": "Request Entity Too Large",
     "status": 413,
     "detail": "expected at most 32 photos in a request, got 40: send several requests",
+    "error": "expected at most 32 photos in a request, got 40: send several requests",
 }
 _MODEL_SCHEMA = _object({"name": _TEXT, "version": _or_null(_WHOLE)})
 _FINDING = _object(
