@@ -83,7 +83,9 @@ def _tell(outcome: runs.Outcome, place: Workspace, seconds: float) -> int:
     said = {"Run": f"{account.run} {account.state} after {progress.duration(seconds)}"}
     if account.step:
         said |= {"Failed": account.step, "Reason": account.reason}
-        if any(storage.exists(place.checkpoints(step)) for step in ("pretraining", "training")):
+        if not account.wrong_input and any(
+            storage.exists(place.checkpoints(step)) for step in ("pretraining", "training")
+        ):
             said["Go on"] = f"the same command with --resume {account.run} takes up the last complete epoch"
     said |= {"Gates": account.verdict or "not reached", "Model": account.published or "not published"}
     for number, page in enumerate(reversed(outcome.pages)):

@@ -11,6 +11,7 @@ from google.cloud.storage import retry
 
 from components.scorer import storage
 from components.scorer.checkpoints import Checkpoints, best_epoch, fingerprint_of, fit
+from components.scorer.workers import Share, Workers
 
 
 def model() -> keras.Model:
@@ -23,6 +24,13 @@ def model() -> keras.Model:
 def data(epoch: int) -> tf.data.Dataset:
     rng = np.random.default_rng(epoch)
     return tf.data.Dataset.from_tensor_slices((rng.normal(size=(16, 4)), rng.normal(size=(16, 1)))).batch(8)
+
+
+def spoiled_at(batch: int) -> tf.data.Dataset:
+    """Ten batches, with a weight for each example, of which one has a truth that is no number."""
+    truth = np.ones((80, 1), "float32")
+    truth[8 * batch] = np.nan
+    return tf.data.Dataset.from_tensor_slices((np.ones((80, 4), "float32"), truth, np.ones(80, "float32"))).batch(8)
 
 
 def train_to(epochs: int, place: Checkpoints, **more) -> tuple[keras.Model, dict]:
@@ -131,3 +139,24 @@ def test_what_a_checkpoint_says_of_itself_is_plain_json(place, tmp_path):
     train_to(1, place)
     about = json.loads((tmp_path / "checkpoints" / "epoch-0001.json").read_text())
     assert (about["epoch"], about["fingerprint"]) == (1, "these settings")
+
+
+def alone() -> Workers:
+    """The one worker there is."""
+    return Workers(Share(0, 1), tf.distribute.get_strategy())
+
+
+@pytest.mark.parametrize("workers", [None, alone()], ids=["one process", "workers"])
+@pytest.mark.parametrize("batch", [0, 2])
+def test_a_loss_that_is_not_finite_stops_training_after_its_batch_in_words_about_the_data(place, batch, workers):
+    said = rf"a test: expected finite numbers as the loss of epoch 1, batch {batch + 1}, got nan\. Either the data"
+    with pytest.raises(ValueError, match=said) as stopped:
+        fit(model(), 3, lambda epoch: spoiled_at(batch), what="a test", checkpoints=place, seed=1, workers=workers)
+    assert "resume" not in str(stopped.value)
+    assert place.latest() is None
+
+
+def test_nor_is_an_epoch_kept_whose_loss_on_validation_is_not_finite(place):
+    with pytest.raises(ValueError, match=r"expected finite numbers as the losses of epoch 1, got 1 of 2 that are not"):
+        train_to(3, place, validation=spoiled_at(0))
+    assert place.latest() is None

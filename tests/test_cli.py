@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import package
-from pipeline.__main__ import main
+from components.scorer import journal, storage
+from components.scorer.workspace import Workspace
+from pipeline import package, runs
+from pipeline.__main__ import _tell, main
 from tests.conftest import drawn_photo
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,6 +96,21 @@ def test_what_cannot_be_run_is_one_clear_error_before_anything_starts(arguments,
     assert words in printed
     assert len(printed.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("error", "advised"), [(ValueError("no data"), False), (OSError("a full disk"), True)])
+def test_to_go_on_is_advised_where_it_can_help_and_not_where_what_was_given_is_wrong(
+    error, advised, tmp_path, monkeypatch, capsys
+):
+    place = Workspace(str(tmp_path), "run-1")
+    storage.write_bytes(storage.join(place.checkpoints("training"), "epoch-0001.json"), b"{}")
+    monkeypatch.setenv(journal.RUN_ID, "run-1")
+    with pytest.raises(type(error)), journal.step("training", str(tmp_path)):
+        raise error
+    assert _tell(runs.Outcome(journal.account(place, "FAILED"), []), place, 1.0) == 1
+    printed = capsys.readouterr().out
+    assert str(error) in printed
+    assert ("--resume run-1" in printed) is advised
 
 
 def test_compiling_writes_a_file_that_its_check_calls_fresh(tmp_path, capsys):

@@ -293,3 +293,14 @@ def test_a_photo_that_counts_for_next_to_nothing_is_not_learnt_from():
     truth = rated(others) @ SCORES
     weighed, as_they_are = (spearmanr(asked(each, others) @ SCORES, truth).statistic for each in (head, plain))
     assert weighed > as_they_are + 0.1
+
+
+@pytest.mark.parametrize("name", ["embedding", "pooled", "votes", "weights of the photos"])
+def test_what_is_not_finite_is_named_before_anything_is_solved(learnt, name):
+    given, votes, weights = dict(learnt), rated(learnt), np.ones(160)
+    spoiled = {**given, "votes": votes, "weights of the photos": weights}[name].copy()
+    spoiled.flat[3] = np.nan
+    given[name] = spoiled
+    votes, weights = given.pop("votes", votes), given.pop("weights of the photos", weights)
+    with pytest.raises(ValueError, match=rf"expected finite numbers as the {name} of 160 photos, got 1 of [\d,]+ that"):
+        fit_closed(given, votes, BOTH, components_of(learnt), SETTINGS, weights=weights)

@@ -19,6 +19,7 @@ from components.ingestion import builder
 from components.pretraining.pretrain import pretrain
 from components.scorer import augmentation, bundle, photos
 from components.scorer.heads import Heads
+from components.scorer.model import build_encoder
 from components.scorer.settings import Pretraining, Training, from_parameters
 from components.scorer.sight import WHOLE
 from components.training.spoiled import FAULT, worth_less
@@ -127,6 +128,15 @@ def test_pretraining_without_photos_says_what_to_do(tmp_path):
     builder.write(tmp_path / "dataset", {"test": [[example(1)]]}, ["side"])
     with pytest.raises(ValueError, match="the data set has none; give unlabelled photos or set start"):
         run_pretraining(tmp_path / "dataset", tmp_path, pretraining())
+
+
+def test_pretraining_from_weights_that_are_not_finite_stops_in_its_first_batch(small_dataset, tmp_path):
+    network = build_encoder(pretraining(start="none"))
+    network.set_weights([np.full_like(each, np.nan) for each in network.get_weights()])
+    network.save_weights(tmp_path / "start.weights.h5")
+    said = "pretraining: expected finite numbers as the loss of epoch 1, batch 1, got nan"
+    with pytest.raises(ValueError, match=said):
+        run_pretraining(small_dataset, tmp_path, pretraining(weights=str(tmp_path / "start.weights.h5")))
 
 
 def test_a_scale_below_the_crop_is_refused(small_dataset, tmp_path):

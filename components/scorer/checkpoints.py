@@ -18,6 +18,7 @@ import keras
 import tensorflow as tf
 
 from components.scorer import averaging, storage
+from components.scorer.losses import expect_finite
 from components.scorer.progress import duration, line
 from components.scorer.workers import Run, Workers
 
@@ -134,6 +135,9 @@ def fit(
 
     Returns:
         The compiled model and its curves (``loss``, ``val_loss``, ``seconds``, …), a value an epoch.
+
+    Raises:
+        ValueError: a loss is not finite; said after the batch of which it is, and nothing is written of its epoch.
     """
     found = checkpoints.latest()
     first, curves = found or (0, {})
@@ -149,6 +153,7 @@ def fit(
         began = time.monotonic()
         progress.epoch = epoch
         values = train(data(epoch), validation, progress)
+        expect_finite([*values.values()], what, f"losses of epoch {epoch + 1}")
         for name, value in {**values, "seconds": time.monotonic() - began}.items():
             curves.setdefault(name, []).append(value)
         checkpoints.save(model, epoch + 1, curves, {best_epoch(curves)}, write=workers is None or workers.chief)
@@ -192,7 +197,7 @@ def _seed_noise(model: keras.Model, seed: int) -> None:
 
 @dataclass
 class _Progress(keras.callbacks.Callback):
-    """A line in the log now and then, with the time that all epochs together still need."""
+    """A line in the log now and then, with the time that all epochs together still need; no loss that is not finite."""
 
     what: str
     epochs: int
@@ -208,8 +213,9 @@ class _Progress(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._batch = 0
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         self._batch, self._done = batch + 1, self._done + 1
+        expect_finite(logs["loss"], self.what, f"loss of epoch {self.epoch + 1}, batch {self._batch}")
         now = time.monotonic()
         if now - self._printed < self.every:
             return

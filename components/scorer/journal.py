@@ -32,6 +32,7 @@ class Step:
     ended: float | None = None
     error: str = ""
     report: str = ""  # URI of the page that the step wrote
+    wrong_input: bool = False  # it failed by what it was given, with which it would fail again
 
 
 def this_run(workspace: str) -> Workspace:
@@ -67,7 +68,8 @@ def step(name: str, workspace: str, report: str = "") -> Iterator[Workspace]:
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         with suppress(OSError):  # the step's own error is what matters
-            _write(place, replace(record, state="failed", ended=time.time(), error=reason))
+            failed = replace(record, state="failed", ended=time.time(), error=reason)
+            _write(place, replace(failed, wrong_input=isinstance(error, ValueError)))
         raise
     _write(place, replace(record, state="succeeded", ended=time.time()))
     print(f"{name}: done in {progress.duration(time.time() - record.began)}", flush=True)
@@ -87,6 +89,7 @@ class Account:
     state: str  # "succeeded" or "failed"
     step: str = ""  # the step that failed
     reason: str = ""  # why it failed
+    wrong_input: bool = False  # it failed by what it was given: to go on from its checkpoints ends in the same
     verdict: str = ""  # in words, with the reasons of a no
     published: str = ""  # URI of the version
     report: str = ""  # URI of the last page that was written: the evaluation's, where it was reached
@@ -114,6 +117,7 @@ def account(place: Workspace, state: str, message: str = "") -> Account:
         state="failed" if failed else "succeeded",
         step=step,
         reason=reason,
+        wrong_input=failed and stopped is not None and stopped.wrong_input,
         verdict=" ".join([record["summary"], *(each for each in record["reasons"] if not failed or each != why)]),
         published=(published or {}).get("uri", ""),
         report=next((each.report for each in reversed(steps) if each.report and each.state == "succeeded"), ""),

@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from keras import ops
 
 from components.scorer.settings import SCORES
@@ -74,6 +75,28 @@ def rank_loss(true_votes, predicted_votes):
     apart = true[:, None] - true[None, :]
     lost = ops.softplus(-ops.sign(apart) * (told[:, None] - told[None, :]))
     return ops.sum(ops.abs(apart) * lost, axis=1) / (ops.mean(ops.sum(ops.abs(apart), axis=1)) + 1e-6)
+
+
+def expect_finite(values: npt.ArrayLike, what: str, where: str) -> None:
+    """Stop a training that cannot become right any more: of a loss that is not finite no step leads back.
+
+    Args:
+        values: a loss, or several numbers that it is computed of.
+        what: name of the training.
+        where: what the numbers are, as ``loss of epoch 1``.
+
+    Raises:
+        ValueError: some of them are not finite.
+    """
+    values = np.asarray(values)
+    if wrong := int((~np.isfinite(values)).sum()):
+        got = f"{values.item():g}" if values.size == 1 else f"{wrong:,} of {values.size:,} that are not"
+        raise ValueError(
+            f"{what}: expected finite numbers as the {where}, got {got}. Either the data hold votes, embeddings or"
+            " weights of the network to start from that are not finite: look at the report of ingestion, correct the"
+            " ratings or the weights, and start a new run. Or the steps are too long for these data: start a new run"
+            " with a lower learning rate"
+        )
 
 
 def _centred(votes):

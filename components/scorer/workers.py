@@ -141,7 +141,7 @@ class Workers:
                 loss, there = (float(each) for each in steps[training](given, truth, weights))
                 total, examples = total + there * loss, examples + there
                 if told:
-                    told.on_train_batch_end(number)
+                    told.on_train_batch_end(number, {"loss": loss})
             return total / examples
 
         def run(

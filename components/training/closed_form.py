@@ -21,6 +21,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
 from components.scorer.checkpoints import Curves
+from components.scorer.losses import expect_finite
 from components.scorer.model import build_head
 from components.scorer.quadratic import NAME
 from components.scorer.settings import SCORES, Training
@@ -93,9 +94,14 @@ def fit_closed(
     Returns:
         The head, and its curves of one value each: ``loss`` of what it was fitted to, ``val_loss`` of photos left out
         one by one, ``seconds``.
+
+    Raises:
+        ValueError: something given is not finite.
     """
     began = time.monotonic()
     votes = np.asarray(votes, float)
+    for name, values in {**given, "votes": votes, "weights of the photos": [] if weights is None else weights}.items():
+        expect_finite(values, "training the head", f"{name} of {len(votes):,} photos")
     if len(votes) > MOST:
         drawn = np.sort(np.random.default_rng(settings.seed).permutation(len(votes))[:MOST])
         as_taken = as_taken and int((drawn < as_taken).sum())
