@@ -124,6 +124,13 @@ def both(facts: Facts) -> list[str]:
 # What it tells
 
 
+@pytest.mark.parametrize(("number", "words"), [(0, "rated 20 photos"), (900, "rated 20 more photos")])
+def test_of_how_many_photos_the_number_of_raters_is_unknown_is_told(number, words):
+    ratings = {"number": number, "photos_without_number": 20, "groups": 12}
+    for said in both(replace(FACTS, ingestion={**FACTS.ingestion, "ratings": ratings})):
+        assert f"How many people {words} is not known." in said
+
+
 @pytest.mark.parametrize(
     "fact",
     [

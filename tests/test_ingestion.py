@@ -227,6 +227,7 @@ def test_the_record_counts_and_the_metrics_agree(ingested):
     assert ingested.record["ratings"] == {
         "number": 200,
         "people": 5,
+        "photos_without_number": 0,
         "least_a_photo": 5,
         "most_a_photo": 5,
         "groups": 40,
@@ -425,6 +426,21 @@ def test_the_fingerprint_does_not_depend_on_the_order_of_the_photos():
     side = Side(2, [])
     one, other = (Outcome("counts", t, ("x", "y"), side, side, None, [], SETTINGS) for t in (table, table[::-1]))
     assert one.fingerprint == other.fingerprint
+
+
+def test_what_is_told_of_the_raters_is_of_the_photos_of_which_their_number_is_known():
+    votes = {f"p{score}": 0.1 for score in range(1, 11)}
+    rows = {"photo": ["a", "b", "c"], "sha256": "1", "split": "train", "group": "g", "raters": [3, 0, 5]}
+    table = pd.DataFrame({**rows, **votes, "attributes": [{}] * 3})
+    side = Side(3, [])
+
+    def told(rows: pd.DataFrame) -> tuple:
+        outcome = Outcome("means", rows.reset_index(drop=True), (), side, side, None, [], SETTINGS)
+        return outcome.record()["ratings"], outcome.figures().get("rated_raters_a_photo")
+
+    of_known = {"people": None, "groups": 1, "least_a_photo": 3, "most_a_photo": 5}
+    assert told(table) == ({**of_known, "number": 8, "photos_without_number": 1}, 4)
+    assert told(table[1:2]) == ({"people": None, "groups": 1, "number": 0, "photos_without_number": 1}, None)
 
 
 def test_the_fingerprint_changes_with_the_content_and_not_with_the_order(inputs, ingested):

@@ -120,6 +120,19 @@ def test_a_perfect_scorer_does_not_seem_to_favour_slices_because_raters_are_few(
     assert slice_of(found, "high").adjusted.value == pytest.approx(0, abs=0.1)
 
 
+@pytest.mark.parametrize(("known", "as_if"), [(0, 1_000_000), (0.5, 5)])
+def test_an_unknown_number_of_raters_is_a_typical_one_and_where_none_is_known_people_are_taken_at_their_word(
+    known, as_if
+):
+    truth, value, rng = world(photos=300, apart=1)
+    of = predictions(truth, truth + rng.normal(0, 0.5, 300), job=value)
+    unknown, said = (
+        slices.slice_all(replace(of, raters=raters), replace(QUICK, bootstrap=20)).slopes["job"]
+        for raters in (np.where(np.arange(300) < 300 * known, 5, 0), np.full(300, as_if))
+    )
+    assert unknown == pytest.approx(said, rel=1e-5)
+
+
 def failures(gate, predict, photos, trials):
     """How many of so many simulated test splits, of eight slices of so many photos, fail a gate."""
     value, failed = np.repeat(list("abcdefgh"), photos), 0

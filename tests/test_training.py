@@ -158,6 +158,17 @@ def test_training_learns_a_score_that_is_there_to_be_learnt(small_dataset, small
     assert spearmanr(predicted, truth).statistic > 0.6
 
 
+@pytest.mark.parametrize("fitting", ["gradient", "closed"])
+def test_photos_without_numbers_of_raters_are_learnt_from(small_encoder, tmp_path, fitting):
+    def rated(number: int) -> dict:
+        return {**example(number), "raters": 0}
+
+    splits = {"train": [[rated(n) for n in range(48)]], "validation": [[rated(n) for n in range(48, 64)]]}
+    builder.write(tmp_path / "dataset", splits, ["side"])
+    found = run_training(tmp_path / "dataset", small_encoder, tmp_path, training(fitting=fitting, epochs=1))
+    assert 0 < found["validation_loss"] < 0.2
+
+
 def test_the_bundle_tells_where_it_comes_from(small_dataset, small_encoder, tmp_path):
     run_training(small_dataset, small_encoder, tmp_path, training(head_epochs=1, epochs=1))
     scorer = bundle.load(tmp_path / "scorer")

@@ -35,7 +35,7 @@ def ceiling(votes: np.ndarray, raters: np.ndarray, settings: Evaluation) -> Ceil
 
     Args:
         votes: float [n, 10], people's shares of votes.
-        raters: int [n], how many people.
+        raters: int [n], how many people; 0 where unknown, which tells nothing here.
         settings: the seed.
 
     Returns:

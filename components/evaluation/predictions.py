@@ -33,7 +33,7 @@ class Predictions:
     Attributes:
         photo_ids: n file names.
         truth: float [n, 10], people's votes.
-        raters: int [n], how many people.
+        raters: int [n], how many people; 0 where unknown.
         attributes: n rows, a column an attribute, text; empty where unknown.
         scorer: float [n, 10], the challenger's votes.
         groups: n uploaders or persons: photos of one are no independent evidence. Empty: each photo for itself.

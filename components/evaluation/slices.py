@@ -360,8 +360,11 @@ class _Photos:
         truth, predicted = metrics.mean_scores(predictions.truth), metrics.mean_scores(predictions.scorer)
         # From the middle of the scores, so that squares stay small beside what they are to tell apart.
         t, p, error = truth - truth.mean(), predicted - truth.mean(), predicted - truth
-        # The variance of the mean of k votes: theirs, with k - 1 as denominator, over k. A single vote tells none.
-        noise = metrics.deviations(predictions.truth) ** 2 / np.maximum(predictions.raters - 1, 1)
+        # The variance of the mean of k votes: theirs, with k - 1 as denominator, over k. A single vote tells none, nor
+        # do votes whose number is known of no photo.
+        raters = predictions.raters
+        raters = np.where(raters > 0, raters, metrics.typical_raters(raters))
+        noise = np.where(raters > 1, metrics.deviations(predictions.truth) ** 2 / np.maximum(raters - 1, 1), 0)
         return cls(truth, predicted, np.stack([np.ones(len(t)), t, p, t * t, t * p, noise, error, abs(error)], axis=1))
 
     def sums(self, partition: _Partition, weights: np.ndarray) -> np.ndarray:

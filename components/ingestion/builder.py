@@ -35,7 +35,8 @@ def features(attributes: Sequence[str] = (), embedding: int | None = None) -> tf
     """The features of an example.
 
     ``photo`` JPEG bytes, kept as they come; ``photo_id`` and ``group`` text; ``votes`` float32 ``[10]``, summing
-    to 1, or zeros where there is no rating; ``raters`` int32; ``attributes`` one text each, empty when unknown.
+    to 1, or zeros where there is no rating; ``raters`` int32, 0 where unknown; ``attributes`` one text each, empty when
+    unknown.
 
     Where faces were looked for, ``face`` holds of the largest one ``confidence`` float32, ``box`` float32 ``[4]`` and
     ``landmarks`` float32 ``[5, 2]`` (see ``faces.Face``), zeros without a face, and ``count`` int32 of all faces;

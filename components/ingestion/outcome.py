@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from components.ingestion.left_out import LeftOut
@@ -103,15 +102,16 @@ class Outcome:
             for entry in sorted(side.left_out, key=lambda entry: (entry.photo, entry.reason))
         ]
         settings = {name: value for name, value in as_parameters(self.settings).items() if name != "beam_options"}
+        raters = self._raters
         return {
             "fingerprint": self.fingerprint,
             "schema": self.schema,
             "counts": self.counts,
             "ratings": {
-                "number": int(self.labelled["raters"].sum()),
+                "number": int(raters.sum()),
                 "people": self.people,
-                "least_a_photo": int(self.labelled["raters"].min()),
-                "most_a_photo": int(self.labelled["raters"].max()),
+                "photos_without_number": len(self.labelled) - len(raters),
+                **({"least_a_photo": int(raters.min()), "most_a_photo": int(raters.max())} if len(raters) else {}),
                 "groups": int(self.labelled["group"].nunique()),
             },
             "attributes": list(self.attributes),
@@ -125,17 +125,22 @@ class Outcome:
 
     def figures(self) -> dict[str, float]:
         """The figures for the pipeline's metrics; their names occur in no other step."""
-        agreement = {}
+        agreement, raters = {}, self._raters
         if self.reliability:
             agreement = {"raters_reliability": self.reliability.spearman_brown, "lcc_ceiling": self.reliability.ceiling}
         return {
             **{f"photos_{split}": float(number) for split, number in self.counts.items()},
             "photos_left_out": float(len(self.rated.left_out) + len(self.unlabelled.left_out)),
             "rated_mean_score": float(self.labelled["mean"].mean()),
-            "rated_raters_a_photo": float(np.mean(self.labelled["raters"])),
+            **({"rated_raters_a_photo": float(raters.mean())} if len(raters) else {}),
             **agreement,
             **{f"photos_{name}": float(number) for name, number in self._faces().items()},
         }
+
+    @property
+    def _raters(self) -> pd.Series:
+        """How many people rated each photo of which that is known."""
+        return self.labelled.loc[self.labelled["raters"] > 0, "raters"]
 
     def _faces(self) -> dict[str, int]:
         if self.faces is None:

@@ -188,6 +188,8 @@ def _rated(ratings: Mapping[str, Any], reliability: Mapping[str, Any]) -> Iterat
         by = f" by {people:,} people" if people else " by people who are not told apart"
         span = f", {least:,} to {most:,} a photo" if least is not None and most is not None else ""
         yield f"{number:,} ratings{by}{span}."
+    if without := _number(ratings.get("photos_without_number")):
+        yield f"How many people rated {without:,} {'more ' if number else ''}photos is not known."
     if (groups := _number(ratings.get("groups"))) is not None:
         yield f"The rated photos form {groups:,} groups (one person's, or alike), none of which is in two splits."
     if (agreement := _number(reliability.get("spearman_brown"))) is not None:

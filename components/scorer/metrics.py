@@ -473,6 +473,19 @@ def one_against_rest(counts: npt.ArrayLike, *, draws: int = 100, seed: int = 1) 
     return dict(zip(_AS_NORMAL, np.nanmean(found, axis=0).tolist(), strict=True))
 
 
+def typical_raters(raters: npt.ArrayLike) -> float:
+    """How many people rated a photo of which that is not known: the median of the numbers that are.
+
+    Args:
+        raters: int [n], 0 where unknown.
+
+    Returns:
+        From 1; 1 where no photo's number is known.
+    """
+    known = np.asarray(raters)[np.asarray(raters) > 0]
+    return float(np.median(known)) if len(known) else 1.0
+
+
 @dataclass(frozen=True)
 class Williams:
     """Williams' test of one correlation against another that shares a variable with it; NaN where undefined."""

@@ -117,7 +117,11 @@ def attributes(dataset: str | Path, split: str) -> pd.DataFrame:
 
 
 def votes(dataset: str | Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """People's votes on a split's photos, float32 ``[n, 10]``, and how many they were, int ``[n]``, in stored order."""
+    """People's votes on a split's photos, in stored order.
+
+    Returns:
+        The votes, float32 ``[n, 10]``, and how many people they are of, int ``[n]``, 0 where unknown.
+    """
     told = encoded(dataset, split).map(lambda record: (record["votes"], record["raters"]))
     found = [*told.as_numpy_iterator()]
     return np.array([each for each, _ in found]).reshape(-1, len(SCORES)), np.array([each for _, each in found])

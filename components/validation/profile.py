@@ -74,7 +74,7 @@ class Part:
 
     Attributes:
         photos: how many.
-        ratings: by people; 0 where the data set does not tell.
+        ratings: by people, of the photos of which their number is known.
         spread: of each quantity, by its name; no photo has a score in the unlabelled part.
     """
 
