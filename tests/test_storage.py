@@ -1,6 +1,8 @@
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +18,7 @@ from tests import gcs, s3
 PLACES = ("folder", "gs", "s3")
 SEGMENT = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
 MIB = 2**20
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(params=PLACES)
@@ -183,6 +186,60 @@ def test_broken_json_is_named_with_its_file(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text('{"champion": ')
     with pytest.raises(ValueError, match=r"expected JSON in .*broken\.json"):
         storage.read_json(str(tmp_path / "broken.json"))
+
+
+# Many threads
+
+COLD = """
+import sys
+import threading
+import time
+
+from components.scorer import storage
+
+THREADS = 48
+_, place, package, builder = sys.argv
+failed, built = [], []
+
+
+def read(first):
+    time.sleep(first * 0.005)  # so that some come in the middle of another one's import
+    try:
+        for number in range(first, 240, THREADS):
+            assert storage.read_bytes(f"{place}/{number}") == b"%d" % number
+    except Exception as error:
+        failed.append(repr(error))
+
+
+def count(frame, event, argument):
+    if event == "call" and frame.f_code.co_name == builder and package in frame.f_globals.get("__name__", ""):
+        built.append(frame.f_code)
+
+
+threading.setprofile(count)
+threads = [threading.Thread(target=read, args=(first,)) for first in range(THREADS)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(failed[:1], len(built))
+"""
+"""Reads 240 objects by many threads in a process that has imported no client yet; prints a failure and the clients."""
+
+BUILDERS = {"s3": ("botocore.session", "create_client"), "gs": ("google.cloud.storage.client", "__init__")}
+
+
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_threads_of_a_fresh_process_read_hundreds_of_objects_through_one_client(
+    scheme: str, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue({"gs": "google", "s3": "amazon"}[scheme])
+    place = f"{scheme}://bucket/place"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: storage.write_bytes(f"{place}/{number}", b"%d" % number), range(240)))
+    command = [sys.executable, "-c", COLD, place, *BUILDERS[scheme]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[] 1", done.stdout
 
 
 # Compare-and-swap

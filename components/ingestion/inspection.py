@@ -24,6 +24,7 @@ from PIL import Image
 from components.ingestion import engine
 from components.ingestion.left_out import LeftOut
 from components.scorer import appearance, decoding, likeness, storage
+from components.scorer.once import once
 from components.scorer.progress import track
 from components.scorer.settings import Ingestion
 
@@ -232,9 +233,9 @@ _remote = lru_cache(maxsize=8)(storage.read_bytes)  # photos are mostly asked fo
 
 def _look_at_faces(weights: str, spool: bytearray, rows: list[dict[str, Any]]) -> bytes:
     """Enter what is seen of each stored photo's faces into its row; the embeddings one behind the other."""
-    from components.scorer import embedding  # here, for without faces the workers have no use for OpenCV and LiteRT
-
     reader, embeddings = _reader(weights), bytearray()
+    from components.scorer import embedding  # imported by now, see `_reader`
+
     for start in range(0, len(rows), embedding.BATCH):
         some = rows[start : start + embedding.BATCH]
         stored = [spool[row["offset"] : row["offset"] + row["length"]] for row in some]
@@ -246,10 +247,10 @@ def _look_at_faces(weights: str, spool: bytearray, rows: list[dict[str, Any]]) -
     return bytes(embeddings)
 
 
-@lru_cache(maxsize=1)
+@once
 def _reader(weights: str) -> "Reader":
-    """What finds and reads faces, of all chunks of one process."""
-    from components.scorer.embedding import Reader
+    """What finds and reads faces, of all chunks of one process: on Beam its threads share it."""
+    from components.scorer.embedding import Reader  # here, for without faces OpenCV and LiteRT are of no use
 
     return Reader.load(weights)
 

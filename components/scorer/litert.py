@@ -4,8 +4,11 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 
 from ai_edge_litert.interpreter import Interpreter
+
+_turn = Lock()  # to have standard error: of two threads one would put the other's file back in its place
 
 
 def load(network: bytes | str, threads: int) -> Interpreter:
@@ -20,7 +23,7 @@ def load(network: bytes | str, threads: int) -> Interpreter:
     """
     given = {"model_content": network} if isinstance(network, bytes) else {"model_path": network}
     try:
-        with _told_less():
+        with _turn, _told_less():
             interpreter = Interpreter(**given, num_threads=threads)
             interpreter.allocate_tensors()
     except RuntimeError as error:

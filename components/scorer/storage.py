@@ -1,7 +1,7 @@
 """Files under one kind of address: a local folder (or ``file://``), ``gs://`` or ``s3://``.
 
 Google Cloud Storage is reached through google-cloud-storage and S3 through boto3, each imported when first
-needed, with their own ways of finding credentials and endpoints (``STORAGE_EMULATOR_HOST``,
+needed and once a process, with their own ways of finding credentials and endpoints (``STORAGE_EMULATOR_HOST``,
 ``AWS_ENDPOINT_URL``, …). Every cloud call has a deadline, is repeated on 429, 5xx and lost connections, and
 fails with one `StorageError` that names the address.
 
@@ -22,9 +22,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from components.scorer.once import once
 
 DEADLINE = 30.0
 """Seconds for which a failing cloud call is repeated; the clients' own 120 s a call make an outage a hang."""
@@ -361,9 +362,9 @@ def _replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-@lru_cache(maxsize=1)
+@once
 def _umask() -> int:
-    """The process's file mode mask, which can be read only by setting it."""
+    """The process's file mode mask, which can be read only by setting it: of two threads one would read 0o022."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
@@ -387,16 +388,13 @@ class _Gcs:
     @contextmanager
     def _calling(self, verb: str, key: str) -> Iterator[tuple[Any, dict[str, Any]]]:
         """The bucket and the arguments of every call; the client's errors become this module's."""
-        from google.api_core import exceptions as api
-        from google.auth.exceptions import GoogleAuthError
-        from google.cloud.storage import exceptions as media
-        from google.cloud.storage.retry import DEFAULT_RETRY
-        from requests import RequestException
-
+        google, requests = _google()
+        api, media = google.api_core.exceptions, google.cloud.storage.exceptions
         uri = f"gs://{self._name}/{key}"
         try:
-            client = _gcs_client(os.getpid(), os.environ.get("STORAGE_EMULATOR_HOST", ""))
-            yield client.bucket(self._name), {"timeout": TIMEOUT, "retry": DEFAULT_RETRY.with_timeout(DEADLINE)}
+            client = _gcs_client(os.environ.get("STORAGE_EMULATOR_HOST", ""))
+            retry = google.cloud.storage.retry.DEFAULT_RETRY.with_timeout(DEADLINE)
+            yield client.bucket(self._name), {"timeout": TIMEOUT, "retry": retry}
         except api.NotFound:
             if verb in ("write", "list"):
                 raise _failed(verb, uri, "there is no such bucket") from None
@@ -404,8 +402,8 @@ class _Gcs:
         except api.PreconditionFailed:
             raise Conflict(f"{uri} was written by someone else") from None
         except (
-            api.GoogleAPIError, GoogleAuthError, RequestException, ConnectionError, media.InvalidResponse,
-            media.DataCorruption,
+            api.GoogleAPIError, google.auth.exceptions.GoogleAuthError, requests.RequestException, ConnectionError,
+            media.InvalidResponse, media.DataCorruption,
         ) as error:  # fmt: skip
             reason = getattr(error, "cause", None) or error  # of an error that says that the deadline has passed
             if isinstance(reason, media.InvalidResponse):
@@ -460,12 +458,10 @@ class _Gcs:
             self._blob(bucket, key).delete(**options)
 
     def read_versioned(self, key: str) -> tuple[bytes | None, str]:
-        from google.api_core.exceptions import NotFound
-
         with self._calling("read", key) as (bucket, options):
             while blob := bucket.get_blob(key, **options):
                 # The content asked for is that of the generation just seen; when it is gone, look again.
-                with suppress(NotFound):
+                with suppress(_google()[0].api_core.exceptions.NotFound):
                     return blob.download_as_bytes(**options), str(blob.generation)
         return None, ""
 
@@ -483,21 +479,19 @@ class _S3:
     @contextmanager
     def _calling(self, verb: str, key: str) -> Iterator[Any]:
         """The client; its errors become this module's."""
-        from boto3.exceptions import Boto3Error
-        from botocore.exceptions import BotoCoreError, ClientError
-
+        boto3, botocore = _amazon()
         uri = f"s3://{self._name}/{key}"
         try:
             endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
-            yield _s3_client(os.getpid(), endpoint)
-        except ClientError as error:
+            yield _s3_client(endpoint)
+        except botocore.exceptions.ClientError as error:
             code = error.response.get("Error", {}).get("Code", "")
             if code in ("NoSuchKey", "404"):
                 raise FileNotFoundError(f"there is no {uri}") from None
             if code in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409"):
                 raise Conflict(f"{uri} was written by someone else") from None
             raise _failed(verb, uri, error) from error
-        except (BotoCoreError, Boto3Error) as error:
+        except (botocore.exceptions.BotoCoreError, boto3.exceptions.Boto3Error) as error:
             raise _failed(verb, uri, error) from error
 
     def _object(self, key: str) -> dict[str, str]:
@@ -506,14 +500,13 @@ class _S3:
         return {"Bucket": self._name, "Key": key}
 
     def _read(self, key: str) -> tuple[bytes, str]:
-        from botocore.exceptions import HTTPClientError, IncompleteReadError
-
+        errors = _amazon()[1].exceptions
         with self._calling("read", key) as client:
             for attempt in range(_ATTEMPTS):
                 try:
                     answer = client.get_object(**self._object(key))
                     return answer["Body"].read(), answer["ETag"]
-                except (HTTPClientError, IncompleteReadError):
+                except (errors.HTTPClientError, errors.IncompleteReadError):
                     # The client repeats a call, but not an answer that breaks off while it is read.
                     if attempt == _ATTEMPTS - 1:
                         raise
@@ -586,21 +579,39 @@ def _failed(verb: str, uri: str, reason: object) -> StorageError:
     return StorageError(f"cannot {verb} {uri}: {why}; check the address, the network and the credentials")
 
 
-# A forked process must not share its parent's connections, hence the process in the keys of these caches.
+@once
+def _google() -> tuple[Any, Any]:
+    """The package google with what is used of it, and requests, whose errors pass through."""
+    import google.api_core.exceptions
+    import google.auth.exceptions
+    import google.cloud.storage.exceptions
+    import google.cloud.storage.retry
+    import requests
+
+    return google, requests
 
 
-@lru_cache(maxsize=4)
-def _gcs_client(process: int, endpoint: str) -> Any:
-    from google.cloud import storage
+@once
+def _amazon() -> tuple[Any, Any]:
+    """boto3 and botocore, with the modules of their errors."""
+    import boto3.exceptions
+    import boto3.session
+    import botocore.config
+    import botocore.exceptions
 
-    return storage.Client(project=None)  # objects need none, and not every credential brings one
+    return boto3, botocore
 
 
-@lru_cache(maxsize=4)
-def _s3_client(process: int, endpoint: str) -> Any:
-    from boto3.session import Session
-    from botocore.config import Config
+@once
+def _gcs_client(endpoint: str) -> Any:
+    google, _ = _google()
+    return google.cloud.storage.Client(project=None)  # objects need none, and not every credential brings one
 
+
+@once
+def _s3_client(endpoint: str) -> Any:
+    boto3, botocore = _amazon()
     connect, read = TIMEOUT
     retries = {"mode": "standard", "total_max_attempts": _ATTEMPTS}
-    return Session().client("s3", config=Config(connect_timeout=connect, read_timeout=read, retries=retries))
+    config = botocore.config.Config(connect_timeout=connect, read_timeout=read, retries=retries)
+    return boto3.session.Session().client("s3", config=config)
