@@ -192,13 +192,12 @@ def _score(options: argparse.Namespace) -> int:
         raise ValueError(
             f"--{'beam' if options.beam else 'form'} needs --shards: --out is one CSV, written by one process"
         )
-    from components.scorer.scoring import score  # TensorFlow takes seconds to load: only where it is needed
+    from components.scorer.scoring import problems, score  # TensorFlow takes seconds to load: only where it is needed
 
     scored, unreadable = score(options.model, options.photos, options.out, options.job)
     print(f"{scored} photos scored: {options.out}")
     if unreadable:
-        print(f"{len(unreadable)} photos could not be read:", file=sys.stderr)
-        print("\n".join(f"  {photo}: {reason}" for photo, reason in unreadable.items()), file=sys.stderr)
+        print(f"{unreadable} photos could not be read: {problems(options.out)} says why", file=sys.stderr)
     return 1 if unreadable else 0
 
 

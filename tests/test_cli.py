@@ -186,9 +186,11 @@ def test_unreadable_photos_are_reported_with_reasons_and_the_others_are_scored(m
     assert len(rows(out)) == 3
     output, printed = capsys.readouterr()
     assert "3 photos scored" in output
-    assert "2 photos could not be read" in printed
-    assert "broken.jpg: unreadable" in printed
-    assert "empty.png: unreadable" in printed
+    listing = tmp_path / "scores.problems.csv"
+    assert printed == f"2 photos could not be read: {listing} says why\n"
+    assert [(row["photo"], row["reason"].split(":")[0]) for row in rows(listing)] == [
+        ("broken.jpg", "unreadable"), ("empty.png", "unreadable"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("missing", ["model", "photos"])

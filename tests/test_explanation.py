@@ -492,7 +492,7 @@ def test_what_cannot_be_explained_is_one_clear_error_and_leaves_nothing(models, 
     out, old = tmp_path / "out", tmp_path / "old"
     published.export(bundle.load(f"{models}/portraits/3/bundle"), old / "1")
     for model, given, steps, words in [
-        (models, [photos[0], str(tmp_path / "broken.jpg")], "5", "broken.jpg cannot be used: unreadable"),
+        (models, [photos[0], str(tmp_path / "broken.jpg")], "5", "photo 2 cannot be used: unreadable"),
         (models, [str(tmp_path / "none.jpg")], "5", "none.jpg"),
         (tmp_path / "nowhere", photos, "5", "expected a published version"),
         (old / "1", photos, "5", "expected the bundle of a published version"),

@@ -301,11 +301,15 @@ def test_too_many_left_out_stops_with_one_error_and_writes_nothing(inputs):
         "20 of 40 rated photos (50 %) would be left out, more than maximum_left_out allows (10 %)"
     )
     assert "'unreadable'" in message
-    assert "For example: " in message
-    assert ".jpg (expected JPEG" in message
+    assert ".jpg" not in message
+    place = Workspace(str(inputs.folder / "workspace"), "run").left_out
+    assert f"Which ones and why stands in {place}." in message
+    listing = pd.read_csv(place)
+    assert sorted(listing["photo"]) == [f"{number:02}.jpg" for number in range(20)]
+    assert listing["detail"].str.startswith("expected JPEG").all()
     assert "check that the photos were copied whole" in message
     left = {path for path in inputs.folder.rglob("*") if path.is_file()} - set(before)
-    assert left == {inputs.folder / "ratings.csv"}
+    assert left == {inputs.folder / "ratings.csv", Path(place)}
 
 
 def test_photos_that_are_mended_after_the_error_are_seen_anew(inputs):

@@ -208,11 +208,6 @@ def test_a_failed_job_tells_why_without_the_names_of_photos(tmp_path, monkeypatc
     assert not [word for word in ("Anna", "Muster", ".jpg") if word in reason + out + err]
 
 
-def test_names_and_cells_are_taken_out_of_what_ingestion_says():
-    said = train.nameless("expected one job for Anna M.jpg, got 'tutor' beside 'nurse'; keep one", ["Anna M.jpg"])
-    assert said == "expected one job for …, got '…' beside '…'; keep one"
-
-
 def test_every_hyperparameter_is_a_parameter_of_the_pipeline_of_the_same_name_and_default():
     from components.scorer.settings import as_parameters
 

@@ -343,7 +343,7 @@ def test_what_breaks_off_is_a_failed_decision_with_the_reason(data, fault):
     else:
         data.splits = {"unlabelled": data.splits["unlabelled"]}
     error, words = {
-        "photo": (ValueError, "expected a JPEG for anna-miller-0063.jpg in test"),
+        "photo": (ValueError, "expected every photo of test to be a JPEG"),
         "channels": (ValueError, "expected a JSON object"),
         "store": (NotADirectoryError, "Not a directory"),
         "unrated": (ValueError, "expected rated photos"),

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from components.ingestion.sheet import Sheet
+from components.scorer.redaction import redacted
 from components.scorer.settings import SCORES
 
 ATTRIBUTE_VALUES = 100
@@ -76,7 +77,7 @@ def no_column(sheet: Sheet, what: str, names: Iterable[str]) -> ValueError:
     """The error that a column is missing: what it would hold, and the names that it may have."""
     return ValueError(
         f"{sheet.uri}, line {sheet.first - 1}: expected a column with {what} (called {', '.join(names)}), got "
-        f"{list(sheet.rows.columns)}; rename the column or change rating_format"
+        f"{redacted(str(list(sheet.rows.columns)))}; rename the column or change rating_format"
     )
 
 
@@ -147,10 +148,11 @@ def about_photos(sheet: Sheet, photos: Photos, used: Iterable[str | None], stric
         values, differing = _one_a_photo(texts, photos)
         if differing.size and (strict or role):
             row = differing[0]
+            same = photos.codes == photos.codes[row]
+            before = np.flatnonzero(same & np.asarray(texts != ""))[0]
             raise sheet.error(
-                row, f"expected one {column} for {photos.names[photos.codes[row]]}, got {texts[row]!r} beside "
-                f"{values[photos.codes[row]]!r}; keep one"
-            )  # fmt: skip
+                row, f"expected one {column} for a photo, got another one than in {sheet.place(before)}; keep one"
+            )
         distinct = len(set(values) - {""})
         if not role and (differing.size or distinct > ATTRIBUTE_VALUES):
             why = "differs between a photo's rows" if differing.size else f"has {distinct} different values"

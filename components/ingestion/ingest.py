@@ -84,8 +84,8 @@ def ingest(
     Raises:
         FileNotFoundError: an input is not there.
         ValueError: the input or the weights cannot be understood, more photos are left out than
-            ``settings.maximum_left_out`` allows, or a split stays without photos. Nothing is written then, nor
-            entered into the register.
+            ``settings.maximum_left_out`` allows, or a split stays without photos. Nothing is written then but, in
+            the second case, the list of these photos, nor entered into the register. No message names a photo.
     """
     with _scratch(dataset, workspace, settings) as (spool, sources, weights):
         about = face_weights.prepare(faces, weights)
@@ -95,7 +95,7 @@ def ingest(
 
         def check(assigned: groups.Assigned) -> None:
             for what, side in zip(("rated", "unlabelled"), _sides(inputs, left_out, assigned), strict=True):
-                _check_left_out(what, side, settings)
+                _check_left_out(what, side, settings, workspace.left_out)
             _check_splits(assigned.table, settings)
 
         assigned = groups.register_and_assign(workspace.splits, table, settings, check)
@@ -198,26 +198,26 @@ def _sides(
     return sides[0], sides[1]
 
 
-def _check_left_out(what: str, side: Side, settings: Ingestion) -> None:
-    """Stop when too many photos are left out.
+def _check_left_out(what: str, side: Side, settings: Ingestion, listing: str) -> None:
+    """Stop when too many photos are left out, and list them.
 
     Raises:
-        ValueError: says how many, the commonest reason with examples, and what to do about it.
+        ValueError: says how many, the commonest reason, where the list is, and what to do about it.
     """
     faults = [entry for entry in side.left_out if entry.reason != _HARMLESS]
     if len(faults) <= settings.maximum_left_out * side.considered:
         return
     reasons = Counter(entry.reason for entry in faults)
     reason, number = reasons.most_common(1)[0]
-    examples = [entry for entry in faults if entry.reason == reason][:3]
-    named = "; ".join(f"{entry.photo} ({entry.detail})" if entry.detail else entry.photo for entry in examples)
+    storage.write_bytes(listing, pd.DataFrame(faults).to_csv(index=False).encode())
     rest = ", ".join(f"{count:,} {other!r}" for other, count in reasons.most_common()[1:])
     raise ValueError(
         f"{len(faults):,} of {side.considered:,} {what} photos ({100 * len(faults) / side.considered:.3g} %) would be "
         f"left out, more than maximum_left_out allows ({100 * settings.maximum_left_out:.3g} %). "
-        f"Most, {number:,}, for {reason!r}: {REASONS[reason]} For example: {named}. "
+        f"Most, {number:,}, for {reason!r}: {REASONS[reason]} "
         + (f"Others: {rest}. " if rest else "")
-        + f"What to do: {ADVICE[reason]}. If this is meant, raise maximum_left_out. Nothing was written."
+        + f"Which ones and why stands in {listing}. What to do: {ADVICE[reason]}. If this is meant, raise "
+        "maximum_left_out. No data set was written."
     )
 
 

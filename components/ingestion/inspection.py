@@ -26,6 +26,7 @@ from components.ingestion.left_out import LeftOut
 from components.scorer import appearance, decoding, likeness, storage
 from components.scorer.once import once
 from components.scorer.progress import track
+from components.scorer.redaction import redacted, shape
 from components.scorer.settings import Ingestion
 
 if TYPE_CHECKING:
@@ -260,6 +261,8 @@ def _inspected(photo_id: str, reading: Future[bytes], settings: Ingestion) -> In
         data = reading.result()
     except storage.MISSING as error:
         return LeftOut(photo_id, "unreadable", f"cannot be read: {error.strerror or error}")
+    except OSError as error:
+        raise storage.StorageError(redacted(str(error).replace(photo_id, shape(photo_id)))) from None
     return inspect(photo_id, data, settings)
 
 

@@ -32,6 +32,7 @@ from components.ingestion.left_out import LeftOut
 from components.ingestion.sheet import Sheet, read_columns, read_table, read_text
 from components.ingestion.votes import READERS
 from components.scorer import storage
+from components.scorer.redaction import redacted
 from components.scorer.settings import SCORES, Ingestion
 
 VOTES = tuple(f"p{score}" for score in SCORES)
@@ -275,21 +276,30 @@ def _read_idealo(uri: str, text: str) -> tuple[Sheet, Names]:
             f"{uri}, line {error.lineno}: expected JSON, got {error.msg} in column {error.colno}"
         ) from None
     if not isinstance(items, list) or not items:
-        raise ValueError(f"{uri}: expected a list of image_id and label, got {text.strip()[:40]!r}")
+        raise ValueError(f"{uri}: expected a list of image_id and label, got {_described(items)}")
     for number, item in enumerate(items, 1):
         label = item.get("label") if isinstance(item, dict) else None
         if not isinstance(label, list) or len(label) != len(SCORES) or not all(map(_is_number, label)):
             raise ValueError(
-                f"{uri}, item {number}: expected an image_id and a label of ten counts, got {json.dumps(item)[:80]}"
+                f"{uri}, item {number}: expected an image_id and a label of ten counts, got {_described(item)}"
             )
         if not isinstance(item.get("image_id"), str | int):
-            raise ValueError(f"{uri}, item {number}: expected an image_id, got {item.get('image_id')!r}")
+            kind = type(item.get("image_id")).__name__
+            raise ValueError(f"{uri}, item {number}: expected an image_id that is a text or a number, got {kind}")
     # Prefixed, so that no key beside image_id and label can be taken for a count.
     votes = pd.DataFrame([item["label"] for item in items], columns=list(VOTES), dtype=float)
     rest = [{key: value for key, value in item.items() if key != "label"} for item in items]
     rows = pd.DataFrame(rest).fillna("").astype(str).astype("category")
     sheet = Sheet(uri, pd.concat([rows.drop(columns=votes.columns, errors="ignore"), votes], axis=1), 1, unit="item")
     return sheet, replace(names_of(sheet), photo="image_id", votes=VOTES)
+
+
+def _described(value: object) -> str:
+    """What a JSON value is, without what it says of a photo."""
+    if isinstance(value, dict):
+        label = value.get("label")
+        return f"an object with {f'a label of {len(label)}' if isinstance(label, list) else 'no list as label'}"
+    return f"a list of {len(value)} values" if isinstance(value, list) else f"a {type(value).__name__}"
 
 
 def _is_number(value: object) -> bool:
@@ -319,5 +329,5 @@ def _schema_of_table(sheet: Sheet) -> str:
     raise ValueError(
         f"{sheet.uri}, line {sheet.first - 1}: expected a header with a photo and either a rater and a score, or ten "
         "vote counts (1 … 10, p1 … p10, votes_1 … votes_10), or a mean (and std and count if known); "
-        f"got {list(sheet.rows.columns)}; rename the columns"
+        f"got {redacted(str(list(sheet.rows.columns)))}; rename the columns"
     )

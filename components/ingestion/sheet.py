@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from components.scorer import storage
+from components.scorer.redaction import redacted
 
 _DELIMITERS = ",\t;"  # the last is what Excel writes where the comma is the decimal sign
 
@@ -52,8 +53,8 @@ class Sheet:
         return f"{self.name} {self.unit} {self.numbered(np.array([row]))[0]}"
 
     def error(self, row: int, message: str) -> ValueError:
-        """An error that names file and line before its message."""
-        return ValueError(f"{self.uri}, {self.unit} {self.numbered(np.array([row]))[0]}: {message}")
+        """An error that names file and line before its message, in which a photo's name has no place."""
+        return ValueError(f"{self.uri}, {self.unit} {self.numbered(np.array([row]))[0]}: {redacted(message)}")
 
     def texts(self, column: str) -> pd.Categorical:
         """A column's cells without surrounding blanks; an empty cell is ``""``."""
@@ -129,7 +130,9 @@ def read_table(uri: str, text: str) -> Sheet:
     header, above = _header(uri, stream, delimiter)
     named = [cell for cell in header if cell]
     if repeated := sorted({cell for cell in named if named.count(cell) > 1}):
-        raise ValueError(f"{uri}, line 1: expected distinct column names, got {repeated[0]!r} twice; rename one")
+        raise ValueError(
+            f"{uri}, line 1: expected distinct column names, got {redacted(repeated[0])!r} twice; rename one"
+        )
     # A column without a name is what pandas writes for an index; it says nothing about a photo.
     names = [cell or f"\0{number}" for number, cell in enumerate(header)]
     rows = _parsed(uri, stream, above, names, sep=delimiter)

@@ -161,9 +161,9 @@ def _same_again(sheet: Sheet, photos: Photos, values: np.ndarray) -> None:
     same = np.isclose(values[again], values[first[again]], equal_nan=True).all(axis=1)
     for row in again[~same][:1]:
         raise sheet.error(
-            row, f"expected one row for {photos.names[photos.codes[row]]}, got another one with other values than "
-            f"{sheet.place(first[row])}; keep one"
-        )  # fmt: skip
+            row,
+            f"expected one row for a photo, got another one with other values than {sheet.place(first[row])}; keep one",
+        )
 
 
 def _out_of_range(sheet: Sheet, photos: Photos, scores: np.ndarray, outside: np.ndarray) -> dict[int, tuple[str, str]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from components.scorer import storage
+from components.scorer.redaction import redacted
 from components.scorer.settings import GateKey, Policy, check_policy
 
 Verdict = Literal["publish", "published", "forced", "refused", "skipped", "failed"]
@@ -157,8 +158,8 @@ def broken_off(error: BaseException, during: str = "the evaluation") -> Decision
 
 
 def in_short(error: BaseException) -> str:
-    """An error in one line; TensorFlow's go on for pages."""
-    first = str(error).strip().partition("\n")[0]
+    """An error in one line, without names of photos; TensorFlow's go on for pages."""
+    first = redacted(str(error).strip().partition("\n")[0])
     return f"{type(error).__name__}: {first[:300]}" if first else type(error).__name__
 
 

@@ -65,7 +65,7 @@ def explain(model: str, photos: Sequence[str], out: str | Path, steps: int = 100
         raise ValueError(f"expected 1 to {_MOST} photos to explain on one page, got {len(photos)}")
     if steps < 1:
         raise ValueError(f"expected at least 1 step, got {steps}")
-    data = [_read(photo) for photo in photos]
+    data = [_read(photo, place) for place, photo in enumerate(photos, 1)]
     scorer, called = _load(model)
     told = _explained([Path(photo).name for photo in photos], data, scorer, steps)
     shown = page.Page("Why these scores", f"What {called} sees in {len(photos)} photos, from 1 (low) to 10 (high).")
@@ -101,12 +101,12 @@ _HELD = (
 )
 
 
-def _read(photo: str) -> bytes:
+def _read(photo: str, place: int) -> bytes:
     """The photo as ingestion would store it."""
     try:
         return decoding.normalise(storage.read_bytes(photo), Ingestion())
     except decoding.Unusable as error:
-        raise ValueError(f"the photo {photo} cannot be used: {error}") from None
+        raise ValueError(f"photo {place} cannot be used: {error}") from None
 
 
 def _load(model: str) -> tuple[bundle.Bundle, str]:

@@ -14,6 +14,7 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from components.scorer import decoding, portable, stages, storage
 from components.scorer.portable import Portable
+from components.scorer.redaction import redacted
 from components.scorer.shards import Problem, Scored, Shard
 from components.scorer.stages import Given
 
@@ -91,6 +92,8 @@ def _given(reading: "Future[bytes]", scorer: Portable) -> Given:
         data = reading.result()
     except storage.MISSING as error:
         raise decoding.Unusable("unreadable", f"cannot be read: {error.strerror or type(error).__name__}") from error
+    except OSError as error:
+        raise storage.StorageError(redacted(str(error))) from None
     return scorer.given(scorer.normalise(data))
 
 

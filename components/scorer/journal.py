@@ -5,13 +5,16 @@ steps' outputs. So each step notes here that it began, how it ended, and where i
 """
 
 import os
+import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from components.scorer import decision, progress, storage
+from components.scorer.redaction import redacted
 from components.scorer.workspace import Workspace
 
 RUN_ID = "RUN_ID"
@@ -51,6 +54,8 @@ def this_run(workspace: str) -> Workspace:
 def step(name: str, workspace: str, report: str = "") -> Iterator[Workspace]:
     """Note in this run's journal that a step began and how it ends.
 
+    An error whose text names photos, which goes to the log, is told and raised without their names.
+
     Args:
         name: the step's name.
         workspace: the workspace URI.
@@ -66,11 +71,15 @@ def step(name: str, workspace: str, report: str = "") -> Iterator[Workspace]:
     try:
         yield place
     except BaseException as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = redacted(f"{type(error).__name__}: {error}".splitlines()[0])
         with suppress(OSError):  # the step's own error is what matters
             failed = replace(record, state="failed", ended=time.time(), error=reason)
             _write(place, replace(failed, wrong_input=isinstance(error, ValueError)))
-        raise
+        told = "".join(traceback.format_exception(error))
+        if (hidden := redacted(told)) == told:
+            raise
+        print(hidden, file=sys.stderr, flush=True)
+        raise RuntimeError(reason) from None
     _write(place, replace(record, state="succeeded", ended=time.time()))
     print(f"{name}: done in {progress.duration(time.time() - record.began)}", flush=True)
 
@@ -108,7 +117,7 @@ def account(place: Workspace, state: str, message: str = "") -> Account:
     steps = read(place)
     stopped = next((record for record in steps if record.state != "succeeded"), None)
     failed = stopped is not None or state.upper() in ("FAILED", "CANCELLED", "CANCELED", "ERROR")
-    step, reason = _failure(stopped, steps, message) if failed else ("", "")
+    step, reason = _failure(stopped, steps, redacted(message)) if failed else ("", "")
     published = _json(place.published)
     why = f"{step} broke off: {reason}" if failed else "the run ended without publishing, and no step said why"
     record = _concluded(decision.read(place.decision), published, why, place.run)

@@ -9,9 +9,11 @@ HIDDEN = "•••"
 
 _SUFFIX = r"\.(?:avif|bmp|gif|hei[cf]s?|hif|jfif|jpe?g?|jpe|png|tiff?|webp)"
 _PHOTO = re.compile(
-    rf"""(?P<quote>['"`])(?P<quoted>(?:(?!(?P=quote)).)*?{_SUFFIX})(?P=quote)"""  # a name in quotes, blanks and all
-    rf"""|[^\s'"`<>(,;=]*/[^\n'"`<>:;,]*?{_SUFFIX}(?!\w)"""  # a path, in whose name there may be blanks
-    rf"""|[^\s'"`<>(,;:=/]+{_SUFFIX}(?!\w)""",
+    # A name in quotes, blanks and all; a path, in whose last part there may be blanks; a name. Bounded, or it takes
+    # the square of the time on a long line.
+    rf"""(?P<quote>['"`])(?P<quoted>(?:(?!(?P=quote)).){{0,1000}}?{_SUFFIX})(?P=quote)"""
+    rf"""|[^\s'"`<>(,;=]{{0,1000}}/[^\n'"`<>:;,]{{0,1000}}?{_SUFFIX}(?!\w)"""
+    rf"""|[^\s'"`<>(,;:=/]{{1,1000}}{_SUFFIX}(?!\w)""",
     re.IGNORECASE,
 )
 

@@ -15,7 +15,7 @@ from components.scorer.settings import Ingestion
 _BATCH = 32  # photos in memory at a time
 
 
-def score(model: str, photos: str, out: str | Path, job: str = "") -> tuple[int, dict[str, str]]:
+def score(model: str, photos: str, out: str | Path, job: str = "") -> tuple[int, int]:
     """Write the scores of every photo below an address as CSV, or nothing when it breaks off.
 
     Photos take the way of the model's training: upright, sRGB, shrunk, and the face read where it reads faces.
@@ -27,7 +27,8 @@ def score(model: str, photos: str, out: str | Path, job: str = "") -> tuple[int,
         job: that the people on the photos offer to do; "" where it is not known.
 
     Returns:
-        The number of photos scored, and the reason for each that could not be read, by its path.
+        The number of photos scored, and of those that could not be read: beside the scores, a file that ends in
+        ``.problems.csv`` says which (``photo``) and why (``reason``).
 
     Raises:
         ValueError: there is no photo at the address, or the model does not know the job.
@@ -36,7 +37,7 @@ def score(model: str, photos: str, out: str | Path, job: str = "") -> tuple[int,
     files = shards.listed(photos)
     scorer = published.load(channels.resolve(model))
     expect_told(job, scorer.jobs, scorer.uri)
-    unreadable: dict[str, str] = {}
+    unreadable: list[shards.Problem] = []
     batches = [files[start : start + _BATCH] for start in range(0, len(files), _BATCH)]
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -52,10 +53,19 @@ def score(model: str, photos: str, out: str | Path, job: str = "") -> tuple[int,
                     if isinstance(photo, bytes):
                         usable.append((file.name, photo))
                     else:
-                        unreadable[file.name] = str(photo)
+                        unreadable.append(shards.Problem(file.name, str(photo)))
                 rows.writerows(_rows(scorer, usable, job))
         os.replace(written, out)
-    return len(files) - len(unreadable), unreadable
+    if unreadable:
+        storage.write_bytes(str(problems(out)), shards.table(shards.Problem._fields, unreadable))
+    else:
+        problems(out).unlink(missing_ok=True)  # an earlier call's
+    return len(files) - len(unreadable), len(unreadable)
+
+
+def problems(out: str | Path) -> Path:
+    """Where `score` says which photos could not be read."""
+    return Path(out).with_suffix(".problems.csv")
 
 
 def _photo(uri: str, settings: Ingestion) -> bytes | decoding.Unusable:

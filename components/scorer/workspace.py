@@ -6,6 +6,7 @@ Everything lies under one URI, the pipeline's ``workspace`` parameter:
     <workspace>/runs/<run>/checkpoints/<step>/      epochs of a step, for a retry to go on from
     <workspace>/runs/<run>/steps/<step>.json        how far each step came, for the exit handler
     <workspace>/runs/<run>/decision.json            the gate's verdict, for the exit handler
+    <workspace>/runs/<run>/left_out.csv             where ingestion stopped over it: photos that it would leave out
     <workspace>/runs/<run>/published.json           the published version, for the exit handler
 """
 
@@ -41,6 +42,11 @@ class Workspace:
     def published(self) -> str:
         """URI of the run's ``published.json``."""
         return self._in_run("published.json")
+
+    @property
+    def left_out(self) -> str:
+        """URI of the list of photos that ingestion would have left out, where there were too many to go on."""
+        return self._in_run("left_out.csv")
 
     def checkpoints(self, step: str) -> str:
         """URI of the folder of a step's checkpoints."""

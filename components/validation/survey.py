@@ -72,7 +72,7 @@ def _row(each: tuple[str, float, dict[str, Any]]) -> dict[str, Any]:
             row |= _looked_at(data, sampled)
         except Exception as error:  # on damaged files the decoders raise nearly anything
             raise ValueError(
-                f"expected a JPEG for {photo} in {split}, got {len(data):,} bytes that do not decode "
+                f"expected every photo of {split} to be a JPEG, got {len(data):,} bytes that do not decode "
                 f"({type(error).__name__}: {error}): run ingestion again"
             ) from error
     return row

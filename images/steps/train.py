@@ -21,8 +21,8 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +30,7 @@ from types import FrameType
 from typing import Any, get_origin, get_type_hints
 
 from components.scorer import channels, storage
+from components.scorer.redaction import redacted
 from components.scorer.settings import (
     Faces,
     Ingestion,
@@ -136,12 +137,11 @@ def run(base: Path) -> Path:
     pages.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="job-") as scratch:
         dataset, encoder, scorer = (str(Path(scratch, part)) for part in ("dataset", "encoder", "scorer"))
-        with _nameless(job):
-            fingerprint = ingest(
-                job.folder("photos"), job.file("ratings"), dataset, str(pages / "ingestion.html"),
-                unlabelled=job.folder("unlabelled"), attributes=job.file("attributes"),
-                workspace=place, settings=job.settings[Ingestion], faces=job.settings[Faces],
-            )["fingerprint"]  # fmt: skip
+        fingerprint = ingest(
+            job.folder("photos"), job.file("ratings"), dataset, str(pages / "ingestion.html"),
+            unlabelled=job.folder("unlabelled"), attributes=job.file("attributes"),
+            workspace=place, settings=job.settings[Ingestion], faces=job.settings[Faces],
+        )["fingerprint"]  # fmt: skip
         pretrain(
             dataset, encoder, pages / "pretraining.html",
             settings=job.settings[Pretraining], scale=job.settings[Training].scale,
@@ -265,34 +265,11 @@ def _write(job: Job, scorer: str) -> Path:
     return Path(uri)
 
 
-@contextmanager
-def _nameless(job: Job) -> Iterator[None]:
-    """Errors of the block without what they say of single photos and cells: that is about people."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        shown = [Path(folder) for folder in (job.folder("photos"), job.folder("unlabelled")) if folder]
-        names = [str(path.relative_to(folder)) for folder in shown for path in folder.rglob("*")]
-        raise ValueError(nameless(str(error), names)) from None
-
-
-def nameless(message: str, names: Iterable[str] = ()) -> str:
-    """A message of ingestion without examples, file names and cells.
-
-    >>> nameless("2 of 9 are left out. For example: a.jpg; b.jpg. What to do: copy them again.")
-    '2 of 9 are left out. What to do: copy them again.'
-    """
-    message = re.sub(r" For example: .*?(?= Others: | What to do: |$)", "", message, flags=re.DOTALL)
-    for name in sorted(names, key=len, reverse=True):
-        message = message.replace(name, "…")
-    message = re.sub(r"'[^']*'", "'…'", message)
-    return re.sub(r"\S+\.[A-Za-z]\w{1,4}\b", "…", message)
-
-
 def _fail(base: Path, error: Exception) -> None:
     """Tell why, in the log and in the file that SageMaker reads."""
     reason = f"{type(error).__name__}: {error}" if isinstance(error, ValueError | OSError) else type(error).__name__
     traceback.print_tb(error.__traceback__)  # without the message, which may hold a photo's name
+    reason = redacted(reason)
     print(reason, file=sys.stderr, flush=True)
     place = base / "output" / "failure"
     with suppress(OSError):  # the log has it; the folder may be another user's
