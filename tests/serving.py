@@ -24,7 +24,7 @@ from images.serving.state import State
 
 ROOT = Path(__file__).resolve().parents[1]
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-PATIENCE = 30.0  # seconds for what takes one on a machine that is not busy
+PATIENCE = 120.0  # seconds for what takes one on a machine that is not busy
 
 
 def imports_of_a_server(models: Path, names: set[str]) -> tuple[list[int], list[str]]:
@@ -106,6 +106,37 @@ class Server:
         """The exit status after SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(PATIENCE)
+
+
+class Load:
+    """Some clients that ask again and again over connections that are kept, until told to stop."""
+
+    def __init__(self, server: Server, photo: bytes, clients: int = 4) -> None:
+        self.statuses: list[int | str] = []
+        self.versions: set[int] = set()
+        self._server, self._photo, self._stop = server, photo, threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+
+    def _ask(self) -> None:
+        with httpx.Client(base_url=self._server.url, timeout=PATIENCE) as client:
+            while not self._stop.is_set():
+                try:
+                    answer = client.post("/score", files={"photos": self._photo})
+                    self.statuses.append(answer.status_code)
+                    if answer.status_code == 200:
+                        self.versions.add(answer.json()["model"]["version"])
+                except httpx.HTTPError as error:
+                    self.statuses.append(type(error).__name__)
 
 
 def children(process: int) -> list[int]:

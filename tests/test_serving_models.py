@@ -1,8 +1,10 @@
 """The version that answers: found, fetched once, switched to when sound, and freed when nobody asks it any more."""
 
 import asyncio
+import base64
 import gc
 import json
+import os
 import shutil
 import threading
 import weakref
@@ -25,6 +27,7 @@ from tests.conftest import drawn_photo
 from tests.serving import PATIENCE, Here, until
 
 PHOTO = drawn_photo(0.6, seed=1, size=(90, 120))
+B64 = base64.b64encode(PHOTO).decode()
 SETTINGS = Settings(workers=1, interval=0.05)
 
 
@@ -98,8 +101,9 @@ def test_of_several_models_one_has_to_be_named(own):
 def test_workers_that_want_a_version_at_once_fetch_it_once(small_models, google, tmp_path):
     storage.upload_tree(small_models, "gs://bucket/models")
     google.requests.clear()
+    settings = Settings(model="gs://bucket/models", folder=str(tmp_path))
     with ThreadPoolExecutor(4) as pool:  # a lock is its file description's: threads exclude each other as processes do
-        found = set(pool.map(source.fetch, ["gs://bucket/models/portraits/1"] * 4, [str(tmp_path)] * 4))
+        found = set(pool.map(source.fetch, ["gs://bucket/models/portraits/1"] * 4, [settings] * 4))
     (place,) = found
     assert Path(place, "portable", "scorer.tflite").is_file()
     read = [each for each in google.requests if "scorer.tflite" in each.path and each.query.get("alt") == "media"]
@@ -109,6 +113,7 @@ def test_workers_that_want_a_version_at_once_fetch_it_once(small_models, google,
 def test_a_download_that_broke_off_is_begun_anew(small_models, amazon, tmp_path, monkeypatch):
     storage.upload_tree(small_models, "s3://bucket/models")
     uri, original = "s3://bucket/models/portraits/1", storage.download_tree
+    settings = Settings(model=uri, folder=str(tmp_path))
 
     def broken(*arguments):
         original(*arguments)
@@ -117,17 +122,17 @@ def test_a_download_that_broke_off_is_begun_anew(small_models, amazon, tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(storage, "download_tree", broken)
         with pytest.raises(storage.StorageError):
-            source.fetch(uri, str(tmp_path))
+            source.fetch(uri, settings)
     assert not list(tmp_path.rglob("*.tflite"))
-    found = source.fetch(uri, str(tmp_path))
+    found = source.fetch(uri, settings)
     assert Path(found).name == "1"
-    assert source.fetch(uri, str(tmp_path)) == found
+    assert source.fetch(uri, settings) == found
 
 
 def test_only_the_newest_fetched_versions_are_kept(small_models, amazon, tmp_path):
     for number in range(1, 6):
         storage.upload_tree(small_models / "portraits" / "1", f"s3://bucket/portraits/{number}")
-        source.fetch(f"s3://bucket/portraits/{number}", str(tmp_path))
+        source.fetch(f"s3://bucket/portraits/{number}", Settings(model="s3://bucket", folder=str(tmp_path)))
     assert sorted(path.parent.parent.name for path in tmp_path.rglob("scorer.tflite")) == ["3", "4", "5"]
 
 
@@ -135,7 +140,74 @@ def test_a_version_that_is_not_complete_is_not_fetched(small_models, amazon, tmp
     storage.upload_tree(small_models / "portraits" / "1", "s3://bucket/portraits/1")
     storage.delete_tree("s3://bucket/portraits/1/saved_model.pb")
     with pytest.raises(FileNotFoundError, match=r"found no saved_model.pb"):
-        source.fetch("s3://bucket/portraits/1", str(tmp_path))
+        source.fetch("s3://bucket/portraits/1", Settings(model="s3://bucket", folder=str(tmp_path)))
+
+
+# What answered last
+
+
+@pytest.fixture
+def answered(small_models, google, tmp_path) -> Settings:
+    """The settings by which version 1, from a bucket, has been served."""
+    storage.upload_tree(small_models, "gs://bucket/models")
+    settings = replace(SETTINGS, model="gs://bucket/models/portraits", folder=str(tmp_path / "folder"))
+    with Here(settings) as here:
+        assert version(here) == "1"
+    storage.delete_tree("gs://bucket/models")
+    return settings
+
+
+def test_what_answered_last_is_served_when_it_cannot_be_asked_for_any_more(answered):
+    with Here(answered) as here:
+        assert score(here)["model"]["version"] == 1
+        assert "found neither" in failing(here)["why"]
+        rows = here.post("/v1/models/portraits/labels/champion:predict", json={"instances": [{"b64": B64}]})
+        assert rows.status_code == 200
+
+
+def test_what_answered_last_outlives_later_versions_that_did_not(answered):
+    for number in range(1, 6):
+        storage.upload_tree(Path(source.recall(answered).place), f"gs://bucket/others/{number}")
+        storage.write_bytes(f"gs://bucket/others/{number}/{channels.COMPLETE}", b"")
+        source.fetch(f"gs://bucket/others/{number}", answered)
+    assert Path(source.recall(answered).place, "portable", "scorer.tflite").is_file()
+
+
+def foreign(copies: Path) -> None:
+    os.chown(copies, 12345, -1)
+
+
+def open_to_all(copies: Path) -> None:
+    copies.chmod(0o777)
+
+
+def linked(copies: Path) -> None:
+    copies.rename(copies.with_name("elsewhere"))
+    copies.symlink_to("elsewhere")
+
+
+def half_written(copies: Path) -> None:
+    (record,) = copies.glob("answered-*.json")
+    record.write_bytes(record.read_bytes()[:20])
+
+
+def leading_elsewhere(copies: Path) -> None:
+    (record,) = copies.glob("answered-*.json")
+    record.write_text(record.read_text().replace(str(copies), "/tmp"))
+
+
+@pytest.mark.parametrize("spoil", [foreign, open_to_all, linked, half_written, leading_elsewhere])
+def test_what_answered_last_is_not_taken_from_a_folder_that_others_may_write_to_or_a_broken_record(answered, spoil):
+    if spoil is foreign and os.geteuid() != 0:
+        pytest.skip("gives a folder away, which root alone may")
+    assert source.recall(answered).uri.endswith("/1")
+    spoil(Path(answered.folder, "versions"))
+    assert source.recall(answered) is None
+
+
+def test_of_another_address_nothing_has_answered(answered):
+    assert source.recall(replace(answered, model="gs://bucket/models/others")) is None
+    assert source.recall(replace(answered, version=1)) is None
 
 
 # Following
@@ -225,9 +297,9 @@ def test_a_failing_version_is_tried_again_but_not_at_every_look(own, monkeypatch
     tries = []
     load = models.Models._load
 
-    def counting(self, uri):
+    def counting(self, uri, place):
         tries.append(uri)
-        return load(self, uri)
+        return load(self, uri, place)
 
     monkeypatch.setattr(models.Models, "_load", counting)
     with Here(replace(SETTINGS, model=str(own), interval=0.05)) as here:

@@ -13,7 +13,6 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
 import zlib
 from pathlib import Path
@@ -33,7 +32,7 @@ from images.serving.app import create_app
 from images.serving.settings import Settings
 from tests import deadly
 from tests.conftest import drawn_photo
-from tests.serving import NGINX, PATIENCE, ROOT, Server, children, started, until
+from tests.serving import NGINX, PATIENCE, ROOT, Load, Server, children, started, until
 
 PHOTO = drawn_photo(0.6, seed=1, size=(90, 120))
 NAME = "anna-muster-7f3a.jpg"
@@ -67,37 +66,6 @@ def client(server):
 
 def promote(folder: Path, version: int) -> None:
     channels.move(str(folder), "portraits", version, why="a test")
-
-
-class Load:
-    """Some clients that ask again and again over connections that are kept, until told to stop."""
-
-    def __init__(self, server: Server, clients: int = 4) -> None:
-        self.statuses: list[int | str] = []
-        self.versions: set[int] = set()
-        self._server, self._stop = server, threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
-
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(PATIENCE)
-
-    def _ask(self) -> None:
-        with httpx.Client(base_url=self._server.url, timeout=PATIENCE) as client:
-            while not self._stop.is_set():
-                try:
-                    answer = client.post("/score", files={"photos": PHOTO})
-                    self.statuses.append(answer.status_code)
-                    if answer.status_code == 200:
-                        self.versions.add(answer.json()["model"]["version"])
-                except httpx.HTTPError as error:
-                    self.statuses.append(type(error).__name__)
 
 
 def versions(server: Server) -> set[int]:
@@ -135,7 +103,7 @@ def test_metrics_add_up_over_all_workers(server, client):
 
 
 def test_ten_switches_under_load_fail_no_request(server, models):
-    with Load(server) as load:
+    with Load(server, PHOTO) as load:
         for number in range(10):
             version = 2 + number % 2
             promote(models, version)
@@ -147,7 +115,7 @@ def test_ten_switches_under_load_fail_no_request(server, models):
 @pytest.mark.skipif(not NGINX, reason="needs Nginx, without which a client's own connection dies with the worker")
 def test_a_killed_worker_costs_its_own_requests_alone_and_is_back_at_once(server):
     victim, other = server.workers()
-    with Load(server) as load:
+    with Load(server, PHOTO) as load:
         until(lambda: len(load.statuses) > 20, "the load is on")
         os.kill(victim, signal.SIGKILL)
         until(lambda: len(server.workers()) == WORKERS and victim not in server.workers(), "another one is there")
@@ -396,7 +364,10 @@ def test_bad_inputs_leave_no_memory_behind(server):
 
 
 def test_when_told_to_end_it_is_not_ready_answers_what_is_under_way_and_leaves_nothing(models, tmp_path):
-    with started(models, tmp_path, "--workers", "1", "--drain", "1", "--queue", "8") as server, Load(server, 2) as load:
+    with (
+        started(models, tmp_path, "--workers", "1", "--drain", "1", "--queue", "8") as server,
+        Load(server, PHOTO, 2) as load,
+    ):
         until(lambda: len(load.statuses) > 5, "the load is on")
         server.process.send_signal(signal.SIGTERM)
         until(lambda: httpx.get(f"{server.url}/ready").status_code == 503, "it is not ready any more")

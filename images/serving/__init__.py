@@ -3,7 +3,8 @@
 Its modules, in the order of a request:
 
 launch       Nginx and Gunicorn as children of one command, ``python -m images.serving``
-worker       one Gunicorn worker with a socket of its own
+worker       one Gunicorn worker
+places       the socket of its own by which Nginx asks a worker that can answer
 app          the application: which address is answered by what
 guard        before and after every request: keys, headers, time, metrics
 attempts     has the photos of a request whose worker died decoded apart

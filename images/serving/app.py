@@ -69,6 +69,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state: State = app.state.server
     following = asyncio.create_task(state.models.follow())
     try:
+        await state.models.welcome()
         yield
     finally:
         following.cancel()

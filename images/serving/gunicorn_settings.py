@@ -12,6 +12,7 @@ from typing import Any
 from prometheus_client import multiprocess
 
 import images.serving.app  # noqa: F401 - before the fork, see above
+from images.serving import places
 from images.serving.settings import from_environment
 
 _SETTINGS = from_environment()
@@ -20,8 +21,8 @@ _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 wsgi_app = "images.serving.app:create_app()"
 worker_class = "images.serving.worker.Worker"
 workers = _SETTINGS.workers
-# With Nginx before it, each worker has a socket of its own as well (see worker); this one is for when none is there.
-bind = [f"unix:{_SETTINGS.run}/shared.sock" if _SETTINGS.nginx else f"{_SETTINGS.host}:{_SETTINGS.port}"]
+# With Nginx before it, each worker has a socket of its own as well: see places.
+bind = [f"unix:{places.shared(_SETTINGS.run)}" if _SETTINGS.nginx else f"{_SETTINGS.host}:{_SETTINGS.port}"]
 backlog = 2048  # Gunicorn's default: connections that wait to be taken on
 timeout = 60  # seconds after which a worker whose event loop hangs is killed; nothing that it does takes as long
 graceful_timeout = max(1, int(_SETTINGS.grace))
@@ -42,6 +43,13 @@ logconfig_dict = {
 }
 
 
+def when_ready(server: Any) -> None:
+    """Let requests wait at the shared socket for the first worker."""
+    if _SETTINGS.nginx:
+        for place in range(_SETTINGS.workers):
+            places.vacate(_SETTINGS.run, place)
+
+
 def pre_fork(server: Any, worker: Any) -> None:
     """Give a worker the lowest free place, and leave the shared pages shared."""
     taken = {other.place for other in server.WORKERS.values() if hasattr(other, "place")}
@@ -56,5 +64,7 @@ def post_fork(server: Any, worker: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Take a dead worker's queue out of the metrics."""
+    """Take a dead worker's queue out of the metrics, and its requests to those that live."""
+    if _SETTINGS.nginx:
+        places.vacate(_SETTINGS.run, worker.place)
     multiprocess.mark_process_dead(worker.pid)

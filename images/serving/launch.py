@@ -22,8 +22,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from images.serving import log, source
-from images.serving.settings import DRAINING, METRICS, PREFIX, Settings, from_environment, socket_of, to_environment
+from images.serving import log, places, source
+from images.serving.settings import DRAINING, METRICS, PREFIX, Settings, from_environment, to_environment
 
 GUNICORN = "python:images.serving.gunicorn_settings"
 TEMPLATE = Path(__file__).with_name("nginx.conf")
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None, gunicorn: str = GUNICORN) -> in
     """
     try:
         settings = parse(arguments)
-        _check_model(settings)
+        _fetch(settings)
     except (ValueError, OSError) as error:
         print(f"serving: {error}", file=sys.stderr)
         return 2
@@ -101,9 +101,14 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     return from_environment(**vars(parser.parse_args(arguments)))
 
 
-def _check_model(settings: Settings) -> None:
-    """Raise unless there is a version to serve; it is fetched, so that the workers find it."""
-    source.fetch(source.find(settings).current(), settings.folder)
+def _fetch(settings: Settings) -> None:
+    """Fetch the version to serve, so that the workers find it; raise where there is none, and never was."""
+    try:
+        source.fetch(source.find(settings).current(), settings)
+    except (ValueError, OSError) as error:
+        if not (last := source.recall(settings)):
+            raise
+        log.event("failing", level="error", version=last.uri, why=str(error))
 
 
 def _serve(settings: Settings, nginx: str | None, configuration: str) -> int:
@@ -124,7 +129,8 @@ def _serve(settings: Settings, nginx: str | None, configuration: str) -> int:
     children = {"gunicorn": gunicorn}
     try:
         if nginx:
-            _await(lambda: Path(settings.run, "shared.sock").exists() or gunicorn.poll() is not None)
+            last = Path(places.socket_of(settings.run, settings.workers - 1))
+            _await(lambda: last.exists() or gunicorn.poll() is not None)
             children["nginx"] = _start_nginx(nginx, settings)
         log.event("started", port=settings.port, workers=settings.workers, nginx=bool(nginx))
         while not stopping.wait(_LOOK):
@@ -163,7 +169,7 @@ def _start_nginx(nginx: str, settings: Settings) -> subprocess.Popen:
 
 def nginx_conf(settings: Settings) -> str:
     """Nginx's configuration."""
-    servers = [f"server unix:{socket_of(settings.run, place)} max_fails=0;" for place in range(settings.workers)]
+    servers = [f"server unix:{places.socket_of(settings.run, place)} max_fails=0;" for place in range(settings.workers)]
     every = settings.host in ("", "0.0.0.0", "::")
     values = {
         "user": "user root;" if os.geteuid() == 0 else "",  # else its worker could not read the run's folder

@@ -15,22 +15,23 @@ import numpy as np
 
 from components.scorer import portable, warmup
 from components.scorer.portable import Portable
-from images.serving import log, source
+from images.serving import log, places, source
 from images.serving.batching import Network, Photo, decode
 from images.serving.metrics import Metrics
 from images.serving.problems import Problem, not_ready
 from images.serving.settings import DRAINING, Settings
-from images.serving.source import Source
+from images.serving.source import Answered, Source
 
+_LOOK = 0.2  # seconds between two looks whether other workers answer
 _LONGEST_WAIT = 300.0  # seconds between two tries of a version that cannot be loaded
 
 
 class Served:
     """A version that answers, and how many requests it is answering."""
 
-    def __init__(self, network: Network, uri: str) -> None:
+    def __init__(self, network: Network, uri: str, place: str) -> None:
         """Begins with none."""
-        self.network, self.uri = network, uri
+        self.network, self.uri, self.place = network, uri, place
         self.portable = network.portable
         self.requests = 0
         self.retired = False
@@ -68,6 +69,8 @@ class Models:
         self.failure: dict[str, str] | None = None
         self.labels: dict[str, int] = {}
         self.loaded = asyncio.Event()  # or failed for the first time
+        self.answers = asyncio.Event()  # a version is loaded
+        self._answered: Answered | None = None  # as it was written down, or tried, last
         self._tries, self._next_try = 0, 0.0
         self._freed = False  # a version, since memory was last given back
 
@@ -81,9 +84,25 @@ class Models:
         """Whether requests are welcome: a version answers, and the server was not told to end."""
         return self.current is not None and not self.draining
 
+    async def welcome(self) -> None:
+        """Wait until a version answers, or no other worker has one either: this one would take their requests."""
+        while not self.current and self._others_answer():
+            await asyncio.sleep(_LOOK)
+
+    def _others_answer(self) -> bool:
+        run = self._settings.run
+        return bool(run) and self._settings.nginx and places.taken(run, self._settings.workers)
+
     async def follow(self) -> None:
-        """Load what is wanted, and look again and again whether another version is; ends when cancelled."""
+        """Load what is wanted, and look again and again whether another version is; ends when cancelled.
+
+        What answered last in this run is taken first, without asking anybody: this worker takes the place of one that
+        has died.
+        """
         try:
+            await self._fall_back(self._settings.run)
+            if self.current:
+                self.loaded.set()
             while True:
                 await self.look()
                 self.loaded.set()
@@ -101,29 +120,67 @@ class Models:
             wanted = await asyncio.to_thread(self._ask)
         except Exception as error:  # an outage of the store, say: what answers goes on answering
             self._failed(self.source.uri if self.source else self._settings.model, error)
+            await self._fall_back()
             return
         if self.current and self.current.uri == wanted:
             self._well()
+            await self._remember()
             return
         if self.failure and self.failure["version"] == wanted and time.monotonic() < self._next_try:
+            await self._fall_back()
             return
         try:
-            served = await asyncio.to_thread(self._load, wanted)
+            place = await asyncio.to_thread(source.fetch, wanted, self._settings)
+            served = await asyncio.to_thread(self._load, wanted, place)
         except Exception as error:
             self._metrics.loads["failed"].inc()
             self._failed(wanted, error)
             self._tries += 1
             wait = min(self._settings.interval * 2**self._tries, _LONGEST_WAIT)
             self._next_try = time.monotonic() + wait
+            await self._fall_back()
             return
-        before, self.current = self.current, served
         self._tries = 0
+        self._well()
+        self._switch(served)
+        await self._remember()
+
+    def _switch(self, served: Served) -> None:
+        before, self.current = self.current, served
         self._metrics.loads["served"].inc()
         self._metrics.version.set(served.portable.version or 0)
-        self._well()
         log.event("serving", version=served.version, before=before.version if before else None)
+        self.answers.set()
         if before:
             self._retire(before)
+
+    async def _fall_back(self, run: str | None = None) -> None:
+        """Where no version answers, take the one that did last, of a run or of any."""
+        if self.current:
+            return
+        last = await asyncio.to_thread(source.recall, self._settings)
+        if not last or last == self._answered or run not in (None, last.run):
+            return
+        self._answered = last
+        try:
+            served = await asyncio.to_thread(self._load, last.uri, last.place)
+        except Exception as error:
+            self._metrics.loads["failed"].inc()
+            self._failed(last.uri, error)
+            return
+        self.labels = last.labels
+        self._switch(served)
+
+    async def _remember(self) -> None:
+        """Write down what answers, where that has changed."""
+        served = self.current
+        answered = Answered(served.uri, served.place, self.labels, self._settings.run)
+        if answered != self._answered:
+            self._answered = answered
+            try:
+                await asyncio.to_thread(source.remember, answered, self._settings)
+            except OSError as error:  # a full disk, say, which does not keep this worker from answering
+                log.event("forgetting", level="error", why=str(error))
 
     @asynccontextmanager
     async def using(
@@ -170,9 +227,9 @@ class Models:
         self.labels = self.source.labels()
         return self.source.current()
 
-    def _load(self, uri: str) -> Served:
-        """A version, fetched, loaded and tried."""
-        loaded = portable.load(source.fetch(uri, self._settings.folder))
+    def _load(self, uri: str, place: str) -> Served:
+        """A version, loaded from its copy and tried."""
+        loaded = portable.load(place)
         pixels = min(loaded.settings.maximum_pixels, self._settings.pixels)
         limited = replace(loaded, uri=uri, settings=replace(loaded.settings, maximum_pixels=pixels))
         network = Network(limited, self._settings, self._metrics)
@@ -181,7 +238,7 @@ class Models:
         except BaseException:
             network.close()
             raise
-        return Served(network, uri)
+        return Served(network, uri, place)
 
     def _retire(self, served: Served) -> None:
         served.retired = True

@@ -99,11 +99,6 @@ def to_environment(settings: Settings) -> dict[str, str]:
     return {PREFIX + name.upper(): str(value) for name, value in values.items()}
 
 
-def socket_of(run: str, place: int) -> str:
-    """The address of the socket of the worker at a place, from 0."""
-    return f"{run}/worker-{place}.sock"
-
-
 def digests(keys: Any) -> tuple[str, ...]:
     """SHA-256 of each key, as hexadecimal digits; a key may be given as ``sha256:…`` of it. Empty ones are left out.
 

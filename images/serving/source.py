@@ -1,13 +1,20 @@
-"""Where versions come from: which one an address and a channel mean, and its files on this machine."""
+"""Where versions come from: which one an address and a channel mean, and its files on this machine.
+
+Below ``<folder>/versions``, or that of the run for versions on a local disk, lie copies of the newest versions and, by
+what is served, a record of the version that answered last (`Answered`). All of it is trusted only where it is this
+account's own.
+"""
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from components.scorer import channels, storage
@@ -55,6 +62,23 @@ class Source:
         return {channel: version for channel, version in told.items() if type(version) is int}
 
 
+@dataclass(frozen=True)
+class Answered:
+    """The version that was loaded last and found sound.
+
+    Attributes:
+        uri: its address.
+        place: its copy on this machine.
+        labels: version by channel, as they were then.
+        run: the server's run that loaded it.
+    """
+
+    uri: str
+    place: str
+    labels: dict[str, int]
+    run: str
+
+
 def find(settings: Settings) -> Source:
     """What the settings mean.
 
@@ -80,23 +104,26 @@ def find(settings: Settings) -> Source:
     return source
 
 
-def fetch(uri: str, folder: str) -> str:
-    """A version's portable network and what belongs to it, on this machine.
+def fetch(uri: str, settings: Settings) -> str:
+    """A copy of a version's portable network and what belongs to it, on this machine.
 
     Workers that want the same version at once fetch it once: the first one does, the others wait for it.
 
     Args:
         uri: the version's folder.
-        folder: in which fetched versions are kept; what lies on a local disk is used where it is.
+        settings: name the folder in which copies are kept. A version on a local disk is used where it is when no run
+            needs a copy that stays as it was, whatever becomes of the version.
 
     Returns:
         A local folder from which ``portable.load`` loads it.
 
     Raises:
         FileNotFoundError: the version is not complete.
+        PermissionError: the folder of the copies is another account's.
         components.scorer.storage.StorageError: the place cannot be reached.
     """
-    if not storage.is_remote(uri):
+    copies = _copies(settings)
+    if not copies:
         return uri
     from components.scorer import portable  # imports what runs it, of which the launching process has no need
 
@@ -104,7 +131,10 @@ def fetch(uri: str, folder: str) -> str:
         raise FileNotFoundError(f"expected a published version at {uri}, found no {channels.COMPLETE} in it")
     files = [file for file in storage.files(uri) if file.name.startswith(f"{portable.FOLDER}/")]
     key = hashlib.sha256(repr([uri, *((file.name, file.version) for file in files)]).encode()).hexdigest()[:32]
-    place = Path(folder, "versions", key)
+    copies.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not _is_own(copies):
+        raise PermissionError(f"expected {copies} to be a folder of this account: give another --folder")
+    place = copies / key
     with _locked(place.with_suffix(".lock")):
         target = place / uri.rsplit("/", 1)[-1]
         if not (target / channels.COMPLETE).is_file():
@@ -117,6 +147,44 @@ def fetch(uri: str, folder: str) -> str:
         os.utime(place)
     _forget(place.parent)
     return str(target)
+
+
+def remember(version: Answered, settings: Settings) -> None:
+    """Write down which version answers, for workers and servers that start when it cannot be asked for."""
+    if copies := _copies(settings):
+        storage.write_json(str(_record(copies, settings)), asdict(version))
+
+
+def recall(settings: Settings) -> Answered | None:
+    """What `remember` wrote down of what the settings mean; None where that is not there, or not to be trusted."""
+    if not (copies := _copies(settings)):
+        return None
+    try:
+        path = _record(copies, settings)
+        version = Answered(**json.loads(path.read_text(encoding="utf-8")))
+        return version if _is_own(copies) and Path(version.place).parent.parent == copies else None
+    except (OSError, ValueError, TypeError):  # none, or a broken one
+        return None
+
+
+def _copies(settings: Settings) -> Path | None:
+    """The folder of the copies; None when there is none, for a version on a local disk that is used where it is.
+
+    Copies of remote versions outlive a run, for the next one; those of local ones end with it.
+    """
+    folder = settings.folder if storage.is_remote(settings.model) else settings.run
+    return Path(folder, "versions") if folder else None
+
+
+def _record(copies: Path, settings: Settings) -> Path:
+    served = repr((settings.model.rstrip("/"), settings.channel, settings.version))
+    return copies / f"answered-{hashlib.sha256(served.encode()).hexdigest()[:32]}.json"
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether nobody else can have written to a folder."""
+    status = folder.lstat()
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
 def _only_model(uri: str, settings: Settings) -> str:
@@ -144,7 +212,9 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _forget(folder: Path) -> None:
-    """Remove all fetched versions but the newest; a network that was loaded needs its files no more."""
+    """Remove all copies but the newest and those of versions that answer."""
     places = sorted((place for place in folder.iterdir() if place.is_dir()), key=lambda place: -place.stat().st_mtime)
+    needed = " ".join(record.read_text(encoding="utf-8") for record in folder.glob("answered-*.json"))
     for place in [place for place in places if len(place.name) == 32][_KEPT:]:
-        shutil.rmtree(place, ignore_errors=True)
+        if place.name not in needed:
+            shutil.rmtree(place, ignore_errors=True)

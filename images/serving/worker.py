@@ -1,21 +1,32 @@
-"""One Gunicorn worker: uvicorn, with a socket of its own besides the shared one.
+"""One Gunicorn worker: uvicorn, which takes on its own socket besides the shared one when it can answer: see places."""
 
-All workers accept from a shared socket, and whichever event loop is free takes a connection, however much its network's
-thread has to do: of eight connections, one of two workers easily gets six, and the other idles. Nginx therefore asks
-each worker at a socket of its own, the one with the fewest requests first. A worker that is gone refuses at once, and
-Nginx goes on to the next.
-"""
-
-import socket
-from pathlib import Path
+import asyncio
+import contextlib
 from typing import Any, ClassVar
 
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn_worker import UvicornWorker
 
-from images.serving.settings import from_environment, socket_of
+from images.serving import places
+from images.serving.models import Models
+from images.serving.settings import from_environment
 
 _SETTINGS = from_environment()
-_BACKLOG = 1024  # connections that wait; more than Nginx opens
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's, which closes a connection after its answer where that is to be made anew with another worker.
+
+    That is one that Nginx has made by the shared socket, for want of the worker that it meant, and any once the server
+    was told to end: a connection that is closed later, while idle, might be closed in the face of its next request.
+    """
+
+    def on_headers_complete(self) -> None:
+        """A request begins."""
+        super().on_headers_complete()
+        models: Models = self.config.app.state.server.models
+        if models.draining or (self.server and self.server[0] == places.shared(_SETTINGS.run)):
+            self.cycle.keep_alive = False
 
 
 class Worker(UvicornWorker):
@@ -23,7 +34,7 @@ class Worker(UvicornWorker):
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "uvloop",
-        "http": "httptools",
+        "http": Protocol,
         "ws": "none",
         "lifespan": "on",
         "interface": "asgi3",
@@ -35,14 +46,21 @@ class Worker(UvicornWorker):
 
     place = 0  # among the workers, from 0; given by Gunicorn's settings
 
-    def run(self) -> None:
+    async def _serve(self) -> None:
         """Answer until told to end."""
-        if _SETTINGS.nginx and _SETTINGS.run:
-            path = Path(socket_of(_SETTINGS.run, self.place))
-            path.unlink(missing_ok=True)  # of the one that had this place before
-            own = socket.socket(socket.AF_UNIX)
-            own.bind(str(path))
-            own.listen(_BACKLOG)
-            own.setblocking(False)
-            self.sockets = [*self.sockets, own]
-        super().run()
+        if not _SETTINGS.nginx:
+            return await super()._serve()
+        self.sockets = [*self.sockets, places.listen(_SETTINGS.run, self.place)]
+        occupying = asyncio.create_task(self._occupy(self.wsgi.state.server.models))
+        try:
+            return await super()._serve()
+        finally:
+            occupying.cancel()
+
+    async def _occupy(self, models: Models) -> None:
+        """Be asked as soon as there is a version."""
+        while not models.current:
+            self.notify()  # that it lives, which uvicorn tells only when the application has started
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(models.answers.wait(), 1)
+        places.occupy(_SETTINGS.run, self.place)

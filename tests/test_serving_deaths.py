@@ -1,0 +1,99 @@
+"""A worker dies while there is trouble beside the server: with what is left, every request is answered."""
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from components.scorer import channels, storage
+from tests import gcs
+from tests.conftest import drawn_photo
+from tests.serving import NGINX, Load, Server, started, until
+
+PHOTO = drawn_photo(0.6, seed=1, size=(90, 120))
+WORKERS = 2
+
+pytestmark = pytest.mark.skipif(not NGINX, reason="needs Nginx, without which a client's own connection dies with it")
+
+
+@pytest.fixture
+def own(small_models, tmp_path) -> Path:
+    """A folder of all models that the test may change."""
+    folder = tmp_path / "models"
+    shutil.copytree(small_models, folder)
+    return folder
+
+
+def answering(server: Server, workers: int) -> None:
+    """Wait until so many workers have loaded a version since the server began."""
+    until(lambda: [each["event"] for each in server.log()].count("serving") == workers, f"{workers} have answered")
+
+
+def kill_each_worker(server: Server, load: Load) -> None:
+    """Kill one worker after the other; the next one only when the one that took its place answers."""
+    for deaths, victim in enumerate(server.workers(), start=1):
+        os.kill(victim, signal.SIGKILL)
+        answering(server, WORKERS + deaths)
+        before = len(load.statuses)
+        until(lambda before=before: len(load.statuses) > before + 20, "requests are answered")
+
+
+def damaged(models: Path) -> None:
+    (models / "portraits" / "1" / "portable" / "scorer.tflite").write_bytes(b"no network")
+
+
+def half_copied(models: Path) -> None:
+    shutil.rmtree(models / "portraits" / "1" / "portable")
+    (models / "portraits" / "1" / channels.COMPLETE).unlink()
+
+
+def half_copied_when_promoted(models: Path) -> None:
+    (models / "portraits" / "2" / channels.COMPLETE).unlink()
+    channels.move(str(models), "portraits", 2, why="a test")
+
+
+def without_channels(models: Path) -> None:
+    (models / "portraits" / "channels.json").unlink()
+
+
+@pytest.mark.parametrize("spoil", [damaged, half_copied, half_copied_when_promoted, without_channels])
+def test_workers_that_die_while_the_champion_is_damaged_cost_no_request(own, tmp_path, spoil: Callable[[Path], None]):
+    with started(own, tmp_path, "--workers", str(WORKERS)) as server, Load(server, PHOTO) as load:
+        answering(server, WORKERS)
+        spoil(own)
+        kill_each_worker(server, load)
+    assert set(load.statuses) == {200}
+    assert load.versions == {1}
+
+
+def test_workers_that_die_while_the_bucket_is_out_cost_no_request(small_models, tmp_path, monkeypatch):
+    with gcs.Server("bucket") as bucket:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", bucket.url)
+        storage.upload_tree(small_models, "gs://bucket/models")
+        with started("gs://bucket/models", tmp_path, "--workers", str(WORKERS)) as server, Load(server, PHOTO) as load:
+            answering(server, WORKERS)
+            bucket.fail(lambda request: True, *[503] * 100_000)
+            kill_each_worker(server, load)
+    assert set(load.statuses) == {200}
+    assert load.versions == {1}
+
+
+def test_a_worker_that_has_no_version_takes_no_request_until_it_has_one(own, tmp_path):
+    network = own / "portraits" / "1" / "portable" / "scorer.tflite"
+    whole = network.read_bytes()
+    with started(own, tmp_path, "--workers", str(WORKERS)) as server, Load(server, PHOTO) as load:
+        answering(server, WORKERS)
+        damaged(own)
+        (copies,) = (tmp_path / "scorer").glob("run-*/versions")
+        shutil.rmtree(copies)
+        victim = server.workers()[0]
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: any(each["event"] == "failing" for each in server.log()), "the new worker has no version")
+        before = len(load.statuses)
+        until(lambda: len(load.statuses) > before + 50, "the other one answers")
+        network.write_bytes(whole)
+        answering(server, WORKERS + 1)
+    assert set(load.statuses) == {200}
