@@ -125,9 +125,6 @@ class Server:
             path = request.path
             if match := re.fullmatch(r"/upload/storage/v1/b/([^/]+)/o", path):
                 return self._upload(request, match[1])
-            if match := re.fullmatch(r"/storage/v1/b/([^/]+)", path):
-                self._bucket(match[1])
-                return _json({"kind": "storage#bucket", "name": match[1], "location": "EU"})
             if match := re.fullmatch(r"/storage/v1/b/([^/]+)/o", path):
                 return self._list(request, match[1])
             if match := re.fullmatch(r"(/download)?/storage/v1/b/([^/]+)/o/([^/]+)", path):

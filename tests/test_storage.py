@@ -282,6 +282,18 @@ def test_of_many_that_create_a_file_at_once_one_wins(place: str) -> None:
     assert storage.read_bytes(uri) == b"%d" % won.index(True)
 
 
+def test_google_is_asked_for_what_is_wanted_and_not_for_the_bucket_beside_it(google: gcs.Server) -> None:
+    storage.write_bytes("gs://bucket/file", b"content")
+    assert storage.read_bytes("gs://bucket/file") == b"content"
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes("gs://bucket/another")
+    assert [(request.method, request.path) for request in google.requests] == [
+        ("POST", "/upload/storage/v1/b/bucket/o"),
+        ("GET", "/download/storage/v1/b/bucket/o/file"),
+        ("GET", "/download/storage/v1/b/bucket/o/another"),
+    ]
+
+
 def test_a_swap_whose_answer_got_lost_counts_as_done(google: gcs.Server) -> None:
     google.fail(lambda request: request.method == "POST", "lost")
     storage.write_if("gs://bucket/file", b"mine", "")

@@ -605,6 +605,9 @@ def _amazon() -> tuple[Any, Any]:
 @once
 def _gcs_client(endpoint: str) -> Any:
     google, _ = _google()
+    # Else it asks, for its own traces and in threads of its own, what the bucket is: once a process and after each file
+    # that is not there. That needs a permission that reading and writing do not.
+    os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     return google.cloud.storage.Client(project=None)  # objects need none, and not every credential brings one
 
 
