@@ -60,6 +60,7 @@ def portrait_scorer(
     consent: str = "",
     # Ingestion
     rating_format: RatingFormat = _ingestion.rating_format,
+    rating_scale: str = _ingestion.rating_scale,
     ava_tags: list = list(_ingestion.ava_tags),  # noqa: B006 - read by the compiler, never changed
     minimum_raters: int = _ingestion.minimum_raters,
     rater_std: float = _ingestion.rater_std,
@@ -167,7 +168,7 @@ def portrait_scorer(
         photos: Folder, gs:// or s3:// address of the rated photos, or tfds:NAME; sample: draws some.
         models: Folder, gs:// or s3:// address under which models are published.
         workspace: Folder, gs:// or s3:// address for checkpoints, the register of splits and the runs' records.
-        ratings: File of ratings: one row a rating, ten vote counts, means, AVA.txt, or JSON with ten counts.
+        ratings: File of ratings: a row a rating, a column a rater, vote counts, means, AVA.txt, or JSON with counts.
         unlabelled: Folder or address of photos without ratings, for pretraining.
         attributes: File with attributes of the photos, by photo; the report counts the splits by each.
         name: Name of the published model.
@@ -176,6 +177,7 @@ def portrait_scorer(
         revision: Git revision of this code, for the scorer's record; submit and schedule fill it in.
         consent: How the people on the photos agreed to this use, or where that is documented; for the model card.
         rating_format: How the ratings are written; auto recognises it.
+        rating_scale: Lowest and highest score that people could give, such as 1-5 or 0-100; auto recognises it.
         ava_tags: Semantic tags of AVA.txt to keep: 17 is Portraiture, 47 Self Portrait; empty keeps all.
         minimum_raters: Photos with fewer raters are left out.
         rater_std: Standard deviation of the raters' scores on a photo, where the ratings are means without it.

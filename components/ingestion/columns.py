@@ -11,33 +11,62 @@ import numpy as np
 import pandas as pd
 
 from components.ingestion.sheet import Sheet
-from components.scorer.redaction import redacted
+from components.scorer.quoting import listed, shown
 from components.scorer.settings import SCORES
 
 ATTRIBUTE_VALUES = 100
 """More distinct values than this in a column make free text or an identifier, not slices to compare."""
 
-# Names of columns, in the order in which they are preferred; case, blanks and dashes do not matter.
+# Names of columns, in the order in which they are preferred; case, blanks, dashes and underscores do not matter.
 PHOTO = (
-    "photo", "photo_id", "filename", "file_name", "file", "path", "image_name", "img_name", "image_id", "image",
-    "img", "name", "id",
+    "photo", "photo_id", "filename", "file", "path", "image_name", "img_name", "image_id", "image", "img", "name", "id",
 )  # fmt: skip
-_RATER = ("rater", "rater_id", "user", "user_id", "worker", "worker_id", "annotator", "annotator_id")
+RATER = tuple(
+    word + ending
+    for word in (
+        "rater", "user", "worker", "annotator", "participant", "respondent", "observer", "judge", "assessor",
+        "evaluator", "reviewer", "voter", "labeler", "labeller",
+    )
+    for ending in ("", "_id", "_name")
+)  # fmt: skip
 SCORE = ("score", "rating", "vote")
-MEAN = ("mean", "mos", "mean_score", "average", *SCORE)
-_STD = ("std", "sd", "stddev", "std_dev", "standard_deviation", "mos_std")
-_COUNT = ("raters", "count", "n", "number_of_raters", "num_raters", "votes", "ratings")
+MEAN = (
+    "mean", "mos", "mean_score", "mean_rating", "average", "average_score", "average_rating", "avg", "avg_score",
+    "avg_rating", "mean_opinion_score", *SCORE,
+)  # fmt: skip
+_STD = ("std", "sd", "stddev", "stdev", "standard_deviation", "mos_std", "std_mos", "score_std")
+_COUNT = (
+    "raters", "count", "n", "number_of_raters", "num_raters", "n_raters", "votes", "number_of_votes", "num_votes",
+    "n_votes", "total_votes", "vote_count", "ratings", "number_of_ratings", "num_ratings", "n_ratings", "rating_count",
+    "total", "c_total",
+)  # fmt: skip
 _SPLITS = MappingProxyType(
     {
         "": "", "train": "train", "training": "train", "validation": "validation", "val": "validation",
         "valid": "validation", "test": "test", "testing": "test",
     }
 )  # fmt: skip
+# A word of a column's name that says that it tells of the ratings: as an attribute of the photo it would make slices of
+# the label.
+_OF_RATINGS = frozenset(
+    {
+        "mean", "mos", "median", "average", "avg", "std", "sd", "stddev", "stdev", "variance", "var", "zscore", "score",
+        "scores", "rating", "ratings", "vote", "votes", "raters",
+    }
+)  # fmt: skip
+_LEVELS = range(3, len(SCORES) + 2)  # scores that a scale may have to be counted one by one: 0 to 10 has eleven
 
 
 @dataclass(frozen=True)
 class Names:
-    """Which of a sheet's columns is what; None where there is none."""
+    """Which of a sheet's columns is what; None where there is none.
+
+    Attributes:
+        photo, rater, score, mean, std, count: columns.
+        votes: the columns with a count of votes for each score of a scale, or none.
+        levels: these scores, in the columns' order.
+        raters: the columns with one rater's scores each, or none.
+    """
 
     photo: str | None
     rater: str | None
@@ -45,39 +74,77 @@ class Names:
     mean: str | None
     std: str | None
     count: str | None
-    votes: tuple[str, ...]  # ten, or none
+    votes: tuple[str, ...]
+    levels: tuple[int, ...]
+    raters: tuple[str, ...] = ()
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """The columns that tell of photo and ratings."""
+        single = (self.photo, self.rater, self.score, self.mean, self.std, self.count)
+        return tuple(name for name in (*single, *self.votes, *self.raters) if name)
 
 
 def names_of(sheet: Sheet) -> Names:
-    """What a sheet's columns are, by their names."""
-    columns = {re.sub(r"[\W_]+", "_", name.lower()).strip("_"): name for name in sheet.rows.columns}
+    """What a sheet's columns are, by their names; which of them are raters only the cells tell."""
+    columns = {folded(name): name for name in reversed(sheet.rows.columns)}
 
     def first(names: Iterable[str]) -> str | None:
-        return next((columns[name] for name in names if name in columns), None)
+        return next((columns[folded(name)] for name in names if folded(name) in columns), None)
 
+    votes, levels = _counted(numbered(sheet.rows.columns))
     return Names(
-        photo=first(PHOTO), rater=first(_RATER), score=first(SCORE), mean=first(MEAN), std=first(_STD),
-        count=first(_COUNT), votes=_ten(columns),
+        photo=first(PHOTO), rater=first(RATER), score=first(SCORE), mean=first(MEAN), std=first(_STD),
+        count=first(_COUNT), votes=votes, levels=levels,
     )  # fmt: skip
 
 
-def _ten(columns: dict[str, str]) -> tuple[str, ...]:
-    """The columns numbered 1 to 10 under one prefix, in this order; the shortest prefix when there are several."""
-    prefixes: dict[str, dict[int, str]] = {}
-    for folded, name in columns.items():
-        if found := re.fullmatch(r"(\D*)(\d+)", folded):
-            prefixes.setdefault(found[1], {})[int(found[2])] = name
-    for prefix in sorted(prefixes, key=len):
-        if all(score in prefixes[prefix] for score in SCORES):
-            return tuple(prefixes[prefix][score] for score in SCORES)
-    return ()
+def folded(name: str) -> str:
+    """A column's name without what people write in different ways: ``userId``, ``User ID`` and ``user_id`` are one."""
+    return re.sub(r"[\W_]+", "", name.lower())
+
+
+def numbered(columns: Iterable[str]) -> dict[str, list[tuple[int, str]]]:
+    """The numbered columns: number and name of each, by what stands before and after the number.
+
+    Args:
+        columns: names such as ``rater 1``, ``p10`` or ``7``.
+
+    Returns:
+        By the folded rest of the names, e.g. ``rater``, ``p`` and the empty text.
+    """
+    blocks: dict[str, list[tuple[int, str]]] = {}
+    for name in columns:
+        if found := re.fullmatch(r"(\D*)(\d{1,9})(\D*)", folded(name)):
+            blocks.setdefault(found[1] + found[3], []).append((int(found[2]), name))
+    return blocks
+
+
+def _counted(blocks: dict[str, list[tuple[int, str]]]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The columns numbered as the scores of a scale from 0 or 1 to at most 10, in order, and these scores.
+
+    The longest such run is taken, and of several the one with the shortest rest of its names.
+    """
+    best: list[tuple[int, str]] = []
+    for rest in sorted(blocks, key=len):
+        block = sorted(blocks[rest])
+        numbers = [number for number, _ in block]
+        whole = numbers == list(range(numbers[0], numbers[0] + len(numbers))) and numbers[0] in (0, 1)
+        if whole and len(block) in _LEVELS and numbers[-1] <= SCORES[-1] and len(block) > len(best):
+            best = block
+    return tuple(name for _, name in best), tuple(number for number, _ in best)
+
+
+def of_ratings(column: str) -> bool:
+    """Whether a column tells of the ratings by its name, as ``MOS_zscore`` does."""
+    return not _OF_RATINGS.isdisjoint(re.split(r"[\W_]+", column.lower()))
 
 
 def no_column(sheet: Sheet, what: str, names: Iterable[str]) -> ValueError:
     """The error that a column is missing: what it would hold, and the names that it may have."""
     return ValueError(
         f"{sheet.uri}, line {sheet.first - 1}: expected a column with {what} (called {', '.join(names)}), got "
-        f"{redacted(str(list(sheet.rows.columns)))}; rename the column or change rating_format"
+        f"{listed(sheet.rows.columns)}; rename the column or change rating_format"
     )
 
 
@@ -106,7 +173,7 @@ class Photos:
         """
         texts = sheet.texts(column)
         if (empty := np.flatnonzero(texts == "")).size:
-            raise sheet.error(empty[0], f"expected a photo in column {column!r}, got an empty cell; name it")
+            raise sheet.error(empty[0], f"expected a photo in column {shown(column)}, got an empty cell; name it")
         paths, distinct = pd.factorize(np.array([path_of(text) for text in texts.categories], object))
         codes, order = pd.factorize(paths[texts.codes])
         names = distinct[order]
@@ -144,19 +211,23 @@ def about_photos(sheet: Sheet, photos: Photos, used: Iterable[str | None], stric
     attributes, notes = [], []
     for column in sheet.rows.columns.difference([name for name in used if name], sort=False):
         role = column.lower() if column.lower() in ("split", "group") else ""
+        if not role and of_ratings(column):
+            notes.append(f"The column {shown(column)} tells of the ratings: it is not taken for an attribute.")
+            continue
         texts = _splits(sheet, column) if role == "split" else sheet.texts(column)
         values, differing = _one_a_photo(texts, photos)
         if differing.size and (strict or role):
             row = differing[0]
             same = photos.codes == photos.codes[row]
             before = np.flatnonzero(same & np.asarray(texts != ""))[0]
+            what = shown(column)[1:-1]
             raise sheet.error(
-                row, f"expected one {column} for a photo, got another one than in {sheet.place(before)}; keep one"
+                row, f"expected one {what} for a photo, got another one than in {sheet.place(before)}; keep one"
             )
         distinct = len(set(values) - {""})
         if not role and (differing.size or distinct > ATTRIBUTE_VALUES):
             why = "differs between a photo's rows" if differing.size else f"has {distinct} different values"
-            notes.append(f"The column {column!r} {why}: it is not taken for an attribute of the photos.")
+            notes.append(f"The column {shown(column)} {why}: it is not taken for an attribute of the photos.")
             continue
         table[role or column] = pd.array(values, dtype=str)
         if not role:
@@ -170,7 +241,9 @@ def _splits(sheet: Sheet, column: str) -> pd.Categorical:
     splits = [_SPLITS.get(text.lower()) for text in texts.categories]
     if (wrong := np.flatnonzero(np.array([split is None for split in splits], bool)[texts.codes])).size:
         row = wrong[0]
-        raise sheet.error(row, f"expected train, validation or test in column {column!r}, got {texts[row]!r}")
+        raise sheet.error(
+            row, f"expected train, validation or test in column {shown(column)}, got {shown(texts[row])}; correct it"
+        )
     codes, names = pd.factorize(np.array(splits, object))
     return pd.Categorical.from_codes(codes[texts.codes], names)
 

@@ -29,6 +29,7 @@ def ingestion(
     face_mirror: bool,
     show_photos: bool,
     rating_format: str,
+    rating_scale: str,
     ava_tags: list,
     minimum_raters: int,
     rater_std: float,

@@ -4,9 +4,11 @@ The forms, recognised from the file or named by the setting ``rating_format`` (t
 semicolons, and may be gzipped):
 
 * ``ratings``: a header with a photo, a rater and a score; one row a rating. Without a rater, and where
-  photos repeat, every row is another rater's.
-* ``counts``: a header with a photo and ten columns numbered 1 to 10, bare or with one prefix (``p1``,
-  ``votes_1``, …): how many raters gave each score, or which share of them.
+  photos repeat with other scores, every row is another rater's.
+* ``wide``: a header with a photo and a column for each rater (``rater1``, ``rater2``, …, or any names), empty where a
+  rater did not rate the photo. `forms` tells it from counts.
+* ``counts``: a header with a photo and columns numbered by the scores of a scale, from 0 or 1 to at most 10, bare or
+  with one prefix (``p1``, ``votes_1``, …): how many raters gave each score, or which share of them.
 * ``means``: a header with a photo and a mean or mos (or a score, where each photo stands once), and if known
   std and count (raters, n).
 * ``ava``: ``AVA.txt`` of the AVA data set (Murray, Marchesotti and Perronnin, 2012), no header: index, image
@@ -16,6 +18,9 @@ semicolons, and may be gzipped):
   experiment's and is not.
 * ``idealo``: a JSON list of ``{"image_id": …, "label": [ten counts]}``, as idealo/image-quality-assessment
   and its imitators use.
+
+A column of means beside votes has to be their mean. Scores of any scale are brought to 1 to 10 by the rule of `scales`;
+which scale it is, the scores tell, or the numbers of the columns, or the setting ``rating_scale``.
 """
 
 import json
@@ -27,12 +32,12 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 
+from components.ingestion import forms
 from components.ingestion.columns import PHOTO, Names, Photos, about_photos, names_of, no_column, path_of
 from components.ingestion.left_out import LeftOut
 from components.ingestion.sheet import Sheet, read_columns, read_table, read_text
 from components.ingestion.votes import READERS
 from components.scorer import storage
-from components.scorer.redaction import redacted
 from components.scorer.settings import SCORES, Ingestion
 
 VOTES = tuple(f"p{score}" for score in SCORES)
@@ -41,7 +46,8 @@ VOTES = tuple(f"p{score}" for score in SCORES)
 SCHEMAS = MappingProxyType(
     {
         "ratings": "one row a rating",
-        "counts": "ten vote counts a photo",
+        "wide": "one column a rater",
+        "counts": "a vote count for each score",
         "means": "a mean score a photo",
         "ava": "AVA.txt: ten vote counts, two semantic tags and a challenge a photo",
         "idealo": "a JSON list of image_id and ten vote counts",
@@ -113,12 +119,13 @@ def read_ratings(uri: str, settings: Ingestion) -> Ratings:
     """Read a file of ratings.
 
     Of a rater's repeated scores for a photo the last counts. A score between two whole ones is shared between
-    them in proportion to its nearness. A mean without a standard deviation takes the pooled one of the means
+    them in proportion to its nearness. Rows that repeat another one word for word are dropped, but for single ratings
+    of people who are not named. A mean without a standard deviation takes the pooled one of the means
     that have theirs, or else ``settings.rater_std``.
 
     Args:
         uri: the file, local, ``gs://`` or ``s3://``.
-        settings: ``rating_format``, ``minimum_raters``, ``rater_std`` and ``ava_tags`` are read.
+        settings: ``rating_format``, ``rating_scale``, ``minimum_raters``, ``rater_std`` and ``ava_tags`` are read.
 
     Returns:
         The ratings, photos named as in the file: `Ratings.matched` finds them among the photos.
@@ -130,19 +137,18 @@ def read_ratings(uri: str, settings: Ingestion) -> Ratings:
     """
     text = read_text(uri)
     schema = settings.rating_format
-    sheet: Sheet | None = None
     if schema == "auto":
         schema = _schema_of_text(text)
-    if schema == "auto":
-        sheet = read_table(uri, text)
-        schema = _schema_of_table(sheet)
     if schema == "ava":
         return _read_ava(uri, text, settings)
     if schema == "idealo":
-        sheet, names = _read_idealo(uri, text)
-    else:
-        sheet = sheet or read_table(uri, text)
-        names = names_of(sheet)
+        return _read(schema, *_read_idealo(uri, text), settings)
+    sheet = read_table(uri, text)
+    names = names_of(sheet)
+    if schema == "auto":
+        schema, names = forms.form_of(sheet)
+    elif schema == "wide":
+        names = forms.with_raters(sheet, names)
     return _read(schema, sheet, names, settings)
 
 
@@ -196,13 +202,15 @@ def spellings(photos: Iterable[str]) -> dict[str, str]:
 
 def _read(schema: str, sheet: Sheet, names: Names, settings: Ingestion) -> Ratings:
     """The ratings in a sheet whose form is known."""
-    read = READERS[schema]
+    read, notes = READERS[schema], []
     if names.photo is None:
         raise no_column(sheet, "a photo", PHOTO)
+    if schema != "ratings":  # where people are not named, two of them may say the same
+        sheet, doubled = sheet.distinct()
+        notes += [f"{doubled:,} rows repeat another one word for word and were dropped."] if doubled else []
     photos = Photos.of(sheet, names.photo)
     votes = read(sheet, names, photos, settings)
-    used = [names.photo, names.rater, names.score, names.mean, names.std, names.count, *names.votes]
-    about = about_photos(sheet, photos, [*used, *VOTES, "raters"])
+    about = about_photos(sheet, photos, [*names.used, *VOTES, "raters"])
 
     for position in np.flatnonzero((votes.raters > 0) & (votes.raters < settings.minimum_raters)):
         detail = f"{votes.raters[position]} where at least {settings.minimum_raters} are asked for"
@@ -222,7 +230,7 @@ def _read(schema: str, sheet: Sheet, names: Names, settings: Ingestion) -> Ratin
         schema=schema,
         table=pd.concat([table, about.table], axis=1)[kept],
         attributes=about.attributes,
-        notes=[*votes.notes, *about.notes],
+        notes=[*notes, *votes.notes, *about.notes],
         left_out=[LeftOut(photos.names[at], *reason) for at, reason in sorted(votes.reasons.items())],
         single=single,
     )
@@ -291,7 +299,7 @@ def _read_idealo(uri: str, text: str) -> tuple[Sheet, Names]:
     rest = [{key: value for key, value in item.items() if key != "label"} for item in items]
     rows = pd.DataFrame(rest).fillna("").astype(str).astype("category")
     sheet = Sheet(uri, pd.concat([rows.drop(columns=votes.columns, errors="ignore"), votes], axis=1), 1, unit="item")
-    return sheet, replace(names_of(sheet), photo="image_id", votes=VOTES)
+    return sheet, replace(names_of(sheet), photo="image_id", votes=VOTES, levels=SCORES)
 
 
 def _described(value: object) -> str:
@@ -313,21 +321,3 @@ def _schema_of_text(text: str) -> str:
         return "idealo"
     cells = start.partition("\n")[0].split()
     return "ava" if len(cells) == len(_AVA_COLUMNS) and all(cell.isdigit() for cell in cells) else "auto"
-
-
-def _schema_of_table(sheet: Sheet) -> str:
-    """The form of a table with a header."""
-    names = names_of(sheet)
-    if names.photo and names.votes:
-        return "counts"
-    if names.photo and names.rater and names.score:
-        return "ratings"
-    if names.photo and names.mean and names.mean != names.score:
-        return "means"
-    if names.photo and names.score:
-        return "ratings" if sheet.texts(names.photo).value_counts().max() > 1 else "means"
-    raise ValueError(
-        f"{sheet.uri}, line {sheet.first - 1}: expected a header with a photo and either a rater and a score, or ten "
-        "vote counts (1 … 10, p1 … p10, votes_1 … votes_10), or a mean (and std and count if known); "
-        f"got {redacted(str(list(sheet.rows.columns)))}; rename the columns"
-    )

@@ -5,17 +5,18 @@ import gzip
 import io
 import re
 import warnings
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from components.scorer import storage
+from components.scorer.quoting import shown
 from components.scorer.redaction import redacted
 
 _DELIMITERS = ",\t;"  # the last is what Excel writes where the comma is the decimal sign
+_DECLARED = re.compile(r'\s*"?sep=(?P<sign>[^\s"]|\t)"?(?P=sign)*[ \t]*\r?\n', re.IGNORECASE)  # Excel's own first line
 
 _HEADER = 100_000  # characters in which the header surely ends
 
@@ -27,7 +28,8 @@ class Sheet:
     Attributes:
         uri: the file.
         rows: one column a field, categories of text (numbers, where the file itself tells them from text).
-            The index counts the rows in the file from 0; rows without any content are not here.
+            The index counts the rows in the file from 0, a line break inside a cell as a row; rows without any content
+            are not here.
         first: the number that the file gives its first row.
         unit: what a row is in the file: "line" or "item".
         decimal: the sign before the decimals.
@@ -38,6 +40,7 @@ class Sheet:
     first: int
     unit: str = "line"
     decimal: str = "."
+    _read: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)  # see numbers
 
     @property
     def name(self) -> str:
@@ -46,7 +49,7 @@ class Sheet:
 
     def numbered(self, rows: np.ndarray) -> np.ndarray:
         """The numbers in the file (int [n]) of rows given by their position here."""
-        return self.first + self.rows.index.to_numpy()[rows] + self._line_breaks[rows]
+        return self.first + self.rows.index.to_numpy()[rows]
 
     def place(self, row: int) -> str:
         """Where a row stands, e.g. ``ratings.csv line 17``."""
@@ -68,6 +71,11 @@ class Sheet:
         Raises:
             ValueError: a cell is not a finite number; the message names file, line and cell.
         """
+        if column not in self._read:
+            self._read[column] = self._numbers(column)
+        return self._read[column].copy()
+
+    def _numbers(self, column: str) -> np.ndarray:
         if pd.api.types.is_numeric_dtype(self.rows[column].dtype):
             values = self.rows[column].to_numpy(float)
             for row in np.flatnonzero(~np.isfinite(values))[:1]:
@@ -80,18 +88,23 @@ class Sheet:
         wrong = ~np.isfinite(values) & (cells != "")
         if wrong.any():
             row = int(np.flatnonzero(wrong[texts.codes])[0])
-            raise self.error(row, f"expected a number in column {column!r}, got {texts[row]!r}; correct the cell")
+            raise self.error(
+                row, f"expected a number in column {shown(column)}, got {shown(texts[row])}; correct the cell"
+            )
         return values[texts.codes]
 
-    @cached_property
-    def _line_breaks(self) -> np.ndarray:
-        """Line breaks inside quoted cells above each row, int [n]: they move the rows below down the file."""
-        breaks = np.zeros(len(self.rows), int)
-        for _, cells in self.rows.select_dtypes("category").items():
-            inside = np.array([str(cell).count("\n") for cell in cells.cat.categories], int)
-            if inside.any():
-                breaks += inside[cells.cat.codes.to_numpy()]
-        return np.cumsum(breaks) - breaks
+    def is_numeric(self, column: str) -> bool:
+        """Whether a column holds numbers and empty cells alone."""
+        try:
+            self.numbers(column)
+        except ValueError:
+            return False
+        return True
+
+    def distinct(self) -> "tuple[Sheet, int]":
+        """The sheet without the rows that repeat an earlier one word for word, and how many these are."""
+        repeated = self.rows.duplicated().to_numpy()
+        return replace(self, rows=self.rows[~repeated]), int(repeated.sum())
 
 
 def read_text(uri: str) -> str:
@@ -120,19 +133,24 @@ def read_text(uri: str) -> str:
 def read_table(uri: str, text: str) -> Sheet:
     """A table with a header and commas, tabs or semicolons between the cells, quoted where need be.
 
+    Excel's first line ``sep=;`` names the sign between the cells, whichever it is.
+
     Raises:
         ValueError: a column has no distinct name, a line has more cells than the header, a quote does not
             end, or there are no rows; the message names file and line.
     """
     start = text[:_HEADER]
-    delimiter = max(_DELIMITERS, key=lambda sign: len(_header(uri, io.StringIO(start, newline=""), sign)[0]))
+    if declared := _DECLARED.match(start):
+        delimiter = declared["sign"]
+    else:
+        delimiter = max(_DELIMITERS, key=lambda sign: len(_header(uri, io.StringIO(start, newline=""), sign)[0]))
     stream = io.StringIO(text, newline="")
+    stream.seek(declared.end() if declared else 0)
     header, above = _header(uri, stream, delimiter)
+    above += declared[0].count("\n") if declared else 0
     named = [cell for cell in header if cell]
     if repeated := sorted({cell for cell in named if named.count(cell) > 1}):
-        raise ValueError(
-            f"{uri}, line 1: expected distinct column names, got {redacted(repeated[0])!r} twice; rename one"
-        )
+        raise ValueError(f"{uri}, line 1: expected distinct column names, got {shown(repeated[0])} twice; rename one")
     # A column without a name is what pandas writes for an index; it says nothing about a photo.
     names = [cell or f"\0{number}" for number, cell in enumerate(header)]
     rows = _parsed(uri, stream, above, names, sep=delimiter)
@@ -153,9 +171,11 @@ def _header(uri: str, stream: io.StringIO, delimiter: str) -> tuple[list[str], i
     """The cells of the first line with any, and the number of lines down to its end."""
     reader = csv.reader(stream, delimiter=delimiter)
     try:
-        header = next(cells for cells in reader if any(cell.strip() for cell in cells))
+        header = next((cells for cells in reader if any(cell.strip() for cell in cells)), None)
     except csv.Error as error:
         raise ValueError(f"{uri}, line 1: expected column names, got no table ({error})") from None
+    if header is None:
+        raise ValueError(f"{uri}: expected column names, got none")
     return [cell.strip() for cell in header], reader.line_num
 
 
@@ -183,15 +203,19 @@ def _explained(message: str, above: int, cells: int) -> str:
         return f"line {above + int(found[1])}: expected {cells} cells, got {found[2]}"
     if found := re.search(r"EOF inside string starting at row (\d+)", message):
         return f"line {above + int(found[1]) + 1}: expected a quoted cell to end, got the end of the file"
-    return f"expected a table, got {message.strip()}"
+    return f"expected a table, got {shown(message.strip())}"
 
 
 def _filled(uri: str, rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with any content."""
-    empty = np.ones(len(rows), bool)
+    """The rows with any content, numbered from 0 by the line on which each begins."""
+    empty, breaks = np.ones(len(rows), bool), np.zeros(len(rows), int)
     for _, cells in rows.items():
+        codes = cells.cat.codes.to_numpy()
         blank = np.array([not str(cell).strip() for cell in cells.cat.categories], bool)
-        empty &= blank[cells.cat.codes.to_numpy()] if len(blank) else True
+        empty &= blank[codes] if len(blank) else True
+        inside = np.array([str(cell).count("\n") for cell in cells.cat.categories], int)
+        if inside.any():  # a quoted cell over several lines moves the rows below down the file
+            breaks += inside[codes]
     if empty.all():
         raise ValueError(f"{uri}: expected rows below the header, got none")
-    return rows[~empty]
+    return rows.set_axis(np.arange(len(rows)) + np.cumsum(breaks) - breaks)[~empty]

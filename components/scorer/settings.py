@@ -11,13 +11,16 @@ Sources named below:
 * AVA: Murray, Marchesotti and Perronnin, "AVA: A large-scale database for aesthetic visual analysis", 2012
 """
 
+import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from components.scorer.quoting import shown
 
 SCORES = tuple(range(1, 11))
 """The ten scores a rater can give; a photo's label is its distribution of votes over them."""
 
-RatingFormat = Literal["auto", "ratings", "counts", "means", "ava", "idealo"]
+RatingFormat = Literal["auto", "ratings", "wide", "counts", "means", "ava", "idealo"]
 Start = Literal["autoencoder", "denoising", "imagenet", "none"]
 Scaling = Literal["backbone", "tf", "torch", "caffe", "none"]
 Fitting = Literal["auto", "gradient", "closed"]
@@ -40,7 +43,10 @@ GateKey = Literal[
 class Ingestion:
     """From photos and ratings to a data set."""
 
-    rating_format: RatingFormat = "auto"  # recognised from the file's header or shape
+    rating_format: RatingFormat = "auto"  # recognised from the file's header, its cells or its shape
+    rating_scale: str = (
+        "auto"  # lowest and highest score that people could give, such as 1-5; recognised from the scores
+    )
     ava_tags: tuple[int, ...] = (17, 47)  # AVA's semantic tags Portraiture and Self Portrait (AVA, tags.txt)
     minimum_raters: int = 1  # a photo with fewer is left out; raise it where single votes are unreliable
     rater_std: float = 1.9  # of a photo's scores, where a file gives means alone: pooled over MEBeauty's 48,427 ratings
@@ -227,6 +233,29 @@ class Advising:
     preview_quality: int = 85
 
 
+def scale_limits(rating_scale: str) -> tuple[float, float] | None:
+    """The lowest and the highest score of a scale.
+
+    Args:
+        rating_scale: such as ``1-5`` or ``0-100``, or ``auto``.
+
+    Returns:
+        Both, or None for ``auto``.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if rating_scale == "auto":
+        return None
+    found = re.fullmatch(r"\s*(-?\d{1,6}(?:\.\d{1,6})?)\s*-\s*(-?\d{1,6}(?:\.\d{1,6})?)\s*", rating_scale)
+    if not found or float(found[1]) >= float(found[2]):
+        raise ValueError(
+            "rating_scale must be auto, or the lowest and the highest score such as 1-5 or 0-100, "
+            f"got {shown(rating_scale)}"
+        )
+    return float(found[1]), float(found[2])
+
+
 def from_parameters(settings: type, **parameters: Any) -> Any:
     """Build a settings dataclass from pipeline parameters and check every value.
 
@@ -356,20 +385,22 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     """The value in the field's own type, or a ValueError that says what was expected."""
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
-            raise ValueError(f"{name} must be one of {list(get_args(hint))}, got {value!r}")
+            raise ValueError(f"{name} must be one of {list(get_args(hint))}, got {shown(value)}")
         return value
     if get_origin(hint) is tuple:
         return _checked_list(name, value, get_args(hint)[0])
     if hint in (int, float) and not isinstance(value, bool) and isinstance(value, int | float):
         if hint is int and value != int(value):
-            raise ValueError(f"{name} must be a whole number, got {value!r}")
+            raise ValueError(f"{name} must be a whole number, got {shown(value)}")
         low, high = _RANGES[name]
         if not low <= value <= high:
-            raise ValueError(f"{name} must be from {low} to {high}, got {value!r}")
+            raise ValueError(f"{name} must be from {low} to {high}, got {shown(value)}")
         return hint(value)
     expected = get_origin(hint) or hint
+    if name == "rating_scale" and isinstance(value, str):
+        scale_limits(value)
     if not isinstance(value, expected) or (expected is not bool and isinstance(value, bool)):
-        raise ValueError(f"{name} must be {expected.__name__}, got {value!r}")
+        raise ValueError(f"{name} must be {expected.__name__}, got {shown(value)}")
     return value
 
 
@@ -378,10 +409,10 @@ def _checked_list(name: str, value: Any, each: Any) -> tuple:
     if each in (int, float):
         kind = "whole numbers" if each is int else "numbers"
         if not isinstance(value, list | tuple) or any(not isinstance(n, int | float) for n in value):
-            raise ValueError(f"{name} must be a list of {kind}, got {value!r}")
+            raise ValueError(f"{name} must be a list of {kind}, got {shown(value)}")
         return tuple(_checked(name, number, each) for number in value)
     if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
-        raise ValueError(f"{name} must be a list of texts, got {value!r}")
+        raise ValueError(f"{name} must be a list of texts, got {shown(value)}")
     if get_origin(each) is Literal and (unknown := [text for text in value if text not in get_args(each)]):
-        raise ValueError(f"{name} must hold only {list(get_args(each))}, got {unknown[0]!r}")
+        raise ValueError(f"{name} must hold only {list(get_args(each))}, got {shown(unknown[0])}")
     return tuple(value)
