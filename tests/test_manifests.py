@@ -175,6 +175,24 @@ def test_what_belongs_to_the_server_names_the_server():
     assert "replicas" not in deployment["spec"]  # it would undo the autoscaler's word at each apply
 
 
+def specifications(value: object) -> list[dict]:
+    """Every specification of a pod at any depth of a document: it holds containers, or is KServe's of a predictor."""
+    if isinstance(value, list):
+        return [found for each in value for found in specifications(each)]
+    if not isinstance(value, dict):
+        return []
+    own = [value] if "containers" in value or "model" in value else []
+    return own + [found for each in value.values() for found in specifications(each)]
+
+
+@pytest.mark.parametrize("document", named(EVERY))
+def test_no_pod_is_given_variables_that_are_named_after_services(document):
+    found = specifications(document)
+    pods = {"Deployment": 1, "CronJob": 1, "InferenceService": 2, "TrainingRuntime": 1}
+    assert len(found) == pods.get(document["kind"], 0)
+    assert all(each.get("enableServiceLinks") is False for each in found)
+
+
 def test_every_mount_has_its_volume():
     for pod in pods():
         volumes = {volume["name"] for volume in pod["volumes"]}

@@ -74,6 +74,7 @@ def test_every_pod_runs_as_an_account_that_is_there_confined_and_not_as_root(ove
     for pod in pods(overlay):
         assert pod["serviceAccountName"] in accounts
         assert pod["automountServiceAccountToken"] is False
+        assert pod["enableServiceLinks"] is False
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["runAsUser"] == int(user)
         volumes = {volume["name"] for volume in pod["volumes"]}

@@ -190,6 +190,10 @@ def test_the_environment_names_all_who_are_told():
     assert read({"PATH": "/bin", "WEBHOOK": "", "SMTP_HOST": " "}) == []
 
 
+def test_a_service_called_smtp_says_nothing_of_the_port_of_the_mail_server():
+    assert read(MAIL | {"SMTP_PORT": "tcp://10.96.12.7:25"}) == read(MAIL)
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

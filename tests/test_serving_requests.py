@@ -9,7 +9,7 @@ import shutil
 import struct
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -682,6 +682,23 @@ def test_settings_say_what_they_expected(tmp_path):
         from_environment({"SCORER_KEYS_FILE": str(file)})
     file.write_text("first\nsecond\n")
     assert from_environment({"SCORER_KEYS_FILE": str(file)}).keys == digests(["first", "second"])
+
+
+SERVICE = {
+    "SERVICE_HOST": "10.96.12.7", "SERVICE_PORT": "80", "SERVICE_PORT_HTTP": "80", "PORT": "tcp://10.96.12.7:80",
+    "PORT_80_TCP": "tcp://10.96.12.7:80", "PORT_80_TCP_PROTO": "tcp", "PORT_80_TCP_PORT": "80",
+    "PORT_80_TCP_ADDR": "10.96.12.7",
+}  # fmt: skip
+"""What Kubernetes puts into the environment of every pod for a Service, after its name in capitals."""
+
+
+@pytest.mark.parametrize("service", ["SCORER", *(f"SCORER_{each.name.upper()}" for each in fields(Settings))])
+def test_no_setting_is_read_from_what_kubernetes_tells_of_a_service(service):
+    environment = {f"{service}_{name}": value for name, value in SERVICE.items()}
+    for protocol in ("udp", "sctp"):
+        told = {name: value.replace("tcp", protocol) for name, value in environment.items()}
+        assert from_environment(told) == from_environment({})
+    assert from_environment(environment) == from_environment({})
 
 
 def test_there_is_a_worker_a_core_unless_told_otherwise():

@@ -20,6 +20,8 @@ from typing import Any, Literal, Protocol, get_args
 
 import requests
 
+from components.scorer.environment import without_services
+
 _TIMEOUT = 10.0  # seconds for each answer
 _LONGEST = 3000  # characters of a fact: Slack refuses a message above 40,000
 _PREFIX = "whsec_"  # of a signing secret (Standard Webhooks)
@@ -173,7 +175,7 @@ def read(environment: Mapping[str, str]) -> list[Recipient]:
         "SIGNED_WEBHOOK": (SignedWebhook.name, _signed),
         "SMTP_HOST": (Mail.name, _mail),
     }
-    given = {name: value.strip() for name, value in environment.items() if value.strip()}
+    given = {name: value.strip() for name, value in without_services(environment).items() if value.strip()}
     found: list[Recipient] = []
     for variable, (name, make) in makers.items():
         if variable in given:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from components.scorer.environment import without_services
+
 PREFIX = "SCORER_"
 """Before the setting's name in capitals: ``SCORER_MODEL``, ``SCORER_QUEUE``, …"""
 
@@ -74,6 +76,7 @@ def from_environment(environment: Mapping[str, str] = os.environ, **given: Any) 
         ValueError: a value is out of its type or range; the message says what was expected and what came.
         OSError: the file of keys cannot be read.
     """
+    environment = without_services(environment)
     texts = {
         each.name: environment[PREFIX + each.name.upper()]
         for each in fields(Settings)
