@@ -13,6 +13,12 @@ from components.scorer.journal import RUN_ID
 
 HOUR = 3600
 
+USER = 10001
+"""User and group that the images of the steps run as, so that a cluster need not take the images' word for it."""
+
+LABEL = ("app.kubernetes.io/name", "portrait-scorer-steps")
+"""By which the network policy of the steps chooses their pods."""
+
 LIFETIME = dsl.PipelineConfig(
     ttl_seconds_after_success=24 * HOUR,  # of the workflow and its pods; the run's record and artifacts stay
     ttl_seconds_after_failure=7 * 24 * HOUR,  # long enough to look into the pods after a weekend
@@ -69,10 +75,16 @@ NOTIFICATION = Needs(cpu="250m", memory="1Gi", deadline=HOUR // 4)
 
 
 def give(task: dsl.PipelineTask, needs: Needs, cluster: Cluster = CLUSTER) -> dsl.PipelineTask:
-    """Ask for what the step needs, keep it off the GPUs of others, and tell it which run it belongs to."""
+    """Ask for what the step needs, keep it off the GPUs of others and from being root, and tell it which run it is of.
+
+    Kubeflow itself takes all capabilities from a step and lets it gain none; a root file system that is read-only it
+    cannot be asked for.
+    """
     task.set_cpu_request(needs.cpu).set_memory_request(needs.memory).set_memory_limit(needs.memory)
     task.set_retry(needs.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration="900s")
     kubernetes.set_timeout(task, needs.deadline)
+    kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
+    kubernetes.add_pod_label(task, *LABEL)
     kubernetes.use_field_path_as_env(task, RUN_ID, "metadata.labels['pipeline/runid']")
     for variable, value in QUIET.items():
         task.set_env_variable(variable, value)

@@ -101,7 +101,8 @@ def checked(tmp_path_factory) -> list[str]:
     for name, (change, _) in BROKEN.items():
         assert change[0] in text
         (folder / f"{name}.yaml").write_text(text.replace(*change))
-    files = [*sorted((MANIFESTS / "kserve").glob("*.yaml")), *sorted(folder.glob("*.yaml"))]
+    own = [path for path in FILES if any(each["kind"] == "InferenceService" for each in documents(path))]
+    files = [*own, *sorted(folder.glob("*.yaml"))]
     command = [str(KSERVE), str(ROOT / "tests" / "kserve_models.py"), *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -191,6 +192,62 @@ def test_no_pod_is_given_variables_that_are_named_after_services(document):
     pods = {"Deployment": 1, "CronJob": 1, "InferenceService": 2, "TrainingRuntime": 1}
     assert len(found) == pods.get(document["kind"], 0)
     assert all(each.get("enableServiceLinks") is False for each in found)
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda service: service["metadata"]["name"])
+def test_a_network_policy_chooses_the_pods_of_each_inference_service(service):
+    (chosen,) = of("kserve", "NetworkPolicy")["spec"]["podSelector"]["matchExpressions"]
+    assert (chosen["key"], chosen["operator"]) == ("serving.kserve.io/inferenceservice", "In")
+    assert service["metadata"]["name"] in chosen["values"]
+
+
+def test_a_network_policy_chooses_the_pods_of_tensorflow_serving_on_the_ports_that_it_has():
+    pod = of("tensorflow-serving", "Deployment")["spec"]["template"]
+    policy = of("tensorflow-serving", "NetworkPolicy")["spec"]
+    assert policy["podSelector"]["matchLabels"] == pod["metadata"]["labels"]
+    ports = {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
+    assert {port["port"] for rule in policy["ingress"] for port in rule["ports"]} == ports
+
+
+@pytest.mark.parametrize("policy", named([pair for pair in PLAIN if pair[1]["kind"] == "NetworkPolicy"]))
+def test_every_network_policy_closes_both_ways_and_lets_names_of_hosts_be_asked(policy):
+    spec = policy["spec"]
+    assert sorted(spec["policyTypes"]) == ["Egress", "Ingress"]
+    assert {"port": 53, "protocol": "UDP"} in [port for rule in spec["egress"] for port in rule["ports"]]
+    assert all(rule.get("from") for rule in spec.get("ingress", []))
+
+
+def test_the_account_of_the_steps_may_do_what_argo_and_kubeflow_need_and_nothing_else():
+    role = of("schedule", "Role")
+    allowed = {
+        (group, resource, verb, *rule.get("resourceNames", []))
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert allowed == {
+        ("argoproj.io", "workflowtaskresults", "create"),
+        ("argoproj.io", "workflowtaskresults", "patch"),
+        ("", "configmaps", "get", "kfp-launcher"),
+        ("", "secrets", "get", "mlpipeline-minio-artifact"),
+        ("", "resourcequotas", "list"),
+    }
+    bound = {
+        each["subjects"][0]["name"]: (each["roleRef"]["kind"], each["roleRef"]["name"])
+        for path, each in PLAIN
+        if each["kind"] == "RoleBinding"
+    }
+    assert bound["portrait-scorer-steps"] == ("Role", role["metadata"]["name"])
+
+
+def test_every_server_of_this_project_waits_for_the_secret_of_its_keys():
+    for pod, container in servers():
+        (name,) = [each["value"] for each in container["env"] if each["name"] == f"{PREFIX}KEYS_FILE"]
+        assert {"name": "keys", "mountPath": str(Path(name).parent), "readOnly": True} in container["volumeMounts"]
+        if "volumes" in pod:  # a canary has its predictor's
+            (secret,) = [volume["secret"] for volume in pod["volumes"] if volume["name"] == "keys"]
+            assert secret == {"secretName": "portrait-scorer-keys"}
 
 
 def test_every_mount_has_its_volume():

@@ -13,11 +13,12 @@ from images import digests, release
 from images.serving.settings import PREFIX, Settings
 from pipeline import schedules
 from pipeline.__main__ import _parser
+from pipeline.resources import LABEL
 from tests.test_manifests import MANIFESTS, ROOT, VERSIONS
 
 OVERLAYS = ("dev", "prod")
 KINDS = {
-    "ServiceAccount", "RoleBinding", "ConfigMap", "Service", "Deployment", "HorizontalPodAutoscaler",
+    "ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Service", "Deployment", "HorizontalPodAutoscaler",
     "PodDisruptionBudget", "NetworkPolicy", "CronJob",
 }  # fmt: skip
 
@@ -181,7 +182,8 @@ def test_every_pod_has_a_network_policy_of_its_own(overlay):
     chosen = [each["spec"]["podSelector"]["matchLabels"] for each in overlay if each["kind"] == "NetworkPolicy"]
     labels = [each["spec"]["template"]["metadata"]["labels"] for each in overlay if each["kind"] == "Deployment"]
     cron = of(overlay, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]
-    assert sorted(map(str, chosen)) == sorted(map(str, [*labels, cron]))
+    steps = dict([LABEL])
+    assert sorted(map(str, chosen)) == sorted(map(str, [*labels, cron, steps]))
 
 
 def test_the_job_may_ask_the_port_that_it_asks(overlay):

@@ -425,3 +425,16 @@ def test_a_webhooks_url_is_in_no_output(passed, refused, skipped, failed):
 def test_the_pipeline_function_stays_readable_as_a_whole():
     body = inspect.getsource(portrait_scorer.pipeline_func).split('"""')[2]
     assert len(body.splitlines()) < 60
+
+
+def test_every_step_runs_as_the_images_user_who_is_not_root_and_is_found_by_its_network_policy():
+    (user,) = set(re.findall(r"^USER (\d+):\1$", (ROOT / "images/steps/Dockerfile").read_text(), re.MULTILINE))
+    (policy,) = [
+        each
+        for each in yaml.safe_load_all((ROOT / "images/manifests/schedule/network.yaml").read_text())
+        if each["metadata"]["name"] == "portrait-scorer-steps"
+    ]
+    assert len(PODS) == 7
+    for name, pod in PODS.items():
+        assert pod["securityContext"] == {"runAsUser": user, "runAsGroup": user, "runAsNonRoot": True}, name
+        assert pod["podMetadata"]["labels"] == policy["spec"]["podSelector"]["matchLabels"], name
