@@ -83,9 +83,9 @@ class Here:
 class Server:
     """``python -m images.serving`` as a process."""
 
-    def __init__(self, process: subprocess.Popen, port: int, log: Path) -> None:
+    def __init__(self, process: subprocess.Popen, host: str, port: int, log: Path) -> None:
         self.process, self.port, self._log = process, port, log
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"http://{host}:{port}"
 
     def log(self) -> list[dict[str, Any]]:
         """The log's lines."""
@@ -157,18 +157,23 @@ def free_port() -> int:
 
 @contextmanager
 def started(
-    model: str | Path, folder: Path, *options: str, module: str = "images.serving", **environment: str
+    model: str | Path,
+    folder: Path,
+    *options: str,
+    module: str = "images.serving",
+    host: str = "127.0.0.1",
+    **environment: str,
 ) -> Iterator[Server]:
     """The server, ready, or another module with its options; everything that it writes lies in the folder."""
     port = free_port()
-    words = ["--model", str(model), "--port", str(port), "--host", "127.0.0.1", "--folder", str(folder / "scorer")]
+    words = ["--model", str(model), "--port", str(port), "--host", host, "--folder", str(folder / "scorer")]
     words += ["--drain", "0", "--interval", "0.2", *options]
     log = folder / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", module, *words], cwd=ROOT, stderr=file, env={**os.environ, **environment}
         )
-    server = Server(process, port, log)
+    server = Server(process, host, port, log)
     try:
         until(lambda: answers(server) or process.poll() is not None, "the server is ready")
         assert process.poll() is None, server.text()

@@ -459,9 +459,9 @@ def test_nginx_tells_its_errors_without_the_request(capsys):
 def test_nginx_writes_below_the_runs_folder_alone():
     text = launch.nginx_conf(Settings(run="/tmp/run", workers=3))
     assert "<<" not in text
-    written = re.findall(r"(?:_temp_path|pid|access_log|error_log) ([^;]+)", text)
+    written = re.findall(r'(?:_temp_path|pid|access_log|error_log) "?([^;"]+)"?;', text)
     assert all(each.startswith("/tmp/run/") or each in ("off", "stderr error") for each in written)
-    assert text.count("server unix:/tmp/run/worker-") == 3
+    assert text.count('server "unix:/tmp/run/worker-') == 3
 
 
 def test_an_errors_place_is_told_without_what_it_says():

@@ -16,13 +16,14 @@ from images.serving import places
 from images.serving.settings import from_environment
 
 _SETTINGS = from_environment()
+_HOST = "[::]" if _SETTINGS.host == "::" else _SETTINGS.host
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 wsgi_app = "images.serving.app:create_app()"
 worker_class = "images.serving.worker.Worker"
 workers = _SETTINGS.workers
 # With Nginx before it, each worker has a socket of its own as well: see places.
-bind = [f"unix:{places.shared(_SETTINGS.run)}" if _SETTINGS.nginx else f"{_SETTINGS.host}:{_SETTINGS.port}"]
+bind = [f"unix:{places.shared(_SETTINGS.run)}" if _SETTINGS.nginx else f"{_HOST}:{_SETTINGS.port}"]
 backlog = 2048  # Gunicorn's default: connections that wait to be taken on
 timeout = 60  # seconds after which a worker whose event loop hangs is killed; nothing that it does takes as long
 graceful_timeout = max(1, int(_SETTINGS.grace))

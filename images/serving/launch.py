@@ -7,11 +7,14 @@ answered; then Nginx stops listening and ends when the requests in flight are an
 """
 
 import argparse
+import contextlib
 import ctypes
+import errno
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +31,7 @@ from images.serving.settings import DRAINING, METRICS, PREFIX, Settings, from_en
 GUNICORN = "python:images.serving.gunicorn_settings"
 TEMPLATE = Path(__file__).with_name("nginx.conf")
 
+_LONGEST_ADDRESS = 107  # bytes of a socket's address, see unix(7)
 _LOOK = 0.1  # seconds between two looks at the children
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 _CLIENT = re.compile(r", (client|server|request|upstream|host|referrer): ")  # where Nginx begins to tell of a request
@@ -67,16 +71,17 @@ def main(arguments: Sequence[str] | None = None, gunicorn: str = GUNICORN) -> in
     Returns:
         The exit status: 0 when it was told to end, 1 when a child ended by itself, 2 when it could not begin.
     """
-    try:
-        settings = parse(arguments)
-        _fetch(settings)
-    except (ValueError, OSError) as error:
-        print(f"serving: {error}", file=sys.stderr)
-        return 2
-    os.makedirs(settings.folder, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="run-", dir=settings.folder) as run:
-        nginx = (shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")) if settings.nginx else None
-        return _serve(replace(settings, run=run, nginx=bool(nginx)), nginx, gunicorn)
+    with contextlib.ExitStack() as stack:
+        try:
+            settings = parse(arguments)
+            nginx = (shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")) if settings.nginx else None
+            settings = replace(settings, host=_host(settings), nginx=bool(nginx), folder=_folder(settings))
+            _fetch(settings)
+            run = stack.enter_context(tempfile.TemporaryDirectory(prefix="run-", dir=settings.folder))
+        except (ValueError, OSError) as error:
+            print(f"serving: {error}", file=sys.stderr)
+            return 2
+        return _serve(replace(settings, run=run), nginx, gunicorn)
 
 
 def parse(arguments: Sequence[str] | None = None) -> Settings:
@@ -99,6 +104,57 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     parser.add_argument("--no-nginx", dest="nginx", action="store_const", const="0", help="Gunicorn alone")
     parser.add_argument("--access", action="store_const", const="1", help="log a line a request")
     return from_environment(**vars(parser.parse_args(arguments)))
+
+
+def _host(settings: Settings) -> str:
+    """The host as it stands before a port.
+
+    Raises:
+        ValueError: it is none of this machine's.
+        OSError: somebody listens there already, or this account may not.
+    """
+    host, port = settings.host.strip("[]"), settings.port
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError):
+        raise ValueError(f"expected an address or a name of this machine as host, got {host!r}") from None
+    for family, kind, protocol, _, address in found:
+        try:
+            with socket.socket(family, kind, protocol) as tried:
+                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    tried.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                tried.bind(address)
+        except OSError as error:
+            if host or error.errno in (errno.EADDRINUSE, errno.EACCES):  # else it is a protocol that is not spoken here
+                why = f"cannot listen at port {port} of {host or 'any address'}: {os.strerror(error.errno)}"
+                raise OSError(f"{why}; give another --port or --host") from None
+    return f"[{host}]" if ":" in host and host != "::" else host
+
+
+def _folder(settings: Settings) -> str:
+    """The folder, made.
+
+    Raises:
+        ValueError: it cannot be named to Nginx, or its sockets could not be named to the system.
+        OSError: it cannot be made, or another account could change what lies in it.
+    """
+    folder = os.path.abspath(settings.folder)
+    if not folder.isprintable() or set(folder) & set('"$\\'):
+        raise ValueError(f"expected a folder without quotation marks, $ and \\, got {folder!r}: give another --folder")
+    over = len(os.fsencode(places.longest(f"{folder}/run-12345678", settings.workers))) - _LONGEST_ADDRESS
+    if settings.nginx and over > 0:
+        raise ValueError(
+            f"expected a folder of at most {len(os.fsencode(folder)) - over} bytes, which leaves room for the names of"
+            f" sockets, got {len(os.fsencode(folder))}: give a shorter --folder"
+        )
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"expected a folder that can be made at {folder}: {os.strerror(error.errno)}") from None
+    if os.stat(folder).st_uid not in (os.geteuid(), 0):
+        raise PermissionError(f"expected a folder of this account, {folder} is another's: give another --folder")
+    return folder
 
 
 def _fetch(settings: Settings) -> None:
@@ -169,7 +225,9 @@ def _start_nginx(nginx: str, settings: Settings) -> subprocess.Popen:
 
 def nginx_conf(settings: Settings) -> str:
     """Nginx's configuration."""
-    servers = [f"server unix:{places.socket_of(settings.run, place)} max_fails=0;" for place in range(settings.workers)]
+    servers = [
+        f'server "unix:{places.socket_of(settings.run, place)}" max_fails=0;' for place in range(settings.workers)
+    ]
     every = settings.host in ("", "0.0.0.0", "::")
     values = {
         "user": "user root;" if os.geteuid() == 0 else "",  # else its worker could not read the run's folder

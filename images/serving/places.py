@@ -27,12 +27,12 @@ def socket_of(run: str, place: int) -> str:
 
 def longest(run: str, workers: int) -> str:
     """The longest address of a socket in the run's folder."""
-    return _own(run, workers)
+    return socket_of(run, workers - 1)
 
 
 def vacate(run: str, place: int) -> None:
     """Let a place's name lead to the shared socket."""
-    link = Path(f"{socket_of(run, place)}.link")
+    link = Path(run, f"link-{place}")
     link.unlink(missing_ok=True)
     link.symlink_to(_SHARED)
     link.rename(socket_of(run, place))
@@ -60,4 +60,4 @@ def taken(run: str, workers: int) -> bool:
 
 
 def _own(run: str, place: int) -> str:
-    return f"{socket_of(run, place)}.own"
+    return f"{run}/own-{place}.sock"

@@ -120,7 +120,7 @@ def digests(keys: Any) -> tuple[str, ...]:
 
 
 _RANGES = {
-    "version": (0, 2**31 - 1), "interval": (0.05, 86_400), "port": (0, 65_535), "workers": (0, 1024),
+    "version": (0, 2**31 - 1), "interval": (0.05, 86_400), "port": (1, 65_535), "workers": (0, 1024),
     "threads": (1, 64), "batch": (1, 256), "deadline": (0, 1), "queue": (1, 100_000), "photos": (1, 10_000),
     "body": (1024, 2**31 - 1), "held": (1024, 2**36), "pixels": (10_000, 178_956_970),
     "seconds": (0.1, 3600), "advising": (1, 1000), "drain": (0, 600), "grace": (0, 3600),
