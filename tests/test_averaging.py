@@ -76,7 +76,7 @@ def test_a_network_that_was_never_trained_stays_as_it_is(tmp_path):
 
 def test_weights_are_averaged_meanwhile_and_come_back():
     network = model()
-    network.fit(data(0), verbose=0)
+    network.fit(data(0), shuffle=False, verbose=0)
     last = network.get_weights()
     with averaging.averaged(network):
         mean = network.get_weights()
@@ -88,7 +88,7 @@ def test_weights_are_averaged_meanwhile_and_come_back():
 def test_the_mean_is_found_within_mixed_precision_s_optimizer():
     network = model()
     network.compile(keras.optimizers.LossScaleOptimizer(averaging.adam(RATE, STEPS)), "mse")
-    network.fit(data(0), verbose=0)
+    network.fit(data(0), shuffle=False, verbose=0)
     last = network.get_weights()
     averaging.settle(network)
     assert not np.allclose(network.get_weights()[0], last[0])
