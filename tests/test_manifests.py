@@ -307,10 +307,34 @@ def test_probes_and_prometheus_ask_what_the_server_answers():
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             assert "get" in paths[container[probe]["httpGet"]["path"]]
             assert container[probe]["httpGet"]["port"] in {port["name"] for port in container["ports"]}
-        assert [port["containerPort"] for port in container["ports"]] == [Settings.port]
-    annotations = of("serving", "Deployment")["spec"]["template"]["metadata"]["annotations"]
-    assert annotations["prometheus.io/path"] in paths
-    assert annotations["prometheus.io/port"] == str(Settings.port)
+        assert container["ports"][0]["containerPort"] == Settings.port
+
+
+def test_prometheus_asks_where_no_key_is_asked_for_and_may_ask_there_alone():
+    metrics = set()
+    for _, container in servers():
+        environment = {each["name"]: each["value"] for each in container.get("env", [])}
+        assert f"{PREFIX}KEYS_FILE" in environment
+        port = launch.parse(container.get("args", [])).metrics_port
+        metrics.add(str(port or environment[f"{PREFIX}METRICS_PORT"]))
+    deployment, (service, *_) = of("serving", "Deployment"), SERVICES
+    for annotated in (deployment["spec"]["template"], service):
+        annotations = annotated["metadata"]["annotations"]
+        assert {annotations["prometheus.io/port"]} == metrics
+        assert annotations["prometheus.io/path"] == "/metrics"
+    names = {port["name"]: port["containerPort"] for port in containers_of(deployment)[0]["ports"]}
+    for folder in ("serving", "kserve"):
+        rules = of(folder, "NetworkPolicy")["spec"]["ingress"]
+        (own,) = [rule for rule in rules if "monitoring" in json.dumps(rule["from"])]
+        assert len(own["from"]) == 1
+        assert {str(names.get(port["port"], port["port"])) for port in own["ports"]} == metrics
+        for rule in rules:
+            told = {str(names.get(port["port"], port["port"])) for port in rule["ports"]}
+            assert rule is own or not told & metrics
+
+
+def containers_of(deployment: dict) -> list[dict]:
+    return deployment["spec"]["template"]["spec"]["containers"]
 
 
 def test_a_pod_is_killed_only_after_the_servers_drain_and_grace():

@@ -43,6 +43,26 @@ def test_a_host_is_an_address_of_either_kind_or_a_name(small_models, tmp_path, h
         assert score(server.url) == 200
 
 
+@pytest.mark.parametrize("options", [(), ("--no-nginx",)])
+def test_prometheus_is_told_without_a_key_at_a_port_of_its_own(small_models, tmp_path, options):
+    port = free_port()
+    options = ("--workers", "1", "--metrics-port", str(port), *options)
+    with started(small_models, tmp_path, *options, SCORER_KEYS="open") as server:
+        assert httpx.get(f"{server.url}/metrics").status_code == 401
+        told = httpx.get(f"http://127.0.0.1:{port}/metrics")
+        asked = httpx.get(f"{server.url}/metrics", headers={"x-api-key": "open"})
+    assert told.status_code == 200
+    assert 'scorer_requests_total{route="/ready",status="200"}' in told.text
+    assert 'scorer_requests_total{route="/ready",status="200"}' in asked.text
+
+
+def test_a_port_of_the_metrics_that_is_taken_is_refused_in_a_line(small_models, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = str(other.getsockname()[1])
+        options = ("--host", "127.0.0.1", "--metrics-port", taken, "--folder", str(tmp_path))
+        assert f"cannot listen at port {taken}" in refused(small_models, "--port", str(free_port()), *options)
+
+
 def refused(models: Path, *options: str) -> str:
     """What the server says that does not start."""
     words = [sys.executable, "-m", "images.serving", "--model", str(models), *options]
@@ -102,6 +122,7 @@ def test_a_port_that_is_taken_is_refused_in_a_line(small_models, tmp_path):
         (("--host", "192.0.2.1"), "Cannot assign requested address"),
         (("--host", "no such host"), "expected an address or a name of this machine as host, got 'no such host'"),
         (("--host", "999.1.1.1"), "expected an address or a name of this machine as host, got '999.1.1.1'"),
+        (("--port", "9090", "--metrics-port", "9090"), "expected another port for the metrics, got 9090 for both"),
         (("--port", "0"), "port must be a whole number from 1 to 65535, got '0'"),
     ],
 )

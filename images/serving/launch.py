@@ -44,6 +44,7 @@ _WORDS = {
     "interval": "seconds between two looks at the channel",
     "host": "address to listen at",
     "port": "port to listen at",
+    "metrics_port": "another one at which /metrics is told without a key: let Prometheus alone reach it (0: none)",
     "workers": "processes; 0: one a core",
     "threads": "threads that decode, in each worker",
     "batch": "photos in a call of the network, at most",
@@ -100,7 +101,9 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     defaults = Settings()
     for name, words in _WORDS.items():
         default = getattr(defaults, name)
-        parser.add_argument(f"--{name}", metavar=name.upper(), help=f"{words}" + (f" ({default})" if default else ""))
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", metavar=name.upper(), help=f"{words}" + (f" ({default})" if default else "")
+        )
     parser.add_argument("--no-nginx", dest="nginx", action="store_const", const="0", help="Gunicorn alone")
     parser.add_argument("--access", action="store_const", const="1", help="log a line a request")
     return from_environment(**vars(parser.parse_args(arguments)))
@@ -110,10 +113,19 @@ def _host(settings: Settings) -> str:
     """The host as it stands before a port.
 
     Raises:
-        ValueError: it is none of this machine's.
+        ValueError: it is none of this machine's, or both ports are one.
         OSError: somebody listens there already, or this account may not.
     """
-    host, port = settings.host.strip("[]"), settings.port
+    host = settings.host.strip("[]")
+    if settings.port == settings.metrics_port:
+        raise ValueError(f"expected another port for the metrics, got {settings.port} for both")
+    for port in filter(None, (settings.port, settings.metrics_port)):
+        _try(host, port)
+    return f"[{host}]" if ":" in host and host != "::" else host
+
+
+def _try(host: str, port: int) -> None:
+    """Raise as `_host` does unless a port of a host can be listened at."""
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError):
@@ -129,7 +141,6 @@ def _host(settings: Settings) -> str:
             if host or error.errno in (errno.EADDRINUSE, errno.EACCES):  # else it is a protocol that is not spoken here
                 why = f"cannot listen at port {port} of {host or 'any address'}: {os.strerror(error.errno)}"
                 raise OSError(f"{why}; give another --port or --host") from None
-    return f"[{host}]" if ":" in host and host != "::" else host
 
 
 def _folder(settings: Settings) -> str:
@@ -181,6 +192,10 @@ def _serve(settings: Settings, nginx: str | None, configuration: str) -> int:
         "PYTHONUNBUFFERED": "1",
     }
     environment.pop(PREFIX + "KEYS_FILE", None)  # its keys are among the settings now, as digests
+    if settings.metrics_port:
+        from images.serving.metrics import listen  # of which the launching process has no need else
+
+        listen(settings.host, settings.metrics_port, str(metrics))
     gunicorn = _start([sys.executable, "-m", "gunicorn", "-c", configuration], environment)
     children = {"gunicorn": gunicorn}
     try:

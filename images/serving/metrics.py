@@ -1,12 +1,22 @@
 """What Prometheus reads at ``/metrics``, over all workers.
 
 Under Gunicorn each worker writes its values to files of its own below ``PROMETHEUS_MULTIPROC_DIR``, and whichever
-worker is asked adds them up. No label can tell who asked or what was sent.
+worker is asked adds them up, or the launching process at a port of its own. No label can tell who asked or what was
+sent.
 """
 
 import os
+import socket
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    multiprocess,
+    start_http_server,
+)
 
 from images.serving.settings import METRICS
 
@@ -16,6 +26,24 @@ _SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 
 _STAGE_SECONDS = (0.001, 0.002, 0.004, 0.006, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
 _OUTCOMES = ("scored", "unreadable", "bomb", "too_small", "waited")
 _REFUSALS = ("queue", "advice", "key")
+
+
+def listen(host: str, port: int, folder: str) -> None:
+    """Tell Prometheus the values of all workers at a port of its own, in threads of this process, until it ends.
+
+    Args:
+        host: the server's.
+        port: where nobody else listens.
+        folder: that the workers write to.
+
+    Raises:
+        OSError: the port cannot be listened at.
+    """
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry, folder)
+    if host in ("", "0.0.0.0", "::"):
+        host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
+    start_http_server(port, host.strip("[]"), registry)
 
 
 class Metrics:

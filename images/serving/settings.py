@@ -42,6 +42,7 @@ class Settings:
     interval: float = 10.0  # seconds between two looks at the channel: a switch then takes no longer than a rollout
     host: str = "0.0.0.0"
     port: int = 8080  # that SageMaker asks, and that needs no root
+    metrics_port: int = 0  # at which the metrics are told without a key, for Prometheus alone; 0: none
     workers: int = 0  # processes; 0: one a core. A second one on a core gains nothing, for all of them compute
     threads: int = 2  # that decode, in each worker: one decodes while the other reads or waits for the lock
     # Photos in a call of the network. LiteRT gains nothing from more (5.0 ms each of one, 5.1 of four), but one call
@@ -120,7 +121,8 @@ def digests(keys: Any) -> tuple[str, ...]:
 
 
 _RANGES = {
-    "version": (0, 2**31 - 1), "interval": (0.05, 86_400), "port": (1, 65_535), "workers": (0, 1024),
+    "version": (0, 2**31 - 1), "interval": (0.05, 86_400), "port": (1, 65_535),
+    "metrics_port": (0, 65_535), "workers": (0, 1024),
     "threads": (1, 64), "batch": (1, 256), "deadline": (0, 1), "queue": (1, 100_000), "photos": (1, 10_000),
     "body": (1024, 2**31 - 1), "held": (1024, 2**36), "pixels": (10_000, 178_956_970),
     "seconds": (0.1, 3600), "advising": (1, 1000), "drain": (0, 600), "grace": (0, 3600),
