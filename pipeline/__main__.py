@@ -12,7 +12,7 @@ from typing import Any
 from components.scorer import channels, model_registry, preflight, progress, registry, retention, storage
 from components.scorer.workspace import Workspace
 from pipeline import collection, models, parameters, resources, runs, schedules
-from pipeline.cluster import EXPERIMENT, clear_errors, connect, submit, upload
+from pipeline.cluster import COOKIE, EXPERIMENT, TOKEN, clear_errors, connect, submit, upload
 from pipeline.hands import Schedules
 from pipeline.package import PATH, compiled, difference
 
@@ -122,7 +122,7 @@ def _submit(options: argparse.Namespace) -> int:
     """Upload this version and start a run of it."""
     values = parameters.check(_given(options))
     with clear_errors():
-        client = connect(options.host, options.namespace)
+        client = connect(options.host, options.namespace, options.ca)
         run = submit(client, values, options.experiment, options.title, options.service_account)
     print(f"started run {run}")
     return 0
@@ -133,7 +133,7 @@ def _upload(options: argparse.Namespace) -> int:
     if (found := difference(PATH)) and PATH.exists():  # what is uploaded is what was reviewed
         raise ValueError(f"{PATH.name} is stale; write it anew with: python -m pipeline compile\n{found}")
     with clear_errors():
-        version = upload(connect(options.host, options.namespace), options.version)
+        version = upload(connect(options.host, options.namespace, options.ca), options.version)
     print(f"the server has version {version.name}")
     return 0
 
@@ -143,7 +143,7 @@ def _schedule(options: argparse.Namespace) -> int:
     wanted = schedules.read(options.file)
     outcome = "nothing to change"
     with clear_errors():
-        client = connect(options.host, options.namespace)
+        client = connect(options.host, options.namespace, options.ca)
         for change in schedules.reconcile(client, wanted, options.experiment, options.dry_run, options.version):
             print(change, flush=True)
             outcome = "dry run: nothing was changed" if options.dry_run else "done"
@@ -154,7 +154,7 @@ def _schedule(options: argparse.Namespace) -> int:
 def _schedules(options: argparse.Namespace) -> int:
     """Look at the server's schedules, or pause or resume some."""
     with clear_errors():
-        found = Schedules(connect(options.host, options.namespace), options.experiment)
+        found = Schedules(connect(options.host, options.namespace, options.ca), options.experiment)
         lines = found.lines() if options.verb == "list" else getattr(found, options.verb)(options.names)
         for line in lines:
             print(line, flush=True)
@@ -165,7 +165,7 @@ def _run_now(options: argparse.Namespace) -> int:
     """Start a run of a schedule."""
     changed = parameters.read(options.set)
     with clear_errors():
-        found = Schedules(connect(options.host, options.namespace), options.experiment)
+        found = Schedules(connect(options.host, options.namespace, options.ca), options.experiment)
         print(f"started run {found.run(options.schedule, changed, options.beside)}")
     return 0
 
@@ -174,7 +174,7 @@ def _backfill(options: argparse.Namespace) -> int:
     """Have the server run a schedule for times in the past."""
     which = (options.schedule, options.since, options.until)
     with clear_errors():
-        found = Schedules(connect(options.host, options.namespace), options.experiment)
+        found = Schedules(connect(options.host, options.namespace, options.ca), options.experiment)
         moments = found.missed(*which)
         print("\n".join(f"{moment:%Y-%m-%d %H:%M:%S} UTC" for moment in moments))
         if options.dry_run:
@@ -300,7 +300,7 @@ def _clean_runs(options: argparse.Namespace, limits: dict[str, Any]) -> int:
     """Archive or delete Kubeflow's own record of old runs."""
     which = {"delete": options.runs == "delete", "experiment": options.experiment}
     with clear_errors():
-        client, count = connect(options.host, options.namespace), 0
+        client, count = connect(options.host, options.namespace, options.ca), 0
         for old in collection.collect(client, options.workspace, **limits, **which):
             print(old, flush=True)
             count += 1
@@ -366,8 +366,7 @@ def _parser() -> argparse.ArgumentParser:
 
     put = _command(commands, "upload", _upload, "upload this version to a Kubeflow server, and start nothing")
     put.add_argument("--version", default="", metavar="NAME", help="default: the git revision")
-    put.add_argument("--host", default="", help="URL of the Kubeflow Pipelines API (default: as kfp finds it)")
-    put.add_argument("--namespace", default="", help="namespace, where several teams share the server")
+    _add_host(put)
 
     plan = _command(commands, "schedule", _schedule, "bring a Kubeflow server's schedules to what a file says")
     plan.add_argument("file", type=Path, metavar="FILE", help="YAML: schedules: {NAME: {cron: ..., parameters: {...}}}")
@@ -518,9 +517,20 @@ def _add_data(command: argparse.ArgumentParser) -> None:
 
 
 def _add_server(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--host", default="", help="URL of the Kubeflow Pipelines API (default: as kfp finds it)")
-    command.add_argument("--namespace", default="", help="namespace, where several teams share the server")
+    _add_host(command)
     command.add_argument("--experiment", default=EXPERIMENT, help="default: %(default)s")
+
+
+def _add_host(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--host", default="",
+        help=f"URL of the Kubeflow Pipelines API (default: as kfp finds it); {TOKEN} or {COOKIE} holds a login",
+    )  # fmt: skip
+    command.add_argument("--namespace", default="", help="namespace, where several teams share the server")
+    command.add_argument(
+        "--ca", default=os.environ.get("SSL_CERT_FILE", ""), metavar="FILE",
+        help="certificates that sign the server's (default: the environment variable SSL_CERT_FILE)",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ brings on trouble on cue.
 
 import email.policy
 import json
+import ssl
 import struct
 import threading
 import time
@@ -17,14 +18,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from socket import SO_LINGER, SOL_SOCKET
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
-Trouble = Literal[429, 503, "reset", "lost", "slow"]
-"""A status; the connection reset before anything is done; done, but not answered; done, and answered too late."""
+Trouble = Literal[429, 503, "reset", "lost", "slow", "page"]
+"""A status; the connection reset before anything is done; done, but not answered; done, and answered too late; a page
+to log in."""
 
 PAGE = 2
 SLOW = 2.0  # seconds for which a slow answer keeps its client waiting
@@ -61,6 +64,12 @@ class Kubeflow:
     changes: list[str] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
     """What the clients said who they are by: their Authorization headers."""
+    asked: list[str] = field(default_factory=list)
+    """Method and path of every request."""
+    cookie: str = ""
+    """That lets a client past the front."""
+    front: tuple[int, dict[str, str], str] | None = None
+    """What is answered in place of the API: a status, headers and a content, as a login before it does."""
     down_after: int | None = None
     """Changes after which every further one is answered with 503."""
     _clock: int = 0
@@ -262,8 +271,8 @@ class _Http(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving() -> Iterator[Kubeflow]:
-    """A server on loopback."""
+def serving(certificate: Path | None = None) -> Iterator[Kubeflow]:
+    """A server on loopback; over TLS where it has a certificate, with its key in one file."""
     kubeflow = Kubeflow()
 
     class Handler(BaseHTTPRequestHandler):
@@ -271,9 +280,14 @@ def serving() -> Iterator[Kubeflow]:
             address = urlsplit(self.path)
             query = {name: values[-1] for name, values in parse_qs(address.query).items()}
             kubeflow.tokens.add(self.headers.get("Authorization", ""))
+            kubeflow.asked.append(f"{self.command} {address.path}")
             body, trouble = self._body(), kubeflow.trouble(self.command, address.path)
+            if kubeflow.front and not (kubeflow.cookie and self.headers.get("Cookie") == kubeflow.cookie):
+                return self._answer(*kubeflow.front)
             if trouble == "reset":
                 return self._reset()
+            if trouble == "page":
+                return self._answer(200, {"Content-Type": "text/html"}, "<!DOCTYPE html><title>Log in</title>")
             try:
                 if isinstance(trouble, int):
                     raise Refused(trouble, "trouble on cue")
@@ -284,14 +298,16 @@ def serving() -> Iterator[Kubeflow]:
                 return self._reset()
             if trouble == "slow":
                 time.sleep(SLOW)
-            content = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            self._answer(status, {"Content-Type": "application/json"}, json.dumps(answer))
 
         do_POST = do_DELETE = do_GET
+
+        def _answer(self, status: int, headers: dict[str, str], content: str) -> None:
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(content.encode()))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content.encode())
 
         def _reset(self) -> None:
             """Close with RST, as a broken network does."""
@@ -320,8 +336,12 @@ def serving() -> Iterator[Kubeflow]:
             pass
 
     server = _Http(("127.0.0.1", 0), Handler)
+    if certificate:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    kubeflow.url = f"http://127.0.0.1:{server.server_port}"
+    kubeflow.url = f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}"
     try:
         yield kubeflow
     finally:

@@ -1,6 +1,7 @@
 """Submitting and scheduling, by the real ``kfp.Client`` against a strict server of the API on loopback."""
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import yaml
 from pipeline import cluster, schedules
 from pipeline.__main__ import main
 from pipeline.package import compiled
-from tests import kubeflow
+from tests import kubeflow, smtp
 
 DATA = {"photos": "gs://data/photos", "ratings": "gs://data/r.csv", "models": "gs://models", "workspace": "gs://runs"}
 GIVEN = [f"--{name}={value}" for name, value in DATA.items()]
@@ -362,8 +363,152 @@ def test_a_version_that_the_server_does_not_have_is_refused_before_anything_is_c
     assert server.changes == changes
 
 
-def test_in_a_pod_the_command_line_acts_as_the_pods_account(server, tmp_path, monkeypatch):
+# Logging in
+
+
+PAGE = (200, {"Content-Type": "text/html; charset=utf-8"}, "<!DOCTYPE html><title>Log in</title>")
+REDIRECT = (302, {"Location": "https://dex.example/auth?state=secret", "Content-Type": "text/html"}, "Found")
+FRONTS = {"page": PAGE, "redirect": REDIRECT, "401": (401, {"Content-Type": "application/json"}, "{}"),
+          "403 page": (403, {"Content-Type": "text/html"}, "Sign in")}  # fmt: skip
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """Nobody waits: kfp's own client asks for its health for half a minute."""
+    monkeypatch.setattr(cluster, "_PAUSES", ())
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"waited for {seconds} s"))
+
+
+@pytest.fixture(params=["submit", "upload", "schedule", "dry run", "list", "team"])
+def command(request, file) -> list[str]:
+    """A command that needs a server."""
+    file.write_text(yaml.safe_dump({"schedules": {"weekly": WEEKLY}}))
+    return {
+        "submit": ["submit", *GIVEN], "upload": ["upload", "--version", "v1"], "schedule": ["schedule", str(file)],
+        "dry run": ["schedule", str(file), "--dry-run"], "list": ["schedules", "list"],
+        "team": ["submit", *GIVEN, "--namespace", "team"],
+    }[request.param]  # fmt: skip
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("front", FRONTS)
+def test_where_nobody_is_logged_in_every_command_says_so_and_sends_nothing(server, capsys, front, command):
+    server.front = FRONTS[front]
+    assert main([*command, "--host", server.url]) == 2
+    told = capsys.readouterr().err
+    assert f"error: not logged in: {server.url} answered with " in told
+    assert "KF_PIPELINES_COOKIE=NAME=VALUE" in told
+    assert "secret" not in told
+    assert len(server.asked) == 1
+    assert server.asked[0].startswith("GET ")
+
+
+def test_a_redirect_is_told_and_not_followed(server, capsys):
+    server.front = (302, {"Location": f"{server.url}/dex/auth?state=x"}, "")
+    assert submit(server) == 2
+    assert f"302, a way to {server.url}/dex/auth instead" in capsys.readouterr().err
+    assert server.asked == ["GET /apis/v2beta1/healthz"]
+
+
+def test_a_session_that_ends_meanwhile_is_no_success(server, capsys):
+    server.fail(lambda method, path: method == "POST" and path.endswith("/runs"), "page")
+    assert submit(server) == 2
+    assert "not logged in" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("kind", ["text/html", "application/json"])
+def test_a_wrong_path_is_told_at_once(server, capsys, kind):
+    server.front = (404, {"Content-Type": kind}, "{}")
+    assert submit(server) == 2
+    assert f"error: there is no Kubeflow Pipelines API at {server.url} (404): expected" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_server_that_will_not_say_how_it_is_is_quoted_at_once(server, capsys):
+    server.front = (400, {"Content-Type": "application/json"}, '{"message": "no such team"}')
+    assert submit(server) == 2
+    assert "refused (400)" in capsys.readouterr().err
+
+
+def test_a_sessions_cookie_lets_the_command_line_in(server, monkeypatch):
+    server.front, server.cookie = PAGE, "authservice_session=abc"
+    monkeypatch.setenv(cluster.COOKIE, server.cookie)
+    assert submit(server) == 0
+    assert len(server.runs) == 1
+
+
+def test_a_token_is_sent_as_such(server, monkeypatch):
+    monkeypatch.setenv(cluster.TOKEN, "of a person")
+    assert submit(server) == 0
+    assert server.tokens == {"Bearer of a person"}
+
+
+@pytest.mark.parametrize("variable", [cluster.TOKEN, cluster.COOKIE])
+def test_a_login_is_not_sent_in_the_clear_to_another_machine(variable, monkeypatch, capsys):
+    monkeypatch.setenv(variable, "secret")
+    assert main(["upload", "--host", "http://kubeflow.example"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {variable} is not sent in the clear: expected a host with https://, got http://kubeflow.example\n"
+    )
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_token_of_a_pod_goes_to_where_its_environment_says_alone(server, tmp_path, monkeypatch, named):
     (tmp_path / "token").write_text("of the account")
     monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
-    main(["upload", "--version", "v1", "--host", server.url])
-    assert server.tokens == {"Bearer of the account"}
+    if named:
+        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.url)
+    assert main(["upload", "--version", "v1", "--host", server.url]) == 0
+    assert server.tokens == {"Bearer of the account" if named else ""}
+
+
+@pytest.mark.parametrize(
+    ("host", "sent"),
+    [
+        ("http://ml-pipeline.kubeflow.svc.cluster.local:8888", True), ("http://ml-pipeline.kubeflow.svc:8888", True),
+        ("ml-pipeline:8888", True), ("https://ml-pipeline.app", False), ("", False),
+        ("https://ml-pipeline.kubeflow.svc.evil", False), ("https://evil/ml-pipeline.kubeflow.svc", False), ("https://ml-pipeline.kubeflow.svc@evil", False),
+    ],
+)  # fmt: skip
+def test_the_token_of_a_pod_goes_to_kubeflows_own_service(host, sent, monkeypatch):
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", "token")
+    assert ("credentials" in cluster._login(host)) is sent
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory) -> Path:
+    return smtp.certificate(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+def private(certificate, monkeypatch):
+    """A server whose certificate no usual authority has signed."""
+    monkeypatch.setattr(cluster, "revision", lambda: "abc123")
+    with kubeflow.serving(certificate) as serving:
+        yield serving
+
+
+def test_a_private_authority_is_named_on_the_command_line(private, certificate):
+    assert submit(private, "--ca", str(certificate)) == 0
+
+
+def test_a_private_authority_is_named_by_the_environment(private, certificate, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    assert submit(private) == 0
+
+
+def test_a_certificate_that_is_not_trusted_is_said_in_words(private, capsys):
+    assert submit(private) == 2
+    told = capsys.readouterr().err
+    assert "the Kubeflow server's certificate cannot be trusted" in told
+    assert "as --ca or SSL_CERT_FILE" in told
+
+
+@pytest.mark.parametrize(("content", "words"), [("none", "expected certificates (PEM) in "), (None, "found none")])
+def test_a_file_of_no_certificates_is_one_clear_error(private, tmp_path, capsys, content, words):
+    if content:
+        (tmp_path / "ca.pem").write_text(content)
+    assert submit(private, "--ca", str(tmp_path / "ca.pem")) == 2
+    assert words in capsys.readouterr().err
+    assert private.asked == []
