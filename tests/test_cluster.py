@@ -468,7 +468,8 @@ def test_the_token_of_a_pod_goes_to_where_its_environment_says_alone(server, tmp
     [
         ("http://ml-pipeline.kubeflow.svc.cluster.local:8888", True), ("http://ml-pipeline.kubeflow.svc:8888", True),
         ("ml-pipeline:8888", True), ("https://ml-pipeline.app", False), ("", False),
-        ("https://ml-pipeline.kubeflow.svc.evil", False), ("https://evil/ml-pipeline.kubeflow.svc", False), ("https://ml-pipeline.kubeflow.svc@evil", False),
+        ("https://ml-pipeline.kubeflow.svc.evil", False), ("https://evil/ml-pipeline.kubeflow.svc", False),
+        ("https://ml-pipeline.kubeflow.svc@evil", False),
     ],
 )  # fmt: skip
 def test_the_token_of_a_pod_goes_to_kubeflows_own_service(host, sent, monkeypatch):
