@@ -27,7 +27,7 @@ from PIL import Image
 from schemathesis import checks
 
 from components.scorer import channels
-from images.serving import launch, log
+from images.serving import launch, log, nginx
 from images.serving.app import create_app
 from images.serving.settings import Settings
 from tests import deadly
@@ -457,7 +457,7 @@ def test_nginx_tells_its_errors_without_the_request(capsys):
 
 
 def test_nginx_writes_below_the_runs_folder_alone():
-    text = launch.nginx_conf(Settings(run="/tmp/run", workers=3))
+    text = nginx.configuration(Settings(run="/tmp/run", workers=3))
     assert "<<" not in text
     written = re.findall(r'(?:_temp_path|pid|access_log|error_log) "?([^;"]+)"?;', text)
     assert all(each.startswith("/tmp/run/") or each in ("off", "stderr error") for each in written)

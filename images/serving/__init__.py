@@ -5,8 +5,9 @@ Its modules, in the order of a request:
 launch       Nginx and Gunicorn as children of one command, ``python -m images.serving``
 worker       one Gunicorn worker
 places       the socket of its own by which Nginx asks a worker that can answer
+nginx        what Nginx is told: limits for each client, and that a worker is asked for the key before a body is read
 app          the application: which address is answered by what
-guard        before and after every request: keys, headers, time, metrics
+guard        before and after every request: keys, hosts, headers, time, metrics
 attempts     has the photos of a request whose worker died decoded apart
 bodies       reads bodies within limits
 predict_v1, infer_v2, sagemaker, product    what the addresses of each protocol do

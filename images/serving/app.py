@@ -82,6 +82,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 def _operation(app: FastAPI) -> None:
     """What operates the server."""
 
+    @app.api_route("/key", methods=["GET", "HEAD", "POST", "OPTIONS"], include_in_schema=False)
+    async def key() -> Response:
+        """Nginx asks here, before it reads a body, whether a request may pass: it may, for it has come so far."""
+        return Response(status_code=204)
+
     @app.get("/live", tags=["Operation"], **reference.LIVE)
     async def live() -> Response:
         """The process answers, whether or not a version is loaded."""

@@ -1,8 +1,11 @@
-"""Around every request: the key, the headers, the time it takes, and what is counted and logged of it."""
+"""Around every request: the key, the host, the headers, the time it takes, and what is counted and logged of it."""
 
 import hashlib
 import hmac
+import ipaddress
+import re
 import time
+from fnmatch import fnmatchcase
 from typing import Any
 
 from starlette.requests import ClientDisconnect
@@ -16,20 +19,24 @@ from images.serving.settings import Settings
 OPEN = ("/live", "/ready", "/ping", "/v2/health/live", "/v2/health/ready", "/", "/docs", "/openapi.json")
 """Addresses that need no key: an orchestrator's probes, and pages that hold nothing of anybody."""
 
-_HEADERS = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-opener-policy", b"same-origin"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
-    (
-        b"content-security-policy",
-        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self';"
-        b" manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    ),
-]
+OPEN_BELOW = ("/desk/", "/docs/")
+"""Where addresses that begin so need none either."""
+
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:;"
+    " connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+}
+"""Of every answer: they keep browsers in check."""
+
+_ENCODED = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 _NO_STORE = (b"cache-control", b"no-store")
+_PRIVATE = (".local", ".localhost", ".internal", ".svc")  # no stranger can own a name that ends so
 
 
 class Guard:
@@ -51,21 +58,14 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = message.setdefault("headers", [])
-                headers.extend(_HEADERS)
+                headers.extend(_ENCODED)
                 if not any(name == b"cache-control" for name, _ in headers):
                     headers.append(_NO_STORE)
             await send(message)
 
         self._metrics.in_flight.inc()
         try:
-            if self._keys and not self._may_pass(scope):
-                self._metrics.refused["key"].inc()
-                refusal = Problem(
-                    401,
-                    "key",
-                    "expected a key as 'Authorization: Bearer …' or 'X-API-Key: …', got none that is known",
-                    headers={"WWW-Authenticate": "Bearer", "Connection": "close"},
-                )
+            if refusal := self._refusal(scope):
                 return await refusal.answer()(scope, receive, sending)
             await self._app(scope, receive, sending)
         except ClientDisconnect:
@@ -86,11 +86,38 @@ class Guard:
                 log.event("request", route=_route(scope), **facts)
         return None
 
-    def _may_pass(self, scope: dict[str, Any]) -> bool:
-        """Whether the address needs no key, or the request brings one that is known."""
-        if scope["path"] in OPEN or scope["path"].startswith(("/desk/", "/docs/")):
-            return True
+    def _refusal(self, scope: dict[str, Any]) -> Problem | None:
+        """Why a request may not pass; None where it may."""
+        if scope["path"] in OPEN or scope["path"].startswith(OPEN_BELOW):
+            return None
         headers = dict(scope["headers"])
+        if not self._is_ours(headers.get(b"host", b"").decode("latin-1")):
+            self._metrics.refused["host"].inc()
+            return Problem(421, "host", "expected a host that this server is known by, got another: name it by --hosts")
+        if self._keys and not self._has_key(headers):
+            self._metrics.refused["key"].inc()
+            return refused()
+        return None
+
+    def _is_ours(self, host: str) -> bool:
+        """Whether the server may be known by the name of a host.
+
+        A stranger's page can let a name of its own mean this server's address, and a browser would then take the page
+        and the server for one. Where no key is asked for, that is all it needs. So a name is taken that is listed, or
+        else one that no stranger can own.
+        """
+        name = re.sub(r":\d*$", "", host).lower().rstrip(".")
+        if self._settings.hosts:
+            return any(fnmatchcase(name, pattern.lower()) for pattern in self._settings.hosts)
+        if self._keys or "." not in name or name.endswith(_PRIVATE):
+            return True
+        try:
+            return bool(ipaddress.ip_address(name))
+        except ValueError:
+            return name.startswith("[")  # an address of version 6
+
+    def _has_key(self, headers: dict[bytes, bytes]) -> bool:
+        """Whether a request brings a key that is known."""
         given = headers.get(b"x-api-key", b"").strip()
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         if not given and scheme.lower() == b"bearer":
@@ -98,6 +125,12 @@ class Guard:
         digest = hashlib.sha256(given).digest()
         # All of them are compared, each in constant time: how long it takes tells nothing.
         return bool(given) and sum(hmac.compare_digest(digest, key) for key in self._keys) > 0
+
+
+def refused() -> Problem:
+    """No key, or one that is not known."""
+    detail = "expected a key as 'Authorization: Bearer …' or 'X-API-Key: …', got none that is known"
+    return Problem(401, "key", detail, headers={"WWW-Authenticate": "Bearer", "Connection": "close"})
 
 
 def _route(scope: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import gc
 import signal
 from typing import Any
 
-from prometheus_client import multiprocess
+from prometheus_client import multiprocess, values
 
 import images.serving.app  # noqa: F401 - before the fork, see above
 from images.serving import places
@@ -62,10 +62,12 @@ def pre_fork(server: Any, worker: Any) -> None:
 def post_fork(server: Any, worker: Any) -> None:
     """Let a worker end with Gunicorn, also when that is killed: it would go on answering from an old socket."""
     ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGTERM)
+    # Metrics by place, not by process: a worker goes on with the files of the one before it, and deaths fill no disk.
+    values.ValueClass = values.MultiProcessValue(lambda: worker.place)
 
 
 def child_exit(server: Any, worker: Any) -> None:
     """Take a dead worker's queue out of the metrics, and its requests to those that live."""
     if _SETTINGS.nginx:
         places.vacate(_SETTINGS.run, worker.place)
-    multiprocess.mark_process_dead(worker.pid)
+    multiprocess.mark_process_dead(worker.place)

@@ -29,7 +29,8 @@ from images.serving import log, places, source
 from images.serving.settings import DRAINING, METRICS, PREFIX, Settings, from_environment, to_environment
 
 GUNICORN = "python:images.serving.gunicorn_settings"
-TEMPLATE = Path(__file__).with_name("nginx.conf")
+MEMORY = "/dev/shm"
+"""Where the workers' metrics lie, some 300 KB a worker; in the run's folder where it is missing."""
 
 _LONGEST_ADDRESS = 107  # bytes of a socket's address, see unix(7)
 _LOOK = 0.1  # seconds between two looks at the children
@@ -55,10 +56,15 @@ _WORDS = {
     "held": "bytes of all requests' bodies in a worker, at most: more is answered with 429",
     "pixels": "pixels of a photo, at most",
     "seconds": "for a body to arrive, and for a photo to wait",
+    "hosts": "names by which the server may be asked, divided by commas, as in *.example.com (with keys any; else"
+    " addresses, names without a dot, and those that end in .local, .localhost, .internal or .svc)",
+    "connections": "requests at once, of a key, or of an address where none is asked for; by Nginx",
+    "rate": "requests a second, counted the same way (0: as many as come)",
+    "proxies": "networks of proxies, divided by commas, whose X-Forwarded-For tells the client's address",
     "advising": "requests for advice under way in a worker, at most",
     "drain": "seconds between not being ready and not listening, at the end",
     "grace": "seconds for requests in flight after that",
-    "folder": "for fetched versions, sockets and metrics; nothing is written elsewhere",
+    "folder": "for fetched versions and sockets; of what is written only the metrics lie elsewhere, in /dev/shm",
 }
 
 
@@ -182,12 +188,12 @@ def _serve(settings: Settings, nginx: str | None, configuration: str) -> int:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    metrics = Path(settings.run, "metrics")
-    metrics.mkdir()
+    # A place of its own: a worker that writes to a mapped file on a full file system dies of SIGBUS.
+    metrics = tempfile.mkdtemp(prefix="portrait-scorer-", dir=MEMORY if os.access(MEMORY, os.W_OK) else settings.run)
     environment = {
         **os.environ,
         **to_environment(settings),
-        METRICS: str(metrics),
+        METRICS: metrics,
         "MALLOC_ARENA_MAX": "2",  # or each thread keeps its own freed memory: half as much again resident
         "PYTHONUNBUFFERED": "1",
     }
@@ -217,6 +223,7 @@ def _serve(settings: Settings, nginx: str | None, configuration: str) -> int:
         if "nginx" in children:
             _stop(children["nginx"], signal.SIGQUIT, settings.grace)
         _stop(gunicorn, signal.SIGTERM, settings.grace)
+        shutil.rmtree(metrics, ignore_errors=True)
         log.event("stopped")
 
 
@@ -230,34 +237,14 @@ def _end_with_parent() -> None:
 
 
 def _start_nginx(nginx: str, settings: Settings) -> subprocess.Popen:
+    from images.serving.nginx import configuration  # imports much, while Gunicorn starts
+
     path = Path(settings.run, "nginx.conf")
-    path.write_text(nginx_conf(settings))
+    path.write_text(configuration(settings))
     command = [nginx, "-e", "stderr", "-p", settings.run, "-c", str(path)]
     child = _start(command, {"PATH": os.environ.get("PATH", "")}, stderr=subprocess.PIPE, text=True)
     threading.Thread(target=_pass_on, args=(child,), daemon=True).start()
     return child
-
-
-def nginx_conf(settings: Settings) -> str:
-    """Nginx's configuration."""
-    servers = [
-        f'server "unix:{places.socket_of(settings.run, place)}" max_fails=0;' for place in range(settings.workers)
-    ]
-    every = settings.host in ("", "0.0.0.0", "::")
-    values = {
-        "user": "user root;" if os.geteuid() == 0 else "",  # else its worker could not read the run's folder
-        "run": settings.run,
-        "grace": max(1, int(settings.grace)),
-        "body": settings.body,
-        "seconds": max(1, int(settings.seconds)),
-        "answer": max(1, int(2 * settings.seconds)),
-        "workers": "\n        ".join(servers),
-        "listen": settings.port if every else f"{settings.host}:{settings.port}",
-        "listen6": f"listen [::]:{settings.port} backlog=2048;"
-        if every and Path("/proc/net/if_inet6").exists()
-        else "",
-    }
-    return re.sub("<<([a-z0-9]+)>>", lambda match: str(values[match[1]]), TEMPLATE.read_text(encoding="utf-8"))
 
 
 def _pass_on(child: subprocess.Popen) -> None:

@@ -25,7 +25,7 @@ MEDIA = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _STAGE_SECONDS = (0.001, 0.002, 0.004, 0.006, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
 _OUTCOMES = ("scored", "unreadable", "bomb", "too_small", "waited")
-_REFUSALS = ("queue", "advice", "key")
+_REFUSALS = ("queue", "advice", "key", "host")
 
 
 def listen(host: str, port: int, folder: str) -> None:

@@ -1,8 +1,10 @@
 """Every setting of the server, once, with its origin; each is an option and an environment variable too."""
 
 import hashlib
+import ipaddress
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -57,9 +59,16 @@ class Settings:
     seconds: float = 30.0  # for a body to arrive, and for a photo to wait
     advising: int = 4  # requests for advice under way in a worker, each up to two seconds; they are answered in turn
     keys: tuple[str, ...] = ()  # SHA-256 of the keys of which one is asked for; none: everybody is answered
+    # Names by which the server may be asked, with * for any part. None: where a key is asked for, all; else addresses,
+    # names without a dot, and those that end in .local, .localhost, .internal or .svc.
+    hosts: tuple[str, ...] = ()
+    # By Nginx, for each key, or for each address where none is asked for:
+    connections: int = 64  # requests at once, as many as photos in a worker's queue
+    rate: int = 0  # requests a second, and as many at once; 0: as many as come
+    proxies: tuple[str, ...] = ()  # networks whose X-Forwarded-For tells the address; else all of them are one client
     drain: float = 2.0  # seconds between "not ready" and the end of listening: what a load balancer needs to notice
     grace: float = 25.0  # seconds for requests in flight after that; Kubernetes kills after 30
-    folder: str = "/tmp/portrait-scorer"  # of fetched versions and of `run`: all that is ever written lies below it
+    folder: str = "/tmp/portrait-scorer"  # of fetched versions and of `run`: all that is written but metrics
     run: str = ""  # folder of one start's sockets and metrics, made by it
     nginx: bool = True  # before Gunicorn, where it is installed
     access: bool = False  # one line a request in the log: method, route, status, time
@@ -85,8 +94,8 @@ def from_environment(environment: Mapping[str, str] = os.environ, **given: Any) 
     }
     texts |= {name: str(value) for name, value in given.items() if value is not None}
     hints = get_type_hints(Settings)
-    values = {name: _parsed(name, text, hints[name]) for name, text in texts.items() if name != "keys"}
-    values["keys"] = digests(texts.get("keys", "").split(","))
+    values = {name: _parsed(name, text, hints[name]) for name, text in texts.items()}
+    values.setdefault("keys", ())
     if file := environment.get(PREFIX + "KEYS_FILE"):
         values["keys"] += digests(Path(file).read_text(encoding="utf-8").splitlines())
         if not values["keys"]:
@@ -98,8 +107,9 @@ def from_environment(environment: Mapping[str, str] = os.environ, **given: Any) 
 def to_environment(settings: Settings) -> dict[str, str]:
     """The environment from which `from_environment` makes the same settings; keys only as their digests."""
     values = {each.name: getattr(settings, each.name) for each in fields(settings)}
-    values["keys"] = ",".join(_DIGEST + digest for digest in settings.keys)
+    values["keys"] = tuple(_DIGEST + digest for digest in settings.keys)
     values |= {name: int(value) for name, value in values.items() if isinstance(value, bool)}
+    values |= {name: ",".join(value) for name, value in values.items() if isinstance(value, tuple)}
     return {PREFIX + name.upper(): str(value) for name, value in values.items()}
 
 
@@ -120,12 +130,29 @@ def digests(keys: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _hosts(names: list[str]) -> tuple[str, ...]:
+    for name in names:
+        if not re.fullmatch(r"[\w.*:\[\]-]+", name):
+            raise ValueError(f"hosts must be names as in scorer.example.com or *.example.com, got {name!r}")
+    return tuple(names)
+
+
+def _networks(texts: list[str]) -> tuple[str, ...]:
+    try:
+        return tuple(str(ipaddress.ip_network(text, strict=False)) for text in texts)
+    except ValueError as error:
+        raise ValueError(f"proxies must be addresses or networks as in 10.0.0.0/8: {error}") from None
+
+
+_LISTS = {"keys": digests, "hosts": _hosts, "proxies": _networks}
+
 _RANGES = {
     "version": (0, 2**31 - 1), "interval": (0.05, 86_400), "port": (1, 65_535),
     "metrics_port": (0, 65_535), "workers": (0, 1024),
     "threads": (1, 64), "batch": (1, 256), "deadline": (0, 1), "queue": (1, 100_000), "photos": (1, 10_000),
     "body": (1024, 2**31 - 1), "held": (1024, 2**36), "pixels": (10_000, 178_956_970),
     "seconds": (0.1, 3600), "advising": (1, 1000), "drain": (0, 600), "grace": (0, 3600),
+    "connections": (1, 2048), "rate": (0, 100_000),
 }  # fmt: skip
 
 
@@ -133,6 +160,8 @@ def _parsed(name: str, text: str, kind: type) -> Any:
     """A setting's value from its text."""
     if kind is str:
         return text
+    if kind == tuple[str, ...]:
+        return _LISTS[name]([part for part in (part.strip() for part in text.split(",")) if part])
     if kind is bool:
         words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
         if text.lower() not in words:
