@@ -267,16 +267,32 @@ def test_two_places_of_models_cannot_share_a_name(server, models, tmp_path):
     assert server.changes == before
 
 
-def test_a_token_is_sent_over_https_alone(server, models, monkeypatch, tmp_path):
-    (tmp_path / "token").write_text("secret\n")
-    monkeypatch.setenv(model_registry.TOKEN, str(tmp_path / "token"))
+@pytest.mark.parametrize(
+    ("named", "asked", "sent"),
+    [
+        ("https://registry", "https://registry", True),
+        ("https://registry/", "https://registry", True),
+        ("http://registry", "http://registry", False),
+        ("https://registry", "https://another", False),
+        ("", "https://registry", False),
+    ],
+)
+def test_a_token_is_sent_over_https_to_the_registry_that_it_was_made_for(named, asked, sent, models, monkeypatch):
+    monkeypatch.setenv(model_registry.TOKEN, "secret")
+    monkeypatch.setenv(model_registry.VARIABLE, named)
+    publish(models, 1)
+    headers = []
+    monkeypatch.setattr(requests, "request", lambda *_, **options: headers.append(options["headers"]) or 1 / 0)
+    model_registry.tell(asked, models, NAME)
+    assert headers == [{"Authorization": "Bearer secret"} if sent else {}]
+
+
+def test_the_token_of_a_pod_is_sent_to_no_registry(server, models, monkeypatch, tmp_path):
+    (tmp_path / "token").write_text("secret")
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
     publish(models, 1)
     tell(server, models)
     assert set(server.tokens) == {""}
-    asked = []
-    monkeypatch.setattr(requests, "request", lambda *_, **options: asked.append(options["headers"]) or 1 / 0)
-    model_registry.tell("https://registry", models, NAME)
-    assert asked == [{"Authorization": "Bearer secret"}]
 
 
 # The stand-in is as strict as the true one

@@ -14,7 +14,6 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,10 +29,12 @@ VARIABLE = "MODEL_REGISTRY"
 PATIENCE = 60.0
 """Seconds for which a registry that does not answer is tried again: what is published serves all the while."""
 
-TOKEN = "KF_PIPELINES_SA_TOKEN_PATH"
-"""The environment variable that names the file of the account's token, as Kubeflow's own clients read it."""
+TOKEN = "MODEL_REGISTRY_TOKEN"
+"""The environment variable that holds a token for the registry that ``MODEL_REGISTRY`` names, and for no other URL.
 
-_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # of the pod's service account
+A pod's own token is Kubernetes', and whoever starts a run names the URL: it is sent to none.
+"""
+
 _APIS = ("/api/model_registry/v1/", "/api/model_registry/v1alpha3/")  # alike in all that is asked here
 _TIMEOUT = 10.0  # seconds for each answer
 _PAUSE = 2.0  # seconds before the next try; each one waits twice as long as the one before
@@ -210,7 +211,7 @@ class _Server:
 
     def __init__(self, url: str, until: float) -> None:
         self._until = until
-        token = _token() if url.startswith("https://") else ""  # never in the clear
+        token = _token(url)
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         for self._base in [url.rstrip("/") + api for api in _APIS]:
             if self._ask("GET", "registered_models", missing=True, pageSize="1") is not None:
@@ -301,9 +302,7 @@ def _words(answer: requests.Response) -> str:
     return " ".join(str(said).split())[:300]
 
 
-def _token() -> str:
-    """The account's token, where the pod has one."""
-    try:
-        return Path(os.environ.get(TOKEN) or _ACCOUNT).read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""
+def _token(url: str) -> str:
+    """The token that was made for the registry at the URL; never in the clear."""
+    named = url.rstrip("/") == os.environ.get(VARIABLE, "").rstrip("/")
+    return os.environ.get(TOKEN, "") if named and url.startswith("https://") else ""
