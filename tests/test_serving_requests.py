@@ -9,6 +9,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import threading
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -19,13 +20,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from components.scorer import faces, portable, warmup
+from components.scorer.decoding import Unusable
 from components.scorer.embedding import Reader
-from images.serving import bodies, reference
+from images.serving import batching, bodies, reference
 from images.serving.models import Served
 from images.serving.problems import Problem
 from images.serving.settings import Settings, cores, digests, from_environment, to_environment
 from tests.conftest import drawn_photo
-from tests.serving import ROOT, Here, imports_of_a_server
+from tests.serving import PATIENCE, ROOT, Here, imports_of_a_server, until
 
 PHOTO = drawn_photo(0.6, seed=1, size=(90, 120))
 OTHER = drawn_photo(0.2, seed=2, size=(120, 90))
@@ -520,6 +522,34 @@ def test_forms_that_are_none_are_refused(here):
     problem(here.post("/score", content=b"--x--\r\n", headers=headers), 422, "no-photo")
 
 
+def test_a_field_comes_once(here):
+    parts = [("job", (None, "tutor")), ("job", (None, "tutor")), *form(PHOTO)]
+    problem(here.post("/score", files=parts), 422, "repeated-field")
+
+
+@pytest.mark.parametrize(
+    "text", ["[" + "0," * 66_000 + "0]", '{"instances":[' + "{}," * 60_000 + "{}]}", "[" * 150_000, '{"a":[' * 60_000]
+)
+def test_json_that_would_grow_is_refused_before_it_is_read(here, text, monkeypatch):
+    monkeypatch.setattr(bodies, "_VALUES", 50_000)
+    monkeypatch.setattr(bodies.pydantic_core, "from_json", None)  # never asked
+    for path in ("/v1/models/portraits:predict", "/v2/models/portraits/infer", "/invocations"):
+        problem(here.post(path, content=text[:200_000], headers=JSON), 413, "too-many-values")
+
+
+def test_json_of_a_full_request_has_far_fewer_values_than_it_may(here):
+    rows = {"instances": [{"image_bytes": {"b64": "QUJD"}, "job": "tutor"}] * 10_000}
+    assert bodies.parse(json.dumps(rows).encode()) == rows
+
+
+def test_lines_and_elements_without_number_are_not_gathered(here):
+    lines = {"content-type": "application/jsonlines"}
+    problem(here.post("/invocations", content=b"{}\n" * 60_000, headers=lines), 413, "too-many-photos")
+    body = {"inputs": [{"name": "image_bytes", "shape": [1], "datatype": "BYTES",
+                        "parameters": {"binary_data_size": 100_000}}]}  # fmt: skip
+    assert "expected 1 elements, as its shape says, got more" in infer(here, body, bytes(100_000)).json()["detail"]
+
+
 def test_a_compressed_body_is_refused(here):
     answer = here.post("/invocations", content=b"x", headers={"content-type": "image/jpeg", "content-encoding": "gzip"})
     problem(answer, 415, "content-encoding")
@@ -539,6 +569,27 @@ def test_bodies_that_take_all_room_say_when_to_come_again_and_give_it_back(here,
     problem(answer, 429, "busy")
     assert answer.headers["retry-after"]
     assert here.state.room._taken == 0
+
+
+def test_a_small_photo_waits_for_no_large_one(here, monkeypatch):
+    """Four large photos are being decoded, for as long as the small one is not answered."""
+    answered = threading.Event()
+    decode, pixels = batching.decode, batching._pixels
+    large = [b"large%d" % number for number in range(4)]
+
+    def slowly(portable, photo):
+        if photo.data in large:
+            assert answered.wait(PATIENCE)
+            raise Unusable("unreadable", "it was no photo")
+        decode(portable, photo)
+
+    monkeypatch.setattr(batching, "decode", slowly)
+    monkeypatch.setattr(batching, "_pixels", lambda data: 10**8 if data in large else pixels(data))
+    under_way = here.begin("POST", "/score", files=form(*large))
+    until(lambda: here.state.batching._under_way == 4, "the large ones are under way")
+    assert here.post("/score", files=form(PHOTO)).status_code == 200
+    answered.set()
+    assert under_way.result(PATIENCE).status_code == 422
 
 
 def test_too_many_requests_for_advice_say_when_to_come_again(here, monkeypatch):
@@ -585,6 +636,32 @@ def test_anything_else_does_not(locked, headers):
 def test_probes_and_pages_need_no_key(locked):
     for path in ("/live", "/ready", "/ping", "/v2/health/ready", "/docs", "/docs/reference.css", "/openapi.json"):
         assert locked.get(path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "passes"),
+    [("localhost:8080", True), ("127.0.0.1", True), ("[::1]:8080", True), ("scorer", True), ("10.1.2.3:80", True),
+     ("scorer.portraits.svc.cluster.local", True), ("LOCALHOST.", True), ("stranger.example", False),
+     ("127.0.0.1.stranger.example", False), ("localhost.stranger.example:8080", False)],
+)  # fmt: skip
+def test_without_a_key_only_a_host_that_no_stranger_can_own_is_answered(here, host, passes):
+    answer = here.get("/about", headers={"host": host})
+    if passes:
+        assert answer.status_code == 200
+    else:
+        assert "name it by --hosts" in problem(answer, 421, "host")
+    assert here.get("/ready", headers={"host": host}).status_code == 200
+
+
+def test_hosts_that_are_listed_are_answered_and_no_others(small_models):
+    listed = from_environment({"SCORER_HOSTS": "scorer.example, *.portraits.example"}).hosts
+    with Here(replace(SETTINGS, model=str(small_models), hosts=listed)) as named:
+        for host, status in (("scorer.example", 200), ("a.portraits.example:80", 200), ("localhost", 421)):
+            assert named.get("/about", headers={"host": host}).status_code == status
+
+
+def test_a_key_opens_by_any_host(locked):
+    assert locked.get("/about", headers={"host": "any.example", "x-api-key": "first"}).status_code == 200
 
 
 # Operation and pages
@@ -663,7 +740,8 @@ def test_warm_up_photos_are_drawn_without_tensorflow():
 
 
 def test_settings_pass_through_the_environment_unchanged_but_for_the_keys_text():
-    settings = replace(SETTINGS, model="gs://b/m", keys=digests(["secret"]), nginx=False, deadline=0.001)
+    settings = replace(SETTINGS, model="gs://b/m", keys=digests(["secret", "another"]), nginx=False, deadline=0.001)
+    settings = replace(settings, hosts=("a.example", "b.example"), proxies=("10.0.0.0/8",), rate=3)
     environment = to_environment(settings)
     assert "secret" not in str(environment)
     assert from_environment(environment) == settings
@@ -672,6 +750,10 @@ def test_settings_pass_through_the_environment_unchanged_but_for_the_keys_text()
 def test_settings_say_what_they_expected(tmp_path):
     with pytest.raises(ValueError, match=r"queue must be a whole number from 1 to 100000, got '0'"):
         from_environment({"SCORER_QUEUE": "0"})
+    with pytest.raises(ValueError, match=r"hosts must be names .* got 'https://a'"):
+        from_environment({"SCORER_HOSTS": "a,https://a"})
+    with pytest.raises(ValueError, match="proxies must be addresses or networks"):
+        from_environment({"SCORER_PROXIES": "10.0.0.0/99"})
     with pytest.raises(ValueError, match="nginx must be true or false, got 'maybe'"):
         from_environment({"SCORER_NGINX": "maybe"})
     with pytest.raises(ValueError, match="expected 64 hexadecimal digits after sha256:, got 2 characters"):

@@ -166,7 +166,7 @@ class Batching:
         """Starts no thread before the first photo."""
         self.settings, self._metrics = settings, metrics
         self._pool = ThreadPoolExecutor(settings.threads, "decoding")
-        self._large = Lock()
+        self._large = ThreadPoolExecutor(1, "decoding-large")  # with a queue of its own: a small photo waits for none
         self._under_way = 0
 
     def check(self, photos: int = 1) -> None:
@@ -206,7 +206,7 @@ class Batching:
                 done = partial(loop.call_soon_threadsafe, _settle_unless_done, future)
                 photo = Photo(data, each, apart=attempts.SECOND.get(), until=until, done=done)
                 network.expect(1)
-                self._pool.submit(self._decode, network, photo)
+                self._pool.submit(self._assign, network, photo)
                 waiting.append(future)
             found = (
                 await asyncio.gather(*waiting, return_exceptions=True) if len(waiting) > 1 else [await _one(waiting[0])]
@@ -220,15 +220,13 @@ class Batching:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
     def alone_when_large(self, data: bytes, work: Callable[[], Any]) -> Any:
-        """The work's result; of photos with very many pixels one at a time is worked on."""
-        if _pixels(data) <= _LARGE:
-            return work()
-        with self._large:
-            return work()
+        """The work's result, for another thread; of photos with very many pixels one at a time is worked on."""
+        return self._large.submit(work).result() if _pixels(data) > _LARGE else work()
 
     def close(self) -> None:
         """End the threads."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._large):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _count(self, change: int) -> None:
         self._under_way += change
@@ -246,12 +244,19 @@ class Batching:
             return found
         raise found
 
+    def _assign(self, network: Network, photo: Photo) -> None:
+        """Decode a photo at once, or when it is its turn among those that take long."""
+        if photo.apart or _pixels(photo.data) > _LARGE:
+            self._large.submit(self._decode, network, photo)
+        else:
+            self._decode(network, photo)
+
     def _decode(self, network: Network, photo: Photo) -> None:
         began = time.perf_counter()
         try:
             if time.monotonic() > photo.until:
                 raise busy(f"the photo waited for {self.settings.seconds:g} s and its turn did not come", 5)
-            self.alone_when_large(photo.data, lambda: decode(network.portable, photo))
+            decode(network.portable, photo)
             self._metrics.stages["decoding"].observe(time.perf_counter() - began)
         except BaseException as error:
             network.expect(-1)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _TEXT = 1024  # bytes of a field that is not a photo
 _DEEPEST = "nested too deeply"
+_VALUES = 100_000  # in JSON, each of which takes up to 350 bytes of memory, of a few bytes of text
+_MARKS = (b",", b":", b"[", b"{")  # of which there is one before each value but the first
+_PIECE = 2**20  # bytes that are looked at before it is clear that there are too many
 _TAKEN = "scorer.bytes"  # in a request's scope: what it took of the room
 
 
@@ -91,8 +94,13 @@ def parse(data: bytes) -> Any:
     """The value in JSON.
 
     Raises:
-        Problem: 400, it is not JSON.
+        Problem: 400, it is not JSON; 413, it has too many values.
     """
+    marks = 0
+    for start in range(0, len(data), _PIECE):
+        marks += sum(data.count(mark, start, start + _PIECE) for mark in _MARKS)
+        if marks > _VALUES:
+            raise Problem(413, "too-many-values", f"expected at most {_VALUES} values in JSON, got more")
     with contextlib.suppress(ValueError):  # twenty times as fast; what it refuses is judged, and told of, below
         return pydantic_core.from_json(data, cache_strings="keys")
     try:
@@ -227,6 +235,9 @@ class _FormReader:
             expected = " or ".join(map(repr, self._names))
             detail = f"expected photos as {expected} and optionally 'job', got a field {self._name[:40]!r}"
             raise Problem(422, "unknown-field", detail, headers={"Connection": "close"})
+        if self._name in self.form.fields:
+            detail = f"expected the field {self._name!r} once, got it again"
+            raise Problem(422, "repeated-field", detail, headers={"Connection": "close"})
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         self._data += memoryview(data)[start:end]

@@ -159,7 +159,7 @@ def _tensor(entry: Any, binary: memoryview, state: State) -> tuple[str, list[byt
     if size is not None:
         if type(size) is not int or not 0 <= size <= len(binary):
             raise _unfit(f"input {name!r}: expected binary_data_size from 0 to {len(binary)}, got {str(size)[:20]!r}")
-        values: list[Any] = _elements(binary[:size], name)
+        values: list[Any] = _elements(binary[:size], name, count)
         binary = binary[size:]
     else:
         values = entry.get("data")
@@ -168,7 +168,8 @@ def _tensor(entry: Any, binary: memoryview, state: State) -> tuple[str, list[byt
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
             raise _unfit(f'input {name!r}: expected "data" to be a list of texts, photos in base64')
     if len(values) != count:
-        raise _unfit(f"input {name!r}: expected {count} elements, as its shape says, got {len(values)}")
+        came = len(values) if len(values) < count else "more"
+        raise _unfit(f"input {name!r}: expected {count} elements, as its shape says, got {came}")
     return name, values, binary
 
 
@@ -182,10 +183,10 @@ def _count(shape: Any, name: str) -> int:
     return math.prod(shape)
 
 
-def _elements(data: memoryview, name: str) -> list[bytes]:
-    """The elements of a binary tensor of BYTES: each after its size."""
+def _elements(data: memoryview, name: str, count: int) -> list[bytes]:
+    """The elements of a binary tensor of BYTES, each after its size; one more than the count at most."""
     elements = []
-    while len(data):
+    while len(data) and len(elements) <= count:
         size = _SIZE.unpack(data[:4])[0] if len(data) >= 4 else len(data)
         if len(data) < 4 + size:
             raise _unfit(f"input {name!r}: expected each element after its size in 4 bytes, got data that is cut off")

@@ -4,6 +4,7 @@ https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.h
 as with SageMaker's own TensorFlow container; of JSON lines each is one photo, and fails alone; a picture is a picture.
 """
 
+import io
 import json
 from typing import Any
 
@@ -53,10 +54,13 @@ async def invocations(request: Request) -> Response:
 
 async def _invoke_lines(body: bytes, state: State, served: Served, lines: bool) -> Response:
     """An answer or a problem a line."""
-    rows = [line for line in body.splitlines() if line.strip()]
+    rows = []
+    for line in io.BytesIO(body):  # one by one: in 32 MB there may be very many
+        if line.strip():
+            rows.append(line)
+            state.check_photos(len(rows))
     if not rows:
         raise Problem(400, "unfit-request", "expected at least one line of JSON, got none")
-    state.check_photos(len(rows))
     told: list[Any] = [None] * len(rows)
     asked: list[tuple[int, bytes, str]] = []
     for place, row in enumerate(rows):
