@@ -1,7 +1,10 @@
 """Photos in every format and mode, from really encoded bytes."""
 
 import pickle
+import re
 import struct
+import subprocess
+import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,8 +16,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
-from PIL import ExifTags, Image, ImageCms, ImageDraw
+from PIL import ExifTags, Image, ImageCms, ImageDraw, ImageFile, PngImagePlugin, TiffImagePlugin
 
+from components.scorer import decoding
 from components.scorer.decoding import Unusable, decode, encode, normalise, upright
 from components.scorer.settings import Ingestion
 
@@ -105,9 +109,9 @@ def description(text):
     return b"desc\0\0\0\0" + struct.pack(">I", len(text)) + text + b"\0" * 78
 
 
-def matrix_profile(matrix, gamma):
-    """An RGB profile: primaries as the columns of ``matrix`` (XYZ under D50) and one gamma."""
-    tags = {b"desc": description(b"test"), b"cprt": b"text\0\0\0\0none\0"}
+def matrix_profile(matrix, gamma, more=()):
+    """An RGB profile: primaries as the columns of ``matrix`` (XYZ under D50) and one gamma, and more tags."""
+    tags = {b"desc": description(b"test"), b"cprt": b"text\0\0\0\0none\0", **dict(more)}
     white = matrix.sum(1)
     for name, xyz in zip((b"wtpt", b"rXYZ", b"gXYZ", b"bXYZ"), (white, *matrix.T), strict=True):
         tags[name] = b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(v * 65536) for v in xyz))
@@ -162,6 +166,7 @@ PLAIN = {
     "cmyk tiff": (lambda im: encoded(im.convert("CMYK"), "TIFF"), EXACT),
     "gif": (lambda im: encoded(im, "GIF"), EXACT),
     "heic": (lambda im: encoded(im, "HEIF", quality=95), LOSSY),
+    "avif": (lambda im: encoded(im, "AVIF", quality=90, speed=10), LOSSY),
 }
 """Every format and mode that holds colours of 8 bits: how to write it, and how well it keeps a colour."""
 
@@ -398,7 +403,7 @@ def test_the_same_photo_gives_the_same_bytes(kind):
         (b"", "expected a photo, got an empty file"),
         (b"<html>404</html>", r"got 16 bytes that begin with b'<html>40'"),
         (b"\xff\xd8\xff\xe0 and nothing of use", "unreadable"),
-        (encoded(Image.new("RGB", (96, 96)), "ICO"), "expected JPEG, PNG, WEBP, HEIF, GIF, TIFF or BMP"),
+        (encoded(Image.new("RGB", (96, 96)), "ICO"), "expected JPEG, PNG, WEBP, HEIF, AVIF, GIF, TIFF or BMP"),
     ],
     ids=["empty", "a web page", "a JPEG's first bytes", "another format"],
 )
@@ -425,6 +430,230 @@ def header_only_png(width, height):
         + struct.pack(">I", zlib.crc32(body))
         + b"\0\0\0\0IDAT\0\0\0\0"
     )
+
+
+def box(fourcc, body):
+    return struct.pack(">I4s", 8 + len(body), fourcc) + body
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_film_behind_a_photo_is_not_looked_at(progressive):
+    data = encoded(quarters(), "JPEG", quality=95, progressive=progressive)
+    film = box(b"ftyp", b"mp42\0\0\0\0isommp42") + box(b"mdat", b"\xff\xda" * 500)
+    assert normalise(data + film, SETTINGS) == normalise(data, SETTINGS)
+
+
+def test_of_several_photos_in_one_jpeg_only_the_first_is_looked_at():
+    data = encoded(quarters(), "JPEG", quality=95, progressive=True)
+    several = encoded(quarters(), "MPO", save_all=True, append_images=[quarters()] * 40, quality=95, progressive=True)
+    assert several.count(b"\xff\xda") > 100
+    assert normalise(several, SETTINGS) == normalise(data, SETTINGS)
+
+
+def test_a_thumbnail_in_the_metadata_is_not_looked_at():
+    data = encoded(quarters(), "JPEG", quality=95, exif=b"Exif\0\0" + b"\xff\xda" * 200 + b"\xff\xd9")
+    assert_quarters(upright(data, SETTINGS), LOSSY)
+
+
+@pytest.mark.parametrize(("repeats", "accepted"), [(85, True), (95, False), (5000, False)])
+def test_a_jpeg_of_more_than_a_hundred_scans_is_refused(repeats, accepted):
+    data = encoded(quarters(), "JPEG", quality=95, progressive=True)
+    last = data.rindex(b"\xff\xda")
+    many = data[:-2] + data[last:-2] * repeats + b"\xff\xd9"
+    if accepted:
+        assert upright(many, SETTINGS).size == (96, 128)
+    else:
+        with pytest.raises(Unusable, match="bomb: expected at most 100 scans of a JPEG, got more"):
+            upright(many, SETTINGS)
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+@pytest.mark.parametrize("kind", ["jpeg", "progressive jpeg", "adobe cmyk jpeg"])
+def test_a_jpeg_that_lacks_only_its_end_is_read(kind, cut):
+    data = PLAIN[kind][0](scenery(300, 300))
+    assert normalise(data[:-cut], SETTINGS) == normalise(data, SETTINGS)
+    assert normalise(data[:-cut] + bytes(100), SETTINGS) == normalise(data, SETTINGS)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "progressive jpeg"])
+@pytest.mark.parametrize("cut", [40, 3000])
+@pytest.mark.parametrize("filling", [b"", bytes(200)])
+def test_a_jpeg_that_lacks_more_than_its_end_is_unreadable(kind, cut, filling):
+    with pytest.raises(Unusable, match="unreadable"):
+        normalise(PLAIN[kind][0](scenery(300, 300))[:-cut] + filling, SETTINGS)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "progressive jpeg"])
+@pytest.mark.parametrize("cut", range(3, 12))
+def test_a_jpeg_that_lacks_its_last_bytes_too_is_read_only_where_they_show_nowhere(kind, cut):
+    data = PLAIN[kind][0](scenery(300, 300))
+    whole = upright(data, SETTINGS)
+    try:
+        cut_off = upright(data[:-cut], SETTINGS)
+    except Unusable:
+        cut_off = whole  # no half picture, which is as good
+    assert cut_off.tobytes() == whole.tobytes()
+
+
+def test_a_progressive_jpeg_that_lacks_whole_scans_is_unreadable():
+    data = PLAIN["progressive jpeg"][0](scenery(300, 300))
+    with pytest.raises(Unusable, match="unreadable"):
+        normalise(data[: data.rindex(b"\xff\xda")], SETTINGS)
+
+
+def large_profile(size):
+    """A profile that is applied, with a tag of so many bytes that nobody reads."""
+    return matrix_profile(DISPLAY_P3, 2.2, more={b"priv": b"text\0\0\0\0" + np.random.default_rng(0).bytes(size)})
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_a_profile_of_megabytes_is_applied_in_every_format(format):
+    data = encoded(quarters(), format, icc_profile=large_profile(1_500_000), quality=97)
+    expected = [to_srgb(colour, DISPLAY_P3, 2.2) for colour in (RED, GREEN, BLUE, GREY)]
+    assert_quarters(upright(data, SETTINGS), LOSSY if format == "WEBP" else 4, expected)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_a_profile_above_4_mib_is_passed_over_in_every_format(format):
+    data = encoded(quarters(), format, icc_profile=large_profile(5_000_000), quality=97)
+    assert_quarters(upright(data, SETTINGS), LOSSY)
+
+
+def test_profiles_are_not_kept():
+    for number in range(20):
+        upright(encoded(quarters(), "PNG", icc_profile=large_profile(1000 + number)), SETTINGS)
+    assert len(decoding._transforms) == 16
+    assert {len(digest) for digest in decoding._transforms} == {32}
+
+
+@pytest.mark.parametrize("size", [10, 2_000_000, 30_000_000])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_xmp_of_any_size_spoils_no_png(size, zipped):
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", "<x:xmpmeta>" + " " * size + "</x:xmpmeta>", zip=zipped)
+    assert_quarters(upright(encoded(quarters(), "PNG", pnginfo=info), SETTINGS), EXACT)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_many_texts_spoil_no_png(zipped):
+    info = PngImagePlugin.PngInfo()
+    for number in range(80):
+        info.add_text(f"text{number}", " " * 1_000_000, zip=zipped)
+    assert_quarters(upright(encoded(quarters(), "PNG", pnginfo=info), SETTINGS), EXACT)
+
+
+def bmp(image):
+    """A BMP of 32 bits a pixel whose header (BITMAPV4HEADER) names the bits of alpha."""
+    pixels = image.convert("RGBA").transpose(Image.Transpose.FLIP_TOP_BOTTOM).tobytes("raw", "BGRA")
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + b"BGRs" + bytes(48)
+    header = struct.pack("<IiiHHIIiiII", 108, *image.size, 1, 32, 3, len(pixels), 0, 0, 0, 0) + masks
+    return b"BM" + struct.pack("<IHHI", 14 + len(header) + len(pixels), 0, 0, 14 + len(header)) + header + pixels
+
+
+@pytest.mark.parametrize("size", [(96, 128), (960, 1280)])
+def test_a_bmp_whose_fourth_byte_is_always_0_keeps_its_colours(size):
+    image = quarters(*size).convert("RGBA")
+    image.putalpha(0)
+    assert Image.open(BytesIO(bmp(image))).mode == "RGBA"
+    assert_quarters(upright(bmp(image), SETTINGS), EXACT)
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF"])
+def test_a_photo_of_which_nothing_is_visible_is_no_white_photo(format):
+    image = quarters().convert("RGBA")
+    image.putalpha(0)
+    with pytest.raises(Unusable, match="unreadable: expected a photo, got one whose every pixel is transparent"):
+        upright(encoded(image, format), SETTINGS)
+
+
+def pages(*images, reduced=()):
+    """A TIFF of pages, of which some are marked as reduced copies of others."""
+    stream = BytesIO()
+    with TiffImagePlugin.AppendingTiffWriter(stream) as writer:
+        for number, image in enumerate(images):
+            image.save(writer, "TIFF", tiffinfo={254: 1} if number in reduced else {})
+            writer.newFrame()
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("reduced", [(), (0,)])
+def test_of_a_tiff_the_photo_is_taken_and_not_the_thumbnail_before_it(reduced):
+    photo = decode(pages(Image.new("RGB", (80, 80)), quarters(480, 640), quarters(96, 128), reduced=reduced), SETTINGS)
+    assert (photo.width, photo.height) == (480, 640)
+    assert_quarters(photo.image, EXACT)
+
+
+def test_a_tiff_of_previews_alone_is_no_photo():
+    with pytest.raises(Unusable, match="got a TIFF of previews alone, as cameras' raw files are: save it as JPEG"):
+        decode(pages(quarters(), reduced=(0,)), SETTINGS)
+
+
+def test_a_broken_second_page_spoils_no_tiff():
+    data = bytearray(pages(quarters(), Image.new("RGB", (800, 800))))
+    first = struct.unpack_from("<I", data, 4)[0]
+    after = first + 2 + 12 * struct.unpack_from("<H", data, first)[0]
+    struct.pack_into("<I", data, after, len(data) - 5)
+    assert_quarters(upright(bytes(data), SETTINGS), EXACT)
+
+
+def sized(format, width, height, **options):
+    """A photo of one colour."""
+    return encoded(Image.new(options.pop("mode", "RGB"), (width, height), options.pop("colour", 90)), format, **options)
+
+
+@pytest.mark.parametrize(
+    ("data", "accepted"),
+    [
+        (lambda: sized("WEBP", 9990, 9990, mode="RGBA", colour=(9, 9, 9, 99), lossless=True, method=0), False),
+        (lambda: sized("WEBP", 5500, 5500, method=0), False),
+        (lambda: sized("PNG", 10_000, 10_000, mode="P"), True),
+        (lambda: sized("GIF", 10_000, 10_000, mode="P"), True),
+        (lambda: sized("JPEG", 10_000, 10_000, mode="L", progressive=True), True),
+        (lambda: sized("JPEG", 8_000, 8_000, progressive=True), True),
+        (lambda: sized("JPEG", 8_500, 8_500, progressive=True, subsampling=0), False),
+        (lambda: sized("TIFF", 9_000, 9_000, mode="L", compression="tiff_adobe_deflate", strip_size=2**30), False),
+        (lambda: tiles(96, 128, 30_000), False),
+    ],
+    ids=["webp 100", "webp 30", "png 100 p", "gif 100", "jpeg grey", "jpeg 4:2:0", "jpeg 4:4:4", "strip", "tile"],
+)
+def test_what_takes_too_many_bytes_is_refused_before_it_is_decoded(monkeypatch, data, accepted):
+    data = data()
+    if accepted:
+        assert decode(data, SETTINGS).width >= 8_000
+        return
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("it is decoded"))
+    with pytest.raises(Unusable, match=r"bomb: expected a photo that takes at most 384 MiB to decode, got \d+ x \d+"):
+        decode(data, SETTINGS)
+
+
+def tiles(width, height, side):
+    """A TIFF in one tile that is far larger than the photo."""
+    data = bytearray(encoded(Image.new("RGB", (width, height)), "TIFF", compression="tiff_adobe_deflate"))
+    first = struct.unpack_from("<I", data, 4)[0]
+    for entry in range(first + 2, first + 2 + 12 * struct.unpack_from("<H", data, first)[0], 12):
+        tag = struct.unpack_from("<H", data, entry)[0]
+        if tag == 278:  # rows a strip: what nobody needs becomes the tile's width, and the next tag its height
+            struct.pack_into("<HHII", data, entry, 322, 4, 1, side)
+        if tag == 279:
+            struct.pack_into("<HHII", data, entry, 323, 4, 1, side)
+    return bytes(data)
+
+
+def test_a_file_that_takes_more_memory_than_its_header_tells_fails_alone(tmp_path):
+    path = tmp_path / "bomb.webp"
+    path.write_bytes(sized("WEBP", 9_990, 9_990, mode="RGBA", colour=(9, 9, 9, 99), lossless=True, method=0))
+    code = (
+        "import sys; from pathlib import Path; from components.scorer import decoding\n"
+        "from components.scorer.settings import Ingestion\n"
+        "decoding.MEMORY = 2**40\n"
+        "try: decoding.decode(Path(sys.argv[1]).read_bytes(), Ingestion())\n"
+        "except decoding.Unusable as error: print(error)\n"
+        "print(decoding.decode(Path(sys.argv[2]).read_bytes(), Ingestion()).width)\n"
+    )
+    other = tmp_path / "photo.jpg"
+    other.write_bytes(encoded(quarters(), "JPEG"))
+    done = subprocess.run([sys.executable, "-c", code, path, other], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"(bomb|unreadable): .*\n96\n", done.stdout), done.stdout
 
 
 @pytest.mark.parametrize("side", [10_001, 13_000, 20_000, 60_000])

@@ -79,6 +79,25 @@ def test_the_same_picture_comes_of_every_set_of_vector_instructions(monkeypatch)
     assert len(set(found.values())) == 1
 
 
+@pytest.mark.parametrize("wheel", [True, False])
+@pytest.mark.parametrize("size", [(320, 213), (320, 40), (31, 640), (959, 639), (960, 640)])
+def test_strips_give_the_picture_that_the_whole_gives(monkeypatch, size, wheel):
+    if not wheel:
+        monkeypatch.setattr(scaling, "simd", None)
+    image = patches(961, 641, "RGB", 3)
+    whole = scaling.shrink(image, size)
+    monkeypatch.setattr(scaling, "_STRIP", 961 * 3)
+    assert scaling.shrink(image, size).tobytes() == whole.tobytes()
+
+
+def test_pillow_scales_strips_as_it_scales_a_whole(monkeypatch):
+    monkeypatch.setattr(scaling, "simd", None)
+    image = patches(1961, 1641, "RGB", 3)
+    for size in ((320, 213), (900, 700), (1900, 100)):
+        whole = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+        assert scaling.shrink(image, size).tobytes() == whole.tobytes()
+
+
 def test_threads_shrink_at_once():
     image = patches(400, 300, "RGB", 1)
     with ThreadPoolExecutor(8) as pool:

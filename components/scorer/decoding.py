@@ -5,27 +5,41 @@ the same pixels in all of them. Decoding is done by Pillow, HEIC by libheif thro
 profiles by LittleCMS; `scaling` scales.
 """
 
+import hashlib
+import math
+import threading
 import warnings
-from functools import lru_cache
 from io import BytesIO
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 import pillow_heif
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
-from components.scorer import scaling
+from components.scorer import jpeg, memory, png, scaling
 from components.scorer.settings import Ingestion
 
-FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "GIF", "TIFF", "BMP")
+FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "GIF", "TIFF", "BMP")
 """Pillow's names of the formats that are read; what else it can open is of no use here and a larger target."""
 
 LONGEST_SIDE = 65_500
 """Pixels: the longest side that libjpeg writes (JPEG_MAX_DIMENSION)."""
 
+MEMORY = 384 * 2**20
+"""Bytes that a photo may take while it is decoded, by what its header tells: 100 million pixels of 4 bytes."""
+
+_LIMIT = 3 * MEMORY  # bytes that the process may take besides: a second wall, where a header tells less than there is
 _SCANS = 100  # of a JPEG: progressive ones have some ten; each may cost as much as decoding the whole photo again
 _DRAFT = 1.5  # times the size to come: JPEGs scaled while decoding then differ from the full decode by 48-57 dB
+_PROFILE = 4 * 2**20  # bytes: a larger colour profile is passed over; those of printing presses have 2 MB
+_FILLINGS = bytes.fromhex("b7e151628aed2a6b") * 99, bytes.fromhex("e43f6a8885a308d3") * 99  # many bits, no marker
+_PAGES = 100  # of a TIFF that are looked at for the largest
+_REDUCED, _BITS, _STRIP_ROWS, _TILE = 254, 258, 278, (322, 323)  # tags of TIFF 6.0
+_JPEG = ("JPEG", "MPO")
+_KEPT = 16  # ways between colours that are kept, by the digest of their profile
+_transforms: "dict[bytes, tuple[str, ImageCms.ImageCmsTransform | None]]" = {}
+_building = threading.Lock()
 _SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # a profile's colour space, as Pillow's mode
 _TRANSPOSES = {  # what sets a photo with this EXIF orientation upright (CIPA DC-008, tag 274)
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -38,6 +52,7 @@ _TRANSPOSES = {  # what sets a photo with this EXIF orientation upright (CIPA DC
 }
 
 pillow_heif.register_heif_opener()
+PngImagePlugin.MAX_TEXT_CHUNK = 2 * _PROFILE  # larger ones do not come to it, see `png`; its own takes them for damage
 # What Pillow warns of is judged here, photo by photo (its error at twice the pixels stays, as a second wall), or
 # is broken metadata, which spoils no pixel.
 for _category in (Image.DecompressionBombWarning, UserWarning):
@@ -86,8 +101,9 @@ def decode(data: bytes, settings: Ingestion) -> Photo:
     """Decode a photo, set it upright, bring it to sRGB and shrink it; it is never enlarged.
 
     Transparency is laid over white, as a web page would show it. Of an animation the first frame is taken.
-    16-bit samples keep their higher byte. An embedded colour profile is applied, a broken one ignored, as is
-    broken EXIF. JPEGs of several times the size are scaled while they are decoded.
+    Of a TIFF's pages the largest is taken. 16-bit samples keep their higher byte. An embedded colour profile is
+    applied; a broken one, or one of more than 4 MiB, is ignored, as is broken EXIF. JPEGs of several times the size are
+    scaled while they are decoded.
 
     Args:
         data: an encoded photo in one of `FORMATS`.
@@ -98,19 +114,21 @@ def decode(data: bytes, settings: Ingestion) -> Photo:
 
     Raises:
         Unusable: the bytes are no photo in one of `FORMATS`, or are cut off or damaged; the header tells of more
-            than ``maximum_pixels`` (no pixel is decoded then), or of a side below ``minimum_side``.
+            than ``maximum_pixels``, or of pixels that take more than `MEMORY` to decode (none is decoded then), or of a
+            side below ``minimum_side``.
     """
+    memory.give_back()
     try:
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
-            if image.format in ("JPEG", "MPO") and (scans := data.count(b"\xff\xda")) > _SCANS:
-                raise Unusable("bomb", f"expected at most {_SCANS} scans of a JPEG, got {scans}")
-            return _decoded(image, settings)
+        with memory.limited(_LIMIT), _opened(data) as image:
+            return _decoded(image, data, settings)
     except Unusable:
         raise
     except Image.UnidentifiedImageError:
         raise Unusable("unreadable", _unidentified(data)) from None
     except Image.DecompressionBombError as error:
         raise Unusable("bomb", str(error)) from None
+    except MemoryError:
+        raise Unusable("bomb", f"expected a photo that is decoded in {_LIMIT} bytes, got one that takes more") from None
     except Exception as error:  # on damaged files the decoders raise nearly anything, from KeyError to SyntaxError
         raise Unusable("unreadable", f"cut off or damaged: {type(error).__name__}: {error}") from error
 
@@ -138,27 +156,85 @@ def _unidentified(data: bytes) -> str:
     return f"expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, got {len(data)} bytes that begin with {data[:8]!r}"
 
 
-def _decoded(image: Image.Image, settings: Ingestion) -> Photo:
+def _opened(data: bytes) -> Image.Image:
+    """The photo as its header tells of it; no pixel is decoded yet."""
+    if data.startswith(png.SIGNATURE):
+        data = png.without_large_texts(data, _PROFILE)
+    image = Image.open(BytesIO(data), formats=FORMATS)
+    return _largest_page(image, data) if image.format == "TIFF" else image
+
+
+def _largest_page(image: Image.Image, data: bytes) -> Image.Image:
+    """A TIFF at its largest page, of several the first; what is marked as a reduced copy of another does not count."""
+    largest, most = None, 0
+    for page in range(_PAGES):
+        try:
+            image.seek(page)
+        except Exception:  # there is none, or a broken one, which spoils no other
+            break
+        reduced = image.tag_v2.get(_REDUCED, 0)
+        if isinstance(reduced, int) and reduced & 1:
+            continue
+        if image.width * image.height > most:
+            largest, most = page, image.width * image.height
+    if largest is None:
+        raise Unusable(
+            "unreadable", "expected a photo, got a TIFF of previews alone, as cameras' raw files are: save it as JPEG"
+        )
+    image = Image.open(BytesIO(data), formats=("TIFF",))
+    image.seek(largest)
+    return image
+
+
+def _decoded(image: Image.Image, data: bytes, settings: Ingestion) -> Photo:
     _check(image, settings)
     width, height = image.size
     size = _shrunk(width, height, settings.shorter_side)
-    if image.format in (
-        "JPEG",
-        "MPO",
-    ):  # pillow-heif's draft takes the embedded thumbnail, which may be another picture
-        image.draft(None, (round(size[0] * _DRAFT), round(size[1] * _DRAFT)))
+    outline, draft = jpeg.Outline(1, True, True), (round(size[0] * _DRAFT), round(size[1] * _DRAFT))
+    if image.format in _JPEG:  # pillow-heif's draft takes the embedded thumbnail, which may be another picture
+        outline = jpeg.outline(data, _SCANS)
+        if outline.scans > _SCANS:
+            raise Unusable("bomb", f"expected at most {_SCANS} scans of a JPEG, got more")
+        image.draft(None, draft)
+    _check_memory(image, (width, height), outline.scans)
+    if outline.complete and not outline.ended:
+        image = _ended(data, draft)
     image.load()
     profile, orientation = image.info.get("icc_profile"), _orientation(image)
-    photo = _opaque(image)
-    if photo.size != size:
-        photo = scaling.shrink(photo, size)
-    photo = _srgb(photo, profile)
+    photo = _srgb(_plain(image, size), profile)
     if orientation in _TRANSPOSES:
         photo = photo.transpose(_TRANSPOSES[orientation])
         if orientation >= 5:
             width, height = height, width
     photo.info = {}  # Pillow writes the source's comment into a JPEG unless told otherwise
     return Photo(photo, width, height)
+
+
+def _ended(data: bytes, draft: tuple[int, int]) -> Image.Image:
+    """A JPEG that lacks its end, with it.
+
+    The end says nothing of the pixels, and the decoder fills up what else is missing with grey. So the pixels are held
+    against those that come when something else stands there: where nothing is missing, nothing is filled up.
+
+    Raises:
+        Unusable: it lacks more.
+    """
+    stem = data.rstrip(b"\0")
+    if stem.endswith(b"\xff"):  # half of the end, or a byte 255 among the coefficients, which a 0 follows
+        stem = stem + b"\0" if len(stem) < len(data) else stem[:-1]
+    digests = set()
+    for filling in (b"", *_FILLINGS):
+        with Image.open(BytesIO(stem + filling + jpeg.END), formats=("JPEG",)) as image:
+            image.draft(None, draft)
+            digest = hashlib.sha256()
+            for _, strip in scaling.strips(image):
+                digest.update(strip.tobytes())
+            digests.add(digest.digest())
+    if len(digests) > 1:
+        raise Unusable("unreadable", "cut off or damaged: the last rows of the JPEG are missing")
+    image = Image.open(BytesIO(stem + jpeg.END), formats=("JPEG",))
+    image.draft(None, draft)
+    return image
 
 
 def _check(image: Image.Image, settings: Ingestion) -> None:
@@ -170,6 +246,80 @@ def _check(image: Image.Image, settings: Ingestion) -> None:
         raise Unusable("too small", f"expected sides of {settings.minimum_side} pixels or more, got {width} x {height}")
     if max(_shrunk(width, height, settings.shorter_side)) > LONGEST_SIDE:
         raise Unusable("unreadable", f"expected a photo, got a strip of {width} x {height} pixels")
+
+
+def _check_memory(image: Image.Image, size: tuple[int, int], scans: int) -> None:
+    needed = _memory(image, size, scans)
+    if needed > MEMORY:
+        raise Unusable(
+            "bomb",
+            f"expected a photo that takes at most {MEMORY >> 20} MiB to decode, got {size[0]} x {size[1]} pixels of"
+            f" {image.format}, which take {needed >> 20}: save it smaller, or as a JPEG that is not progressive",
+        )
+
+
+def needed(data: bytes, settings: Ingestion) -> int:
+    """Bytes of memory that decoding a photo takes, by its header; 0 where that cannot be read."""
+    try:
+        with _opened(data) as image:
+            size = image.size
+            if image.format in _JPEG:
+                image.draft(None, tuple(round(side * _DRAFT) for side in _shrunk(*size, settings.shorter_side)))
+            return _memory(image, size, 2 if image.info.get("progressive") else 1)
+    except Exception:  # decoding will say it better
+        return 0
+
+
+def _memory(image: Image.Image, size: tuple[int, int], scans: int) -> int:
+    """Bytes that loading a photo takes at its peak, from what its header tells; measured by `decode_memory`.
+
+    Args:
+        image: opened and, where that is done, reduced by ``draft``.
+        size: width and height that it has unreduced.
+        scans: of a JPEG.
+    """
+    pixels, stored = image.width * image.height, _stored(image.mode)
+    if image.format in _JPEG:
+        return pixels * stored + (_coefficients(image, *size) if scans > 1 else 0)
+    if image.format == "TIFF":
+        return pixels * stored + _tiff_buffers(image, stored)
+    if image.format == "BMP" and stored == 1:  # runs are unpacked by Pillow's own code, and copied twice
+        return pixels * 3
+    if image.format in ("WEBP", "AVIF"):  # two frames and a copy of RGBA beside the picture; AVIF: planes of 16 bits
+        return pixels * 17
+    if image.format == "HEIF":
+        return round(pixels * _heif(image))
+    return pixels * stored
+
+
+def _stored(mode: str) -> int:
+    """Bytes of a pixel in Pillow's memory."""
+    return 1 if mode in ("1", "L", "P") else 2 if mode.startswith("I;16") else 4
+
+
+def _coefficients(image: Image.Image, width: int, height: int) -> int:
+    """Bytes of all coefficients of a JPEG, which libjpeg holds when there are several scans, at whatever scale."""
+    across, down = (max(sampling) for sampling in list(zip(*image.layer, strict=True))[1:3])
+    blocks = math.ceil(width / 8 / across) * math.ceil(height / 8 / down)
+    return blocks * sum(layer[1] * layer[2] for layer in image.layer) * 64 * 2
+
+
+def _tiff_buffers(image: Image.Image, stored: int) -> int:
+    """Bytes that libtiff unpacks at a time: a tile or a strip, which may be all; and a copy where it is turned."""
+    turned = image.width * image.height * stored if image.tag_v2.get(ExifTags.Base.Orientation, 1) != 1 else 0
+    if image.info.get("compression") == "raw":
+        return turned
+    bits = image.tag_v2.get(_BITS, (1,))
+    tile = [image.tag_v2.get(tag) for tag in _TILE]
+    width, height = tile if all(tile) else (image.width, min(image.height, image.tag_v2.get(_STRIP_ROWS, 2**32)))
+    return width * height * max(sum(bits) // 8, 4) + turned
+
+
+def _heif(image: Image.Image) -> float:
+    """Bytes of a pixel at the peak of libheif: the decoder's planes, its copy of them, and what that is made into."""
+    deep = 2 if image.info.get("bit_depth", 8) > 8 else 1
+    planes = deep * ({420: 1.5, 422: 2}.get(image.info.get("chroma"), 3) + (image.mode == "RGBA"))
+    return 0.5 + max(2 * planes + (planes / 2 if deep > 1 else 3), len(image.mode) + _stored(image.mode))
 
 
 def _shrunk(width: int, height: int, side: int) -> tuple[int, int]:
@@ -186,6 +336,30 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
+def _plain(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The picture as 8-bit L, RGB or CMYK of this size, made strip by strip: no copy of its own size is ever there."""
+    if "A" in image.getbands() and not image.getbbox(alpha_only=True):
+        if image.format != "BMP":
+            raise Unusable("unreadable", "expected a photo, got one whose every pixel is transparent")
+        opaque = _without_alpha  # many programs leave the fourth byte of a BMP's pixels at 0
+    else:
+        opaque = _opaque
+    if image.size != size:
+        return scaling.shrink(image, size, opaque)
+    if image.mode in ("L", "RGB", "CMYK") and not image.has_transparency_data:
+        return image
+    whole = None
+    for top, strip in scaling.strips(image):
+        strip = opaque(strip)
+        whole = whole or Image.new(strip.mode, size)
+        whole.paste(strip, (0, top))
+    return whole
+
+
+def _without_alpha(image: Image.Image) -> Image.Image:
+    return image.convert("RGB")
+
+
 def _opaque(image: Image.Image) -> Image.Image:
     """The picture as 8-bit L, RGB or CMYK."""
     if image.mode.startswith("I;16"):
@@ -200,7 +374,7 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """An L, RGB or CMYK picture in sRGB, as its colour profile asks."""
-    space, transform = _transform(profile) if profile else ("", None)
+    space, transform = _transform(profile) if profile and len(profile) <= _PROFILE else ("", None)
     if space == "RGB" and image.mode == "L":
         image = image.convert("RGB")
     if transform and _SPACES[space] == image.mode:
@@ -208,9 +382,18 @@ def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     return image.convert("RGB")
 
 
-@lru_cache(maxsize=16)
 def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
     """A profile's colour space and the way from it to sRGB; None where there is none or nothing to do."""
+    digest = hashlib.sha256(profile).digest()
+    with _building:
+        if digest not in _transforms:
+            if len(_transforms) == _KEPT:
+                del _transforms[next(iter(_transforms))]
+            _transforms[digest] = _built(profile)
+        return _transforms[digest]
+
+
+def _built(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
         space = source.profile.xcolor_space.strip()
