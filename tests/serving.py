@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,6 +115,7 @@ class Load:
     def __init__(self, server: Server, photo: bytes, clients: int = 4) -> None:
         self.statuses: list[int | str] = []
         self.versions: set[int] = set()
+        self.closed: Counter[int] = Counter()  # answers that have closed their connection, by client
         self._server, self._photo, self._stop = server, photo, threading.Event()
         self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
 
@@ -133,6 +135,7 @@ class Load:
                 try:
                     answer = client.post("/score", files={"photos": self._photo})
                     self.statuses.append(answer.status_code)
+                    self.closed[threading.get_ident()] += "close" in answer.headers.get("connection", "")
                     if answer.status_code == 200:
                         self.versions.add(answer.json()["model"]["version"])
                 except httpx.HTTPError as error:

@@ -3,7 +3,8 @@
     python -m images.serving --model runs/models/portraits
 
 When it is told to end (SIGTERM, SIGINT), ``/ready`` says no for the time of ``drain``, while requests are still
-answered; then Nginx stops listening and ends when the requests in flight are answered, and Gunicorn after it.
+answered, each over a connection that is closed by its answer; when it is told again that time is over. Then Nginx stops
+listening and ends when the requests in flight are answered, and Gunicorn after it.
 """
 
 import argparse
@@ -185,9 +186,9 @@ def _fetch(settings: Settings) -> None:
 
 
 def _serve(settings: Settings, nginx: str | None, configuration: str) -> int:
-    stopping = threading.Event()
+    words: list[int] = []  # to end
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+        signal.signal(number, lambda number, _: words.append(number))
     # A place of its own: a worker that writes to a mapped file on a full file system dies of SIGBUS.
     metrics = tempfile.mkdtemp(prefix="portrait-scorer-", dir=MEMORY if os.access(MEMORY, os.W_OK) else settings.run)
     environment = {
@@ -210,14 +211,17 @@ def _serve(settings: Settings, nginx: str | None, configuration: str) -> int:
             _await(lambda: last.exists() or gunicorn.poll() is not None)
             children["nginx"] = _start_nginx(nginx, settings)
         log.event("started", port=settings.port, workers=settings.workers, nginx=bool(nginx))
-        while not stopping.wait(_LOOK):
+        while not words:
+            time.sleep(_LOOK)
             for name, child in children.items():
                 if child.poll() is not None:
                     log.event("ended", level="error", child=name, status=child.returncode)
                     return 1
         log.event("draining", seconds=settings.drain)
         Path(settings.run, DRAINING).touch()
-        time.sleep(settings.drain)
+        until = time.monotonic() + settings.drain
+        while len(words) < 2 and time.monotonic() < until:
+            time.sleep(_LOOK)
         return 0
     finally:
         if "nginx" in children:

@@ -12,6 +12,7 @@ from images.serving.models import Models
 from images.serving.settings import from_environment
 
 _SETTINGS = from_environment()
+_ON_ITS_WAY = 1.0  # seconds that a request may take after its connection
 
 
 class Protocol(HttpToolsProtocol):
@@ -27,6 +28,13 @@ class Protocol(HttpToolsProtocol):
         models: Models = self.config.app.state.server.models
         if models.draining or (self.server and self.server[0] == places.shared(_SETTINGS.run)):
             self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """The worker ends; a connection over which nothing has come yet may have been made for a request on its way."""
+        if self.cycle is None:
+            self.loop.call_later(_ON_ITS_WAY, super().shutdown)
+        else:
+            super().shutdown()
 
 
 class Worker(UvicornWorker):
