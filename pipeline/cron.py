@@ -4,6 +4,9 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, time, timedelta
 
+# Not by croniter, which reads another cron: it takes ranges that run backwards (30-10 as minute 1 and on) and Sunday as
+# 7, which robfig/cron refuses, and fires on every second day or Monday where */2 * 1 means both.
+
 _FIELDS = {  # least, most and names of each
     "second": (0, 59, ()),
     "minute": (0, 59, ()),
@@ -15,11 +18,25 @@ _FIELDS = {  # least, most and names of each
 _PART = re.compile(r"(?:(?P<any>[*?])|(?P<first>\w+)(?:-(?P<last>\w+))?)(?:/(?P<step>[1-9]\d*))?")
 
 
+_YEARS = 5  # in which robfig/cron looks for the next time, before it takes it that there is none
+
+
 def check(cron: str) -> None:
-    """Refuse what Kubeflow would take and never run, or run at another time than meant.
+    """Refuse what Kubeflow would refuse, or take and never run.
 
     Raises:
-        ValueError: not six fields, or a field out of its range.
+        ValueError: not six fields, a field out of its range, a range that runs backwards, or a day that never comes.
+    """
+    now = datetime.now(UTC)
+    if next(times(cron, now, now + timedelta(days=366 * _YEARS)), None) is None:
+        raise ValueError(f"cron {cron!r} never comes: no such day in {_YEARS} years; change day of the month or month")
+
+
+def _parsed(cron: str) -> list[list[int]]:
+    """The values that each field names, in order.
+
+    Raises:
+        ValueError: as `check`, but for days that never come.
     """
     fields = str(cron).split()
     if len(fields) != len(_FIELDS):
@@ -30,6 +47,11 @@ def check(cron: str) -> None:
             values = filter(None, match.group("first", "last")) if match else [""]
             if not all(value in names or (value.isdigit() and least <= int(value) <= most) for value in values):
                 raise ValueError(f"cron {cron!r}: {part!r} is no {what}; expected {least} to {most}, a range or *")
+    values = [_values(text.lower(), field) for text, field in zip(fields, _FIELDS.values(), strict=True)]
+    for part, named in (item for found in values for item in found.items()):
+        if not named:
+            raise ValueError(f"cron {cron!r}: the range {part!r} runs backwards; name two ranges, parted by a comma")
+    return [sorted(set().union(*found.values())) for found in values]
 
 
 def times(cron: str, since: datetime, until: datetime) -> Iterator[datetime]:
@@ -38,11 +60,10 @@ def times(cron: str, since: datetime, until: datetime) -> Iterator[datetime]:
     Where both the day of the month and that of the week are restricted, one of them is enough, as ever in cron.
 
     Raises:
-        ValueError: as ``check``.
+        ValueError: as `check`, but for days that never come: there are no times then.
     """
-    check(cron)
-    fields = cron.lower().split()
-    seconds, minutes, hours, days, months, weekdays = map(_values, fields, _FIELDS.values())
+    seconds, minutes, hours, days, months, weekdays = _parsed(cron)
+    fields = cron.split()
     either = not any(text.startswith(("*", "?")) for text in (fields[3], fields[5]))
     day = since.astimezone(UTC).date()
     while day <= until.astimezone(UTC).date():
@@ -55,10 +76,10 @@ def times(cron: str, since: datetime, until: datetime) -> Iterator[datetime]:
         day += timedelta(days=1)
 
 
-def _values(text: str, field: tuple[int, int, tuple[str, ...]]) -> list[int]:
-    """The values that a field names, in order."""
+def _values(text: str, field: tuple[int, int, tuple[str, ...]]) -> dict[str, range]:
+    """The values that each part of a field names; none where it is a range that runs backwards."""
     least, most, names = field
-    found: set[int] = set()
+    found: dict[str, range] = {}
     for part in text.split(","):
         match = _PART.fullmatch(part)
         first, last = (names.index(v) + least if v in names else v and int(v) for v in match.group("first", "last"))
@@ -67,5 +88,5 @@ def _values(text: str, field: tuple[int, int, tuple[str, ...]]) -> list[int]:
             first, last = least, most
         elif last is None:
             last = most if match["step"] else first  # 5/15: from 5 on
-        found |= set(range(first, last + 1, step))
-    return sorted(found)
+        found[part] = range(first, last + 1, step)
+    return found

@@ -27,11 +27,33 @@ def test_cron_of_six_fields_is_taken(expression):
 @pytest.mark.parametrize(
     "expression", ["0 3 * * 1", "0 0 3 * * 1 2026", "60 0 3 * * 1", "0 0 24 * * *", "0 0 3 0 * *", "0 0 3 * 13 *",
                    "0 0 3 * * 7", "0 0 3 * * /2", "0 0 3 * mon *", "0 0 3 * * */0", "@daily", "",
-                   "0 0 three * * *", "0 0 -1 * * *"],
+                   "0 0 three * * *", "0 0 -1 * * *", "0 0 3 * * 5-1", "0 0 3 * * fri-mon", "0 30-10 * * * *",
+                   "0 0 3 * 12-2 *", "0 0 3 1,20-10/2 * *"],
 )  # fmt: skip
 def test_cron_of_another_form_or_out_of_range_is_refused(expression):
     with pytest.raises(ValueError, match="cron"):
         cron.check(expression)
+
+
+@pytest.mark.parametrize("expression", ["0 0 3 30 2 *", "0 0 3 31 2,4,6,sep,nov ?", "0 0 3 31 4-6/2 *"])
+def test_a_day_that_never_comes_is_refused(expression):
+    with pytest.raises(ValueError, match="never comes"):
+        cron.check(expression)
+
+
+@pytest.mark.parametrize("expression", ["0 0 3 29 2 *", "0 0 3 30 2 1", "0 0 3 30 2-3 *", "0 0 3 31 */2 *"])
+def test_a_rare_day_is_taken(expression):
+    cron.check(expression)
+
+
+@given(st.integers(0, 59), st.integers(0, 59))
+def test_a_range_is_taken_unless_it_runs_backwards(first, last):
+    expression = f"0 {first}-{last} 3 * * *"
+    if first <= last:
+        cron.check(expression)
+    else:
+        with pytest.raises(ValueError, match=f"the range '{first}-{last}' runs backwards"):
+            cron.check(expression)
 
 
 @pytest.mark.parametrize(
