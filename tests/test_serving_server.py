@@ -425,6 +425,24 @@ def test_what_cannot_begin_says_why_in_a_line(words, told):
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_no_module_is_taken_from_the_folder_it_is_started_in(models, tmp_path, monkeypatch):
+    (tmp_path / "fastapi.py").write_text("raise SystemExit('taken')\n")
+    (tmp_path / "relative").symlink_to(models)
+    monkeypatch.setattr("tests.serving.ROOT", tmp_path)
+    with started("relative", tmp_path, "--workers", "1", PYTHONPATH=str(ROOT), PYTHONSAFEPATH="1") as server:
+        assert httpx.get(f"{server.url}/about").status_code == 200
+
+
+def test_a_folder_that_others_may_write_to_is_refused(models, tmp_path):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    words = ["--model", str(models), "--folder", str(tmp_path / "open"), "--port", "0"]
+    done = subprocess.run([sys.executable, "-m", "images.serving", *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "expected a folder that no other account may write to" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_nothing_of_a_request_is_logged(server, client):
     client.post(f"/explain?{QUERY}", files={"photo": (NAME, PHOTO)})
     client.post(f"/score?{QUERY}", files={"photos": (NAME, PHOTO[:99])})

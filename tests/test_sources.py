@@ -1,7 +1,9 @@
 """Sources of photos: what is listed, under which id, and what is left out."""
 
+import json
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import boto3
@@ -208,6 +210,25 @@ def test_a_tfds_data_set_gives_all_its_splits(tfds_dir, tmp_path, uri):
 @pytest.mark.parametrize("uri", ["tfds:faces/train", "tfds:faces:1.0.0/train", "tfds:{}/faces/1.0.0/train"])
 def test_a_tfds_data_set_gives_one_split(tfds_dir, tmp_path, uri):
     assert ids(uri.format(tfds_dir), tmp_path) == ["0.png", "1.png", "2.png"]
+
+
+@pytest.mark.parametrize("uri", ["tfds:faces", "tfds:{}/faces/1.0.0"])
+@pytest.mark.parametrize("key", ["pythonClassName", "python_class_name"])
+def test_a_tfds_data_set_says_not_what_is_imported(tfds_dir, tmp_path, monkeypatch, uri, key):
+    shutil.copytree(tfds_dir, tmp_path / "data")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "imported.py").write_text(f"open({str(tmp_path / 'done')!r}, 'w')\nclass Feature: pass\n")
+    file = tmp_path / "data" / "faces" / "1.0.0" / "features.json"
+    features = json.loads(file.read_text())
+    label = features["featuresDict"]["features"]["label"]
+    label[key] = "imported.Feature"
+    if key != "pythonClassName":
+        del label["pythonClassName"]
+    file.write_text(json.dumps(features))
+    with pytest.raises(ValueError, match=r"expected only features of tensorflow_datasets .* 'imported.Feature'"):
+        photo_files(uri.format(tmp_path / "data"), str(tmp_path / "scratch"))
+    assert not (tmp_path / "done").exists()
 
 
 def test_a_tfds_photo_has_its_pixels(tfds_dir, tmp_path):

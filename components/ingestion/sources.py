@@ -230,10 +230,15 @@ def _prepared(uri: str, name: str) -> "tfds.core.DatasetBuilder | None":
     """The data set of this name or in this folder, downloaded if need be; None when there is none."""
     import tensorflow_datasets as tfds
 
+    from components.scorer import photos
+
     if name.startswith("/"):
-        return tfds.builder_from_directory(name) if Path(name, "dataset_info.json").is_file() else None
+        return photos.builder(name) if Path(name, "dataset_info.json").is_file() else None
+    prepared = os.environ.get("TFDS_DATA_DIR")
+    for file in Path(prepared, re.split("[/:]", name)[0]).rglob("features.json") if prepared else ():
+        photos.check_features(file.parent)
     try:
-        builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
+        builder = tfds.builder(name, data_dir=prepared)
     except tfds.core.registered.DatasetNotFoundError:
         return None
     try:

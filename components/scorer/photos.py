@@ -1,5 +1,7 @@
 """The data set's photos as batches, and its records as a table."""
 
+import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,15 +48,46 @@ class View:
     scale: float
 
 
+def builder(dataset: str | Path) -> tfds.core.DatasetBuilder:
+    """The data set in a TFDS directory, which is read as data: none of its files says what is imported.
+
+    Raises:
+        ValueError: it names a class of features that is not TFDS's own.
+    """
+    check_features(dataset)
+    return tfds.builder_from_directory(str(dataset))
+
+
+def check_features(dataset: str | Path) -> None:
+    """Raise ValueError where ``features.json`` in a TFDS directory names a class that is not TFDS's own.
+
+    TFDS imports the module of whatever class is named there.
+    """
+    file = Path(dataset, "features.json")
+    for name in _classes(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else ():
+        if not re.fullmatch(r"tensorflow_datasets\.core\.features(\.\w+)+", name):
+            raise ValueError(f"expected only features of tensorflow_datasets in {file}, got the class {name!r}")
+
+
+def _classes(value: Any) -> Iterator[str]:
+    """What TFDS takes for a class's name in ``features.json``, in its present form and the one before."""
+    if isinstance(value, dict):
+        names = ("pythonClassName", "python_class_name", *(("type",) if "content" in value else ()))
+        yield from (value[name] for name in names if isinstance(value.get(name), str))
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _classes(inner)
+
+
 def reading(dataset: str | Path) -> Reading:
     """What the records of a data set directory carry of faces."""
-    known = tfds.builder_from_directory(str(dataset)).info.features
+    known = builder(dataset).info.features
     return Reading(known["embedding"].shape[0] if "embedding" in known else 0, "face" in known)
 
 
 def counts(dataset: str | Path) -> dict[str, int]:
     """Number of records of each split of a data set directory."""
-    return {name: split.num_examples for name, split in tfds.builder_from_directory(str(dataset)).info.splits.items()}
+    return {name: split.num_examples for name, split in builder(dataset).info.splits.items()}
 
 
 def fingerprint(dataset: str | Path) -> str:
@@ -72,8 +105,8 @@ def encoded(dataset: str | Path, split: str) -> tf.data.Dataset:
         dataset: TFDS directory.
         split: ``train``, or several as ``train+unlabelled`` (TFDS's split syntax).
     """
-    builder = tfds.builder_from_directory(str(dataset))
-    return builder.as_dataset(
+    found = builder(dataset)
+    return found.as_dataset(
         split=split,
         decoders={"photo": tfds.decode.SkipDecoding()},
         read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),

@@ -94,13 +94,13 @@ def _operation(app: FastAPI) -> None:
 
     @app.get("/ready", tags=["Operation"], **reference.READY)
     async def ready(request: Request) -> Response:
-        """A version answers and the server is not about to end; says too why a newer version could not be loaded."""
+        """A version answers and the server is not about to end; tells too whether a newer one could not be loaded."""
         models = of(request).models
         told = {
             "ready": models.ready,
             "version": models.current.version if models.current else None,
             "draining": models.draining,
-            "failing": models.failure,
+            "failing": models.failure is not None,  # why stands in the log: addresses are no stranger's business
         }
         return json_answer(told, 200 if models.ready else 503)
 

@@ -84,6 +84,7 @@ def main(arguments: Sequence[str] | None = None, gunicorn: str = GUNICORN) -> in
             settings = parse(arguments)
             nginx = (shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")) if settings.nginx else None
             settings = replace(settings, host=_host(settings), nginx=bool(nginx), folder=_folder(settings))
+            settings = replace(settings, model=source.absolute(settings.model))
             _fetch(settings)
             run = stack.enter_context(tempfile.TemporaryDirectory(prefix="run-", dir=settings.folder))
         except (ValueError, OSError) as error:
@@ -167,11 +168,14 @@ def _folder(settings: Settings) -> str:
             f" sockets, got {len(os.fsencode(folder))}: give a shorter --folder"
         )
     try:
-        os.makedirs(folder, exist_ok=True)
+        os.makedirs(folder, mode=0o700, exist_ok=True)
     except OSError as error:
         raise OSError(f"expected a folder that can be made at {folder}: {os.strerror(error.errno)}") from None
     if os.stat(folder).st_uid not in (os.geteuid(), 0):
         raise PermissionError(f"expected a folder of this account, {folder} is another's: give another --folder")
+    if os.stat(folder).st_mode & 0o022:
+        why = f"expected a folder that no other account may write to, {folder} is open to others"
+        raise PermissionError(f"{why}: give another --folder, one in it for example")
     return folder
 
 

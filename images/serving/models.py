@@ -200,7 +200,12 @@ class Models:
             await self._first()
         served = self.current
         if served is None:
-            raise not_ready("no version is loaded yet" if not self.failure else self.failure["why"])
+            why = (
+                "the version that is wanted cannot be loaded, see the server's log"
+                if self.failure
+                else "none is loaded yet"
+            )
+            raise not_ready(f"expected a version to answer: {why}")
         if name is not None and name != served.portable.name:
             raise Problem(404, "unknown-model", f"expected the model {served.portable.name!r}, got {name[:100]!r}")
         if version is not None and version != served.version:

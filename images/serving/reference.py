@@ -438,10 +438,8 @@ INVOCATIONS = _route(
 # ---- operation
 
 LIVE = _route("The process answers", {200: _json("It does", _object({"live": _TRUTH}), {"live": True})})
-_READY = _object(
-    {"ready": _TRUTH, "version": _or_null(_TEXT), "draining": _TRUTH, "failing": _or_null({"type": "object"})}
-)
-_READY_EXAMPLE = {"ready": True, "version": "3", "draining": False, "failing": None}
+_READY = _object({"ready": _TRUTH, "version": _or_null(_TEXT), "draining": _TRUTH, "failing": _TRUTH})
+_READY_EXAMPLE = {"ready": True, "version": "3", "draining": False, "failing": False}
 READY = _route("Requests are welcome", {200: _json("They are", _READY, _READY_EXAMPLE)})
 READY["responses"][503] = _json("They are not", _READY, _READY_EXAMPLE | {"ready": False, "draining": True})
 METRICS = _route(

@@ -79,6 +79,11 @@ class Answered:
     run: str
 
 
+def absolute(uri: str) -> str:
+    """An address that means the same wherever a process works; "" for none."""
+    return str(Path(uri.removeprefix("file://")).absolute()) if uri and not storage.is_remote(uri) else uri
+
+
 def find(settings: Settings) -> Source:
     """What the settings mean.
 
@@ -90,8 +95,7 @@ def find(settings: Settings) -> Source:
     uri = settings.model.rstrip("/")
     if not uri:
         raise ValueError("expected the address of a model or a version, got none: give --model")
-    if not storage.is_remote(uri):
-        uri = str(Path(uri.removeprefix("file://")).absolute())
+    uri = absolute(uri)
     if storage.exists(storage.join(uri, channels.COMPLETE)):
         if settings.version:
             raise ValueError(f"{uri} is a version already: leave --version {settings.version} out, or name its model")
