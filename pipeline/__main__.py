@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from components.ingestion.component import examine
 from components.scorer import channels, model_registry, preflight, progress, registry, retention, storage
 from components.scorer.workspace import Workspace
 from pipeline import collection, models, parameters, resources, runs, schedules
@@ -58,23 +59,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     """Run the DAG on this machine."""
-    given, folder = _given(options), options.build
-    if "photos" not in given:
-        if stray := [name for name in ("ratings", "unlabelled", "attributes") if name in given]:
-            raise ValueError(f"--{stray[0]} needs --photos; without both the embedded sample is run")
-        given, folder = runs.SAMPLE | given, folder / "sample"
+    own = _given(options)
+    given, folder = _completed(own, options.build)
+    if "photos" not in own:
         print("No photos given: this run is on the embedded sample, drawn by code. It shows the pipeline at work;")
         print("its figures say nothing about real portraits.", flush=True)
-    elif not given.get("ratings") and not given["photos"].startswith("sample:"):
-        raise ValueError("--photos needs --ratings")
-    places = {name: str((folder / name).absolute()) for name in ("models", "workspace")}
-    values = parameters.check({"revision": runs.revision(), **places, **_absolute(given)})
+    values = parameters.check({"revision": runs.revision(), **_absolute(given)})
     if (old := values.get("resume")) and not storage.exists(Workspace(values["workspace"], old).steps):
         raise ValueError(f"there is no run {old!r} in the workspace {values['workspace']}")
     began, run = time.monotonic(), runs.new_run()
     print(f"run {run}", flush=True)
     outcome = runs.here(values, folder.absolute(), run)
     return _tell(outcome, Workspace(values["workspace"], run), time.monotonic() - began)
+
+
+def _completed(given: dict[str, Any], build: Path) -> tuple[dict[str, Any], Path]:
+    """The parameters with what `run` fills in where they are left out, and the folder for what it makes."""
+    folder = build
+    if "photos" not in given:
+        if stray := [name for name in ("ratings", "unlabelled", "attributes") if name in given]:
+            raise ValueError(f"--{stray[0]} needs --photos; without both the embedded sample is run")
+        given, folder = runs.SAMPLE | given, build / "sample"
+    elif not given.get("ratings") and not given["photos"].startswith("sample:"):
+        raise ValueError("--photos needs --ratings")
+    return {name: str((folder / name).absolute()) for name in ("models", "workspace")} | given, folder
 
 
 def _tell(outcome: runs.Outcome, place: Workspace, seconds: float) -> int:
@@ -96,11 +104,13 @@ def _tell(outcome: runs.Outcome, place: Workspace, seconds: float) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     """Find out from here what would stop a run."""
-    values = parameters.check(_absolute(_given(options), check=False))
-    print(f"parameters: {len(values)} given, each of them in its range")
+    given = _given(options)
+    values = parameters.check(_absolute(_completed(given, BUILD)[0], check=False))
+    print(f"parameters: {len(given)} given, each of them in its range")
+    further = [("the ratings", lambda: examine(values))] if values.get("ratings") else []
     if options.kubeconfig:
         values = {name: parameters.default(name) for name in ("accelerator", "accelerator_count")} | values
-    for line in preflight.examine(values, kubeconfig=options.kubeconfig):
+    for line in preflight.examine(values, kubeconfig=options.kubeconfig, further=further):
         print(line, flush=True)
     return 0
 

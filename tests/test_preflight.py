@@ -165,7 +165,7 @@ def test_ingestion_looks_before_it_reads_any_photo(tmp_path, monkeypatch):
 def check(tmp_path: Path, *more: str) -> int:
     (tmp_path / "photos").mkdir(exist_ok=True)
     (tmp_path / "photos" / "a.jpg").write_bytes(b"photo")
-    (tmp_path / "r.csv").write_text("photo,mean\n")
+    (tmp_path / "r.csv").write_text("photo,mean\na.jpg,5\n")
     places = [f"--{name}={tmp_path / name}" for name in ("photos", "models", "workspace")]
     return main(["check", *places, f"--ratings={tmp_path / 'r.csv'}", *more])
 
@@ -191,3 +191,27 @@ def test_the_command_line_says_what_is_wrong_in_one_error(tmp_path, capsys, more
     printed = capsys.readouterr().err
     assert words in printed
     assert len(printed.splitlines()) == 1
+
+
+def test_the_check_asks_for_no_more_than_a_run_does(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"photo")
+    (tmp_path / "r.csv").write_text("photo,mean\na.jpg,5\n")
+    assert main(["check", "--photos=photos", "--ratings=r.csv"]) == 0
+    assert f"models {tmp_path}/build/models can be written to" in capsys.readouterr().out
+    assert main(["check"]) == 0
+    assert f"models {tmp_path}/build/sample/models can be written to" in capsys.readouterr().out
+    assert main(["check", "--photos=photos"]) == 2
+    assert "--photos needs --ratings" in capsys.readouterr().err
+
+
+def test_ratings_of_other_photos_are_found_out_and_no_photo_is_named(tmp_path, capsys):
+    assert check(tmp_path) == 0
+    assert "the ratings are a mean score a photo, of 1 photos that are there." in capsys.readouterr().out
+    (tmp_path / "r.csv").write_text("photo,mean\nanna.jpg,5\n")
+    command = ["check", f"--photos={tmp_path / 'photos'}", f"--ratings={tmp_path / 'r.csv'}"]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "1 thing is wrong; the ratings: expected ratings of the photos, got none that can be used" in error
+    assert "anna" not in error

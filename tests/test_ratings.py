@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.ingestion import maximum_entropy
-from components.ingestion.ratings import VOTES, Ratings, read_attributes, read_ratings, spellings
+from components.ingestion.matching import spellings
+from components.ingestion.ratings import VOTES, Ratings, read_attributes, read_ratings
 from components.scorer.settings import SCORES, Ingestion, from_parameters
 
 TEN = ",".join(map(str, SCORES))
@@ -448,7 +449,7 @@ def test_a_mean_out_of_range_is_left_out(read):
 
 @pytest.mark.parametrize("photo", ["/etc/a.jpg", "../a.jpg", "b/../../a.jpg", r"..\a.jpg", r"C:\a.jpg", "gs://b/a.jpg"])
 def test_a_path_that_leads_out_of_the_folder_is_left_out(read, photo):
-    ratings = read(f"photo,rater,score\n{photo},x,5\nb.jpg,x,5\n")
+    ratings = read(f"photo,rater,score\n{photo},x,5\nb.jpg,x,5\n").matched(["b.jpg", "a.jpg"])
     assert set(reasons(ratings).values()) == {"path outside the folder"}
     assert ratings.left_out[0].detail == "ratings.csv line 2"
     assert ratings.table.index.tolist() == ["b.jpg"]
@@ -498,6 +499,7 @@ def test_attributes_are_read_from_a_file_of_their_own(tmp_path):
     assert table.to_dict("index") == {
         "a.jpg": {"gender": "f", "age": "07", "group": "u1", "split": "train"},
         "b.jpg": {"gender": "", "age": "", "group": "", "split": ""},
+        "../c.jpg": {"gender": "f", "age": "1", "group": "u1", "split": ""},
     }
 
 

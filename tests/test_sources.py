@@ -309,3 +309,19 @@ def test_what_the_sample_does_not_know_is_named(tmp_path, uri):
 def test_sources_that_write_need_a_scratch_folder():
     with pytest.raises(ValueError, match="expected a scratch folder to write the photos of sample: to"):
         ids("sample:")
+
+
+def test_a_folder_of_links_that_lead_out_is_told_from_an_empty_one(folder, tmp_path):
+    put(tmp_path / "cache", "1", "2")
+    for name in ("1", "2", "3"):
+        (folder / f"{name}.jpg").symlink_to(tmp_path / "cache" / name)
+    with pytest.raises(ValueError, match=r"found none but 3 links that lead out of this folder \(1 of them to files"):
+        ids(folder)
+
+
+def test_a_link_to_nothing_is_left_out_and_not_passed_over(folder):
+    put(folder, "a.jpg")
+    (folder / "b.jpg").symlink_to(folder / ".git" / "annex" / "b.jpg")
+    source = open_source(str(folder))
+    assert [photo for photo, _ in source.photos()] == ["a.jpg"]
+    assert [(left.photo, left.reason) for left in source.left_out] == [("b.jpg", "unreadable")]

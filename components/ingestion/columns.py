@@ -156,13 +156,11 @@ class Photos:
         names: their names, in the order of their first rows.
         codes: for each row, the position of its photo in `names`, int [rows].
         first: for each photo, its first row, int [photos].
-        outside: for each photo, whether its name leads out of the folder of photos, bool [photos].
     """
 
     names: np.ndarray
     codes: np.ndarray
     first: np.ndarray
-    outside: np.ndarray
 
     @classmethod
     def of(cls, sheet: Sheet, column: str) -> "Photos":
@@ -179,7 +177,7 @@ class Photos:
         names = distinct[order]
         first = np.full(len(names), -1)
         first[codes[::-1]] = np.arange(len(codes))[::-1]
-        return cls(names, codes, first, np.array([leads_out(name) for name in names], bool))
+        return cls(names, codes, first)
 
 
 def path_of(name: str) -> str:

@@ -1,5 +1,8 @@
 """The contract of ingestion with Kubeflow."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from kfp import dsl
 
 from images.digests import STEPS_CPU
@@ -73,3 +76,23 @@ def ingestion(
         for name, value in found.items():
             metrics.log_metric(name, value)
         return fingerprint
+
+
+def examine(parameters: Mapping[str, Any]) -> str:
+    """Find out, before anything runs, whether the photos and ratings that a run names go together.
+
+    Args:
+        parameters: of the pipeline; those left out keep their default.
+
+    Returns:
+        What was found.
+
+    Raises:
+        FileNotFoundError: an input is not there.
+        ValueError: the ratings cannot be used, in the words of the step.
+    """
+    from components.ingestion.ingest import examine
+    from components.scorer.settings import Ingestion, among, from_parameters
+
+    named = [parameters.get(name, "") for name in ("photos", "ratings", "unlabelled", "attributes")]
+    return examine(*named, from_parameters(Ingestion, **among(dict(parameters), Ingestion)))

@@ -17,7 +17,7 @@ from components.ingestion.crops import shown_faces
 from components.ingestion.inputs import Inputs, read_inputs
 from components.ingestion.left_out import REASONS, LeftOut
 from components.ingestion.outcome import Outcome, Side
-from components.ingestion.ratings import VOTES, Ratings
+from components.ingestion.ratings import SCHEMAS, VOTES, Ratings, read_ratings
 from components.ingestion.report import page
 from components.scorer import embedding, face_weights, metrics, storage
 from components.scorer.settings import Faces, Ingestion
@@ -33,13 +33,15 @@ ADVICE = MappingProxyType(
         "too small": "give larger photos, or lower minimum_side",
         "no rating": "name the folder under unlabelled too, if its other photos are to be used without ratings",
         "no photo": "check that the paths in the ratings start from the folder given as photos",
-        "score out of range": "bring the scores to 1-10",
-        "path outside the folder": "give paths relative to the folder of photos",
+        "score out of range": "correct these scores, or set rating_scale to the scale on which they were given (0-100)",
+        "path outside the folder": "give paths from the folder of photos on, and files instead of links that lead out",
         "too few raters": "collect more ratings, or lower minimum_raters",
         "bridges two splits": "check the given splits and groups, or name a new workspace to draw every split anew",
     }
 )
 """What to do about photos that are left out for a reason."""
+
+_MADE = ("tfds:", "sample:")  # photos that are downloaded or drawn
 
 NO_FACES = Faces()
 """Faces are not looked for."""
@@ -91,15 +93,16 @@ def ingest(
         about = face_weights.prepare(faces, weights)
         address = _reachable(weights, about, spool) if about else ""
         inputs = read_inputs(photos, ratings, unlabelled, attributes, sources, settings)
+        _check_inputs(inputs, settings, workspace.left_out)
         table, left_out = _inspected(inputs, spool, settings, address)
 
         def check(assigned: groups.Assigned) -> None:
-            for what, side in zip(("rated", "unlabelled"), _sides(inputs, left_out, assigned), strict=True):
-                _check_left_out(what, side, settings, workspace.left_out)
+            for what, side in zip(("rated", "unlabelled"), _sides(inputs, left_out, assigned.left_out), strict=True):
+                _check_left_out(what, side, settings, workspace.left_out, inputs.hint)
             _check_splits(assigned.table, settings)
 
         assigned = groups.register_and_assign(workspace.splits, table, settings, check)
-        rated, others = _sides(inputs, left_out, assigned)
+        rated, others = _sides(inputs, left_out, assigned.left_out)
         outcome = Outcome(
             schema=inputs.rated.schema,
             table=assigned.table,
@@ -184,12 +187,10 @@ def _key(photo: str) -> str:
     return hashlib.sha256(photo.encode()).hexdigest()
 
 
-def _sides(
-    inputs: Inputs, left_out: tuple[list[LeftOut], list[LeftOut]], assigned: groups.Assigned
-) -> tuple[Side, Side]:
-    """What was considered and left out of the rated photos, and of the unlabelled ones."""
-    late = [entry for entry in assigned.left_out if entry.reason != _HARMLESS]
-    twins = [entry for entry in assigned.left_out if entry.reason == _HARMLESS]
+def _sides(inputs: Inputs, left_out: tuple[list[LeftOut], list[LeftOut]], grouped: list[LeftOut]) -> tuple[Side, Side]:
+    """What was considered and left out of the rated photos, and of the unlabelled ones, and in grouping both."""
+    late = [entry for entry in grouped if entry.reason != _HARMLESS]
+    twins = [entry for entry in grouped if entry.reason == _HARMLESS]
     sides = []
     for labelled, entries in ((True, [*left_out[0], *late]), (False, [*left_out[1], *twins])):
         once = {entry.photo: entry for entry in reversed(entries)}  # the reason that was found first
@@ -198,8 +199,67 @@ def _sides(
     return sides[0], sides[1]
 
 
-def _check_left_out(what: str, side: Side, settings: Ingestion, listing: str) -> None:
+def examine(photos: str, ratings: str, unlabelled: str, attributes: str, settings: Ingestion) -> str:
+    """Find out whether an ingestion would take photos and ratings, as far as names and ratings tell.
+
+    Args:
+        photos: address of the rated photos, as all others as for `ingest`. Photos that would have to be downloaded or
+            drawn (``tfds:``, ``sample:``) are not looked at.
+        ratings: ratings file.
+        unlabelled: address of photos without ratings, or ``""``.
+        attributes: table of attributes, or ``""``.
+        settings: of the ingestion.
+
+    Returns:
+        How many photos have ratings, and how these were read.
+
+    Raises:
+        FileNotFoundError: an input is not there.
+        ValueError: as `ingest` would raise it before it opens any photo.
+    """
+    if photos.startswith(_MADE):
+        given = read_ratings(ratings, settings)
+        return f"are {SCHEMAS[given.schema]}, of {len(given.table):,} photos. {' '.join(given.notes)}".rstrip()
+    inputs = read_inputs(photos, ratings, "" if unlabelled.startswith(_MADE) else unlabelled, attributes, "", settings)
+    _check_inputs(inputs, settings, "")
+    number = len(inputs.rated.table)
+    return f"are {SCHEMAS[inputs.rated.schema]}, of {number:,} photos that are there. {' '.join(inputs.notes)}".rstrip()
+
+
+def _check_inputs(inputs: Inputs, settings: Ingestion, listing: str) -> None:
+    """Stop before any photo is opened where no rating can be used, or too few.
+
+    Raises:
+        ValueError: says why, with examples, the likely cause and what to do.
+    """
+    rated, unlabelled = _sides(inputs, inputs.left_out, [])
+    if inputs.rated.table.empty:
+        unusable = inputs.rated.left_out
+        reasons = Counter(entry.reason for entry in unusable).most_common()
+        counts = "; ".join(f"{number:,} for {reason!r}: {REASONS[reason]}" for reason, number in reasons)
+        details = [entry.detail for entry in unusable if entry.reason == reasons[0][0] and entry.detail][:3]
+        hint = inputs.hint or f"For example: {'; '.join(details)}. What to do: {ADVICE[reasons[0][0]]}."
+        _list_left_out(unusable, listing)
+        raise ValueError(
+            f"expected ratings of the photos, got none that can be used; of {len(unusable):,} rated photos are left "
+            f"out {counts} {hint} No data set was written."
+        )
+    for what, side in (("rated", rated), ("unlabelled", unlabelled)):
+        _check_left_out(what, side, settings, listing, inputs.hint)
+
+
+def _list_left_out(entries: list[LeftOut], listing: str) -> str:
+    """Write a list of photos for the operator; says where it is. Without an address nothing is written or said."""
+    if not listing:
+        return ""
+    storage.write_bytes(listing, pd.DataFrame(entries).to_csv(index=False).encode())
+    return f"Which ones and why stands in {listing}. "
+
+
+def _check_left_out(what: str, side: Side, settings: Ingestion, listing: str, hint: str) -> None:
     """Stop when too many photos are left out, and list them.
+
+    `hint` says why names in the ratings may not be those of photos.
 
     Raises:
         ValueError: says how many, the commonest reason, where the list is, and what to do about it.
@@ -209,15 +269,16 @@ def _check_left_out(what: str, side: Side, settings: Ingestion, listing: str) ->
         return
     reasons = Counter(entry.reason for entry in faults)
     reason, number = reasons.most_common(1)[0]
-    storage.write_bytes(listing, pd.DataFrame(faults).to_csv(index=False).encode())
+    strangers = reasons["no photo"] + reasons["path outside the folder"]  # and as many photos may lack their ratings
+    advice = f"{ADVICE[reason]}. {hint}" if hint and 3 * strangers >= len(faults) else f"{ADVICE[reason]}."
     rest = ", ".join(f"{count:,} {other!r}" for other, count in reasons.most_common()[1:])
     raise ValueError(
         f"{len(faults):,} of {side.considered:,} {what} photos ({100 * len(faults) / side.considered:.3g} %) would be "
         f"left out, more than maximum_left_out allows ({100 * settings.maximum_left_out:.3g} %). "
         f"Most, {number:,}, for {reason!r}: {REASONS[reason]} "
         + (f"Others: {rest}. " if rest else "")
-        + f"Which ones and why stands in {listing}. What to do: {ADVICE[reason]}. If this is meant, raise "
-        "maximum_left_out. No data set was written."
+        + f"{_list_left_out(faults, listing)}What to do: {advice} If this is meant, raise maximum_left_out. "
+        "No data set was written."
     )
 
 

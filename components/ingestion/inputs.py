@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from components.ingestion.left_out import LeftOut
-from components.ingestion.ratings import Ratings, read_attributes, read_ratings, spellings
+from components.ingestion.matching import likely_cause, spellings, surplus
+from components.ingestion.ratings import Ratings, read_attributes, read_ratings
 from components.ingestion.sources import Source, open_source
 from components.scorer.settings import Ingestion
 
@@ -22,6 +23,7 @@ class Inputs:
         left_out: photos, and rated names, that are not to be inspected; first of the rated folder, then of the
             unlabelled one.
         notes: sentences for the report.
+        hint: where ratings name photos that are not there: examples of both, and why that may be so.
     """
 
     rated: Ratings
@@ -29,6 +31,7 @@ class Inputs:
     attributes: tuple[str, ...]
     left_out: tuple[list[LeftOut], list[LeftOut]]
     notes: list[str]
+    hint: str = ""
 
 
 def read_inputs(
@@ -58,10 +61,12 @@ def read_inputs(
     given = read_ratings(ratings, settings)  # first of all, for it is quick and often wrong
     about = read_attributes(attributes) if attributes else pd.DataFrame()
     listed = dict(source.photos())
-    rated = given.matched(listed)
+    rated = given.matched(listed, settings.maximum_left_out)
     others = open_source(unlabelled, scratch) if unlabelled else Source("")
     spare = dict(others.photos()) if unlabelled else {}
 
+    begin = surplus(about.index, spellings([*listed, *spare]), settings.maximum_left_out) if len(about) else ""
+    about = about.rename(index=lambda name: name.removeprefix(begin)) if begin else about
     used = {photo: listed[photo] for photo in rated.table.index}
     addresses, taken = set(spare.values()), set(used.values())
     free = {photo: uri for photo, uri in spare.items() if uri not in taken}
@@ -71,7 +76,7 @@ def read_inputs(
     ]
     columns = {"split", "group", *rated.attributes} & set(rated.table)
     names = tuple(dict.fromkeys(c for c in (*about, *rated.attributes) if c not in ("split", "group")))
-    notes = [*given.notes, *about.attrs.get("notes", [])]
+    notes = [*rated.notes, *about.attrs.get("notes", [])]
     notes += _strangers(about, [*used, *free], attributes)
     tables = [
         _table(used, True, _known(about, used, rated.table[[c for c in rated.table if c in columns]]), names),
@@ -83,7 +88,13 @@ def read_inputs(
         attributes=names,
         left_out=([*source.left_out, *rated.left_out, *unrated], list(others.left_out)),
         notes=notes,
+        hint=_hint(rated, listed, photos),
     )
+
+
+def _hint(rated: Ratings, listed: dict[str, str], uri: str) -> str:
+    missing = [entry.photo for entry in rated.left_out if entry.reason in ("no photo", "path outside the folder")]
+    return likely_cause(missing, rated.places, listed, uri) if missing else ""
 
 
 def _known(about: pd.DataFrame, photos: dict[str, str], rated: pd.DataFrame | None = None) -> pd.DataFrame:

@@ -10,7 +10,7 @@ REASONS = MappingProxyType(
         "too small": "A side is shorter than the set minimum; a face in it cannot be judged.",
         "no rating": "The photo has no rating.",
         "no photo": "The rating names a photo that is not there.",
-        "score out of range": "A score lies outside 1 to 10.",
+        "score out of range": "A score lies outside the scale of the others, or the one that was set.",
         "path outside the folder": "The path is absolute or leads out of the folder of photos.",
         "too few raters": "Fewer people rated the photo than the set minimum.",
         "bridges two splits": "The photo links near duplicates that already belong to different splits.",

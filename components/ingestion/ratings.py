@@ -24,7 +24,6 @@ which scale it is, the scores tell, or the numbers of the columns, or the settin
 """
 
 import json
-import posixpath
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -33,11 +32,13 @@ import numpy as np
 import pandas as pd
 
 from components.ingestion import forms
-from components.ingestion.columns import PHOTO, Names, Photos, about_photos, names_of, no_column, path_of
+from components.ingestion.columns import PHOTO, Names, Photos, about_photos, leads_out, names_of, no_column, path_of
 from components.ingestion.left_out import LeftOut
+from components.ingestion.matching import spellings, surplus
 from components.ingestion.sheet import Sheet, read_columns, read_table, read_text
 from components.ingestion.votes import READERS
 from components.scorer import storage
+from components.scorer.quoting import shown
 from components.scorer.settings import SCORES, Ingestion
 
 VOTES = tuple(f"p{score}" for score in SCORES)
@@ -73,6 +74,7 @@ class Ratings:
         left_out: photos of the file that are not in the table, and why.
         single: the ratings that count, one row each (``photo``, ``rater``, ``score``), where the file has them.
         unused: photos of the file that the settings put aside (AVA's tags): neither rated nor left out.
+        places: where each photo of the file stands in it first, e.g. ``ratings.csv line 17``.
     """
 
     schema: str
@@ -82,24 +84,37 @@ class Ratings:
     left_out: list[LeftOut] = field(default_factory=list)
     single: pd.DataFrame | None = None
     unused: frozenset[str] = frozenset()
+    places: dict[str, str] = field(default_factory=dict)
 
-    def matched(self, photos: Iterable[str]) -> "Ratings":
+    def matched(self, photos: Iterable[str], missing: float = 0.0) -> "Ratings":
         """The same ratings under the ids of the photos that are there.
 
-        A file may call a photo by its path in the folder or, where that is unambiguous, without folders,
-        without suffix, or without both. Ratings of photos that are not there are left out: "no photo".
+        A file may call a photo by its path in the folder or, where that is unambiguous, without folders, without
+        suffix, or without both. Folders that all its names begin with are dropped where the photos are found so.
+        Ratings of photos that are not there are left out: "no photo".
+
+        Args:
+            photos: ids.
+            missing: share of the photos of the file that may not be there.
         """
-        names = spellings(photos)
+        known = spellings(photos)
+        begin = surplus(self.table.index, known, missing)
+        names = {name: known.get(name.removeprefix(begin)) for name in (*self.places, *self.unused)}
+        notes = list(self.notes)
+        if begin:
+            notes.append(f"All photos in the ratings begin with {shown(begin)}, which was dropped to find them.")
         found: dict[str, str] = {}
         taken: dict[str, str] = {}
-        missing = []
+        missing_photos = []
         for name in self.table.index:
             photo = names.get(name)
-            if not photo:
+            if not photo and leads_out(name):
+                missing_photos.append(LeftOut(name, "path outside the folder", self.places[name]))
+            elif not photo:
                 detail = "no photo is called so" if photo is None else "several photos are called so: give their paths"
-                missing.append(LeftOut(name, "no photo", detail))
+                missing_photos.append(LeftOut(name, "no photo", detail))
             elif photo in taken:
-                missing.append(LeftOut(name, "no photo", f"its photo is already rated as {taken[photo]}"))
+                missing_photos.append(LeftOut(name, "no photo", f"its photo is already rated as {taken[photo]}"))
             else:
                 found[name], taken[photo] = photo, name
         single = self.single
@@ -109,8 +124,12 @@ class Ratings:
         return replace(
             self,
             table=self.table.loc[list(found)].rename(index=found),
-            left_out=[*(replace(left, photo=names.get(left.photo) or left.photo) for left in self.left_out), *missing],
+            left_out=[
+                *(replace(left, photo=names.get(left.photo) or left.photo) for left in self.left_out),
+                *missing_photos,
+            ],
             single=single,
+            notes=notes,
             unused=frozenset(names.get(name) or name for name in self.unused),
         )
 
@@ -173,31 +192,9 @@ def read_attributes(uri: str) -> pd.DataFrame:
         raise no_column(sheet, "a photo", PHOTO)
     photos = Photos.of(sheet, names.photo)
     about = about_photos(sheet, photos, [names.photo], strict=True)
-    table = about.table[~photos.outside]
+    table = about.table
     table.attrs["notes"] = about.notes
     return table
-
-
-def spellings(photos: Iterable[str]) -> dict[str, str]:
-    """What a file may call the photos, and which photo each name means.
-
-    Args:
-        photos: ids: paths in the folder of photos, with ``/``.
-
-    Returns:
-        By name: the id, or ``""`` where several photos could be meant. Names are in the form in which
-        `read_ratings` and `read_attributes` give them; Unicode is composed (NFC) there and often is not in
-        the folders of a Mac.
-    """
-    names: dict[str, str] = {}
-    whole = {}
-    for photo in photos:
-        path = path_of(photo)
-        whole[path] = photo
-        base = path.rpartition("/")[2]
-        for name in {base, posixpath.splitext(path)[0], posixpath.splitext(base)[0]}:
-            names[name] = photo if name not in names else ""
-    return names | whole
 
 
 def _read(schema: str, sheet: Sheet, names: Names, settings: Ingestion) -> Ratings:
@@ -215,8 +212,6 @@ def _read(schema: str, sheet: Sheet, names: Names, settings: Ingestion) -> Ratin
     for position in np.flatnonzero((votes.raters > 0) & (votes.raters < settings.minimum_raters)):
         detail = f"{votes.raters[position]} where at least {settings.minimum_raters} are asked for"
         votes.reasons.setdefault(int(position), ("too few raters", detail))
-    for position in np.flatnonzero(photos.outside):
-        votes.reasons[int(position)] = ("path outside the folder", sheet.place(photos.first[position]))
     kept = np.ones(len(photos.names), bool)
     kept[list(votes.reasons)] = False
 
@@ -233,6 +228,7 @@ def _read(schema: str, sheet: Sheet, names: Names, settings: Ingestion) -> Ratin
         notes=[*notes, *votes.notes, *about.notes],
         left_out=[LeftOut(photos.names[at], *reason) for at, reason in sorted(votes.reasons.items())],
         single=single,
+        places=dict(zip(photos.names, sheet.places(photos.first), strict=True)),
     )
 
 

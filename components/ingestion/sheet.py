@@ -53,7 +53,11 @@ class Sheet:
 
     def place(self, row: int) -> str:
         """Where a row stands, e.g. ``ratings.csv line 17``."""
-        return f"{self.name} {self.unit} {self.numbered(np.array([row]))[0]}"
+        return self.places(np.array([row]))[0]
+
+    def places(self, rows: np.ndarray) -> list[str]:
+        """As `place`, of several rows."""
+        return [f"{self.name} {self.unit} {number}" for number in self.numbered(rows)]
 
     def error(self, row: int, message: str) -> ValueError:
         """An error that names file and line before its message, in which a photo's name has no place."""

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Endings of photos' names, in upper or lower case; other files are passed over."""
 
+_LEADS_OUT, _LEADS_NOWHERE = "a link that leads out", "a link to a file that is not there: fetch it"
+
 # Features of a TFDS data set, in the order in which they are preferred.
 _IMAGES = ("image", "photo")
 _NAMES = ("photo_id", "image_id", "file_name", "filename", "image/file_name", "image/filename", "name", "id")
@@ -68,7 +70,20 @@ class Source:
             found += 1
             yield photo, uri
         if not found:
-            raise ValueError(f"expected photos ({', '.join(SUFFIXES)}) in {self.uri}, found none")
+            raise self._nothing()
+
+    def _nothing(self) -> ValueError:
+        """The error that there are no photos, which says where they are instead, if they are links."""
+        links = sum(entry.detail in (_LEADS_OUT, _LEADS_NOWHERE) for entry in self.left_out)
+        if not links:
+            return ValueError(f"expected photos ({', '.join(SUFFIXES)}) in {self.uri}, found none")
+        nowhere = sum(entry.detail == _LEADS_NOWHERE for entry in self.left_out)
+        return ValueError(
+            f"expected photos in {self.uri}, found none but {links:,} links that lead out of this folder"
+            + (f" ({nowhere:,} of them to files that are not there)" if nowhere else "")
+            + "; put the files themselves there, as `git annex unlock`, `cp -rL`, or `dvc config cache.type copy` with "
+            "`dvc checkout --relink` do" + (", once `git annex get` or `dvc pull` has fetched them" if nowhere else "")
+        )
 
     def _listed(self) -> Iterator[tuple[str, str]]:
         return _in_bucket(self) if storage.is_remote(self.uri) else _in_folder(self)
@@ -111,8 +126,10 @@ def _in_folder(source: Source) -> Iterator[tuple[str, str]]:
             name = os.path.relpath(path, root).replace(os.sep, "/")
             if _hidden(name) or (entry in files and not _is_photo(name)):
                 continue
-            if os.path.islink(path) and not _inside(os.path.realpath(path) + "/", real_root):
-                source.left_out.append(LeftOut(_readable(name), "path outside the folder", "a link that leads out"))
+            if os.path.islink(path) and not os.path.exists(path):
+                source.left_out.append(LeftOut(_readable(name), "unreadable", _LEADS_NOWHERE))
+            elif os.path.islink(path) and not _inside(os.path.realpath(path) + "/", real_root):
+                source.left_out.append(LeftOut(_readable(name), "path outside the folder", _LEADS_OUT))
             elif os.path.isfile(path):
                 names.append(name)
         # Links to folders are not followed: what they show in the folder is listed anyway.

@@ -303,7 +303,7 @@ def _unknown_raters(raters: np.ndarray) -> list[str]:
 def _shares(votes: np.ndarray) -> np.ndarray:
     """Votes [n, 10] as shares of each row's sum; a row without votes stays 0."""
     totals = votes.sum(axis=1, keepdims=True)
-    return np.divide(votes, totals, out=np.zeros_like(votes), where=totals > 0)
+    return np.divide(votes, totals, out=np.zeros(votes.shape), where=totals > 0)
 
 
 READERS: MappingProxyType[str, Callable[[Sheet, Names, Photos, Ingestion], Votes]] = MappingProxyType(

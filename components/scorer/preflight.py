@@ -4,7 +4,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,12 @@ _WEIGHTS = (".keras", ".weights.h5")
 _OF_FACES = ("face_detector_sha256", "face_embedder", "face_embedder_sha256", "face_layers")  # each needs another
 
 
-def examine(given: Mapping[str, Any], folder: str | Path = "", kubeconfig: str = "") -> list[str]:
+def examine(
+    given: Mapping[str, Any],
+    folder: str | Path = "",
+    kubeconfig: str = "",
+    further: Iterable[tuple[str, Callable[[], str]]] = (),
+) -> list[str]:
     """Find out whether a run could read, write and use all that it names.
 
     A bucket that is to be written to gets a small file that is written as if by several, read and removed again.
@@ -28,6 +33,7 @@ def examine(given: Mapping[str, Any], folder: str | Path = "", kubeconfig: str =
         given: the pipeline's parameters by name; empty ones and those that name no address are passed over.
         folder: where the data set is going to lie; by default where this machine keeps temporary files.
         kubeconfig: file of the cluster that is asked whether it has the accelerators; a pod asks its own.
+        further: what to look at where all of that is right, and how: a call that says what is right, or raises.
 
     Returns:
         A line for each thing that was found right.
@@ -36,11 +42,13 @@ def examine(given: Mapping[str, Any], folder: str | Path = "", kubeconfig: str =
         ValueError: one message with everything that was found wrong, a line each.
     """
     right, wrong = [], []
-    for what, look in [*_looks(given, Path(folder or tempfile.gettempdir())), *_accelerators(given, kubeconfig)]:
-        try:
-            right.append(f"{what} {look()}")
-        except (OSError, ValueError, RuntimeError) as error:
-            wrong.append(f"{what}: {error}")
+    place = Path(folder or tempfile.gettempdir())
+    for looks in ([*_looks(given, place), *_accelerators(given, kubeconfig)], further):
+        for what, look in () if wrong else looks:
+            try:
+                right.append(f"{what} {look()}")
+            except (OSError, ValueError, RuntimeError) as error:
+                wrong.append(f"{what}: {error}")
     if wrong:
         few = "1 thing is" if len(wrong) == 1 else f"{len(wrong)} things are"
         raise ValueError(f"before anything is trained: {few} wrong; " + "; ".join(wrong))
