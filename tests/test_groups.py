@@ -135,7 +135,8 @@ def test_photos_that_go_leave_the_others_columns_types_and_splits_as_they_were(g
     left = came[[random.random() < 0.5 for _ in range(len(came))]]
     second = groups.assign(left, first.register, SETTINGS)
     before, after = splits(first), splits(second)
-    assert all(after.get(row.photo) == before[row.photo] for row in left.itertuples() if before.get(row.photo))
+    stayed = left[left["labelled"] & left["photo"].isin(list(before))]["photo"]
+    assert {name: after.get(name) for name in stayed} == {name: before[name] for name in stayed}
     own = left[left["photo"].isin(list(after))].drop(columns=["split", "group"]).reset_index(drop=True)
     pd.testing.assert_frame_equal(second.table[list(own)].reset_index(drop=True), own)
     assert set(first.register.itertuples(index=False)) <= set(second.register.itertuples(index=False))
@@ -147,6 +148,14 @@ def test_near_duplicates_and_a_given_group_join_into_one_group():
     table = assign(rows).table
     assert table["group"].tolist() == ["anna"] * 4
     assert table["split"].nunique() == 1
+
+
+def test_a_photo_that_came_and_went_leaves_the_groups_as_they_were_before_it_came():
+    rows = [photo("a", 0b0, split="train"), photo("b", 0b1111, split="train")]
+    first = assign(rows)
+    beside = assign([*rows, photo("between", 0b11, split="train")], first.register)
+    assert beside.table["group"].nunique() == 1
+    pd.testing.assert_frame_equal(assign(rows, beside.register).table, first.table)
 
 
 def test_distance_beyond_the_setting_does_not_join():

@@ -268,12 +268,13 @@ def _drawn(keys: np.ndarray, settings: Ingestion) -> np.ndarray:
 def _assigned(
     photos: pd.DataFrame, rows: pd.DataFrame, links: _Links, split: np.ndarray, register: pd.DataFrame
 ) -> Assigned:
-    group = np.full(len(rows), "", dtype=object)
-    for side in (np.isin(split, HELD), split == "unlabelled"):
-        keys = _keys(rows, links.components(side), side)
-        names = [key[6:] if key.startswith("group ") else key[7:23] for key in keys]
-        group[side] = np.array(names, object)[side]
-    touched, here = links.touched(split), split[: len(photos)]
+    here, group = split[: len(photos)], np.full(len(photos), "", dtype=object)
+    # Of photos that are here alone: what lay beside them once is no part of the data set, nor of its fingerprint.
+    for side in (np.isin(here, HELD), here == "unlabelled"):
+        chosen = np.append(side, np.zeros(len(rows) - len(photos), bool))
+        keys = _keys(rows, links.components(chosen), chosen)[: len(photos)][side]
+        group[side] = [key[6:] if key.startswith("group ") else key[7:23] for key in keys]
+    touched = links.touched(split)
     placed = photos.assign(split=here)[here != ""]
     hashes = pd.Series([value.hex() for value in placed["phash"]], placed.index, str)
     return Assigned(
