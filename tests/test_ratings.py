@@ -315,6 +315,13 @@ def test_idealos_list_is_read(read):
     assert votes(ratings, "7") == [0.1] * 10
 
 
+def test_a_whole_number_beside_an_item_that_lacks_it_stays_whole(read):
+    items = [{"image_id": "a", "label": [1] * 10, "group": 7, "age": 31}, {"image_id": "b", "label": [1] * 10}]
+    table = read(json.dumps(items), "labels.json").table
+    assert table["group"].tolist() == ["7", ""]
+    assert table["age"].tolist() == ["31", ""]
+
+
 def test_idealos_shares_leave_the_raters_unknown(read):
     ratings = read(json.dumps([{"image_id": "a", "label": [0.1] * 10}]), "labels.json")
     assert ratings.table["raters"].tolist() == [0]

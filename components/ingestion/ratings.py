@@ -293,7 +293,7 @@ def _read_idealo(uri: str, text: str) -> tuple[Sheet, Names]:
     # Prefixed, so that no key beside image_id and label can be taken for a count.
     votes = pd.DataFrame([item["label"] for item in items], columns=list(VOTES), dtype=float)
     rest = [{key: value for key, value in item.items() if key != "label"} for item in items]
-    rows = pd.DataFrame(rest).fillna("").astype(str).astype("category")
+    rows = pd.DataFrame(rest, dtype=object).fillna("").astype(str).astype("category")  # else 7 beside a blank is 7.0
     sheet = Sheet(uri, pd.concat([rows.drop(columns=votes.columns, errors="ignore"), votes], axis=1), 1, unit="item")
     return sheet, replace(names_of(sheet), photo="image_id", votes=VOTES, levels=SCORES)
 
