@@ -173,13 +173,9 @@ def _inspected(
         )  # fmt: skip
         tables.append(photos.merge(found.table, on="photo").drop(columns=["uri", "key"]))
         left_out.append([*before, *found.left_out])
-    votes = inputs.rated.table[[*VOTES, "raters"]]
-    table = pd.concat([part for part in tables if len(part)] or tables[:1], ignore_index=True)
-    table = table.join(votes, on="photo")
-    table.loc[~table["labelled"].astype(bool), [*VOTES, "raters"]] = 0
-    if "face_count" in table:
-        table = table.fillna({"face_count": 0, "face_confidence": 0.0}).astype({"face_count": int})
-    return table.astype({"raters": int, "labelled": bool}), tuple(left_out)
+    table = pd.concat(tables, ignore_index=True)
+    ratings = inputs.rated.table[[*VOTES, "raters"]].reindex(table["photo"], fill_value=0).reset_index(drop=True)
+    return table.join(ratings.where(table["labelled"], 0)), tuple(left_out)
 
 
 def _key(photo: str) -> str:
@@ -358,7 +354,7 @@ class _Stored:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         votes = self._photos[list(VOTES)].to_numpy(np.float32)
         columns = ["photo", "raters", "group", "attributes", "spool", "offset", "length"]
-        rows = self._photos[[*columns, *(inspection.FACES if self._size is not None else ())]]
+        rows = self._photos[[*columns, *inspection.UNSEEN]]
         for row, shares in zip(rows.itertuples(index=False), votes, strict=True):
             yield {
                 "photo": inspection.read_photo(row.spool, row.offset, row.length),
@@ -372,7 +368,7 @@ class _Stored:
 
     def _faces(self, row: Any) -> dict[str, Any]:
         """What was seen of a photo's faces; nothing where they were not looked for."""
-        if pd.isna(row.face_place):
+        if row.face_place == inspection.UNSEEN["face_place"]:
             return embedding.record(embedding.unseen(self._size))
         face = {
             "count": row.face_count,

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from io import BytesIO
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,13 +38,20 @@ if TYPE_CHECKING:
 CHUNK = 128
 """Photos in a chunk: some seconds of work, which is what a kill loses, and some 5 MB of stored photos."""
 
-COLUMNS = (
-    "photo", "sha256", "phash", "width", "height", "brightness", "sharpness", "spool", "offset", "length",
+TYPES = MappingProxyType(
+    {
+        "photo": "str", "sha256": "str", "phash": "object", "width": "int64", "height": "int64",
+        "brightness": "float64", "sharpness": "float64", "spool": "str", "offset": "int64", "length": "int64",
+        "face_count": "int64", "face_confidence": "float64", "face_box": "object", "face_landmarks": "object",
+        "face_place": "int64",
+    }
 )  # fmt: skip
-"""Columns of `Inspections.table`."""
+"""Columns of `Inspections.table` and their types, whatever the photos, none included."""
 
-FACES = ("face_count", "face_confidence", "face_box", "face_landmarks", "face_place")
-"""Its further columns where faces are looked for: what the data set keeps of them, and the embedding's place."""
+UNSEEN = MappingProxyType(
+    {"face_count": 0, "face_confidence": 0.0, "face_box": None, "face_landmarks": None, "face_place": -1}
+)
+"""What its columns of faces hold of a photo on which no face was looked for; each is there in every table."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +121,9 @@ class Inspections:
     """What is known of many photos.
 
     Attributes:
-        table: a row for each photo that can be used, in the order given. Columns ``COLUMNS``: ``photo``, the fields
-            of `Inspected`, and where the stored photo lies: `read_photo` takes ``spool``, ``offset`` and ``length``;
-            where faces are looked for, ``FACES`` as well: `read_embedding` takes ``spool`` and ``face_place``.
+        table: a row for each photo that can be used, in the order given. Columns ``TYPES``: ``photo``, the fields of
+            `Inspected`, and where the stored photo lies: `read_photo` takes ``spool``, ``offset`` and ``length``; then
+            what the data set keeps of its faces, or ``UNSEEN``: `read_embedding` takes ``spool`` and ``face_place``.
         left_out: the other photos.
     """
 
@@ -197,7 +205,7 @@ def inspect_chunk(chunk: Chunk) -> None:
             continue
         row = {"photo": photo_id, **asdict(found), "phash": found.phash.hex()}
         row |= {"spool": address, "offset": len(spool), "length": len(found.data)}
-        rows.append({column: row[column] for column in COLUMNS})
+        rows.append({column: row[column] for column in TYPES if column in row})
         spool += found.data
     if chunk.faces:
         storage.write_bytes(_embeddings(address), _look_at_faces(chunk.faces, spool, rows))
@@ -243,7 +251,7 @@ def _look_at_faces(weights: str, spool: bytearray, rows: list[dict[str, Any]]) -
         for place, seen in enumerate(reader.read_all([Image.open(BytesIO(data)) for data in stored]), start):
             face = embedding.record(seen)["face"]
             values = (face["count"], float(face["confidence"]), face["box"].tolist(), face["landmarks"].tolist(), place)
-            rows[place] |= dict(zip(FACES, values, strict=True))
+            rows[place] |= dict(zip(UNSEEN, values, strict=True))
             embeddings += seen.embedding.astype("<f4").tobytes()
     return bytes(embeddings)
 
@@ -270,7 +278,6 @@ def _collected(chunks: list[Chunk]) -> Inspections:
     import pandas as pd  # here, so that the workers, which have no use for it, stay small
 
     indexes = [storage.read_json(chunk.index) for chunk in chunks]
-    columns = [*COLUMNS, *(FACES if any(chunk.faces for chunk in chunks) else ())]
-    table = pd.DataFrame([row for index in indexes for row in index["rows"]], columns=columns)
-    table["phash"] = [bytes.fromhex(value) for value in table["phash"]]
+    rows = [{**UNSEEN, **row, "phash": bytes.fromhex(row["phash"])} for index in indexes for row in index["rows"]]
+    table = pd.DataFrame(rows, columns=list(TYPES)).astype(dict(TYPES))
     return Inspections(table, [LeftOut(**values) for index in indexes for values in index["left_out"]])
