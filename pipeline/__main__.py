@@ -166,8 +166,11 @@ def _schedules(options: argparse.Namespace) -> int:
     with clear_errors():
         found = Schedules(connect(options.host, options.namespace, options.ca), options.experiment)
         lines = found.lines() if options.verb == "list" else getattr(found, options.verb)(options.names)
+        line = ""
         for line in lines:
             print(line, flush=True)
+        if not line:
+            print(f"there are no schedules in the experiment {options.experiment}: make some by schedule FILE")
     return 0
 
 

@@ -5,6 +5,7 @@ The file of the schedules stays in charge: the next ``python -m pipeline schedul
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -28,14 +29,12 @@ class Schedules:
     """The schedules of one experiment that ``python -m pipeline schedule`` made."""
 
     def __init__(self, client: kfp.Client, experiment: str = EXPERIMENT) -> None:
-        """Read them.
-
-        Raises:
-            ValueError: the server has no such experiment.
-        """
+        """Read them; an experiment that is not there has none."""
         self._client = client
-        self._experiment = client.get_experiment(experiment_name=experiment).experiment_id
-        self._all = list(every(client.list_recurring_runs, "recurring_runs", experiment_id=self._experiment))
+        self._experiment, self._all = "", []
+        with suppress(ValueError):  # kfp's word for that there is no such experiment
+            self._experiment = client.get_experiment(experiment_name=experiment).experiment_id
+            self._all = list(every(client.list_recurring_runs, "recurring_runs", experiment_id=self._experiment))
 
     def names(self) -> list[str]:
         """The schedules by name."""
@@ -161,7 +160,10 @@ class Schedules:
         """The recurring runs of each name, once all of them are known."""
         for name in names:
             if not self._of(name):
-                raise ValueError(f"the server has no schedule {name!r}; expected one of {self.names()}")
+                there = (
+                    f"expected one of {self.names()}" if self.names() else "there are none: make some by schedule FILE"
+                )
+                raise ValueError(f"the server has no schedule {name!r}; {there}")
         return {name: self._of(name) for name in names}
 
     def _refuse_beside_another(self) -> None:

@@ -5,6 +5,7 @@ training, which take it as a parameter, come from the cache while data and setti
 evaluation are not cached, for the champion changes behind their parameters; nor is push, for it changes the champion.
 """
 
+from pathlib import Path
 from typing import Literal
 
 from kfp import dsl
@@ -36,6 +37,10 @@ from components.scorer.settings import (
 from components.training.component import training
 from components.validation.component import validation
 from images.digests import STEPS_CPU, STEPS_GPU
+
+if __name__ == "pipeline":  # `kfp dsl compile --py` loads this file under the name of its package, which it then is
+    __path__ = [str(Path(__file__).parent)]
+
 from pipeline import choices, resources
 
 NAME = "portrait-scorer"

@@ -36,6 +36,22 @@ def test_schedules_are_listed_with_state_cron_next_time_and_version(weekly, caps
     assert line.endswith("abc123")
 
 
+@pytest.mark.parametrize("experiment", [True, False])
+def test_that_there_are_no_schedules_is_said(server, file, capsys, experiment):  # noqa: F811
+    if experiment:
+        schedule(server, file)
+        capsys.readouterr()
+    assert by_hand(server, "list") == 0
+    assert capsys.readouterr().out == (
+        "there are no schedules in the experiment portrait-scorer: make some by schedule FILE\n"
+    )
+
+
+def test_pausing_where_there_are_none_says_so(server, capsys):  # noqa: F811
+    assert by_hand(server, "pause", "weekly") == 2
+    assert "the server has no schedule 'weekly'; there are none: make some" in capsys.readouterr().err
+
+
 def test_a_paused_schedule_resumes_as_it_was(weekly):
     assert by_hand(weekly, "pause", "weekly") == 0
     assert states(weekly) == ["DISABLED"]

@@ -49,6 +49,16 @@ def test_the_committed_file_is_read_without_an_unknown_field():
     assert backend.read(PATH.read_text(encoding="utf-8")).pipeline == PACKAGE.pipeline
 
 
+def test_kubeflows_own_command_compiles_the_same(tmp_path):
+    command = [Path(sys.executable).parent / "kfp", "dsl", "compile", "--py", "pipeline/pipeline.py"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, "--output", tmp_path / PATH.name], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / PATH.name).read_text(encoding="utf-8") == compiled()
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
