@@ -12,10 +12,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from PIL import Image
 
 if TYPE_CHECKING:
     from tests import gcs, s3
+
+# No example is judged by how long it takes: on a busy machine that is no fault.
+hypothesis_settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("untimed")
 
 SMALL = {"backbone": "MobileNet", "backbone_options": {"alpha": 0.25}, "crop": 32}
 """Pretraining settings of the smallest network that is worth testing."""
