@@ -85,6 +85,10 @@ class _Session(socketserver.StreamRequestHandler):
                 if self.obey(verb.upper(), rest):
                     return
 
+    def finish(self) -> None:
+        super().finish()
+        self.connection.close()  # an encrypted one is not the socket that the server closes
+
     def say(self, *lines: str) -> None:
         self.wfile.write("".join(line + "\r\n" for line in lines).encode())
 
