@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from components.scorer import channels, storage
@@ -97,3 +98,17 @@ def test_a_worker_that_has_no_version_takes_no_request_until_it_has_one(own, tmp
         network.write_bytes(whole)
         answering(server, WORKERS + 1)
     assert set(load.statuses) == {200}
+
+
+def test_a_server_that_is_started_again_goes_on_with_what_answered_last(small_models, tmp_path, monkeypatch):
+    with gcs.Server("bucket") as bucket:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", bucket.url)
+        storage.upload_tree(small_models, "gs://bucket/models")
+        with started("gs://bucket/models", tmp_path, "--workers", "1") as server:
+            answering(server, 1)
+        storage.delete_tree("gs://bucket/models/portraits")
+        with started("gs://bucket/models", tmp_path, "--workers", "1") as server:
+            told = httpx.get(f"{server.url}/ready").json()
+            assert httpx.post(f"{server.url}/score", files={"photos": PHOTO}, timeout=None).status_code == 200
+    assert told["version"] == "1"
+    assert told["failing"]
