@@ -139,6 +139,20 @@ def test_a_wrong_hyperparameter_fails_before_anything_is_computed(given, expecte
         train.read(tmp_path)
 
 
+def test_hyperparameters_that_sagemaker_and_its_tools_add_are_passed_over(tmp_path):
+    added = {
+        "_tuning_objective_metric": "loss",
+        "_kfold": "1",
+        "sagemaker_program": "train.py",
+        "model_dir": "s3://b/m",
+    }
+    config(tmp_path, {**added, "epochs": '"3"'})
+    for channel in ("photos", "ratings"):
+        (tmp_path / "input" / "data" / channel).mkdir(parents=True)
+    (tmp_path / "input" / "data" / "ratings" / "ratings.csv").write_text("photo,rater,score\n")
+    assert train.read(tmp_path).settings == train.settings({"epochs": "3"})
+
+
 def test_a_missing_channel_is_named_with_those_that_are_there(tmp_path):
     (tmp_path / "input" / "data" / "pictures").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"expected the channel 'photos', got \['pictures'\]"):
@@ -222,7 +236,9 @@ def test_every_hyperparameter_is_a_parameter_of_the_pipeline_of_the_same_name_an
     [
         ("3", "epochs", 3), ("True", "mixed_precision", True), ('"VGG16"', "backbone", "VGG16"),
         ("VGG16", "backbone", "VGG16"), ("[17]", "ava_tags", (17,)),
-        ('{"alpha": 0.5}', "backbone_options", {"alpha": 0.5}),
+        ('{"alpha": 0.5}', "backbone_options", {"alpha": 0.5}), ('"3"', "epochs", 3), ('"1e-3"', "learning_rate", 1e-3),
+        ('"false"', "mixed_precision", False), ('"[17]"', "ava_tags", (17,)),
+        (r'"{\"alpha\": 0.5}"', "backbone_options", {"alpha": 0.5}),
     ],
 )  # fmt: skip
 def test_texts_become_values_of_the_settings_types(text, name, value):

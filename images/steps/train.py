@@ -1,7 +1,8 @@
 """SageMaker's training contract: ``train``, from the channels of a job to a model that the server loads.
 
     input/config/hyperparameters.json     any setting of ingestion, faces, pretraining and training, under the name of
-                                          the pipeline's parameter, and ``name``; every value is a text
+                                          the pipeline's parameter, and ``name``; every value is a text, or one as
+                                          JSON in a text. What SageMaker and its tools add is passed over
     input/data/<channel>/                 ``photos`` and ``ratings``; and, where there are, ``unlabelled``,
                                           ``attributes``, ``weights``, ``norms``, ``face_detector`` and
                                           ``face_embedder``. All but those of photos hold one file
@@ -59,7 +60,10 @@ _EXPECTED = {
     tuple: "a JSON list",
     dict: "a JSON object",
 }
-_FOREIGN = "sagemaker_"  # SageMaker's own tools add some of this prefix
+_ADDED = re.compile(r"sagemaker_.*|_.*|model_dir")
+"""Hyperparameters of others: of SageMaker's SDK (``sagemaker_program``, of its TensorFlow estimator ``model_dir``) and
+of its service (``_tuning_objective_metric``, in a tuning job)."""
+
 _RUN = "sagemaker"  # the same for every job, so that one goes on from another's checkpoints
 
 
@@ -165,7 +169,7 @@ def read(base: Path) -> Job:
     given = _json(config / "hyperparameters.json")
     if (hosts := len(_json(config / "resourceconfig.json").get("hosts", []))) > 1:
         raise ValueError(f"expected one instance, got {hosts}; several GPUs of one are used by devices=all")
-    texts = {name: str(text) for name, text in given.items() if not name.startswith(_FOREIGN)}
+    texts = {name: str(text) for name, text in given.items() if not _ADDED.fullmatch(name)}
     name = _text(texts.pop("name", NAME))
     channels.folder("models", name)  # raises unless it is a model's name
     job = Job(base, name)
@@ -212,17 +216,18 @@ def _value(name: str, text: str, hint: Any) -> Any:
     """A text in the type of its field."""
     kind = get_origin(hint) or hint
     try:
+        text = _text(text)
         if kind is bool:
             return {"true": True, "false": False}[text.strip().lower()]
         if kind in (int, float):
             return kind(text)
-        return json.loads(text) if kind in (tuple, dict) else _text(text)
+        return json.loads(text) if kind in (tuple, dict) else text
     except (ValueError, KeyError):
         raise ValueError(f"{name} must be {_EXPECTED.get(kind, 'JSON')}, got {text!r}") from None
 
 
 def _text(text: str) -> str:
-    """A text, which SageMaker's tools may have written as JSON."""
+    """A text, which SageMaker's tools may have written as JSON: ``"3"`` in quotes is 3."""
     return json.loads(text) if re.fullmatch(r'".*"', text, re.DOTALL) else text
 
 
