@@ -94,6 +94,7 @@ def portrait_scorer(
     # The network, pretraining
     start: Start = _pretraining.start,
     weights: str = _pretraining.weights,
+    weights_sha256: str = _pretraining.weights_sha256,
     backbone: str = _pretraining.backbone,
     backbone_options: dict = _pretraining.backbone_options,
     scaling: Scaling = _pretraining.scaling,
@@ -209,6 +210,7 @@ def portrait_scorer(
         face_view_scale: Share of that view's side that the face takes.
         start: What the network starts from: an autoencoder, a denoising one, ImageNet or nothing.
         weights: Address of a .keras or .weights.h5 file that the encoder starts from.
+        weights_sha256: SHA-256 that this file has to have; empty takes any.
         backbone: Network of keras.applications.
         backbone_options: Its options, for example {"alpha": 0.25}.
         scaling: How pixels are scaled for the backbone.

@@ -85,6 +85,13 @@ def test_drawn_photos_and_empty_parameters_are_passed_over():
     assert len(examine({"photos": "sample:", "ratings": "", "unlabelled": "tfds:x", "epochs": 3})) == 1
 
 
+def test_weights_of_another_digest_are_refused(given):
+    digest = hashlib.sha256(storage.read_bytes(given["weights"])).hexdigest()
+    assert examine(given | {"weights_sha256": digest.upper()}) == examine(given)
+    with pytest.raises(ValueError, match=f"expected a file whose SHA-256 is weights_sha256, {'0' * 64}, got {digest}"):
+        examine(given | {"weights_sha256": "0" * 64})
+
+
 def test_a_digest_without_its_file_is_refused():
     with pytest.raises(ValueError, match="settings of faces: face_detector_sha256 is given without face_detector"):
         examine({"face_detector_sha256": "0" * 64})

@@ -1,3 +1,4 @@
+import hashlib
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -10,12 +11,23 @@ import tensorflow as tf
 from PIL import Image
 
 from components.push.push import Origin, push
-from components.scorer import answers, bundle, channels, decision, explanation, metrics, published, storage, warmup
+from components.scorer import (
+    answers,
+    bundle,
+    channels,
+    decision,
+    explanation,
+    integrity,
+    metrics,
+    published,
+    storage,
+    warmup,
+)
 from components.scorer.decision import Decision, Gate, decide
 from components.scorer.model import build_encoder, build_scorer
 from components.scorer.settings import Policy, Pretraining, Training, from_parameters
 from components.scorer.workspace import Workspace
-from tests import gcs, model_registry
+from tests import gcs, model_registry, s3
 
 SETTINGS = from_parameters(Pretraining, start="none", backbone_options={"alpha": 0.25}, crop=32)
 
@@ -170,6 +182,14 @@ def whole(scorer: Path, results: Path, tmp_path_factory: pytest.TempPathFactory)
     place = Place(str(folder), results)
     place.push(scorer, origin=origin)
     return place, origin
+
+
+def test_a_version_carries_the_digest_of_each_of_its_files(whole: tuple[Place, Origin]) -> None:
+    place, _ = whole
+    uri = place.said()["uri"]
+    digests = {name: hashlib.sha256(storage.read_bytes(f"{uri}/{name}")).hexdigest() for name in place.files(1)}
+    del digests["version.json"]
+    assert storage.read_json(f"{uri}/version.json")["files"] == digests
 
 
 def test_a_version_says_where_it_comes_from(whole: tuple[Place, Origin], scorer: Path) -> None:
@@ -447,18 +467,19 @@ def test_the_bundle_of_a_version_is_the_one_that_was_published(
 
 
 def test_a_version_is_loaded_without_what_it_does_not_need(
-    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    version: str, amazon: s3.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    storage.upload_tree(version, "s3://bucket/1")
     fetched = []
     download = storage.download_tree
 
-    def noting(uri: str, folder: str, **others: object) -> None:
-        download(uri, folder, **others)
+    def noting(uri: str, folder: str, *others: object) -> None:
+        download(uri, folder, *others)
         fetched.extend(file.name for file in storage.files(str(folder)))
 
     monkeypatch.setattr(storage, "download_tree", noting)
-    published.load(version)
-    assert set(fetched) == {file for file in FILES if not file.startswith(("bundle/", "portable/"))}
+    published.load("s3://bucket/1")
+    assert set(fetched) == {file for file in FILES if not file.startswith(("bundle/", "portable/scorer"))}
 
 
 def test_a_version_without_its_bundle_is_named(version: str, tmp_path: Path) -> None:
@@ -640,6 +661,7 @@ def test_a_version_that_is_not_complete_is_not_loaded(version: str, tmp_path: Pa
 def test_a_broken_version_is_named(version: str, tmp_path: Path) -> None:
     storage.download_tree(version, tmp_path / "1")
     (tmp_path / "1" / "saved_model.pb").write_bytes(b"not a graph")
+    (tmp_path / "1" / integrity.RECORD).unlink()
     with pytest.raises(ValueError, match=r"expected a SavedModel at .*/1, which cannot be read"):
         published.load(str(tmp_path / "1"))
 

@@ -149,6 +149,14 @@ def test_missing_weights_are_named(small_dataset, tmp_path):
         run_pretraining(small_dataset, tmp_path, pretraining(weights="/nowhere/w.keras"))
 
 
+def test_weights_of_another_digest_are_refused(small_dataset, tmp_path):
+    (tmp_path / "start.keras").write_bytes(b"other weights")
+    settings = pretraining(weights=str(tmp_path / "start.keras"), weights_sha256="0" * 64)
+    with pytest.raises(ValueError, match=rf"expected a file whose SHA-256 is weights_sha256, {'0' * 64}, got \w{{64}}"):
+        run_pretraining(small_dataset, tmp_path, settings)
+    assert not (tmp_path / "encoder").exists()
+
+
 def test_training_learns_a_score_that_is_there_to_be_learnt(small_dataset, small_encoder, tmp_path):
     settings = training(head_epochs=5, epochs=8, learning_rate=3e-4, dropout=0, batch_size=8)
     run_training(small_dataset, small_encoder, tmp_path, settings)

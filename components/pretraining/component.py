@@ -18,6 +18,7 @@ def pretraining(
     accelerator_count: str,
     start: str,
     weights: str,
+    weights_sha256: str,
     backbone: str,
     backbone_options: dict,
     scaling: str,

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from components.pretraining.report import write_report
-from components.scorer import augmentation, bundle, photos, storage
+from components.scorer import augmentation, bundle, integrity, photos, storage
 from components.scorer.autoencoder import build_autoencoder, reconstruction_error
 from components.scorer.checkpoints import Checkpoints, Curves, best_epoch, fingerprint_of, fit
 from components.scorer.model import build_encoder, settle_batch_norms
@@ -48,9 +48,10 @@ def pretrain(
     Raises:
         ValueError: the settings contradict each other, or there is no photo to train on.
         FileNotFoundError: ``settings.weights`` is not there.
+        ValueError: it is of no known kind, or has another SHA-256 than ``settings.weights_sha256``.
     """
     check_together(settings, scale)
-    network = build_encoder(settings, _fetch(settings.weights))
+    network = build_encoder(settings, _fetch(settings.weights, settings.weights_sha256))
     if settings.start == "none" and not settings.weights:
         settle_batch_norms(network, _some_photos(dataset, settings, scale))
     curves, panel, metrics = {}, None, {}
@@ -141,8 +142,8 @@ def _held_out(dataset: str | Path, settings: Pretraining, scale: int) -> tf.data
     ).map(lambda pixels, votes: (pixels, pixels))  # fmt: skip
 
 
-def _fetch(weights: str) -> Path | None:
-    """A local copy of the weights that the encoder starts from."""
+def _fetch(weights: str, digest: str) -> Path | None:
+    """A local copy of the weights that the encoder starts from, once they are known to be those asked for."""
     if not weights:
         return None
     if not weights.endswith((".keras", ".weights.h5")):
@@ -151,8 +152,10 @@ def _fetch(weights: str) -> Path | None:
         path = Path(weights.removeprefix("file://"))
         if not path.is_file():
             raise FileNotFoundError(f"weights: expected a file at {weights!r}, there is none")
+        integrity.expect(integrity.sha256(path), digest, "weights_sha256")
         return path
     name = weights.rsplit("/", 1)[1]
     path = Path(tempfile.mkdtemp(prefix="weights-"), name)
     path.write_bytes(storage.read_bytes(weights))
+    integrity.expect(integrity.sha256(path), digest, "weights_sha256")
     return path

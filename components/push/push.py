@@ -18,6 +18,7 @@ from components.scorer import (
     bundle,
     channels,
     decision,
+    integrity,
     metrics,
     model_registry,
     portable,
@@ -179,7 +180,7 @@ def _upload(challenger: bundle.Bundle, scorer: Path, facts: Facts, checks: str |
         if checks and Path(checks, PROFILE).is_file():
             shutil.copyfile(Path(checks, PROFILE), Path(folder, PROFILE))
         card(facts).write(folder)
-        storage.write_json(storage.join(folder, "version.json"), _record(facts))
+        integrity.write(folder, _record(facts))
         storage.upload_tree(folder, facts.uri, last=[channels.COMPLETE])
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from components.scorer import deepface_models, embedding, litert, storage
+from components.scorer import deepface_models, embedding, integrity, litert, storage
 from components.scorer.embedding import About, Embedder, LiteNetwork
 from components.scorer.faces import Detector
 from components.scorer.settings import FacePrecision, Faces, check_faces
@@ -150,13 +150,8 @@ def _fetch(uri: str, name: str, wanted: str) -> bytes:
         content = storage.read_bytes(uri)
     except FileNotFoundError:
         raise FileNotFoundError("there is nothing at this address") from None
-    _check_digest(hashlib.sha256(content).hexdigest(), name, wanted, "a file")
+    integrity.expect(hashlib.sha256(content).hexdigest(), wanted, name)
     return content
-
-
-def _check_digest(found: str, name: str, wanted: str, what: str) -> None:
-    if wanted and found != wanted.lower():
-        raise ValueError(f"expected {what} whose SHA-256 is {name}, {wanted}, got {found}")
 
 
 def _square(shape: list[int]) -> tuple[int, bool]:
@@ -290,7 +285,7 @@ def _write_embedder(given: Given, settings: Faces, folder: Path) -> Given:
     else:
         network = deepface_models.build(settings.face_embedder.removeprefix(deepface_models.PREFIX))
         digest = deepface_models.digest(network)
-        _check_digest(digest, "face_embedder_sha256", settings.face_embedder_sha256, "weights")
+        integrity.expect(digest, settings.face_embedder_sha256, "face_embedder_sha256", "weights")
         about = replace(given.about, side=_square([length or 0 for length in network.input_shape])[0])
         _check_layers([layer.name for layer in network.layers], settings.face_layers)
     precision = _export(_cut(network, settings.face_layers), about.side, file, settings.face_precision)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from components.scorer import channels, decoding, embedding, litert, norms, scaling, storage
+from components.scorer import channels, decoding, embedding, integrity, litert, norms, scaling, storage
 from components.scorer.embedding import Reader, Seen
 from components.scorer.faces import Detector
 from components.scorer.jobs import UNKNOWN, expect_known, expect_one_each, numbers
@@ -182,11 +182,19 @@ def load(uri: str, threads: int = 1) -> Portable:
 
     Raises:
         FileNotFoundError: there is no complete version, or it was published without a portable network.
-        ValueError: what is there is not one of ours.
+        ValueError: what is there is not one of ours, or not as it was published.
     """
     if not storage.exists(storage.join(uri, channels.COMPLETE)):
         raise FileNotFoundError(f"expected a published version at {uri}, found no {channels.COMPLETE} in it")
-    place = storage.join(uri, FOLDER)
+    if not storage.exists(storage.join(uri, FOLDER)):
+        raise FileNotFoundError(f"{uri} was published without {FOLDER}/{NETWORK}: publish its scorer again")
+    with integrity.local(uri, FOLDER) as folder:
+        return _load(uri, folder, threads)
+
+
+def _load(uri: str, folder: str, threads: int) -> Portable:
+    """Load a version of which a local folder has the files."""
+    place = storage.join(folder, FOLDER)
     about, network, rules = (_file(place, name) for name in (ABOUT, NETWORK, NORMS))
     if about is None or network is None:
         raise FileNotFoundError(f"{uri} was published without {FOLDER}/{NETWORK}: publish its scorer again")
@@ -202,14 +210,14 @@ def load(uri: str, threads: int = 1) -> Portable:
             error=told["error"],
             settings=from_parameters(Ingestion, **told["ingestion"]),
             norms=norms.load(rules),
-            reader=reader(uri, reads, threads),
+            reader=reader(folder, reads, threads),
             reads=reads,
             jobs=tuple(told.get("jobs", ())),
             attributes=tuple(told.get("attributes", ())),
             _run=_signature(network, threads, reads),
         )
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"expected a portable network at {place}, which cannot be read: {error}") from error
+        raise ValueError(f"expected a portable network at {uri}/{FOLDER}, which cannot be read: {error}") from error
 
 
 def reader(uri: str, reads: Reads, threads: int = 1) -> Reader | None:

@@ -1,5 +1,6 @@
 """What would fail hours later, found before any GPU is paid for: addresses, permissions, files, disk, workers."""
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from components.scorer import quota, storage
+from components.scorer import integrity, quota, storage
 from components.scorer.settings import Faces, among, check_faces, from_parameters
 
 DISK = 2**30
@@ -125,6 +126,8 @@ def _writable(uri: str) -> str:
 def _weights(given: Mapping[str, Any]) -> str:
     if not given["weights"].endswith(_WEIGHTS):
         raise ValueError(f"expected a {' or '.join(_WEIGHTS)} file")
+    if digest := given.get("weights_sha256", ""):
+        integrity.expect(hashlib.sha256(_file(given["weights"])).hexdigest(), digest, "weights_sha256")
     return _readable(given["weights"])
 
 

@@ -32,7 +32,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from components.scorer import answers, embedding, explanation, portable, stages, storage, warmup
+from components.scorer import answers, embedding, explanation, integrity, portable, stages, storage, warmup
 from components.scorer import bundle as bundles
 from components.scorer.bundle import Bundle
 from components.scorer.channels import COMPLETE, version_of
@@ -238,12 +238,14 @@ def load(uri: str) -> Published:
 
     Raises:
         FileNotFoundError: there is no complete version.
-        ValueError: what is there is not a version of ours.
+        ValueError: what is there is not a version of ours, or not as it was published.
     """
     if not storage.exists(storage.join(uri, COMPLETE)):
         raise FileNotFoundError(f"expected a published version at {uri}, found no {COMPLETE} in it")
-    with tempfile.TemporaryDirectory() as folder:
-        storage.download_tree(uri, folder, without=[BUNDLE, portable.FOLDER])
+    with integrity.local(uri, without=[BUNDLE, f"{portable.FOLDER}/{portable.NETWORK}"]) as folder:
+        about = _about(folder)
+        reads = Reads(**about.get("reads", {}))
+        reader = portable.reader(folder, reads) if reads.faces else None
         try:
             loaded = tf.saved_model.load(folder)
         except (OSError, ValueError, tf.errors.OpError) as error:
@@ -255,9 +257,6 @@ def load(uri: str) -> Published:
             f"expected the signature {SIGNATURE} with mean, std and distribution at {uri},"
             f" found {sorted(loaded.signatures)} with {sorted(outputs)}"
         )
-    about = _about(uri)
-    reads = Reads(**about.get("reads", {}))
-    reader = portable.reader(uri, reads) if reads.faces else None
     settings = from_parameters(Ingestion, **about.get("ingestion", {}))
     jobs = tuple(about.get("jobs", ()))
     explain = loaded.signatures.get(EXPLAIN)
@@ -280,10 +279,12 @@ def load_bundle(uri: str) -> Bundle:
 
     Raises:
         FileNotFoundError: there is none, as with versions older than this.
+        ValueError: it is not as it was published.
     """
     if not storage.exists(storage.join(uri, BUNDLE, "bundle.json")):
         raise FileNotFoundError(f"expected the bundle of a published version in {uri}/{BUNDLE}, found none")
-    return read_bundle(storage.join(uri, BUNDLE))
+    with integrity.local(uri, BUNDLE) as folder:
+        return bundles.load(Path(folder, BUNDLE))
 
 
 def read_bundle(uri: str) -> Bundle:

@@ -89,6 +89,7 @@ class Pretraining:
 
     start: Start = "autoencoder"
     weights: str = ""  # URI of a .keras or .weights.h5 file that the encoder starts from
+    weights_sha256: str = ""  # that it has to have; "": any
     backbone: str = "MobileNet"  # any name in keras.applications (NIMA, table I: the cheapest that is as good)
     backbone_options: dict[str, Any] = field(default_factory=dict)  # e.g. {"alpha": 0.25}
     scaling: Scaling = "backbone"  # of pixels; "backbone": as keras.applications defines it for this backbone
@@ -307,6 +308,8 @@ def check_together(pretraining: Pretraining, scale: int) -> None:
     """
     if scale < pretraining.crop:
         raise ValueError(f"scale must be at least crop, which is cut from it; got {scale} and {pretraining.crop}")
+    if pretraining.weights_sha256 and not pretraining.weights:
+        raise ValueError("weights_sha256 is given without weights, whose digest it is")
     if pretraining.unsupervised and pretraining.epochs == 0:
         raise ValueError(
             f"start {pretraining.start!r} needs pretraining_epochs of at least 1, got 0;"

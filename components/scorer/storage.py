@@ -83,6 +83,12 @@ def join(uri: str, *parts: str) -> str:
     return "/".join([base, *steps]) if steps else base or "/"
 
 
+def is_below(name: str, paths: Collection[str]) -> bool:
+    """Whether a file's path is one of these paths or lies below one; every path lies below ""."""
+    steps = [part for part in name.split("/") if part]
+    return any(steps[: len(way)] == way for way in ([part for part in path.split("/") if part] for path in paths))
+
+
 def is_remote(uri: str) -> bool:
     """Whether the address lies in a cloud's storage and not on a local disk."""
     return uri.startswith(("gs://", "s3://"))
@@ -190,13 +196,13 @@ def download_tree(uri: str, folder: str | Path, without: Collection[str] = ()) -
     Args:
         uri: the address.
         folder: the local folder.
-        without: names of folders directly below the address that are not copied.
+        without: paths below the address, of files or folders, that are not copied.
 
     Raises:
         FileNotFoundError: there is nothing at the address.
         ValueError: an object's name leads out of the folder.
     """
-    found = [file for file in files(uri) if file.name.split("/")[0] not in without]
+    found = [file for file in files(uri) if not is_below(file.name, without)]
     if not found:
         raise FileNotFoundError(f"expected files below {uri}, found none")
     targets = [Path(join(str(folder), file.name)) for file in found]

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 
-from components.scorer import channels, storage
+from components.scorer import channels, integrity, storage
 from components.validation import profile
 from components.validation.profile import Profile
 
@@ -44,7 +44,7 @@ def read_champion(models: str, name: str) -> Champion | None:
         return None
     uri = storage.join(channels.folder(models, name), str(version))
     try:
-        known = profile.from_json(json.loads(storage.read_bytes(storage.join(uri, profile.NAME))))
+        known = profile.from_json(json.loads(integrity.read(uri, profile.NAME)))
     except FileNotFoundError:
         return Champion(uri, version, error=f"version {version} was published without a {profile.NAME}")
     except ValueError as error:

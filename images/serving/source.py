@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from components.scorer import channels, storage
+from components.scorer import channels, integrity, storage
 from images.serving.settings import Settings
 
 _CHANNELS = "channels.json"
@@ -124,6 +124,7 @@ def fetch(uri: str, settings: Settings) -> str:
     Raises:
         FileNotFoundError: the version is not complete.
         PermissionError: the folder of the copies is another account's.
+        ValueError: a file of it is not as it was published.
         components.scorer.storage.StorageError: the place cannot be reached.
     """
     copies = _copies(settings)
@@ -141,10 +142,10 @@ def fetch(uri: str, settings: Settings) -> str:
     place = copies / key
     with _locked(place.with_suffix(".lock")):
         target = place / uri.rsplit("/", 1)[-1]
-        if not (target / channels.COMPLETE).is_file():
+        if not _whole(target, portable.FOLDER):
             shutil.rmtree(place, ignore_errors=True)
             with tempfile.TemporaryDirectory(dir=place.parent) as partial:
-                storage.download_tree(storage.join(uri, portable.FOLDER), Path(partial, target.name, portable.FOLDER))
+                integrity.download(uri, Path(partial, target.name), portable.FOLDER)
                 Path(partial, target.name, channels.COMPLETE).touch()
                 os.rename(partial, place)
                 Path(partial).mkdir()  # for the context to remove
@@ -189,6 +190,17 @@ def _is_own(folder: Path) -> bool:
     """Whether nobody else can have written to a folder."""
     status = folder.lstat()
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
+
+
+def _whole(version: Path, part: str) -> bool:
+    """Whether a version was fetched to its end, and lies there as it was published."""
+    if not (version / channels.COMPLETE).is_file():
+        return False
+    try:
+        integrity.check(version, part)
+    except ValueError:
+        return False
+    return True
 
 
 def _only_model(uri: str, settings: Settings) -> str:

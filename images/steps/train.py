@@ -246,7 +246,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _write(job: Job, scorer: str) -> Path:
     """The version, as push would publish it; its last file makes it complete."""
-    from components.scorer import bundle, published
+    from components.scorer import bundle, integrity, published
 
     made = bundle.load(scorer)
     models = str(job.base / "model")
@@ -263,7 +263,7 @@ def _write(job: Job, scorer: str) -> Path:
             "data_fingerprint": made.data_fingerprint,
             "settings": made.settings,
         }
-        storage.write_json(storage.join(folder, "version.json"), record)
+        integrity.write(folder, record)
         storage.upload_tree(folder, uri, last=[channels.COMPLETE])
     channels.switch(models, job.name, VERSION, why="trained by a SageMaker job; no gate has judged it")
     print(f"model: {uri}", flush=True)

@@ -1,0 +1,210 @@
+"""Every file of a published version is the one that was published, or it is neither loaded nor served nor promoted."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.evaluation.champion import score_champion
+from components.scorer import bundle, channels, explaining, integrity, portable, published, ranking, registry, storage
+from components.scorer.scoring import score
+from components.validation.champion import read_champion
+from images.serving import source
+from images.serving.settings import Settings
+from tests.conftest import drawn_photo
+from tests.serving import Here, until
+
+NAME = "portraits"
+SAVED_MODEL, NETWORK = "variables/variables.data-00000-of-00001", "portable/scorer.tflite"
+FILES = ("saved_model.pb", SAVED_MODEL, NETWORK, "portable/portable.json", "bundle/scorer.keras", "profile.json")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, small_scorer) -> Path:
+    """A folder of models with versions 1 and 2 of one model, as push writes them; the champion is the second."""
+    models = tmp_path_factory.mktemp("models")
+    first, second = (Path(channels.address(str(models), NAME, version)) for version in (1, 2))
+    scorer = bundle.load(small_scorer)
+    published.export(scorer, first)
+    published.export_portable(scorer, first, NAME)
+    shutil.copytree(small_scorer, first / published.BUNDLE)
+    (first / "profile.json").write_text("{}")
+    shutil.copytree(first, second)
+    for number, folder in enumerate((first, second), 1):
+        integrity.write(folder, {"version": number})
+        channels.switch(str(models), NAME, number, why="a test")
+    return models
+
+
+@pytest.fixture
+def models(whole, tmp_path) -> Path:
+    """A copy that the test may damage."""
+    return Path(shutil.copytree(whole, tmp_path / "models"))
+
+
+def version(models: Path, number: int) -> Path:
+    return models / NAME / str(number)
+
+
+def flip(file: Path, bits: int = 2000) -> None:
+    """Flip bits in the middle half of a file, where no format keeps what its readers look at first."""
+    data = np.frombuffer(file.read_bytes(), np.uint8).copy()
+    places = np.random.default_rng(0).integers(len(data) // 4, len(data) - len(data) // 4, min(bits, len(data) // 2))
+    data[np.unique(places)] ^= 1
+    file.write_bytes(data.tobytes())
+
+
+def refused(name: str) -> str:
+    return rf"{name} is not as it was published: expected SHA-256 \w{{12}}…, got SHA-256 \w{{12}}…; copy it back"
+
+
+# The digests
+
+
+def test_the_record_names_every_file_but_itself_by_its_digest(models):
+    record = storage.read_json(str(version(models, 1) / "version.json"))
+    assert set(record["files"]) == {file.name for file in storage.files(str(version(models, 1)))} - {"version.json"}
+    assert record["version"] == 1
+    integrity.check(version(models, 1))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 999), st.integers(0, 7))
+def test_a_single_flipped_bit_is_seen_wherever_it_is(tmp_path_factory, place, bit):
+    folder = tmp_path_factory.mktemp("version")
+    data = bytearray(range(250)) * 4
+    (folder / "file").write_bytes(data)
+    integrity.write(folder, {})
+    data[place] ^= 1 << bit
+    (folder / "file").write_bytes(data)
+    with pytest.raises(ValueError, match=refused("file") + " from where it is whole, or let another version answer"):
+        integrity.check(folder)
+
+
+def test_a_file_that_is_missing_and_one_that_was_not_published_are_named(models):
+    folder = version(models, 1)
+    (folder / "portable" / "norms.json").write_text("{}")
+    with pytest.raises(
+        ValueError, match=r"portable/norms.json is not as .*: expected no such file, got SHA-256 \w{12}…; remove it"
+    ):
+        portable.load(str(folder))
+    (folder / "portable" / "norms.json").unlink()
+    (folder / SAVED_MODEL).unlink()
+    with pytest.raises(ValueError, match=rf"{SAVED_MODEL} is not as .*: expected SHA-256 \w{{12}}…, got no such file;"):
+        published.load(str(folder))
+
+
+@pytest.mark.parametrize("files", ["a list", ["saved_model.pb"], {"saved_model.pb": 1}])
+def test_a_record_whose_digests_are_none_is_refused(models, files):
+    storage.write_json(str(version(models, 1) / "version.json"), {"files": files})
+    with pytest.raises(
+        ValueError, match=r"expected a JSON object that names digests by file as files in .*version.json"
+    ):
+        portable.load(str(version(models, 1)))
+
+
+def test_a_version_that_was_written_without_a_push_is_loaded(models):
+    (version(models, 1) / "version.json").unlink()
+    assert portable.load(str(version(models, 1))).version == 1
+
+
+# Promoted and rolled back to
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_channel_is_moved_to_a_version_of_which_a_file_was_changed(models, name):
+    flip(version(models, 1) / name)
+    before = (models / NAME / "channels.json").read_bytes()
+    with pytest.raises(ValueError, match=f"no channel was moved: .*{refused(name)}"):
+        registry.promote(str(models), NAME, 1, why="a test")
+    with pytest.raises(ValueError, match=f"no channel was moved: .*{refused(name)}"):
+        registry.rollback(str(models), NAME, why="a test")
+    assert (models / NAME / "channels.json").read_bytes() == before
+
+
+def test_a_version_in_a_bucket_is_checked_before_a_channel_is_moved_to_it(models, amazon):
+    storage.upload_tree(models, "s3://bucket/models")
+    registry.rollback("s3://bucket/models", NAME, why="sound")
+    flip(version(models, 2) / NETWORK)
+    storage.upload_tree(models, "s3://bucket/models")
+    with pytest.raises(
+        ValueError, match=rf"no channel was moved: ValueError: s3://bucket/models/portraits/2/{refused(NETWORK)}"
+    ):
+        registry.promote("s3://bucket/models", NAME, 2, channel="challenger", why="a test")
+
+
+# Loaded
+
+
+def test_what_loads_a_version_checks_the_files_that_it_takes(models):
+    uri = str(version(models, 1))
+    loads = {"saved_model.pb": published.load, NETWORK: portable.load, "bundle/scorer.keras": published.load_bundle}
+    for name, load in loads.items():
+        load(uri)
+        flip(version(models, 1) / name)
+        with pytest.raises(ValueError, match=refused(name)):
+            load(uri)
+
+
+def test_photos_are_neither_scored_nor_put_in_order_nor_explained_by_a_changed_version(models, tmp_path):
+    photo = tmp_path / "photos" / "a.jpg"
+    photo.parent.mkdir()
+    photo.write_bytes(drawn_photo(0.5, size=(80, 96)))
+    for name in (SAVED_MODEL, NETWORK, "bundle/scorer.keras"):
+        flip(version(models, 2) / name)
+    with pytest.raises(ValueError, match=refused(SAVED_MODEL)):
+        score(str(models), str(photo.parent), tmp_path / "scores.csv")
+    with pytest.raises(ValueError, match=refused(NETWORK)):
+        ranking.rank(str(models), str(photo.parent), str(tmp_path / "shards"))
+    with pytest.raises(ValueError, match=refused("bundle/scorer.keras")):
+        explaining.explain(str(models), [str(photo)], tmp_path / "explained")
+    assert [path.name for path in tmp_path.iterdir() if path.name not in ("photos", "models")] == []
+
+
+def test_a_champion_that_was_changed_is_told_to_evaluation_and_validation(models):
+    flip(version(models, 2) / SAVED_MODEL)
+    storage.write_json(str(version(models, 2) / "profile.json"), {"changed": True})
+    champion = score_champion(str(models), NAME, lambda: iter([]), 0)
+    assert champion.votes is None
+    assert "is not as it was published" in champion.error
+    assert "profile.json is not as it was published" in read_champion(str(models), NAME).error
+
+
+# Served
+
+ONE = "s3://bucket/models/portraits/1"
+
+
+def fetching(folder: Path) -> Settings:
+    return Settings(model=ONE, folder=str(folder / "kept"))
+
+
+def test_a_server_goes_on_with_its_version_when_the_new_champion_was_changed(models):
+    registry.rollback(str(models), NAME, why="a test")
+    flip(version(models, 2) / NETWORK)
+    with Here(Settings(workers=1, interval=0.05, model=str(models))) as here:
+        channels.move(str(models), NAME, 2, why="by hand")
+        until(lambda: here.get("/ready").json()["failing"], "the failure is told")
+        assert f"{NETWORK} is not as it was published" in here.get("/ready").json()["failing"]["why"]
+        assert here.get("/ready").json()["version"] == "1"
+
+
+def test_a_version_that_was_changed_in_its_bucket_is_not_fetched(models, amazon, tmp_path):
+    flip(version(models, 1) / NETWORK)
+    storage.upload_tree(models, "s3://bucket/models")
+    with pytest.raises(ValueError, match=rf"s3://bucket/models/portraits/1/{refused(NETWORK)}"):
+        source.fetch(ONE, fetching(tmp_path))
+    assert not list((tmp_path / "kept").rglob("*.tflite"))
+
+
+def test_a_fetched_version_that_was_changed_on_the_disk_is_fetched_again(models, amazon, tmp_path):
+    storage.upload_tree(models, "s3://bucket/models")
+    place = Path(source.fetch(ONE, fetching(tmp_path)))
+    flip(place / NETWORK)
+    with pytest.raises(ValueError, match=refused(NETWORK)):
+        portable.load(str(place))
+    assert source.fetch(ONE, fetching(tmp_path)) == str(place)
+    assert portable.load(str(place)).version == 1
