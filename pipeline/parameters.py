@@ -11,6 +11,7 @@ from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 
 from components.scorer import model_registry
+from components.scorer.quoting import shown
 from components.scorer.settings import (
     Evaluation,
     Faces,
@@ -62,12 +63,12 @@ def read(assignments: list[str]) -> dict[str, Any]:
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
-            raise ValueError(f"expected name=value, got {assignment!r}")
+            raise ValueError(f"expected name=value, got {shown(assignment)}")
         kind = _kind(name)
         try:
             values[name] = _READ[kind](text)
         except (ValueError, KeyError):
-            raise ValueError(f"{name} must be {_TYPES[kind][1]}, got {text!r}") from None
+            raise ValueError(f"{name} must be {_TYPES[kind][1]}, got {shown(text)}") from None
     return values
 
 
@@ -83,10 +84,10 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         kind, expected = _TYPES[_kind(name)]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise ValueError(f"{name} must be {expected}, got {value!r}")
+            raise ValueError(f"{name} must be {expected}, got {shown(value)}")
         choices = [json_format.MessageToDict(choice) for choice in _INPUTS[name].literals]
         if choices and value not in choices:
-            raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+            raise ValueError(f"{name} must be one of {choices}, got {shown(value)}")
     for name, spec in _INPUTS.items():
         if not spec.is_optional and not values.get(name):
             raise ValueError(f"{name} is missing. {spec.description}")
@@ -119,7 +120,8 @@ def _check_pool(values: Mapping[str, Any]) -> None:
         raise ValueError(f"accelerator must be a resource of Kubernetes such as nvidia.com/gpu, got {accelerator!r}")
     for label, value in values.get("node_selector", {}).items():
         if not isinstance(value, str):
-            raise ValueError(f'node_selector must hold texts, such as {{"pool": "gpu"}}, got {value!r} for {label!r}')
+            came = f"{shown(value)} for {shown(label)}"
+            raise ValueError(f'node_selector must hold texts, such as {{"pool": "gpu"}}, got {came}')
     for toleration in values.get("tolerations", []):
         if not isinstance(toleration, dict) or not toleration or not set(toleration) <= _TOLERATION:
             expected = '{"key": "nvidia.com/gpu", "operator": "Exists"}'
@@ -138,7 +140,7 @@ def _kind(name: str) -> int:
     if name not in _INPUTS:
         near = difflib.get_close_matches(name, _INPUTS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(sorted(_INPUTS))}"
-        raise ValueError(f"the pipeline has no parameter {name!r}: {hint}")
+        raise ValueError(f"the pipeline has no parameter {shown(name)}: {hint}")
     return _INPUTS[name].parameter_type
 
 

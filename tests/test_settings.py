@@ -26,6 +26,8 @@ def test_settings_survive_being_written_and_read():
 @pytest.mark.parametrize(
     ("settings", "given", "words"),
     [
+        (Ingestion, {"rating_scale": "5-1"}, "rating_scale must be auto, or the lowest and the highest score such as"),
+        (Ingestion, {"rating_scale": "stars"}, "rating_scale must be auto, or the lowest and the highest score such"),
         (Ingestion, {"ava_tags": ["x"]}, "ava_tags must be a list of whole numbers, got ['x']"),
         (Ingestion, {"ava_tags": [17.5]}, "ava_tags must be a whole number, got 17.5"),
         (Faces, {"face_scales": "1"}, "face_scales must be a list of numbers, got '1'"),
