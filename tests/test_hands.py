@@ -175,8 +175,3 @@ def test_a_schedule_that_names_no_time_is_not_backfilled_for_each_run_would_do_t
     schedule(server, file, weekly=WEEKLY)
     assert by_hand(server, "backfill", "weekly", *JANUARY) == 2
     assert "no parameter of weekly holds a time as [[ScheduledTime]]" in capsys.readouterr().err
-
-
-def test_a_server_without_the_experiment_is_one_clear_error(server, capsys):  # noqa: F811
-    assert by_hand(server, "list") == 2
-    assert "No experiment is found with name portrait-scorer" in capsys.readouterr().err
