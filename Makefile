@@ -76,6 +76,7 @@ benchmarks: $(BIN)/.dev  ## print the rates and ratios of the README (half an ho
 	$(BIN)/python -m tests.benchmarks.runtimes
 	$(BIN)/python -m tests.benchmarks.serving_load
 	$(BIN)/python -m tests.benchmarks.ranking_rate
+	$(BIN)/python -m tests.benchmarks.decode_memory
 
 lock: $(BIN)/.dev  ## write the locks anew from pyproject.toml: names, versions, hashes
 	$(call lock,pyproject.toml --extra cpu --extra scale,cpu)

@@ -22,6 +22,7 @@ from PIL import Image
 from components.scorer import faces, portable, warmup
 from components.scorer.decoding import Unusable
 from components.scorer.embedding import Reader
+from components.scorer.settings import Ingestion
 from images.serving import batching, bodies, reference
 from images.serving.models import Served
 from images.serving.problems import Problem
@@ -422,7 +423,7 @@ def test_advise_tells_score_norms_and_edits(here, truth):
 def test_about_tells_what_clients_need_to_know(here):
     told = here.get("/about").json()
     assert (told["name"], told["version"], told["channel"]) == ("portraits", 1, "champion")
-    assert told["limits"] == {"photos": 4, "bytes": 200_000, "pixels": 100_000_000, "seconds": 20.0}
+    assert told["limits"] == {"photos": 4, "bytes": 200_000, "pixels": 50_000_000, "seconds": 20.0}
     assert told["faces"] is False
     assert all(set(norm) == {"key", "sentence"} for norm in told["norms"])
 
@@ -574,7 +575,7 @@ def test_bodies_that_take_all_room_say_when_to_come_again_and_give_it_back(here,
 def test_a_small_photo_waits_for_no_large_one(here, monkeypatch):
     """Four large photos are being decoded, for as long as the small one is not answered."""
     answered = threading.Event()
-    decode, pixels = batching.decode, batching._pixels
+    decode, is_large = batching.decode, batching._is_large
     large = [b"large%d" % number for number in range(4)]
 
     def slowly(portable, photo):
@@ -584,12 +585,22 @@ def test_a_small_photo_waits_for_no_large_one(here, monkeypatch):
         decode(portable, photo)
 
     monkeypatch.setattr(batching, "decode", slowly)
-    monkeypatch.setattr(batching, "_pixels", lambda data: 10**8 if data in large else pixels(data))
+    monkeypatch.setattr(batching, "_is_large", lambda data, settings: data in large or is_large(data, settings))
     under_way = here.begin("POST", "/score", files=form(*large))
     until(lambda: here.state.batching._under_way == 4, "the large ones are under way")
     assert here.post("/score", files=form(PHOTO)).status_code == 200
     answered.set()
     assert under_way.result(PATIENCE).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("format", "side", "large"),
+    [("JPEG", 3900, False), ("JPEG", 4100, True), ("PNG", 3900, False), ("WEBP", 1900, False), ("WEBP", 2100, True)],
+)
+def test_a_photo_is_large_by_its_pixels_and_by_the_memory_that_it_takes(format, side, large):
+    data = io.BytesIO()
+    Image.new("RGB", (side, side)).save(data, format)
+    assert batching._is_large(data.getvalue(), Ingestion()) is large
 
 
 def test_too_many_requests_for_advice_say_when_to_come_again(here, monkeypatch):

@@ -1,5 +1,6 @@
 """Sources of photos: what is listed, under which id, and what is left out."""
 
+import io
 import json
 import os
 import pickle
@@ -9,10 +10,11 @@ from pathlib import Path
 import boto3
 import numpy as np
 import pytest
+from PIL import Image
 
 from components.ingestion.ratings import read_ratings
 from components.ingestion.sources import SUFFIXES, open_source, photo_files
-from components.scorer import storage
+from components.scorer import decoding, shards, storage
 from components.scorer.settings import Ingestion
 from tests import gcs, s3
 
@@ -55,6 +57,27 @@ def test_the_address_of_each_photo_gives_its_bytes(folder):
 def test_every_suffix_counts_in_upper_case_too(folder, suffix):
     put(folder, f"a{suffix}", f"b{suffix.upper()}")
     assert len(ids(folder)) == 2
+
+
+def test_every_format_that_is_read_has_its_suffixes():
+    assert {".hif", ".heic", ".avif", ".jpe", ".jpg", ".jfif", ".mpo", ".tif", ".webp", ".gif", ".bmp"} < set(SUFFIXES)
+
+
+def photo_of(format):
+    stream = io.BytesIO()
+    Image.new("RGB", (80, 90), "teal").save(stream, format)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("format", decoding.FORMATS)
+def test_a_photo_without_a_suffix_is_known_by_its_content(folder, format):
+    folder.mkdir(exist_ok=True)
+    (folder / "portrait").write_bytes(photo_of(format))
+    (folder / "notes").write_bytes(b"no photo at all, but some text")
+    (folder / "empty").write_bytes(b"")
+    os.mkfifo(folder / "pipe")
+    assert ids(folder) == ["portrait"]
+    assert [file.name for file in shards.listed(str(folder))] == ["portrait"]
 
 
 def test_hidden_and_other_files_are_passed_over(folder):
@@ -105,7 +128,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 
 def test_a_folder_without_photos_is_named(folder):
     put(folder, "readme.txt")
-    with pytest.raises(ValueError, match=r"expected photos \(\.bmp, .*\) in .*/photos, found none"):
+    with pytest.raises(ValueError, match=r"expected photos \(\.apng, .*\) in .*/photos, found none"):
         ids(folder)
 
 
@@ -132,6 +155,15 @@ def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         boto3.client("s3").create_bucket(Bucket="photos-of-sources")
         yield "s3://photos-of-sources/place"
+
+
+@pytest.mark.parametrize("bucket", ["gs", "s3"], indirect=True)
+def test_a_photo_without_a_suffix_is_known_by_its_content_in_a_bucket(bucket):
+    bucket += "-without-suffixes"
+    storage.write_bytes(f"{bucket}/portrait", photo_of("JPEG") + bytes(100))
+    storage.write_bytes(f"{bucket}/notes", b"no photo at all, but some text that is longer than that")
+    storage.write_bytes(f"{bucket}/empty", b"")
+    assert photo_files(bucket) == [("portrait", f"{bucket}/portrait")]
 
 
 @pytest.mark.parametrize("bucket", ["gs", "s3"], indirect=True)
@@ -232,7 +264,6 @@ def test_a_tfds_data_set_says_not_what_is_imported(tfds_dir, tmp_path, monkeypat
 
 
 def test_a_tfds_photo_has_its_pixels(tfds_dir, tmp_path):
-    from PIL import Image
 
     uri = dict(photo_files("tfds:faces/train", str(tmp_path)))["2.png"]
     assert np.array_equal(np.asarray(Image.open(uri)), pixels(2))

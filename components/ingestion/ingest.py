@@ -29,7 +29,7 @@ SHARD_BYTES = 64 * 2**20
 ADVICE = MappingProxyType(
     {
         "unreadable": "check that the photos were copied whole",
-        "bomb": "raise maximum_pixels if photos of this size are meant",
+        "bomb": "save these photos smaller, or raise maximum_pixels if it is their number of pixels alone",
         "too small": "give larger photos, or lower minimum_side",
         "no rating": "name the folder under unlabelled too, if its other photos are to be used without ratings",
         "no photo": "check that the paths in the ratings start from the folder given as photos",

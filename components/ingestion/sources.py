@@ -16,18 +16,17 @@ import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from components.ingestion.left_out import LeftOut
 from components.scorer import storage
+from components.scorer.decoding import SUFFIXES, is_photo
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
-
-SUFFIXES = (".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""Endings of photos' names, in upper or lower case; other files are passed over."""
 
 _LEADS_OUT, _LEADS_NOWHERE = "a link that leads out", "a link to a file that is not there: fetch it"
 
@@ -57,8 +56,8 @@ class Source:
     def photos(self) -> Iterator[tuple[str, str]]:
         """Each photo's id (its path in the source, with ``/``) and the address that `storage.read_bytes` reads.
 
-        Hidden files and folders, and files that are no photos by their suffix, are passed over. What leads
-        out of the source is left out.
+        Hidden files and folders, and files that are no photos by their suffix or, without one, by their content, are
+        passed over. What leads out of the source is left out.
 
         Raises:
             FileNotFoundError: there is no such folder or data set.
@@ -124,7 +123,7 @@ def _in_folder(source: Source) -> Iterator[tuple[str, str]]:
         for entry in (*folders, *files):
             path = os.path.join(folder, entry)
             name = os.path.relpath(path, root).replace(os.sep, "/")
-            if _hidden(name) or (entry in files and not _is_photo(name)):
+            if _hidden(name) or (entry in files and not is_photo(name, partial(_beginning, path))):
                 continue
             if os.path.islink(path) and not os.path.exists(path):
                 source.left_out.append(LeftOut(_readable(name), "unreadable", _LEADS_NOWHERE))
@@ -144,7 +143,7 @@ def _in_folder(source: Source) -> Iterator[tuple[str, str]]:
 def _in_bucket(source: Source) -> Iterator[tuple[str, str]]:
     """The photos below an address in a bucket, in the order of their ids."""
     for file in storage.files(source.uri):
-        if _hidden(file.name) or not _is_photo(file.name):
+        if not is_photo(file.name, partial(storage.read_beginning, file)):
             continue
         if _inside(posixpath.normpath(f"/folder/{file.name}"), "/folder"):
             yield file.name, file.uri
@@ -152,8 +151,15 @@ def _in_bucket(source: Source) -> Iterator[tuple[str, str]]:
             source.left_out.append(LeftOut(file.name, "path outside the folder", "its name leads upwards"))
 
 
-def _is_photo(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
+def _beginning(path: str) -> bytes:
+    """The first bytes of a file; none of what is no file or cannot be read."""
+    if not os.path.isfile(path):
+        return b""
+    try:
+        with open(path, "rb") as file:
+            return file.read(32)
+    except OSError:
+        return b""
 
 
 def _hidden(name: str) -> bool:
@@ -282,4 +288,4 @@ def _features(uri: str, features: "tfds.features.FeaturesDict") -> tuple[str, st
 def _id(split: str, name: str, data: bytes) -> str:
     """A photo's id: its name, below its split where there are several, with the suffix of its encoding."""
     suffix = next((suffix for magic, suffix in _MAGIC if data.startswith(magic)), "")
-    return posixpath.join(split, name if _is_photo(name) else name + suffix)
+    return posixpath.join(split, name if is_photo(name) else name + suffix)

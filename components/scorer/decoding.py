@@ -9,6 +9,7 @@ import hashlib
 import math
 import threading
 import warnings
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import PurePosixPath
 from typing import NamedTuple
@@ -20,8 +21,16 @@ from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 from components.scorer import jpeg, memory, png, scaling
 from components.scorer.settings import Ingestion
 
+pillow_heif.register_heif_opener()
+
 FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "GIF", "TIFF", "BMP")
 """Pillow's names of the formats that are read; what else it can open is of no use here and a larger target."""
+
+_JPEG = ("JPEG", "MPO")
+SUFFIXES = tuple(
+    sorted(suffix for suffix, format in Image.registered_extensions().items() if format in FORMATS + _JPEG)
+)
+"""Endings of photos' names, in small letters; capital ones count too."""
 
 LONGEST_SIDE = 65_500
 """Pixels: the longest side that libjpeg writes (JPEG_MAX_DIMENSION)."""
@@ -34,9 +43,8 @@ _SCANS = 100  # of a JPEG: progressive ones have some ten; each may cost as much
 _DRAFT = 1.5  # times the size to come: JPEGs scaled while decoding then differ from the full decode by 48-57 dB
 _PROFILE = 4 * 2**20  # bytes: a larger colour profile is passed over; those of printing presses have 2 MB
 _FILLINGS = bytes.fromhex("b7e151628aed2a6b") * 99, bytes.fromhex("e43f6a8885a308d3") * 99  # many bits, no marker
-_PAGES = 100  # of a TIFF that are looked at for the largest
+_PAGES, _TAGS = 100, 2000  # of a TIFF that are looked at for the largest page
 _REDUCED, _BITS, _STRIP_ROWS, _TILE = 254, 258, 278, (322, 323)  # tags of TIFF 6.0
-_JPEG = ("JPEG", "MPO")
 _KEPT = 16  # ways between colours that are kept, by the digest of their profile
 _transforms: "dict[bytes, tuple[str, ImageCms.ImageCmsTransform | None]]" = {}
 _building = threading.Lock()
@@ -51,7 +59,6 @@ _TRANSPOSES = {  # what sets a photo with this EXIF orientation upright (CIPA DC
     8: Image.Transpose.ROTATE_90,
 }
 
-pillow_heif.register_heif_opener()
 PngImagePlugin.MAX_TEXT_CHUNK = 2 * _PROFILE  # larger ones do not come to it, see `png`; its own takes them for damage
 # What Pillow warns of is judged here, photo by photo (its error at twice the pixels stays, as a second wall), or
 # is broken metadata, which spoils no pixel.
@@ -91,10 +98,20 @@ class Photo(NamedTuple):
     height: int
 
 
-def is_photo(name: str) -> bool:
-    """Whether a path below an address ends as one of `FORMATS` does, and nothing of it is hidden."""
-    visible = not any(part.startswith(".") for part in name.split("/"))
-    return visible and Image.registered_extensions().get(PurePosixPath(name).suffix.lower()) in FORMATS
+def is_photo(name: str, beginning: Callable[[], bytes] | None = None) -> bool:
+    """Whether a file is taken for a photo; what it is of is decided when it is decoded, by its content.
+
+    Args:
+        name: path below an address; of what is hidden nothing is a photo.
+        beginning: gives the file's first 32 bytes, by which it is decided where the name has no suffix.
+    """
+    if any(part.startswith(".") and part != ".." for part in name.split("/")):
+        return False
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix or not beginning:
+        return suffix in SUFFIXES
+    start = beginning()[:32]
+    return any(Image.OPEN[format][1](start) for format in FORMATS)
 
 
 def decode(data: bytes, settings: Ingestion) -> Photo:
@@ -166,17 +183,18 @@ def _opened(data: bytes) -> Image.Image:
 
 def _largest_page(image: Image.Image, data: bytes) -> Image.Image:
     """A TIFF at its largest page, of several the first; what is marked as a reduced copy of another does not count."""
-    largest, most = None, 0
+    largest, most, tags = None, 0, 0
     for page in range(_PAGES):
         try:
             image.seek(page)
         except Exception:  # there is none, or a broken one, which spoils no other
             break
         reduced = image.tag_v2.get(_REDUCED, 0)
-        if isinstance(reduced, int) and reduced & 1:
-            continue
-        if image.width * image.height > most:
+        if not (isinstance(reduced, int) and reduced & 1) and image.width * image.height > most:
             largest, most = page, image.width * image.height
+        tags += len(image.tag_v2)
+        if tags > _TAGS:
+            break
     if largest is None:
         raise Unusable(
             "unreadable", "expected a photo, got a TIFF of previews alone, as cameras' raw files are: save it as JPEG"
@@ -258,16 +276,16 @@ def _check_memory(image: Image.Image, size: tuple[int, int], scans: int) -> None
         )
 
 
-def needed(data: bytes, settings: Ingestion) -> int:
-    """Bytes of memory that decoding a photo takes, by its header; 0 where that cannot be read."""
+def needed(data: bytes, settings: Ingestion) -> tuple[int, int]:
+    """Pixels of a photo, and bytes of memory that decoding it takes, by its header; 0 where that cannot be read."""
     try:
         with _opened(data) as image:
             size = image.size
             if image.format in _JPEG:
                 image.draft(None, tuple(round(side * _DRAFT) for side in _shrunk(*size, settings.shorter_side)))
-            return _memory(image, size, 2 if image.info.get("progressive") else 1)
+            return math.prod(size), _memory(image, size, 2 if image.info.get("progressive") else 1)
     except Exception:  # decoding will say it better
-        return 0
+        return 0, 0
 
 
 def _memory(image: Image.Image, size: tuple[int, int], scans: int) -> int:

@@ -48,7 +48,7 @@ def rank(
 
     Args:
         model: address of a published version, or of a folder whose champion is meant.
-        photos: folder, ``gs://`` or ``s3://`` address; files that are no photos by their ending are passed over.
+        photos: folder, ``gs://`` or ``s3://`` address; files that are no photos are passed over.
         address: folder, ``gs://`` or ``s3://`` address that receives what is described above.
         job: that the people on the photos offer to do; "" where it is not known.
         form: of the shards.

@@ -22,7 +22,7 @@ def score(model: str, photos: str, out: str | Path, job: str = "") -> tuple[int,
 
     Args:
         model: address of a published version, or of a folder whose champion is meant.
-        photos: folder, ``gs://`` or ``s3://`` address; files that are no photos by their ending are passed over.
+        photos: folder, ``gs://`` or ``s3://`` address; files that are no photos are passed over.
         out: file to write: ``photo`` (its path below the address), ``mean`` (1..10), ``std``, ``p1`` to ``p10``.
         job: that the people on the photos offer to do; "" where it is not known.
 

@@ -13,6 +13,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 from components.scorer import decoding, storage
@@ -90,12 +91,14 @@ class Scored:
 
 
 def listed(photos: str) -> list[storage.File]:
-    """The photos below an address; files that are none by their ending are passed over.
+    """The photos below an address; others are passed over, see `decoding.is_photo`.
 
     Raises:
         ValueError: there is none.
     """
-    files = [file for file in storage.files(photos) if decoding.is_photo(file.name)]
+    files = [
+        file for file in storage.files(photos) if decoding.is_photo(file.name, partial(storage.read_beginning, file))
+    ]
     if not files:
         raise ValueError(f"expected photos at {photos}, found none")
     return files

@@ -105,6 +105,17 @@ def read_bytes(uri: str) -> bytes:
     return store.read(key)
 
 
+def read_beginning(file: File, size: int = 32) -> bytes:
+    """The first bytes of a file that was listed.
+
+    Raises:
+        FileNotFoundError: it is gone.
+        StorageError: the cloud cannot be reached or refuses.
+    """
+    store, key = _at(file.uri)
+    return store.beginning(key, size) if file.size else b""
+
+
 def read_ahead(objects: Iterable[tuple[str, ...]]) -> Iterator[tuple[str, Future[bytes]]]:
     """What some objects are called and their bytes to come, some under way while others are worked on.
 
@@ -300,6 +311,10 @@ class _Folder:
     def read(self, key: str) -> bytes:
         return Path(key).read_bytes()
 
+    def beginning(self, key: str, size: int) -> bytes:
+        with open(key, "rb") as file:
+            return file.read(size)
+
     def write(self, key: str, data: bytes) -> None:
         with _replacing(Path(key)) as partial:
             partial.write_bytes(data)
@@ -425,6 +440,10 @@ class _Gcs:
         with self._calling("read", key) as (bucket, options):
             return self._blob(bucket, key).download_as_bytes(**options)
 
+    def beginning(self, key: str, size: int) -> bytes:
+        with self._calling("read", key) as (bucket, options):
+            return self._blob(bucket, key).download_as_bytes(end=size - 1, **options)
+
     def write(self, key: str, data: bytes, **precondition: int) -> None:
         with self._calling("write", key) as (bucket, options):
             blob = self._blob(bucket, key)
@@ -505,12 +524,12 @@ class _S3:
             raise ValueError(f"expected a file, got s3://{self._name}, which is a bucket")
         return {"Bucket": self._name, "Key": key}
 
-    def _read(self, key: str) -> tuple[bytes, str]:
+    def _read(self, key: str, **options: str) -> tuple[bytes, str]:
         errors = _amazon()[1].exceptions
         with self._calling("read", key) as client:
             for attempt in range(_ATTEMPTS):
                 try:
-                    answer = client.get_object(**self._object(key))
+                    answer = client.get_object(**self._object(key), **options)
                     return answer["Body"].read(), answer["ETag"]
                 except (errors.HTTPClientError, errors.IncompleteReadError):
                     # The client repeats a call, but not an answer that breaks off while it is read.
@@ -520,6 +539,9 @@ class _S3:
 
     def read(self, key: str) -> bytes:
         return self._read(key)[0]
+
+    def beginning(self, key: str, size: int) -> bytes:
+        return self._read(key, Range=f"bytes=0-{size - 1}")[0]
 
     def write(self, key: str, data: bytes, **precondition: str) -> None:
         with self._calling("write", key) as client:

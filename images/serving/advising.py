@@ -65,7 +65,9 @@ class Advising:
         portable, settings = served.portable, Believed()
         # Each picture is scored while the next one is being scaled, and its face read.
         score, hold = scorers(portable, lambda pictures: served.network.ask(pictures, photo.job)["mean"])
-        image = self._batching.alone_when_large(data, lambda: advice.working(data, settings, portable.settings))
+        image = self._batching.alone_when_large(
+            data, portable.settings, lambda: advice.working(data, settings, portable.settings)
+        )
         seen = see(portable, photo)
         return advice.advise(
             image, score, seen.faces if seen else None, settings, side=portable.settings.shorter_side,

@@ -23,15 +23,15 @@ from components.scorer import decoding, stages
 from components.scorer.decoding import Unusable
 from components.scorer.embedding import Seen
 from components.scorer.portable import Portable
+from components.scorer.settings import Ingestion
 from components.scorer.stages import Given
 from images.serving import attempts
 from images.serving.metrics import Metrics
 from images.serving.problems import Problem, busy
 from images.serving.settings import Settings
 
-_LARGE = (
-    16_000_000  # pixels: above it (50 MB decoded) a worker decodes one photo at a time, or four of 100 MP fill 1 GB
-)
+# Above either a worker decodes one photo at a time: many pixels take long, and one photo may take 384 MiB.
+_LARGE, _MEMORY = 16_000_000, 64 * 2**20  # pixels; bytes while it is decoded
 _APART = 30.0  # seconds that decoding may take in a process of its own, which needs one to begin
 
 
@@ -219,9 +219,9 @@ class Batching:
         """The function's result, from one of the threads that decode."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
-    def alone_when_large(self, data: bytes, work: Callable[[], Any]) -> Any:
+    def alone_when_large(self, data: bytes, settings: Ingestion, work: Callable[[], Any]) -> Any:
         """The work's result, for another thread; of photos with very many pixels one at a time is worked on."""
-        return self._large.submit(work).result() if _pixels(data) > _LARGE else work()
+        return self._large.submit(work).result() if _is_large(data, settings) else work()
 
     def close(self) -> None:
         """End the threads."""
@@ -246,7 +246,7 @@ class Batching:
 
     def _assign(self, network: Network, photo: Photo) -> None:
         """Decode a photo at once, or when it is its turn among those that take long."""
-        if photo.apart or _pixels(photo.data) > _LARGE:
+        if photo.apart or _is_large(photo.data, network.portable.settings):
             self._large.submit(self._decode, network, photo)
         else:
             self._decode(network, photo)
@@ -329,10 +329,6 @@ async def _one(future: asyncio.Future) -> Any:
         return error
 
 
-def _pixels(data: bytes) -> int:
-    """Pixels that a photo's header tells of; 0 where it cannot be read, which decoding will say better."""
-    try:
-        with Image.open(io.BytesIO(data), formats=decoding.FORMATS) as image:
-            return image.width * image.height
-    except Exception:  # on damaged headers the decoders raise nearly anything
-        return 0
+def _is_large(data: bytes, settings: Ingestion) -> bool:
+    pixels, needed = decoding.needed(data, settings)
+    return pixels > _LARGE or needed > _MEMORY

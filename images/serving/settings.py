@@ -55,7 +55,7 @@ class Settings:
     photos: int = 32  # in a request; half of the queue, so that one request never fills it
     body: int = 32 * 2**20  # bytes of a request: ten photos of a phone's 3 MB; SageMaker passes on 25 MB at most
     held: int = 4 * 32 * 2**20  # bytes of bodies in a worker: four of the largest; more would crowd out the network
-    pixels: int = 100_000_000  # of a photo, as ingestion; a version that was trained on smaller ones may hold it lower
+    pixels: int = 50_000_000  # of a photo, as large as phones take them; a version's own limit may be lower
     seconds: float = 30.0  # for a body to arrive, and for a photo to wait
     advising: int = 4  # requests for advice under way in a worker, each up to two seconds; they are answered in turn
     keys: tuple[str, ...] = ()  # SHA-256 of the keys of which one is asked for; none: everybody is answered
