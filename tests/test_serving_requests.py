@@ -23,7 +23,7 @@ from components.scorer import faces, portable, warmup
 from components.scorer.decoding import Unusable
 from components.scorer.embedding import Reader
 from components.scorer.settings import Ingestion
-from images.serving import batching, bodies, reference
+from images.serving import batching, bodies, reference, sagemaker
 from images.serving.models import Served
 from images.serving.problems import Problem
 from images.serving.settings import Settings, cores, digests, from_environment, to_environment
@@ -120,6 +120,49 @@ def test_base64_of_any_alphabet_and_padding_is_read(data, cut, for_urls):
     text = (base64.urlsafe_b64encode if for_urls else base64.b64encode)(data).decode()
     padding = len(text) - len(text.rstrip("="))
     assert bodies.from_base64(text[: len(text) - min(cut, padding)], "here") == data
+
+
+def test_base64_in_an_address_of_data_is_read():
+    assert bodies.from_base64("data:image/jpeg;base64,QUJD", "x") == b"ABC"
+
+
+def test_a_name_that_is_sent_extended_alone_is_told(here):
+    head = b"--x\r\nContent-Disposition: form-data; name=\"photos\"; filename*=UTF-8''caf%C3%A9.jpg\r\n\r\n"
+    answer = here.post("/score", content=head + PHOTO + b"\r\n--x--\r\n",
+                       headers={"content-type": "multipart/form-data; boundary=x"})  # fmt: skip
+    assert answer.json()["photos"][0]["name"] == "caf\u00e9.jpg"
+
+
+@pytest.mark.parametrize("size", [1, 10, 100_000])
+def test_words_before_a_forms_first_boundary_are_passed_over(size):
+    parts = []
+    take = bodies._after_preamble(parts.append, b"x")
+    body = b"This is a form.\r\n--x\r\nContent\r\n--x--\r\n"
+    for start in range(0, len(body), size):
+        take(body[start : start + size])
+    assert b"".join(parts) == body[body.index(b"--x") :]
+
+
+def test_a_form_with_words_before_it_is_read(here):
+    head = b'words\r\n--x\r\nContent-Disposition: form-data; name="photos"; filename="a"\r\n\r\n'
+    sent = head + PHOTO + b"\r\n--x--\r\n"
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    assert here.post("/score", content=sent, headers=headers).status_code == 200
+    problem(here.post("/score", content=b"w" * 9000, headers=headers), 400, "broken-form")
+
+
+@pytest.mark.parametrize(
+    ("accept", "lines"),
+    [("application/json;q=0.5, application/jsonlines", True), ("application/jsonlines;q=0.1, */*", False),
+     ("application/jsonlines;q=0, application/json;q=0.2", False), ("text/html, application/jsonlines;q=0.3", True)],
+)  # fmt: skip
+def test_accept_is_weighed(accept, lines):
+    assert sagemaker._wants_lines(accept, "application/json") == lines
+
+
+def test_what_is_not_wanted_at_all_is_not_given(here):
+    answer = here.post("/invocations", content=PHOTO, headers={"content-type": "image/jpeg", "accept": "*/*;q=0"})
+    problem(answer, 406, "not-acceptable")
 
 
 @pytest.mark.parametrize("text", ["?", "QUJD!", "QUJDR", "é", "QU=JD"])
@@ -613,6 +656,40 @@ def test_unknown_addresses_and_methods_are_problems_too(here):
     answer = here.get("/score")
     problem(answer, 405, "http")
     assert answer.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"), [("/score", "OPTIONS, POST"), ("/about", "GET, HEAD, OPTIONS"), ("/v2", "GET, HEAD, OPTIONS")]
+)
+def test_options_tell_the_methods_of_an_address(here, path, methods):
+    answer = here.begin("OPTIONS", path).result(PATIENCE)
+    assert (answer.status_code, answer.headers["allow"]) == (204, methods)
+
+
+@pytest.mark.parametrize("path", ["/about", "/ready", "/docs", "/v1/models/portraits", "/v2/health/live", "/metrics"])
+def test_head_is_answered_as_get_without_the_content(here, path):
+    head = here.begin("HEAD", path).result(PATIENCE)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == here.get(path).headers["content-type"]
+    assert here.begin("HEAD", "/score").result(PATIENCE).status_code == 405
+
+
+def test_pages_of_the_origins_that_are_listed_may_ask_and_no_others(small_models):
+    origins = from_environment({"SCORER_ORIGINS": "https://market.example"}).origins
+    with Here(replace(SETTINGS, model=str(small_models), origins=origins, keys=digests(["key"]))) as shared:
+        for origin, allowed in (("https://market.example", True), ("https://stranger.example", False)):
+            asked = {"origin": origin, "access-control-request-method": "POST",
+                     "access-control-request-headers": "x-api-key"}  # fmt: skip
+            before = shared.begin("OPTIONS", "/score", headers=asked).result(PATIENCE)
+            assert (before.status_code == 200) == allowed
+            for headers in ({"x-api-key": "key"}, {}):
+                answer = shared.post("/score", files=form(PHOTO), headers={"origin": origin, **headers})
+                assert answer.headers.get("access-control-allow-origin") == (origin if allowed else None)
+
+
+def test_a_browser_gets_the_desk_and_a_client_of_kserve_its_word(here):
+    assert here.get("/", headers={"accept": "text/html,*/*;q=0.8"}).headers["content-type"].startswith("text/html")
+    assert here.get("/").json() == {"status": "alive"}
 
 
 # Keys

@@ -32,7 +32,7 @@ from images.serving.app import create_app
 from images.serving.settings import Settings
 from tests import deadly
 from tests.conftest import drawn_photo
-from tests.serving import NGINX, PATIENCE, ROOT, Load, Server, children, started, until
+from tests.serving import NGINX, PATIENCE, ROOT, Load, Server, children, free_port, started, until
 
 PHOTO = drawn_photo(0.6, seed=1, size=(90, 120))
 NAME = "anna-muster-7f3a.jpg"
@@ -436,7 +436,7 @@ def test_no_module_is_taken_from_the_folder_it_is_started_in(models, tmp_path, m
 def test_a_folder_that_others_may_write_to_is_refused(models, tmp_path):
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
-    words = ["--model", str(models), "--folder", str(tmp_path / "open"), "--port", "0"]
+    words = ["--model", str(models), "--folder", str(tmp_path / "open"), "--port", str(free_port())]
     done = subprocess.run([sys.executable, "-m", "images.serving", *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "expected a folder that no other account may write to" in done.stderr

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, RedirectResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
 from images.serving import infer_v2, metrics, predict_v1, product, reference, sagemaker
@@ -53,6 +54,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings.nginx and settings.run:
         app.add_middleware(Attempts, run=settings.run)
     app.add_middleware(Guard, settings=settings, metrics=measured, room=room)
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key", infer_v2.LENGTH],
+            expose_headers=["Retry-After", infer_v2.LENGTH],
+        )
     for router in (predict_v1.router, infer_v2.router, sagemaker.router, product.router):
         app.include_router(router)
     _operation(app)
@@ -123,7 +132,9 @@ def _pages(app: FastAPI) -> None:
         return Response(reference.STYLE, media_type="text/css")
 
     @app.get("/", include_in_schema=False)
-    async def desk() -> Response:
+    async def desk(request: Request) -> Response:
+        if "text/html" not in request.headers.get("accept", ""):
+            return json_answer({"status": "alive"})  # what KServe's client of version 1 looks for
         index = PAGE / "index.html"
         return (
             FileResponse(index, headers={"Cache-Control": "no-cache"}) if index.is_file() else RedirectResponse("docs")
@@ -140,7 +151,13 @@ async def _http(request: Request, error: HTTPException) -> Response:
     """Starlette's own 404 and 405."""
     words = {404: "there is nothing at this address: see /docs", 405: "this address takes another method: see /docs"}
     detail = words.get(error.status_code, HTTPStatus(error.status_code).phrase)
-    return Problem(error.status_code, "http", detail, headers=error.headers).answer()
+    headers = dict(error.headers or {})
+    if "Allow" in headers:
+        methods = {*headers["Allow"].split(", "), "OPTIONS", *(["HEAD"] if "GET" in headers["Allow"] else [])}
+        headers["Allow"] = ", ".join(sorted(methods))
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
+    return Problem(error.status_code, "http", detail, headers=headers).answer()
 
 
 async def _unfit(request: Request, error: RequestValidationError) -> Response:

@@ -4,9 +4,11 @@ import asyncio
 import base64
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
 
 import pydantic_core
 from fastapi import Request
@@ -22,9 +24,11 @@ if TYPE_CHECKING:
 
 _TEXT = 1024  # bytes of a field that is not a photo
 _DEEPEST = "nested too deeply"
+_PREAMBLE = 8192  # bytes before a form's first boundary
 _VALUES = 100_000  # in JSON, each of which takes up to 350 bytes of memory, of a few bytes of text
 _MARKS = (b",", b":", b"[", b"{")  # of which there is one before each value but the first
 _PIECE = 2**20  # bytes that are looked at before it is clear that there are too many
+_EXTENDED = re.compile(rb"(?i);\s*filename\*\s*=\s*utf-8'[^']*'([^;\s]+)")  # RFC 8187, as some clients send alone
 _TAKEN = "scorer.bytes"  # in a request's scope: what it took of the room
 
 
@@ -132,7 +136,7 @@ async def read_form(request: Request, state: "State", names: Iterable[str], limi
     reader = _FormReader(tuple(names), limit)
     try:
         parser = MultipartParser(options[b"boundary"], reader.callbacks(), max_size=state.settings.body + 1)
-        await _stream(request, state, parser.write)
+        await _stream(request, state, _after_preamble(parser.write, options[b"boundary"]))
         parser.finalize()
     except FormParserError:
         raise Problem(400, "broken-form", "expected a multipart form, got one that is broken or cut off") from None
@@ -142,11 +146,13 @@ async def read_form(request: Request, state: "State", names: Iterable[str], limi
 
 
 def from_base64(text: str, where: str) -> bytes:
-    """Bytes from base64, also with line breaks, of the alphabet for URLs or without padding.
+    """Bytes from base64, also with line breaks, of the alphabet for URLs, without padding or in a ``data:`` address.
 
     Raises:
         Problem: 400, it is not base64.
     """
+    if text.startswith("data:"):  # as a browser's FileReader gives it
+        text = text[text.find(";base64,", 0, 200) + len(";base64,") :] if ";base64," in text[:200] else text
     with contextlib.suppress(ValueError):  # not canonical, or no base64
         return _BASE64.validate_strings(text)
     try:
@@ -192,6 +198,26 @@ def _too_large(settings: Settings, came: str) -> Problem:
     return Problem(413, "body-too-large", detail, headers={"Connection": "close"}, limit=settings.body)
 
 
+def _after_preamble(write: Callable[[bytes], Any], boundary: bytes) -> Callable[[bytes], None]:
+    """Hands a form on from its first boundary, before which RFC 2046 allows words that nobody reads."""
+    begins = re.compile(rb"(?:^|\r\n)(--%b)" % re.escape(boundary))
+    held: bytearray | None = bytearray()
+
+    def take(chunk: bytes) -> None:
+        nonlocal held
+        if held is None:
+            write(chunk)
+            return
+        held += chunk
+        if found := begins.search(held):
+            write(bytes(held[found.start(1) :]))
+            held = None
+        elif len(held) > _PREAMBLE:
+            raise FormParserError("no boundary")
+
+    return take
+
+
 class _FormReader:
     """Collects the parts of a form while they arrive."""
 
@@ -222,6 +248,8 @@ class _FormReader:
     def _header_end(self) -> None:
         if self._header.lower() == b"content-disposition":
             self._options = parse_options_header(bytes(self._value))[1]
+            if b"filename" not in self._options and (name := _EXTENDED.search(self._value)):
+                self._options[b"filename"] = unquote_to_bytes(name[1])
         self._header.clear()
         self._value.clear()
 

@@ -51,6 +51,8 @@ class Guard:
         """Let a request through."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        if scope["method"] == "HEAD":  # as GET; what stands before all of this leaves the content away
+            scope = {**scope, "method": "GET"}
         began, status = time.perf_counter(), 0
 
         async def sending(message: dict[str, Any]) -> None:
@@ -88,7 +90,7 @@ class Guard:
 
     def _refusal(self, scope: dict[str, Any]) -> Problem | None:
         """Why a request may not pass; None where it may."""
-        if scope["path"] in OPEN or scope["path"].startswith(OPEN_BELOW):
+        if scope["method"] == "OPTIONS" or scope["path"] in OPEN or scope["path"].startswith(OPEN_BELOW):
             return None
         headers = dict(scope["headers"])
         if not self._is_ours(headers.get(b"host", b"").decode("latin-1")):

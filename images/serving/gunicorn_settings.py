@@ -7,7 +7,6 @@ worker that died is back in a moment; the application itself, its metrics and it
 import ctypes
 import gc
 import signal
-from pathlib import Path
 from typing import Any
 
 from prometheus_client import multiprocess, values
@@ -20,7 +19,6 @@ _SETTINGS = from_environment()
 _HOST = "[::]" if _SETTINGS.host == "::" else _SETTINGS.host
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
-chdir = str(Path(__file__).parents[2])  # Gunicorn puts it before all other places of modules: the code's own
 wsgi_app = "images.serving.app:create_app()"
 worker_class = "images.serving.worker.Worker"
 workers = _SETTINGS.workers

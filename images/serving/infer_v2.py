@@ -21,7 +21,7 @@ from images.serving.state import State, of
 
 router = APIRouter(prefix="/v2", tags=["Open Inference (KServe v2)"])
 
-_LENGTH = "Inference-Header-Content-Length"  # bytes of JSON before the binary tensors, in requests and answers
+LENGTH = "Inference-Header-Content-Length"  # bytes of JSON before the binary tensors, in requests and answers
 _OUTPUTS = {"mean": (), "std": (), "distribution": (10,)}
 _SIZE = struct.Struct("<I")  # before each element of a binary tensor of BYTES
 
@@ -101,7 +101,7 @@ async def _infer(request: Request, name: str, version: str | None = None) -> Res
     state = of(request)
     async with state.models.using(name, version) as served:
         state.batching.check()
-        asked, binary = _split(await bodies.read(request, state), request.headers.get(_LENGTH))
+        asked, binary = _split(await bodies.read(request, state), request.headers.get(LENGTH))
         photos, jobs = _inputs(asked, binary, state, served)
         wanted = _wanted(asked)
         found = await state.batching.score(served.network, photos, jobs)
@@ -112,7 +112,7 @@ def _split(body: bytes, length: str | None) -> tuple[Mapping[str, Any], memoryvi
     """The JSON of a request, and the binary tensors after it."""
     size = len(body) if length is None else int(length[:20]) if length.isdecimal() else -1
     if not 0 <= size <= len(body):
-        raise _unfit(f"expected {_LENGTH} to be from 0 to {len(body)}, got {str(length)[:20]!r}")
+        raise _unfit(f"expected {LENGTH} to be from 0 to {len(body)}, got {str(length)[:20]!r}")
     value = bodies.parse(body[:size])
     if not isinstance(value, Mapping) or not isinstance(value.get("inputs"), list):
         raise _unfit(f'expected an object with a list of "inputs", got {type(value).__name__}')
@@ -242,7 +242,7 @@ def _answer(
     if not tail:
         return json_answer(told)
     head = json.dumps(told, separators=(",", ":")).encode()
-    return Response(b"".join([head, *tail]), 200, {_LENGTH: str(len(head))}, "application/octet-stream")
+    return Response(b"".join([head, *tail]), 200, {LENGTH: str(len(head))}, "application/octet-stream")
 
 
 def _unfit(detail: str) -> Problem:

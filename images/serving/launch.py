@@ -59,6 +59,7 @@ _WORDS = {
     "seconds": "for a body to arrive, and for a photo to wait",
     "hosts": "names by which the server may be asked, divided by commas, as in *.example.com (with keys any; else"
     " addresses, names without a dot, and those that end in .local, .localhost, .internal or .svc)",
+    "origins": "pages that may ask from a browser, divided by commas, as in https://market.example",
     "connections": "requests at once, of a key, or of an address where none is asked for; by Nginx",
     "rate": "requests a second, counted the same way (0: as many as come)",
     "proxies": "networks of proxies, divided by commas, whose X-Forwarded-For tells the client's address",
@@ -207,7 +208,9 @@ def _serve(settings: Settings, nginx: str | None, configuration: str) -> int:
         from images.serving.metrics import listen  # of which the launching process has no need else
 
         listen(settings.host, settings.metrics_port, str(metrics))
-    gunicorn = _start([sys.executable, "-m", "gunicorn", "-c", configuration], environment)
+    # Gunicorn takes modules from its working folder before all others: that of the code is it.
+    code = Path(__file__).parents[2]
+    gunicorn = _start([sys.executable, "-m", "gunicorn", "-c", configuration], environment, cwd=code)
     children = {"gunicorn": gunicorn}
     try:
         if nginx:

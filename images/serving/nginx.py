@@ -36,6 +36,7 @@ def configuration(settings: Settings) -> str:
         "client": client,
         "connections": settings.connections,
         "every": 2 * settings.workers * settings.queue,
+        "origins": "\n        ".join(f'"{origin}" $http_origin;' for origin in settings.origins),
         "rate_zone": f"limit_req_zone {client} zone=rate:4m rate={settings.rate}r/s;" if settings.rate else "",
         "rate": f"limit_req zone=rate burst={settings.rate} nodelay;" if settings.rate else "",
         "key": "auth_request /key;" if settings.keys else "",
@@ -84,7 +85,8 @@ def _errors(settings: Settings) -> list[str]:
         headers = {**HEADERS, "Cache-Control": "no-store", **problem.headers}
         for name_of_its_own in ("Connection", "WWW-Authenticate"):  # Nginx adds it, and takes it from the worker
             headers.pop(name_of_its_own, None)
-        lines = [f"default_type {MEDIA};", *_add(headers), f"return {problem.status} {_quoted(_text(problem))};"]
+        lines = [f"default_type {MEDIA};", *_add(headers), "add_header Access-Control-Allow-Origin $origin always;"]
+        lines = [*lines, f"return {problem.status} {_quoted(_text(problem))};"]
         places.append(f"        error_page {statuses} = {name};")
         places.append("\n            ".join([f"        location = {name} {{", "internal;", *lines]) + "\n        }")
     return places

@@ -6,6 +6,7 @@ as with SageMaker's own TensorFlow container; of JSON lines each is one photo, a
 
 import io
 import json
+import re
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -87,14 +88,24 @@ def _line(found: Photo | Problem) -> dict[str, Any]:
     return predict_v1.scores(found)
 
 
+def _accepted(accept: str) -> list[str]:
+    """The media types of an Accept header, those that are wanted most first, without what is not wanted at all."""
+    weighed = []
+    for part in filter(str.strip, accept.split(",")):
+        name, *parameters = (each.strip().lower() for each in part.split(";"))
+        quality = next((each[2:] for each in parameters if each.startswith("q=")), "1")
+        weighed.append((name, float(quality) if re.fullmatch(r"[01](\.\d{0,3})?", quality) else 0.0))
+    return [name for name, weight in sorted(weighed, key=lambda each: -each[1]) if weight]
+
+
 def _wants_lines(accept: str, kind: str) -> bool:
     """Whether the answer is to be JSON lines: what is accepted first of what there is, else as the request.
 
     Raises:
         Problem: 406, none of both is accepted.
     """
-    names = [name.partition(";")[0].strip().lower() for name in accept.split(",") if name.strip()]
-    if not names:
+    names = _accepted(accept)
+    if not names and not accept.strip():
         return kind in _LINES_NAMES
     for name in names:
         if name in ("*/*", "application/*"):

@@ -62,6 +62,8 @@ class Settings:
     # Names by which the server may be asked, with * for any part. None: where a key is asked for, all; else addresses,
     # names without a dot, and those that end in .local, .localhost, .internal or .svc.
     hosts: tuple[str, ...] = ()
+    # Whose pages may ask from a browser, as in https://market.example; the server's own need not be named.
+    origins: tuple[str, ...] = ()
     # By Nginx, for each key, or for each address where none is asked for:
     connections: int = 64  # requests at once, as many as photos in a worker's queue
     rate: int = 0  # requests a second, and as many at once; 0: as many as come
@@ -137,6 +139,13 @@ def _hosts(names: list[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _origins(texts: list[str]) -> tuple[str, ...]:
+    for text in texts:
+        if not re.fullmatch(r"https?://[\w.\[\]:-]+", text):
+            raise ValueError(f"origins must be as in https://market.example, without a path, got {text!r}")
+    return tuple(texts)
+
+
 def _networks(texts: list[str]) -> tuple[str, ...]:
     try:
         return tuple(str(ipaddress.ip_network(text, strict=False)) for text in texts)
@@ -144,7 +153,7 @@ def _networks(texts: list[str]) -> tuple[str, ...]:
         raise ValueError(f"proxies must be addresses or networks as in 10.0.0.0/8: {error}") from None
 
 
-_LISTS = {"keys": digests, "hosts": _hosts, "proxies": _networks}
+_LISTS = {"keys": digests, "hosts": _hosts, "origins": _origins, "proxies": _networks}
 
 _RANGES = {
     "version": (0, 2**31 - 1), "interval": (0.05, 86_400), "port": (1, 65_535),
