@@ -25,7 +25,7 @@ from components.scorer.embedding import Reader
 from components.scorer.settings import Ingestion
 from images.serving import batching, bodies, reference, sagemaker
 from images.serving.models import Served
-from images.serving.problems import Problem
+from images.serving.problems import MEDIA, Problem
 from images.serving.settings import Settings, cores, digests, from_environment, to_environment
 from tests.conftest import drawn_photo
 from tests.serving import PATIENCE, ROOT, Here, imports_of_a_server, until
@@ -141,6 +141,24 @@ def test_words_before_a_forms_first_boundary_are_passed_over(size):
     for start in range(0, len(body), size):
         take(body[start : start + size])
     assert b"".join(parts) == body[body.index(b"--x") :]
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 10_000])
+def test_blanks_behind_a_forms_boundary_are_left_out(size):
+    parts = []
+    unpadded = bodies._Unpadded(parts.append, b"x")
+    photo = b"a --x \r\n" + bytes(range(256)) * 2  # no boundary: no line begins with it
+    body = b"--x  \r\nContent\r\n\r\n" + photo + b"\r\n--x\t\r\nMore\r\n--x-- \r\n"
+    for start in range(0, len(body), size):
+        unpadded.write(body[start : start + size])
+    unpadded.finalize()
+    assert b"".join(parts) == b"\r\n--x\r\nContent\r\n\r\n" + photo + b"\r\n--x\r\nMore\r\n--x--\r\n"
+
+
+def test_a_form_with_blanks_behind_its_boundaries_is_read(here):
+    head = b'--x  \r\nContent-Disposition: form-data; name="photos"; filename="a"\r\n\r\n'
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    assert here.post("/score", content=head + PHOTO + b"\r\n--x-- \r\n", headers=headers).status_code == 200
 
 
 def test_a_form_with_words_before_it_is_read(here):
@@ -800,6 +818,24 @@ def test_the_reference_shows_every_address_and_names_no_other_host(here):
     assert not re.findall(r"""(?:src|href)=["'](?:https?:)?//""", page)
     style = re.search(r'href="(docs/[^"]+)"', page)[1]
     assert here.get(f"/{style}").text == reference.STYLE
+
+
+def test_the_document_tells_how_a_key_is_sent_and_where_none_is_asked_for(here):
+    document = here.get("/openapi.json").json()
+    assert set(document["components"]["securitySchemes"]) == {"key", "bearer"}
+    assert document["security"] == [{"key": []}, {"bearer": []}, {}]
+    without = {
+        path for path, each in document["paths"].items() if all(one.get("security") == [] for one in each.values())
+    }
+    assert without == {"/live", "/ready", "/ping", "/v2/health/live", "/v2/health/ready"}
+
+
+def test_each_error_of_the_document_has_an_example_of_its_own_status(here):
+    for path, operations in here.get("/openapi.json").json()["paths"].items():
+        for operation in operations.values():
+            for status, answer in operation["responses"].items():
+                for example in [answer["content"][MEDIA].get("example")] if MEDIA in answer.get("content", {}) else []:
+                    assert example is None or example["status"] == int(status), (path, status)
 
 
 def test_the_document_gives_an_example_of_every_json_that_is_asked_for(here):

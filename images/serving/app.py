@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from images.serving.advising import Advising
 from images.serving.attempts import Attempts
 from images.serving.batching import Batching
 from images.serving.bodies import Room
-from images.serving.guard import Guard
+from images.serving.guard import OPEN, Guard
 from images.serving.models import Models
 from images.serving.problems import Problem, json_answer
 from images.serving.settings import Settings, from_environment
@@ -51,6 +52,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.server = state
+    app.openapi = partial(reference.document, app, OPEN)
     if settings.nginx and settings.run:
         app.add_middleware(Attempts, run=settings.run)
     app.add_middleware(Guard, settings=settings, metrics=measured, room=room)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _TEXT = 1024  # bytes of a field that is not a photo
 _DEEPEST = "nested too deeply"
 _PREAMBLE = 8192  # bytes before a form's first boundary
+_PADDING = 64  # blanks behind a form's boundary
 _VALUES = 100_000  # in JSON, each of which takes up to 350 bytes of memory, of a few bytes of text
 _MARKS = (b",", b":", b"[", b"{")  # of which there is one before each value but the first
 _PIECE = 2**20  # bytes that are looked at before it is clear that there are too many
@@ -136,7 +137,9 @@ async def read_form(request: Request, state: "State", names: Iterable[str], limi
     reader = _FormReader(tuple(names), limit)
     try:
         parser = MultipartParser(options[b"boundary"], reader.callbacks(), max_size=state.settings.body + 1)
-        await _stream(request, state, _after_preamble(parser.write, options[b"boundary"]))
+        unpadded = _Unpadded(parser.write, options[b"boundary"])
+        await _stream(request, state, _after_preamble(unpadded.write, options[b"boundary"]))
+        unpadded.finalize()
         parser.finalize()
     except FormParserError:
         raise Problem(400, "broken-form", "expected a multipart form, got one that is broken or cut off") from None
@@ -216,6 +219,29 @@ def _after_preamble(write: Callable[[bytes], Any], boundary: bytes) -> Callable[
             raise FormParserError("no boundary")
 
     return take
+
+
+class _Unpadded:
+    """Hands a form on without the blanks that RFC 2046 allows behind a boundary, and that the parser refuses."""
+
+    def __init__(self, write: Callable[[bytes], Any], boundary: bytes) -> None:
+        self._write, self._boundary = write, b"--" + boundary
+        self._padded = re.compile(rb"(\r\n%b(?:--)?)[ \t]{1,%d}(?=\r\n)" % (re.escape(self._boundary), _PADDING))
+        self._longest = len(b"\r\n--\r\n") + len(self._boundary) + _PADDING
+        self._held = bytearray(b"\r\n")  # as before every boundary but the first
+
+    def write(self, chunk: bytes) -> None:
+        """Hand on what cannot be the beginning of a padded boundary."""
+        self._held += chunk
+        if self._boundary in self._held:
+            self._held = bytearray(self._padded.sub(rb"\1", self._held))
+        if len(self._held) > self._longest:
+            self._write(bytes(self._held[: -self._longest]))
+            del self._held[: -self._longest]
+
+    def finalize(self) -> None:
+        """Hand on the rest."""
+        self._write(bytes(self._held))
 
 
 class _FormReader:

@@ -2,9 +2,12 @@
 
 import html
 import json
+from collections.abc import Collection
 from typing import Any
 
-from images.serving.problems import MEDIA
+from fastapi import FastAPI
+
+from images.serving.problems import MEDIA, Problem
 
 DESCRIPTION = """Rates portrait photos from 1 to 10 the way people would: mean, standard deviation and votes.
 
@@ -52,13 +55,6 @@ _PROBLEM = _object(
     },
     description="A problem document (RFC 9457)",
 )
-_PROBLEM_EXAMPLE = {
-    "type": "urn:portrait-scorer:problem:too-many-photos",
-    "title": "Request Entity Too Large",
-    "status": 413,
-    "detail": "expected at most 32 photos in a request, got 40: send several requests",
-    "error": "expected at most 32 photos in a request, got 40: send several requests",
-}
 _MODEL_SCHEMA = _object({"name": _TEXT, "version": _or_null(_WHOLE)})
 _FINDING = _object(
     {
@@ -97,18 +93,62 @@ _WORDS = {
     409: "The network that is served has no maps",
     413: "Too large: the body, a photo, or their number",
     415: "Another content type",
+    421: "No key is set, and the host is none that is answered without one (`--hosts`)",
     422: "What came cannot be scored",
     429: "Too much is under way: try again after as many seconds as Retry-After says",
     503: "No version is loaded yet",
 }
+_EXAMPLES = {
+    400: ("not-json", "expected JSON, got 17 bytes that are not: Expecting value at character 0"),
+    401: ("key", "expected a key as 'Authorization: Bearer …' or 'X-API-Key: …', got none that is known"),
+    404: ("unknown-version", "expected version 3, got '2'"),
+    406: ("not-acceptable", "expected application/json or application/jsonlines to be accepted, got 'text/html'"),
+    408: ("slow-body", "expected the whole body within 30 s, got 4096 bytes"),
+    409: ("no-maps", "expected a network that gives maps, got one that has none"),
+    413: ("too-many-photos", "expected at most 32 photos in a request, got 40: send them in several requests"),
+    415: ("media-type", "expected multipart/form-data with a boundary, got 'text/plain'"),
+    421: ("host", "expected a host that is answered without a key, got 'example.com'"),
+    422: ("unknown-field", "expected photos as 'photos' and optionally 'job', got a field 'picture'"),
+    429: ("busy", "expected a free place, but 64 photos wait; try again in 2 s"),
+    503: ("not-ready", "no version is loaded yet"),
+}
+_EVERYWHERE = (401, 421, 429, 503)  # what the guard, or Nginx before it, may answer in place of any address
+
+_SECURITY = {
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "One of the server's keys."},
+    "bearer": {"type": "http", "scheme": "bearer", "description": "The same keys."},
+}
+
+
+def _problem(status: int) -> dict[str, Any]:
+    """What the document says of an error of this status."""
+    kind, detail = _EXAMPLES[status]
+    return {
+        "description": _WORDS[status],
+        "content": {MEDIA: {"schema": _PROBLEM, "example": Problem(status, kind, detail).document()}},
+    }
 
 
 def _route(summary: str, answers: dict[int, Any], *errors: int, **more: Any) -> dict[str, Any]:
     """The arguments of a route that say what it does."""
-    problem = {MEDIA: {"schema": _PROBLEM, "example": _PROBLEM_EXAMPLE}}
-    statuses = sorted({401, 503, *errors})
-    responses = answers | {status: {"description": _WORDS[status], "content": problem} for status in statuses}
-    return {"summary": summary, "responses": responses, "response_model": None, "openapi_extra": more}
+    problems = {status: _problem(status) for status in sorted({*_EVERYWHERE, *errors})}
+    return {"summary": summary, "responses": problems | answers, "response_model": None, "openapi_extra": more}
+
+
+def document(app: FastAPI, without_key: Collection[str]) -> dict[str, Any]:
+    """The OpenAPI document: what FastAPI knows of the addresses, and how a key is sent.
+
+    Args:
+        app: whose addresses are described.
+        without_key: addresses that ask for no key. The others ask for one where the server has keys.
+    """
+    whole = FastAPI.openapi(app)
+    whole.setdefault("components", {})["securitySchemes"] = _SECURITY
+    whole["security"] = [{name: []} for name in _SECURITY] + [{}]
+    for path in without_key:
+        for operation in whole["paths"].get(path, {}).values():
+            operation["security"] = []
+    return whole
 
 
 def _json(words: str, schema: dict[str, Any], example: Any, media: str = "application/json") -> dict[str, Any]:
@@ -160,7 +200,7 @@ ABOUT = _route(
                 **_MODEL, "channel": "champion", "jobs": ["tutor", "child care"], "attributes": ["sunglasses"],
                 "error": 0.7, "faces": True, "stages": ["normalise", "detect", "align", "embed", "score"],
                 "norms": [{"key": "too_dark", "sentence": _FINDING_EXAMPLE["sentence"]}],
-                "limits": {"photos": 32, "bytes": 33554432, "pixels": 100000000, "seconds": 30.0},
+                "limits": {"photos": 32, "bytes": 33554432, "pixels": 50000000, "seconds": 30.0},
             },
         )
     },
