@@ -45,6 +45,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         title="Portrait scorer",
         version="1",
         description=reference.DESCRIPTION,
+        openapi_tags=list(reference.TAGS),
         lifespan=_lifespan,
         docs_url=None,  # FastAPI's own loads from a foreign host
         redoc_url=None,

@@ -9,6 +9,15 @@ from fastapi import FastAPI
 
 from images.serving.problems import MEDIA, Problem
 
+TAGS = (
+    {"name": "Product", "description": "Scores, ranks, explains and advises on photos that forms send."},
+    {"name": "TensorFlow Serving and KServe v1", "description": "What their clients ask for."},
+    {"name": "Open Inference (KServe v2)", "description": "What the clients of KServe v2 and Triton ask for."},
+    {"name": "SageMaker", "description": "What SageMaker asks of a container."},
+    {"name": "Operation", "description": "Probes and metrics."},
+)
+"""The groups of addresses, in the order in which the document shows them."""
+
 DESCRIPTION = """Rates portrait photos from 1 to 10 the way people would: mean, standard deviation and votes.
 
 Photos are read as JPEG, PNG, WebP, HEIC, GIF, TIFF or BMP, of any orientation and colour space. Errors are problem
@@ -236,7 +245,7 @@ RANK = _route(
                 }
             ),
             {
-                "model": _MODEL, "job": None, "problems": [],
+                "model": _MODEL, "job": "tutor", "problems": [],
                 "order": [
                     {"rank": 1, "index": 1, "name": "b.jpg", "mean": 7.4, "std": 1.3, "low": 6.7, "high": 8.1,
                      "tied": False},
@@ -299,8 +308,9 @@ ADVISE = _route(
                 }
             ),
             {
-                "model": _MODEL, "job": None, "mean": 6.3, "std": 1.59, "face": _FACE_EXAMPLE,
-                "norms": [_FINDING_EXAMPLE], "advice": [_SUGGESTED_EXAMPLE], "together": None,
+                "model": _MODEL, "job": "tutor", "mean": 6.3, "std": 1.59, "face": _FACE_EXAMPLE,
+                "norms": [_FINDING_EXAMPLE], "advice": [_SUGGESTED_EXAMPLE],
+                "together": {"settings": {"brightness": 0.5}, **{name: _SUGGESTED_EXAMPLE[name] for name in _TOGETHER}},
                 "refused": [{"edit": "crop", "value": 10.0, "why": "noise",
                              "reason": "Its gain of 0.10 is not beyond the scorer's own noise on this photo."}],
             },
@@ -328,7 +338,7 @@ _PREDICTIONS = _json(
     {
         "anyOf": [
             _object({"predictions": _list(_object(_SCORE_FIELDS))}),
-            _object({"outputs": _object({name: {"type": "array"} for name in _SCORE_FIELDS})}),
+            _object({"outputs": _object({name: _list(schema) for name, schema in _SCORE_FIELDS.items()})}),
         ]
     },
     {"predictions": [_SCORES]},
@@ -376,7 +386,7 @@ METADATA = _route(
 
 _TENSOR = _object(
     {"name": _TEXT, "shape": _list({**_WHOLE, "minimum": 0}), "datatype": _TEXT, "parameters": {"type": "object"},
-     "data": {"type": "array"}},
+     "data": _list({})},
     "parameters",
     "data",
 )  # fmt: skip
