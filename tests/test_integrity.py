@@ -188,7 +188,7 @@ def test_a_server_goes_on_with_its_version_when_the_new_champion_was_changed(mod
     with Here(Settings(workers=1, interval=0.05, model=str(models))) as here:
         channels.move(str(models), NAME, 2, why="by hand")
         until(lambda: here.get("/ready").json()["failing"], "the failure is told")
-        assert f"{NETWORK} is not as it was published" in here.get("/ready").json()["failing"]["why"]
+        assert f"{NETWORK} is not as it was published" in here.state.models.failure["why"]
         assert here.get("/ready").json()["version"] == "1"
 
 

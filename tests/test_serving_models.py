@@ -47,8 +47,9 @@ def version(here: Here) -> str:
     return here.get("/ready").json()["version"]
 
 
-def failing(here: Here) -> dict | None:
-    return here.get("/ready").json()["failing"]
+def failing(here: Here) -> dict[str, str] | None:
+    """Which version could not be loaded, and why: of that, `/ready` tells strangers nothing."""
+    return here.state.models.failure
 
 
 def score(here: Here) -> dict:
@@ -256,6 +257,7 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_in_place_and_is_told
         until(lambda: failing(here), "the failure is told")
         assert failing(here)["version"] == str(own / "portraits" / "2")
         assert failing(here)["why"]
+        assert here.get("/ready").json()["failing"] is True
         assert here.get("/ready").status_code == 200
         assert score(here)["model"]["version"] == 1
         text = here.get("/metrics").text
