@@ -235,9 +235,10 @@ def pods_of(cluster: resources.Cluster) -> dict[str, dict[str, Any]]:
 
 def test_a_queue_and_a_priority_of_kueue_are_labels_of_the_steps_with_gpus_alone():
     pods = pods_of(resources.Cluster(queue="gpus", priority="training"))
-    labels = {"kueue.x-k8s.io/queue-name": "gpus", "kueue.x-k8s.io/priority-class": "training"}
-    assert pods["fast"]["podMetadata"]["labels"] == labels
-    assert "podMetadata" not in pods["plain"]
+    own = dict([resources.LABEL])  # by which the network policy knows every step
+    queued = {"kueue.x-k8s.io/queue-name": "gpus", "kueue.x-k8s.io/priority-class": "training"}
+    assert pods["fast"]["podMetadata"]["labels"] == own | queued
+    assert pods["plain"]["podMetadata"]["labels"] == own
 
 
 def test_secrets_to_pull_with_are_given_to_every_step():
