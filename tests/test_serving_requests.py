@@ -673,7 +673,7 @@ def test_unknown_addresses_and_methods_are_problems_too(here):
     problem(here.get("/nowhere"), 404, "http")
     answer = here.get("/score")
     problem(answer, 405, "http")
-    assert answer.headers["allow"] == "POST"
+    assert answer.headers["allow"] == "OPTIONS, POST"
 
 
 @pytest.mark.parametrize(
