@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -70,6 +71,16 @@ def light_encoder(folder: Path) -> Path:
     network.get_layer("grey").set_weights([np.full((1, 1, 3, 3), 1 / 127.5 / 3) * [1, -1, 1], np.array([0, 2.0, -1])])
     bundle.save_encoder(network, from_parameters(Pretraining, start="none", crop=32), folder)
     return folder
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """Pytest's own, but for tests of the server: a short one, as sockets' names have room for and tests' have none."""
+    if not request.path.name.startswith("test_serving"):
+        yield tmp_path
+        return
+    with TemporaryDirectory(prefix="scorer", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")
