@@ -288,7 +288,7 @@ class Run:
         with webhook([200]) as (url, self.told):
             done = subprocess.run(
                 [sys.executable, "-m", "pipeline", *command], cwd=ROOT, env={**os.environ, "WEBHOOK": url},
-                capture_output=True, text=True, check=False, timeout=3000,  # beside other work a run takes many times its two minutes
+                capture_output=True, text=True, check=False, timeout=3000,  # on a busy machine
             )  # fmt: skip
         self.code, self.output, self.errors, self.url = done.returncode, done.stdout, done.stderr, url
         self.folder = build / name
