@@ -1,0 +1,24 @@
+"""Lives of a data set, of ten runs each: here and in clouds, with faces and without, on processes and on Beam."""
+
+import pytest
+
+from tests.life import live, place
+from tests.test_ingestion import BEAM
+
+
+def test_a_life_on_this_machine(tmp_path):
+    live(1, place(tmp_path, str(tmp_path / "workspace")))
+
+
+def test_a_life_with_faces_and_a_workspace_on_s3(tmp_path, amazon):
+    live(2, place(tmp_path, "s3://bucket/workspace", faces=True))
+
+
+def test_a_life_with_faces_on_beam_and_a_workspace_on_google_cloud_storage(tmp_path, google):
+    pytest.importorskip("apache_beam")
+    live(3, place(tmp_path, "gs://bucket/workspace", faces=True, beam_options=BEAM))
+
+
+def test_a_life_on_beam(tmp_path):
+    pytest.importorskip("apache_beam")
+    live(4, place(tmp_path, str(tmp_path / "workspace"), beam_options=BEAM))
