@@ -303,7 +303,8 @@ def _rows(register: bytes) -> pd.DataFrame:
         return pd.DataFrame(columns=["phash", "group", "split"], index=pd.MultiIndex.from_arrays([[], []]))
     rows = pd.read_csv(StringIO(register.decode()), dtype=str, keep_default_na=False)
     assert tuple(rows) == groups.COLUMNS
-    rows = rows.set_index(["photo", "sha256"], verify_integrity=True)
+    rows = rows.set_index(["photo", "sha256"])
+    assert rows.index.is_unique
     assert rows.index.is_monotonic_increasing
     assert set(rows["split"]) <= set(groups.HELD)
     return rows
