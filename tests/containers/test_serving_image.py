@@ -143,7 +143,7 @@ def test_it_answers_the_contracts_of_sagemaker_and_kserve(served):
 
 def test_it_tells_prometheus_and_shows_the_desk(served):
     assert "# TYPE" in get(f"{served.url}/metrics").text
-    assert "text/html" in get(served.url).headers["content-type"]
+    assert "text/html" in get(served.url, headers={"Accept": "text/html"}).headers["content-type"]
 
 
 def test_docker_finds_it_healthy(serving, models):
