@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from tests.conftest import drawn_photo
+
 README = Path(__file__).resolve().parents[1] / "README.md"
 
 
@@ -38,6 +40,15 @@ def scores(truth: Sequence[float], raters: int, levels: Sequence[int], seed: int
     ten = np.array(truth)[:, None] + rng.normal(0, 0.6, raters) + rng.normal(0, 1.2, (len(truth), raters))
     low, high = levels[0], levels[-1]
     return np.clip(np.rint(low + (ten - 1) / 9 * (high - low)), low, high).astype(int)
+
+
+def photos(folder: Path, count: int) -> list[str]:
+    """The names of drawn photos in a new folder, the later the brighter."""
+    folder.mkdir()
+    names = [f"{number:04}.jpg" for number in range(count)]
+    for number, name in enumerate(names):
+        (folder / name).write_bytes(drawn_photo(0.1 + 0.8 * number / count, number, (64, 80)))
+    return names
 
 
 def write(folder: Path, header: str, photos: Sequence[str], truth: Sequence[float]) -> tuple[Path, np.ndarray]:

@@ -11,7 +11,6 @@ from components.scorer import photos as scorer_photos
 from components.scorer.settings import SCORES, Ingestion
 from components.scorer.workspace import Workspace
 from tests import rating_tables
-from tests.conftest import drawn_photo
 
 HEADERS = rating_tables.headers()
 FORMS = {
@@ -33,11 +32,8 @@ def test_the_table_names_the_forms_that_are_tried_here():
 
 @pytest.mark.parametrize("header", HEADERS)
 def test_a_form_of_the_readme_is_ingested_with_every_photos_mean(header, tmp_path):
-    (tmp_path / "photos").mkdir()
     truth = np.linspace(2.5, 8.5, 30)
-    names = [f"{number:04}.jpg" for number in range(30)]
-    for number, name in enumerate(names):
-        (tmp_path / "photos" / name).write_bytes(drawn_photo(0.1 + 0.8 * number / 30, number, (64, 80)))
+    names = rating_tables.photos(tmp_path / "photos", 30)
     path, means = rating_tables.write(tmp_path, header, names, truth)
     settings = Ingestion(minimum_side=32, validation_share=0.3, test_share=0.3, duplicate_distance=0)
     where = [str(tmp_path / "photos"), str(path), str(tmp_path / "dataset"), str(tmp_path / "report.html")]

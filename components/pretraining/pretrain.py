@@ -46,9 +46,9 @@ def pretrain(
         ``pretraining_photos`` and ``pretraining_epochs``; empty when nothing was trained.
 
     Raises:
-        ValueError: the settings contradict each other, or there is no photo to train on.
+        ValueError: the settings contradict each other, there is no photo to train on, or ``settings.weights`` is of no
+            known kind or has another SHA-256 than ``settings.weights_sha256``.
         FileNotFoundError: ``settings.weights`` is not there.
-        ValueError: it is of no known kind, or has another SHA-256 than ``settings.weights_sha256``.
     """
     check_together(settings, scale)
     network = build_encoder(settings, _fetch(settings.weights, settings.weights_sha256))
@@ -152,10 +152,8 @@ def _fetch(weights: str, digest: str) -> Path | None:
         path = Path(weights.removeprefix("file://"))
         if not path.is_file():
             raise FileNotFoundError(f"weights: expected a file at {weights!r}, there is none")
-        integrity.expect(integrity.sha256(path), digest, "weights_sha256")
-        return path
-    name = weights.rsplit("/", 1)[1]
-    path = Path(tempfile.mkdtemp(prefix="weights-"), name)
-    path.write_bytes(storage.read_bytes(weights))
+    else:
+        path = Path(tempfile.mkdtemp(prefix="weights-"), weights.rsplit("/", 1)[1])
+        path.write_bytes(storage.read_bytes(weights))
     integrity.expect(integrity.sha256(path), digest, "weights_sha256")
     return path

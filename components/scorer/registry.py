@@ -122,11 +122,8 @@ def versions(models: str, name: str) -> list[Version]:
 
 def verify(models: str, name: str, version: int) -> None:
     """Raise ValueError unless a version is as it was published, can be loaded and answers its warm-up photos."""
-    from components.scorer import (
-        integrity,
-        published,
-        warmup,
-    )  # TensorFlow takes seconds to load: only where it is needed
+    # Here, for TensorFlow takes seconds to load.
+    from components.scorer import integrity, published, warmup
 
     photos = list(warmup.photos())
     uri, what = channels.address(models, name, version), f"version {version} of {name}"

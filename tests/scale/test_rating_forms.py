@@ -12,7 +12,6 @@ import pytest
 
 from components.scorer.settings import GateKey
 from tests import rating_tables
-from tests.conftest import drawn_photo
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = [
@@ -24,11 +23,8 @@ SHORT = [
 
 @pytest.mark.parametrize("header", rating_tables.headers())
 def test_a_form_of_the_readme_ends_in_a_published_version(header, tmp_path):
-    (tmp_path / "photos").mkdir()
     truth = np.linspace(2.5, 8.5, 48)
-    names = [f"{number:04}.jpg" for number in range(48)]
-    for number, name in enumerate(names):
-        (tmp_path / "photos" / name).write_bytes(drawn_photo(0.1 + 0.8 * number / 48, number, (64, 80)))
+    names = rating_tables.photos(tmp_path / "photos", 48)
     path, _ = rating_tables.write(tmp_path, header, names, truth)
     command = [sys.executable, "-m", "pipeline", "run", "--photos", "photos", "--ratings", path.name, "--set", *SHORT]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
