@@ -285,7 +285,7 @@ def _load_backbone(file: Path) -> keras.Model:
     network = keras.saving.load_model(file, compile=False)
     # A file of this project's own scales the pixels itself; here that is the setting's part.
     own = [layer for layer in network.layers if isinstance(layer, Scaling)]
-    inputs = own[0].output if own else network.input
+    inputs = own[0].output if own else network.inputs[0]
     for layer in network.layers:
         if isinstance(layer, keras.layers.GlobalAveragePooling2D | keras.layers.GlobalMaxPooling2D):
             return keras.Model(inputs, layer.input)
