@@ -193,7 +193,9 @@ def test_a_pod_asks_its_own_cluster_as_its_own_account(cluster, tmp_path, monkey
 def test_the_command_line_asks_the_cluster_that_it_is_given_for_the_pipelines_default(cluster, tmp_path, capsys):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes(b"x")
+    (tmp_path / "ratings.csv").write_text("photo,mean_score\na.jpg,5\n")
     places = [f"--{name}={tmp_path / name}" for name in ("photos", "models", "workspace")]
+    places.append(f"--ratings={tmp_path / 'ratings.csv'}")
     cluster.quota("1")
     assert main(["check", *places, "--kubeconfig", cluster.kubeconfig]) == 0
     assert "accelerator nvidia.com/gpu quota team of namespace team has 1 of 1 left" in capsys.readouterr().out
