@@ -17,7 +17,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from components.ingestion import builder, ingest, inspection
+from components.ingestion import builder, engine, ingest, inspection
 from components.ingestion.outcome import Outcome, Side
 from components.scorer import photos as scorer_photos
 from components.scorer import storage
@@ -332,10 +332,25 @@ def test_an_ingestion_cut_short_goes_on_from_the_photos_that_it_had_inspected(in
         patched.setattr(builder, "write", unplugged)
         with pytest.raises(OSError, match="the disk is gone"):
             inputs.ingest()
-    for path in [*inputs.photos.iterdir(), *inputs.unlabelled.iterdir()]:
-        path.write_bytes(b"would be left out if it were read again")
+    monkeypatch.setattr(engine, "on_processes", unplugged)  # no photo is inspected again
     inputs.ingest()
     assert same_files(inputs.dataset, ingested.dataset)
+
+
+@pytest.mark.parametrize("rated", [True, False])
+def test_an_ingestion_cut_short_does_not_go_on_with_a_photo_that_was_replaced_meanwhile(inputs, monkeypatch, rated):
+    def unplugged(*arguments, **options):
+        raise OSError("the disk is gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(builder, "write", unplugged)
+        with pytest.raises(OSError, match="the disk is gone"):
+            inputs.ingest()
+    path = min((inputs.photos if rated else inputs.unlabelled).iterdir())
+    path.write_bytes(jpeg(picture(4000)))
+    expected = inspection.inspect(path.name, path.read_bytes(), SETTINGS).data
+    inputs.ingest()
+    assert expected in {r["photo"] for r in scorer_photos.records(inputs.dataset, "train+validation+test+unlabelled")}
 
 
 def test_old_photos_keep_their_split_as_photos_are_added(inputs):

@@ -182,6 +182,23 @@ def test_a_bucket_without_photos_is_named(bucket):
         photo_files(bucket)
 
 
+def versions(uri: object, scratch: object = "") -> list[str]:
+    source = open_source(str(uri), str(scratch))
+    return [source.versions[address] for _, address in source.photos()]
+
+
+@pytest.mark.parametrize("bucket", ["gs", "s3"], indirect=True)
+def test_a_photo_that_is_replaced_under_its_name_has_another_version(bucket, folder):
+    for place in (bucket + "-replaced", str(folder)):
+        for name in ("a.jpg", "b.jpg"):
+            storage.write_bytes(f"{place}/{name}", b"before")
+        before = versions(place)
+        assert versions(place) == before
+        storage.write_bytes(f"{place}/a.jpg", b"after!")
+        after = versions(place)
+        assert (after[0] != before[0], after[1] == before[1]) == (True, True)
+
+
 # --- TFDS
 
 
@@ -288,6 +305,12 @@ def test_tfds_names_that_repeat_or_lead_out_do_no_harm(tfds_dir, tmp_path):
     assert len({storage.read_bytes(uri) for uri in found.values()}) == 2
     assert [left.reason for left in source.left_out] == ["path outside the folder"]
     assert not list(tmp_path.glob("out*"))
+
+
+def test_the_version_of_a_tfds_photo_is_its_content(tfds_dir, tmp_path):
+    before = versions("tfds:faces/train", tmp_path / "scratch")
+    assert versions("tfds:faces/train", tmp_path / "scratch") == before
+    assert len(set(before)) == 3
 
 
 def test_two_splits_share_a_scratch_folder(tfds_dir, tmp_path):

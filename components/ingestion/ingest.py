@@ -65,7 +65,8 @@ def ingest(
     """Make a checked, grouped and split data set of photos and ratings, with a report.
 
     Photos are inspected in parallel into files in the workspace; an ingestion of the same run that was killed
-    goes on from those that are complete. They are removed at the end.
+    goes on from those that are complete, and inspects a photo that was replaced meanwhile again. They are removed at
+    the end.
 
     Args:
         photos: folder, ``gs://``, ``s3://``, ``tfds:`` or ``sample:`` address of the rated photos.
@@ -168,10 +169,10 @@ def _inspected(
     for labelled, before in zip((True, False), inputs.left_out, strict=True):
         photos = ordered[ordered["labelled"] == labelled]
         found = inspection.inspect_all(
-            zip(photos["photo"], photos["uri"], strict=True), settings, spool,
+            zip(photos["photo"], photos["uri"], photos["version"], strict=True), settings, spool,
             beam_options=settings.beam_options, faces=faces if labelled else "",
         )  # fmt: skip
-        tables.append(photos.merge(found.table, on="photo").drop(columns=["uri", "key"]))
+        tables.append(photos.merge(found.table, on="photo").drop(columns=["uri", "version", "key"]))
         left_out.append([*before, *found.left_out])
     table = pd.concat(tables, ignore_index=True)
     ratings = inputs.rated.table[[*VOTES, "raters"]].reindex(table["photo"], fill_value=0).reset_index(drop=True)

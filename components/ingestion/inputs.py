@@ -17,8 +17,9 @@ class Inputs:
 
     Attributes:
         rated: the ratings under the ids of the photos that are there.
-        photos: a row for each photo to inspect. Columns ``photo`` (id), ``uri``, ``labelled`` (bool), ``split`` and
-            ``group`` (as given, or ``""``) and ``attributes`` (a dict of text, ``""`` where unknown).
+        photos: a row for each photo to inspect. Columns ``photo`` (id), ``uri``, ``version`` (a text that changes when
+            the file is replaced), ``labelled`` (bool), ``split`` and ``group`` (as given, or ``""``) and
+            ``attributes`` (a dict of text, ``""`` where unknown).
         attributes: names of the attributes; every photo has each of them.
         left_out: photos, and rated names, that are not to be inspected; first of the rated folder, then of the
             unlabelled one.
@@ -84,7 +85,7 @@ def read_inputs(
     ]
     return Inputs(
         rated=rated,
-        photos=pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True),
+        photos=_versioned(tables, source.versions | others.versions),
         attributes=names,
         left_out=([*source.left_out, *rated.left_out, *unrated], list(others.left_out)),
         notes=notes,
@@ -121,6 +122,12 @@ def _table(photos: dict[str, str], labelled: bool, known: pd.DataFrame, attribut
             "attributes": known[list(attributes)].to_dict("records"),
         }
     )
+
+
+def _versioned(tables: list[pd.DataFrame], versions: dict[str, str]) -> pd.DataFrame:
+    """Return the tables as one, with the version of each photo by its address."""
+    table = pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
+    return table.assign(version=[versions[uri] for uri in table["uri"]])
 
 
 def _strangers(about: pd.DataFrame, photos: list[str], uri: str) -> list[str]:

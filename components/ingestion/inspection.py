@@ -2,10 +2,11 @@
 
 Photos are inspected in chunks. A chunk leaves two files in a folder: its photos as JPEGs one behind the
 other (``….jpegs``), and then, as the sign that it is complete, what is known of them (``….json``). Both are named
-by what the chunk consists of, so an ingestion that was killed and started again goes on from the complete chunks,
-and neither half-written files nor those of other photos or settings can be mistaken for them. Where faces are looked
-for, they are looked for on the photo as it is stored, decoded again, which is what all later rooms have of it; where
-they are read, the embeddings lie in a third file (``….embeddings``), float32, one behind the other.
+by what the chunk consists of, each photo by its id, address and version there, so an ingestion that was killed and
+started again goes on from the complete chunks, and neither half-written files nor those of other photos or settings
+can be mistaken for them. Where faces are looked for, they are looked for on the photo as it is stored, decoded again,
+which is what all later rooms have of it; where they are read, the embeddings lie in a third file (``….embeddings``),
+float32, one behind the other.
 """
 
 import hashlib

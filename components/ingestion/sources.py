@@ -11,6 +11,7 @@ nothing but text:
   scratch folder, with its ratings, attributes and unlabelled photos.
 """
 
+import hashlib
 import os
 import posixpath
 import re
@@ -45,6 +46,7 @@ class Source:
         ratings, attributes: files about the photos, or ``""``.
         unlabelled: a folder of further photos that nobody rated, or ``""``.
         left_out: what `photos` met and did not give; filled while it runs.
+        versions: by the address of each photo that `photos` gave, a text that changes when its file is replaced.
     """
 
     uri: str
@@ -52,6 +54,7 @@ class Source:
     attributes: str = ""
     unlabelled: str = ""
     left_out: list[LeftOut] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
 
     def photos(self) -> Iterator[tuple[str, str]]:
         """Each photo's id (its path in the source, with ``/``) and the address that `storage.read_bytes` reads.
@@ -64,9 +67,11 @@ class Source:
             ValueError: there are no photos in it.
         """
         self.left_out.clear()
+        self.versions.clear()
         found = 0
-        for photo, uri in self._listed():
+        for photo, uri, version in self._listed():
             found += 1
+            self.versions[uri] = version
             yield photo, uri
         if not found:
             raise self._nothing()
@@ -84,7 +89,8 @@ class Source:
             "`dvc checkout --relink` do" + (", once `git annex get` or `dvc pull` has fetched them" if nowhere else "")
         )
 
-    def _listed(self) -> Iterator[tuple[str, str]]:
+    def _listed(self) -> Iterator[tuple[str, str, str]]:
+        """Yield each photo's id, address and version."""
         return _in_bucket(self) if storage.is_remote(self.uri) else _in_folder(self)
 
 
@@ -112,7 +118,7 @@ def photo_files(uri: str, scratch: str = "") -> list[tuple[str, str]]:
     return list(open_source(uri, scratch).photos())
 
 
-def _in_folder(source: Source) -> Iterator[tuple[str, str]]:
+def _in_folder(source: Source) -> Iterator[tuple[str, str, str]]:
     """The photos in a local folder, in the order of their ids."""
     root = os.path.abspath(source.uri.removeprefix("file://"))
     if not os.path.isdir(root):
@@ -135,20 +141,30 @@ def _in_folder(source: Source) -> Iterator[tuple[str, str]]:
         folders[:] = [entry for entry in folders if not entry.startswith(".")]
     for name in sorted(names):
         if _readable(name) == name:
-            yield name, os.path.join(root, name)
+            path = os.path.join(root, name)
+            yield name, path, _version(path)
         else:
             source.left_out.append(LeftOut(_readable(name), "unreadable", "its name is not UTF-8: rename it"))
 
 
-def _in_bucket(source: Source) -> Iterator[tuple[str, str]]:
+def _in_bucket(source: Source) -> Iterator[tuple[str, str, str]]:
     """The photos below an address in a bucket, in the order of their ids."""
     for file in storage.files(source.uri):
         if not is_photo(file.name, partial(storage.read_beginning, file)):
             continue
         if _inside(posixpath.normpath(f"/folder/{file.name}"), "/folder"):
-            yield file.name, file.uri
+            yield file.name, file.uri, file.version
         else:
             source.left_out.append(LeftOut(file.name, "path outside the folder", "its name leads upwards"))
+
+
+def _version(path: str) -> str:
+    """Return when a file was last written, and its size; "" where it has just been removed."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ""
+    return f"{status.st_mtime_ns}-{status.st_size}"
 
 
 def _beginning(path: str) -> bytes:
@@ -200,7 +216,7 @@ class _Tfds(Source):
 
     scratch: str = ""
 
-    def _listed(self) -> Iterator[tuple[str, str]]:
+    def _listed(self) -> Iterator[tuple[str, str, str]]:
         import tensorflow_datasets as tfds
 
         builder, splits = _builder(self.uri)
@@ -224,7 +240,7 @@ class _Tfds(Source):
                     continue
                 uri = storage.join(folder, photo)
                 storage.write_bytes(uri, data)
-                yield photo, uri
+                yield photo, uri, hashlib.sha256(data).hexdigest()  # its file is written anew each time
 
 
 def _builder(uri: str) -> "tuple[tfds.core.DatasetBuilder, list[str]]":
