@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from components.ingestion import builder, engine, ingest, inspection
+from components.ingestion.columns import OWN
 from components.ingestion.outcome import Outcome, Side
 from components.scorer import photos as scorer_photos
 from components.scorer import storage
@@ -351,6 +352,27 @@ def test_an_ingestion_cut_short_does_not_go_on_with_a_photo_that_was_replaced_me
     expected = inspection.inspect(path.name, path.read_bytes(), SETTINGS).data
     inputs.ingest()
     assert expected in {r["photo"] for r in scorer_photos.records(inputs.dataset, "train+validation+test+unlabelled")}
+
+
+def test_an_attribute_is_passed_over_where_the_data_set_has_a_column_of_its_name(inputs):
+    ids = [path.name for path in sorted(inputs.photos.iterdir())]
+    columns = dict.fromkeys(sorted(OWN - {"group"}), "1")
+    pd.DataFrame({"photo": ids, "job": "carer", **columns}).to_csv(inputs.folder / "attributes.csv", index=False)
+    inputs.ingest(attributes=str(inputs.folder / "attributes.csv"))
+    table = scorer_photos.table(inputs.dataset, "train+validation+test")
+    assert sorted(table["photo_id"]) == ids
+    assert (table["raters"] == 5).all()
+    assert inputs.record["attributes"] == ["job"]
+    for name in columns:
+        assert any(f"The column '{name}' has the name of a column that each" in note for note in inputs.record["notes"])
+
+
+def test_the_columns_that_no_attribute_may_be_called_by_are_those_of_the_table(tmp_path):
+    face = {"count": 1, "confidence": 0.9, "box": np.zeros(4, "float32"), "landmarks": np.zeros((5, 2), "float32")}
+    (tmp_path / "faces").mkdir()
+    storage.write_json(str(tmp_path / "faces" / "faces.json"), {"size": 0})
+    builder.write(tmp_path / "dataset", {"train": [[example(1, face=face)]]}, faces=tmp_path / "faces")
+    assert set(scorer_photos.table(tmp_path / "dataset", "train")) == OWN
 
 
 def test_old_photos_keep_their_split_as_photos_are_added(inputs):

@@ -17,6 +17,9 @@ from components.scorer.settings import SCORES
 ATTRIBUTE_VALUES = 100
 """More distinct values than this in a column make free text or an identifier, not slices to compare."""
 
+OWN = frozenset({"photo_id", "raters", "group", "face_count", "face_confidence", *(f"p{score}" for score in SCORES)})
+"""Columns that `scorer.photos.table` gives of any data set: an attribute of such a name would take their place."""
+
 # Names of columns, in the order in which they are preferred; case, blanks, dashes and underscores do not matter.
 PHOTO = (
     "photo", "photo_id", "filename", "file", "path", "image_name", "img_name", "image_id", "image", "img", "name", "id",
@@ -202,13 +205,17 @@ class About:
 def about_photos(sheet: Sheet, photos: Photos, used: Iterable[str | None], strict: bool = False) -> About:
     """What the columns that are not `used` say of the photos.
 
-    An attribute that differs between the rows of a photo says nothing of the photo and is passed over, or is
-    an error where `strict`; a split or a group that does so is always an error.
+    An attribute of a name out of `OWN` is passed over. One that differs between the rows of a photo says nothing of the
+    photo and is passed over, or is an error where `strict`; a split or a group that does so is always an error.
     """
     table = pd.DataFrame(index=pd.Index(photos.names, name="photo", dtype=str))
     attributes, notes = [], []
     for column in sheet.rows.columns.difference([name for name in used if name], sort=False):
         role = column.lower() if column.lower() in ("split", "group") else ""
+        if not role and column in OWN:
+            why = "has the name of a column that each data set has of its own: it is not taken for an attribute"
+            notes.append(f"The column {shown(column)} {why}; rename it to count by it.")
+            continue
         if not role and of_ratings(column):
             notes.append(f"The column {shown(column)} tells of the ratings: it is not taken for an attribute.")
             continue
