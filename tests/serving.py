@@ -4,6 +4,7 @@ import ast
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -14,11 +15,15 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any
 
 import httpx
+from pydantic import TypeAdapter
 
+from images.serving import schemas
 from images.serving.app import create_app
 from images.serving.settings import Settings
 from images.serving.state import State
@@ -140,6 +145,24 @@ class Load:
                         self.versions.add(answer.json()["model"]["version"])
                 except httpx.HTTPError as error:
                     self.statuses.append(type(error).__name__)
+
+
+def strictly(data: bytes, *models: Any) -> Any:
+    """The value in JSON; raises where it is of none of the models: a member more is as wrong as another type."""
+    return TypeAdapter(reduce(or_, models)).validate_json(data, strict=True, extra="forbid")
+
+
+def as_told(document: dict[str, Any], path: str, answer: httpx.Response) -> Any:
+    """The value in an answer's JSON, which has to be of the models that the OpenAPI document refers to there."""
+    responses = document["paths"][path][answer.request.method.lower()]["responses"]
+    media = answer.headers["content-type"].partition(";")[0]
+    schema = responses[str(answer.status_code)]["content"][media]["schema"]
+    return strictly(answer.content, *models_of(schema))
+
+
+def models_of(schema: dict[str, Any]) -> list[Any]:
+    """The models that a schema of the OpenAPI document refers to."""
+    return [getattr(schemas, name) for name in re.findall(r"#/components/schemas/(\w+)", json.dumps(schema))]
 
 
 def children(process: int) -> list[int]:

@@ -27,12 +27,12 @@ from PIL import Image
 from schemathesis import checks
 
 from components.scorer import channels
-from images.serving import launch, log, nginx
+from images.serving import launch, log, nginx, schemas
 from images.serving.app import create_app
 from images.serving.settings import Settings
 from tests import deadly
 from tests.conftest import drawn_photo
-from tests.serving import NGINX, PATIENCE, ROOT, Load, Server, children, free_port, started, until
+from tests.serving import NGINX, PATIENCE, ROOT, Load, Server, as_told, children, free_port, started, strictly, until
 
 PHOTO = drawn_photo(0.6, seed=1, size=(90, 120))
 NAME = "anna-muster-7f3a.jpg"
@@ -177,7 +177,7 @@ def test_broken_requests_are_4xx(server, request_line):
     assert 400 <= int(status[1]) < 500
 
 
-# Attacks
+# The document
 
 
 DOCUMENT = schemathesis.openapi.from_dict(create_app(Settings(model="any", workers=1)).openapi())
@@ -191,6 +191,38 @@ CHECKS = [
         "response_schema_conformance",
     )
 ]
+JSON = "application/json"
+TENSOR = {"name": "image_bytes", "shape": [1], "datatype": "BYTES", "data": [V1["instances"][0]["image_bytes"]["b64"]]}
+ASKED = {
+    ":predict": {"json": V1},
+    "/infer": {"json": {"inputs": [TENSOR]}},
+    "/invocations": {"json": V1},
+    "/score": {"files": {"photos": PHOTO}},
+    "/rank": {"files": {"photos": PHOTO}},
+    "/advise": {"files": {"photo": PHOTO}},
+}
+"""What is asked at addresses that end so."""
+
+
+@pytest.mark.parametrize(
+    ("path", "method"),
+    [
+        (path, method)
+        for path, method in OPERATIONS
+        if JSON in DOCUMENT.raw_schema["paths"][path][method]["responses"]["200"].get("content", {})
+    ],
+)
+def test_every_answer_of_json_is_of_the_model_that_the_document_tells_and_has_nothing_more(client, path, method):
+    version = client.get("/about").json()["version"]
+    address = path.format(name="portraits", version=version, label="champion")
+    answer = client.request(method, address, **next((each for end, each in ASKED.items() if path.endswith(end)), {}))
+    assert answer.status_code == 200, answer.text
+    as_told(DOCUMENT.raw_schema, path, answer)
+
+
+# Attacks
+
+
 SESSION = requests.Session()
 FUZZ = settings(
     max_examples=8, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
@@ -234,7 +266,7 @@ def refused(answer: httpx.Response) -> None:
     assert answer.status_code < 500, answer.text
     if answer.status_code >= 400:
         assert answer.headers["content-type"] == "application/problem+json"
-        assert answer.json()["detail"]
+        assert strictly(answer.content, schemas.Problem, schemas.NothingScored, schemas.NothingRanked)["detail"]
 
 
 WORDS = (

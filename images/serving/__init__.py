@@ -14,5 +14,6 @@ predict_v1, infer_v2, sagemaker, product    what the addresses of each protocol 
 models       which version answers: follows the channel, switches without dropping a request
 source       where versions come from
 batching     photos of all connections, decoded by some threads, scored by one
-problems, metrics, reference, settings      what all of them share
+schemas, reference           the JSON that is asked for and answered, and the OpenAPI document that tells of it
+problems, metrics, settings  what all of them share
 """

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
-from images.serving import infer_v2, metrics, predict_v1, product, reference, sagemaker
+from images.serving import infer_v2, metrics, predict_v1, product, reference, sagemaker, schemas
 from images.serving.advising import Advising
 from images.serving.attempts import Attempts
 from images.serving.batching import Batching
@@ -26,6 +26,18 @@ from images.serving.problems import Problem, json_answer
 from images.serving.settings import Settings, from_environment
 from images.serving.state import State, of
 
+_DRAINING = {"ready": False, "version": "3", "draining": True, "failing": False}
+_READY = reference.route(
+    "Requests are welcome",
+    {
+        "200": reference.json_of(schemas.Readiness, words="They are"),
+        "503": reference.json_of(schemas.Readiness, words="They are not", example=_DRAINING),
+    },
+)
+_METRICS = reference.route(
+    "Metrics for Prometheus, over all workers",
+    {"200": {"description": "Text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
 PAGE = Path(__file__).parent / "page"
 
 
@@ -46,6 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version="1",
         description=reference.DESCRIPTION,
         openapi_tags=list(reference.TAGS),
+        servers=[{"url": "/", "description": "The server that this document comes from"}],
         lifespan=_lifespan,
         docs_url=None,  # FastAPI's own loads from a foreign host
         redoc_url=None,
@@ -99,12 +112,12 @@ def _operation(app: FastAPI) -> None:
         """Nginx asks here, before it reads a body, whether a request may pass: it may, for it has come so far."""
         return Response(status_code=204)
 
-    @app.get("/live", tags=["Operation"], **reference.LIVE)
+    @app.get("/live", tags=["Operation"], **reference.route("The process answers", schemas.Live))
     async def live() -> Response:
         """The process answers, whether or not a version is loaded."""
         return json_answer({"live": True})
 
-    @app.get("/ready", tags=["Operation"], **reference.READY)
+    @app.get("/ready", tags=["Operation"], **_READY)
     async def ready(request: Request) -> Response:
         """A version answers and the server is not about to end; tells too whether a newer one could not be loaded."""
         models = of(request).models
@@ -116,7 +129,7 @@ def _operation(app: FastAPI) -> None:
         }
         return json_answer(told, 200 if models.ready else 503)
 
-    @app.get("/metrics", tags=["Operation"], **reference.METRICS)
+    @app.get("/metrics", tags=["Operation"], **_METRICS)
     async def read_metrics(request: Request) -> Response:
         """Counts, times and queues over all workers."""
         text = await asyncio.to_thread(of(request).metrics.text)

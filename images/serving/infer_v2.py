@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, Request, Response
 
-from images.serving import bodies, reference
+from images.serving import bodies, reference, schemas
 from images.serving.batching import Photo
 from images.serving.models import Served
 from images.serving.problems import Problem, json_answer
@@ -22,23 +22,36 @@ from images.serving.state import State, of
 router = APIRouter(prefix="/v2", tags=["Open Inference (KServe v2)"])
 
 LENGTH = "Inference-Header-Content-Length"  # bytes of JSON before the binary tensors, in requests and answers
+_READY = reference.route("A version answers", schemas.ModelReady, "not-ready")
+_MODEL = reference.route("The tensors", schemas.ModelMetadata, "not-ready")
+_INFER = reference.route(
+    "Score photos (Open Inference, KServe v2)",
+    {"200": reference.json_of(schemas.Inferred, **{"application/octet-stream": reference.BINARY})},
+    *reference.BODY,
+    body={reference.JSON: reference.schema(schemas.Infer)},
+)
 _OUTPUTS = {"mean": (), "std": (), "distribution": (10,)}
 _SIZE = struct.Struct("<I")  # before each element of a binary tensor of BYTES
 
 
-@router.get("", **reference.SERVER)
+@router.get("", **reference.route("What this server is", schemas.Server))
 async def server() -> Response:
     """What this server is."""
     return json_answer({"name": "portrait-scorer", "version": "1", "extensions": ["binary_tensor_data"]})
 
 
-@router.get("/health/live", **reference.LIVE_V2)
+@router.get("/health/live", **reference.route("The process answers", schemas.Live))
 async def live() -> Response:
     """The process answers."""
     return json_answer({"live": True})
 
 
-@router.get("/health/ready", **reference.READY_V2)
+@router.get(
+    "/health/ready",
+    **reference.route(
+        "A version answers", {"200": reference.json_of(schemas.Ready), "503": reference.json_of(schemas.NotReady)}
+    ),
+)
 async def ready(request: Request) -> Response:
     """A version answers."""
     if of(request).models.ready:
@@ -46,37 +59,37 @@ async def ready(request: Request) -> Response:
     return json_answer({"ready": False, "error": "no version answers yet, or the server is about to end"}, 503)
 
 
-@router.get("/models/{name}/versions/{version}/ready", **reference.READY_V2)
+@router.get("/models/{name}/versions/{version}/ready", **_READY)
 async def version_ready(request: Request, name: str, version: str) -> Response:
     """A version is the one that answers."""
     return await _ready(request, name, version)
 
 
-@router.get("/models/{name}/ready", **reference.READY_V2)
+@router.get("/models/{name}/ready", **_READY)
 async def model_ready(request: Request, name: str) -> Response:
     """The model answers."""
     return await _ready(request, name)
 
 
-@router.get("/models/{name}/versions/{version}", **reference.MODEL_V2)
+@router.get("/models/{name}/versions/{version}", **_MODEL)
 async def version_metadata(request: Request, name: str, version: str) -> Response:
     """The tensors of a version."""
     return await _metadata(request, name, version)
 
 
-@router.get("/models/{name}", **reference.MODEL_V2)
+@router.get("/models/{name}", **_MODEL)
 async def metadata(request: Request, name: str) -> Response:
     """The tensors of the model."""
     return await _metadata(request, name)
 
 
-@router.post("/models/{name}/versions/{version}/infer", **reference.INFER)
+@router.post("/models/{name}/versions/{version}/infer", **_INFER)
 async def infer_version(request: Request, name: str, version: str) -> Response:
     """Score photos by a version, if it is the one that is served."""
     return await _infer(request, name, version)
 
 
-@router.post("/models/{name}/infer", **reference.INFER)
+@router.post("/models/{name}/infer", **_INFER)
 async def infer(request: Request, name: str) -> Response:
     """Score photos."""
     return await _infer(request, name)

@@ -7,19 +7,29 @@ at all, as there: one photo that cannot be read fails it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import APIRouter, Request, Response
 
-from images.serving import bodies, reference
+from images.serving import bodies, reference, schemas
 from images.serving.batching import Photo
 from images.serving.models import Served
 from images.serving.problems import Problem, json_answer
 from images.serving.state import State, of
 
-SIGNATURE, WITH_JOB = "serving_default", "with_job"  # those of the SavedModel; here both take a job
+SIGNATURE, WITH_JOB = get_args(schemas.Signature)  # those of the SavedModel; here both take a job
 router = APIRouter(tags=["TensorFlow Serving and KServe v1"])
 
+BODY = reference.schema(schemas.Rows, schemas.Columns)
+PREDICTED = (schemas.PredictedRows, schemas.PredictedColumns)
+_PREDICT = reference.route(
+    "Score photos (TensorFlow Serving, KServe v1)",
+    {"200": reference.json_of(*PREDICTED, words="Scores as rows, or as columns where the request has columns")},
+    *reference.BODY,
+    body={reference.JSON: BODY},
+)
+_METADATA = reference.route("The signature", schemas.Metadata, "not-ready")
+_STATUS = reference.route("Which version is served", schemas.Status, "not-ready")
 _INSTANCE = 'expected {"image_bytes": {"b64": "…"}} or {"b64": "…"}, and optionally "job"'
 
 
@@ -32,50 +42,50 @@ class Asked:
     columns: bool
 
 
-@router.post("/v1/models/{name}:predict", **reference.PREDICT)
+@router.post("/v1/models/{name}:predict", **_PREDICT)
 async def predict(request: Request, name: str) -> Response:
     """Score photos."""
     return await _predict(request, name)
 
 
-@router.post("/v1/models/{name}/versions/{version}:predict", **reference.PREDICT)
+@router.post("/v1/models/{name}/versions/{version}:predict", **_PREDICT)
 async def predict_version(request: Request, name: str, version: str) -> Response:
     """Score photos by a version, if it is the one that is served."""
     return await _predict(request, name, version=version)
 
 
-@router.post("/v1/models/{name}/labels/{label}:predict", **reference.PREDICT)
+@router.post("/v1/models/{name}/labels/{label}:predict", **_PREDICT)
 async def predict_label(request: Request, name: str, label: str) -> Response:
     """Score photos by the version that a channel names, if it is the one that is served."""
     return await _predict(request, name, label=label)
 
 
-@router.get("/v1/models", **reference.MODELS)
+@router.get("/v1/models", **reference.route("The models", schemas.Models, "not-ready"))
 async def models(request: Request) -> Response:
     """The names of the models that are served: one."""
     async with of(request).models.using() as served:
         return json_answer({"models": [served.portable.name]})
 
 
-@router.get("/v1/models/{name}/versions/{version}/metadata", **reference.METADATA)
+@router.get("/v1/models/{name}/versions/{version}/metadata", **_METADATA)
 async def version_metadata(request: Request, name: str, version: str) -> Response:
     """The signature of a version."""
     return await _metadata(request, name, version)
 
 
-@router.get("/v1/models/{name}/metadata", **reference.METADATA)
+@router.get("/v1/models/{name}/metadata", **_METADATA)
 async def metadata(request: Request, name: str) -> Response:
     """The signature of the model."""
     return await _metadata(request, name)
 
 
-@router.get("/v1/models/{name}/versions/{version}", **reference.STATUS)
+@router.get("/v1/models/{name}/versions/{version}", **_STATUS)
 async def version_status(request: Request, name: str, version: str) -> Response:
     """Whether a version is served."""
     return await _status(request, name, version)
 
 
-@router.get("/v1/models/{name}", **reference.STATUS)
+@router.get("/v1/models/{name}", **_STATUS)
 async def status(request: Request, name: str) -> Response:
     """Which version is served."""
     return await _status(request, name)
@@ -134,7 +144,7 @@ def told(photos: list[Photo | Problem], columns: bool) -> dict[str, Any]:
     return {"outputs": {key: [row[key] for row in rows] for key in rows[0]}} if columns else {"predictions": rows}
 
 
-def scores(photo: Photo) -> dict[str, Any]:
+def scores(photo: Photo) -> schemas.Scores:
     """A photo's score as JSON; six digits are a thousandth of what it is exact to."""
     answer = photo.answer
     return {

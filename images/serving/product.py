@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from components.scorer import norms, overlay
 from components.scorer.faces import Face
 from components.scorer.ranking import ranks
-from images.serving import advising, bodies, reference
+from images.serving import advising, bodies, reference, schemas
 from images.serving.batching import Photo, see
 from images.serving.models import Served
 from images.serving.predict_v1 import scores
@@ -21,9 +21,18 @@ router = APIRouter(tags=["Product"])
 
 _NAMES = ("photos", "photo")
 _MAPS = {"heat": "heatmap", "gains": "gains"}
+_MAP = {
+    "name": "map",
+    "in": "query",
+    "schema": {"type": "string", "enum": list(_MAPS), "default": "heat"},
+    "description": "heat: where the score comes from; gains: what each place gains (orange) or costs (purple)."
+    " Both are of the whole photo; what a face that is read by itself adds is held",
+}
+_PHOTOS = {"multipart/form-data": reference.schema(schemas.PhotosForm)}
+_PHOTO = {"multipart/form-data": reference.schema(schemas.PhotoForm)}
 
 
-@router.get("/about", **reference.ABOUT)
+@router.get("/about", **reference.route("What is served, and what it takes", schemas.About, "not-ready"))
 async def about(request: Request) -> Response:
     """What is served, and what it takes."""
     state = of(request)
@@ -49,7 +58,18 @@ async def about(request: Request) -> Response:
         )
 
 
-@router.post("/score", **reference.SCORE)
+@router.post(
+    "/score",
+    **reference.route(
+        "Score photos, with faces and upload norms",
+        {
+            "200": reference.json_of(schemas.ScoredPhotos),
+            "422": reference.problem("unknown-field", schemas.NothingScored),
+        },
+        *reference.FORM,
+        body=_PHOTOS,
+    ),
+)
 async def score(request: Request) -> Response:
     """Score photos, each with its face and the upload norms. A photo that cannot be read fails alone."""
     state = of(request)
@@ -73,7 +93,18 @@ async def score(request: Request) -> Response:
         )
 
 
-@router.post("/rank", **reference.RANK)
+@router.post(
+    "/rank",
+    **reference.route(
+        "Order photos",
+        {
+            "200": reference.json_of(schemas.RankedPhotos),
+            "422": reference.problem("unknown-field", schemas.NothingRanked),
+        },
+        *reference.FORM,
+        body=_PHOTOS,
+    ),
+)
 async def rank(request: Request) -> Response:
     """Order photos by score; those that the scorer cannot tell apart share a rank."""
     state = of(request)
@@ -100,7 +131,17 @@ async def rank(request: Request) -> Response:
         return json_answer({**Problem(422, "photo-unreadable", why).document(), **answer}, 422, MEDIA)
 
 
-@router.post("/explain", **reference.EXPLAIN)
+@router.post(
+    "/explain",
+    **reference.route(
+        "Show where a score comes from",
+        {"200": {"description": "The photo under the map.", "content": {"image/png": reference.BINARY}}},
+        *reference.FORM,
+        "no-maps",
+        body=_PHOTO,
+        parameters=[_MAP],
+    ),
+)
 async def explain(request: Request) -> Response:
     """A photo under a map of where its score comes from (heat) or of what each place gains or costs it (gains)."""
     state = of(request)
@@ -117,7 +158,9 @@ async def explain(request: Request) -> Response:
         return Response(drawn, media_type="image/png")
 
 
-@router.post("/advise", **reference.ADVISE)
+@router.post(
+    "/advise", **reference.route("What would make a photo score higher", schemas.Advised, *reference.FORM, body=_PHOTO)
+)
 async def advise(request: Request) -> Response:
     """What would make a photo score higher, and what the upload norms say of it."""
     state = of(request)
@@ -160,7 +203,7 @@ def examine(served: Served, photo: Photo) -> dict[str, Any]:
     return {"face": _face(faces), "norms": [asdict(finding) for finding in findings]}
 
 
-def _face(faces: Sequence[Face] | None) -> dict[str, Any] | None:
+def _face(faces: Sequence[Face] | None) -> schemas.Face | None:
     """The largest face as JSON; None when none was looked for."""
     if faces is None:
         return None
@@ -170,7 +213,7 @@ def _face(faces: Sequence[Face] | None) -> dict[str, Any] | None:
     return told
 
 
-def _ordered(photos: list[tuple[int, Photo]], names: list[str], error: float) -> list[dict[str, Any]]:
+def _ordered(photos: list[tuple[int, Photo]], names: list[str], error: float) -> list[schemas.Ranked]:
     """Photos by score with competition ranks, see `ranks`."""
     best_first = sorted(photos, key=lambda each: (-float(each[1].answer["mean"]), each[0]))
     scored = [(index, scores(photo)) for index, photo in best_first]
@@ -189,5 +232,5 @@ def _drawn(served: Served, photo: Photo, kind: str) -> bytes:
     return overlay.overlay(photo.jpeg, heat, seen=served.portable.seen, signed=kind == "gains", form="PNG")
 
 
-def _model(served: Served) -> dict[str, Any]:
+def _model(served: Served) -> schemas.Model:
     return {"name": served.portable.name, "version": served.portable.version}

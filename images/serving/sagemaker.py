@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from images.serving import bodies, predict_v1, reference
+from images.serving import bodies, predict_v1, reference, schemas
 from images.serving.batching import Photo
 from images.serving.models import Served
 from images.serving.problems import Problem, json_answer
@@ -19,17 +19,43 @@ from images.serving.state import State, of
 
 router = APIRouter(tags=["SageMaker"])
 
-_JSON, _LINES = "application/json", "application/jsonlines"
+_JSON, _LINES = reference.JSON, reference.LINES
 _LINES_NAMES = (_LINES, "application/x-jsonlines", "application/json-lines", "application/x-ndjson")
 
 
-@router.get("/ping", **reference.PING)
+def _example(line: dict[str, Any]) -> dict[str, Any]:
+    """What the OpenAPI document says of JSON lines."""
+    return {"schema": {"type": "string"}, "example": json.dumps(line) + "\n"}
+
+
+@router.get("/ping", **reference.route("The process answers", {"200": {"description": "It does."}}))
 async def ping() -> Response:
     """The process answers: also while a version is being loaded, for which requests wait."""
     return Response(status_code=200)
 
 
-@router.post("/invocations", **reference.INVOCATIONS)
+@router.post(
+    "/invocations",
+    **reference.route(
+        "Score photos (SageMaker)",
+        {
+            "200": reference.json_of(
+                *predict_v1.PREDICTED,
+                schemas.PredictedLines,
+                words="Scores, as JSON or JSON lines",
+                **{_LINES: _example({"mean": 6.3, "std": 1.59, "distribution": schemas.VOTES})},
+            )
+        },
+        *reference.BODY,
+        "not-acceptable",
+        body={
+            _JSON: predict_v1.BODY,
+            _LINES: _example({"image_bytes": {"b64": schemas.BLACK}}),
+            "application/x-image": reference.BINARY,
+            "image/jpeg": reference.BINARY,
+        },
+    ),
+)
 async def invocations(request: Request) -> Response:
     """Score photos: JSON as of ``:predict``, JSON lines of one photo each, or the bytes of one picture."""
     state, kind = of(request), bodies.media(request)
