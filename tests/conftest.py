@@ -170,12 +170,13 @@ def small_models(tmp_path_factory, small_scorer) -> Path:
 
     The champion is version 1. Tests that change anything copy it.
     """
-    from components.scorer import bundle, channels, published
+    from components.scorer import bundle, channels, integrity, published
 
     folder = tmp_path_factory.mktemp("models")
     first = Path(channels.address(str(folder), "portraits", 1))
     published.export_portable(bundle.load(small_scorer), first, "portraits", error=0.7)
     (first / channels.COMPLETE).touch()
+    integrity.write(first, {})
     for version in (2, 3):
         shutil.copytree(first, first.with_name(str(version)))
     channels.switch(str(folder), "portraits", 1, why="the first")

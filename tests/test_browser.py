@@ -15,7 +15,7 @@ from PIL import Image
 
 from components.evaluation import serving
 from components.evaluation.evaluate import evaluate
-from components.scorer import channels, published
+from components.scorer import channels, integrity, published
 from components.scorer.settings import Policy
 from components.scorer.workspace import Workspace
 from tests import designed
@@ -58,6 +58,7 @@ def page(tmp_path_factory) -> Path:
     data = designed.dataset(folder / "dataset", PHOTOS)
     designed.scorer(**SOUND).save(folder / "scorer")
     published.export(designed.scorer(**NOISY), folder / "models" / "portraits" / "1")
+    integrity.write(folder / "models" / "portraits" / "1", {})
     channels.switch(str(folder / "models"), "portraits", 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(serving, "probe", lambda *asked: SERVED)

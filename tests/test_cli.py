@@ -22,10 +22,11 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, small_scorer) -> Path:
     """A folder of models with one that has one version, its seventh, which is the champion."""
-    from components.scorer import bundle, channels, published
+    from components.scorer import bundle, channels, integrity, published
 
     models = tmp_path_factory.mktemp("models")
     published.export(bundle.load(small_scorer), models / "portraits" / "7")
+    integrity.write(models / "portraits" / "7", {})
     channels.switch(str(models), "portraits", 7)
     return models
 

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from components.ingestion.sample import draw_portrait, random_portrait
-from components.scorer import channels, published
+from components.scorer import channels, integrity, published
 from tests import designed, serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -95,6 +95,7 @@ def server(tmp_path_factory) -> Iterator[str]:
     version = Path(channels.address(str(models), "portraits", 1))
     published.export_portable(designed.scorer(intercept=4.5, warmth=7), version, "portraits", error=ERROR)
     (version / channels.COMPLETE).touch()
+    integrity.write(version, {})
     channels.switch(str(models), "portraits", 1, why="the first")
     with serving.started(models, tmp_path_factory.mktemp("server"), "--workers", "1") as started:
         yield started.url

@@ -15,7 +15,7 @@ from components.evaluation.evaluate import evaluate
 from components.evaluation.faces import Faces
 from components.evaluation.findings import find
 from components.evaluation.predictions import Predictions, predict
-from components.scorer import bundle, channels, metrics, photos, published
+from components.scorer import bundle, channels, integrity, metrics, photos, published
 from components.scorer.decision import Gate, decide, record, write
 from components.scorer.page import LARGEST
 from components.scorer.settings import Evaluation, Policy
@@ -292,6 +292,7 @@ def test_a_data_set_without_test_photos_is_one_clear_error(run, tmp_path):
 def test_a_true_bundle_stands_against_itself_published_and_served(dataset, tmp_path):
     designed.scorer(**SOUND).save(tmp_path / "scorer")
     published.export(designed.scorer(**SOUND), tmp_path / "models" / "portraits" / "1")
+    integrity.write(tmp_path / "models" / "portraits" / "1", {})
     channels.switch(str(tmp_path / "models"), "portraits", 1)
     found = evaluate(
         dataset,

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from components.scorer import answers, bundle, channels, explanation, published
+from components.scorer import answers, bundle, channels, explanation, integrity, published
 from components.scorer.overlay import change, details, overlay, picture
 from components.scorer.settings import Pretraining, Training, from_parameters
 from pipeline.__main__ import main
@@ -418,6 +418,7 @@ def models(tmp_path_factory, scorer) -> Path:
     folder = tmp_path_factory.mktemp("models")
     published.export(bundle.load(scorer), folder / "portraits" / "3")
     bundle.load(scorer).save(folder / "portraits" / "3" / "bundle")
+    integrity.write(folder / "portraits" / "3", {})
     channels.switch(str(folder), "portraits", 3)
     return folder
 
@@ -491,6 +492,7 @@ def test_what_cannot_be_explained_is_one_clear_error_and_leaves_nothing(models, 
     (tmp_path / "broken.jpg").write_bytes(Path(photos[0]).read_bytes()[:300])
     out, old = tmp_path / "out", tmp_path / "old"
     published.export(bundle.load(f"{models}/portraits/3/bundle"), old / "1")
+    integrity.write(old / "1", {})
     for model, given, steps, words in [
         (models, [photos[0], str(tmp_path / "broken.jpg")], "5", "photo 2 cannot be used: unreadable"),
         (models, [str(tmp_path / "none.jpg")], "5", "none.jpg"),

@@ -18,7 +18,7 @@ from components.ingestion import builder
 from components.ingestion.sample import Portrait, draw_portrait, latent_quality, random_portrait
 from components.ingestion.sample.portrait import CHILD_EFFECT
 from components.ingestion.sample.raters import Raters
-from components.scorer import answers, bundle, norms, photos, portable, published
+from components.scorer import answers, bundle, integrity, norms, photos, portable, published
 from components.scorer.heads import Heads, Tilt, find
 from components.scorer.settings import SCORES, Evaluation, Training, from_parameters
 from components.training.attributes import fit_attribute
@@ -301,6 +301,7 @@ def version(scorer, tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("models") / "portraits" / "1"
     published.export(scorer, folder, "portraits")
     published.export_portable(scorer, folder, "portraits")
+    integrity.write(folder, {})
     return str(folder)
 
 

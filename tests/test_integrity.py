@@ -1,5 +1,6 @@
 """Every file of a published version is the one that was published, or it is neither loaded nor served nor promoted."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -97,18 +98,86 @@ def test_a_file_that_is_missing_and_one_that_was_not_published_are_named(models)
         published.load(str(folder))
 
 
-@pytest.mark.parametrize("files", ["a list", ["saved_model.pb"], {"saved_model.pb": 1}])
+@pytest.mark.parametrize("files", ["a list", ["saved_model.pb"], {"saved_model.pb": 1}, None])
 def test_a_record_whose_digests_are_none_is_refused(models, files):
     storage.write_json(str(version(models, 1) / "version.json"), {"files": files})
     with pytest.raises(
-        ValueError, match=r"expected a JSON object that names digests by file as files in .*version.json"
+        ValueError, match=r"expected /.*/version.json to name each file .* under files, got another value; publish"
     ):
         portable.load(str(version(models, 1)))
 
 
-def test_a_version_that_was_written_without_a_push_is_loaded(models):
-    (version(models, 1) / "version.json").unlink()
-    assert portable.load(str(version(models, 1))).version == 1
+# Without digests
+
+
+def without_a_record(folder: Path) -> None:
+    (folder / "version.json").unlink()
+
+
+def without_digests(folder: Path) -> None:
+    storage.write_json(str(folder / "version.json"), {"version": 2, "files": {}})
+
+
+WITHOUT = {without_a_record: "no such file", without_digests: "no digests"}
+
+
+def unnamed(came: str) -> str:
+    return (
+        rf"expected .*version\.json to name each file of the version with its SHA-256 under files, got {came};"
+        r" publish the scorer again in a new run, or let another version answer \(python -m pipeline models rollback\)"
+    )
+
+
+@pytest.fixture(params=WITHOUT)
+def bare(request, models) -> str:
+    """The models, the second version of which no longer says what its files were; what that is told by."""
+    request.param(version(models, 2))
+    return unnamed(WITHOUT[request.param])
+
+
+@pytest.mark.parametrize("load", [published.load, portable.load, published.load_bundle])
+def test_a_version_that_names_no_digests_is_not_loaded(models, bare, load):
+    with pytest.raises(ValueError, match=bare):
+        load(str(version(models, 2)))
+
+
+def test_a_version_that_names_no_digests_is_neither_promoted_nor_rolled_back_to(models, bare):
+    registry.rollback(str(models), NAME, why="to the sound one")
+    before = (models / NAME / "channels.json").read_bytes()
+    with pytest.raises(ValueError, match=f"no channel was moved: .*{bare}"):
+        registry.promote(str(models), NAME, 2, why="a test")
+    with pytest.raises(ValueError, match=f"no channel was moved: .*{bare}"):
+        registry.rollback(str(models), NAME, why="a test")
+    assert (models / NAME / "channels.json").read_bytes() == before
+
+
+def test_photos_are_not_scored_by_a_version_that_names_no_digests(models, bare, tmp_path):
+    storage.write_bytes(str(tmp_path / "photos" / "a.jpg"), drawn_photo(0.5, size=(80, 96)))
+    with pytest.raises(ValueError, match=bare):
+        score(str(models), str(tmp_path / "photos"), tmp_path / "scores.csv")
+    with pytest.raises(ValueError, match=bare):
+        ranking.rank(str(models), str(tmp_path / "photos"), str(tmp_path / "shards"))
+
+
+def test_a_champion_that_names_no_digests_is_told_to_evaluation_and_validation(models, bare):
+    assert re.search(bare, score_champion(str(models), NAME, lambda: iter([]), 0).error)
+    assert re.search(bare, read_champion(str(models), NAME).error)
+
+
+def test_nothing_of_a_version_that_names_no_digests_is_fetched_from_a_bucket(models, bare, amazon, tmp_path):
+    storage.upload_tree(version(models, 2), "s3://bucket/models/portraits/2")
+    with pytest.raises(ValueError, match=f"s3://bucket/.*{bare.removeprefix('expected .*')}"):
+        source.fetch("s3://bucket/models/portraits/2", fetching(tmp_path))
+    assert [file for file in (tmp_path / "kept").rglob("*") if file.is_file() and file.suffix != ".lock"] == []
+
+
+def test_a_server_goes_on_with_its_version_when_the_new_champion_names_no_digests(models, bare):
+    registry.rollback(str(models), NAME, why="a test")
+    with Here(Settings(workers=1, interval=0.05, model=str(models))) as here:
+        channels.move(str(models), NAME, 2, why="by hand")
+        until(lambda: here.state.models.failure, "the failure is told")
+        assert re.search(bare, here.state.models.failure["why"])
+        assert here.get("/ready").json()["version"] == "1"
 
 
 # Promoted and rolled back to
@@ -123,6 +192,18 @@ def test_no_channel_is_moved_to_a_version_of_which_a_file_was_changed(models, na
     with pytest.raises(ValueError, match=f"no channel was moved: .*{refused(name)}"):
         registry.rollback(str(models), NAME, why="a test")
     assert (models / NAME / "channels.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("place", ["on a disk", "in a bucket"])
+def test_each_file_of_a_version_is_hashed_once_before_a_channel_is_moved_to_it(models, amazon, monkeypatch, place):
+    uri, hashed, sha256 = str(models), [], integrity.sha256
+    if place == "in a bucket":
+        uri = "s3://bucket/models"
+        storage.upload_tree(models, uri)
+    monkeypatch.setattr(integrity, "sha256", lambda path: hashed.append(path) or sha256(path))
+    registry.promote(uri, NAME, 1, channel="challenger", why="a test")
+    names = storage.read_json(str(version(models, 1) / "version.json"))["files"]
+    assert sorted(str(path).partition("/1/")[2] for path in hashed) == sorted(names)
 
 
 def test_a_version_in_a_bucket_is_checked_before_a_channel_is_moved_to_it(models, amazon):

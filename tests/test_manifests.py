@@ -15,6 +15,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from components.scorer import integrity
 from images.serving import launch
 from images.serving.settings import PREFIX, Settings
 
@@ -263,6 +264,7 @@ def test_a_pod_for_tensorflow_serving_fetches_the_champion_alone(tmp_path):
         for name in ("saved_model.pb", "variables/variables.index", "bundle/scorer.keras", "portable/scorer.tflite"):
             (models / str(version) / name).parent.mkdir(parents=True, exist_ok=True)
             (models / str(version) / name).write_text(f"{name} of {version}")
+        integrity.write(models / str(version), {})
     (models / "channels.json").write_text(json.dumps({"champion": 2}))
     pod = of("tensorflow-serving", "Deployment")["spec"]["template"]["spec"]
     (init,) = pod["initContainers"]
@@ -271,7 +273,7 @@ def test_a_pod_for_tensorflow_serving_fetches_the_champion_alone(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MODEL": str(models), "FOLDER": str(tmp_path / "own")}
     subprocess.run([sys.executable, "-c", *init["args"]], env=environment, check=True)
     files = {str(path.relative_to(tmp_path / "own")) for path in (tmp_path / "own").rglob("*") if path.is_file()}
-    assert files == {"2/saved_model.pb", "2/variables/variables.index"}
+    assert files == {"2/saved_model.pb", "2/variables/variables.index", "2/version.json"}
 
 
 def servers() -> list[tuple[dict, dict]]:

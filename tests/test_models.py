@@ -245,15 +245,17 @@ def test_a_push_that_tries_a_removed_version_again_is_refused(tmp_path: Path) ->
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory, small_scorer: Path) -> Path:
     """A model with two true versions, the second its champion, and a third that answers nothing but NaN."""
-    from components.scorer import bundle
+    from components.scorer import bundle, integrity
 
     models = tmp_path_factory.mktemp("models")
     scorer = bundle.load(small_scorer)
     for version in (1, 2):
         published.export(scorer, models / NAME / str(version))
+        integrity.write(models / NAME / str(version), {})
         channels.switch(str(models), NAME, version)
     scorer.model.get_layer("votes").bias.assign([np.nan] * 10)
     published.export(scorer, models / NAME / "3")
+    integrity.write(models / NAME / "3", {})
     return models
 
 
@@ -296,7 +298,7 @@ def test_votes_that_are_none_are_refused(tmp_path: Path, votes: np.ndarray, monk
         def score(self, photos: list[bytes]) -> np.ndarray:
             return votes
 
-    monkeypatch.setattr(published, "load", lambda uri: Wrong())
+    monkeypatch.setattr(published, "load", lambda uri, whole: Wrong())
     with pytest.raises(ValueError, match="expected ten votes of 0 or more, summing to 1"):
         registry.verify(str(tmp_path), NAME, 1)
 

@@ -22,7 +22,7 @@ MODELS = "gs://bucket/models"
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory, small_scorer) -> Iterator[gcs.Server]:
     """The page's bucket: photos, ratings, and two versions of which the second is the champion."""
-    from components.scorer import bundle, published
+    from components.scorer import bundle, integrity, published
 
     folder, patch = tmp_path_factory.mktemp("drawn"), pytest.MonkeyPatch()
     sample = draw(folder, labelled=4, unlabelled=0, seed=5)
@@ -31,6 +31,7 @@ def bucket(tmp_path_factory, small_scorer) -> Iterator[gcs.Server]:
         storage.upload_tree(sample.photos, "gs://bucket/photos")
         storage.write_bytes("gs://bucket/ratings.csv", Path(sample.ratings).read_bytes())
         published.export(bundle.load(small_scorer), folder / "version")
+        integrity.write(folder / "version", {})
         for version in (1, 2):
             storage.upload_tree(folder / "version", channels.address(MODELS, "portraits", version))
             channels.switch(MODELS, "portraits", version, why="passed")

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from components.scorer import answers, bundle, norms, portable, preprocessing, published, storage, warmup
+from components.scorer import answers, bundle, integrity, norms, portable, preprocessing, published, storage, warmup
 from components.scorer.decoding import Unusable
 from tests.conftest import drawn_photo
 from tests.test_push import bundle_of, tiny
@@ -29,6 +29,7 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scorer = bundle.load(bundle_of(tiny(4), tmp_path_factory.mktemp("scorer")))
     published.export(scorer, folder, "portraits")
     published.export_portable(scorer, folder, "portraits", error=0.7, ingestion={"shorter_side": 64, "seed": 1})
+    integrity.write(folder, {})
     return folder
 
 
@@ -117,9 +118,10 @@ def test_pixels_of_another_shape_are_refused(loaded, shape):
 def test_a_network_without_maps_is_published_without_them(tmp_path, version, monkeypatch):
     monkeypatch.setattr(answers, "is_pooled", lambda model: False)
     scorer = bundle.load(bundle_of(tiny(4), tmp_path / "scorer"))
-    published.export_portable(scorer, tmp_path)
-    (tmp_path / "saved_model.pb").touch()
-    assert set(portable.load(str(tmp_path)).answer(np.zeros((1, 32, 32, 3)))) == {"mean", "std", "distribution"}
+    published.export_portable(scorer, tmp_path / "1")
+    (tmp_path / "1" / "saved_model.pb").touch()
+    integrity.write(tmp_path / "1", {})
+    assert set(portable.load(str(tmp_path / "1")).answer(np.zeros((1, 32, 32, 3)))) == {"mean", "std", "distribution"}
 
 
 def test_a_version_that_is_not_complete_is_not_loaded(tmp_path):
@@ -146,6 +148,7 @@ def test_a_version_from_before_portable_networks_is_named(tmp_path):
 def test_a_broken_version_is_named(tmp_path, version, file, content):
     storage.download_tree(str(version), str(tmp_path))
     (tmp_path / portable.FOLDER / file).write_bytes(content)
+    integrity.write(tmp_path, {})
     with pytest.raises(ValueError, match="expected a portable network at"):
         portable.load(str(tmp_path))
 
@@ -159,6 +162,7 @@ def test_it_brings_its_norms_and_its_face_detector(tmp_path, version, portraits)
     rules = {"norms": json.loads(norms.BUILT_IN.read_text())["norms"][:1]}
     (tmp_path / portable.FOLDER / portable.NORMS).write_text(json.dumps(rules))
     shutil.copy(portraits / "weights" / "yunet_n_640_640.onnx", tmp_path / portable.FOLDER / portable.DETECTOR)
+    integrity.write(tmp_path, {})
     found = portable.load(str(tmp_path))
     assert [norm.key for norm in found.norms.norms] == ["no_face"]
     assert found.detector.find(Image.new("RGB", (64, 64))) == []

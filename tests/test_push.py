@@ -532,6 +532,7 @@ def test_a_version_from_before_explanations_scores_and_says_that_it_explains_not
 ) -> None:
     monkeypatch.setattr(answers, "is_pooled", lambda model: False)
     published.export(bundle.load(scorer), tmp_path / "1")
+    integrity.write(tmp_path / "1", {})
     model = published.load(str(tmp_path / "1"))
     assert model.score(list(warmup.photos())).shape == (3, 10)
     with pytest.raises(ValueError, match="published without the signature 'explain'"):
@@ -661,7 +662,7 @@ def test_a_version_that_is_not_complete_is_not_loaded(version: str, tmp_path: Pa
 def test_a_broken_version_is_named(version: str, tmp_path: Path) -> None:
     storage.download_tree(version, tmp_path / "1")
     (tmp_path / "1" / "saved_model.pb").write_bytes(b"not a graph")
-    (tmp_path / "1" / integrity.RECORD).unlink()
+    integrity.write(tmp_path / "1", {})
     with pytest.raises(ValueError, match=r"expected a SavedModel at .*/1, which cannot be read"):
         published.load(str(tmp_path / "1"))
 
@@ -670,5 +671,6 @@ def test_another_kind_of_saved_model_is_named(tmp_path: Path) -> None:
     module = tf.Module()
     module.answer = tf.function(lambda x: {"score": x}, input_signature=[tf.TensorSpec([None], tf.float32)])
     tf.saved_model.save(module, str(tmp_path / "1"), signatures={"serving_default": module.answer})
+    integrity.write(tmp_path / "1", {})
     with pytest.raises(ValueError, match=r"expected the signature serving_default .* found .* with \['score'\]"):
         published.load(str(tmp_path / "1"))

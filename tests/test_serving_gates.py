@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from components.evaluation import answering, serving
-from components.scorer import bundle, decision, published
+from components.scorer import bundle, decision, integrity, published
 from components.scorer.bundle import Bundle
 from components.scorer.settings import SCORES, Evaluation, Pretraining, Training, from_parameters
 from tests.conftest import drawn_photo
@@ -120,6 +120,7 @@ def test_a_scorer_that_is_too_large_fails_the_size_alone(sound):
 def test_a_scorer_that_needs_the_process_that_built_it_does_not_serve(tmp_path):
     scorer = scorer_with(AtHome())
     published.export(scorer, tmp_path)
+    integrity.write(tmp_path, {})
     here = published.load(str(tmp_path)).score(PHOTOS)  # where its Python still is, nothing is amiss
     np.testing.assert_allclose(here, scorer.score(PHOTOS), atol=1e-5)
 

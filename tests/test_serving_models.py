@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.scorer import channels, storage
+from components.scorer import channels, integrity, storage
 from components.scorer.settings import Ingestion
 from components.scorer.stages import PHOTO_ALONE, Reads
 from images.serving import models, source
@@ -253,6 +253,7 @@ def of_wrong_norms(folder: Path) -> None:
 def test_a_version_that_cannot_be_loaded_leaves_the_old_one_in_place_and_is_told(own, spoil):
     with Here(replace(SETTINGS, model=str(own))) as here:
         spoil(own / "portraits" / "2")
+        integrity.write(own / "portraits" / "2", {})  # as if it had been published so
         promote(own, 2)
         until(lambda: failing(here), "the failure is told")
         assert failing(here)["version"] == str(own / "portraits" / "2")

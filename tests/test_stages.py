@@ -23,6 +23,7 @@ from components.scorer import (
     face_weights,
     faces,
     heads,
+    integrity,
     metrics,
     portable,
     published,
@@ -101,6 +102,7 @@ def version(scorer: bundle.Bundle, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("models") / "portraits" / "1"
     published.export(scorer, folder, "portraits")
     published.export_portable(scorer, folder, "portraits", error=0.1)
+    integrity.write(folder, {})
     return folder
 
 
@@ -169,6 +171,7 @@ def test_a_scorer_without_a_second_view_answers_alike_too(files, tmp_path):
     scorer = seeing(Sight(embedding=SIZE, kept=6), files)
     published.export_portable(scorer, tmp_path)
     (tmp_path / channels.COMPLETE).touch()
+    integrity.write(tmp_path, {})
     served = portable.load(str(tmp_path))
     normal = [served.normalise(data) for data in SENT]
     found = served.answer(stages.together([served.given(data) for data in normal]))
@@ -214,6 +217,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plain") / "portraits" / "2"
     published.export(seeing(Sight(), {}), folder)
     published.export_portable(seeing(Sight(), {}), folder, "portraits")
+    integrity.write(folder, {})
     return folder
 
 
@@ -235,6 +239,7 @@ def test_weights_that_only_norms_ask_for_find_faces_and_leave_the_network_alone(
     storage.write_bytes(str(where), files[embedding.DETECTOR])
     if place != portable.DETECTOR:
         storage.write_json(str(where.with_name(embedding.ABOUT)), {"sha256": {}})
+    integrity.write(tmp_path, {})
     served = portable.load(str(tmp_path))
     normal = served.normalise(SENT[1])
     assert set(served.given(normal)) == {"pixels"}
@@ -245,6 +250,7 @@ def test_weights_that_only_norms_ask_for_find_faces_and_leave_the_network_alone(
 def test_a_version_that_has_lost_its_weights_is_not_loaded(version, tmp_path, lost):
     storage.download_tree(str(version), str(tmp_path))
     (tmp_path / portable.FOLDER / embedding.FOLDER / lost).unlink()
+    integrity.write(tmp_path, {})
     with pytest.raises((ValueError, FileNotFoundError), match=r"faces"):
         portable.load(str(tmp_path))
 
@@ -254,6 +260,7 @@ def test_the_weights_of_another_embedder_are_refused(version, tmp_path):
     place = f"{tmp_path}/{portable.FOLDER}/{portable.ABOUT}"
     told = storage.read_json(place)
     storage.write_json(place, {**told, "reads": {**told["reads"], "embedding": SIZE + 1}})
+    integrity.write(tmp_path, {})
     with pytest.raises(ValueError, match=rf"expected a portable network at .*{SIZE + 1} numbers, got {SIZE} numbers"):
         portable.load(str(tmp_path))
 
@@ -407,6 +414,7 @@ def test_push_refuses_a_version_that_cuts_faces_otherwise_than_training(scorer, 
     place = f"{tmp_path}/{portable.FOLDER}/{portable.ABOUT}"
     told = storage.read_json(place)
     storage.write_json(place, {**told, "reads": {**told["reads"], "view_scale": 0.9}})
+    integrity.write(tmp_path, {})
     with pytest.raises(ValueError, match=r"expected the SavedModel of .* to answer as the scorer does"):
         _compare(scorer, str(tmp_path), [decoding.normalise(SENT[1], Ingestion())])
 
@@ -423,6 +431,7 @@ def test_real_photos_score_alike_from_their_own_bytes_on_every_way(portraits, tm
     uri = tmp_path / "models" / "portraits" / "1"
     published.export(scorer, uri, "portraits")
     published.export_portable(scorer, uri, "portraits")
+    integrity.write(uri, {})
     sent = [path.read_bytes() for path in sorted((portraits / "data" / "mebeauty" / "photos").rglob("*.jpg"))[:240:20]]
     normal = [decoding.normalise(data, Ingestion()) for data in sent]
     expected = metrics.mean_scores(scorer.score(normal))

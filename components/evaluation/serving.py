@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from components.evaluation import answering
-from components.scorer import embedding, metrics, portable, published
+from components.scorer import embedding, integrity, metrics, portable, published
 from components.scorer.bundle import Bundle
 from components.scorer.decision import Gate, in_short, outcome
 from components.scorer.settings import Evaluation, GateKey
@@ -95,6 +95,7 @@ def probe(bundle: Bundle, photos: Sequence[bytes], settings: Evaluation, name: s
         print("serving: exporting the scorer", flush=True)
         try:
             published.export(bundle, exported, name)
+            integrity.write(exported, {})
         except Exception as error:  # whatever a network is made of
             return replace(found, error=f"the scorer could not be exported: {in_short(error)}")
         faces = exported / portable.FOLDER / embedding.FOLDER

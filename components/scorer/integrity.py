@@ -2,8 +2,8 @@
 
     <version>/version.json    {…, "files": {"saved_model.pb": "5f70bf18…", "portable/scorer.tflite": "9c56cc51…", …}}
 
-The record names every file of the version but itself. Whoever takes a file of a version checks it here first. Of a
-version whose record names no files, as one that was written without a push, nothing can be said, and it is taken.
+The record names every file of the version but itself. Whoever takes a file of a version checks it here first. A version
+without a record, or whose record names no file, is refused.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from components.scorer import storage
 
 RECORD = "version.json"
 _FILES = "files"
+_ANOTHER = "or let another version answer (python -m pipeline models rollback)"
 
 
 def write(folder: str | Path, record: Mapping[str, Any]) -> None:
@@ -41,11 +42,10 @@ def read(uri: str, name: str) -> bytes:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not as it was published.
+        ValueError: it is not as it was published, or the version's record names no digests.
     """
     content, digests = storage.read_bytes(storage.join(uri, name)), _digests(uri)
-    if digests is not None:
-        _compare(uri, name, digests.get(name, ""), hashlib.sha256(content).hexdigest())
+    _compare(uri, name, digests.get(name, ""), hashlib.sha256(content).hexdigest())
     return content
 
 
@@ -56,7 +56,7 @@ def expect(digest: str, wanted: str, setting: str, what: str = "a file") -> None
 
 
 def check(folder: str | Path, part: str = "", without: Collection[str] = (), uri: str = "") -> None:
-    """Raise ValueError unless the files of a version are as they were published, all of them and no others.
+    """Raise ValueError unless the files of a version are those that its record names, each with its digest.
 
     Args:
         folder: the version's, local.
@@ -66,8 +66,6 @@ def check(folder: str | Path, part: str = "", without: Collection[str] = (), uri
     """
     folder = str(folder)
     digests = _digests(folder)
-    if digests is None:
-        return
     present = {f"{part}/{file.name}".lstrip("/") for file in storage.files(storage.join(folder, part))} - {RECORD}
     for name in sorted({*digests, *present}):
         if storage.is_below(name, [part]) and not storage.is_below(name, [f"{part}/{each}" for each in without]):
@@ -80,13 +78,12 @@ def download(uri: str, folder: str | Path, part: str = "", without: Collection[s
 
     Raises:
         FileNotFoundError: there is nothing.
-        ValueError: a file is not as it was published.
+        ValueError: a file is not as it was published, or the version's record names no digests.
         components.scorer.storage.StorageError: the place cannot be reached.
     """
+    _digests(uri)  # before megabytes are copied for nothing
     storage.download_tree(storage.join(uri, part), storage.join(str(folder), part), without)
-    record = storage.join(uri, RECORD)
-    if storage.exists(record):
-        storage.write_bytes(storage.join(str(folder), RECORD), storage.read_bytes(record))
+    storage.write_bytes(storage.join(str(folder), RECORD), storage.read_bytes(storage.join(uri, RECORD)))
     check(folder, part, without, uri)
 
 
@@ -113,17 +110,25 @@ def local(uri: str, part: str = "", without: Collection[str] = ()) -> Iterator[s
         yield folder
 
 
-def _digests(uri: str) -> dict[str, str] | None:
-    """SHA-256 by file; None where there is no record, or it names no files."""
-    place = storage.join(uri, RECORD)
+def _digests(uri: str) -> dict[str, str]:
+    """Return the SHA-256 of each file of a version, as its record names them.
+
+    Raises:
+        ValueError: there is no record, or it names no digests.
+    """
+    place, came = storage.join(uri, RECORD), ""
     try:
         record = storage.read_json(place)
     except FileNotFoundError:
-        return None
+        record, came = None, "no such file"
     digests = record.get(_FILES, {}) if isinstance(record, dict) else None
-    if not isinstance(digests, dict) or not all(isinstance(digest, str) for digest in digests.values()):
-        raise ValueError(f"expected a JSON object that names digests by file as {_FILES} in {place}, got another value")
-    return digests or None
+    if digests and isinstance(digests, dict) and all(isinstance(digest, str) for digest in digests.values()):
+        return digests
+    came = came or ("no digests" if digests == {} else "another value")
+    raise ValueError(
+        f"expected {place} to name each file of the version with its SHA-256 under {_FILES}, got {came}; publish the"
+        f" scorer again in a new run, {_ANOTHER}"
+    )
 
 
 def _compare(uri: str, name: str, expected: str, found: str) -> None:
@@ -132,8 +137,7 @@ def _compare(uri: str, name: str, expected: str, found: str) -> None:
         wanted, came = (f"SHA-256 {each[:12]}…" if each else "no such file" for each in (expected, found))
         mend = "copy it back from where it is whole" if expected else "remove it"
         raise ValueError(
-            f"{storage.join(uri, name)} is not as it was published: expected {wanted}, got {came}; {mend}, or let"
-            " another version answer (python -m pipeline models rollback)"
+            f"{storage.join(uri, name)} is not as it was published: expected {wanted}, got {came}; {mend}, {_ANOTHER}"
         )
 
 

@@ -230,11 +230,12 @@ def _of_encoded_and_named(network: keras.Model, bundle: Bundle) -> Callable[...,
     return answer
 
 
-def load(uri: str) -> Published:
+def load(uri: str, whole: bool = False) -> Published:
     """Load a published version.
 
     Args:
         uri: the version's folder, local, ``gs://`` or ``s3://``; see ``channels.resolve``.
+        whole: compare all its files with their digests, not only those that are loaded.
 
     Raises:
         FileNotFoundError: there is no complete version.
@@ -242,7 +243,8 @@ def load(uri: str) -> Published:
     """
     if not storage.exists(storage.join(uri, COMPLETE)):
         raise FileNotFoundError(f"expected a published version at {uri}, found no {COMPLETE} in it")
-    with integrity.local(uri, without=[BUNDLE, f"{portable.FOLDER}/{portable.NETWORK}"]) as folder:
+    without = () if whole else (BUNDLE, f"{portable.FOLDER}/{portable.NETWORK}")
+    with integrity.local(uri, without=without) as folder:
         about = _about(folder)
         reads = Reads(**about.get("reads", {}))
         reader = portable.reader(folder, reads) if reads.faces else None

@@ -117,7 +117,7 @@ def exported(folder: str, place: str = "") -> str:
     """
     code = (
         "import sys; from pathlib import Path\n"
-        "from components.scorer import bundle, embedding, face_weights, model, published\n"
+        "from components.scorer import bundle, embedding, face_weights, integrity, model, published\n"
         "from components.scorer.settings import Faces, Pretraining, Training, from_parameters\n"
         "from components.scorer.sight import Sight\n"
         "folder, place = Path(sys.argv[1]), sys.argv[2]\n"
@@ -132,6 +132,7 @@ def exported(folder: str, place: str = "") -> str:
         "scorer = model.build_scorer(model.build_encoder(settings), 0.5, sight)\n"
         "published.export_portable(bundle.Bundle(scorer, settings, Training(), '', '', {}, faces=files), folder)\n"
         "Path(folder, 'saved_model.pb').touch()\n"
+        "integrity.write(folder, {})\n"
     )
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     subprocess.run([sys.executable, "-c", code, folder, place], check=True, stdout=subprocess.DEVNULL, env=environment)

@@ -19,7 +19,7 @@ import numpy as np
 
 from components.evaluation.evaluate import evaluate
 from components.ingestion import builder, sample
-from components.scorer import bundle, channels, decoding, photos, preprocessing, published, storage
+from components.scorer import bundle, channels, decoding, integrity, photos, preprocessing, published, storage
 from components.scorer.bundle import Bundle
 from components.scorer.model import build_encoder, build_scorer, settle_batch_norms
 from components.scorer.settings import Evaluation, Ingestion, Policy, Pretraining, Training, from_parameters
@@ -38,6 +38,7 @@ def main() -> None:
         first = [record["photo"] for _, record in zip(range(32), photos.records(folder / "data", "test"), strict=False)]
         _scorer(first, seed=1).save(folder / "scorer")
         published.export(_scorer(first, seed=2), folder / "models" / "portraits" / "1")
+        integrity.write(folder / "models" / "portraits" / "1", {})
         channels.switch(str(folder / "models"), "portraits", 1)
         keras.backend.clear_session()
         began = time.monotonic()

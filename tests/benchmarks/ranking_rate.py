@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def _export(folder: Path) -> None:
-    from components.scorer import bundle, published
+    from components.scorer import bundle, integrity, published
     from components.scorer.model import build_encoder, build_scorer, settle_batch_norms
     from components.scorer.settings import Pretraining, Training, from_parameters
 
@@ -72,6 +72,7 @@ def _export(folder: Path) -> None:
     scorer = bundle.Bundle(build_scorer(encoder, dropout=0.5), settings, Training())
     published.export_portable(scorer, folder / "1", "portraits", error=0.7)
     (folder / "1" / COMPLETE).touch()
+    integrity.write(folder / "1", {})
 
 
 def _bare(model: str, paths: list[str]) -> float:

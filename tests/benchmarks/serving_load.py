@@ -57,7 +57,7 @@ def main() -> None:
     """Print what the server must show, line by line."""
     with tempfile.TemporaryDirectory(prefix="serving-load-") as temporary:
         folder = Path(temporary)
-        models, name = _models(folder, sys.argv[1] if len(sys.argv) > 1 else "")
+        models, name = published_models(folder, sys.argv[1] if len(sys.argv) > 1 else "")
         version = str(models / name / "1")
         request = _predict(name)
         print(f"{cores()} cores, a photo of {len(PHOTO) // 1000} KB, {ROUNDS} rounds", flush=True)
@@ -134,7 +134,7 @@ def _told(what: str, value: float, wanted: str = "") -> None:
 # What is served
 
 
-def _models(folder: Path, given: str) -> tuple[Path, str]:
+def published_models(folder: Path, given: str) -> tuple[Path, str]:
     """A folder of all models of which the test may change the channels, and the one model's name."""
     models = folder / "models"
     if given:
@@ -154,7 +154,7 @@ def _models(folder: Path, given: str) -> tuple[Path, str]:
 _EXPORT = """
 import sys
 import numpy as np
-from components.scorer import bundle, published
+from components.scorer import bundle, integrity, published
 from components.scorer.model import build_encoder, build_scorer, settle_batch_norms
 from components.scorer.settings import Pretraining, Training, from_parameters
 
@@ -164,6 +164,7 @@ settle_batch_norms(encoder, np.random.default_rng(1).uniform(0, 255, (16, settin
 scorer = bundle.Bundle(build_scorer(encoder, 0.5), settings, Training())
 published.export(scorer, sys.argv[1], "portraits")
 published.export_portable(scorer, sys.argv[1], "portraits", error=0.7)
+integrity.write(sys.argv[1], {})
 """
 
 

@@ -33,7 +33,7 @@ get, post = (partial(call, timeout=PATIENCE) for call in (httpx.get, httpx.post)
 @pytest.fixture(scope="session")
 def models(tmp_path_factory, small_scorer) -> Path:
     """The folder of all models: one, with two versions that answer differently; the first is champion."""
-    from components.scorer import bundle, published
+    from components.scorer import bundle, integrity, published
 
     folder = tmp_path_factory.mktemp("models")
     made = bundle.load(small_scorer)
@@ -41,6 +41,7 @@ def models(tmp_path_factory, small_scorer) -> Path:
         place = channels.address(str(folder), "portraits", version)
         published.export(made, place, "portraits")
         published.export_portable(made, place, "portraits")
+        integrity.write(place, {})
         votes = made.model.get_layer("votes")
         votes.set_weights([weight + 0.5 * np.linspace(-1, 1, weight.shape[-1]) for weight in votes.get_weights()])
     channels.switch(str(folder), "portraits", 1, why="the first")
