@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import requests
@@ -232,10 +233,13 @@ def test_a_push_that_was_killed_after_any_request_is_completed_by_the_next(serve
 
 
 def test_a_registry_that_stays_down_is_given_up_in_bounded_time_and_says_what_makes_it_good(models, monkeypatch):
-    monkeypatch.setattr(model_registry, "PATIENCE", 0.2)
-    monkeypatch.setattr(model_registry, "_PAUSE", 0.01)
+    clock = SimpleNamespace(now=0.0, pauses=[], monotonic=lambda: clock.now)
+    clock.sleep = lambda seconds: (clock.pauses.append(seconds), setattr(clock, "now", clock.now + seconds))
+    monkeypatch.setattr(model_registry, "time", clock)
     publish(models, 1)
     (line,) = model_registry.tell("http://127.0.0.1:9", models, NAME)
+    assert clock.pauses == [2, 4, 8, 16]
+    assert clock.now + 32 > model_registry.PATIENCE
     assert line == (
         "the model registry was not told everything: Unreached: it cannot be reached (ConnectionError);"
         " what is published stays, the next push, or python -m pipeline models register, makes it good"
