@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import reduce
+from http.client import HTTPResponse
 from operator import or_
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from images.serving.state import State
 
 ROOT = Path(__file__).resolve().parents[1]
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+Answer = tuple[int, dict[str, Any], HTTPResponse]
 PATIENCE = 120.0  # seconds for what takes one on a machine that is not busy
 
 
@@ -100,6 +102,11 @@ class Server:
     def text(self) -> str:
         return self._log.read_text(encoding="utf-8")
 
+    def run(self) -> Path:
+        """The folder of this start."""
+        (folder,) = (self._log.parent / "scorer").glob("run-*")
+        return folder
+
     def gunicorn(self) -> int:
         """Gunicorn's process."""
         return next(child for child in children(self.process.pid) if b"gunicorn" in command(child))
@@ -112,6 +119,29 @@ class Server:
         """The exit status after SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(PATIENCE)
+
+
+class Request:
+    """A request that is written by hand."""
+
+    def __init__(self, server: Server, size: int | None, sent: bytes = b"", path: str = "/invocations", **more: str):
+        length = {"Transfer-Encoding": "chunked"} if size is None else {"Content-Length": str(size)}
+        headers = {"Host": "localhost", "Content-Type": "image/jpeg", **length, **more}
+        head = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
+        self.socket.sendall(f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + sent)
+
+    def __enter__(self) -> "Request":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def answer(self) -> Answer:
+        """Status, document and all of the answer."""
+        answer = HTTPResponse(self.socket)
+        answer.begin()
+        return answer.status, json.loads(answer.read()), answer
 
 
 class Load:

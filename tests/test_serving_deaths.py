@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +12,12 @@ import httpx
 import pytest
 
 from components.scorer import channels, storage
-from tests import gcs
+from tests import gcs, unready
 from tests.conftest import drawn_photo
-from tests.serving import NGINX, Load, Server, started, until
+from tests.serving import NGINX, ROOT, Load, Request, Server, started, until
 
 PHOTO = drawn_photo(0.6, seed=1, size=(90, 120))
+LARGE = drawn_photo(0.6, seed=2, size=(3000, 2400))  # of megabytes
 WORKERS = 2
 
 pytestmark = pytest.mark.skipif(not NGINX, reason="needs Nginx, without which a client's own connection dies with it")
@@ -112,3 +115,46 @@ def test_a_server_that_is_started_again_goes_on_with_what_answered_last(small_mo
             assert httpx.post(f"{server.url}/score", files={"photos": PHOTO}, timeout=None).status_code == 200
     assert told["version"] == "1"
     assert told["failing"]
+
+
+def test_workers_that_die_while_a_photo_of_megabytes_arrives_cost_nothing(small_models, tmp_path):
+    with started(small_models, tmp_path, "--workers", str(WORKERS)) as server:
+        answering(server, WORKERS)
+        with Request(server, len(LARGE), LARGE[:-1000], Content_Type="image/jpeg") as request:
+            for deaths, victim in enumerate(server.workers(), start=1):
+                os.kill(victim, signal.SIGKILL)
+                answering(server, WORKERS + deaths)
+            request.socket.sendall(LARGE[-1000:])
+            status, document, _ = request.answer()
+    assert status == 200
+    assert 1 < document["predictions"][0]["mean"] < 10
+
+
+def test_a_photo_of_megabytes_that_a_worker_without_a_version_got_is_answered_by_another(small_models, tmp_path):
+    with started(small_models, tmp_path, "--workers", str(WORKERS), module="tests.unready") as server:
+        answering(server, WORKERS)
+        unready.make(server.run(), server.workers()[0])
+        with httpx.Client(base_url=server.url, timeout=None) as client:
+            statuses = [client.post("/score", files={"photos": LARGE}).status_code for _ in range(6)]
+            metrics = client.get("/metrics").text
+    assert statuses == [200] * 6
+    assert 'scorer_requests_total{route="/score",status="503"}' in metrics
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_a_server_of_one_version_goes_on_when_that_is_removed_also_after_a_death(own, tmp_path, google, place):
+    for version in (2, 3):
+        channels.move(str(own), "portraits", version, why="a test")
+    models = str(own)
+    if place == "bucket":
+        models = "gs://bucket/models"
+        storage.upload_tree(own, models)
+    with started(models, tmp_path, "--workers", str(WORKERS), "--version", "1") as server, Load(server, PHOTO) as load:
+        answering(server, WORKERS)
+        words = [sys.executable, "-m", "pipeline", "models", "gc", f"{models}/portraits", "--keep", "0"]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+        assert "version 1, complete" in done.stdout, done.stderr
+        assert not storage.exists(f"{models}/portraits/1/{channels.COMPLETE}")
+        kill_each_worker(server, load)
+    assert set(load.statuses) == {200}
+    assert load.versions == {1}

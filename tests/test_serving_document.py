@@ -199,7 +199,7 @@ def test_the_example_of_what_is_unknown_is_of_what_the_address_names(document):
 def test_the_example_of_too_much_is_what_nginx_says():
     assert {*PROVOKED, "busy"} == set(reference.PROBLEMS)
     example = json.dumps(reference.PROBLEMS["busy"].document(), separators=(",", ":"))
-    assert example in nginx.configuration(Settings(run="/tmp/run"))
+    assert example in nginx.configuration(Settings(run="/tmp/run"), nginx.FRONT)
 
 
 def test_each_error_has_an_example_of_its_own_status(document):

@@ -16,11 +16,11 @@ import pytest
 from images.serving import guard, nginx
 from images.serving.settings import Settings, digests
 from tests.conftest import drawn_photo
-from tests.serving import NGINX, PATIENCE, Server, children, started, until
+from tests.serving import NGINX, PATIENCE, Answer, Request, Server, started, until
 
 PHOTO = drawn_photo(0.6, seed=1, size=(90, 120))
 KEY = {"x-api-key": "open"}
-BODY = 3_000_000  # more than Nginx holds in memory
+BODY = 3_000_000
 
 pytestmark = pytest.mark.skipif(not NGINX, reason="Nginx is not installed")
 
@@ -36,41 +36,15 @@ def locked(small_models, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def unlocked(small_models, tmp_path_factory):
-    """A server that asks for none, behind a proxy on this machine, with two requests at once and ten a second."""
+    """A server that asks for none, behind a proxy on this machine, with two requests at once and ten a second.
+
+    Its bodies find room for two megabytes.
+    """
     folder = tmp_path_factory.mktemp("unlocked")
     options = ("--workers", "1", "--connections", "2", "--rate", "10", "--proxies", "127.0.0.0/8")
+    options += ("--held", "2000000", "--body", "1500000")
     with started(small_models, folder, *options) as running:
         yield running
-
-
-class Request:
-    """A request that is written by hand."""
-
-    def __init__(self, server: Server, size: int | None, sent: bytes = b"", path: str = "/invocations", **more: str):
-        length = {"Transfer-Encoding": "chunked"} if size is None else {"Content-Length": str(size)}
-        headers = {"Host": "localhost", "Content-Type": "image/jpeg", **length, **more}
-        head = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
-        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
-        self.socket.sendall(f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + sent)
-
-    def __enter__(self) -> "Request":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-
-    def answer(self) -> tuple[int, dict, HTTPResponse]:
-        """Status, document and all of the answer."""
-        answer = HTTPResponse(self.socket)
-        answer.begin()
-        return answer.status, json.loads(answer.read()), answer
-
-
-def descriptors(server: Server) -> list[str]:
-    """What Nginx's processes have open."""
-    master = next(child for child in children(server.process.pid) if child != server.gunicorn())
-    folders = [Path(f"/proc/{process}/fd") for process in (master, *children(master))]
-    return [str(link.readlink()) for folder in folders for link in folder.iterdir()]
 
 
 # The key
@@ -109,7 +83,7 @@ def test_where_nginx_asks_for_the_key_nobody_else_can(locked):
 # Bodies
 
 
-@pytest.mark.parametrize("size", [BODY, None], ids=["told", "in chunks"])
+@pytest.mark.parametrize("size", [100, BODY, None], ids=["small", "large", "in chunks"])
 def test_a_body_that_dribbles_is_given_up_when_its_time_is_over(locked, size):
     """Each byte comes in time, all of them do not."""
     with Request(locked, size, X_API_Key="open") as request:
@@ -123,17 +97,38 @@ def test_a_body_that_dribbles_is_given_up_when_its_time_is_over(locked, size):
             except TimeoutError:
                 continue
     assert received.startswith(b"HTTP/1.1 408")
-    assert b"slow-body" in received
+    assert b"expected the whole body within 3 s" in received
 
 
-def test_no_body_is_written_to_a_disk(locked, tmp_path):
-    with ExitStack() as stack:
-        for size in (900_000, BODY):
-            request = stack.enter_context(Request(locked, size, b"x" * (size - 1), X_API_Key="open"))
-        until(lambda: locked.process.poll() is None and len(descriptors(locked)) > 0, "Nginx is there")
-        assert not [each for each in descriptors(locked) if "/body/" in each]
-        request.socket.sendall(b"x")
+@pytest.mark.parametrize("size", [100, BODY])
+def test_a_body_that_stops_is_given_up(locked, size):
+    with Request(locked, size, b"x", X_API_Key="open") as request:
+        assert request.socket.recv(1) == b""  # Nginx says nothing to who is silent
+
+
+@pytest.mark.parametrize("size", [900_000, BODY, None])
+def test_no_body_is_written_to_a_disk(locked, size):
+    length, folder = size or BODY, locked.run() / "body"
+    before = folder.stat().st_mtime_ns
+    sent = b"x" * (length - 1)
+    with Request(locked, size, sent if size else b"%x\r\n%b\r\n" % (length - 1, sent), X_API_Key="open") as request:
+        request.socket.sendall(b"x" if size else b"1\r\nx\r\n0\r\n\r\n")
         assert request.answer()[0] == 422
+    assert folder.stat().st_mtime_ns == before  # no file has come or gone
+
+
+def test_a_body_that_finds_no_room_is_refused_until_others_have_ended(unlocked):
+    def more() -> Answer:
+        with Request(unlocked, 1_000_000, b"x" * 1_000_000, X_Forwarded_For="192.0.2.5") as request:
+            return request.answer()
+
+    with Request(unlocked, 1_500_000, b"x" * 1_400_000, X_Forwarded_For="192.0.2.4"):
+        until(lambda: more()[0] == 429, "there is no room")
+        _, document, answer = more()
+        assert "requests of 2000000 bytes are under way" in document["detail"]
+        assert answer.headers["retry-after"] == "1"
+        assert post(unlocked, {"x-forwarded-for": "192.0.2.6"}).status_code == 200
+    until(lambda: more()[0] == 422, "there is room again")
 
 
 def test_the_metrics_lie_in_a_place_of_their_own_and_deaths_do_not_fill_it(locked):
@@ -234,4 +229,5 @@ def test_nginxs_own_errors_are_problems_with_the_headers_of_all_answers(locked, 
 
 def test_the_configuration_has_no_name_left_to_fill_in():
     every = Settings(run="/tmp/run", workers=2, keys=digests(["x"]), rate=5, proxies=("10.0.0.0/8",), host="::1")
-    assert not re.search("<<|>>", nginx.configuration(every))
+    for name in (nginx.FRONT, nginx.INSIDE):
+        assert not re.search("<<|>>", nginx.configuration(every, name))

@@ -32,9 +32,23 @@ from images.serving.app import create_app
 from images.serving.settings import Settings
 from tests import deadly
 from tests.conftest import drawn_photo
-from tests.serving import NGINX, PATIENCE, ROOT, Load, Server, as_told, children, free_port, started, strictly, until
+from tests.serving import (
+    NGINX,
+    PATIENCE,
+    ROOT,
+    Load,
+    Server,
+    as_told,
+    children,
+    command,
+    free_port,
+    started,
+    strictly,
+    until,
+)
 
 PHOTO = drawn_photo(0.6, seed=1, size=(90, 120))
+LARGE = drawn_photo(0.6, seed=2, size=(3000, 2400))  # of megabytes
 NAME = "anna-muster-7f3a.jpg"
 QUERY = "map=heat&who=anna-muster-7f3a"
 BODY = 400_000
@@ -127,13 +141,14 @@ def test_a_killed_worker_costs_its_own_requests_alone_and_is_back_at_once(server
 
 
 @pytest.mark.skipif(not NGINX, reason="needs Nginx, which hands requests on")
-def test_a_photo_that_kills_its_worker_kills_one_and_is_answered_by_a_process_apart(models, tmp_path):
+@pytest.mark.parametrize("photo", [PHOTO, LARGE], ids=["small", "large"])
+def test_a_photo_that_kills_its_worker_kills_one_and_is_answered_by_a_process_apart(models, tmp_path, photo):
     with started(models, tmp_path, "--workers", "3", module="tests.deadly") as server:
         with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
             for _ in range(40):  # connections that are kept, of which each would give Nginx another try
                 assert client.post("/score", files={"photos": PHOTO}).status_code == 200
             before = set(server.workers())
-            answer = client.post("/score", files={"photos": PHOTO + deadly.DEADLY})
+            answer = client.post("/score", files={"photos": photo + deadly.DEADLY})
             until(lambda: len(server.workers()) == 3, "the dead one is replaced")
         assert 1 < answer.json()["photos"][0]["mean"] < 10
         assert len(before - set(server.workers())) == 1
@@ -416,14 +431,13 @@ def test_when_told_to_end_it_is_not_ready_answers_what_is_under_way_and_leaves_n
     assert events.index("started") < events.index("draining") < events.index("stopped")
 
 
-@pytest.mark.parametrize("which", ["gunicorn", "nginx"])
+@pytest.mark.parametrize("which", ["gunicorn", nginx.FRONT, nginx.INSIDE])
 def test_when_a_child_ends_everything_ends(models, tmp_path, which):
-    if which == "nginx" and not NGINX:
+    if which != "gunicorn" and not NGINX:
         pytest.skip("Nginx is not installed")
     with started(models, tmp_path, "--workers", "1") as server:
         every = [child for parent in (server.process.pid, server.gunicorn()) for child in children(parent)]
-        gunicorn = server.gunicorn()
-        victim = gunicorn if which == "gunicorn" else next(c for c in children(server.process.pid) if c != gunicorn)
+        victim = next(child for child in children(server.process.pid) if which.encode() in command(child))
         os.kill(victim, signal.SIGKILL)
         assert server.process.wait(PATIENCE) == 1
         until(lambda: not any(Path(f"/proc/{child}").exists() for child in every), "no child is left")
@@ -506,8 +520,9 @@ def test_nginx_tells_its_errors_without_the_request(capsys):
     assert (told["level"], told["message"]) == ("error", "upstream prematurely closed connection")
 
 
-def test_nginx_writes_below_the_runs_folder_alone():
-    text = nginx.configuration(Settings(run="/tmp/run", workers=3))
+@pytest.mark.parametrize("name", [nginx.FRONT, nginx.INSIDE])
+def test_nginx_writes_below_the_runs_folder_alone(name):
+    text = nginx.configuration(Settings(run="/tmp/run", workers=3), name)
     assert "<<" not in text
     written = re.findall(r'(?:_temp_path|pid|access_log|error_log) "?([^;"]+)"?;', text)
     assert all(each.startswith("/tmp/run/") or each in ("off", "stderr error") for each in written)

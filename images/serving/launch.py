@@ -2,6 +2,8 @@
 
     python -m images.serving --model runs/models/portraits
 
+Bodies on their way through Nginx pass this process: see ``arriving``.
+
 When it is told to end (SIGTERM, SIGINT), ``/ready`` says no for the time of ``drain``, while requests are still
 answered, each over a connection that is closed by its answer; when it is told again that time is over. Then Nginx stops
 listening and ends when the requests in flight are answered, and Gunicorn after it.
@@ -54,7 +56,7 @@ _WORDS = {
     "queue": "photos under way in a worker, at most: more is answered with 429",
     "photos": "photos in a request, at most",
     "body": "bytes of a request, at most",
-    "held": "bytes of all requests' bodies in a worker, at most: more is answered with 429",
+    "held": "bytes of all requests' bodies in a worker, and in Nginx for each, at most: more is answered with 429",
     "pixels": "pixels of a photo, at most",
     "seconds": "for a body to arrive, and for a photo to wait",
     "hosts": "names by which the server may be asked, divided by commas, as in *.example.com (with keys any; else"
@@ -216,7 +218,7 @@ def _serve(settings: Settings, nginx: str | None, configuration: str) -> int:
         if nginx:
             last = Path(places.socket_of(settings.run, settings.workers - 1))
             _await(lambda: last.exists() or gunicorn.poll() is not None)
-            children["nginx"] = _start_nginx(nginx, settings)
+            children |= _start_nginx(nginx, settings)
         log.event("started", port=settings.port, workers=settings.workers, nginx=bool(nginx))
         while not words:
             time.sleep(_LOOK)
@@ -231,9 +233,8 @@ def _serve(settings: Settings, nginx: str | None, configuration: str) -> int:
             time.sleep(_LOOK)
         return 0
     finally:
-        if "nginx" in children:
-            _stop(children["nginx"], signal.SIGQUIT, settings.grace)
-        _stop(gunicorn, signal.SIGTERM, settings.grace)
+        for name, child in reversed(children.items()):  # each answers what the one before has passed on to it
+            _stop(child, signal.SIGTERM if name == "gunicorn" else signal.SIGQUIT, settings.grace)
         shutil.rmtree(metrics, ignore_errors=True)
         log.event("stopped")
 
@@ -247,15 +248,24 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGTERM)
 
 
-def _start_nginx(nginx: str, settings: Settings) -> subprocess.Popen:
-    from images.serving.nginx import configuration  # imports much, while Gunicorn starts
+def _start_nginx(nginx: str, settings: Settings) -> dict[str, subprocess.Popen]:
+    """Nginx's two servers by name, the one in front last."""
+    from images.serving import arriving
+    from images.serving.nginx import FRONT, INSIDE, configuration  # imports much, while Gunicorn starts
 
-    path = Path(settings.run, "nginx.conf")
-    path.write_text(configuration(settings))
-    command = [nginx, "-e", "stderr", "-p", settings.run, "-c", str(path)]
-    child = _start(command, {"PATH": os.environ.get("PATH", "")}, stderr=subprocess.PIPE, text=True)
-    threading.Thread(target=_pass_on, args=(child,), daemon=True).start()
-    return child
+    children = {}
+    for name in (INSIDE, FRONT):
+        path = Path(settings.run, f"{name}.conf")
+        path.write_text(configuration(settings, name))
+        command = [nginx, "-e", "stderr", "-p", settings.run, "-c", str(path)]
+        # Or the allocator would keep the memory of bodies for itself.
+        environment = {"PATH": os.environ.get("PATH", ""), "MALLOC_MMAP_THRESHOLD_": str(2**17)}
+        child = children[name] = _start(command, environment, stderr=subprocess.PIPE, text=True)
+        threading.Thread(target=_pass_on, args=(child,), daemon=True).start()
+        if name == INSIDE:
+            _await(lambda inside=child: os.path.exists(places.arrived(settings.run)) or inside.poll() is not None)
+            arriving.listen(settings)
+    return children
 
 
 def _pass_on(child: subprocess.Popen) -> None:

@@ -1,4 +1,4 @@
-"""Nginx's configuration: the template ``nginx.conf``, filled in from the settings.
+"""Nginx's configurations: the template ``nginx.conf`` with either of its servers, filled in from the settings.
 
 Whom Nginx lets through it asks a worker (``/key``) before it reads a body, so that the rule stands in `guard` alone.
 """
@@ -9,22 +9,31 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from images.serving import places
+from images.serving import arriving, places
 from images.serving.guard import HEADERS, OPEN, OPEN_BELOW, refused
 from images.serving.problems import MEDIA, Problem, busy
 from images.serving.settings import Settings
 
-TEMPLATE = Path(__file__).with_name("nginx.conf")
+FRONT, INSIDE = "nginx-front", "nginx-inside"
+"""The two servers, by the names of their files."""
 
 
-def configuration(settings: Settings) -> str:
-    """What Nginx is started with."""
+def configuration(settings: Settings, name: str) -> str:
+    """What Nginx is started with to be `FRONT` or `INSIDE`."""
+    template, server = (
+        Path(__file__).with_name(f"{each}.conf").read_text(encoding="utf-8") for each in ("nginx", name)
+    )
     client = "$key" if settings.keys else "$binary_remote_addr"
+    every = 2 * settings.workers * settings.queue
     values = {
         "user": "user root;" if os.geteuid() == 0 else "",  # else its worker could not read the run's folder
+        "name": name,
         "run": settings.run,
         "grace": max(1, int(settings.grace)),
         "body": settings.body,
+        "whole": 2 * settings.body,  # of one in chunks the lengths of these take room as well
+        "arriving": places.arriving(settings.run),
+        "arrived": places.arrived(settings.run),
         "seconds": max(1, int(settings.seconds)),
         "answer": max(1, int(2 * settings.seconds)),
         "workers": "\n        ".join(
@@ -35,7 +44,8 @@ def configuration(settings: Settings) -> str:
         # A key that is refused costs no place: nobody can take those of another.
         "client": client,
         "connections": settings.connections,
-        "every": 2 * settings.workers * settings.queue,
+        "every": every,
+        "sockets": 4096 + 4 * every,  # of connections that wait for a request; and the four of each that is under way
         "origins": "\n        ".join(f'"{origin}" $http_origin;' for origin in settings.origins),
         "rate_zone": f"limit_req_zone {client} zone=rate:4m rate={settings.rate}r/s;" if settings.rate else "",
         "rate": f"limit_req zone=rate burst={settings.rate} nodelay;" if settings.rate else "",
@@ -43,7 +53,7 @@ def configuration(settings: Settings) -> str:
         "open": "|".join([*map(re.escape, OPEN), *(f"{re.escape(folder)}.*" for folder in OPEN_BELOW)]),
         "errors": "\n".join(_errors(settings)),
     }
-    return re.sub("<<([a-z_]+)>>", lambda match: str(values[match[1]]), TEMPLATE.read_text(encoding="utf-8"))
+    return re.sub("<<([a-z_]+)>>", lambda match: str(values[match[1]]), template.replace("<<server>>", server))
 
 
 def _addresses(settings: Settings) -> list[str]:
@@ -54,7 +64,7 @@ def _addresses(settings: Settings) -> list[str]:
 
 def _errors(settings: Settings) -> list[str]:
     """Where Nginx's own errors lead, each to a problem document as all others are, with the same headers."""
-    seconds, body = max(1, int(settings.seconds)), settings.body
+    seconds, body = settings.seconds, settings.body
     many = f"expected at most {settings.connections} requests at once" + (
         f" and {settings.rate} a second" if settings.rate else ""
     )
@@ -63,7 +73,7 @@ def _errors(settings: Settings) -> list[str]:
         "401": refused(),
         "404": Problem(404, "http", "there is nothing at this address: see /docs"),
         "405": Problem(405, "http", "this address takes another method: see /docs"),
-        "408": Problem(408, "slow-body", f"expected the body to go on arriving, got nothing for {seconds} s"),
+        "408": Problem(408, "slow-body", f"expected the whole body within {seconds:g} s, got it more slowly"),
         "501 505": Problem(501, "http", "expected HTTP/1.0 or 1.1, and a body with its length or in chunks"),
         "413": Problem(
             413, "body-too-large",
@@ -79,17 +89,21 @@ def _errors(settings: Settings) -> list[str]:
             headers={"Retry-After": "1"},
         ),
     }  # fmt: skip
-    places = []
-    for statuses, problem in problems.items():
-        name = f"/problems/{problem.status}"
-        headers = {**HEADERS, "Cache-Control": "no-store", **problem.headers}
-        for name_of_its_own in ("Connection", "WWW-Authenticate"):  # Nginx adds it, and takes it from the worker
-            headers.pop(name_of_its_own, None)
-        lines = [f"default_type {MEDIA};", *_add(headers), "add_header Access-Control-Allow-Origin $origin always;"]
-        lines = [*lines, f"return {problem.status} {_quoted(_text(problem))};"]
-        places.append(f"        error_page {statuses} = {name};")
-        places.append("\n            ".join([f"        location = {name} {{", "internal;", *lines]) + "\n        }")
-    return places
+    full = f"expected room for this body, but requests of {arriving.room(settings)} bytes are under way"
+    pages = [(f"/problems/{problem.status}", problem) for problem in problems.values()]
+    lines = [f"        error_page {statuses} = /problems/{problem.status};" for statuses, problem in problems.items()]
+    allowed = {"Vary": "Origin", "Access-Control-Expose-Headers": "Retry-After"} if settings.origins else {}
+    return [*lines, *(_page(name, problem, allowed) for name, problem in [*pages, (arriving.FULL, busy(full))])]
+
+
+def _page(name: str, problem: Problem, more: Mapping[str, str]) -> str:
+    """One of Nginx's pages, which no client can ask for."""
+    headers = {**HEADERS, "Cache-Control": "no-store", **more, **problem.headers}
+    for name_of_its_own in ("Connection", "WWW-Authenticate"):  # Nginx adds it, and takes it from the worker
+        headers.pop(name_of_its_own, None)
+    lines = [f"default_type {MEDIA};", *_add(headers), "add_header Access-Control-Allow-Origin $origin always;"]
+    lines = [*lines, f"return {problem.status} {_quoted(_text(problem))};"]
+    return "\n            ".join([f"        location = {name} {{", "internal;", *lines]) + "\n        }"
 
 
 def _add(headers: Mapping[str, str]) -> list[str]:

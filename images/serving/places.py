@@ -27,7 +27,17 @@ def socket_of(run: str, place: int) -> str:
 
 def longest(run: str, workers: int) -> str:
     """The longest address of a socket in the run's folder."""
-    return socket_of(run, workers - 1)
+    return max(socket_of(run, workers - 1), arriving(run), key=len)
+
+
+def arriving(run: str) -> str:
+    """The address to which Nginx passes on bodies while they arrive."""
+    return f"{run}/arriving.sock"
+
+
+def arrived(run: str) -> str:
+    """The address at which Nginx takes them back."""
+    return f"{run}/arrived.sock"
 
 
 def vacate(run: str, place: int) -> None:

@@ -54,7 +54,8 @@ class Settings:
     queue: int = 64  # photos under way in a worker; at 80 a second the last one waits for less than a second
     photos: int = 32  # in a request; half of the queue, so that one request never fills it
     body: int = 32 * 2**20  # bytes of a request: ten photos of a phone's 3 MB; SageMaker passes on 25 MB at most
-    held: int = 4 * 32 * 2**20  # bytes of bodies in a worker: four of the largest; more would crowd out the network
+    # Bytes of bodies in a worker, and in Nginx for each worker: four of the largest; more would crowd out the network.
+    held: int = 4 * 32 * 2**20
     pixels: int = 50_000_000  # of a photo, as large as phones take them; a version's own limit may be lower
     seconds: float = 30.0  # for a body to arrive, and for a photo to wait
     advising: int = 4  # requests for advice under way in a worker, each up to two seconds; they are answered in turn
