@@ -39,6 +39,13 @@ def drawn_photo(brightness: float, seed: int = 0, size: tuple[int, int] = (48, 6
     return buffer.getvalue()
 
 
+def large_photo() -> bytes:
+    """A JPEG of four megabytes: noise."""
+    buffer = io.BytesIO()
+    Image.effect_noise((2200, 1600), 100).convert("RGB").save(buffer, "JPEG", quality=97)
+    return buffer.getvalue()
+
+
 def votes_around(mean: float) -> np.ndarray:
     """Ten votes, summing to 1, of raters who agree to about one point."""
     votes = np.exp(-((np.arange(1, 11) - mean) ** 2) / 2)

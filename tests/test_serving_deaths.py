@@ -3,8 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,12 +10,13 @@ import httpx
 import pytest
 
 from components.scorer import channels, storage
+from pipeline import __main__ as pipeline
 from tests import gcs, unready
-from tests.conftest import drawn_photo
-from tests.serving import NGINX, ROOT, Load, Request, Server, started, until
+from tests.conftest import drawn_photo, large_photo
+from tests.serving import NGINX, Load, Request, Server, started, until
 
 PHOTO = drawn_photo(0.6, seed=1, size=(90, 120))
-LARGE = drawn_photo(0.6, seed=2, size=(3000, 2400))  # of megabytes
+LARGE = large_photo()
 WORKERS = 2
 
 pytestmark = pytest.mark.skipif(not NGINX, reason="needs Nginx, without which a client's own connection dies with it")
@@ -151,9 +150,7 @@ def test_a_server_of_one_version_goes_on_when_that_is_removed_also_after_a_death
         storage.upload_tree(own, models)
     with started(models, tmp_path, "--workers", str(WORKERS), "--version", "1") as server, Load(server, PHOTO) as load:
         answering(server, WORKERS)
-        words = [sys.executable, "-m", "pipeline", "models", "gc", f"{models}/portraits", "--keep", "0"]
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-        assert "version 1, complete" in done.stdout, done.stderr
+        assert pipeline.main(["models", "gc", f"{models}/portraits", "--keep", "0"]) == 0
         assert not storage.exists(f"{models}/portraits/1/{channels.COMPLETE}")
         kill_each_worker(server, load)
     assert set(load.statuses) == {200}

@@ -17,8 +17,8 @@ import uvloop
 from images.serving import places
 from images.serving.settings import Settings
 
-LATE, FULL = "/problems/408", "/problems/full"
-"""Nginx's pages for a body that is not whole in time, and for one that finds no room."""
+LATE, FULL = "/refused/late", "/refused/full"
+"""Nginx's places for a body that is not whole in time, and for one that finds no room."""
 
 _PIECE = 2**17  # bytes that are passed on at once
 _BACKLOG = 2048  # connections that wait, as many as at Nginx itself

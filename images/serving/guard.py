@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from images.serving import log
 from images.serving.bodies import Room
 from images.serving.metrics import Metrics
-from images.serving.problems import Problem
+from images.serving.problems import AS_JSON, MEDIA, Problem
 from images.serving.settings import Settings
 
 OPEN = ("/live", "/ready", "/ping", "/v2/health/live", "/v2/health/ready", "/", "/docs", "/openapi.json")
@@ -36,6 +36,7 @@ HEADERS = {
 
 _ENCODED = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 _NO_STORE = (b"cache-control", b"no-store")
+_PROBLEM, _JSON = (b"content-type", MEDIA.encode()), (b"content-type", b"application/json")
 _PRIVATE = (".local", ".localhost", ".internal", ".svc")  # no stranger can own a name that ends so
 
 
@@ -63,6 +64,8 @@ class Guard:
                 headers.extend(_ENCODED)
                 if not any(name == b"cache-control" for name, _ in headers):
                     headers.append(_NO_STORE)
+                if _PROBLEM in headers and scope["path"].startswith(AS_JSON):
+                    headers[headers.index(_PROBLEM)] = _JSON
             await send(message)
 
         self._metrics.in_flight.inc()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from images.serving import arriving, places
 from images.serving.guard import HEADERS, OPEN, OPEN_BELOW, refused
-from images.serving.problems import MEDIA, Problem, busy
+from images.serving.problems import AS_JSON, MEDIA, Problem, busy
 from images.serving.settings import Settings
 
 FRONT, INSIDE = "nginx-front", "nginx-inside"
@@ -51,6 +51,9 @@ def configuration(settings: Settings, name: str) -> str:
         "rate": f"limit_req zone=rate burst={settings.rate} nodelay;" if settings.rate else "",
         "key": "auth_request /key;" if settings.keys else "",
         "open": "|".join([*map(re.escape, OPEN), *(f"{re.escape(folder)}.*" for folder in OPEN_BELOW)]),
+        "as_json": "|".join(AS_JSON),
+        "late": arriving.LATE,
+        "full": arriving.FULL,
         "errors": "\n".join(_errors(settings)),
     }
     return re.sub("<<([a-z_]+)>>", lambda match: str(values[match[1]]), template.replace("<<server>>", server))
@@ -73,7 +76,7 @@ def _errors(settings: Settings) -> list[str]:
         "401": refused(),
         "404": Problem(404, "http", "there is nothing at this address: see /docs"),
         "405": Problem(405, "http", "this address takes another method: see /docs"),
-        "408": Problem(408, "slow-body", f"expected the whole body within {seconds:g} s, got it more slowly"),
+        "408 598": Problem(408, "slow-body", f"expected the whole body within {seconds:g} s, got it more slowly"),
         "501 505": Problem(501, "http", "expected HTTP/1.0 or 1.1, and a body with its length or in chunks"),
         "413": Problem(
             413, "body-too-large",
@@ -83,17 +86,19 @@ def _errors(settings: Settings) -> list[str]:
             431, "headers-too-large", "expected an address and headers of at most 16 KiB each, got more"
         ),
         "429": busy(f"{many} from one client, got more"),
+        "599": busy(f"expected room for this body, but requests of {arriving.room(settings)} bytes are under way"),
         "500 502 503 504": Problem(
             502, "worker-gone",
             "the worker that had this request is gone; another one takes its place: try again in 1 s",
             headers={"Retry-After": "1"},
         ),
     }  # fmt: skip
-    full = f"expected room for this body, but requests of {arriving.room(settings)} bytes are under way"
-    pages = [(f"/problems/{problem.status}", problem) for problem in problems.values()]
-    lines = [f"        error_page {statuses} = /problems/{problem.status};" for statuses, problem in problems.items()]
     allowed = {"Vary": "Origin", "Access-Control-Expose-Headers": "Retry-After"} if settings.origins else {}
-    return [*lines, *(_page(name, problem, allowed) for name, problem in [*pages, (arriving.FULL, busy(full))])]
+    found = []
+    for statuses, problem in problems.items():
+        name = f"/problems/{statuses.split()[0]}"
+        found += [f"        error_page {statuses} = {name}$as_json;", _page(name, problem, allowed)]
+    return found
 
 
 def _page(name: str, problem: Problem, more: Mapping[str, str]) -> str:
@@ -101,9 +106,14 @@ def _page(name: str, problem: Problem, more: Mapping[str, str]) -> str:
     headers = {**HEADERS, "Cache-Control": "no-store", **more, **problem.headers}
     for name_of_its_own in ("Connection", "WWW-Authenticate"):  # Nginx adds it, and takes it from the worker
         headers.pop(name_of_its_own, None)
-    lines = [f"default_type {MEDIA};", *_add(headers), "add_header Access-Control-Allow-Origin $origin always;"]
+    lines = [
+        "types { application/json json; }",
+        f"default_type {MEDIA};",
+        *_add(headers),
+        "add_header Access-Control-Allow-Origin $origin always;",
+    ]
     lines = [*lines, f"return {problem.status} {_quoted(_text(problem))};"]
-    return "\n            ".join([f"        location = {name} {{", "internal;", *lines]) + "\n        }"
+    return "\n            ".join([f'        location ~ "^{name}(?:[.]json)?$" {{', "internal;", *lines]) + "\n        }"
 
 
 def _add(headers: Mapping[str, str]) -> list[str]:

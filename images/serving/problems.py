@@ -11,6 +11,8 @@ from typing import Any
 from fastapi import Response
 
 MEDIA = "application/problem+json"
+AS_JSON = ("/v1/", "/v2/")
+"""Where addresses begin that give problems as application/json: KServe's client reads the sentence of no others."""
 _KIND = "urn:portrait-scorer:problem:"
 
 

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from pydantic import TypeAdapter
 
 from images.serving import schemas
-from images.serving.problems import MEDIA, Problem
+from images.serving.problems import AS_JSON, MEDIA, Problem
 
 TAGS = (
     {"name": "Product", "description": "Scores, ranks, explains and advises on photos that forms send."},
@@ -193,7 +193,19 @@ def _complete(operation: dict[str, Any], path: str, without_key: bool) -> None:
     else:
         answers |= _problems(*_GUARDED)
     answers |= _problems(*[kind for part, kind in _UNKNOWN.items() if part in path][:1])
+    if path.startswith(AS_JSON):
+        answers = {status: _as_json(answer) for status, answer in answers.items()}
     operation["responses"] = dict(sorted(answers.items()))
+
+
+def _as_json(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer whose problem is of the media type of JSON, beside what else is."""
+    content = dict(answer.get("content", {}))
+    if not (told := content.pop(MEDIA, None)):
+        return answer
+    if other := content.get(JSON):
+        told = {**other, "schema": {"anyOf": [other["schema"], told["schema"]]}}
+    return {**answer, "content": {**content, JSON: told}}
 
 
 def _schemas(names: Collection[str]) -> dict[str, Any]:
