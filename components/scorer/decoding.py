@@ -337,7 +337,7 @@ def _heif(image: Image.Image) -> float:
     """Bytes of a pixel at the peak of libheif: the decoder's planes, its copy of them, and what that is made into."""
     deep = 2 if image.info.get("bit_depth", 8) > 8 else 1
     planes = deep * ({420: 1.5, 422: 2}.get(image.info.get("chroma"), 3) + (image.mode == "RGBA"))
-    return 0.5 + max(2 * planes + (planes / 2 if deep > 1 else 3), len(image.mode) + _stored(image.mode))
+    return 1 + max(2 * planes + (planes / 2 if deep > 1 else 3), len(image.mode) + _stored(image.mode))
 
 
 def _shrunk(width: int, height: int, side: int) -> tuple[int, int]:

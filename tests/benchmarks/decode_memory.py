@@ -1,10 +1,13 @@
-"""What decoding the largest photo that is accepted of each format takes, each in a process of its own.
+"""What decoding the largest photo that is accepted of each format takes: in a process of its own, and in a server.
 
     python -m tests.benchmarks.decode_memory
+    python -m tests.benchmarks.decode_memory HEIC AVIF
 
-For each format the side of a square photo is searched up to which the header is accepted, then a photo of that side is
-written and decoded. Peak: the largest resident memory while it was decoded; left: the resident memory afterwards, of
-the process as a whole; both by Linux' own count.
+Names of formats, or what they begin with, choose some of them. For each format the side of a square photo is searched
+up to which the header is accepted, then a photo of that side is written and decoded. Peak: the largest resident memory
+while it was decoded; left: the resident memory afterwards, of the process as a whole; both by Linux' own count. Then a
+server with one worker is sent the largest photo of each format that it takes, four at a time, twice; told is by how
+much its worker has grown some seconds afterwards.
 """
 
 import io
@@ -12,19 +15,26 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 from PIL import Image
 
 from components.scorer import decoding
 from components.scorer.settings import Ingestion
+from images.serving.settings import Settings
+from tests.benchmarks.serving_load import published_models
+from tests.serving import started
 
 PEAK, LEFT = 400, 150
-"""MiB that the largest may take beyond the process as it was, and that the process may hold afterwards."""
+"""MiB that the largest may take beyond the process as it was, and that the process may hold afterwards: as a whole
+where it does nothing else, and beyond what it was where it serves."""
 
-_SIDES = (10_000, 8_000, 7_000, 6_000, 5_000, 4_800, 4_000)  # from the most pixels that ingestion takes
+_SMALL = 2048  # side of the photo by whose header the largest side is guessed
 
 
 def _writer(format: str, mode: str = "RGB", **options: object) -> Callable[[int], bytes]:
@@ -38,6 +48,11 @@ def _writer(format: str, mode: str = "RGB", **options: object) -> Callable[[int]
     return write
 
 
+_SERVER = Settings()
+_CALM = 5.0  # seconds between the server's last answer and the look at its worker
+_LONGEST = 300.0  # seconds for an answer
+
+_FAST = {"enc_params": {"preset": "ultrafast", "x265:pools": "none"}}
 _STRIP = {"compression": "tiff_adobe_deflate", "strip_size": 2**30}
 FORMATS = {
     "JPEG": _writer("JPEG"),
@@ -54,7 +69,8 @@ FORMATS = {
     "TIFF with alpha, deflated in one strip": _writer("TIFF", "RGBA", **_STRIP),
     "WebP": _writer("WEBP", method=0),
     "WebP, lossless, with alpha": _writer("WEBP", "RGBA", lossless=True, method=0),
-    "HEIC": _writer("HEIF", quality=10),
+    "HEIC": _writer("HEIF", quality=10, **_FAST),
+    "HEIC, 4:4:4, with alpha": _writer("HEIF", "RGBA", quality=10, chroma=444, **_FAST),
     "AVIF": _writer("AVIF", quality=10, speed=10),
     "AVIF, 4:4:4, with alpha": _writer("AVIF", "RGBA", quality=10, speed=10, subsampling="4:4:4"),
 }
@@ -85,37 +101,69 @@ print(peak, status("VmRSS"))
 
 
 def main() -> int:
-    """Print a row for each format.
+    """Print a row for each format, and what a server's worker has kept.
 
     Returns:
         1 where one takes more than `PEAK` or leaves more than `LEFT`, else 0.
     """
-    worst = [0.0, 0.0]
+    chosen = [name for name in FORMATS if name.startswith(tuple(sys.argv[1:] or [""]))]
+    worst, served = [0.0, 0.0], []
     print("| format | largest accepted, megapixels | peak, MiB | left, MiB |\n| --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
-        for name, write in FORMATS.items():
-            side, data = _largest(write)
+        for name in chosen:
+            side, data = _largest(FORMATS[name], Ingestion().maximum_pixels)
             path = Path(folder, "photo")
             path.write_bytes(data)
             done = subprocess.run([sys.executable, "-c", _CHILD, path], capture_output=True, text=True, check=True)
             peak, left = map(float, re.findall(r"\S+", done.stdout))
             worst = [max(worst[0], peak), max(worst[1], left)]
             print(f"| {name} | {side * side / 1e6:.0f} | {peak:.0f} | {left:.0f} |", flush=True)
-    print(f"| worst | | {worst[0]:.0f} (at most {PEAK}) | {worst[1]:.0f} (at most {LEFT}) |")
-    return int(worst[0] > PEAK or worst[1] > LEFT)
+            if side**2 > _SERVER.pixels:
+                data = _largest(FORMATS[name], _SERVER.pixels)[1]
+            if len(data) < 0.9 * _SERVER.body:
+                served.append(data)
+        print(f"| worst | | {worst[0]:.0f} (at most {PEAK}) | {worst[1]:.0f} (at most {LEFT}) |", flush=True)
+        before, after = _of_a_worker(served, Path(folder))
+    kept = after - before
+    print(f"a server's worker: {before:.0f} MiB before {2 * len(served)} of these photos, {_CALM:g} s after them"
+          f" {kept:.0f} more (at most {LEFT})")  # fmt: skip
+    return int(worst[0] > PEAK or max(worst[1], kept) > LEFT)
 
 
-def _largest(write: Callable[[int], bytes]) -> tuple[int, bytes]:
-    """The largest side that is accepted, and the photo."""
+def _largest(write: Callable[[int], bytes], most: int) -> tuple[int, bytes]:
+    """The largest side that is accepted, to some hundredths, of at most so many pixels; and the photo."""
     settings = replace(Ingestion(), minimum_side=1)
-    small = write(256)
-    for side in _SIDES:
-        if decoding.needed(small, settings)[1] * (side / 256) ** 2 > 1.5 * decoding.MEMORY:
-            continue  # not worth being written
-        data = write(side)
-        if decoding.needed(data, settings)[1] <= decoding.MEMORY:
-            return side, data
-    raise ValueError("expected a photo that is accepted, got none")
+    pixels, needed = decoding.needed(write(_SMALL), settings)
+    side = int(min(most, pixels * decoding.MEMORY / needed) ** 0.5) // 8 * 8
+    while decoding.needed(data := write(side), settings)[1] > decoding.MEMORY:
+        side = int(0.98 * side) // 8 * 8
+    return side, data
+
+
+def _of_a_worker(photos: list[bytes], folder: Path) -> tuple[float, float]:
+    """Return the MiB of a server's worker before it was sent photos, and some seconds afterwards."""
+    models, _ = published_models(folder, "")
+    options = ("--workers", "1", "--seconds", f"{_LONGEST:g}")
+    with started(models, folder, *options) as server, httpx.Client(base_url=server.url, timeout=_LONGEST) as client:
+
+        def ask(photo: bytes) -> None:
+            (answer,) = client.post("/score", files={"photos": photo}).raise_for_status().json()["photos"]
+            if "mean" not in answer:
+                raise ValueError(f"expected a score, got {answer}")
+
+        (worker,) = server.workers()
+        for write in FORMATS.values():  # what is loaded once
+            ask(write(400))
+        before = _resident(worker)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(ask, 2 * photos))
+        time.sleep(_CALM)
+        return before, _resident(worker)
+
+
+def _resident(process: int) -> float:
+    """Return the resident MiB of a process."""
+    return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{process}/status").read_text())[1]) / 1024
 
 
 if __name__ == "__main__":
