@@ -140,13 +140,18 @@ def test_a_photo_of_megabytes_that_a_worker_without_a_version_got_is_answered_by
     assert 'scorer_requests_total{route="/score",status="503"}' in metrics
 
 
-def test_a_server_of_one_version_goes_on_when_that_is_removed_also_after_a_death(own, tmp_path):
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_a_server_of_one_version_goes_on_when_that_is_removed_also_after_a_death(own, tmp_path, google, place):
     for version in (2, 3):
         channels.move(str(own), "portraits", version, why="a test")
-    with started(own, tmp_path, "--workers", str(WORKERS), "--version", "1") as server, Load(server, PHOTO) as load:
+    models = str(own)
+    if place == "bucket":
+        models = "gs://bucket/models"
+        storage.upload_tree(own, models)
+    with started(models, tmp_path, "--workers", str(WORKERS), "--version", "1") as server, Load(server, PHOTO) as load:
         answering(server, WORKERS)
-        assert pipeline.main(["models", "gc", str(own / "portraits"), "--keep", "0"]) == 0
-        assert not (own / "portraits" / "1").exists()
+        assert pipeline.main(["models", "gc", f"{models}/portraits", "--keep", "0"]) == 0
+        assert not storage.exists(f"{models}/portraits/1/{channels.COMPLETE}")
         kill_each_worker(server, load)
     assert set(load.statuses) == {200}
     assert load.versions == {1}

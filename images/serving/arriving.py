@@ -35,11 +35,14 @@ def listen(settings: Settings) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a request takes two
     loop = uvloop.new_event_loop()
-    server = asyncio.start_unix_server(
+    opened = asyncio.start_unix_server(
         Arriving(settings).pass_on, places.arriving(settings.run), limit=_PIECE // 2, backlog=_BACKLOG
     )
-    loop.run_until_complete(server)
-    threading.Thread(target=loop.run_forever, name="arriving", daemon=True).start()
+    server = loop.run_until_complete(opened)
+    # It serves as long as something refers to it: uvloop closes a server that is garbage.
+    threading.Thread(
+        target=loop.run_until_complete, args=(server.serve_forever(),), name="arriving", daemon=True
+    ).start()
 
 
 class Arriving:

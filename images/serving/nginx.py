@@ -39,6 +39,7 @@ def configuration(settings: Settings, name: str) -> str:
         "workers": "\n        ".join(
             f'server "unix:{places.socket_of(settings.run, place)}" max_fails=0;' for place in range(settings.workers)
         ),
+        "whoever": places.shared(settings.run),
         "listen": "\n        ".join(f"listen {address} backlog=2048;" for address in _addresses(settings)),
         "proxies": "\n    ".join(f"set_real_ip_from {proxy};" for proxy in settings.proxies),
         # A key that is refused costs no place: nobody can take those of another.
