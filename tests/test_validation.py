@@ -22,7 +22,7 @@ from PIL import Image
 from scipy import stats
 
 from components.ingestion import builder
-from components.scorer import appearance, channels, decision, journal, storage
+from components.scorer import appearance, channels, decision, integrity, journal, storage
 from components.scorer.page import text
 from components.scorer.settings import Policy, Validation
 from components.scorer.workspace import Workspace
@@ -87,6 +87,7 @@ class Data:
         """Make the data set as it is that of the champion."""
         value = profile.to_json(profile.profile(survey.survey(self.write())))
         storage.write_json(f"{self.models}/portraits/{version}/profile.json", value)
+        integrity.write(f"{self.models}/portraits/{version}", {})
         channels.switch(self.models, "portraits", version)
 
     def validate(self, settings: Validation = Validation(), policy: Policy = BLOCK, **options):  # noqa: B008
@@ -282,6 +283,7 @@ def test_a_champion_whose_data_are_not_known_warns_and_does_not_block(data, kept
     channels.switch(data.models, "portraits", 2)
     if kept:
         storage.write_bytes(f"{data.models}/portraits/2/profile.json", kept.encode())
+        integrity.write(f"{data.models}/portraits/2", {})
     found = data.validate(Validation(minimum_new_labels=10_000))
     assert found.go_on
     unjudged = [gate for gate in found.decision.gates if gate.verdict == "not judged"]
