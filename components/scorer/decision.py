@@ -160,7 +160,7 @@ def broken_off(error: BaseException, during: str = "the evaluation") -> Decision
 def in_short(error: BaseException) -> str:
     """An error in one line, without names of photos; TensorFlow's go on for pages."""
     first = redacted(str(error).strip().partition("\n")[0])
-    return f"{type(error).__name__}: {first[:300]}" if first else type(error).__name__
+    return f"{type(error).__name__}: {first[:500]}" if first else type(error).__name__
 
 
 def record(
