@@ -57,13 +57,13 @@ test-dag: $(BIN)/.dev  ## of these, the whole pipeline in its containers alone: 
 	$(BIN)/python -m pytest tests/containers/test_dag.py
 
 test-faults: $(BIN)/.dev  ## kill every step at random moments, and compare what comes of it (half an hour; FIRST=, LAST=)
-	$(BIN)/python -m tests.faults $(if $(FIRST),--first $(FIRST)) $(if $(LAST),--last $(LAST))
+	$(BIN)/python -m tests.end_to_end.faults $(if $(FIRST),--first $(FIRST)) $(if $(LAST),--last $(LAST))
 
 test-scale: $(BIN)/.dev  ## test what runs in several processes (some minutes)
 	$(BIN)/python -m pytest tests/scale
 
 manifests: $(BIN)/.dev $(KSERVE)/.made  ## check the manifests by Kubernetes' schemas and KServe's models
-	$(BIN)/python -m pytest tests/test_manifests.py tests/test_overlays.py
+	$(BIN)/python -m pytest tests/images/test_manifests.py tests/images/test_overlays.py
 
 benchmarks: $(BIN)/.dev  ## print the rates and ratios of the README (half an hour)
 	$(BIN)/python -m tests.benchmarks.ingestion_rate

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from components.ingestion.component import examine
-from components.scorer import channels, model_registry, preflight, progress, registry, retention, storage
-from components.scorer.workspace import Workspace
-from pipeline import collection, models, parameters, resources, runs, schedules
-from pipeline.cluster import COOKIE, EXPERIMENT, TOKEN, clear_errors, connect, submit, upload
-from pipeline.hands import Schedules
-from pipeline.package import PATH, compiled, difference
+from components.scorer import progress, storage
+from components.scorer.artifacts import promotion
+from components.scorer.registry import channels, kubeflow, versions
+from components.scorer.run import preflight
+from components.scorer.run.paths import Workspace
+from pipeline import local_runner, model_listing, parameters, resources
+from pipeline.compiled import PATH, compiled, difference
+from pipeline.kubeflow import checkpoint_cleanup, run_cleanup, schedules
+from pipeline.kubeflow.client import COOKIE, EXPERIMENT, TOKEN, clear_errors, connect, submit, upload
+from pipeline.kubeflow.schedule_commands import Schedules
 
 BUILD = Path("build")
 
@@ -64,12 +68,12 @@ def _run(options: argparse.Namespace) -> int:
     if "photos" not in own:
         print("No photos given: this run is on the embedded sample, drawn by code. It shows the pipeline at work;")
         print("its figures say nothing about real portraits.", flush=True)
-    values = parameters.check({"revision": runs.revision(), **_absolute(given)})
+    values = parameters.check({"revision": local_runner.revision(), **_absolute(given)})
     if (old := values.get("resume")) and not storage.exists(Workspace(values["workspace"], old).steps):
         raise ValueError(f"there is no run {old!r} in the workspace {values['workspace']}")
-    began, run = time.monotonic(), runs.new_run()
+    began, run = time.monotonic(), local_runner.new_run()
     print(f"run {run}", flush=True)
-    outcome = runs.here(values, folder.absolute(), run)
+    outcome = local_runner.here(values, folder.absolute(), run)
     return _tell(outcome, Workspace(values["workspace"], run), time.monotonic() - began)
 
 
@@ -79,13 +83,13 @@ def _completed(given: dict[str, Any], build: Path) -> tuple[dict[str, Any], Path
     if "photos" not in given:
         if stray := [name for name in ("ratings", "unlabelled", "attributes") if name in given]:
             raise ValueError(f"--{stray[0]} needs --photos; without both the embedded sample is run")
-        given, folder = runs.SAMPLE | given, build / "sample"
+        given, folder = local_runner.SAMPLE | given, build / "sample"
     elif not given.get("ratings") and not given["photos"].startswith("sample:"):
         raise ValueError("--photos needs --ratings")
     return {name: str((folder / name).absolute()) for name in ("models", "workspace")} | given, folder
 
 
-def _tell(outcome: runs.Outcome, place: Workspace, seconds: float) -> int:
+def _tell(outcome: local_runner.Outcome, place: Workspace, seconds: float) -> int:
     """Say how the run ended and where its results are."""
     account = outcome.account
     said = {"Run": f"{account.run} {account.state} after {progress.duration(seconds)}"}
@@ -205,7 +209,10 @@ def _score(options: argparse.Namespace) -> int:
         raise ValueError(
             f"--{'beam' if options.beam else 'form'} needs --shards: --out is one CSV, written by one process"
         )
-    from components.scorer.scoring import problems, score  # TensorFlow takes seconds to load: only where it is needed
+    from components.scorer.batch.score_folder import (
+        problems,
+        score,  # TensorFlow takes seconds to load: only where it is needed
+    )
 
     scored, unreadable = score(options.model, options.photos, options.out, options.job)
     print(f"{scored} photos scored: {options.out}")
@@ -216,7 +223,7 @@ def _score(options: argparse.Namespace) -> int:
 
 def _rank(options: argparse.Namespace) -> int:
     """Score any number of photos with a published model, and put them in order."""
-    from components.scorer.ranking import rank
+    from components.scorer.batch.score_many import rank
 
     found = rank(
         options.model, options.photos, options.shards, job=options.job, form=options.form, beam_options=options.beam
@@ -230,7 +237,7 @@ def _rank(options: argparse.Namespace) -> int:
 
 def _explain(options: argparse.Namespace) -> int:
     """Explain the scores of a few photos."""
-    from components.scorer.explaining import explain
+    from components.scorer.explain.page import explain
 
     print(explain(options.model, options.photos, options.out, options.steps))
     return 0
@@ -238,35 +245,35 @@ def _explain(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     """List the versions of one model or of all."""
-    found = registry.find(options.model)
-    print(models.as_json(found, options.audit) if options.json else models.as_text(found, options.audit))
+    found = versions.find(options.model)
+    print(model_listing.as_json(found, options.audit) if options.json else model_listing.as_text(found, options.audit))
     return 0
 
 
 def _promote(options: argparse.Namespace) -> int:
     """Let a channel name a version."""
-    folder, name = registry.model(options.model)
-    model_registry.check(options.model_registry)
-    after = registry.promote(folder, name, options.version, channel=options.channel, why=options.why)
-    print(models.channels_of(name, after))
+    folder, name = versions.model(options.model)
+    kubeflow.check(options.model_registry)
+    after = promotion.promote(folder, name, options.version, channel=options.channel, why=options.why)
+    print(model_listing.channels_of(name, after))
     return _tell_registry(options, folder, name)
 
 
 def _rollback(options: argparse.Namespace) -> int:
     """Make the previous version the champion again."""
-    folder, name = registry.model(options.model)
-    model_registry.check(options.model_registry)
-    print(models.channels_of(name, registry.rollback(folder, name, why=options.why)))
+    folder, name = versions.model(options.model)
+    kubeflow.check(options.model_registry)
+    print(model_listing.channels_of(name, promotion.rollback(folder, name, why=options.why)))
     return _tell_registry(options, folder, name)
 
 
 def _register(options: argparse.Namespace) -> int:
     """Bring the Kubeflow Model Registry to what is published."""
     if not options.model_registry:
-        raise ValueError(f"expected the registry's URL as --model-registry, or as {model_registry.VARIABLE}")
-    folder, name = registry.model(options.model)
+        raise ValueError(f"expected the registry's URL as --model-registry, or as {kubeflow.VARIABLE}")
+    folder, name = versions.model(options.model)
     outcome = "nothing to change"
-    for line in model_registry.reconcile(options.model_registry, folder, name):
+    for line in kubeflow.reconcile(options.model_registry, folder, name):
         print(line, flush=True)
         outcome = "done"
     print(outcome)
@@ -275,17 +282,17 @@ def _register(options: argparse.Namespace) -> int:
 
 def _tell_registry(options: argparse.Namespace, folder: str, name: str) -> int:
     """Tell the Kubeflow Model Registry, where one is named, of what was just done: it is done, whatever that says."""
-    for line in model_registry.tell(options.model_registry, folder, name):
+    for line in kubeflow.tell(options.model_registry, folder, name):
         print(line, flush=True)
     return 0
 
 
 def _gc(options: argparse.Namespace) -> int:
     """Remove old versions."""
-    folder, name = registry.model(options.model)
+    folder, name = versions.model(options.model)
     count = size = 0
     limits = {"keep": options.keep, "older_than": options.older_than, "dry_run": options.dry_run}
-    for gone in registry.collect(folder, name, **limits):
+    for gone in versions.collect(folder, name, **limits):
         print(f"version {gone.version}, {gone.state}, {gone.date or 'no date'}: {gone.bytes:,} bytes", flush=True)
         count, size = count + 1, size + gone.bytes
     print(
@@ -299,7 +306,7 @@ def _clean(options: argparse.Namespace) -> int:
     """Remove old runs' checkpoints."""
     count = size = 0
     limits = {"keep": options.keep, "older_than": options.older_than, "dry_run": options.dry_run}
-    for gone in retention.collect(options.workspace, **limits):
+    for gone in checkpoint_cleanup.collect(options.workspace, **limits):
         print(f"run {gone.run}, {gone.days} days old: {gone.files:,} files, {gone.bytes:,} bytes", flush=True)
         count, size = count + 1, size + gone.bytes
     print(
@@ -314,7 +321,7 @@ def _clean_runs(options: argparse.Namespace, limits: dict[str, Any]) -> int:
     which = {"delete": options.runs == "delete", "experiment": options.experiment}
     with clear_errors():
         client, count = connect(options.host, options.namespace, options.ca), 0
-        for old in collection.collect(client, options.workspace, **limits, **which):
+        for old in run_cleanup.collect(client, options.workspace, **limits, **which):
             print(old, flush=True)
             count += 1
     print(
@@ -468,8 +475,8 @@ def _add_models(commands: Any) -> None:
     _add_model(note)
     for command in (name, back, clean, note):
         command.add_argument(
-            "--model-registry", default=os.environ.get(model_registry.VARIABLE, ""), metavar="URL",
-            help=f"the Kubeflow Model Registry to tell (default: the environment variable {model_registry.VARIABLE})",
+            "--model-registry", default=os.environ.get(kubeflow.VARIABLE, ""), metavar="URL",
+            help=f"the Kubeflow Model Registry to tell (default: the environment variable {kubeflow.VARIABLE})",
         )  # fmt: skip
 
 

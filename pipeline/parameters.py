@@ -10,23 +10,10 @@ from typing import Any
 from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 
-from components.scorer import model_registry
+from components.scorer.parameters import among, check_faces, check_policy, check_together, from_parameters
 from components.scorer.quoting import shown
-from components.scorer.settings import (
-    Evaluation,
-    Faces,
-    Ingestion,
-    Policy,
-    Pretraining,
-    Push,
-    Training,
-    Validation,
-    among,
-    check_faces,
-    check_policy,
-    check_together,
-    from_parameters,
-)
+from components.scorer.registry import kubeflow
+from components.scorer.settings import Evaluation, Faces, Ingestion, Policy, Pretraining, Push, Training, Validation
 from pipeline.pipeline import portrait_scorer
 
 _SIGNATURE = inspect.signature(portrait_scorer.pipeline_func).parameters
@@ -104,7 +91,7 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
     check_together(checked[Pretraining], checked[Training].scale)
     check_faces(checked[Faces])
     check_policy(checked[Policy])
-    model_registry.check(checked[Push].model_registry)
+    kubeflow.check(checked[Push].model_registry)
     return dict(values)
 
 

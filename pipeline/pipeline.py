@@ -15,6 +15,7 @@ from components.ingestion.component import ingestion
 from components.notification.component import notification
 from components.pretraining.component import pretraining
 from components.push.component import push
+from components.scorer.parameters import among
 from components.scorer.settings import (
     ChampionMode,
     Devices,
@@ -32,7 +33,6 @@ from components.scorer.settings import (
     Start,
     Training,
     Validation,
-    among,
 )
 from components.training.component import training
 from components.validation.component import validation
@@ -41,7 +41,7 @@ from images.digests import STEPS_CPU, STEPS_GPU
 if __name__ == "pipeline":  # `kfp dsl compile --py` loads this file under the name of its package, which it then is
     __path__ = [str(Path(__file__).parent)]
 
-from pipeline import choices, resources
+from pipeline import literal_parameters, resources
 
 NAME = "portrait-scorer"
 
@@ -49,7 +49,7 @@ _ingestion, _faces, _pretraining, _training = Ingestion(), Faces(), Pretraining(
 _validation, _evaluation, _policy, _push = Validation(), Evaluation(), Policy(), Push()
 
 
-@choices.pipeline(name=NAME, display_name="Portrait scorer", pipeline_config=resources.LIFETIME)
+@literal_parameters.pipeline(name=NAME, display_name="Portrait scorer", pipeline_config=resources.LIFETIME)
 def portrait_scorer(
     # Where things are
     photos: str,

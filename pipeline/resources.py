@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from kfp import dsl, kubernetes
 
 from components.notification.component import SECRET
-from components.scorer.accelerators import NODE
-from components.scorer.journal import RUN_ID
+from components.scorer.run.accelerators import NODE
+from components.scorer.run.step_status import RUN_ID
 
 HOUR = 3600
 

@@ -18,7 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from PIL import Image
 
 if TYPE_CHECKING:
-    from tests import gcs, s3
+    from tests.fakes import gcs, s3
 
 # No example is judged by how long it takes: on a busy machine that is no fault.
 hypothesis_settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -69,8 +69,9 @@ def light_encoder(folder: Path) -> Path:
     """An encoder of photos of 32 pixels, written to a folder, whose features are light, dark and middling."""
     import keras
 
-    from components.scorer import bundle
-    from components.scorer.settings import Pretraining, from_parameters
+    from components.scorer.artifacts import bundle
+    from components.scorer.parameters import from_parameters
+    from components.scorer.settings import Pretraining
 
     pixels = keras.Input((32, 32, 3), name="pixels")
     grey = keras.layers.AveragePooling2D(8, name="coarse")(keras.layers.Conv2D(3, 1, name="grey")(pixels))
@@ -83,7 +84,7 @@ def light_encoder(folder: Path) -> Path:
 @pytest.fixture
 def tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """Pytest's own, but for tests of the server: a short one, as sockets' names have room for and tests' have none."""
-    if not request.path.name.startswith("test_serving"):
+    if request.path.parent.name != "serving":
         yield tmp_path
         return
     with TemporaryDirectory(prefix="scorer", ignore_cleanup_errors=True) as folder:
@@ -93,25 +94,25 @@ def tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def small_dataset(tmp_path_factory) -> Path:
     """A TFDS directory: 64 train, 24 validation, 40 test and 32 unlabelled records."""
-    from components.ingestion import builder
+    from components.ingestion import tfds_writer
 
     folder = tmp_path_factory.mktemp("small") / "dataset"
     numbers = iter(range(1000))
     sizes = {"train": 64, "validation": 24, "test": 40, "unlabelled": 32}
     splits = {name: [[example(next(numbers), name != "unlabelled") for _ in range(n)]] for name, n in sizes.items()}
-    builder.write(folder, splits, ["side"])
+    tfds_writer.write(folder, splits, ["side"])
     return folder
 
 
 @pytest.fixture(scope="session")
 def small_faces(tmp_path_factory) -> Path:
     """A folder of weights that find faces where they are marked, and read them; see ``designed_faces``."""
-    from components.scorer import face_weights
+    from components.scorer.faces import weight_files
     from components.scorer.settings import Faces
-    from tests import designed_faces
+    from tests.builders import designed_faces
 
     folder = tmp_path_factory.mktemp("faces")
-    face_weights.prepare(Faces(**designed_faces.write(folder)), folder / "faces")
+    weight_files.prepare(Faces(**designed_faces.write(folder)), folder / "faces")
     return folder / "faces"
 
 
@@ -120,39 +121,42 @@ def small_face_dataset(tmp_path_factory, small_faces) -> Path:
     """As ``small_dataset``, with faces: every eighth photo has none, every eighth two; unlabelled ones are not read."""
     import io
 
-    from components.ingestion import builder
-    from components.scorer import embedding
-    from tests import designed_faces
+    from components.ingestion import tfds_writer
+    from components.scorer.faces import analyzer
+    from tests.builders import designed_faces
 
-    reader = embedding.Reader.load(small_faces)
+    reader = analyzer.Reader.load(small_faces)
     places = [(), ((0.5, 0.3), (0.5, 0.8)), *[((0.5, 0.5),)] * 6]
 
     def faced(number: int, rated: bool) -> dict:
         plain = example(number, rated)
         photo = designed_faces.marked(plain["photo"], *places[number % 8])
-        seen = reader.read(Image.open(io.BytesIO(photo))) if rated else embedding.unseen(reader.size)
-        return {**plain, "photo": photo, **embedding.record(seen)}
+        seen = reader.read(Image.open(io.BytesIO(photo))) if rated else analyzer.unseen(reader.size)
+        return {**plain, "photo": photo, **analyzer.record(seen)}
 
     folder = tmp_path_factory.mktemp("small-faces") / "dataset"
     numbers = iter(range(1000))
     sizes = {"train": 64, "validation": 24, "test": 40, "unlabelled": 32}
     splits = {name: [[faced(next(numbers), name != "unlabelled") for _ in range(n)]] for name, n in sizes.items()}
-    builder.write(folder, splits, ["side"], faces=small_faces)
+    tfds_writer.write(folder, splits, ["side"], faces=small_faces)
     return folder
 
 
 @pytest.fixture(scope="session")
 def small_encoder(tmp_path_factory) -> Path:
     """An encoder folder with random weights, but batch norms that know the photos, as after pretraining elsewhere."""
-    from components.scorer import bundle, preprocessing
-    from components.scorer.model import build_encoder, settle_batch_norms
-    from components.scorer.settings import Pretraining, from_parameters
+    from components.scorer.artifacts import bundle
+    from components.scorer.imaging import preprocessing_tf
+    from components.scorer.model.encoder import build_encoder
+    from components.scorer.model.surgery import settle_batch_norms
+    from components.scorer.parameters import from_parameters
+    from components.scorer.settings import Pretraining
 
     folder = tmp_path_factory.mktemp("encoder")
     # No own pretraining, whose worth every training would weigh; and the start alone is not acted on any more.
     settings = from_parameters(Pretraining, start="imagenet", **SMALL)
     encoder = build_encoder(replace(settings, start="none"))
-    settle_batch_norms(encoder, preprocessing.pixels([example(number)["photo"] for number in range(64)], 40, 32))
+    settle_batch_norms(encoder, preprocessing_tf.pixels([example(number)["photo"] for number in range(64)], 40, 32))
     bundle.save_encoder(encoder, settings, folder)
     return folder
 
@@ -160,8 +164,8 @@ def small_encoder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def small_scorer(tmp_path_factory, small_encoder) -> Path:
     """A scorer bundle that was never trained."""
-    from components.scorer import bundle
-    from components.scorer.model import build_scorer
+    from components.scorer.artifacts import bundle
+    from components.scorer.model.network import build_scorer
     from components.scorer.settings import Training
 
     folder = tmp_path_factory.mktemp("scorer")
@@ -177,11 +181,12 @@ def small_models(tmp_path_factory, small_scorer) -> Path:
 
     The champion is version 1. Tests that change anything copy it.
     """
-    from components.scorer import bundle, channels, integrity, published
+    from components.scorer.artifacts import bundle, saved_model
+    from components.scorer.registry import channels, integrity
 
     folder = tmp_path_factory.mktemp("models")
     first = Path(channels.address(str(folder), "portraits", 1))
-    published.export_portable(bundle.load(small_scorer), first, "portraits", error=0.7)
+    saved_model.export_portable(bundle.load(small_scorer), first, "portraits", error=0.7)
     (first / channels.COMPLETE).touch()
     integrity.write(first, {})
     for version in (2, 3):
@@ -193,7 +198,7 @@ def small_models(tmp_path_factory, small_scorer) -> Path:
 @pytest.fixture
 def google(monkeypatch: pytest.MonkeyPatch) -> Iterator["gcs.Server"]:
     """Google Cloud Storage on loopback, with the empty bucket ``gs://bucket``."""
-    from tests import gcs
+    from tests.fakes import gcs
 
     with gcs.Server("bucket") as server:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
@@ -205,7 +210,7 @@ def amazon(monkeypatch: pytest.MonkeyPatch) -> Iterator["s3.Server"]:
     """S3 on loopback, with the empty bucket ``s3://bucket``."""
     import boto3
 
-    from tests import s3
+    from tests.fakes import s3
 
     with s3.Server() as server:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from components.evaluation.predictions import Predictions
-from components.scorer import metrics
+from components.evaluation.checks.predictions import Predictions
+from components.scorer.metrics import regression
 
 _VECTORS = 2000  # points of a scatter kept as shapes; more are drawn as a picture to keep the page small
 
@@ -32,7 +32,7 @@ def scatter(predictions: Predictions, bins: Sequence[tuple[float, float, float, 
         predictions: photo by photo.
         bins: mean prediction, people's mean there, and the ends of its interval.
     """
-    truth, predicted = metrics.mean_scores(predictions.truth), metrics.mean_scores(predictions.scorer)
+    truth, predicted = regression.mean_scores(predictions.truth), regression.mean_scores(predictions.scorer)
     figure = Figure(figsize=(4.5, 4.4), layout="constrained", dpi=150)
     axes = figure.subplots()
     axes.plot([1, 10], [1, 10], color=QUIET, linewidth=1, linestyle="--", label="equal")
@@ -56,7 +56,7 @@ def distributions(predictions: Predictions, champion: np.ndarray | None) -> Figu
     shown = [("people", predictions.truth, PEOPLE, "-"), ("scorer", predictions.scorer, MODEL, "-")]
     if champion is not None:
         shown.append(("champion", champion, QUIET, "--"))
-    means = [metrics.mean_scores(votes) for _, votes, _, _ in shown]
+    means = [regression.mean_scores(votes) for _, votes, _, _ in shown]
     low, high = whole_scores(*means)
     edges = np.arange(low, high + 0.25, 0.25)
     figure = Figure(figsize=(4.5, 4.4), layout="constrained")

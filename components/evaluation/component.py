@@ -51,11 +51,12 @@ def evaluation(
 ) -> bool:
     """Find out all about the scorer on the test split; returns whether to publish it."""
     parameters = dict(locals())
-    from components.scorer.journal import step
+    from components.scorer.run.step_status import step
 
     with step("evaluation", workspace, report.uri) as place:
         from components.evaluation.evaluate import evaluate
-        from components.scorer.settings import Evaluation, Policy, among, from_parameters
+        from components.scorer.parameters import among, from_parameters
+        from components.scorer.settings import Evaluation, Policy
 
         found = evaluate(
             dataset.path, scorer.path, report.path,

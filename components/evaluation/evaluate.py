@@ -6,15 +6,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from components.evaluation.findings import Findings, find
+from components.evaluation.checks.metric_estimates import Measurements
+from components.evaluation.checks.predictions import Records
 from components.evaluation.gates import all_gates
-from components.evaluation.measurements import Measurements
-from components.evaluation.predictions import Records
 from components.evaluation.report import write_report
-from components.scorer import bundle, decision, metrics, photos, storage
-from components.scorer.decision import Decision, Gate
-from components.scorer.settings import Evaluation, Policy, as_parameters
-from components.scorer.workspace import Workspace
+from components.evaluation.results import Findings, find
+from components.scorer import storage
+from components.scorer.artifacts import bundle
+from components.scorer.data import photos
+from components.scorer.metrics import regression
+from components.scorer.parameters import as_parameters
+from components.scorer.run import decision
+from components.scorer.run.decision import Decision, Gate
+from components.scorer.run.paths import Workspace
+from components.scorer.settings import Evaluation, Policy
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ def _for_kubeflow(measured: Measurements) -> dict[str, float]:
     found |= {f"test_champion_{name}": estimate.value for name, estimate in (measured.champion or {}).items()}
     found |= {f"test_difference_{name}": estimate.value for name, estimate in (measured.difference or {}).items()}
     found["test_photos"] = float(measured.photos)
-    return metrics.finite(found)
+    return regression.finite(found)
 
 
 def _write_results(results: Path, found: Findings, settings: Evaluation) -> None:

@@ -2,10 +2,11 @@
 
 import math
 
-from components.evaluation import behaviour, calibration, comparison, serving, slices
-from components.evaluation.findings import Findings
-from components.evaluation.measurements import Measurements
-from components.scorer.decision import Gate, outcome
+from components.evaluation import export_probe
+from components.evaluation.checks import calibration, champion_comparison, robustness, slices
+from components.evaluation.checks.metric_estimates import Measurements
+from components.evaluation.results import Findings
+from components.scorer.run.decision import Gate, outcome
 from components.scorer.settings import Evaluation, GateKey
 
 
@@ -14,10 +15,10 @@ def all_gates(found: Findings, settings: Evaluation) -> list[Gate]:
     return [
         *agreement(found.measured, found.calibration.fault, settings),
         *calibration.gates(found.calibration, settings),
-        *comparison.gates(found.comparison, found.champion, settings),
+        *champion_comparison.gates(found.comparison, found.champion, settings),
         *slices.gates(found.slices, settings),
-        *behaviour.gates(found.behaviours, settings),
-        *serving.gates(found.serving, settings),
+        *robustness.gates(found.behaviours, settings),
+        *export_probe.gates(found.serving, settings),
     ]
 
 

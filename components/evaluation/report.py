@@ -9,21 +9,23 @@ import numpy as np
 from markupsafe import Markup
 
 from components.evaluation import charts
-from components.evaluation.ceiling import Ceiling
 from components.evaluation.charts import Row
-from components.evaluation.comparison import Difference
-from components.evaluation.faces import Faces, gather, rankings
-from components.evaluation.findings import Findings
-from components.evaluation.measurements import Estimate
-from components.evaluation.predictions import Records
-from components.evaluation.slices import Slice
-from components.evaluation.told import Told
-from components.scorer import curves, metrics
-from components.scorer.bundle import Bundle
-from components.scorer.decision import Decision, Gate
-from components.scorer.norms import Judgement
-from components.scorer.page import Page, chart, gallery, mark, pair, photo, table, text, verdict
+from components.evaluation.checks.champion_comparison import Difference
+from components.evaluation.checks.job_and_norms import Told
+from components.evaluation.checks.metric_estimates import Estimate
+from components.evaluation.checks.predictions import Records
+from components.evaluation.checks.rater_ceiling import Ceiling
+from components.evaluation.checks.slices import Slice
+from components.evaluation.example_photos import Faces, gather, rankings
+from components.evaluation.results import Findings
+from components.scorer.artifacts.bundle import Bundle
+from components.scorer.fit.checkpoints import best_epoch
+from components.scorer.metrics import regression
+from components.scorer.report import learning_curves
+from components.scorer.report.page import Page, chart, gallery, mark, pair, photo, table, text, verdict
+from components.scorer.run.decision import Decision, Gate
 from components.scorer.settings import Evaluation
+from components.scorer.upload_norms.accuracy import Judgement
 
 _METRICS = {
     "accuracy": (
@@ -392,7 +394,10 @@ def _learning(scorer: Bundle) -> list[Markup]:
         "The whole network": {measure: history.get(measure) for measure in ("loss", "val_loss")},
     }
     drawn = [
-        chart(curves.plot(of_phase, "squared EMD", "validation", phase), f"{phase}: loss by epoch")
+        chart(
+            learning_curves.plot(of_phase, best_epoch(of_phase), "squared EMD", "validation", phase),
+            f"{phase}: loss by epoch",
+        )
         for phase, of_phase in phases.items()
         if all(of_phase.values()) and len(of_phase["loss"]) > 1
     ]
@@ -402,15 +407,15 @@ def _learning(scorer: Bundle) -> list[Markup]:
 def _photos(found: Findings, places: Sequence[int], faces: Faces, moved: bool) -> list[Markup]:
     """Photos beside what the scorer looked at where photos may be shown, else a table."""
     predictions = found.predictions
-    truth, predicted = metrics.mean_scores(predictions.truth), metrics.mean_scores(predictions.scorer)
+    truth, predicted = regression.mean_scores(predictions.truth), regression.mean_scores(predictions.scorer)
     champion = found.champion.votes if moved and found.champion else None
-    before = metrics.mean_scores(champion) if champion is not None else None
+    before = regression.mean_scores(champion) if champion is not None else None
     if not faces.photos:
         rows = [
             {
                 "photo": predictions.photo_ids[place],
                 "people": truth[place],
-                "people's deviation": metrics.deviations(predictions.truth[place : place + 1])[0],
+                "people's deviation": regression.deviations(predictions.truth[place : place + 1])[0],
                 **({"champion": before[place]} if before is not None else {}),
                 "scorer": predicted[place],
             }

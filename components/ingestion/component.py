@@ -54,12 +54,13 @@ def ingestion(
     What later steps are going to need is looked at first, while nothing has been paid for but this step's CPUs.
     """
     parameters = dict(locals())
-    from components.scorer.journal import step
+    from components.scorer.run.step_status import step
 
     with step("ingestion", workspace, report.uri) as place:
         from components.ingestion.ingest import ingest
-        from components.scorer.preflight import examine
-        from components.scorer.settings import Faces, Ingestion, among, from_parameters
+        from components.scorer.parameters import among, from_parameters
+        from components.scorer.run.preflight import examine
+        from components.scorer.settings import Faces, Ingestion
 
         settings = from_parameters(Ingestion, **among(parameters, Ingestion))
         faces = from_parameters(Faces, **among(parameters, Faces))
@@ -92,7 +93,8 @@ def examine(parameters: Mapping[str, Any]) -> str:
         ValueError: the ratings cannot be used, in the words of the step.
     """
     from components.ingestion.ingest import examine
-    from components.scorer.settings import Ingestion, among, from_parameters
+    from components.scorer.parameters import among, from_parameters
+    from components.scorer.settings import Ingestion
 
     named = [parameters.get(name, "") for name in ("photos", "ratings", "unlabelled", "attributes")]
     return examine(*named, from_parameters(Ingestion, **among(dict(parameters), Ingestion)))

@@ -12,16 +12,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from components.ingestion import groups, inspection
-from components.ingestion.crops import shown_faces
-from components.ingestion.inputs import Inputs, read_inputs
-from components.ingestion.left_out import REASONS, LeftOut
-from components.ingestion.outcome import Outcome, Side
-from components.ingestion.ratings import SCHEMAS, VOTES, Ratings, read_ratings
+from components.ingestion import split_assignment
+from components.ingestion.exclusions import REASONS, LeftOut
+from components.ingestion.input_listing import Inputs, read_inputs
+from components.ingestion.photos import photo_inspection
+from components.ingestion.photos.face_crops import shown_faces
+from components.ingestion.ratings.ratings import SCHEMAS, VOTES, Ratings, read_ratings
 from components.ingestion.report import page
-from components.scorer import embedding, face_weights, metrics, storage
+from components.ingestion.summary import Outcome, Side
+from components.scorer import storage
+from components.scorer.faces import analyzer, embedder, weight_files
+from components.scorer.metrics import rater_agreement
+from components.scorer.run.paths import Workspace
 from components.scorer.settings import Faces, Ingestion
-from components.scorer.workspace import Workspace
 
 SHARD_BYTES = 64 * 2**20
 """Bytes of photos in a file of the data set: few files, yet enough for several to be read or written at once."""
@@ -91,18 +94,18 @@ def ingest(
             the second case, the list of these photos, nor entered into the register. No message names a photo.
     """
     with _scratch(dataset, workspace, settings) as (spool, sources, weights):
-        about = face_weights.prepare(faces, weights)
+        about = weight_files.prepare(faces, weights)
         address = _reachable(weights, about, spool) if about else ""
         inputs = read_inputs(photos, ratings, unlabelled, attributes, sources, settings)
         _check_inputs(inputs, settings, workspace.left_out)
         table, left_out = _inspected(inputs, spool, settings, address)
 
-        def check(assigned: groups.Assigned) -> None:
+        def check(assigned: split_assignment.Assigned) -> None:
             for what, side in zip(("rated", "unlabelled"), _sides(inputs, left_out, assigned.left_out), strict=True):
                 _check_left_out(what, side, settings, workspace.left_out, inputs.hint)
             _check_splits(assigned.table, settings)
 
-        assigned = groups.register_and_assign(workspace.splits, table, settings, check)
+        assigned = split_assignment.register_and_assign(workspace.splits, table, settings, check)
         rated, others = _sides(inputs, left_out, assigned.left_out)
         outcome = Outcome(
             schema=inputs.rated.schema,
@@ -150,7 +153,7 @@ def _remove(spool: str, *local: Path) -> None:
 def _reachable(weights: str, about: dict[str, Any], spool: str) -> str:
     """Copy the weights of faces to where all workers reach them, to an address that tells them from others."""
     address = storage.join(spool, "faces", hashlib.sha256(storage.to_json(about)).hexdigest()[:16])
-    embedding.copy(weights, address)
+    embedder.copy(weights, address)
     return address
 
 
@@ -168,7 +171,7 @@ def _inspected(
     tables, left_out = [], []
     for labelled, before in zip((True, False), inputs.left_out, strict=True):
         photos = ordered[ordered["labelled"] == labelled]
-        found = inspection.inspect_all(
+        found = photo_inspection.inspect_all(
             zip(photos["photo"], photos["uri"], photos["version"], strict=True), settings, spool,
             beam_options=settings.beam_options, faces=faces if labelled else "",
         )  # fmt: skip
@@ -286,7 +289,7 @@ def _check_splits(table: pd.DataFrame, settings: Ingestion) -> None:
         ValueError: says which, what there is, and what to do.
     """
     rated = table[table["split"] != "unlabelled"]
-    counts = {split: int((rated["split"] == split).sum()) for split in groups.HELD}
+    counts = {split: int((rated["split"] == split).sum()) for split in split_assignment.HELD}
     for split, number in counts.items():
         if not number:
             found = ", ".join(f"{count:,} {name}" for name, count in counts.items())
@@ -299,7 +302,7 @@ def _check_splits(table: pd.DataFrame, settings: Ingestion) -> None:
 
 
 def _drawn_validation(photos: pd.DataFrame, table: pd.DataFrame) -> list[str]:
-    if not groups.lacks_validation(photos):
+    if not split_assignment.lacks_validation(photos):
         return []
     number = int((table["split"] == "validation").sum())
     return [f"The given splits have no validation photos: {number:,} were drawn, mostly from those given to training."]
@@ -313,26 +316,26 @@ def _people(rated: Ratings, table: pd.DataFrame) -> int | None:
     return int(rated.single.loc[rated.single["photo"].isin(entered), "rater"].nunique())
 
 
-def _reliability(rated: Ratings, table: pd.DataFrame) -> metrics.Reliability | None:
+def _reliability(rated: Ratings, table: pd.DataFrame) -> rater_agreement.Reliability | None:
     """How well people agree on the photos of the data set, where the ratings tell."""
     entered = table[table["split"] != "unlabelled"]
     if rated.single is not None:
         single = rated.single[rated.single["photo"].isin(set(entered["photo"]))]
-        return metrics.reliability(single["photo"], single["rater"], single["score"])
+        return rater_agreement.reliability(single["photo"], single["rater"], single["score"])
     if rated.schema == "means":
         return None  # their votes are a model's, not people's
-    return metrics.reliability_of_counts(entered[list(VOTES)].to_numpy(float) * entered[["raters"]].to_numpy())
+    return rater_agreement.reliability_of_counts(entered[list(VOTES)].to_numpy(float) * entered[["raters"]].to_numpy())
 
 
 def _write(dataset: str, outcome: Outcome, spool: str, weights: str) -> None:
     """Write the data set, in files of about ``SHARD_BYTES``."""
-    from components.ingestion import builder  # not before the inspection is over: TensorFlow takes half a gigabyte
+    from components.ingestion import tfds_writer  # not before the inspection is over: TensorFlow takes half a gigabyte
 
-    splits, size = {}, embedding.size(weights) if weights else None
+    splits, size = {}, embedder.size(weights) if weights else None
     for split, photos in outcome.table.groupby("split"):
         number = (photos["length"].cumsum() - 1) // SHARD_BYTES
         splits[split] = [_Stored(shard, size) for _, shard in photos.groupby(number)]
-    builder.write(
+    tfds_writer.write(
         dataset,
         splits,
         outcome.attributes,
@@ -355,10 +358,10 @@ class _Stored:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         votes = self._photos[list(VOTES)].to_numpy(np.float32)
         columns = ["photo", "raters", "group", "attributes", "spool", "offset", "length"]
-        rows = self._photos[[*columns, *inspection.UNSEEN]]
+        rows = self._photos[[*columns, *photo_inspection.UNSEEN]]
         for row, shares in zip(rows.itertuples(index=False), votes, strict=True):
             yield {
-                "photo": inspection.read_photo(row.spool, row.offset, row.length),
+                "photo": photo_inspection.read_photo(row.spool, row.offset, row.length),
                 "photo_id": row.photo,
                 "votes": shares,
                 "raters": row.raters,
@@ -369,13 +372,13 @@ class _Stored:
 
     def _faces(self, row: Any) -> dict[str, Any]:
         """What was seen of a photo's faces; nothing where they were not looked for."""
-        if row.face_place == inspection.UNSEEN["face_place"]:
-            return embedding.record(embedding.unseen(self._size))
+        if row.face_place == photo_inspection.UNSEEN["face_place"]:
+            return analyzer.record(analyzer.unseen(self._size))
         face = {
             "count": row.face_count,
             "confidence": np.float32(row.face_confidence),
             "box": np.array(row.face_box, "float32"),
             "landmarks": np.array(row.face_landmarks, "float32"),
         }
-        read = {"embedding": inspection.read_embedding(row.spool, int(row.face_place), self._size)}
+        read = {"embedding": photo_inspection.read_embedding(row.spool, int(row.face_place), self._size)}
         return {"face": face, **(read if self._size else {})}

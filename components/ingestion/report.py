@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
-from components.ingestion.left_out import REASONS
-from components.ingestion.outcome import SPLITS, Outcome
-from components.ingestion.ratings import SCHEMAS
-from components.scorer.page import Page, chart, gallery, photo, table, text
+from components.ingestion.exclusions import REASONS
+from components.ingestion.ratings.ratings import SCHEMAS
+from components.ingestion.summary import SPLITS, Outcome
+from components.scorer.report.page import Page, chart, gallery, photo, table, text
 
 BLUE, ORANGE = "#3b82c4", "#d97b29"  # of middling brightness: legible on light and on dark
 _FILES = 300  # of the photos left out that the page names; ingestion.json names all

@@ -28,8 +28,8 @@ def notification(status: dsl.PipelineTaskFinalStatus, workspace: str, run_name: 
     import os
 
     from components.notification.notify import notify
-    from components.notification.recipients import read
-    from components.scorer.journal import this_run
+    from components.notification.senders import read
+    from components.scorer.run.step_status import this_run
 
     notify(
         status.state, this_run(workspace),

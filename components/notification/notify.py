@@ -4,9 +4,10 @@ import threading
 import time
 from collections.abc import Sequence
 
-from components.notification.recipients import Message, Recipient, Refused, Unreached
-from components.scorer import decision, journal
-from components.scorer.workspace import Workspace
+from components.notification.senders import Message, Recipient, Refused, Unreached
+from components.scorer import quoting
+from components.scorer.run import decision, step_status
+from components.scorer.run.paths import Workspace
 
 PATIENCE = 45.0
 """Seconds that telling may take in all, retries included: a run never waits a minute for it."""
@@ -33,11 +34,11 @@ def notify(
         recipients: who is told besides the log, all at the same time.
     """
     try:
-        account = journal.account(place, state, message)
+        account = step_status.account(place, state, message)
         _conclude(place, account)
     except Exception as error:  # whatever the records hold, the state alone is worth telling
-        reason = f"its records cannot be read: {decision.in_short(error)}"
-        account = journal.Account(place.run, state.lower(), reason=reason)
+        reason = f"its records cannot be read: {quoting.in_short(error)}"
+        account = step_status.Account(place.run, state.lower(), reason=reason)
     said = facts(account, run_name)
     print("notification: " + "; ".join(f"{name} {value}" for name, value in said.items()), flush=True)
     verdict = account.decision["verdict"] if account.decision else "unknown"
@@ -45,17 +46,17 @@ def notify(
         print(f"notification: {result}", flush=True)
 
 
-def _conclude(place: Workspace, account: journal.Account) -> None:
+def _conclude(place: Workspace, account: step_status.Account) -> None:
     """Write the decision as it is at the end of the run, unless it is there."""
     if account.decision is None or account.decision == decision.read(place.decision):
         return
     try:
         decision.write(place.decision, account.decision)
     except OSError as error:
-        print(f"notification: the decision could not be written: {decision.in_short(error)}", flush=True)
+        print(f"notification: the decision could not be written: {quoting.in_short(error)}", flush=True)
 
 
-def facts(account: journal.Account, run_name: str = "") -> dict[str, str]:
+def facts(account: step_status.Account, run_name: str = "") -> dict[str, str]:
     """What is said of a run, by a short name for each fact.
 
     The verdict begins with its own word: published, forced, refused, skipped or failed.
@@ -80,7 +81,7 @@ def _title(said: dict[str, str]) -> str:
     return "; ".join([f"Portrait scorer: run {said['run']} {said['state']}", *outcome])
 
 
-def _colour(account: journal.Account, verdict: str) -> str:
+def _colour(account: step_status.Account, verdict: str) -> str:
     """Green where the gates let a version through, red where a person has to look, amber for all between."""
     if account.state != "succeeded" or verdict in ("failed", "unknown"):
         return _RED

@@ -33,16 +33,17 @@ def pretraining(
 ) -> str:
     """Make an encoder of unlabelled photos; returns the run that made it, which stays the same from the cache."""
     parameters = dict(locals())
-    from components.scorer.journal import step
+    from components.scorer.run.step_status import step
 
     with step("pretraining", workspace, report.uri) as place:
-        from components.scorer.accelerators import expect
+        from components.scorer.run.accelerators import expect
 
         expect(accelerator, accelerator_count)
 
         from components.pretraining.pretrain import pretrain
-        from components.scorer.settings import Pretraining, among, from_parameters
-        from components.scorer.workspace import Workspace
+        from components.scorer.parameters import among, from_parameters
+        from components.scorer.run.paths import Workspace
+        from components.scorer.settings import Pretraining
 
         found = pretrain(
             dataset.path, encoder.path, report.path,

@@ -7,12 +7,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from components.pretraining.autoencoder import build_autoencoder, reconstruction_error
 from components.pretraining.report import write_report
-from components.scorer import augmentation, bundle, integrity, photos, storage
-from components.scorer.autoencoder import build_autoencoder, reconstruction_error
-from components.scorer.checkpoints import Checkpoints, Curves, best_epoch, fingerprint_of, fit
-from components.scorer.model import build_encoder, settle_batch_norms
-from components.scorer.settings import Pretraining, as_parameters, check_together
+from components.scorer import storage
+from components.scorer.artifacts import bundle
+from components.scorer.data import photos
+from components.scorer.fit.checkpoints import Checkpoints, Curves, best_epoch, fingerprint_of, fit
+from components.scorer.imaging import augmentation
+from components.scorer.model.encoder import build_encoder
+from components.scorer.model.surgery import settle_batch_norms
+from components.scorer.parameters import as_parameters, check_together
+from components.scorer.registry import integrity
+from components.scorer.settings import Pretraining
 
 HELD_OUT = 20
 """One in so many photos of the pool is not trained on, for the second curve. Validation and test stay unseen."""

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from components.scorer.checkpoints import Curves
-from components.scorer.curves import plot
-from components.scorer.page import Page, chart, gallery, photo, table, text
-from components.scorer.settings import Pretraining, as_parameters
+from components.scorer.fit.checkpoints import Curves, best_epoch
+from components.scorer.parameters import as_parameters
+from components.scorer.report.learning_curves import plot
+from components.scorer.report.page import Page, chart, gallery, photo, table, text
+from components.scorer.settings import Pretraining
 
 _STARTS = {
     "autoencoder": "A convolutional autoencoder learnt to redraw portraits from a narrow code.",
@@ -32,7 +33,7 @@ def write_report(
     """
     page = Page("Pretraining", _STARTS[settings.start])
     if curves:
-        figure = plot(curves, "mean squared error", "held out")
+        figure = plot(curves, best_epoch(curves), "mean squared error", "held out")
         page.section("Reconstruction error", chart(figure, "Error by epoch"), text(_words(curves)))
     if panel:
         pairs = [np.concatenate(pair, axis=1) for pair in zip(*panel, strict=True)]

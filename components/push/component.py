@@ -19,13 +19,13 @@ def push(
     images: dict,
 ) -> str:
     """Publish the scorer as a version with its model card and make it the champion; returns the version's URI."""
-    from components.scorer.journal import step
+    from components.scorer.run.step_status import step
 
     with step("push", workspace) as place:
         from itertools import islice
 
         from components.push.push import Origin, push
-        from components.scorer.photos import records
+        from components.scorer.data.photos import records
 
         origin = Origin(
             dataset=dataset.path,

@@ -13,21 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from components.push.card import Facts, card
-from components.scorer import (
-    bundle,
-    channels,
-    decision,
-    integrity,
-    metrics,
-    model_registry,
-    portable,
-    published,
-    stages,
-    storage,
-    warmup,
-)
-from components.scorer.workspace import Workspace
+from components.push.model_card import Facts, card
+from components.scorer import quoting, storage
+from components.scorer.artifacts import bundle, litert_model, saved_model, warmup
+from components.scorer.faces import face_inputs
+from components.scorer.metrics import regression
+from components.scorer.registry import channels, integrity, kubeflow
+from components.scorer.run import decision
+from components.scorer.run.paths import Workspace
 
 PROFILE = "profile.json"
 """What validation found out about the data set, for the next version's validation to compare with."""
@@ -112,7 +105,7 @@ def push(
     # In this order: the exit handler completes a decision that a killed push has left, and knows the version from here.
     storage.write_json(workspace.published, {"version": version, "uri": uri})
     decision.write(workspace.decision, decision.completed(judged, version, uri))
-    for line in model_registry.tell(registry, models, name, version):
+    for line in kubeflow.tell(registry, models, name, version):
         print(f"push: {line}", flush=True)
     return uri
 
@@ -172,11 +165,11 @@ def _upload(challenger: bundle.Bundle, scorer: Path, facts: Facts, checks: str |
     """Write the version, complete from the moment in which its last file is there."""
     storage.delete_tree(facts.uri)  # what an attempt that was killed has left
     with tempfile.TemporaryDirectory() as folder:
-        published.export(challenger, folder, facts.name)
-        published.export_portable(
+        saved_model.export(challenger, folder, facts.name)
+        saved_model.export_portable(
             challenger, folder, facts.name, error=_error(facts.metrics), ingestion=facts.ingestion.get("settings")
         )
-        shutil.copytree(scorer, Path(folder, published.BUNDLE))
+        shutil.copytree(scorer, Path(folder, saved_model.BUNDLE))
         if checks and Path(checks, PROFILE).is_file():
             shutil.copyfile(Path(checks, PROFILE), Path(folder, PROFILE))
         card(facts).write(folder)
@@ -195,12 +188,12 @@ def _compare(challenger: bundle.Bundle, uri: str, photos: list[bytes]) -> None:
     It is asked with no job and, where the scorer knows any, with each of them by turns. Where it reads faces, each of
     the three finds and reads them for itself.
     """
-    version, served = published.load(uri), portable.load(uri)
-    given = stages.together([served.given(photo) for photo in photos])
+    version, served = saved_model.load(uri), litert_model.load(uri)
+    given = face_inputs.together([served.given(photo) for photo in photos])
     turns = [job for _, job in zip(photos, cycle(challenger.jobs), strict=False)] if challenger.jobs else None
     for jobs in (None, turns) if turns else (None,):
         votes = challenger.score(photos, jobs)
-        expected = {"mean": metrics.mean_scores(votes), "std": metrics.deviations(votes), "distribution": votes}
+        expected = {"mean": regression.mean_scores(votes), "std": regression.deviations(votes), "distribution": votes}
         answered = {
             "SavedModel": version.answers(photos, jobs=jobs),
             "portable network": served.answer(given, jobs),
@@ -209,9 +202,9 @@ def _compare(challenger: bundle.Bundle, uri: str, photos: list[bytes]) -> None:
             for output, values in expected.items():
                 # A NaN is larger than any tolerance: the comparison is the other way round so that it fails too.
                 largest = float(np.abs(answers[output] - values).max())
-                if not largest <= published.TOLERANCE:
+                if not largest <= saved_model.TOLERANCE:
                     raise ValueError(
-                        f"expected the {what} of {uri} to answer as the scorer does to within {published.TOLERANCE},"
+                        f"expected the {what} of {uri} to answer as the scorer does to within {saved_model.TOLERANCE},"
                         f" but {output} differs by {largest:.2g} on {len(photos)} photos; the version is removed and"
                         " the champion stays"
                     )
@@ -251,7 +244,7 @@ def _told_on_failure(judged: dict[str, Any], workspace: Workspace) -> Iterator[N
         yield
     except BaseException as error:
         with suppress(OSError):  # the exit handler writes it then, and the block's own error is what matters
-            why = f"push broke off: {decision.in_short(error)}"
+            why = f"push broke off: {quoting.in_short(error)}"
             decision.write(workspace.decision, decision.failed(judged, why, workspace.run))
         raise
 

@@ -1,13 +1,19 @@
-"""What people sent, quoted in messages: enough of it to be recognised, however much came, and no photo's name."""
+"""Values and errors quoted in messages: cut to a length that can be read, and without any photo's name."""
 
 from collections.abc import Collection
 from typing import Any
 
 from components.scorer.redaction import redacted
 
+
+def in_short(error: BaseException) -> str:
+    """An error in one line, without names of photos; TensorFlow's go on for pages."""
+    first = redacted(str(error).strip().partition("\n")[0])
+    return f"{type(error).__name__}: {first[:500]}" if first else type(error).__name__
+
+
 LONGEST = 80
 """Characters of one value that a message quotes."""
-
 MOST = 12
 """Values that a message lists."""
 

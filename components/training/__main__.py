@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from components.scorer import storage
-from components.scorer.settings import Training, from_parameters
+from components.scorer.parameters import from_parameters
+from components.scorer.settings import Training
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,7 +65,7 @@ def _train(options: argparse.Namespace, settings: Training) -> dict[str, float]:
 
 
 def _fingerprint(dataset: Path) -> str:
-    from components.scorer import photos
+    from components.scorer.data import photos
 
     return photos.fingerprint(dataset)
 

@@ -50,15 +50,16 @@ def training(
     of another encoder would be taken from the cache.
     """
     parameters = dict(locals())
-    from components.scorer.journal import step
+    from components.scorer.run.step_status import step
 
     with step("training", workspace, report.uri) as place:
-        from components.scorer.accelerators import expect
+        from components.scorer.run.accelerators import expect
 
         expect(accelerator, accelerator_count)
 
-        from components.scorer.settings import Training, among, from_parameters
-        from components.scorer.workspace import Workspace
+        from components.scorer.parameters import among, from_parameters
+        from components.scorer.run.paths import Workspace
+        from components.scorer.settings import Training
         from components.training.train import train
 
         found = train(

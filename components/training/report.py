@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from components.scorer.checkpoints import Curves, best_epoch
-from components.scorer.curves import plot
-from components.scorer.heads import Heads
-from components.scorer.page import Page, chart, table, text
-from components.scorer.settings import Training, as_parameters
+from components.scorer.fit.checkpoints import Curves, best_epoch
+from components.scorer.model.auxiliary_heads import Heads
+from components.scorer.parameters import as_parameters
+from components.scorer.report.learning_curves import plot
+from components.scorer.report.page import Page, chart, table, text
+from components.scorer.settings import Training
 
 
 def write_report(
@@ -40,7 +41,7 @@ def write_report(
         elif curves:
             page.section(
                 heading,
-                chart(plot(curves, "squared EMD", "validation"), f"{heading}: loss by epoch"),
+                chart(plot(curves, best_epoch(curves), "squared EMD", "validation"), f"{heading}: loss by epoch"),
                 text(_words(curves)),
             )
     if worth:

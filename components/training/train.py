@@ -1,48 +1,38 @@
 """Fit the score head on a pretrained encoder: in closed form, or by epochs and then the whole network (NIMA)."""
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from components.scorer import (
-    averaging,
-    bundle,
-    embedding,
-    examples,
-    heads,
-    photos,
-    preprocessing,
-    quadratic,
-    stages,
-    storage,
-)
-from components.scorer import model as networks
-from components.scorer.bundle import Bundle
-from components.scorer.checkpoints import Checkpoints, Curves, best_epoch, fingerprint_of, fit
-from components.scorer.heads import Heads
-from components.scorer.losses import VotesLoss
-from components.scorer.model import build_head, build_scorer, freeze_batch_norms, hand_over, with_precision
-from components.scorer.progress import track
-from components.scorer.settings import Pretraining, Training, as_parameters, check_together
-from components.scorer.sight import PIXELS, WHOLE, Components, Sight, in_order, settle
-from components.scorer.stages import EMBEDDING, FOUND
-from components.scorer.workers import Share, Workers, join
-from components.training.attributes import fit_attribute
-from components.training.closed_form import fit_closed
-from components.training.faces import find_sight
-from components.training.jobs import Rated, fit_jobs
-from components.training.raters import Allowance, allowance
+from components.scorer import storage
+from components.scorer.artifacts import bundle
+from components.scorer.artifacts.bundle import Bundle
+from components.scorer.data import photos
+from components.scorer.faces import embedder
+from components.scorer.fit import ema
+from components.scorer.fit.checkpoints import Checkpoints, Curves, best_epoch, fingerprint_of, fit
+from components.scorer.fit.distributed import join
+from components.scorer.model import auxiliary_heads, layers
+from components.scorer.model.auxiliary_heads import Heads
+from components.scorer.model.inputs import WHOLE, Components, Sight, settle
+from components.scorer.model.losses import VotesLoss
+from components.scorer.model.network import build_head, build_scorer, hand_over
+from components.scorer.model.surgery import freeze_batch_norms, with_precision
+from components.scorer.parameters import as_parameters, check_together
+from components.scorer.settings import Pretraining, Training
+from components.training import features
+from components.training.examples.face_inputs import find_sight
+from components.training.examples.label_noise import allowance
+from components.training.features import Reader, Seen
+from components.training.heads.attributes import fit_attribute
+from components.training.heads.job_tilt import Rated, fit_jobs
+from components.training.heads.ridge import fit_closed
+from components.training.load_norms import read_rules
+from components.training.pretraining_ablation import weigh
 from components.training.report import write_report
-from components.training.rules import read_rules
-from components.training.spoiled import spoiled, worth_less
-from components.training.worth import weigh
 
 
 def train(
@@ -86,7 +76,7 @@ def train(
         network, pretraining = bundle.load_encoder(encoder)
     check(settings, pretraining, photos.counts(dataset))
     rules = read_rules(settings)
-    told = heads.find(photos.attributes(dataset, "train"), settings, rules.attributes)
+    told = auxiliary_heads.find(photos.attributes(dataset, "train"), settings, rules.attributes)
     keras.utils.set_random_seed(settings.seed)
     identity = fingerprint_of(as_parameters(pretraining), as_parameters(settings), fingerprint, told.attributes)
     sight, components = find_sight(dataset, settings)
@@ -109,7 +99,7 @@ def train(
     told, apart = _heads(model, reader)
     faces = bundle.read_faces(dataset)
     if not sight.embedding:  # the detector finds faces for the norms, the embedder would be carried along for nothing
-        faces = bundle.detector_alone(faces.get(embedding.DETECTOR, b""))
+        faces = bundle.detector_alone(faces.get(embedder.DETECTOR, b""))
     worth = weigh(Reader(dataset, pretraining.crop, settings, Heads(), WHOLE), encoder)
     notes = (worth.warning,) if worth and worth.warning else ()
     made = Bundle(model, pretraining, settings, fingerprint, revision, history, told, apart, rules.norms, faces, notes)
@@ -143,174 +133,19 @@ def check(settings: Training, pretraining: Pretraining, sizes: dict[str, int]) -
         raise ValueError("head_epochs and epochs are both 0: nothing would be trained; set one of them to 1 or more")
 
 
-Encode = Callable[[Any], Any]
-"""What a network says of what `examples.given` gives, as arrays."""
-
-
-class Seen(NamedTuple):
-    """A split's photos as the heads learn from them.
-
-    Attributes:
-        features: that the scorer pools, ``[n, c]``.
-        votes: of people, ``[n, 10]``.
-        jobs: by number, ``[n]``.
-        attributes: ``[n, k]``: 1 yes, 0 no, -1 unknown.
-    """
-
-    features: np.ndarray
-    votes: np.ndarray
-    jobs: np.ndarray
-    attributes: np.ndarray
-
-
-class Pooled(NamedTuple):
-    """Photos as the head learns from them.
-
-    Attributes:
-        given: what ``model.build_head`` takes, by name.
-        votes: of people, ``[n, 10]``.
-        raters: how many they are, ``[n]``.
-    """
-
-    given: dict[str, np.ndarray]
-    votes: np.ndarray
-    raters: np.ndarray
-
-
-class Reader:
-    """The data set as this training reads it."""
-
-    def __init__(
-        self,
-        dataset: str | Path,
-        crop: int,
-        settings: Training,
-        told: Heads,
-        sight: Sight,
-        workers: Workers | None = None,
-    ):
-        self.dataset, self.settings, self.told, self.sight, self.workers = dataset, settings, told, sight, workers
-        self._read = {"scale": settings.scale, "crop": crop, "batch_size": settings.batch_size}
-        if sight.view:
-            self._read["view"] = photos.View(crop, settings.face_view_scale)
-        self._reads = sight.needs(crop, settings.face_view_scale)
-
-    @cached_property
-    def _faces(self) -> embedding.Reader | None:
-        """What finds and reads faces; None where the data set has nothing that could."""
-        return embedding.Reader.load(Path(self.dataset, embedding.FOLDER))
-
-    @property
-    def share(self) -> Share | None:
-        """This worker's part of each batch; None when it is alone."""
-        return self.workers.share if self.workers else None
-
-    @cached_property
-    def allowed(self) -> Allowance:
-        """How few raters are allowed for, by the training photos."""
-        return allowance(*photos.votes(self.dataset, "train"), self.settings)
-
-    def plain(self, split: str, share: Share | None = None) -> tf.data.Dataset:
-        """The middle of each photo of a split, in stored order, and its votes; with a share that part of each batch."""
-        return photos.batches(self.dataset, split, **self._read, example=examples.scored(self.sight), share=share)
-
-    def epoch(self, number: int) -> tf.data.Dataset:
-        """The training photos of one epoch, randomly cropped and mirrored, the votes to learn, and what they count."""
-        allowed = self.allowed  # found here: within the map nothing can be read
-
-        def learnt(votes: tf.Tensor, raters: tf.Tensor, fault: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            votes, weight = allowed.learnt(votes, raters)
-            return tf.cond(fault, lambda: worth_less(votes), lambda: votes), weight
-
-        return photos.augmented(
-            self.dataset, "train", **self._read, seed=self.settings.seed, epoch=number,
-            camera_faults=self.settings.camera_faults, example=examples.taught(self.sight, learnt),
-            share=self.share,
-        )  # fmt: skip
-
-    def encoding(self, network: keras.Model) -> Encode:
-        """What `pooled` and `spoiled` see photos with: an encoder's pooled features, by name."""
-        return _traced(networks.pooling(network, self.sight))
-
-    def pooled(self, encode: Encode, split: str) -> Pooled:
-        """A split's photos as the head learns from them."""
-        read = photos.batches(self.dataset, split, **self._read, example=examples.rated(self.sight))
-        found = []
-        for given, (votes, raters) in self._tracked(read, f"features of {split}", split):
-            seen = encode(given) | _embedded(given if self.sight else {})
-            found.append(Pooled(seen, votes.numpy(), raters.numpy()))
-        return _concatenated(found)
-
-    def spoiled(self, encode: Encode, split: str) -> Pooled | None:
-        """The same of copies with the camera's faults, whose faces are looked for and read anew; None: of none."""
-        share, size, found = self.settings.camera_faults, self.settings.batch_size, []
-        if not share:
-            return None
-        copies = spoiled(self.dataset, split, share, self.settings.seed)
-        batches = iter(lambda: [*itertools.islice(copies, size)], [])
-        total = round(share * photos.counts(self.dataset)[split] / size)
-        for batch in track(batches, f"features of copies with faults, {split}", total):
-            data, votes, raters = zip(*batch, strict=True)
-            read = stages.read(data, self._faces, self._reads)
-            pixels = preprocessing.pixels(tf.constant(data), self.settings.scale, self._read["crop"])
-            seen = encode({PIXELS: pixels, **read}) | _embedded(read)
-            found.append(Pooled(seen, np.stack(votes), np.array(raters)))
-        return _concatenated(found) if found else None
-
-    def seen(self, scorer: keras.Model, split: str) -> Seen:
-        """What a trained scorer sees on a split's photos, and what the data know of them."""
-        see = _traced(keras.Model(scorer.inputs, networks.features(scorer)))
-        read = photos.batches(self.dataset, split, **self._read, example=examples.headed(self.sight, self.told))
-        found = [
-            (see(given), *(each.numpy() for each in known))
-            for given, known in self._tracked(read, f"heads: features of {split}", split)
-        ]
-        return Seen(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
-
-    def _tracked(self, batches: tf.data.Dataset, what: str, split: str) -> Iterator:
-        return track(batches, what, -(-photos.counts(self.dataset)[split] // self.settings.batch_size))
-
-
-def _concatenated(parts: list) -> Any:
-    """Arrays of several batches, in any structure, as those of one."""
-    return tf.nest.map_structure(lambda *each: np.concatenate(each), *parts)
-
-
-def _embedded(given: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """What of that is embeddings."""
-    return {name: np.asarray(given[name]) for name in (EMBEDDING, FOUND) if name in given}
-
-
-def _traced(network: keras.Model) -> Encode:
-    """A network as a function of what `examples.given` gives, by arrays, traced once for batches of any size."""
-    specs = {each.name: tf.TensorSpec(each.shape, tf.float32) for each in network.inputs}
-    if keras.backend.backend() == "tensorflow":
-        # As concrete functions: TensorFlow warns of many that are each traced at their first call.
-        function = tf.function(lambda given: network(in_order(network, given), training=False), input_signature=[specs])
-        traced, array = function.get_concrete_function(), tf.convert_to_tensor
-    else:
-        traced, array = network.predict_on_batch, np.asarray  # other backends take arrays alone
-
-    def answer(given: Any) -> Any:
-        named = given if isinstance(given, dict) else {PIXELS: given}
-        return tf.nest.map_structure(np.asarray, traced({name: array(named[name]) for name in specs}))
-
-    return answer
-
-
 def _closed(
     network: keras.Model, components: Components | None, reader: Reader, settings: Training
 ) -> tuple[keras.Model, Curves]:
-    """The head in closed form, on the photos of both splits; see ``closed_form``."""
+    """The head in closed form, on the photos of both splits; see ``ridge``."""
     encode = reader.encoding(network)
     seen = [reader.pooled(encode, split) for split in ("train", "validation")]
     as_taken = sum(len(each.votes) for each in seen)
     seen += [made for split in ("train", "validation") if (made := reader.spoiled(encode, split))]
-    given, votes, raters = _concatenated(seen)
+    given, votes, raters = features.concatenated(seen)
     allowed = allowance(votes[:as_taken], raters[:as_taken], settings)
     votes, weights = allowed.learnt(votes, raters)
     head, curves = fit_closed(given, votes, reader.sight, components, settings, as_taken=as_taken, weights=weights)
-    model = build_scorer(network, settings.dropout, reader.sight, head.get_layer(quadratic.NAME).kept)
+    model = build_scorer(network, settings.dropout, reader.sight, head.get_layer(layers.NAME).kept)
     hand_over(head, model)
     return model, curves
 
@@ -345,7 +180,7 @@ def prepare(model: keras.Model, rate: float, settings: Training, size: int) -> N
     """
     steps = settings.averaging * -(-size // settings.batch_size)
     loss = VotesLoss(settings.correlation_term, settings.rank_term)
-    model.compile(averaging.adam(rate, steps), loss=loss)
+    model.compile(ema.adam(rate, steps), loss=loss)
 
 
 def _fit_head(
@@ -415,7 +250,7 @@ def _heads(scorer: keras.Model, reader: Reader) -> tuple[Heads, keras.Model | No
     if not told:
         return told, None
     jobs = _jobs(scorer, train, validation, len(told.jobs)) if told.jobs else ()
-    return told, heads.separate(scorer, told, jobs, _weights(found))
+    return told, auxiliary_heads.separate(scorer, told, jobs, _weights(found))
 
 
 def _jobs(scorer: keras.Model, train: Seen, validation: Seen, jobs: int) -> tuple[np.ndarray, np.ndarray]:

@@ -24,10 +24,11 @@ def validation(
 ) -> bool:
     """Compare the data set with the champion's and with itself; returns whether training is worth its cost."""
     parameters = dict(locals())
-    from components.scorer.journal import step
+    from components.scorer.run.step_status import step
 
     with step("validation", workspace, report.uri) as place:
-        from components.scorer.settings import Policy, Validation, among, from_parameters
+        from components.scorer.parameters import among, from_parameters
+        from components.scorer.settings import Policy, Validation
         from components.validation.validate import validate
 
         found = validate(

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import kolmogorov
 
-from components.validation.profile import Distribution, Part
-from components.validation.quantities import APPEARANCE, SCORE, Quantity
+from components.validation.statistics.data_statistics import Distribution, Part
+from components.validation.statistics.measured_features import APPEARANCE, SCORE, Quantity
 
 
 @dataclass(frozen=True)

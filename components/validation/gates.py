@@ -3,11 +3,11 @@
 import math
 from dataclasses import replace
 
-from components.scorer.decision import Gate, outcome
+from components.scorer.run.decision import Gate, outcome
 from components.scorer.settings import Validation
-from components.validation.findings import Findings
 from components.validation.leakage import KINDS, Leakage
-from components.validation.quantities import Quantity
+from components.validation.results import Findings
+from components.validation.statistics.measured_features import Quantity
 
 _CHANCE = 0.05  # below it a shift is called more than chance; the word decides nothing
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from components.scorer import likeness
-from components.validation.profile import RATED
+from components.scorer.imaging import perceptual_hash
+from components.validation.statistics.data_statistics import RATED
 
 STORING = 8
 """Bits by which storing photos moves the distance of two of them: at most 6 among 20,000 pairs of portraits. A pair is
@@ -65,13 +65,13 @@ def _placed(rows: pd.DataFrame, distance: int | None) -> tuple[pd.DataFrame, pd.
     These are pairs ``one`` and ``other``, both ways round, and each place with itself.
     """
     hashed = rows["hash"].notna().to_numpy()
-    hashes = np.frombuffer(b"".join(rows["hash"][hashed]), np.uint8).reshape(-1, likeness.BITS // 8)
+    hashes = np.frombuffer(b"".join(rows["hash"][hashed]), np.uint8).reshape(-1, perceptual_hash.BITS // 8)
     distinct, inverse = np.unique(hashes, axis=0, return_inverse=True)
     places = np.full(len(rows), -1)
     places[hashed] = inverse.ravel()
     pairs, own = np.empty((0, 2), int), np.empty(0, int)
     if distance is not None:
-        pairs, own = likeness.near_duplicates(distinct, distance), np.arange(len(distinct))
+        pairs, own = perceptual_hash.near_duplicates(distinct, distance), np.arange(len(distinct))
     one, other = (np.concatenate([pairs[:, side], pairs[:, 1 - side], own]) for side in (0, 1))
     return rows.assign(place=places), pd.DataFrame({"one": one, "other": other})
 

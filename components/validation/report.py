@@ -8,14 +8,14 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
-from components.scorer.decision import Decision, Gate
-from components.scorer.page import Page, chart, gallery, mark, table, text, verdict
+from components.scorer.report.page import Page, chart, gallery, mark, table, text, verdict
+from components.scorer.run.decision import Decision, Gate
 from components.validation.drift import Drift, Shift
-from components.validation.findings import Findings
 from components.validation.leakage import KINDS
-from components.validation.profile import RATED, Distribution, Part
-from components.validation.quantities import APPEARANCE, SCORE, Quantity
-from components.validation.survey import SAMPLE
+from components.validation.results import Findings
+from components.validation.statistics.collect import SAMPLE
+from components.validation.statistics.data_statistics import RATED, Distribution, Part
+from components.validation.statistics.measured_features import APPEARANCE, SCORE, Quantity
 
 # Of middling brightness, and told apart by people who see no red or green (Okabe and Ito's orange and blue).
 _RATED, _UNLABELLED, _CHAMPION = "#1f97dc", "#e69f00", "#8c8c8c"

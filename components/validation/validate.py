@@ -5,15 +5,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from components.scorer import decision, metrics, photos, storage
-from components.scorer.decision import Decision
-from components.scorer.settings import Ingestion, Policy, Validation, check_policy
-from components.scorer.workspace import Workspace
-from components.validation.champion import read_champion
-from components.validation.findings import find
+from components.scorer import storage
+from components.scorer.data import photos
+from components.scorer.metrics import regression
+from components.scorer.parameters import check_policy
+from components.scorer.run import decision
+from components.scorer.run.decision import Decision
+from components.scorer.run.paths import Workspace
+from components.scorer.settings import Ingestion, Policy, Validation
 from components.validation.gates import all_gates
-from components.validation.profile import NAME, to_json
+from components.validation.reference_champion import read_champion
 from components.validation.report import write_report
+from components.validation.results import find
+from components.validation.statistics.data_statistics import NAME, to_json
 
 GATES = "gates.json"
 """The file of the checks with the record of the gates, for the evaluation's decision."""
@@ -92,7 +96,7 @@ def validate(
             broken = decision.broken_off(error, "the validation")
             decision.write(workspace.decision, decision.record(broken, **about))
         raise
-    validated = Validated(metrics.finite(found.figures()), decided)
+    validated = Validated(regression.finite(found.figures()), decided)
     if not validated.go_on:
         decision.write(workspace.decision, record)
     return validated

@@ -2,6 +2,6 @@
 
 import sys
 
-from images.serving.launch import main
+from images.serving.process.supervisor import main
 
 sys.exit(main())

@@ -12,8 +12,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from components.scorer import decoding
-from components.scorer.decoding import Unusable
+from components.scorer.imaging import decoding
+from components.scorer.imaging.decoding import Unusable
 from components.scorer.settings import Ingestion
 
 SECOND: ContextVar[bool] = ContextVar("SECOND", default=False)

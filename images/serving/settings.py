@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from components.scorer.environment import without_services
+from components.scorer.run.environment import without_services
 
 PREFIX = "SCORER_"
 """Before the setting's name in capitals: ``SCORER_MODEL``, ``SCORER_QUEUE``, …"""
@@ -39,7 +39,7 @@ class Settings:
     """How the server runs."""
 
     model: str = ""  # a version's folder, a model's, or that of all models; local, gs:// or s3://
-    channel: str = "champion"  # followed; the pipeline moves it (components.scorer.channels)
+    channel: str = "champion"  # followed; the pipeline moves it (components.scorer.registry.channels)
     version: int = 0  # served for good instead of a channel; 0: the channel is followed
     interval: float = 10.0  # seconds between two looks at the channel: a switch then takes no longer than a rollout
     host: str = "0.0.0.0"

@@ -23,13 +23,14 @@ import numpy as np
 from PIL import Image
 
 from components.ingestion.sample import Portrait, draw_portrait
-from components.scorer import advice, portable
-from components.scorer.faces import Face
+from components.scorer.advice import search
+from components.scorer.advice.edit_session import Score
+from components.scorer.artifacts import litert_model
+from components.scorer.faces.face_inputs import together
+from components.scorer.faces.geometry import Face
 from components.scorer.settings import Advising
-from components.scorer.stages import together
-from components.scorer.trial import Score
-from images.serving.advising import scorers
-from tests.test_advice import colour, detail, face, stops
+from images.serving.inference.advice_queue import scorers
+from tests.scorer.advice.test_search import colour, detail, face, stops
 
 TARGET = 2.0  # seconds
 ROUNDS = 5
@@ -43,7 +44,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         versions = sys.argv[1:2] or [exported(folder), *([exported(f"{folder}/faces", place)] if place else [])]
         for version in versions:
-            scorer = portable.load(version)
+            scorer = litert_model.load(version)
             reads = f", reads faces in {scorer.reads.embedding} numbers" if scorer.reads.faces else ""
             print(
                 f"{SIZE[0]} x {SIZE[1]} pixels, {len(data) / 1e6:.1f} MB; network of {scorer.crop} px{reads}",
@@ -56,7 +57,7 @@ def main() -> int:
 
 
 def measured(
-    scorer: portable.Portable, data: bytes, what: str, more: Callable[[list[Image.Image]], np.ndarray | float]
+    scorer: litert_model.Portable, data: bytes, what: str, more: Callable[[list[Image.Image]], np.ndarray | float]
 ) -> float:
     """The median seconds over some rounds."""
     settings, spent = Advising(), []
@@ -67,11 +68,11 @@ def measured(
 
     for _ in range(ROUNDS):
         began = time.perf_counter()
-        image = advice.working(data, settings, scorer.settings)
+        image = search.working(data, settings, scorer.settings)
         decoded = time.perf_counter()
         found = faces(scorer, image)
         looks = scorer.detector.find if scorer.detector else None
-        told = advice.advise(
+        told = search.advise(
             image, eager(score), found, settings, side=scorer.settings.shorter_side, find_faces=looks,
             hold=(lambda picture: eager(hold(picture))) if hold else None,
         )  # fmt: skip
@@ -86,7 +87,7 @@ def measured(
     return whole
 
 
-def faces(scorer: portable.Portable, image: Image.Image) -> list[Face]:
+def faces(scorer: litert_model.Portable, image: Image.Image) -> list[Face]:
     """By the version's own detector, or where the face was drawn."""
     return (scorer.detector.find(image) if scorer.detector else []) or [face(**asdict(DRAWN))]
 
@@ -117,20 +118,24 @@ def exported(folder: str, place: str = "") -> str:
     """
     code = (
         "import sys; from pathlib import Path\n"
-        "from components.scorer import bundle, embedding, face_weights, integrity, model, published\n"
-        "from components.scorer.settings import Faces, Pretraining, Training, from_parameters\n"
-        "from components.scorer.sight import Sight\n"
+        "from components.scorer.artifacts import bundle, saved_model\n"
+        "from components.scorer.faces import embedder, weight_files\n"
+        "from components.scorer.model import encoder, network\n"
+        "from components.scorer.registry import integrity\n"
+        "from components.scorer.parameters import from_parameters\n"
+        "from components.scorer.settings import Faces, Pretraining, Training\n"
+        "from components.scorer.model.inputs import Sight\n"
         "folder, place = Path(sys.argv[1]), sys.argv[2]\n"
         "settings = from_parameters(Pretraining, start='none')\n"
         "weights = Path(place, 'weights')\n"
         "names = {'face_detector': 'yunet_n_640_640.onnx', 'face_embedder': 'facenet_128.keras'} if place else {}\n"
         "given = {name: str(weights / file) for name, file in names.items()}\n"
         "layers = ['AvgPool', 'Block17_10_Activation'] if place else []\n"
-        "face_weights.prepare(from_parameters(Faces, face_layers=layers, **given), folder / 'weights')\n"
+        "weight_files.prepare(from_parameters(Faces, face_layers=layers, **given), folder / 'weights')\n"
         "files = {file.name: file.read_bytes() for file in (folder / 'weights').glob('*')}\n"
-        "sight = Sight(True, embedding.size(folder / 'weights'), Training.embedding_size) if place else Sight()\n"
-        "scorer = model.build_scorer(model.build_encoder(settings), 0.5, sight)\n"
-        "published.export_portable(bundle.Bundle(scorer, settings, Training(), '', '', {}, faces=files), folder)\n"
+        "sight = Sight(True, embedder.size(folder / 'weights'), Training.embedding_size) if place else Sight()\n"
+        "scorer = network.build_scorer(encoder.build_encoder(settings), 0.5, sight)\n"
+        "saved_model.export_portable(bundle.Bundle(scorer, settings, Training(), '', '', {}, faces=files), folder)\n"
         "Path(folder, 'saved_model.pb').touch()\n"
         "integrity.write(folder, {})\n"
     )

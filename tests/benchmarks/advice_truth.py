@@ -15,9 +15,11 @@ import numpy as np
 from PIL import Image
 
 from components.ingestion.sample import Portrait, draw_portrait, latent_quality, random_portrait
-from components.scorer import advice, channels, edits, portable
+from components.scorer.advice import edits, search
+from components.scorer.artifacts import litert_model
+from components.scorer.registry import channels
 from components.scorer.settings import Advising
-from tests.test_advice import face
+from tests.scorer.advice.test_search import face
 
 PORTRAITS = 24
 FLAWLESS = {"exposure": 0.0, "blur": 0.0, "tilt": 0.0, "size": 0.42, "x": 0.5, "y": 0.42, "child": False}
@@ -34,7 +36,7 @@ FLAWS = {
 
 def main() -> None:
     """Print a line for each flaw."""
-    scorer, rng = portable.load(channels.resolve(sys.argv[1])), np.random.default_rng(1)
+    scorer, rng = litert_model.load(channels.resolve(sys.argv[1])), np.random.default_rng(1)
     people = [replace(random_portrait(rng), **FLAWLESS, eyewear="none") for _ in range(PORTRAITS)]
     print(f"{'flaw':<38}mended  told  promised  worth")
     for flaw, (properties, mends, direction) in FLAWS.items():
@@ -47,17 +49,17 @@ def main() -> None:
         print(f"{flaw:<38}{mended if mends else '-':>6}{len(firsts):>6}{promised:>+10.2f}{worth:>+7.2f}", flush=True)
 
 
-def advised(scorer: portable.Portable, portrait: Portrait) -> tuple[advice.Suggestion, ...]:
+def advised(scorer: litert_model.Portable, portrait: Portrait) -> tuple[search.Suggestion, ...]:
     """Advice on a drawn portrait."""
 
     def score(pictures: list[Image.Image]) -> np.ndarray:
         return np.array([scorer.answer(scorer.pixels(picture)[None])["mean"][0] for picture in pictures])
 
     image, found = draw_portrait(portrait, 640), [face(**asdict(portrait))]
-    return advice.advise(image, score, found, Advising(), side=scorer.settings.shorter_side).suggestions
+    return search.advise(image, score, found, Advising(), side=scorer.settings.shorter_side).suggestions
 
 
-def worth_of(portrait: Portrait, followed: advice.Suggestion) -> float:
+def worth_of(portrait: Portrait, followed: search.Suggestion) -> float:
     """By how much the portrait is truly better with an edit."""
     better, value = portrait, followed.value
     match followed.edit:

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from components.scorer.faces.face_inputs import EMBEDDING
 from components.scorer.settings import SCORES, Training
-from components.scorer.stages import EMBEDDING
 from tests.benchmarks import protocol
 from tests.benchmarks.protocol import BEST, FACE, WHOLE, Variant
 

@@ -24,11 +24,11 @@ from pathlib import Path
 import httpx
 from PIL import Image
 
-from components.scorer import decoding
+from components.scorer.imaging import decoding
 from components.scorer.settings import Ingestion
 from images.serving.settings import Settings
 from tests.benchmarks.serving_load import published_models
-from tests.serving import started
+from tests.builders.servers import started
 
 PEAK, LEFT = 400, 150
 """MiB that the largest may take beyond the process as it was, and that the process may hold afterwards: as a whole
@@ -80,7 +80,7 @@ _CHILD = r"""
 import io, re, sys
 from pathlib import Path
 from PIL import Image
-from components.scorer import decoding
+from components.scorer.imaging import decoding
 from components.scorer.settings import Ingestion
 
 def status(name):

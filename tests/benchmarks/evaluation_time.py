@@ -18,12 +18,19 @@ import keras
 import numpy as np
 
 from components.evaluation.evaluate import evaluate
-from components.ingestion import builder, sample
-from components.scorer import bundle, channels, decoding, integrity, photos, preprocessing, published, storage
-from components.scorer.bundle import Bundle
-from components.scorer.model import build_encoder, build_scorer, settle_batch_norms
-from components.scorer.settings import Evaluation, Ingestion, Policy, Pretraining, Training, from_parameters
-from components.scorer.workspace import Workspace
+from components.ingestion import sample, tfds_writer
+from components.scorer import storage
+from components.scorer.artifacts import bundle, saved_model
+from components.scorer.artifacts.bundle import Bundle
+from components.scorer.data import photos
+from components.scorer.imaging import decoding, preprocessing_tf
+from components.scorer.model.encoder import build_encoder
+from components.scorer.model.network import build_scorer
+from components.scorer.model.surgery import settle_batch_norms
+from components.scorer.parameters import from_parameters
+from components.scorer.registry import channels, integrity
+from components.scorer.run.paths import Workspace
+from components.scorer.settings import Evaluation, Ingestion, Policy, Pretraining, Training
 
 WANTED = 180  # seconds for 400 photos on two cores
 
@@ -37,7 +44,7 @@ def main() -> None:
         _dataset(folder, count)
         first = [record["photo"] for _, record in zip(range(32), photos.records(folder / "data", "test"), strict=False)]
         _scorer(first, seed=1).save(folder / "scorer")
-        published.export(_scorer(first, seed=2), folder / "models" / "portraits" / "1")
+        saved_model.export(_scorer(first, seed=2), folder / "models" / "portraits" / "1")
         integrity.write(folder / "models" / "portraits" / "1", {})
         channels.switch(str(folder / "models"), "portraits", 1)
         keras.backend.clear_session()
@@ -70,14 +77,14 @@ def _dataset(folder: Path, count: int) -> None:
             {"photo": data, "photo_id": file.name, "votes": votes.astype("float32"), "raters": 12, "group": file.name,
              "attributes": attributes}
         )  # fmt: skip
-    builder.write(folder / "data", {"test": [records[:count]]}, ["job", "skin"])
+    tfds_writer.write(folder / "data", {"test": [records[:count]]}, ["job", "skin"])
 
 
 def _scorer(first: list[bytes], seed: int) -> Bundle:
     """The default network, untrained, with batch norms that know photos."""
     pretraining, training = from_parameters(Pretraining, start="none", seed=seed), Training()
     encoder = build_encoder(pretraining)
-    settle_batch_norms(encoder, preprocessing.pixels(first, training.scale, pretraining.crop))
+    settle_batch_norms(encoder, preprocessing_tf.pixels(first, training.scale, pretraining.crop))
     return bundle.Bundle(build_scorer(encoder, training.dropout), pretraining, training, "data", "revision")
 
 

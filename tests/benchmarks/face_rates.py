@@ -25,10 +25,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from components.ingestion import engine
-from components.ingestion.inspection import CHUNK, inspect_all
-from components.scorer import decoding, embedding, face_weights
-from components.scorer.embedding import BATCH, Embedder, Reader
+from components.ingestion.photos import parallel_map
+from components.ingestion.photos.photo_inspection import CHUNK, inspect_all
+from components.scorer.faces import embedder, weight_files
+from components.scorer.faces.analyzer import Reader
+from components.scorer.faces.embedder import BATCH, Embedder
+from components.scorer.imaging import decoding
 from components.scorer.settings import Faces, Ingestion
 from tests.benchmarks.ingestion_rate import rate
 
@@ -56,7 +58,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         weights = {name: prepared(data / "weights", Path(scratch, str(n)), name) for n, name in enumerate(EMBEDDERS)}
         for name, folder in weights.items():
-            print(f"{name}: {embedding.size(folder)} values a face")
+            print(f"{name}: {embedder.size(folder)} values a face")
             stages(files, folder, Path(scratch), first=name == next(iter(EMBEDDERS)))
         ingestions(files, next(iter(weights.values())), Path(scratch))
     return 0
@@ -66,7 +68,7 @@ def prepared(given: Path, folder: Path, name: str) -> str:
     """The folder of weights of an embedder."""
     settings = Faces(face_detector=str(given / "yunet_n_640_640.onnx"), **EMBEDDERS[name])
     began = time.perf_counter()
-    face_weights.prepare(replace(settings, face_embedder=str(given / settings.face_embedder)), folder)
+    weight_files.prepare(replace(settings, face_embedder=str(given / settings.face_embedder)), folder)
     print(f"{name}: prepared in {time.perf_counter() - began:.0f} s", flush=True)
     return str(folder)
 
@@ -83,12 +85,12 @@ class Work:
 
 def stages(files: list[Path], weights: str, scratch: Path, first: bool) -> None:
     """Print the rates of the stages: each core's, added."""
-    cores = engine.cores()
+    cores = parallel_map.cores()
     begin = time.time() + 20
     share = max(BATCH * 4, len(files) // cores)
     chosen = [tuple(map(str, islice(cycle(files), core * share, (core + 1) * share))) for core in range(cores)]
     works = [Work(part, weights, begin, str(scratch / f"{core}.json")) for core, part in enumerate(chosen)]
-    for _ in engine.on_processes(measure, works):
+    for _ in parallel_map.on_processes(measure, works):
         pass
     found = [json.loads(Path(work.result).read_bytes()) for work in works]
     for stage in found[0]:
@@ -129,7 +131,7 @@ def measure(work: Work) -> None:
 
 def network_of(reader: Reader, weights: str) -> str:
     """The file of the embedder."""
-    return str(Path(weights, embedding.EMBEDDERS[reader.embedder.about.kind]))
+    return str(Path(weights, embedder.EMBEDDERS[reader.embedder.about.kind]))
 
 
 def calls_a_second(items: Iterator[Any], call: Callable[[Any], Any], begin: float) -> float:
@@ -147,9 +149,11 @@ def ingestions(files: list[Path], weights: str, scratch: Path) -> None:
     """Print how many photos a second are inspected without faces, with faces found, and with faces read."""
     detector = scratch / "detector"
     detector.mkdir()
-    shutil.copy(Path(weights, embedding.DETECTOR), detector)
-    (detector / embedding.ABOUT).write_text('{"sha256": {}}')
-    photos = [(str(number), str(file)) for number, file in enumerate(islice(cycle(files), CHUNK * engine.cores()))]
+    shutil.copy(Path(weights, embedder.DETECTOR), detector)
+    (detector / embedder.ABOUT).write_text('{"sha256": {}}')
+    photos = [
+        (str(number), str(file)) for number, file in enumerate(islice(cycle(files), CHUNK * parallel_map.cores()))
+    ]
     kinds = {"without faces": "", "with faces found": str(detector), "with faces read": weights}
     rates: dict[str, list[float]] = {kind: [] for kind in kinds}
     for number in range(ROUNDS):

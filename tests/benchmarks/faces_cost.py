@@ -82,9 +82,10 @@ def _memory(process: int) -> dict[str, float]:
 
 def _work(version: str, place: str) -> None:
     """A worker: loads, scores, tells, and stays until its standard input ends."""
-    from components.scorer import portable, stages
+    from components.scorer.artifacts import litert_model
+    from components.scorer.faces import face_inputs
 
-    scorer = portable.load(version)
+    scorer = litert_model.load(version)
     seconds = time.process_time()  # since the process began
     photos = [file.read_bytes() for file in sorted(Path(place, "data", "mebeauty", "photos").rglob("*.jpg"))[:PHOTOS]]
 
@@ -95,7 +96,7 @@ def _work(version: str, place: str) -> None:
         looked = time.process_time()
         seen = scorer.look(image) if scorer.reads.faces else None
         face = time.process_time() - looked
-        scorer.answer(stages.together([scorer.given(image, seen)]))
+        scorer.answer(face_inputs.together([scorer.given(image, seen)]))
         return time.process_time() - start, face
 
     for photo in photos[:3]:

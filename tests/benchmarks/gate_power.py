@@ -20,9 +20,9 @@ from multiprocessing import Pool
 import numpy as np
 from scipy.optimize import brentq
 
-from components.evaluation.champion import Champion
-from components.evaluation.comparison import COMPARED, compare, gates, photos_needed
-from components.scorer import metrics
+from components.evaluation.checks.champion_comparison import COMPARED, compare, gates, photos_needed
+from components.evaluation.checks.champion_predictions import Champion
+from components.scorer.metrics import regression
 from components.scorer.settings import SCORES, Evaluation
 
 RATERS, LATENT, RATER, SHRUNK = 23, 1.1, 1.5, 0.75  # people a photo; deviations in score points; slope of a scorer
@@ -193,8 +193,8 @@ def population() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def spread(srcc: float) -> float:
     """The deviation of a scorer's errors that gives it this SRCC."""
     quality, truth, errors = population()
-    means = metrics.mean_scores(truth)
-    return brentq(lambda size: float(metrics.srcc(means, quality + size * errors)) - srcc, 0.3, 3, xtol=1e-5)
+    means = regression.mean_scores(truth)
+    return brentq(lambda size: float(regression.srcc(means, quality + size * errors)) - srcc, 0.3, 3, xtol=1e-5)
 
 
 @cache
@@ -204,7 +204,9 @@ def losses(gain: float) -> tuple[float, ...]:
     both = []
     for srcc in (round(CHAMPION + gain, 6), CHAMPION):
         votes = scorer(quality + spread(srcc) * errors)
-        both.append((srcc, float(metrics.lcc(*map(metrics.mean_scores, (truth, votes)))), metrics.emd(truth, votes)))
+        both.append(
+            (srcc, float(regression.lcc(*map(regression.mean_scores, (truth, votes)))), regression.emd(truth, votes))
+        )
     return tuple(ours - theirs for ours, theirs in zip(*both, strict=True))
 
 

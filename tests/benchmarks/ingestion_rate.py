@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from components.ingestion import engine
-from components.ingestion.inspection import CHUNK, inspect_all
+from components.ingestion.photos import parallel_map
+from components.ingestion.photos.photo_inspection import CHUNK, inspect_all
 from components.scorer.settings import Ingestion
 
 TARGET = 0.7
@@ -34,7 +34,7 @@ def main() -> int:
     worst = float("inf")
     for (width, height), chunks in SIZES.items():
         with tempfile.TemporaryDirectory() as folder:
-            photos = drawn_photos(Path(folder, "photos"), width, height, chunks * CHUNK * engine.cores())
+            photos = drawn_photos(Path(folder, "photos"), width, height, chunks * CHUNK * parallel_map.cores())
             ratio = measured(photos, folder, f"{width} x {height}")
         worst = min(worst, ratio)
     print(f"inspection / bare, worst: {worst:.2f} (target: at least {TARGET})")
@@ -66,7 +66,7 @@ def rate(work: Callable[[], object], photos: int) -> float:
 def bare_all(photos: list[tuple[str, str]]) -> list[float]:
     """Decode, resize and encode on all cores; the moments at which chunks were done."""
     chunks = [photos[start : start + CHUNK] for start in range(0, len(photos), CHUNK)]
-    return [time.perf_counter() for _ in engine.on_processes(bare_chunk, chunks)]
+    return [time.perf_counter() for _ in parallel_map.on_processes(bare_chunk, chunks)]
 
 
 def bare_rate(photos: list[tuple[str, str]]) -> float:

@@ -35,13 +35,13 @@ import numpy as np
 import psutil
 from PIL import Image, ImageEnhance
 
-from components.ingestion import engine
 from components.ingestion.ingest import ingest
-from components.ingestion.inspection import CHUNK
+from components.ingestion.photos import parallel_map
+from components.ingestion.photos.photo_inspection import CHUNK
 from components.scorer import progress, storage
 from components.scorer.progress import track
+from components.scorer.run.paths import Workspace
 from components.scorer.settings import Ingestion
-from components.scorer.workspace import Workspace
 from tests.benchmarks.ingestion_rate import bare_rate, drawn
 
 SIZE = (640, 800)
@@ -224,7 +224,7 @@ def drawn_photos(folder: Path, number: int) -> list[Path]:
     paths = [folder / f"{place:06}.jpg" for place in range(number)]
     missing = [place for place, path in enumerate(paths) if not path.exists()]
     chunks = [(folder, missing[start : start + CHUNK]) for start in range(0, len(missing), CHUNK)]
-    for _ in track(engine.on_processes(_draw, chunks), f"drawing photos in chunks of {CHUNK}", len(chunks)):
+    for _ in track(parallel_map.on_processes(_draw, chunks), f"drawing photos in chunks of {CHUNK}", len(chunks)):
         pass
     return paths
 

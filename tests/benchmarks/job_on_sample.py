@@ -31,13 +31,15 @@ import numpy as np
 from components.ingestion.ingest import ingest
 from components.ingestion.sample import Portrait, draw_portrait, latent_quality, random_portrait
 from components.pretraining.pretrain import pretrain
-from components.scorer import bundle, decoding
-from components.scorer.bundle import Bundle
-from components.scorer.metrics import mean_scores, srcc
-from components.scorer.settings import Ingestion, Pretraining, Training, among, from_parameters
-from components.scorer.workspace import Workspace
+from components.scorer.artifacts import bundle
+from components.scorer.artifacts.bundle import Bundle
+from components.scorer.imaging import decoding
+from components.scorer.metrics.regression import mean_scores, srcc
+from components.scorer.parameters import among, from_parameters
+from components.scorer.run.paths import Workspace
+from components.scorer.settings import Ingestion, Pretraining, Training
 from components.training.train import train
-from pipeline.runs import SAMPLE
+from pipeline.local_runner import SAMPLE
 
 SEEDS = (1, 2, 3)
 DRAWN, DRAW = 1000, 2**31  # portraits, and a seed that no sample has

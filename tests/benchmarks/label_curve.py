@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from components.scorer.stages import EMBEDDING
+from components.scorer.faces.face_inputs import EMBEDDING
 from tests.benchmarks import protocol
 from tests.benchmarks.protocol import BEST, WHOLE, Known, Seen, Training
 

@@ -31,12 +31,15 @@ import keras
 import numpy as np
 from matplotlib.figure import Figure
 
-from components.scorer import bundle, metrics, photos
-from components.scorer.losses import squared_emd
-from components.scorer.model import build_head, build_scorer, freeze_batch_norms, hand_over
+from components.scorer.artifacts import bundle
+from components.scorer.data import photos
+from components.scorer.faces.face_inputs import EMBEDDING
+from components.scorer.metrics import regression
+from components.scorer.model.inputs import WHOLE as WHOLE_SIGHT
+from components.scorer.model.losses import squared_emd
+from components.scorer.model.network import build_head, build_scorer, hand_over
+from components.scorer.model.surgery import freeze_batch_norms
 from components.scorer.settings import Pretraining, Training
-from components.scorer.sight import WHOLE as WHOLE_SIGHT
-from components.scorer.stages import EMBEDDING
 from tests.benchmarks import protocol
 from tests.benchmarks.protocol import WHOLE, Known
 
@@ -209,7 +212,7 @@ def tuned(encoder: Path, pixels: np.ndarray, known: Known, share: float, trainin
     def reached() -> list[float]:
         votes = [scorer.predict(centre[fold].astype("float32"), batch_size=64, verbose=0) for fold in asked]
         told = zip(asked, votes, strict=True)
-        return [float(metrics.lcc(known.truth[fold], metrics.mean_scores(each))) for fold, each in told]
+        return [float(regression.lcc(known.truth[fold], regression.mean_scores(each))) for fold, each in told]
 
     found, rng = [reached()], np.random.default_rng(training.seed)
     for _ in range(TUNED["epochs"]):

@@ -23,23 +23,20 @@ from matplotlib.figure import Figure
 
 from components.ingestion.ingest import ingest
 from components.pretraining.pretrain import pretrain
-from components.scorer import bundle, metrics, photos, storage
-from components.scorer.heads import Heads
-from components.scorer.settings import (
-    SCORES,
-    Faces,
-    Ingestion,
-    Pretraining,
-    Training,
-    among,
-    from_parameters,
-)
-from components.scorer.sight import Sight, principal_components
-from components.scorer.stages import EMBEDDING, FOUND
-from components.scorer.workspace import Workspace
-from components.training import closed_form
-from components.training.raters import allowance
-from components.training.train import Reader
+from components.scorer import storage
+from components.scorer.artifacts import bundle
+from components.scorer.data import photos
+from components.scorer.faces.face_inputs import EMBEDDING, FOUND
+from components.scorer.metrics import bootstrap, regression
+from components.scorer.model.auxiliary_heads import Heads
+from components.scorer.model.inputs import Sight
+from components.scorer.parameters import among, from_parameters
+from components.scorer.run.paths import Workspace
+from components.scorer.settings import SCORES, Faces, Ingestion, Pretraining, Training
+from components.training.examples.label_noise import allowance
+from components.training.features import Reader
+from components.training.heads import ridge
+from components.training.heads.pca import principal_components
 from pipeline.parameters import read
 
 FOLDS, SEEDS = 5, 3
@@ -69,7 +66,7 @@ class Variant:
     whole: bool = True
     view: bool = False
     embedding: int = 0
-    ratio: float = closed_form.RATIO
+    ratio: float = ridge.RATIO
     share: float = 1.0
 
 
@@ -78,7 +75,7 @@ FACE = Variant("face", whole=False, view=True)
 BEST = Variant("photo, face, embedding", view=True, embedding=512)
 
 Seen = Mapping[str, np.ndarray]
-"""What ``model.build_head`` takes of n photos, by name."""
+"""What ``network.build_head`` takes of n photos, by name."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ class Known:
     @property
     def truth(self) -> np.ndarray:
         """People's mean scores ``[n]``."""
-        return metrics.mean_scores(self.votes)
+        return regression.mean_scores(self.votes)
 
 
 def parser(about: str | None) -> argparse.ArgumentParser:
@@ -317,7 +314,7 @@ def fitted(
     if variant.embedding:
         components = principal_components(learnt[EMBEDDING][learnt[FOUND] > 0], variant.embedding)
     sight = Sight("pooled_face" in seen, *(components.axes.shape if components else (0, 0)))
-    return closed_form.fit_closed(learnt, votes[some], sight, components, training, variant.ratio, weights=weights)[0]
+    return ridge.fit_closed(learnt, votes[some], sight, components, training, variant.ratio, weights=weights)[0]
 
 
 def said(head: keras.Model, seen: Seen, asked: np.ndarray) -> np.ndarray:
@@ -327,7 +324,7 @@ def said(head: keras.Model, seen: Seen, asked: np.ndarray) -> np.ndarray:
 
 def figures(votes: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """Each measure of votes ``[seeds, n, 10]``, mean over the seeds."""
-    each = [metrics.all(votes, one) for one in predicted]
+    each = [regression.all(votes, one) for one in predicted]
     return {name: float(np.mean([found[name] for found in each])) for name in (*MEASURES, "emd", "spread")}
 
 
@@ -354,7 +351,7 @@ def compared(known: Known, predicted: Mapping[str, np.ndarray], against: str) ->
     truth = known.truth
     scores = {name: votes @ np.array(SCORES) for name, votes in predicted.items()}
     draws: dict[str, list] = {name: [] for name in scores}
-    for weights in metrics.redraws(known.groups, RESAMPLES, seed=1):
+    for weights in bootstrap.redraws(known.groups, RESAMPLES, seed=1):
         for name, every in scores.items():
             draws[name].append(_weighted(truth, every, weights))
     joined = {name: np.concatenate(parts, axis=-1) for name, parts in draws.items()}
@@ -381,7 +378,7 @@ def _weighted(truth: np.ndarray, every: np.ndarray, weights: np.ndarray) -> np.n
     for scores in every:
         mean = share @ scores
         lcc = (share @ (truth * scores) - told * mean) / np.sqrt(of_truth * (share @ scores**2 - mean**2))
-        found.append([lcc, metrics.weighted_srcc(truth, scores, weights), share @ np.abs(scores - truth)])
+        found.append([lcc, bootstrap.weighted_srcc(truth, scores, weights), share @ np.abs(scores - truth)])
     return np.mean(found, axis=0)
 
 

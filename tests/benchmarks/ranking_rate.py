@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from components.ingestion.engine import cores
-from components.scorer import portable, progress
-from components.scorer.channels import COMPLETE
-from components.scorer.ranking import rank
+from components.ingestion.photos.parallel_map import cores
+from components.scorer import progress
+from components.scorer.artifacts import litert_model
+from components.scorer.batch.score_many import rank
+from components.scorer.registry.channels import COMPLETE
 from tests.benchmarks.ingestion_rate import drawn_photos
 
 SIZE, PHOTOS, ROUNDS = (640, 800), 2048, 3
@@ -61,16 +62,20 @@ def main() -> int:
 
 
 def _export(folder: Path) -> None:
-    from components.scorer import bundle, integrity, published
-    from components.scorer.model import build_encoder, build_scorer, settle_batch_norms
-    from components.scorer.settings import Pretraining, Training, from_parameters
+    from components.scorer.artifacts import bundle, saved_model
+    from components.scorer.model.encoder import build_encoder
+    from components.scorer.model.network import build_scorer
+    from components.scorer.model.surgery import settle_batch_norms
+    from components.scorer.parameters import from_parameters
+    from components.scorer.registry import integrity
+    from components.scorer.settings import Pretraining, Training
 
     settings = from_parameters(Pretraining, start="none")
     encoder = build_encoder(settings)
     pixels = np.random.default_rng(1).uniform(0, 255, (16, settings.crop, settings.crop, 3)).astype("float32")
     settle_batch_norms(encoder, pixels)
     scorer = bundle.Bundle(build_scorer(encoder, dropout=0.5), settings, Training())
-    published.export_portable(scorer, folder / "1", "portraits", error=0.7)
+    saved_model.export_portable(scorer, folder / "1", "portraits", error=0.7)
     (folder / "1" / COMPLETE).touch()
     integrity.write(folder / "1", {})
 
@@ -89,7 +94,7 @@ def _bare(model: str, paths: list[str]) -> float:
 
 
 def _answer(model: str, paths: list[str], ready: Any, told: Any) -> None:
-    scorer, done = portable.load(model), 0
+    scorer, done = litert_model.load(model), 0
 
     def answer(path: str) -> None:
         scorer.answer(scorer.pixels(scorer.normalise(Path(path).read_bytes()))[None])

@@ -26,15 +26,18 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 def export(folder: Path) -> None:
     """The default network with random weights and settled batch norms, for every runtime; photos and their scores."""
-    from components.scorer import answers
-    from components.scorer.model import build_encoder, build_scorer, settle_batch_norms
-    from components.scorer.settings import Pretraining, from_parameters
+    from components.scorer.model import serving_outputs
+    from components.scorer.model.encoder import build_encoder
+    from components.scorer.model.network import build_scorer
+    from components.scorer.model.surgery import settle_batch_norms
+    from components.scorer.parameters import from_parameters
+    from components.scorer.settings import Pretraining
 
     settings = from_parameters(Pretraining, start="none")
     encoder = build_encoder(settings)
     pixels = np.random.default_rng(1).uniform(0, 255, (16, settings.crop, settings.crop, 3)).astype("float32")
     settle_batch_norms(encoder, pixels)
-    network = answers.scores(build_scorer(encoder, dropout=0.5))
+    network = serving_outputs.scores(build_scorer(encoder, dropout=0.5))
     np.save(folder / "pixels.npy", pixels[:TOGETHER])
     np.save(folder / "means.npy", np.asarray(network(pixels[:TOGETHER], training=False)["mean"]))
     for kind, name in (("openvino", "openvino.xml"), ("onnx", "network.onnx"), ("litert", "network.tflite")):
@@ -43,7 +46,7 @@ def export(folder: Path) -> None:
 
 
 def litert(folder: Path) -> Run:
-    """LiteRT, as ``components.scorer.portable`` runs it."""
+    """LiteRT, as ``components.scorer.artifacts.litert_model`` runs it."""
     from ai_edge_litert.interpreter import Interpreter
 
     run = Interpreter(str(folder / "network.tflite"), num_threads=1).get_signature_runner()

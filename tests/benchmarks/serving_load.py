@@ -34,10 +34,10 @@ from pathlib import Path
 import httpx
 import psutil
 
-from components.scorer import channels
+from components.scorer.registry import channels
 from images.serving.settings import cores
+from tests.builders.servers import free_port
 from tests.conftest import drawn_photo
-from tests.serving import free_port
 
 ROUNDS = 3
 CLIENTS = 8
@@ -154,16 +154,20 @@ def published_models(folder: Path, given: str) -> tuple[Path, str]:
 _EXPORT = """
 import sys
 import numpy as np
-from components.scorer import bundle, integrity, published
-from components.scorer.model import build_encoder, build_scorer, settle_batch_norms
-from components.scorer.settings import Pretraining, Training, from_parameters
+from components.scorer.artifacts import bundle, saved_model
+from components.scorer.registry import integrity
+from components.scorer.model.encoder import build_encoder
+from components.scorer.model.network import build_scorer
+from components.scorer.model.surgery import settle_batch_norms
+from components.scorer.parameters import from_parameters
+from components.scorer.settings import Pretraining, Training
 
 settings = from_parameters(Pretraining, start="none")
 encoder = build_encoder(settings)
 settle_batch_norms(encoder, np.random.default_rng(1).uniform(0, 255, (16, settings.crop, settings.crop, 3)))
 scorer = bundle.Bundle(build_scorer(encoder, 0.5), settings, Training())
-published.export(scorer, sys.argv[1], "portraits")
-published.export_portable(scorer, sys.argv[1], "portraits", error=0.7)
+saved_model.export(scorer, sys.argv[1], "portraits")
+saved_model.export_portable(scorer, sys.argv[1], "portraits", error=0.7)
 integrity.write(sys.argv[1], {})
 """
 
@@ -194,9 +198,9 @@ def _bare(version: str, processes: int, seconds: float) -> Bare:
 
 
 def _call(version: str, seconds: float, ready: "multiprocessing.Barrier", told: "multiprocessing.Queue") -> None:
-    from components.scorer import portable
+    from components.scorer.artifacts import litert_model
 
-    loaded = portable.load(version)
+    loaded = litert_model.load(version)
     for _ in range(5):
         loaded.answer(loaded.pixels(loaded.normalise(PHOTO))[None])
     ready.wait(LIMIT)

@@ -10,33 +10,33 @@ from typing import Any
 import numpy as np
 
 # Gunicorn reads this module as its settings: those of the server, but for the application.
-from images.serving.gunicorn_settings import *  # noqa: F403
-from images.serving.launch import main
+from images.serving.process.gunicorn_settings import *  # noqa: F403
+from images.serving.process.supervisor import main
 
 wsgi_app = "tests.benchmarks.serving_savedmodel:create_app()"
 
 
 def create_app() -> Any:
     """The server's application, whose versions are loaded by TensorFlow, in the worker that answers."""
-    from components.scorer import portable
-    from images.serving import app
+    from components.scorer.artifacts import litert_model
+    from images.serving.process import app
 
-    portable.load = _load
+    litert_model.load = _load
     return app.create_app()
 
 
 def _load(uri: str) -> Any:
     import tensorflow as tf
 
-    from components.scorer import portable, published
+    from components.scorer.artifacts import litert_model, saved_model
 
     # A worker a core, so one thread each: more of them would only take turns.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    scorer = published.load(uri)
+    scorer = saved_model.load(uri)
 
     @dataclass(frozen=True)
-    class OverTensorFlow(portable.Portable):
+    class OverTensorFlow(litert_model.Portable):
         """Takes the encoded photo, as the signature does, which decodes, scales and crops it."""
 
         def given(self, photo: bytes, seen: Any = None) -> dict[str, np.ndarray]:
@@ -49,9 +49,9 @@ def _load(uri: str) -> Any:
 
 
 def _original() -> Any:
-    from components.scorer import portable
+    from components.scorer.artifacts import litert_model
 
-    return portable.load
+    return litert_model.load
 
 
 _ORIGINAL = _original()

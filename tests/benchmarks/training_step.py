@@ -19,10 +19,13 @@ import keras
 import numpy as np
 from PIL import Image
 
-from components.ingestion import builder
-from components.scorer import photos
-from components.scorer.model import build_encoder, build_scorer, freeze_batch_norms
-from components.scorer.settings import Pretraining, Training, from_parameters
+from components.ingestion import tfds_writer
+from components.scorer.data import photos
+from components.scorer.model.encoder import build_encoder
+from components.scorer.model.network import build_scorer
+from components.scorer.model.surgery import freeze_batch_norms
+from components.scorer.parameters import from_parameters
+from components.scorer.settings import Pretraining, Training
 from components.training.train import prepare
 
 BLOCKS, STEPS = 5, 6
@@ -87,7 +90,7 @@ def _drawn(folder: Path) -> Path:
             "attributes": {},
         }
 
-    builder.write(folder / "dataset", {"train": [[example(number) for number in range(256)]]})
+    tfds_writer.write(folder / "dataset", {"train": [[example(number) for number in range(256)]]})
     return folder / "dataset"
 
 

@@ -17,7 +17,7 @@ head phase does: that is where a loss can be changed.
 * Weight averaging: an exponential moving average of the weights over two epochs, the pipeline's default.
 
 All but the pairs and the mirror are settings of the pipeline: ``face_view``, ``rater_weighting``, ``rater_smoothing``,
-``correlation_term``, ``rank_term`` and ``averaging``.
+``correlation_term``, ``rank_term`` and ``ema``.
 
 What cannot be measured here stands in the results with its reason. Prints a table, and writes ``what_helps.json`` and
 ``what_helps.png``.
@@ -33,14 +33,18 @@ import keras
 import numpy as np
 from matplotlib.figure import Figure
 
-from components.scorer import averaging, bundle, photos
-from components.scorer.heads import Heads
-from components.scorer.model import build_head
+from components.scorer.artifacts import bundle
+from components.scorer.data import photos
+from components.scorer.faces.face_inputs import EMBEDDING, FACE, FOUND
+from components.scorer.fit import ema
+from components.scorer.model.auxiliary_heads import Heads
+from components.scorer.model.inputs import Components, Sight, settle
+from components.scorer.model.network import build_head
 from components.scorer.settings import Training
-from components.scorer.sight import Components, Sight, principal_components, settle
-from components.scorer.stages import EMBEDDING, FACE, FOUND
-from components.training.raters import allowance
-from components.training.train import Reader, prepare
+from components.training.examples.label_noise import allowance
+from components.training.features import Reader
+from components.training.heads.pca import principal_components
+from components.training.train import prepare
 from tests.benchmarks import protocol
 from tests.benchmarks.protocol import BEST, Known, Seen
 
@@ -165,7 +169,7 @@ def stepped(
         [learnt[each.name] for each in head.inputs], votes, sample_weight=weights,
         batch_size=training.batch_size, epochs=training.head_epochs, verbose=0,
     )  # fmt: skip
-    averaging.settle(head)
+    ema.settle(head)
     return head
 
 

@@ -16,12 +16,12 @@ from docker.types import Mount
 from kfp import components, local
 from kfp.local import docker_task_handler
 
-from components.scorer import journal
-from components.scorer.workspace import Workspace
+from components.scorer.run import step_status
+from components.scorer.run.paths import Workspace
 from images import digests
-from pipeline import parameters, runs
-from pipeline.package import compiled
-from tests import tiny
+from pipeline import local_runner, parameters
+from pipeline.compiled import compiled
+from tests.builders import tiny
 
 USER = 10001
 """The number that the images run as."""
@@ -64,7 +64,7 @@ class Ran:
 
     green: bool
     log: str
-    account: journal.Account
+    account: step_status.Account
     folder: Path
     id: str = field(default="")
 
@@ -84,12 +84,12 @@ def run(image: str, folder: Path, id: str, **changed: Any) -> Ran:
     """
     os.chown(folder, USER, USER)
     package = compiled().replace(digests.STEPS_CPU, image).replace(digests.STEPS_GPU, image)
-    pipeline = components.load_component_from_text(runs._without_retries(package))
+    pipeline = components.load_component_from_text(local_runner._without_retries(package))
     places = {name: str(folder / name) for name in ("models", "workspace")}
     settings = [f"{name}={value}" for name, value in (tiny.SETTINGS | changed).items()]
     given = parameters.check({"photos": tiny.SAMPLE, **places, **parameters.read(settings)})
     runner = local.DockerRunner(
-        environment={journal.RUN_ID: id}, mounts=[Mount(str(folder), str(folder), type="bind")], **CONFINED
+        environment={step_status.RUN_ID: id}, mounts=[Mount(str(folder), str(folder), type="bind")], **CONFINED
     )
     artifacts = folder / "artifacts" / id
     artifacts.mkdir(parents=True)
@@ -105,7 +105,7 @@ def run(image: str, folder: Path, id: str, **changed: Any) -> Ran:
             green = False
     place = Workspace(places["workspace"], id)
     text = re.sub(r"\x1b\[\d+m", "", log.getvalue())
-    return Ran(green, text, journal.account(place, "SUCCEEDED" if green else "FAILED"), folder, id)
+    return Ran(green, text, step_status.account(place, "SUCCEEDED" if green else "FAILED"), folder, id)
 
 
 def decision(ran: Ran) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from pathlib import Path
 import docker
 import pytest
 
-from components.scorer import channels
-from tests import tiny
+from components.scorer.registry import channels
+from tests.builders import tiny
 from tests.containers import dag
 from tests.containers.conftest import readable
 

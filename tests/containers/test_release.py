@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests import kubeflow
 from tests.containers.engine import ROOT, Unavailable, docker, engine
-from tests.test_release import git
+from tests.fakes import kubeflow
+from tests.images.test_release import git
 
 TINY = """FROM scratch AS {name}
 COPY images/{folder} /images

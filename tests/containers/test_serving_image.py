@@ -17,7 +17,9 @@ import httpx
 import numpy as np
 import pytest
 
-from components.scorer import channels, portable, storage
+from components.scorer import storage
+from components.scorer.artifacts import litert_model
+from components.scorer.registry import channels
 from tests.benchmarks import serving_load
 from tests.conftest import drawn_photo
 from tests.containers.conftest import readable
@@ -33,14 +35,15 @@ get, post = (partial(call, timeout=PATIENCE) for call in (httpx.get, httpx.post)
 @pytest.fixture(scope="session")
 def models(tmp_path_factory, small_scorer) -> Path:
     """The folder of all models: one, with two versions that answer differently; the first is champion."""
-    from components.scorer import bundle, integrity, published
+    from components.scorer.artifacts import bundle, saved_model
+    from components.scorer.registry import integrity
 
     folder = tmp_path_factory.mktemp("models")
     made = bundle.load(small_scorer)
     for version in (1, 2):
         place = channels.address(str(folder), "portraits", version)
-        published.export(made, place, "portraits")
-        published.export_portable(made, place, "portraits")
+        saved_model.export(made, place, "portraits")
+        saved_model.export_portable(made, place, "portraits")
         integrity.write(place, {})
         votes = made.model.get_layer("votes")
         votes.set_weights([weight + 0.5 * np.linspace(-1, 1, weight.shape[-1]) for weight in votes.get_weights()])
@@ -92,7 +95,7 @@ def under_way(url: str) -> float:
 
 def expected(models: Path, version: int) -> float:
     """The score by the same version outside the container."""
-    own = portable.load(channels.address(str(models), "portraits", version))
+    own = litert_model.load(channels.address(str(models), "portraits", version))
     return float(own.answer(own.pixels(own.normalise(PHOTO))[None])["mean"][0])
 
 

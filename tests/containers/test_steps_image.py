@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from images.steps import train
+from pipeline import sagemaker_job
 from tests.containers.engine import ROOT, container, docker, revision
-from tests.test_sagemaker import TINY, job
+from tests.pipeline.test_sagemaker_job import TINY, job
 
 LIMIT = 2.2e9  # bytes
 USER = 10001
@@ -70,14 +70,15 @@ def folder(steps, tmp_path_factory) -> Path:
 
 
 def test_train_makes_a_model_of_a_jobs_channels_without_a_network(steps, folder):
-    from components.scorer import channels, portable, published, warmup
+    from components.scorer.artifacts import litert_model, saved_model, warmup
+    from components.scorer.registry import channels
 
     with container(steps.tag, "train", options=OFFLINE, mounts={folder: "/opt/ml"}) as ran:
         assert ran.wait() == 0, ran.logs()
     version = channels.resolve(str(folder / "model"))
-    votes = published.load(version).score(list(warmup.photos()))
+    votes = saved_model.load(version).score(list(warmup.photos()))
     assert abs(votes.sum(axis=1) - 1).max() < 1e-3
-    assert portable.load(version).version == train.VERSION
+    assert litert_model.load(version).version == sagemaker_job.VERSION
 
 
 def test_train_says_why_it_failed(steps, folder):

@@ -15,7 +15,8 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from components.scorer import channels, storage
+from components.scorer import storage
+from components.scorer.registry import channels
 from tests.conftest import drawn_photo
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,12 +89,13 @@ def _publish(small_scorer: Path) -> None:
     """Put a version into the bucket, as the champion."""
     import tempfile
 
-    from components.scorer import bundle, integrity, published
+    from components.scorer.artifacts import bundle, saved_model
+    from components.scorer.registry import integrity
 
     with tempfile.TemporaryDirectory() as folder:
         scorer = bundle.load(small_scorer)
-        published.export(scorer, folder, "portraits")
-        published.export_portable(scorer, folder, "portraits", error=0.7)
+        saved_model.export(scorer, folder, "portraits")
+        saved_model.export_portable(scorer, folder, "portraits", error=0.7)
         integrity.write(folder, {"version": 1})
         storage.upload_tree(folder, channels.address("s3://bucket/models", "portraits", 1))
     channels.switch("s3://bucket/models", "portraits", 1, why="the first")

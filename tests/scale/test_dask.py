@@ -15,9 +15,10 @@ import distributed
 import psutil
 import pytest
 
-from components.ingestion import engine, ingest, inspection
-from components.scorer import runners
-from tests.test_ingestion import SETTINGS, Inputs, same_files
+from components.ingestion import ingest
+from components.ingestion.photos import parallel_map, photo_inspection
+from components.scorer.run import beam
+from tests.ingestion.test_ingest import SETTINGS, Inputs, same_files
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 2
@@ -62,7 +63,7 @@ def _die(item: int) -> None:
 
 def test_ingestion_on_worker_processes_gives_the_same_data_set_byte_for_byte(dask, tmp_path, monkeypatch):
     monkeypatch.setattr(ingest, "SHARD_BYTES", 20_000)
-    monkeypatch.setattr(inspection, "CHUNK", 7)
+    monkeypatch.setattr(photo_inspection, "CHUNK", 7)
     inputs = Inputs(tmp_path)
     one = inputs.ingest("processes")
     by_processes = inputs.dataset
@@ -73,7 +74,7 @@ def test_ingestion_on_worker_processes_gives_the_same_data_set_byte_for_byte(das
 
 
 def test_each_piece_is_done_once_and_every_worker_takes_part(dask, tmp_path):
-    engine.on_beam(partial(_leave_a_mark, tmp_path), range(20), options(dask), "mark")
+    parallel_map.on_beam(partial(_leave_a_mark, tmp_path), range(20), options(dask), "mark")
     items, processes = zip(*(path.name.split(".") for path in tmp_path.iterdir()), strict=True)
     assert sorted(map(int, items)) == list(range(20))
     assert len(set(processes)) == WORKERS
@@ -81,22 +82,22 @@ def test_each_piece_is_done_once_and_every_worker_takes_part(dask, tmp_path):
 
 def test_an_error_in_a_worker_reaches_the_caller(dask):
     with pytest.raises(ValueError, match=r"item \d is refused"):
-        engine.on_beam(_refuse, range(3), options(dask), "refuse")
+        parallel_map.on_beam(_refuse, range(3), options(dask), "refuse")
 
 
 def test_what_a_killed_worker_had_is_done_by_another(dask, tmp_path):
-    engine.on_beam(partial(_die_once, tmp_path), range(12), options(dask), "die once")
+    parallel_map.on_beam(partial(_die_once, tmp_path), range(12), options(dask), "die once")
     assert {path.name for path in tmp_path.iterdir()} == {"died", *(f"{item:02}" for item in range(12))}
 
 
 def test_photos_over_which_every_worker_dies_are_told_from_a_fault_of_theirs(dask):
     with pytest.raises(RuntimeError, match=r"a Dask worker died several times over the same photos.*--memory-limit"):
-        engine.on_beam(_die, [1], options(dask), "die")
+        parallel_map.on_beam(_die, [1], options(dask), "die")
 
 
 def test_without_a_scheduler_processes_of_this_machine_are_used_and_end(tmp_path):
     before = set(psutil.Process().children(recursive=True))
-    engine.on_beam(partial(_leave_a_mark, tmp_path), range(8), "--runner=DaskRunner", "mark")
+    parallel_map.on_beam(partial(_leave_a_mark, tmp_path), range(8), "--runner=DaskRunner", "mark")
     assert len(list(tmp_path.iterdir())) == 8
     assert str(os.getpid()) not in {path.suffix[1:] for path in tmp_path.iterdir()}
     left = set(psutil.Process().children(recursive=True)) - before
@@ -127,7 +128,7 @@ def start(scheduler: str, code: Path) -> subprocess.Popen:
 def test_workers_that_are_not_ours_are_refused_before_any_work(kind, tmp_path):
     if kind == "other code":
         shutil.copytree(ROOT / "components", tmp_path / "components")
-        with (tmp_path / "components" / "scorer" / "decoding.py").open("a") as file:
+        with (tmp_path / "components" / "scorer" / "imaging" / "decoding.py").open("a") as file:
             file.write("# another version\n")
     else:
         (tmp_path / "sitecustomize.py").write_text(WITHOUT)
@@ -136,16 +137,16 @@ def test_workers_that_are_not_ours_are_refused_before_any_work(kind, tmp_path):
         worker = start(cluster.scheduler_address, tmp_path)
         try:
             with pytest.raises(RuntimeError, match=expected):
-                runners.check(options(cluster))
+                beam.check(options(cluster))
         finally:
             worker.terminate()
             worker.wait(20)
 
 
 def test_a_scheduler_without_workers_is_refused(monkeypatch):
-    monkeypatch.setattr(runners, "WORKERS", 1)
+    monkeypatch.setattr(beam, "WORKERS", 1)
     with (
         distributed.LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as cluster,
         pytest.raises(RuntimeError, match=r"has no worker within 1 s"),
     ):
-        runners.check(options(cluster))
+        beam.check(options(cluster))

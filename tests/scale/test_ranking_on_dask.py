@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from components.scorer import shards
-from components.scorer.ranking import rank
+from components.scorer.batch import shards
+from components.scorer.batch.score_many import rank
 from tests.conftest import drawn_photo
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from components.scorer.settings import GateKey
-from tests import rating_tables
+from tests.builders import rating_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = [

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.scorer import bundle
+from components.scorer.artifacts import bundle
 from tests.conftest import example
 
 ROOT = Path(__file__).resolve().parents[2]

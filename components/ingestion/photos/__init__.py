@@ -1,0 +1,1 @@
+"""Photos: found at their source, matched with the ratings by name, inspected side by side."""

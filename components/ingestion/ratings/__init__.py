@@ -1,0 +1,1 @@
+"""Ratings: tables of any of the known forms become votes by photo."""

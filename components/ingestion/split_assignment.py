@@ -1,0 +1,320 @@
+"""Which photos belong together, and which split each of them goes to.
+
+Two photos are linked when their perceptual hashes are near or when they were given the same group (uploader
+or person). Linked photos never part: a scorer judged on the twin of a photo that it was trained on looks
+better than it is. Photos that have a split are anchors, be it a given one or that of an earlier run, and a
+new photo follows the anchors that it is linked to. Where the links pull it to two splits, it is left out.
+
+The register remembers every split that was ever drawn, with the photo's hash, so that photos keep theirs as
+others are added, and so that a new photo follows a twin that is no longer in the folder.
+"""
+
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from components.ingestion.exclusions import LeftOut
+from components.scorer import storage
+from components.scorer.imaging.perceptual_hash import BITS, near_duplicates
+from components.scorer.settings import Ingestion
+
+HELD = ("test", "validation", "train")
+"""The splits of rated photos; where two claim a photo, the first one here wins: the rarer, and test first."""
+
+COLUMNS = ("photo", "sha256", "phash", "group", "split")
+"""Columns of the register; ``phash`` as 64 hexadecimal digits, ``group`` as it was given, or empty."""
+
+_ATTEMPTS = 10  # to write the register, each lost only if another run wrote it in between
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """The outcome for the photos of one run.
+
+    Attributes:
+        table: the rows of the photos that go into the data set, with ``split`` and ``group`` filled in; all other
+            columns, and every column's type, are as they came.
+        left_out: the others.
+        register: the register with the photos of this run.
+    """
+
+    table: pd.DataFrame
+    left_out: list[LeftOut]
+    register: pd.DataFrame
+
+
+def register_and_assign(
+    uri: str, photos: pd.DataFrame, settings: Ingestion, check: Callable[[Assigned], None] = lambda assigned: None
+) -> Assigned:
+    """Assign the photos and write the register, so that runs at the same time agree on every split.
+
+    Args:
+        uri: address of the register, a CSV file; it need not exist.
+        photos: as in ``assign``.
+        settings: as in ``assign``.
+        check: called with the outcome before the register is written; what it raises leaves the register as it was.
+
+    Raises:
+        ValueError: the file is not a register.
+        storage.Conflict: other runs wrote the register at every attempt.
+    """
+    for left in reversed(range(_ATTEMPTS)):
+        data, version = storage.read_versioned(uri)
+        register = _read_register(uri, data)
+        assigned = assign(with_validation(photos, register, settings), register, settings)
+        check(assigned)
+        written = assigned.register.to_csv(index=False).encode()
+        try:
+            if written != data:
+                storage.write_if(uri, written, version)
+            return assigned
+        except storage.Conflict:
+            if not left:
+                raise
+
+
+def empty_register() -> pd.DataFrame:
+    """The register before the first run."""
+    return pd.DataFrame({column: pd.Series(dtype=str) for column in COLUMNS})
+
+
+def assign(photos: pd.DataFrame, register: pd.DataFrame, settings: Ingestion) -> Assigned:
+    """Give every photo its group and its split, or leave it out.
+
+    1. A photo with a given split, or whose content is in the register, is an anchor. Of linked anchors in
+       different splits the stronger stays: one that keeps its split before one whose given split is new,
+       then in the order of ``HELD``.
+    2. A new photo that is linked to anchors of several splits is left out.
+    3. Linked new photos go where their anchors are. If those are in several splits, the first of ``HELD``
+       wins, and the photos linked to the others are left out.
+    4. Linked new photos without anchors draw their split by hash: of the smallest group name given to one
+       of them, or else of the smallest SHA-256 of their contents.
+    5. An unlabelled photo is left out when it is near a rated one, which pretraining reads already or must
+       not see, or when its group is held out. Unlabelled and training photos may share a given group.
+
+    Exact duplicates are near duplicates at distance 0: all are kept, in one split, as each may have votes.
+    The result does not depend on the order of the photos.
+
+    Args:
+        photos: a row each; columns ``photo``, ``sha256`` (hexadecimal), ``phash`` (32 bytes), ``labelled``
+            (bool), ``split`` and ``group`` (as given, or ``""``). Other columns are passed on.
+        register: of the earlier runs, or ``empty_register()``.
+        settings: ``duplicate_distance``, ``validation_share`` and ``test_share`` are read.
+    """
+    photos = photos.reset_index(drop=True)
+    rows = _linked_by(photos, register)
+    links = _Links(rows, settings.duplicate_distance)
+    labelled, here = rows["labelled"].to_numpy(bool), np.arange(len(rows)) < len(photos)
+    split = _anchored(rows, links)  # rule 1
+
+    free = labelled & (rows["anchor"].to_numpy() == "")
+    touched = links.touched(split)
+    free &= touched.sum(1) <= 1  # rule 2
+    strongest = _strongest(touched, links.components(free), free)
+    free &= ~touched.any(1) | (touched.argmax(1) == strongest)  # rule 3
+    components = links.components(free)  # again, for those just left out no longer join others
+    strongest = _strongest(touched, components, free)
+    drawn = _drawn(_keys(rows, components, free), settings)  # rule 4
+    split = np.where(free, np.where(strongest < len(HELD), np.array([*HELD, ""])[strongest], drawn), split)
+
+    # Rule 5.
+    near = links.touched(np.where(here, split, ""), groups=False).any(1)
+    held_out = links.touched(split)[:, [HELD.index("test"), HELD.index("validation")]].any(1)
+    split = np.where(~labelled & ~near & ~held_out, "unlabelled", split)
+    return _assigned(photos, rows, links, split, register)
+
+
+def lacks_validation(photos: pd.DataFrame) -> bool:
+    """Whether the given splits name photos for training and none for validation."""
+    given = set(photos.loc[photos["labelled"], "split"])
+    return "train" in given and "validation" not in given
+
+
+def with_validation(photos: pd.DataFrame, register: pd.DataFrame, settings: Ingestion) -> pd.DataFrame:
+    """The photos with some of those given to training given to validation, if none is.
+
+    Published splits rarely have a validation part, and training cannot do without one. What the register says of
+    a photo stays.
+    """
+    if not lacks_validation(photos):
+        return photos
+    share = settings.validation_share / (1 - settings.test_share)  # of what is not for testing
+    apart = replace(settings, test_share=0.0, validation_share=share)
+    keys = [group or phash.hex() for group, phash in zip(photos["group"], photos["phash"], strict=True)]
+    known = dict(zip(register["sha256"], register["split"], strict=True))
+    kept = photos["sha256"].map(lambda sha256: known.get(sha256, "test")).to_numpy()
+    drawn = np.where(kept == "test", _drawn(np.array(keys, object), apart), kept)
+    return photos.assign(split=np.where(photos["split"] == "train", drawn, photos["split"]))
+
+
+class _Links:
+    """The links among photos, through the distinct hashes and the given groups.
+
+    A photo that was uploaded ten thousand times has fifty million pairs, but one hash.
+    """
+
+    def __init__(self, rows: pd.DataFrame, distance: int):
+        hashes = np.frombuffer(b"".join(rows["phash"]), np.uint8).reshape(len(rows), BITS // 8)
+        distinct, place = np.unique(hashes, axis=0, return_inverse=True)
+        self._hash, self._hashes = place.ravel(), len(distinct)
+        self._pairs = near_duplicates(distinct, distance)
+        names, self._group = np.unique(np.array(["", *rows["group"]], object), return_inverse=True)
+        self._group, self._groups = self._group[1:] - 1, len(names) - 1  # -1: without a group
+
+    def touched(self, split: np.ndarray, groups: bool = True) -> np.ndarray:
+        """Whether each photo is linked to one of each split: bool ``[n, len(HELD)]``; ``groups``: by group too."""
+        held = split[:, None] == np.array(HELD)
+        of_hash = np.zeros((self._hashes, len(HELD)), bool)
+        np.logical_or.at(of_hash, self._hash, held)
+        of_near = of_hash.copy()
+        for one, other in (self._pairs.T, self._pairs.T[::-1]):
+            np.logical_or.at(of_near, one, of_hash[other])
+        of_group = np.zeros((self._groups + 1, len(HELD)), bool)  # the last row is for photos without a group
+        np.logical_or.at(of_group, self._group, held)
+        of_group[-1] = False
+        return of_near[self._hash] | of_group[self._group] if groups else of_near[self._hash]
+
+    def components(self, chosen: np.ndarray) -> np.ndarray:
+        """A number for each photo, the same where links among the chosen photos join them: int ``[n]``."""
+        photos, grouped = np.flatnonzero(chosen), np.flatnonzero(chosen & (self._group >= 0))
+        first_hash, first_group = len(chosen), len(chosen) + self._hashes
+        present = np.zeros(self._hashes, bool)
+        present[self._hash[photos]] = True
+        near = self._pairs[present[self._pairs].all(1)]
+        ends = [photos, grouped, first_hash + near[:, 0]]
+        others = [first_hash + self._hash[photos], first_group + self._group[grouped], first_hash + near[:, 1]]
+        edges = np.concatenate(ends), np.concatenate(others)
+        size = first_group + self._groups
+        graph = coo_array((np.ones(len(edges[0]), bool), edges), shape=(size, size))
+        return connected_components(graph, directed=False)[1][: len(chosen)]
+
+
+def _linked_by(photos: pd.DataFrame, register: pd.DataFrame) -> pd.DataFrame:
+    """What photos are linked by: a row for each photo, then for each of the register's that is not among them.
+
+    A table of its own, with no column that the register lacks: photos that are gone have no size and no place in
+    a file, and a blank among whole numbers makes them all fractions.
+
+    Args:
+        photos: as in `assign`, numbered from 0.
+        register: as in `assign`.
+
+    Returns:
+        Columns ``sha256``, ``phash``, ``group`` and ``labelled`` of `assign`, ``anchor`` (a split, or ``""`` for no
+        anchor) and ``keeps`` (bool), which tells anchors that stay where an earlier run put them from those whose
+        given split is new.
+    """
+    known = dict(zip(register["sha256"], register["split"], strict=True))
+    drawn = photos["sha256"].map(lambda sha256: known.get(sha256, "")).where(photos["labelled"], "")
+    anchor = photos["split"].where(photos["split"] != "", drawn).where(photos["labelled"], "")
+    own = ["sha256", "phash", "group", "labelled"]
+    here = photos[own].assign(anchor=anchor, keeps=(anchor == drawn) & (drawn != ""))
+
+    rated = pd.MultiIndex.from_frame(photos.loc[photos["labelled"], ["photo", "sha256"]])
+    moved = photos.loc[(anchor != drawn) & (drawn != ""), "sha256"]
+    absent = ~pd.MultiIndex.from_frame(register[["photo", "sha256"]]).isin(rated) & ~register["sha256"].isin(moved)
+    gone = register[absent].assign(phash=[bytes.fromhex(value) for value in register["phash"][absent]], labelled=True)
+    gone = gone[own].assign(anchor=register["split"][absent], keeps=True)
+    return pd.concat([here, gone], ignore_index=True)
+
+
+def _anchored(rows: pd.DataFrame, links: _Links) -> np.ndarray:
+    """The split of the anchors that stay, the strongest first; empty for all other photos."""
+    anchor, keeps = rows["anchor"].to_numpy(), rows["keeps"].to_numpy(bool)
+    split = np.full(len(rows), "", dtype="U10")
+    for strong in (True, False):
+        for index, name in enumerate(HELD):
+            claims = (anchor == name) & (keeps == strong)
+            elsewhere = np.delete(links.touched(split), index, axis=1).any(1)
+            split[claims & ~elsewhere] = name
+    return split
+
+
+def _strongest(touched: np.ndarray, components: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """The place in ``HELD`` of the first split that a photo's component touches; ``len(HELD)`` for none."""
+    first = np.where(touched.any(1), touched.argmax(1), len(HELD))
+    of_component = np.full(components.max(initial=0) + 1, len(HELD))
+    np.minimum.at(of_component, components[chosen], first[chosen])
+    return of_component[components]
+
+
+def _keys(rows: pd.DataFrame, components: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """What names a photo's component whatever the order: its smallest group, or else its smallest SHA-256."""
+    own = [
+        f"group {group}" if group else f"sha256 {sha256}"
+        for group, sha256 in zip(rows["group"], rows["sha256"], strict=True)
+    ]
+    known, place = np.unique(np.array(own, object), return_inverse=True)
+    of_component = np.full(components.max(initial=0) + 1, len(known) - 1)
+    np.minimum.at(of_component, components[chosen], place[chosen])
+    return known[of_component[components]]
+
+
+def _drawn(keys: np.ndarray, settings: Ingestion) -> np.ndarray:
+    """The split that each key's hash draws, by the shares of the settings."""
+    known, place = np.unique(keys, return_inverse=True)
+    hashes = [hashlib.sha256(key.encode()).digest()[:8] for key in known]
+    share = np.array([int.from_bytes(drawn, "big") / 2**64 for drawn in hashes])
+    held = np.where(share < settings.test_share, "test", "validation")
+    return np.where(share < settings.test_share + settings.validation_share, held, "train")[place]
+
+
+def _assigned(
+    photos: pd.DataFrame, rows: pd.DataFrame, links: _Links, split: np.ndarray, register: pd.DataFrame
+) -> Assigned:
+    here, group = split[: len(photos)], np.full(len(photos), "", dtype=object)
+    # Of photos that are here alone: what lay beside them once is no part of the data set, nor of its fingerprint.
+    for side in (np.isin(here, HELD), here == "unlabelled"):
+        chosen = np.append(side, np.zeros(len(rows) - len(photos), bool))
+        keys = _keys(rows, links.components(chosen), chosen)[: len(photos)][side]
+        group[side] = [key[6:] if key.startswith("group ") else key[7:23] for key in keys]
+    touched = links.touched(split)
+    placed = photos.assign(split=here)[here != ""]
+    hashes = pd.Series([value.hex() for value in placed["phash"]], placed.index, str)
+    return Assigned(
+        table=placed.assign(group=group[placed.index]),
+        left_out=[
+            _left_out(photos.loc[place], rows.loc[place, "anchor"], touched[place])
+            for place in np.flatnonzero(here == "")
+        ],
+        register=_registered(placed.assign(phash=hashes).loc[placed["split"] != "unlabelled", list(COLUMNS)], register),
+    )
+
+
+def _left_out(photo: pd.Series, anchor: str, touched: np.ndarray) -> LeftOut:
+    splits = " and ".join(name for name, linked in zip(HELD, touched, strict=True) if linked)
+    if not photo["labelled"]:
+        return LeftOut(photo["photo"], "near a rated photo", f"which is in {splits}")
+    own = f"its own split is {anchor}, but it " if anchor else "it "
+    return LeftOut(photo["photo"], "bridges two splits", f"{own}is linked to photos in {splits}")
+
+
+def _registered(kept: pd.DataFrame, register: pd.DataFrame) -> pd.DataFrame:
+    """The register with the photos that entered this run; what a new given split has moved is not kept twice."""
+    rows = pd.concat([kept, register[list(COLUMNS)]], ignore_index=True).drop_duplicates(["photo", "sha256"])
+    now = dict(zip(kept["sha256"], kept["split"], strict=True))
+    stays = [now.get(sha256, split) == split for sha256, split in zip(rows["sha256"], rows["split"], strict=True)]
+    return rows[np.array(stays, bool)].sort_values(["photo", "sha256"], ignore_index=True)
+
+
+def _read_register(uri: str, data: bytes | None) -> pd.DataFrame:
+    if data is None:
+        return empty_register()
+    try:
+        register = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
+        unknown = set(register["split"]) - set(HELD)
+        whole = tuple(register.columns) == COLUMNS and not unknown and (register["phash"].str.len() == BITS // 4).all()
+    except (ValueError, KeyError, UnicodeDecodeError):
+        whole = False
+    if not whole:
+        raise ValueError(
+            f"expected {uri} to be the register of splits with the columns {', '.join(COLUMNS)}; it is something "
+            "else or was edited: restore it, or point the workspace elsewhere (splits are then drawn anew)"
+        )
+    return register

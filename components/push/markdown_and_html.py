@@ -1,0 +1,173 @@
+"""A text in sections that is written once and read twice: as Markdown and as a page."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Any
+
+from markupsafe import Markup
+
+from components.scorer.report import page
+from components.scorer.report.page import Page
+
+
+@dataclass(frozen=True)
+class Banner:
+    """A verdict: yes, no, or neither (None)."""
+
+    ok: bool | None
+    words: str
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list of sentences."""
+
+    sentences: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure in a table's cell with the ends of its interval, which need not be known."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def ends(self) -> str:
+        """The interval in words; empty where it is not known."""
+        known = math.isfinite(self.low) and math.isfinite(self.high)
+        return f"({self.low:.3f} to {self.high:.3f})" if known else ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One dict a row; the columns are the keys in order of first appearance. None and NaN are shown as a dash."""
+
+    rows: Sequence[Mapping[str, Any]]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Code:
+    """Lines to copy."""
+
+    lines: str
+    language: str = "python"
+
+
+Block = str | Banner | Items | Table | Code
+"""A string is a paragraph."""
+
+
+@dataclass
+class Document:
+    """A title, a sentence under it, and sections in the order in which they are added."""
+
+    title: str
+    lead: str = ""
+    sections: list[tuple[str, list[Block]]] = field(default_factory=list)
+
+    def section(self, heading: str, *blocks: Block) -> None:
+        """Add a section; one without anything in it is left out.
+
+        Args:
+            heading: plain text; empty for a section without one, such as the verdict on top.
+            *blocks: what the section says; empty lists, tables and texts are left out.
+        """
+        filled = [block for block in blocks if not _empty(block)]
+        if filled:
+            self.sections.append((heading, filled))
+
+    def markdown(self) -> str:
+        """The document as Markdown with GitHub's tables."""
+        parts = [f"# {escape(self.title)}", _paragraph(self.lead)]
+        for heading, blocks in self.sections:
+            parts += [f"## {escape(heading)}" if heading else "", *(_markdown(block) for block in blocks)]
+        return "\n\n".join(filter(None, parts)) + "\n"
+
+    def page(self) -> Page:
+        """The document as a page that needs no network."""
+        shown = Page(self.title, self.lead)
+        for heading, blocks in self.sections:
+            shown.section(heading, *(_html(block) for block in blocks))
+        return shown
+
+
+def escape(words: str) -> str:
+    """Text in one line that Markdown shows as it is, whoever wrote it."""
+    line = " ".join(words.split())
+    # An underscore within a word emphasises nothing, and escaped it would spoil every name for who reads the source.
+    return re.sub(r"[\\`*<\[\]|~$]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", line)
+
+
+def shown(value: Any) -> str:
+    """A value as a table's cell in Markdown shows it: like a page's."""
+    if value is None or (isinstance(value, Real) and math.isnan(value)):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Interval):
+        return f"{value.value:.3f} {value.ends}".rstrip()
+    if isinstance(value, Integral):
+        return f"{value:,}"
+    return f"{value:,.3f}" if isinstance(value, Real) else str(value)
+
+
+def _empty(block: Block) -> bool:
+    contents = {Items: "sentences", Table: "rows", Banner: "words", Code: "lines"}.get(type(block))
+    return not (getattr(block, contents) if contents else block)
+
+
+def _paragraph(words: str) -> str:
+    """Escaped text that begins no list, heading or quotation."""
+    return re.sub(r"^(\d{1,9}(?=[.)])|(?=[-+#>=]))", r"\1\\", escape(words))
+
+
+def _markdown(block: Block) -> str:
+    if isinstance(block, Banner):
+        return f"> **{_SIGNS[block.ok]} {escape(block.words)}**"
+    if isinstance(block, Items):
+        return "\n".join(f"- {_paragraph(sentence)}" for sentence in block.sentences)
+    if isinstance(block, Code):
+        return f"```{block.language}\n{block.lines}\n```"
+    if isinstance(block, Table):
+        return "\n\n".join(filter(None, [_paragraph(block.caption), _markdown_table(block.rows)]))
+    return _paragraph(block)
+
+
+_SIGNS = {True: "✓", False: "✗", None: "!"}
+
+
+def _markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    numeric = {c: all(isinstance(row.get(c), Real | None) for row in rows) for c in columns}
+    lines = [
+        [escape(column) for column in columns],
+        ["---:" if numeric[column] else "---" for column in columns],
+        *([escape(shown(row.get(column))) for column in columns] for row in rows),
+    ]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _html(block: Block) -> Markup:
+    if isinstance(block, Banner):
+        return page.verdict(block.ok, block.words)
+    if isinstance(block, Items):
+        return Markup("<ul>{}</ul>").format(Markup("").join(Markup("<li>{}</li>").format(s) for s in block.sentences))
+    if isinstance(block, Code):
+        return Markup('<pre style="overflow-x: auto"><code>{}</code></pre>').format(block.lines)
+    if isinstance(block, Table):
+        rows = [{column: _html_cell(value) for column, value in row.items()} for row in block.rows]
+        return page.table(rows, block.caption)
+    return page.text(block)
+
+
+def _html_cell(value: Any) -> Any:
+    """A value for a page's table, which knows all but intervals."""
+    if not isinstance(value, Interval):
+        return value
+    return Markup('<span class="estimate">{:.3f} <small>{}</small></span>').format(value.value, value.ends)

@@ -1,0 +1,1 @@
+"""Fitting: the training loop that can be resumed, checkpoints, averaged weights and distributed workers."""

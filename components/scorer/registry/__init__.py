@@ -1,0 +1,1 @@
+"""Published versions: their numbers, channels, files' digests, promotion, removal. Without TensorFlow."""

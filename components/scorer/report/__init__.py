@@ -1,0 +1,1 @@
+"""HTML pages with tables, charts and photos, each one file."""

@@ -1,0 +1,1 @@
+"""A run of the pipeline: its paths, each step's status, the decision, and the checks before it begins."""

@@ -1,0 +1,1 @@
+"""HTTP: middleware, request bodies, a worker's state, the OpenAPI document."""

@@ -1,0 +1,523 @@
+"""The JSON that is asked for and answered, as the OpenAPI document tells it.
+
+Pydantic makes the schemas of these models when somebody asks for the document. Requests are read and answers written
+without it, which would take time and change bytes; tests hold what the server really answers against the models. A
+member that a model does not name is passed over in a request, and may come with a later release in an answer.
+"""
+
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import Field, with_config
+from typing_extensions import TypedDict  # Python's own tells Pydantic too little before 3.12
+
+from components.scorer.advice.edits import EditKey
+from components.scorer.advice.search import Why
+from components.scorer.faces.face_inputs import Stage
+from images.serving import problem_details
+
+BLACK = "UklGRhYAAABXRUJQVlA4TAkAAAAvP8APAIiI/gcA"
+"""A photo as small as they may be, a black WebP in base64: examples can be sent as they are."""
+
+VOTES = [0.0, 0.01, 0.03, 0.08, 0.15, 0.24, 0.26, 0.15, 0.06, 0.02]
+
+UNREADABLE = problem_details.Problem(
+    422, "photo-unreadable", "cut off or damaged: the last rows of the JPEG are missing"
+).document()
+
+Signature = Literal["serving_default", "with_job"]
+Output = Literal["mean", "std", "distribution"]
+
+
+def _as(example: Any, words: str | None = None, **more: Any) -> Any:
+    """What is said of a member: examples of whole answers are made of those of their members."""
+    return Field(examples=[example], description=words, **more)
+
+
+class Problem(TypedDict):
+    """A problem document (RFC 9457)."""
+
+    type: Annotated[str, _as(UNREADABLE["type"])]
+    title: Annotated[str, _as(UNREADABLE["title"])]
+    status: Annotated[int, _as(UNREADABLE["status"])]
+    detail: Annotated[str, _as(UNREADABLE["detail"])]
+    error: Annotated[
+        str, _as(UNREADABLE["error"], "the detail again, for clients of TensorFlow Serving, KServe and Triton")
+    ]
+    limit: NotRequired[Annotated[int, Field(description="what came was more")]]
+    index: NotRequired[Annotated[int, Field(description="the photo that failed the request, from 0")]]
+    jobs: NotRequired[Annotated[list[str], Field(description="those that are known")]]
+
+
+# ---- product
+
+
+class Model(TypedDict):
+    """The model that answered."""
+
+    name: Annotated[str, _as("portraits")]
+    version: Annotated[int | None, _as(3, "null: it has no number")]
+
+
+class Norm(TypedDict):
+    """An upload norm."""
+
+    key: Annotated[str, _as("too_dark")]
+    sentence: Annotated[str, _as("Your photo is too dark. Take it again by a window.")]
+
+
+class Limits(TypedDict):
+    """What a request may be."""
+
+    photos: Annotated[int, _as(32)]
+    bytes: Annotated[int, _as(33554432)]
+    pixels: Annotated[int, _as(50000000, "of a photo")]
+    seconds: Annotated[float, _as(30.0, "that its body may take")]
+
+
+class About(Model):
+    """The model, its jobs, norms, stages and limits."""
+
+    channel: Annotated[str | None, _as("champion", "null: none is followed")]
+    jobs: Annotated[list[str], _as(["tutor", "child care"])]
+    attributes: Annotated[list[str], _as(["sunglasses"])]
+    error: Annotated[float | None, _as(0.7, "of a score, in score points")]
+    faces: Annotated[bool, _as(True, "whether faces are looked for")]
+    stages: Annotated[
+        list[Stage], _as(["normalise", "detect", "align", "embed", "score"], "what a photo goes through, in this order")
+    ]
+    norms: list[Norm]
+    limits: Limits
+
+
+class Face(TypedDict):
+    """The largest face; null where faces are not looked for."""
+
+    found: Annotated[bool, _as(True)]
+    count: Annotated[int, _as(1)]
+    box: Annotated[
+        Annotated[list[float], Field(min_length=4, max_length=4)] | None,
+        _as([0.31, 0.18, 0.36, 0.41], "x, y, width, height, as shares of the photo's"),
+    ]
+    confidence: Annotated[float | None, _as(0.93)]
+
+
+class Finding(TypedDict):
+    """What became of one upload norm on one photo."""
+
+    key: Annotated[str, _as("too_dark")]
+    kept: Annotated[bool | None, _as(False, "null: it could not be checked, for the reason in why")]
+    value: Annotated[float | None, _as(2.4)]
+    threshold: Annotated[float, _as(1.9)]
+    sentence: Annotated[
+        str,
+        _as(
+            "Your photo is too dark. Take it again by a window.",
+            "what the person reads; empty unless the norm is broken",
+        ),
+    ]
+    why: Annotated[str, _as("")]
+
+
+class Photo(TypedDict):
+    """One of the photos of a request."""
+
+    index: Annotated[int, _as(0)]
+    name: Annotated[str, _as("me.jpg", "of the file, as it was sent")]
+
+
+class Scores(TypedDict):
+    """Mean and standard deviation of the votes, and the share of votes for each of 1 to 10."""
+
+    mean: Annotated[float, _as(6.3, ge=1, le=10)]
+    std: Annotated[float, _as(1.59, ge=0)]
+    distribution: Annotated[list[float], _as(VOTES, min_length=10, max_length=10)]
+
+
+class Scored(Photo, Scores):
+    """A photo that was scored."""
+
+    error: Annotated[float | None, _as(0.7)]
+    face: Face | None
+    norms: list[Finding]
+
+
+class Failed(Photo):
+    """A photo that could not be read."""
+
+    problem: Problem
+
+
+class ScoredPhotos(TypedDict):
+    """The scores, in the order of the photos; one that cannot be read has a problem instead."""
+
+    model: Model
+    job: Annotated[str | None, _as("tutor")]
+    photos: list[Scored | Failed]
+
+
+class Ranked(Photo):
+    """A photo in its place."""
+
+    rank: Annotated[int, _as(1)]
+    mean: Annotated[float, _as(7.4)]
+    std: Annotated[float, _as(1.3)]
+    low: Annotated[float, _as(6.7, "the mean less its error")]
+    high: Annotated[float, _as(8.1, "the mean and its error")]
+    tied: Annotated[bool, _as(False, "whether another photo shares the rank")]
+
+
+class RankedPhotos(TypedDict):
+    """The photos by score; those that cannot be told apart share a rank (1, 1, 3)."""
+
+    model: Model
+    job: Annotated[str | None, _as("tutor")]
+    order: list[Ranked]
+    problems: list[Failed]
+
+
+class NothingScored(Problem, ScoredPhotos):
+    """The problem that none of the photos can be read, and the one of each."""
+
+
+class NothingRanked(Problem, RankedPhotos):
+    """The problem that none of the photos can be read, and the one of each."""
+
+
+class Gain(TypedDict):
+    """What is gained by an edit."""
+
+    gain: Annotated[float, _as(0.6, "score points")]
+    error: Annotated[float, _as(0.05, "standard error of the gain")]
+    mean: Annotated[float, _as(6.9)]
+    sentence: Annotated[str, _as("Brighten the photo a little (about half a stop): it would score 0.6 higher.")]
+    preview: Annotated[str, _as("data:image/jpeg;base64,/9j/4AAQ…", "the edited photo, as a data: address")]
+
+
+class Suggestion(Gain):
+    """One edit that is advised."""
+
+    edit: Annotated[EditKey, _as("brightness")]
+    value: Annotated[float, _as(0.5)]
+    unit: Annotated[str, _as("stops")]
+
+
+class Together(Gain):
+    """Several edits at once, where they gain more than any of them."""
+
+    settings: Annotated[dict[EditKey, float], _as({"brightness": 0.5})]
+
+
+class Refused(TypedDict):
+    """An edit that looked as if it gained, or that could not be tried."""
+
+    edit: Annotated[EditKey, _as("crop")]
+    value: Annotated[float | None, _as(10.0, "null: it could not be tried")]
+    why: Annotated[Why, _as("noise")]
+    reason: Annotated[str, _as("Its gain of 0.10 is not beyond the scorer's own noise on this photo.")]
+
+
+class Advised(TypedDict):
+    """Edits that hold, the largest gain first, all of them together, and those that were refused."""
+
+    model: Model
+    job: Annotated[str | None, _as("tutor")]
+    mean: Annotated[float, _as(6.3)]
+    std: Annotated[float, _as(1.59)]
+    face: Face | None
+    norms: list[Finding]
+    advice: list[Suggestion]
+    together: Together | None
+    refused: list[Refused]
+
+
+@with_config(extra="forbid")
+class PhotosForm(TypedDict):
+    """Photos, and the job that they are for."""
+
+    photos: Annotated[list[bytes], Field(min_length=1)]
+    job: NotRequired[str]
+
+
+@with_config(extra="forbid")
+class PhotoForm(TypedDict):
+    """A photo, and the job that it is for."""
+
+    photo: bytes
+    job: NotRequired[str]
+
+
+# ---- TensorFlow Serving, KServe v1, SageMaker
+
+
+class Base64(TypedDict):
+    """A photo's bytes."""
+
+    b64: Annotated[str, _as(BLACK)]
+
+
+class Bare(Base64):
+    """A photo and its job."""
+
+    job: NotRequired[Annotated[str, _as("tutor")]]
+
+
+class Named(TypedDict):
+    """The same under the name of the model's input."""
+
+    image_bytes: Base64
+    job: NotRequired[Annotated[str, _as("tutor")]]
+
+
+class Rows(TypedDict):
+    """A photo a row."""
+
+    instances: Annotated[list[Named | Bare], Field(min_length=1)]
+    signature_name: NotRequired[Signature]
+
+
+class Lists(TypedDict):
+    """The model's inputs, each as a list."""
+
+    image_bytes: Annotated[list[Base64], Field(min_length=1)]
+    job: NotRequired[list[str]]
+
+
+class Columns(TypedDict):
+    """The photos as columns."""
+
+    inputs: Lists | list[Named | Bare]
+    signature_name: NotRequired[Signature]
+
+
+class ScoresOfAll(TypedDict):
+    """The scores as columns."""
+
+    mean: list[float]
+    std: list[float]
+    distribution: list[list[float]]
+
+
+class PredictedRows(TypedDict):
+    """A score a row."""
+
+    predictions: list[Scores]
+
+
+class PredictedColumns(TypedDict):
+    """The scores of a request that has columns."""
+
+    outputs: ScoresOfAll
+
+
+class FailedLine(TypedDict):
+    """What stands in the place of a score for a line that cannot be scored."""
+
+    error: Annotated[str, _as(UNREADABLE["detail"])]
+    problem: Problem
+
+
+class PredictedLines(TypedDict):
+    """A score or a problem a line, for a request of JSON lines that accepts JSON."""
+
+    predictions: list[Scores | FailedLine]
+
+
+class Models(TypedDict):
+    """The names of the models."""
+
+    models: Annotated[list[str], _as(["portraits"])]
+
+
+class Well(TypedDict):
+    """That nothing is wrong."""
+
+    error_code: Annotated[str, _as("OK")]
+    error_message: Annotated[str, _as("")]
+
+
+class VersionStatus(TypedDict):
+    """The status of a version."""
+
+    version: Annotated[str, _as("3")]
+    state: Annotated[str, _as("AVAILABLE")]
+    status: Well
+
+
+class Status(TypedDict):
+    """The status of the version that is served."""
+
+    model_version_status: list[VersionStatus]
+    name: Annotated[str, _as("portraits", "for clients of KServe, as ready is")]
+    ready: Annotated[bool, _as(True)]
+
+
+class ModelSpec(TypedDict):
+    """Which model it is."""
+
+    name: Annotated[str, _as("portraits")]
+    signature_name: Annotated[str, _as("")]
+    version: Annotated[str, _as("3")]
+
+
+class Size(TypedDict):
+    """A length of a tensor."""
+
+    size: Annotated[str, Field(description="-1: any")]
+    name: str
+
+
+class Shape(TypedDict):
+    """The lengths of a tensor."""
+
+    dim: list[Size]
+    unknown_rank: bool
+
+
+class Tensor(TypedDict):
+    """A tensor of the model."""
+
+    dtype: Literal["DT_STRING", "DT_FLOAT"]
+    tensor_shape: Shape
+    name: str
+
+
+class Signed(TypedDict):
+    """What a signature takes and gives."""
+
+    inputs: dict[str, Tensor]
+    outputs: dict[Output, Tensor]
+    method_name: str
+
+
+def _tensor(dtype: str, name: str) -> dict[str, Any]:
+    shape = {"dim": [{"size": "-1", "name": ""}], "unknown_rank": False}
+    return {name: {"dtype": dtype, "tensor_shape": shape, "name": f"serving_default_{name}:0"}}
+
+
+_SIGNED = {
+    "inputs": _tensor("DT_STRING", "image_bytes"),
+    "outputs": _tensor("DT_FLOAT", "mean"),
+    "method_name": "tensorflow/serving/predict",
+}
+
+
+class Metadata(TypedDict):
+    """The signature, as TensorFlow Serving gives it."""
+
+    model_spec: ModelSpec
+    metadata: Annotated[
+        dict[Literal["signature_def"], dict[Literal["signature_def"], dict[Literal["serving_default"], Signed]]],
+        _as({"signature_def": {"signature_def": {"serving_default": _SIGNED}}}),
+    ]
+
+
+# ---- Open Inference
+
+
+class Server(TypedDict):
+    """The server's name and extensions."""
+
+    name: Annotated[str, _as("portrait-scorer")]
+    version: Annotated[str, _as("1")]
+    extensions: Annotated[list[str], _as(["binary_tensor_data"])]
+
+
+class Live(TypedDict):
+    """The process answers."""
+
+    live: Annotated[bool, _as(True)]
+
+
+class Ready(TypedDict):
+    """A version answers."""
+
+    ready: Annotated[bool, _as(True)]
+
+
+class NotReady(TypedDict):
+    """No version answers."""
+
+    ready: Annotated[bool, _as(False)]
+    error: Annotated[str, _as("no version answers yet, or the server is about to end")]
+
+
+class ModelReady(TypedDict):
+    """The model answers."""
+
+    name: Annotated[str, _as("portraits")]
+    ready: Annotated[bool, _as(True)]
+
+
+class TensorMetadata(TypedDict):
+    """A tensor of the model."""
+
+    name: Annotated[str, _as("image_bytes")]
+    datatype: Annotated[str, _as("BYTES")]
+    shape: Annotated[list[int], _as([-1], "-1: any")]
+
+
+class ModelMetadata(TypedDict):
+    """The model's inputs and outputs."""
+
+    name: Annotated[str, _as("portraits")]
+    versions: Annotated[list[str], _as(["3"])]
+    platform: Annotated[str, _as("litert")]
+    inputs: list[TensorMetadata]
+    outputs: Annotated[list[TensorMetadata], _as([{"name": "mean", "datatype": "FP32", "shape": [-1]}])]
+
+
+class InputTensor(TypedDict):
+    """Photos, or jobs; in base64 here, or after the JSON where binary_data_size is among the parameters."""
+
+    name: Annotated[Literal["image_bytes", "job"], _as("image_bytes")]
+    shape: Annotated[list[int], _as([1], min_length=1, max_length=2)]
+    datatype: Annotated[Literal["BYTES"], _as("BYTES")]
+    parameters: NotRequired[dict[str, Any]]
+    data: NotRequired[Annotated[list[str] | list[list[str]], _as([BLACK])]]
+
+
+class RequestedOutput(TypedDict):
+    """An output that is asked for."""
+
+    name: Output
+    parameters: NotRequired[Annotated[dict[str, Any], Field(description="binary_data: whether it is to be binary")]]
+
+
+class Infer(TypedDict):
+    """Photos as tensors."""
+
+    id: NotRequired[str]
+    inputs: Annotated[list[InputTensor], Field(min_length=1)]
+    outputs: NotRequired[Annotated[list[RequestedOutput], Field(description="by default all")]]
+    parameters: NotRequired[Annotated[dict[str, Any], Field(description="binary_data_output: as of every output")]]
+
+
+class OutputTensor(TypedDict):
+    """A score of all photos; after the JSON where binary_data_size is among the parameters."""
+
+    name: Annotated[Output, _as("mean")]
+    datatype: Annotated[Literal["FP32"], _as("FP32")]
+    shape: Annotated[list[int], _as([1])]
+    parameters: NotRequired[dict[Literal["binary_data_size"], int]]
+    data: NotRequired[Annotated[list[float], _as([6.3])]]
+
+
+class Inferred(TypedDict):
+    """Scores; with binary tensors where they were asked for."""
+
+    model_name: Annotated[str, _as("portraits")]
+    model_version: Annotated[str, _as("3")]
+    id: NotRequired[str]
+    outputs: list[OutputTensor]
+
+
+# ---- operation
+
+
+class Readiness(TypedDict):
+    """Whether requests are welcome, and why not."""
+
+    ready: Annotated[bool, _as(True)]
+    version: Annotated[str | None, _as("3")]
+    draining: Annotated[bool, _as(False, "whether the server is about to end")]
+    failing: Annotated[bool, _as(False, "whether the version that is wanted cannot be loaded")]

@@ -1,0 +1,1 @@
+"""Inference: versions are fetched, loaded and swapped; photos are decoded and scored in batches."""

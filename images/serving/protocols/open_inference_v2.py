@@ -1,0 +1,262 @@
+"""The Open Inference Protocol: KServe's version 2, as Triton and MLServer speak it, with binary tensors.
+
+https://github.com/open-inference/open-inference-protocol and, for bytes after the JSON,
+https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+
+from images.serving.http import openapi, request_body, schemas
+from images.serving.http.worker_state import State, of
+from images.serving.inference.micro_batcher import Photo
+from images.serving.inference.version_manager import Served
+from images.serving.problem_details import Problem, json_answer
+
+router = APIRouter(prefix="/v2", tags=["Open Inference (KServe v2)"])
+
+LENGTH = "Inference-Header-Content-Length"  # bytes of JSON before the binary tensors, in requests and answers
+_READY = openapi.route("A version answers", schemas.ModelReady, "not-ready")
+_MODEL = openapi.route("The tensors", schemas.ModelMetadata, "not-ready")
+_INFER = openapi.route(
+    "Score photos (Open Inference, KServe v2)",
+    {"200": openapi.json_of(schemas.Inferred, **{"application/octet-stream": openapi.BINARY})},
+    *openapi.BODY,
+    body={openapi.JSON: openapi.schema(schemas.Infer)},
+)
+_OUTPUTS = {"mean": (), "std": (), "distribution": (10,)}
+_SIZE = struct.Struct("<I")  # before each element of a binary tensor of BYTES
+
+
+@router.get("", **openapi.route("What this server is", schemas.Server))
+async def server() -> Response:
+    """What this server is."""
+    return json_answer({"name": "portrait-scorer", "version": "1", "extensions": ["binary_tensor_data"]})
+
+
+@router.get("/health/live", **openapi.route("The process answers", schemas.Live))
+async def live() -> Response:
+    """The process answers."""
+    return json_answer({"live": True})
+
+
+@router.get(
+    "/health/ready",
+    **openapi.route(
+        "A version answers", {"200": openapi.json_of(schemas.Ready), "503": openapi.json_of(schemas.NotReady)}
+    ),
+)
+async def ready(request: Request) -> Response:
+    """A version answers."""
+    if of(request).models.ready:
+        return json_answer({"ready": True})
+    return json_answer({"ready": False, "error": "no version answers yet, or the server is about to end"}, 503)
+
+
+@router.get("/models/{name}/versions/{version}/ready", **_READY)
+async def version_ready(request: Request, name: str, version: str) -> Response:
+    """A version is the one that answers."""
+    return await _ready(request, name, version)
+
+
+@router.get("/models/{name}/ready", **_READY)
+async def model_ready(request: Request, name: str) -> Response:
+    """The model answers."""
+    return await _ready(request, name)
+
+
+@router.get("/models/{name}/versions/{version}", **_MODEL)
+async def version_metadata(request: Request, name: str, version: str) -> Response:
+    """The tensors of a version."""
+    return await _metadata(request, name, version)
+
+
+@router.get("/models/{name}", **_MODEL)
+async def metadata(request: Request, name: str) -> Response:
+    """The tensors of the model."""
+    return await _metadata(request, name)
+
+
+@router.post("/models/{name}/versions/{version}/infer", **_INFER)
+async def infer_version(request: Request, name: str, version: str) -> Response:
+    """Score photos by a version, if it is the one that is served."""
+    return await _infer(request, name, version)
+
+
+@router.post("/models/{name}/infer", **_INFER)
+async def infer(request: Request, name: str) -> Response:
+    """Score photos."""
+    return await _infer(request, name)
+
+
+async def _ready(request: Request, name: str, version: str | None = None) -> Response:
+    async with of(request).models.using(name, version):
+        return json_answer({"name": name, "ready": True})
+
+
+async def _metadata(request: Request, name: str, version: str | None = None) -> Response:
+    async with of(request).models.using(name, version) as served:
+        inputs = [{"name": "image_bytes", "datatype": "BYTES", "shape": [-1]}]
+        if served.jobs:
+            inputs.append({"name": "job", "datatype": "BYTES", "shape": [-1]})
+        outputs = [{"name": output, "datatype": "FP32", "shape": [-1, *shape]} for output, shape in _OUTPUTS.items()]
+        told = {"name": name, "versions": [served.version], "platform": "litert", "inputs": inputs}
+        return json_answer(told | {"outputs": outputs})
+
+
+async def _infer(request: Request, name: str, version: str | None = None) -> Response:
+    state = of(request)
+    async with state.models.using(name, version) as served:
+        state.batching.check()
+        asked, binary = _split(await request_body.read(request, state), request.headers.get(LENGTH))
+        photos, jobs = _inputs(asked, binary, state, served)
+        wanted = _wanted(asked)
+        found = await state.batching.score(served.network, photos, jobs)
+        return _answer(asked, served, found, wanted)
+
+
+def _split(body: bytes, length: str | None) -> tuple[Mapping[str, Any], memoryview]:
+    """The JSON of a request, and the binary tensors after it."""
+    size = len(body) if length is None else int(length[:20]) if length.isdecimal() else -1
+    if not 0 <= size <= len(body):
+        raise _unfit(f"expected {LENGTH} to be from 0 to {len(body)}, got {str(length)[:20]!r}")
+    value = request_body.parse(body[:size])
+    if not isinstance(value, Mapping) or not isinstance(value.get("inputs"), list):
+        raise _unfit(f'expected an object with a list of "inputs", got {type(value).__name__}')
+    if not isinstance(value.get("id", ""), str):
+        raise _unfit(f'expected "id" to be a text, got {type(value["id"]).__name__}')
+    return value, memoryview(body)[size:]
+
+
+def _inputs(
+    asked: Mapping[str, Any], binary: memoryview, state: State, served: Served
+) -> tuple[list[bytes], list[str]]:
+    """Photos, and a job each."""
+    tensors: dict[str, list[bytes | str]] = {}
+    for entry in asked["inputs"]:
+        name, values, binary = _tensor(entry, binary, state)
+        tensors[name] = values
+    if len(binary):
+        raise _unfit(f"expected the binary tensors to end with the body, got {len(binary)} bytes more")
+    if unknown := sorted(set(tensors) - {"image_bytes", "job"}):
+        raise _unfit(f'expected the inputs "image_bytes" and optionally "job", got {unknown[0][:40]!r}')
+    if not (photos := tensors.get("image_bytes")):
+        raise _unfit('expected the input "image_bytes" with at least one photo, got none')
+    jobs = [_text(job) for job in tensors.get("job", [""] * len(photos))]
+    if len(jobs) != len(photos):
+        raise _unfit(f"expected a job a photo ({len(photos)}), got {len(jobs)}")
+    encoded = [
+        photo if isinstance(photo, bytes) else request_body.from_base64(photo, f"image_bytes[{place}]")
+        for place, photo in enumerate(photos)
+    ]
+    return encoded, [state.job(job, served) for job in jobs]
+
+
+def _tensor(entry: Any, binary: memoryview, state: State) -> tuple[str, list[bytes | str], memoryview]:
+    """An input's name and elements, and the binary data after it."""
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+        raise _unfit('expected each input to be an object with a "name"')
+    name = entry["name"][:40]
+    if entry.get("datatype") != "BYTES":
+        raise _unfit(f"input {name!r}: expected the datatype BYTES, got {str(entry.get('datatype'))[:20]!r}")
+    count = _count(entry.get("shape"), name)
+    state.check_photos(count)
+    parameters = entry.get("parameters") or {}
+    size = parameters.get("binary_data_size") if isinstance(parameters, Mapping) else None
+    if size is not None:
+        if type(size) is not int or not 0 <= size <= len(binary):
+            raise _unfit(f"input {name!r}: expected binary_data_size from 0 to {len(binary)}, got {str(size)[:20]!r}")
+        values: list[Any] = _elements(binary[:size], name, count)
+        binary = binary[size:]
+    else:
+        values = entry.get("data")
+        if isinstance(values, list) and values and all(isinstance(value, list) for value in values):
+            values = [element for row in values for element in row]  # [n, 1] written as it is shaped
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise _unfit(f'input {name!r}: expected "data" to be a list of texts, photos in base64')
+    if len(values) != count:
+        came = len(values) if len(values) < count else "more"
+        raise _unfit(f"input {name!r}: expected {count} elements, as its shape says, got {came}")
+    return name, values, binary
+
+
+def _count(shape: Any, name: str) -> int:
+    if (
+        not isinstance(shape, list)
+        or not all(type(side) is int and 0 <= side < 2**31 for side in shape)
+        or not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1))
+    ):
+        raise _unfit(f"input {name!r}: expected the shape [n] or [n, 1], got {str(shape)[:40]}")
+    return math.prod(shape)
+
+
+def _elements(data: memoryview, name: str, count: int) -> list[bytes]:
+    """The elements of a binary tensor of BYTES, each after its size; one more than the count at most."""
+    elements = []
+    while len(data) and len(elements) <= count:
+        size = _SIZE.unpack(data[:4])[0] if len(data) >= 4 else len(data)
+        if len(data) < 4 + size:
+            raise _unfit(f"input {name!r}: expected each element after its size in 4 bytes, got data that is cut off")
+        elements.append(bytes(data[4 : 4 + size]))
+        data = data[4 + size :]
+    return elements
+
+
+def _text(job: bytes | str) -> str:
+    return job.decode("utf-8", "replace") if isinstance(job, bytes) else job
+
+
+def _wanted(asked: Mapping[str, Any]) -> dict[str, bool]:
+    """The outputs that are asked for, each with whether it is to be binary."""
+    parameters = asked.get("parameters") or {}
+    binary = isinstance(parameters, Mapping) and parameters.get("binary_data_output") is True
+    outputs = asked.get("outputs")
+    if outputs is None or outputs == []:
+        return dict.fromkeys(_OUTPUTS, binary)
+    wanted = {}
+    for output in outputs if isinstance(outputs, list) else [outputs]:
+        name = output.get("name") if isinstance(output, Mapping) else None
+        if not isinstance(name, str) or name not in _OUTPUTS:
+            raise _unfit(f"expected outputs among {list(_OUTPUTS)}, got {str(name)[:40]!r}")
+        own = output.get("parameters")
+        told = own.get("binary_data") if isinstance(own, Mapping) else None
+        wanted[name] = told if isinstance(told, bool) else binary
+    return wanted
+
+
+def _answer(
+    asked: Mapping[str, Any], served: Served, photos: list[Photo | Problem], wanted: Mapping[str, bool]
+) -> Response:
+    for place, photo in enumerate(photos):
+        if isinstance(photo, Problem):
+            status = 400 if photo.status == 422 else photo.status  # which these clients do not know
+            raise Problem(
+                status, photo.kind, f"image_bytes[{place}]: {photo.detail}", headers=photo.headers, index=place
+            )
+    outputs, tail = [], []
+    for name, binary in wanted.items():
+        values = np.stack([np.asarray(photo.answer[name], "<f4") for photo in photos])
+        output: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(values.shape)}
+        if binary:
+            tail.append(values.tobytes())
+            output["parameters"] = {"binary_data_size": len(tail[-1])}
+        else:
+            output["data"] = [round(value, 6) for value in values.ravel().tolist()]
+        outputs.append(output)
+    told = {"model_name": served.portable.name, "model_version": served.version}
+    told |= {"id": asked["id"]} if "id" in asked else {}
+    told |= {"outputs": outputs}
+    if not tail:
+        return json_answer(told)
+    head = json.dumps(told, separators=(",", ":")).encode()
+    return Response(b"".join([head, *tail]), 200, {LENGTH: str(len(head))}, "application/octet-stream")
+
+
+def _unfit(detail: str) -> Problem:
+    return Problem(400, "unfit-request", detail)

@@ -1,0 +1,191 @@
+"""What people do by hand with the schedules of a server: look, pause, resume, run now, fill in the past.
+
+The file of the schedules stays in charge: the next ``python -m pipeline schedule FILE`` brings back what it says.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+import kfp
+
+from pipeline import parameters
+from pipeline.kubeflow import cron
+from pipeline.kubeflow.client import EXPERIMENT, every
+from pipeline.kubeflow.schedules import OWN
+
+MOST = 100
+"""Runs that one backfill may start."""
+
+_BACKFILL = "Backfill by python -m pipeline schedules: "
+_GOING = ("PENDING", "RUNNING", "CANCELING", "PAUSED")
+_MOMENT = re.compile(r"\[\[(?:ScheduledTime|CurrentTime)(?:\.([^\]]+))?\]\]")
+_GO = {"2006": "%Y", "01": "%m", "02": "%d", "15": "%H", "04": "%M", "05": "%S"}  # Go's way to write a date's form
+
+
+class Schedules:
+    """The schedules of one experiment that ``python -m pipeline schedule`` made."""
+
+    def __init__(self, client: kfp.Client, experiment: str = EXPERIMENT) -> None:
+        """Read them; an experiment that is not there has none."""
+        self._client = client
+        self._experiment, self._all = "", []
+        with suppress(ValueError):  # kfp's word for that there is no such experiment
+            self._experiment = client.get_experiment(experiment_name=experiment).experiment_id
+            self._all = list(every(client.list_recurring_runs, "recurring_runs", experiment_id=self._experiment))
+
+    def names(self) -> list[str]:
+        """The schedules by name."""
+        return sorted(
+            {run.description.removeprefix(OWN) for run in self._all if (run.description or "").startswith(OWN)}
+        )
+
+    def lines(self) -> Iterator[str]:
+        """A line for each schedule: its name, whether it is enabled, its cron, its next time and what it runs."""
+        now = datetime.now(UTC)
+        for name in self.names():
+            run = self._of(name)[0]
+            expression = run.trigger.cron_schedule.cron
+            following = next(cron.times(expression, now, now.replace(year=now.year + 5)), None)
+            when = f"{following:%Y-%m-%d %H:%M} UTC" if following and run.status == "ENABLED" else "never"
+            version = run.runtime_config.parameters.get("revision", "")
+            yield f"{name:<16}{run.status.lower():<10}{expression:<20}next {when:<22}{version}"
+
+    def pause(self, names: Sequence[str]) -> Iterator[str]:
+        """Pause schedules; a run that is going goes on. Yields what was done."""
+        for name, runs in self._asked(names).items():
+            for run in runs:
+                if run.status == "ENABLED":
+                    self._client.disable_recurring_run(run.recurring_run_id)
+                    yield f"paused {run.display_name}"
+            yield f"{name} is paused"
+
+    def resume(self, names: Sequence[str]) -> Iterator[str]:
+        """Enable the newest of each name, and pause any older one first: never two of a name run."""
+        for name, (newest, *older) in self._asked(names).items():
+            for run in older:
+                if run.status == "ENABLED":
+                    self._client.disable_recurring_run(run.recurring_run_id)
+                    yield f"paused {run.display_name}"
+            if newest.status != "ENABLED":
+                self._client.enable_recurring_run(newest.recurring_run_id)
+                yield f"enabled {newest.display_name}"
+            yield f"{name} is enabled"
+
+    def run(self, name: str, changed: dict[str, Any], beside: bool = False) -> str:
+        """Start a run now, of the schedule's version with its parameters; its id.
+
+        Args:
+            name: of the schedule, which may be paused.
+            changed: parameters in place of the schedule's own.
+            beside: also while another run of the experiment is going.
+
+        Raises:
+            ValueError: there is no such schedule, a parameter is wrong, or a run is going.
+        """
+        (schedule, *_) = self._asked([name])[name]
+        now = datetime.now(UTC)
+        values = {key: _at(value, now) for key, value in schedule.runtime_config.parameters.items()}
+        values = parameters.check(values | changed)
+        if not beside:
+            self._refuse_beside_another()
+        version = schedule.pipeline_version_reference
+        run = self._client.run_pipeline(
+            self._experiment, f"{name} by hand {now:%Y-%m-%d %H:%M:%S}", params=values,
+            pipeline_id=version.pipeline_id, version_id=version.pipeline_version_id,
+            service_account=schedule.service_account or None,
+        )  # fmt: skip
+        return run.run_id
+
+    def missed(self, name: str, since: datetime, until: datetime) -> list[datetime]:
+        """The times of a schedule in the past that a backfill would run for.
+
+        Raises:
+            ValueError: there is no such schedule, its parameters name no time, or the times are none or too many.
+        """
+        (schedule, *_) = self._asked([name])[name]
+        given = schedule.runtime_config.parameters
+        if not any(isinstance(value, str) and _MOMENT.search(value) for value in given.values()):
+            raise ValueError(
+                f"no parameter of {name} holds a time as [[ScheduledTime]], so that every run of a backfill would do "
+                f"the same; for one run: python -m pipeline schedules run {name}"
+            )
+        if not since < until <= datetime.now(UTC):
+            raise ValueError(f"a backfill is of the past, from an earlier time to a later one, got {since} and {until}")
+        found = list(islice(cron.times(schedule.trigger.cron_schedule.cron, since, until), MOST + 1))
+        if not 0 < len(found) <= MOST:
+            many = f"more than {MOST} times" if found else "no time"
+            raise ValueError(f"{schedule.trigger.cron_schedule.cron!r} has {many} from {since} to {until}")
+        return found
+
+    def backfill(self, name: str, since: datetime, until: datetime, beside: bool = False) -> str:
+        """Have the server run a schedule for its times in the past, one after another; the name of that backfill.
+
+        It is a schedule of its own that ends in the past: Kubeflow catches up with it, fills each time in where a
+        parameter says ``[[ScheduledTime]]``, and starts a run when the one before has ended.
+
+        Raises:
+            ValueError: as ``missed``; or the schedule is enabled or a run is going, and ``beside`` was not asked for.
+        """
+        self.missed(name, since, until)
+        (schedule, *_) = runs = self._asked([name])[name]
+        title = f"{name} backfill {_written(since)} to {_written(until)}"
+        if [run for run in self._all if run.display_name == title]:
+            return title
+        if not beside:
+            if [run for run in runs if run.status == "ENABLED"]:
+                raise ValueError(
+                    f"{name} is enabled and would run beside its backfill: python -m pipeline schedules pause {name}"
+                )
+            self._refuse_beside_another()
+        version = schedule.pipeline_version_reference
+        self._client.create_recurring_run(
+            self._experiment, title, description=_BACKFILL + name,
+            start_time=_written(since), end_time=_written(until),
+            cron_expression=schedule.trigger.cron_schedule.cron, max_concurrency=1, no_catchup=False,
+            params=dict(schedule.runtime_config.parameters),
+            pipeline_id=version.pipeline_id, version_id=version.pipeline_version_id,
+            service_account=schedule.service_account or None,
+        )  # fmt: skip
+        return title
+
+    def _of(self, name: str) -> list[Any]:
+        """The recurring runs of a name, newest first."""
+        found = [run for run in self._all if run.description == OWN + name]
+        return sorted(found, key=lambda run: run.created_at, reverse=True)
+
+    def _asked(self, names: Sequence[str]) -> dict[str, list[Any]]:
+        """The recurring runs of each name, once all of them are known."""
+        for name in names:
+            if not self._of(name):
+                there = (
+                    f"expected one of {self.names()}" if self.names() else "there are none: make some by schedule FILE"
+                )
+                raise ValueError(f"the server has no schedule {name!r}; {there}")
+        return {name: self._of(name) for name in names}
+
+    def _refuse_beside_another(self) -> None:
+        """Refuse a second run at a time: both would read and write the same register of splits."""
+        for run in every(self._client.list_runs, "runs", experiment_id=self._experiment, sort_by="created_at desc"):
+            if run.state in _GOING:
+                raise ValueError(
+                    f"run {run.run_id} ({run.display_name}) is going; wait for its end, or add --beside to run both"
+                )
+
+
+def _at(value: Any, moment: datetime) -> Any:
+    """A parameter's value with the time filled in where Kubeflow's scheduler would fill it in."""
+
+    def written(match: re.Match[str]) -> str:
+        form = match[1] or "20060102150405"
+        return re.sub("|".join(_GO), lambda part: moment.strftime(_GO[part[0]]), form)
+
+    return _MOMENT.sub(written, value) if isinstance(value, str) else value
+
+
+def _written(moment: datetime) -> str:
+    """A time as RFC 3339 writes it."""
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -1,0 +1,259 @@
+"""The server for tests: its application in this process, or all of it as a process with Nginx and Gunicorn."""
+
+import ast
+import asyncio
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import reduce
+from http.client import HTTPResponse
+from operator import or_
+from pathlib import Path
+from typing import Any
+
+import httpx
+from pydantic import TypeAdapter
+
+from images.serving.http import schemas
+from images.serving.http.worker_state import State
+from images.serving.process.app import create_app
+from images.serving.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+Answer = tuple[int, dict[str, Any], HTTPResponse]
+PATIENCE = 120.0  # seconds for what takes one on a machine that is not busy
+
+
+def imports_of_a_server(models: Path, names: set[str]) -> tuple[list[int], list[str]]:
+    """What a server in a process of its own answers to each of the product's requests, and what of names it loaded."""
+    code = (
+        "import sys; from tests.builders.servers import Here; from images.serving.settings import Settings\n"
+        "from tests.conftest import drawn_photo\n"
+        f"with Here(Settings(model={str(models)!r}, workers=1)) as here:\n"
+        "    files = {'photo': drawn_photo(0.5, size=(90, 120))}\n"
+        "    paths = ('/score', '/rank', '/explain', '/advise')\n"
+        "    print([here.post(path, files=files).status_code for path in paths])\n"
+        f"print(sorted({names!r} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    answered, loaded = done.stdout.split("\n")[:2]
+    return json.loads(answered), ast.literal_eval(loaded)
+
+
+class Here:
+    """The application, asked without a socket; its loop runs in a thread of its own, so that requests may overlap."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.app = create_app(settings)
+        self.state: State = self.app.state.server
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def __enter__(self) -> "Here":
+        self._thread.start()
+        self._context = self.app.router.lifespan_context(self.app)
+        self.run(self._context.__aenter__())
+        self.run(self.state.models.loaded.wait())
+        self._client = httpx.AsyncClient(transport=httpx.ASGITransport(app=self.app), base_url="http://scorer")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.run(self._context.__aexit__(None, None, None))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(PATIENCE)
+
+    def run(self, coroutine: Any) -> Any:
+        """What a coroutine returns, from the application's loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE)
+
+    def begin(self, method: str, path: str, **options: Any) -> Any:
+        """A request under way; its ``result()`` is the answer."""
+        return asyncio.run_coroutine_threadsafe(self._client.request(method, path, **options), self._loop)
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return self.begin("GET", path, **options).result(PATIENCE)
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        return self.begin("POST", path, **options).result(PATIENCE)
+
+
+class Server:
+    """``python -m images.serving`` as a process."""
+
+    def __init__(self, process: subprocess.Popen, host: str, port: int, log: Path) -> None:
+        self.process, self.port, self._log = process, port, log
+        self.url = f"http://{host}:{port}"
+
+    def log(self) -> list[dict[str, Any]]:
+        """The log's lines."""
+        return [json.loads(line) for line in self.text().splitlines() if line.startswith("{")]
+
+    def text(self) -> str:
+        return self._log.read_text(encoding="utf-8")
+
+    def run(self) -> Path:
+        """The folder of this start."""
+        (folder,) = (self._log.parent / "scorer").glob("run-*")
+        return folder
+
+    def gunicorn(self) -> int:
+        """Gunicorn's process."""
+        return next(child for child in children(self.process.pid) if b"gunicorn" in command(child))
+
+    def workers(self) -> list[int]:
+        """The processes that answer."""
+        return children(self.gunicorn())
+
+    def stop(self) -> int:
+        """The exit status after SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE)
+
+
+class Request:
+    """A request that is written by hand."""
+
+    def __init__(self, server: Server, size: int | None, sent: bytes = b"", path: str = "/invocations", **more: str):
+        length = {"Transfer-Encoding": "chunked"} if size is None else {"Content-Length": str(size)}
+        headers = {"Host": "localhost", "Content-Type": "image/jpeg", **length, **more}
+        head = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
+        self.socket.sendall(f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + sent)
+
+    def __enter__(self) -> "Request":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def answer(self) -> Answer:
+        """Status, document and all of the answer."""
+        answer = HTTPResponse(self.socket)
+        answer.begin()
+        return answer.status, json.loads(answer.read()), answer
+
+
+class Load:
+    """Some clients that ask again and again over connections that are kept, until told to stop."""
+
+    def __init__(self, server: Server, photo: bytes, clients: int = 4) -> None:
+        self.statuses: list[int | str] = []
+        self.versions: set[int] = set()
+        self.closed: Counter[int] = Counter()  # answers that have closed their connection, by client
+        self._server, self._photo, self._stop = server, photo, threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+
+    def _ask(self) -> None:
+        with httpx.Client(base_url=self._server.url, timeout=PATIENCE) as client:
+            while not self._stop.is_set():
+                try:
+                    answer = client.post("/score", files={"photos": self._photo})
+                    self.statuses.append(answer.status_code)
+                    self.closed[threading.get_ident()] += "close" in answer.headers.get("connection", "")
+                    if answer.status_code == 200:
+                        self.versions.add(answer.json()["model"]["version"])
+                except httpx.HTTPError as error:
+                    self.statuses.append(type(error).__name__)
+
+
+def strictly(data: bytes, *models: Any) -> Any:
+    """The value in JSON; raises where it is of none of the models: a member more is as wrong as another type."""
+    return TypeAdapter(reduce(or_, models)).validate_json(data, strict=True, extra="forbid")
+
+
+def as_told(document: dict[str, Any], path: str, answer: httpx.Response) -> Any:
+    """The value in an answer's JSON, which has to be of the models that the OpenAPI document refers to there."""
+    responses = document["paths"][path][answer.request.method.lower()]["responses"]
+    media = answer.headers["content-type"].partition(";")[0]
+    schema = responses[str(answer.status_code)]["content"][media]["schema"]
+    return strictly(answer.content, *models_of(schema))
+
+
+def models_of(schema: dict[str, Any]) -> list[Any]:
+    """The models that a schema of the OpenAPI document refers to."""
+    return [getattr(schemas, name) for name in re.findall(r"#/components/schemas/(\w+)", json.dumps(schema))]
+
+
+def children(process: int) -> list[int]:
+    """The children of a process."""
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def command(process: int) -> bytes:
+    return Path(f"/proc/{process}/cmdline").read_bytes()
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@contextmanager
+def started(
+    model: str | Path,
+    folder: Path,
+    *options: str,
+    module: str = "images.serving",
+    host: str = "127.0.0.1",
+    **environment: str,
+) -> Iterator[Server]:
+    """The server, ready, or another module with its options; everything that it writes lies in the folder."""
+    port = free_port()
+    words = ["--model", str(model), "--port", str(port), "--host", host, "--folder", str(folder / "scorer")]
+    words += ["--drain", "0", "--interval", "0.2", *options]
+    log = folder / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *words], cwd=ROOT, stderr=file, env={**os.environ, **environment}
+        )
+    server = Server(process, host, port, log)
+    try:
+        until(lambda: answers(server) or process.poll() is not None, "the server is ready")
+        assert process.poll() is None, server.text()
+        yield server
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def answers(server: Server) -> bool:
+    try:
+        return httpx.get(f"{server.url}/ready").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def until(true: Any, what: str) -> None:
+    """Wait until something is true."""
+    end = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < end, f"waited {PATIENCE} s in vain until {what}"
+        time.sleep(0.02)

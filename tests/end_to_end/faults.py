@@ -1,0 +1,388 @@
+"""Every step of the DAG killed at a random moment and started again: the same result, nothing lost, nothing twice.
+
+    python -m tests.end_to_end.faults --runs 20 --resumed 7
+
+Each of the first runs has every step killed once (SIGKILL to its whole tree of processes) and started again as
+Kubernetes does it: in the same run, on an empty disk. Each of the others is given up when a step is killed, and a new
+run is started with ``resume``, as a person does it. Half of the moments lie anywhere in a step's work, the other half
+right after one of its writes to the bucket; a step that has ended before its moment is killed then, when all is done
+and nobody knows it yet. All is drawn by ``--seed``; ``--first`` and ``--last`` choose among the runs. The steps are
+forked from one process that has loaded their libraries, so that kills meet their work and no imports.
+
+A line a run says what was killed when and whether the result is the one of a run that nobody touched. The last lines
+count over all the runs that are recorded in ``--folder``, also those of other calls.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import psutil
+from kfp import components, local
+from kfp.dsl.executor import Executor
+from kfp.local import subprocess_task_handler
+
+from components.scorer import storage
+from components.scorer.artifacts import litert_model, warmup
+from components.scorer.registry import channels, versions
+from components.scorer.run import decision, step_status
+from components.scorer.run.paths import Workspace
+from pipeline import local_runner, parameters
+from pipeline.compiled import compiled
+from tests.builders import tiny
+
+STEPS = ("ingestion", "validation", "pretraining", "training", "evaluation", "push", "notification")
+# The head alone is trained, and no page explains photos: to trace the whole network and its gradients takes longer than
+# all else together, and shows nothing more.
+SETTINGS = tiny.SETTINGS | {
+    "start": "none", "head_epochs": 4, "epochs": 0, "minimum_srcc": -1, "show_photos": "false",
+}  # fmt: skip
+TOLERANCE = 1e-4  # score points between the answers of both: training that goes on is the same to rounding
+_LOADED = (
+    "components.ingestion.ingest", "components.validation.validate", "components.pretraining.pretrain",
+    "components.training.train", "components.evaluation.evaluate", "components.push.push",
+    "components.notification.notify", "components.scorer.run.preflight",
+)  # fmt: skip
+_POLL = 0.002  # seconds between two looks at the bucket
+_COARSE = 0.02  # between two looks at the processes, which take longer
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a step is killed: once its processes have worked for so many seconds, or after so many of its writes."""
+
+    seconds: float = float("inf")
+    writes: float = float("inf")
+
+    def __str__(self) -> str:
+        return f"after {self.seconds:.2f} s" if self.writes == float("inf") else f"after write {self.writes}"
+
+
+NEVER = Moment()
+
+
+@dataclass
+class Measured:
+    """What a step took in a run that nobody touched: seconds of processors, which other load leaves alone."""
+
+    seconds: float
+    writes: int
+
+
+@dataclass
+class Reference:
+    """A run that nobody touched: what its steps took, and what it led to."""
+
+    steps: dict[str, Measured] = field(default_factory=dict)
+    means: list[float] = field(default_factory=list)
+    splits: str = ""
+
+
+@dataclass
+class Steps:
+    """Runs a DAG's steps, in the place of Kubeflow's subprocesses, and kills them when it is their moment."""
+
+    folder: Path
+    moments: dict[str, Moment]
+    again: bool  # whether a step that was killed is started again
+    killed: list[str] = field(default_factory=list)
+    measured: dict[str, Measured] = field(default_factory=dict)
+
+    def __call__(self, full_command: list[str], env_vars: Mapping[str, str] | None = None) -> int:
+        name = full_command[full_command.index("--function_to_execute") + 1]
+        given = json.loads(full_command[full_command.index("--executor_input") + 1])
+        (program,) = [word for word in full_command if f"def {name}(" in word]
+        moment = self.moments.pop(name, None)
+        before = self._seen()
+        child = self._start(name, program, given)
+        if moment is None:
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        ended, status = self._watch(name, child, moment, before)
+        if moment == NEVER or (ended and status):
+            return os.waitstatus_to_exitcode(status)
+        self.killed.append(f"{name} {'at its end' if ended else moment}")
+        if not self.again:
+            return 128 + signal.SIGKILL
+        shutil.rmtree(Path(given["outputs"]["outputFile"]).parent, ignore_errors=True)  # a pod's disk
+        return self(full_command, env_vars)
+
+    def _watch(self, name: str, child: int, moment: Moment, before: set[tuple[str, int]]) -> tuple[bool, int]:
+        """Kill a step at its moment, and measure it; whether it ended by itself, and its status."""
+        seen: set[tuple[str, int]] = set()
+        busy = 0.0
+        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+            if moment.seconds < float("inf") or moment == NEVER:
+                busy = max(busy, _busy(child))
+            if moment.seconds == float("inf"):
+                seen |= self._seen() - before
+            if busy >= moment.seconds or len(seen) >= moment.writes:
+                _kill_tree(child)
+                status = os.waitpid(child, 0)[1]
+                return not os.WIFSIGNALED(status), status  # it may have ended just before
+            time.sleep(_POLL if moment.seconds == float("inf") else _COARSE)
+        self.measured[name] = Measured(busy, len(seen | (self._seen() - before)))
+        return True, ended[1]
+
+    def _start(self, name: str, program: str, given: dict[str, Any]) -> int:
+        """A process that runs the step as its command would; its number."""
+        child = os.fork()
+        if child:
+            return child
+        try:
+            os.setsid()
+            log = os.open(self.folder / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            sys.stdout = os.fdopen(1, "w", buffering=1)
+            module: dict[str, Any] = {"__name__": "ephemeral_component"}
+            exec(compile(program, name, "exec"), module)
+            Executor(executor_input=given, function_to_execute=module[name]).execute()
+            sys.stdout.flush()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc(file=sys.stdout)
+            sys.stdout.flush()
+            os._exit(1)
+
+    def _seen(self) -> set[tuple[str, int]]:
+        """The bucket's files, each with its time: one more whenever something is written."""
+        return set(_files(self.folder / "models")) | set(_files(self.folder / "workspace"))
+
+
+def _files(folder: Path) -> Iterator[tuple[str, int]]:
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        try:
+            if entry.is_dir():
+                yield from _files(Path(entry.path))
+            else:
+                yield entry.path, entry.stat().st_mtime_ns
+        except FileNotFoundError:
+            continue
+
+
+def _tree(process: int) -> list[psutil.Process]:
+    """A process and all that it has started."""
+    try:
+        root = psutil.Process(process)
+        return [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _busy(process: int) -> float:
+    """Seconds of processors that a process has taken, with all that it has started, also what has ended."""
+    total = 0.0
+    for each in _tree(process):
+        try:
+            taken = each.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += taken.user + taken.system + taken.children_user + taken.children_system
+    return total
+
+
+def _kill_tree(process: int) -> None:
+    """SIGKILL to a process and all that it has started."""
+    for each in _tree(process):
+        try:
+            each.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def start(folder: Path, run: str, weights: Path, steps: Steps, resume: str = "") -> bool:
+    """A run of the whole DAG in a folder, which keeps its bucket; whether it ended well."""
+    folder.mkdir(parents=True, exist_ok=True)
+    places = {name: str(folder / name) for name in ("models", "workspace")}
+    changed = SETTINGS | {"weights": weights, "resume": resume}
+    given = parameters.read([f"{name}={value}" for name, value in changed.items()])
+    values = parameters.check({"photos": tiny.SAMPLE, **places, **given})
+    pipeline = components.load_component_from_text(local_runner._without_retries(compiled()))
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "artifacts" / run))
+    instead = mock.patch.object(subprocess_task_handler, "run_local_subprocess", steps)
+    with (
+        instead,
+        local_runner._step_environment(run),
+        warnings.catch_warnings(),
+        open(folder / "runner.log", "a") as log,
+    ):
+        warnings.simplefilter("ignore")
+        with redirect_stdout(log):
+            try:
+                pipeline(**values)
+            except RuntimeError:
+                return False
+    return True
+
+
+def answers(folder: Path) -> np.ndarray:
+    """The champion's mean scores of the photos that every version answers."""
+    champion = litert_model.load(channels.resolve(str(folder / "models" / "portraits")))
+    pixels = np.stack([champion.pixels(photo) for photo in warmup.photos()])
+    return champion.answer(pixels)["mean"]
+
+
+def wrong(folder: Path, tried: list[str], reference: Reference) -> list[str]:
+    """What is not as it has to be after runs of which the last one ended well; empty when nothing is."""
+    models, last = str(folder / "models"), Workspace(str(folder / "workspace"), tried[-1])
+    found: list[str] = []
+
+    def demand(holds: bool, what: str) -> None:
+        found.extend([] if holds else [what])
+
+    pushes = [entry["who"] for entry in channels.audit(models, "portraits") if entry["action"] == "push"]
+    complete = [each.version for each in versions.versions(models, "portraits") if each.state == "complete"]
+    champion = channels.read(models, "portraits").get("champion")
+    record, published = decision.read(last.decision) or {}, storage.read_json(last.published)
+    demand(pushes.count(tried[-1]) == 1, f"the run is in the audit {pushes.count(tried[-1])} times")
+    demand(len(pushes) == len(set(pushes)) == len(complete), f"versions {complete} for pushes of {pushes}")
+    demand(champion == max(complete), f"the champion is {champion} of {complete}")
+    demand(published["version"] == champion, f"the run says that it published {published['version']}")
+    demand(record.get("verdict") == "published", f"its decision says {record.get('verdict')}")
+    demand((record.get("published") or {}).get("version") == champion, "its decision names another version")
+    states = {step.name: step.state for step in step_status.read(last)}
+    expected = dict.fromkeys(STEPS[:-1], "succeeded")
+    demand(states == expected, f"its steps ended {states}")
+    demand((folder / "workspace" / "splits.csv").read_text() == reference.splits, "photos have changed their split")
+    difference = float(np.abs(answers(folder) - reference.means).max())
+    demand(difference <= TOLERANCE, f"the champion's scores differ by {difference:.2g}")
+    return found
+
+
+def untouched(folder: Path, weights: Path) -> Reference:
+    """The run to compare with; taken from the folder where an earlier call has left it."""
+    kept = folder / "reference.json"
+    if kept.exists():
+        found = json.loads(kept.read_text())
+        steps = {name: Measured(**each) for name, each in found.pop("steps").items()}
+        return Reference(steps, **found)
+    place = folder / "untouched"
+    shutil.rmtree(place, ignore_errors=True)
+    steps = Steps(place, dict.fromkeys(STEPS, NEVER), again=False)
+    if not start(place, "untouched", weights, steps):
+        raise RuntimeError(f"the run that nobody touched has failed: see {place}")
+    splits = (place / "workspace" / "splits.csv").read_text()
+    reference = Reference(steps.measured, answers(place).tolist(), splits)
+    shutil.rmtree(folder / "results", ignore_errors=True)  # which were held against another run
+    storage.write_json(str(kept), asdict(reference))
+    return reference
+
+
+def draw(chance: random.Random, measured: Measured) -> Moment:
+    """A moment within a step."""
+    if chance.random() < 0.5 and measured.writes:
+        return Moment(writes=chance.randint(1, measured.writes))
+    return Moment(seconds=chance.uniform(0, measured.seconds))
+
+
+def retried(place: Path, weights: Path, reference: Reference, chance: random.Random) -> tuple[Steps, list[str]]:
+    """A run whose steps are all killed once and started again, and what is wrong with its result."""
+    steps = Steps(place, {name: draw(chance, reference.steps[name]) for name in STEPS}, again=True)
+    if not start(place, "run", weights, steps):
+        return steps, ["the run failed"]
+    return steps, wrong(place, ["run"], reference)
+
+
+def resumed(
+    place: Path, weights: Path, reference: Reference, chance: random.Random, step: str
+) -> tuple[Steps, list[str]]:
+    """A run that is given up when a step is killed, another that takes it up, and what is wrong with their result."""
+    steps = Steps(place, {step: draw(chance, reference.steps[step])}, again=False)
+    start(place, "killed", weights, steps)
+    taken_up = "killed" if storage.exists(Workspace(str(place / "workspace"), "killed").steps) else ""
+    if not start(place, "resumed", weights, Steps(place, {}, again=False), resume=taken_up):
+        return steps, ["the run that was to go on failed"]
+    return steps, wrong(place, ["killed", "resumed"], reference)
+
+
+def main() -> int:
+    """Carry out the runs; 1 when the result of any is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--runs", type=int, default=20, help="whose steps are started again (default: %(default)s)")
+    parser.add_argument("--resumed", type=int, default=7, help="that are taken up by another (default: %(default)s)")
+    parser.add_argument("--first", type=int, default=1, help="number of the run to begin with (default: %(default)s)")
+    parser.add_argument("--last", type=int, help="number of the run to end with")
+    parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--folder", type=Path, default=Path("build/faults"), help="default: %(default)s")
+    options = parser.parse_args()
+    folder = options.folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (weights := folder / "backbone.weights.h5").exists():
+        _apart(lambda: tiny.weights(folder))
+    for module in _LOADED:
+        __import__(module)
+    reference = untouched(folder, weights)
+    took = ", ".join(f"{name} {each.seconds:.1f} s {each.writes} writes" for name, each in reference.steps.items())
+    print(f"untouched: {took}", flush=True)
+    for number in range(options.first, (options.last or options.runs + options.resumed) + 1):
+        place, chance = folder / f"run-{number}", random.Random(f"{options.seed}-{number}")
+        shutil.rmtree(place, ignore_errors=True)
+        if number <= options.runs:
+            how, (steps, found) = "started again", retried(place, weights, reference, chance)
+        else:
+            step = STEPS[(number - options.runs - 1) % len(STEPS)]
+            how, (steps, found) = "resumed", resumed(place, weights, reference, chance, step)
+        outcome = "; ".join(found) or "as untouched"
+        print(f"run {number}, {how}: killed {', '.join(steps.killed)}: {outcome}", flush=True)
+        result = {"how": how, "killed": steps.killed, "wrong": found, "versions": complete_versions(place)}
+        storage.write_json(str(folder / "results" / f"{number:03}.json"), result)
+        if not found:
+            shutil.rmtree(place)
+    return 1 if _tell([json.loads(path.read_text()) for path in sorted(folder.glob("results/*.json"))]) else 0
+
+
+def complete_versions(folder: Path) -> int:
+    """How many whole versions there are after the runs in a folder."""
+    return sum(each.state == "complete" for each in versions.versions(str(folder / "models"), "portraits"))
+
+
+def _tell(results: list[dict[str, Any]]) -> int:
+    """Print a summary; how many runs have another result."""
+    for how in dict.fromkeys(result["how"] for result in results):
+        these = [result for result in results if result["how"] == how]
+        kills = Counter(killed.split()[0] for result in these for killed in result["killed"])
+        versions = Counter(result["versions"] for result in these)
+        told = ", ".join(f"{number} in {runs} of them" for number, runs in sorted(versions.items()))
+        each = ", ".join(f"{step} {kills[step]}" for step in STEPS if kills[step])
+        same = sum(not result["wrong"] for result in these)
+        print(f"{how}: {len(these)} runs, {kills.total()} kills ({each}); the result of the untouched run in {same}")
+        print(f"  versions published: {told}")
+    return sum(bool(result["wrong"]) for result in results)
+
+
+def _apart(action: Callable[[], Any]) -> None:
+    """Carry something out in a process of its own: this one must not have started TensorFlow when it forks steps."""
+    child = os.fork()
+    if not child:
+        try:
+            action()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    if os.waitpid(child, 0)[1]:
+        raise RuntimeError("a process of its own failed; its error stands above")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""What the page on operations tells people to type works in its order, on stand-ins of Kubeflow and the bucket."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.ingestion.sample import draw
+from components.scorer import storage
+from components.scorer.registry import channels
+from pipeline.__main__ import main
+from pipeline.kubeflow import client
+from tests.builders import documents
+from tests.fakes import gcs, kubeflow
+
+PAGE = (documents.ROOT / "pipeline" / "OPERATIONS.md").read_text(encoding="utf-8")
+README = (documents.ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = documents.commands(PAGE)
+MODELS = "gs://bucket/models"
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory, small_scorer) -> Iterator[gcs.Server]:
+    """The page's bucket: photos, ratings, and two versions of which the second is the champion."""
+    from components.scorer.artifacts import bundle, saved_model
+    from components.scorer.registry import integrity
+
+    folder, patch = tmp_path_factory.mktemp("drawn"), pytest.MonkeyPatch()
+    sample = draw(folder, labelled=4, unlabelled=0, seed=5)
+    with gcs.Server("bucket") as server:
+        patch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        storage.upload_tree(sample.photos, "gs://bucket/photos")
+        storage.write_bytes("gs://bucket/ratings.csv", Path(sample.ratings).read_bytes())
+        saved_model.export(bundle.load(small_scorer), folder / "version")
+        integrity.write(folder / "version", {})
+        for version in (1, 2):
+            storage.upload_tree(folder / "version", channels.address(MODELS, "portraits", version))
+            channels.switch(MODELS, "portraits", version, why="passed")
+        yield server
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[kubeflow.Kubeflow]:
+    """The page's Kubeflow, before a checkout of its second revision."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(client, "revision", lambda: "abc123")
+    with kubeflow.serving() as serving:
+        yield serving
+    patch.undo()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """Where the commands are given: beside the README's schedules."""
+    (schedules,) = re.findall(r"^```yaml\n(schedules:.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    (tmp_path / "schedules.yaml").write_text(schedules)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("bucket", "folder")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_pages_command_works(command, server, capsys):
+    if "channels.json" in command:
+        storage.delete_tree(f"{MODELS}/portraits/channels.json")
+    words = documents.words(command, server.url)
+    if words[0] == "make":
+        subprocess.run(words, check=True, capture_output=True)
+        return
+    assert words[:3] == ["python", "-m", "pipeline"]
+    assert main(words[3:]) == 0, capsys.readouterr().err
+
+
+def test_its_commands_have_left_the_champion_that_they_say(bucket):
+    assert channels.read(MODELS, "portraits") == {"champion": 2, "previous": None}
+    assert [entry["why"] for entry in channels.audit(MODELS, "portraits")] == [
+        "restored after the loss of channels.json"
+    ]
+
+
+def test_its_commands_have_left_one_schedule_that_runs_the_version_rolled_back_to(server):
+    (enabled,) = [run for run in server.recurring if run["status"] == "ENABLED"]
+    (version,) = [
+        each for each in server.versions
+        if each["pipeline_version_id"] == enabled["pipeline_version_reference"]["pipeline_version_id"]
+    ]  # fmt: skip
+    assert version["display_name"] == "v0.1.0"
+
+
+def test_it_speaks_of_every_case_that_it_promises():
+    cases = re.findall(r"^## (.*)$", PAGE, re.MULTILINE)
+    assert cases == [
+        "First install", "Upgrade", "Roll the code back", "A bad model is out", "The bucket is lost",
+        "No GPU to be had", "Spot nodes vanish", "A step dies", "A schedule is stuck", "Housekeeping",
+    ]  # fmt: skip
+
+
+def test_the_parameters_and_files_that_it_names_are_there():
+    from pipeline import parameters
+
+    for name in ("maximum_slice_gap", "warn_only", "accelerator", "resume"):
+        assert name in PAGE
+        assert f"{name} " in parameters.table()
+    for path in re.findall(r"`((?:pipeline|images)/[\w./-]+)`", PAGE):
+        assert (documents.ROOT / path).exists(), path

@@ -1,0 +1,92 @@
+"""What the README tells people to type works, in the order in which it stands there.
+
+Its commands are run on a small drawn sample, in an empty folder and against a stand-in of the Kubeflow server; a run
+gets settings that make it short. ``make run`` and ``make test`` are this suite's own surroundings: of them it is
+checked that the targets exist and what they would do.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from components.ingestion.sample import draw
+from components.scorer.settings import GateKey
+from tests.builders import documents, servers
+from tests.fakes import kubeflow
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = documents.commands(README)
+SHORT = [
+    "start=none", 'backbone_options={"alpha":0.25}', "crop=32", "scale=36", "head_epochs=1", "epochs=1", "bootstrap=20",
+    "behaviour_photos=8", "perturbation_photos=1", f"warn_only={json.dumps(get_args(GateKey))}",
+    "validation_share=0.3", "test_share=0.3",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A person's own folder: photos and tables named as in the README, and the README's own schedules."""
+    place = tmp_path_factory.mktemp("own")
+    sample = draw(place / "drawn", labelled=48, unlabelled=12, seed=5)
+    Path(sample.photos).rename(place / "photos")
+    for photo, name in zip(sorted((place / "photos").glob("*.jpg")), ("portrait.jpg", "another.jpg"), strict=False):
+        shutil.copy(photo, place / name)
+    Path(sample.unlabelled).rename(place / "more-photos")
+    Path(sample.ratings).rename(place / "ratings.csv")
+    Path(sample.attributes).rename(place / "attributes.csv")
+    (schedules,) = re.findall(r"^```yaml\n(schedules:.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    (place / "schedules.yaml").write_text(schedules)
+    return place
+
+
+@pytest.fixture(scope="module")
+def host():
+    with kubeflow.serving() as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def served(folder, tmp_path_factory):
+    """The address at which the model answers that the README's own run has published."""
+    with servers.started(folder / "models", tmp_path_factory.mktemp("served")) as server:
+        yield server.url
+
+
+def runnable(command: str, host: str) -> list[str]:
+    """The command with this Python, the stand-in's address and, for a run, settings that make it short."""
+    words = documents.words(command, host)
+    if words[:3] == ["python", "-m", "pipeline"]:
+        more = {"run": ["--set", *SHORT], "compile": ["--file", "pipeline.yaml"]}
+        return [sys.executable, *words[1:], *more.get(words[3], [])]
+    return words
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_readmes_command_works(command, folder, host, request):
+    if command == ". .venv/bin/activate":
+        assert ".venv" in (ROOT / "Makefile").read_text()
+        return
+    if "http://localhost:8080" in command:
+        command = command.replace("http://localhost:8080", request.getfixturevalue("served"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(runnable(command, host), cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_commands_leave_what_the_readme_promises(folder):
+    columns = (folder / "scores.csv").read_text().splitlines()[0]
+    assert columns == "photo,mean,std," + ",".join(f"p{score}" for score in range(1, 11))
+
+
+def test_the_readmes_tree_is_the_projects():
+    (tree,) = re.findall(r"^## The tree\n\n```\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    named = [line.split()[0] for line in tree.splitlines()]
+    assert [name for name in named if not (ROOT / name).exists()] == []

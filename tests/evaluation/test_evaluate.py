@@ -1,0 +1,437 @@
+"""The test split is scored once a photo, the page says why, and the decision is always written."""
+
+import json
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from components.evaluation import export_probe, report
+from components.evaluation.checks.champion_predictions import Champion
+from components.evaluation.checks.predictions import Predictions, predict
+from components.evaluation.evaluate import evaluate
+from components.evaluation.example_photos import Faces
+from components.evaluation.results import find
+from components.scorer.artifacts import bundle, saved_model
+from components.scorer.data import photos
+from components.scorer.metrics import regression
+from components.scorer.registry import channels, integrity
+from components.scorer.report.page import LARGEST
+from components.scorer.run.decision import Gate, decide, record, write
+from components.scorer.run.paths import Workspace
+from components.scorer.settings import Evaluation, Policy
+from tests.builders import designed
+from tests.conftest import votes_around
+from tests.evaluation.test_gates import SERVED
+
+PHOTOS = 48
+SOUND = designed.SOUND
+NOISY = {**SOUND, "stripes": 40, "intercept": -1.5}
+SETTINGS = Evaluation(
+    bootstrap=60,
+    minimum_test_photos=40,
+    minimum_slice=20,
+    behaviour_photos=4,
+    perturbation_photos=1,
+    champion_margin=0.1,
+    champion_margin_emd=0.3,
+    maximum_rise=9.0,
+)
+POLICY = Policy(warn_only=())
+
+
+@dataclass
+class Watched:
+    """A scorer that keeps what it was asked about."""
+
+    scorer: bundle.Bundle
+    asked: list[bytes] = field(default_factory=list)
+
+    def score(self, photos: list[bytes]) -> np.ndarray:
+        self.asked += photos
+        return self.scorer.score(photos)
+
+    def __getattr__(self, name):
+        return getattr(self.scorer, name)
+
+
+class Broken(Watched):
+    def score(self, photos):
+        return np.full((len(photos), 10), np.nan)
+
+
+class Wordy(Watched):
+    def score(self, photos):
+        return np.ones((len(photos), 3))
+
+
+def seeing(kind=Watched, **features) -> Watched:
+    return kind(designed.scorer(**(features or SOUND)))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    return designed.dataset(tmp_path_factory.mktemp("designed") / "dataset", PHOTOS)
+
+
+@pytest.fixture
+def run(dataset, tmp_path, monkeypatch):
+    """Evaluate a designed scorer, with another one published as version 3 when given."""
+    monkeypatch.setattr(export_probe, "probe", lambda *asked: SERVED)
+
+    def evaluated(scorer=None, champion=None, settings=SETTINGS, dataset=dataset, policy=POLICY, checks=""):
+        models = str(tmp_path / "models")
+        monkeypatch.setattr(bundle, "load", lambda folder: scorer or seeing())
+        if champion:
+            channels.switch(models, "portraits", 3)
+            monkeypatch.setattr(saved_model, "load", lambda uri: champion if uri.endswith("portraits/3") else None)
+        return evaluate(
+            dataset,
+            tmp_path / "scorer",
+            tmp_path / "out" / "report",
+            models=models,
+            name="portraits",
+            settings=settings,
+            policy=policy,
+            workspace=Workspace(str(tmp_path / "workspace"), "run-1"),
+            checks=checks,
+            revision="def",
+        )
+
+    return evaluated
+
+
+def written(tmp_path, name="decision.json"):
+    def no_constant(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    return json.loads((tmp_path / "out" / name).read_text(), parse_constant=no_constant)
+
+
+def gate(decision, key):
+    return next(gate for gate in decision.gates if gate.key == key)
+
+
+def test_predictions_have_each_photo_of_the_test_split_once_and_no_other(run, dataset, tmp_path):
+    scorer = seeing()
+    run(scorer)
+    records = list(photos.records(dataset, "test"))
+    rows = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    assert rows.photo_id.tolist() == [record["photo_id"] for record in records]
+    assert scorer.asked[:PHOTOS] == [record["photo"] for record in records]  # 48 of them: the last batch is smaller
+    assert set(rows.split) == {"test"}
+
+
+def test_predictions_say_what_the_scorer_and_people_say(run, dataset, tmp_path):
+    run(seeing(**NOISY), champion=seeing())
+    rows = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    votes = [f"p{score}" for score in range(1, 11)]
+    assert list(rows) == [
+        *("photo_id", "mean", "std", *votes, "truth_mean", "truth_std", "raters", "split"),
+        *("champion_mean", "light"),
+    ]
+    record = next(iter(photos.records(dataset, "test")))
+    row = rows.iloc[0]
+    assert rows[votes].sum(axis=1).to_numpy() == pytest.approx(np.ones(len(rows)), abs=1e-4)
+    assert row[votes].to_numpy(float) == pytest.approx(seeing(**NOISY).score([record["photo"]])[0], abs=1e-5)
+    assert row["mean"] == pytest.approx(row[votes].to_numpy(float) @ np.arange(1, 11), abs=1e-4)
+    assert row["truth_mean"] == pytest.approx(regression.mean_scores(record["votes"][None])[0], abs=1e-4)
+    assert (row["raters"], row["light"]) == (designed.RATERS, record["attributes"]["light"])
+
+
+def test_an_attribute_named_as_a_column_does_not_take_its_place():
+    votes = votes_around(4)[None]
+    predictions = Predictions(["a"], votes, np.array([3]), pd.DataFrame([{"mean": "kind"}]), votes)
+    row = predictions.table().iloc[0]
+    assert row["mean"] == pytest.approx(4, abs=0.01)
+    assert row["attribute_mean"] == "kind"
+
+
+def test_the_metrics_are_those_of_the_predictions(run, tmp_path):
+    found = run(seeing(**NOISY))
+    rows = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    for name in ("srcc", "lcc", "krcc", "mae", "rmse", "spread", "accuracy"):
+        expected = float(getattr(regression, name)(rows.truth_mean.to_numpy(), rows["mean"].to_numpy()))
+        assert found.metrics[f"test_{name}"] == pytest.approx(expected, abs=2e-3)  # the file rounds
+        saved = written(tmp_path, "metrics.json")["challenger"][name]
+        assert saved["value"] == found.metrics[f"test_{name}"]
+        assert saved["low"] <= saved["value"] <= saved["high"]
+
+
+def test_kubeflow_gets_finite_floats_and_curves_of_one_length(run):
+    found = run(seeing(), champion=seeing(**NOISY))
+    assert all(name.startswith("test_") and type(value) is float for name, value in found.metrics.items())
+    assert all(math.isfinite(value) for value in found.metrics.values())
+    assert found.metrics["test_photos"] == PHOTOS
+    assert found.metrics["test_champion_srcc"] < found.metrics["test_srcc"]
+    assert sum(map(sum, found.confusion)) == PHOTOS
+    assert len({len(curve) for curve in found.roc.values()}) == 1
+    assert all(math.isfinite(value) for curve in found.roc.values() for value in curve)
+
+
+def test_the_first_model_passes_the_champion_gates_and_the_decision_says_so(run, tmp_path):
+    found = run()
+    assert found.passed
+    assert gate(found.decision, "champion_srcc").verdict == "passed"
+    assert "first model" in gate(found.decision, "champion_srcc").reason
+    saved = written(tmp_path)
+    assert (saved["verdict"], saved["publish"], saved["champion"]) == ("publish", True, None)
+
+
+def test_the_decision_lies_with_the_report_and_in_the_workspace(run, tmp_path):
+    run()
+    there = Path(Workspace(str(tmp_path / "workspace"), "run-1").decision).read_text()
+    assert json.loads(there) == written(tmp_path)
+    assert written(tmp_path)["run"] == "run-1"
+
+
+def test_the_gates_that_validation_judged_are_part_of_the_decision(run, tmp_path):
+    earlier = Gate("leakage", "No leakage", "photos", 3, 0, "failed", "three photos are in two splits.")
+    write(str(tmp_path / "checks" / "gates.json"), record(decide([earlier], POLICY)))
+    found = run(checks=tmp_path / "checks")
+    assert found.decision.gates[0] == earlier
+    assert found.decision.verdict == "refused"
+
+
+def test_a_person_overrules_the_gates_and_the_reason_is_in_the_decision(run, tmp_path):
+    found = run(policy=Policy((), True, "the old version is unfair"), settings=replace(SETTINGS, minimum_srcc=1))
+    assert found.passed
+    saved = written(tmp_path)
+    assert (saved["verdict"], saved["publish"], saved["override"]) == ("forced", True, "the old version is unfair")
+    assert "the old version is unfair" in (tmp_path / "out" / "report").read_text()
+
+
+def test_a_gate_that_only_warns_keeps_nothing_from_being_published_and_is_told(run, tmp_path):
+    found = run(policy=Policy(warn_only=("srcc",)), settings=replace(SETTINGS, minimum_srcc=1))
+    assert found.decision.verdict == "publish"
+    assert "Ranks photos as people do" in written(tmp_path)["warnings"][0]
+    assert "warns" in (tmp_path / "out" / "report").read_text()
+
+
+def test_the_champion_is_scored_on_the_same_photos_in_the_same_order(run):
+    scorer, champion = seeing(), seeing()
+    run(scorer, champion)
+    assert champion.asked == scorer.asked[:PHOTOS]
+
+
+def test_a_scorer_worse_than_the_champion_is_refused_in_words(run, tmp_path):
+    found = run(seeing(**NOISY), champion=seeing(), settings=replace(SETTINGS, champion_margin=0.01))
+    assert not found.passed
+    assert gate(found.decision, "champion_srcc").verdict == "failed"
+    saved = written(tmp_path)
+    assert (saved["verdict"], saved["champion"]["version"]) == ("refused", 3)
+    assert any("version 3" in reason for reason in saved["reasons"])
+
+
+@pytest.mark.parametrize("champion", [seeing(Broken), seeing(Wordy), seeing(intercept=5.5)])
+def test_a_champion_that_gives_no_usable_answer_fails_the_evaluation_and_nothing_passes(run, champion, tmp_path):
+    found = run(champion=champion)
+    assert not found.passed
+    assert found.decision.verdict == "failed"
+    assert gate(found.decision, "champion_srcc").verdict == "not judged"
+    assert all(each.verdict == "passed" for each in found.decision.gates if not each.key.startswith("champion"))
+    assert written(tmp_path)["verdict"] == "failed"
+
+
+def test_a_champion_that_cannot_be_loaded_is_told_in_the_decision_and_on_the_page(run, tmp_path):
+    channels.switch(str(tmp_path / "models"), "portraits", 7)
+    found = run()
+    assert found.decision.verdict == "failed"
+    saved = written(tmp_path)
+    assert saved["champion"]["version"] == 7
+    assert "expected a published version" in saved["champion"]["error"]
+    assert saved["champion"]["uri"].endswith("models/portraits/7")
+    assert "Failed: not every gate could be judged" in (tmp_path / "out" / "report").read_text()
+    assert found.metrics["test_srcc"] > 0.9
+
+
+def test_unreadable_channels_are_no_missing_champion(run, tmp_path):
+    (tmp_path / "models" / "portraits").mkdir(parents=True)
+    (tmp_path / "models" / "portraits" / "channels.json").write_text("{half")
+    found = run()
+    assert found.decision.verdict == "failed"
+    assert "channels.json" in gate(found.decision, "champion_srcc").reason
+
+
+def test_a_constant_scorer_is_refused_with_a_clear_reason(run, tmp_path):
+    found = run(seeing(intercept=5.5), champion=seeing())
+    assert found.decision.verdict == "refused"
+    assert "every photo gets the same score" in gate(found.decision, "srcc").reason
+    assert gate(found.decision, "champion_srcc").verdict == "failed"
+    assert "test_srcc" not in found.metrics
+    assert written(tmp_path, "metrics.json")["challenger"]["srcc"]["value"] is None
+    assert "Refused" in (tmp_path / "out" / "report").read_text()
+
+
+def test_a_scorer_that_answers_with_no_numbers_is_refused(run, tmp_path):
+    found = run(seeing(Broken))
+    assert found.decision.verdict == "refused"
+    assert "a prediction is no number" in gate(found.decision, "srcc").reason
+    assert found.roc["threshold"] == []
+
+
+def test_an_evaluation_that_breaks_off_leaves_a_decision_that_says_why(run, tmp_path):
+    with pytest.raises(ValueError, match="expected votes"):
+        run(seeing(Wordy))
+    saved = written(tmp_path)
+    assert (saved["verdict"], saved["publish"], saved["gates"]) == ("failed", False, [])
+    assert "expected votes [32, 10] of the scorer, got [32, 3]" in saved["reasons"][0]
+    assert json.loads(Path(Workspace(str(tmp_path / "workspace"), "run-1").decision).read_text()) == saved
+
+
+def test_a_data_set_without_test_photos_is_one_clear_error(run, tmp_path):
+    from components.ingestion import tfds_writer
+    from tests.conftest import example
+
+    tfds_writer.write(tmp_path / "dataset", {"train": [[example(1)]]}, ["side"])
+    with pytest.raises(ValueError, match="the test split has no photo"):
+        run(dataset=tmp_path / "dataset")
+    assert written(tmp_path)["verdict"] == "failed"
+
+
+def test_a_true_bundle_stands_against_itself_published_and_served(dataset, tmp_path):
+    designed.scorer(**SOUND).save(tmp_path / "scorer")
+    saved_model.export(designed.scorer(**SOUND), tmp_path / "models" / "portraits" / "1")
+    integrity.write(tmp_path / "models" / "portraits" / "1", {})
+    channels.switch(str(tmp_path / "models"), "portraits", 1)
+    found = evaluate(
+        dataset,
+        tmp_path / "scorer",
+        tmp_path / "out" / "report",
+        models=str(tmp_path / "models"),
+        name="portraits",
+        settings=replace(SETTINGS, maximum_latency=60_000),
+        policy=POLICY,
+        workspace=Workspace(str(tmp_path / "workspace"), "run-1"),
+        results=tmp_path / "results",
+    )
+    assert found.decision.verdict == "publish", found.decision.reasons
+    assert found.metrics["test_difference_emd"] == pytest.approx(0, abs=1e-4)
+    files = {file.name for file in (tmp_path / "results").iterdir()}
+    assert files == {"decision.json", "metrics.json", "predictions.csv"}
+    numbers = json.loads((tmp_path / "results" / "metrics.json").read_text())
+    assert numbers["serving"]["size_megabytes"] > 0
+    assert numbers["seconds"]["serving"] > 0
+
+
+def test_each_photo_is_read_in_small_batches_not_all_at_once():
+    held = []
+
+    def records():
+        for number in range(100):
+            held.append(number)
+            yield {"photo": b"", "photo_id": str(number), "votes": np.ones(10) / 10, "raters": 1, "attributes": {}}
+
+    class Watching:
+        def score(self, photos):
+            assert len(held) - self.done <= 33
+            self.done += len(photos)
+            return np.ones((len(photos), 10)) / 10
+
+        done = 0
+
+    assert len(predict(records, Watching(), 100).photo_ids) == 100
+
+
+@pytest.fixture
+def found(dataset, monkeypatch, tmp_path):
+    """What is found of a sound scorer that has a noisy champion."""
+    from functools import partial
+
+    monkeypatch.setattr(export_probe, "probe", lambda *asked: SERVED)
+    monkeypatch.setattr(saved_model, "load", lambda uri: seeing(**NOISY))
+    channels.switch(str(tmp_path), "portraits", 3)
+    records = partial(photos.records, dataset, "test")
+    return find(designed.scorer(**SOUND), records, PHOTOS, str(tmp_path), "portraits", SETTINGS), records
+
+
+def page_of(found, tmp_path, settings=SETTINGS, **changed):
+    findings, records = found
+    decision = decide([Gate("srcc", "Ranks photos as people do", "SRCC", 0.9, 0.5, "passed", "it does.")], POLICY)
+    findings = replace(findings, **changed)
+    about = {"model": "portraits"}
+    report.write_report(tmp_path / "page", findings, decision, designed.scorer(**SOUND), records, settings, about)
+    return (tmp_path / "page").read_text()
+
+
+def test_the_page_says_the_verdict_first_then_the_gates_and_names_the_extremes(run, tmp_path):
+    run()
+    html = (tmp_path / "out" / "report").read_text()
+    assert html.index("Publish: the scorer passed all") < html.index("<h2>Gates") < html.index("<h2>Metrics")
+    rows = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    best = rows.photo_id[rows.truth_mean.idxmax()]
+    assert html.index("Best by people") < html.index(f">{best}<")
+
+
+def test_the_page_sets_people_beside_every_correlation(found, tmp_path):
+    html = page_of(found, tmp_path)
+    assert "ceiling" in html
+    for name in ("lcc", "srcc", "krcc"):
+        assert f"{found[0].ceiling.perfect[name]:.3f}" in html
+        assert f"{found[0].ceiling.human[name]:.3f}" in html
+
+
+def test_the_page_shows_what_moved_since_the_champion(found, tmp_path):
+    html = page_of(found, tmp_path)
+    predictions, champion = found[0].predictions, found[0].champion
+    moved = np.abs(regression.mean_scores(predictions.scorer) - regression.mean_scores(champion.votes))
+    most = predictions.photo_ids[int(moved.argmax())]
+    assert html.index("Moved most since the champion") < html.rindex(f">{most}<")
+
+
+def test_the_photos_named_are_ten_at_each_end_by_people_and_by_the_scorer(found):
+    chosen = report.rankings(found[0])
+    for who, votes in (("people", found[0].predictions.truth), ("the scorer", found[0].predictions.scorer)):
+        order = np.argsort(regression.mean_scores(votes), kind="stable")
+        assert set(chosen[f"Worst by {who}"]) == set(order[:10])
+        assert set(chosen[f"Best by {who}"]) == set(order[-10:])
+
+
+@pytest.mark.parametrize("show", [False, True])
+def test_photos_and_heat_maps_are_on_the_page_only_where_that_is_asked_for(run, tmp_path, show):
+    run(settings=replace(SETTINGS, show_photos=show))
+    html = (tmp_path / "out" / "report").read_text()
+    assert html.count("<img") == (2 * 60 + 2 * 4 if show else 0)  # six rankings of ten, and four enhanced ones
+    assert ("The photos are not shown" in html) == (not show)
+
+
+def test_an_attribute_cannot_write_markup_into_the_page(found, tmp_path):
+    from components.evaluation.checks.slices import slice_all
+
+    attributes = pd.DataFrame({"<script>": ["<img src=x>"] * PHOTOS})
+    predictions = replace(found[0].predictions, attributes=attributes)
+    html = page_of(found, tmp_path, slices=slice_all(predictions, SETTINGS))
+    assert "<script" not in html
+    assert "<img" not in html
+
+
+def test_the_page_of_many_photos_stays_small(found, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "gather", lambda *asked: Faces())  # these photos are none of the data set's
+    predictions = simulated(20_000)
+    champion = Champion("models/portraits/3", 3, predictions.truth)
+    html = page_of(found, tmp_path, predictions=predictions, champion=champion)
+    assert len(html.encode()) < LARGEST / 5
+    assert "data:image/png" in html  # the scatter became a picture
+
+
+def simulated(count: int) -> Predictions:
+    """Predictions of many photos."""
+    rng = np.random.default_rng(0)
+    latent = rng.uniform(2, 9, count)
+    return Predictions(
+        [f"{number}.jpg" for number in range(count)],
+        np.array([votes_around(mean) for mean in latent]),
+        np.full(count, 9),
+        pd.DataFrame({"tone": ["light"] * count}),
+        np.array([votes_around(mean) for mean in np.clip(latent + rng.normal(0, 0.3, count), 1, 10)]),
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_evaluation_of_a_photo_or_two_ends_with_a_page_and_a_no(run, tmp_path, count):
+    found = run(dataset=designed.dataset(tmp_path / "few", count))
+    assert found.decision.verdict == "refused"
+    assert f"{count} photos of the test split" in (tmp_path / "out" / "report").read_text()

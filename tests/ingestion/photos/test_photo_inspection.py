@@ -1,0 +1,364 @@
+"""What is measured of a photo, and how many photos are inspected, resumed and read back."""
+
+import hashlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import imagehash
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import ExifTags, Image, ImageEnhance, ImageFilter, ImageOps
+from scipy import ndimage
+
+from components.ingestion.exclusions import LeftOut
+from components.ingestion.photos import photo_inspection
+from components.ingestion.photos.photo_inspection import (
+    Chunk,
+    Inspected,
+    inspect,
+    inspect_all,
+    inspect_chunk,
+    read_photo,
+)
+from components.scorer import storage
+from components.scorer.imaging.decoding import normalise, upright
+from components.scorer.settings import Ingestion
+from tests.fakes import gcs
+
+ROOT = Path(__file__).resolve().parents[3]
+SETTINGS = Ingestion()
+
+
+def scenery(seed: int, width: int = 400, height: int = 500) -> Image.Image:
+    """A picture with detail of all sizes, as photographs have it; another one for each seed."""
+    rng = np.random.default_rng(seed)
+    total = np.full((height, width, 3), 128, np.float32)
+    for cells in (3, 6, 12, 24, 48, 96):
+        noise = rng.normal(0, 100 / cells**0.5, (cells, cells)).astype(np.float32)
+        total += np.asarray(Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC))[..., None]
+    return Image.fromarray(np.clip(total * rng.uniform(0.7, 1, 3), 0, 255).astype(np.uint8))
+
+
+def jpeg(image: Image.Image, quality: int = 90, **options: object) -> bytes:
+    stream = BytesIO()
+    image.save(stream, "JPEG", quality=quality, **options)
+    return stream.getvalue()
+
+
+def inspected(image: Image.Image, **options: object) -> Inspected:
+    found = inspect("photo.jpg", jpeg(image, **options), SETTINGS)
+    assert isinstance(found, Inspected)
+    return found
+
+
+def distance(one: Inspected, other: Inspected) -> int:
+    return int(np.bitwise_count(np.frombuffer(one.phash, np.uint8) ^ np.frombuffer(other.phash, np.uint8)).sum())
+
+
+def test_a_photo_is_stored_normalised_and_known_by_its_source():
+    data = jpeg(scenery(1))
+    found = inspect("anna/1.jpg", data, SETTINGS)
+    assert (found.photo_id, found.data) == ("anna/1.jpg", normalise(data, SETTINGS))
+    assert found.sha256 == hashlib.sha256(data).hexdigest()
+    assert pickle.loads(pickle.dumps(found)) == found
+
+
+def test_the_size_is_that_of_the_upright_original():
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    found = inspected(scenery(1, 1600, 1200), exif=exif)
+    assert (found.width, found.height) == (1200, 1600)
+
+
+def test_the_perceptual_hash_is_imagehashs_of_256_bits():
+    data = jpeg(scenery(1))
+    square = ImageOps.grayscale(upright(data, SETTINGS)).resize((256, 256), Image.Resampling.BILINEAR)
+    expected = imagehash.phash(square, hash_size=16)
+    assert inspect("a", data, SETTINGS).phash.hex() == str(expected)
+    assert len(bytes.fromhex(str(expected))) == 32
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "alter",
+    [
+        lambda image: jpeg(image, quality=30),
+        lambda image: jpeg(image.reduce(2)),
+        lambda image: jpeg(image.crop((6, 7, 394, 493))),
+        lambda image: jpeg(ImageEnhance.Brightness(image).enhance(1.1)),
+        lambda image: jpeg(ImageEnhance.Brightness(image).enhance(0.9)),
+        lambda image: jpeg(ImageOps.grayscale(image)),
+    ],
+    ids=["re-encoded", "halved", "trimmed", "brighter", "darker", "grey"],
+)
+def test_a_near_duplicate_lies_within_the_set_distance(seed, alter):
+    image = scenery(seed)
+    near = inspect("near", alter(image), SETTINGS)
+    assert distance(inspected(image), near) <= SETTINGS.duplicate_distance
+
+
+def test_other_photos_and_mirrored_ones_lie_beyond_the_set_distance():
+    found = [inspected(scenery(seed)) for seed in range(8)]
+    found.append(inspected(ImageOps.mirror(scenery(0))))
+    apart = [distance(one, other) for place, one in enumerate(found) for other in found[:place]]
+    assert min(apart) > SETTINGS.duplicate_distance
+
+
+def test_real_portraits_are_told_apart_and_their_near_duplicates_found(portraits):
+    paths = sorted((portraits / "data" / "mebeauty" / "photos").rglob("*.jpg"))[::40]
+    found = [inspect("photo", path.read_bytes(), SETTINGS) for path in paths]
+    hashes = np.array([np.frombuffer(photo.phash, np.uint8) for photo in found])
+    apart = np.bitwise_count(hashes[:, None] ^ hashes).sum(-1)[np.triu_indices(len(hashes), 1)]
+    assert apart.min() > SETTINGS.duplicate_distance
+    for path, photo in zip(paths, found, strict=True):
+        with Image.open(path) as image:
+            near = inspected(image.convert("RGB").reduce(2), quality=30)
+        assert distance(photo, near) <= SETTINGS.duplicate_distance
+
+
+@pytest.mark.parametrize("grey", [0, 51, 128, 255])
+def test_brightness_is_the_mean_luma_from_0_to_1(grey):
+    assert inspected(Image.new("RGB", (100, 100), (grey,) * 3)).brightness == pytest.approx(grey / 255, abs=0.005)
+
+
+def test_brightness_weighs_the_colours_as_eyes_do():
+    green, red, blue = (inspected(Image.new("RGB", (100, 100), colour)) for colour in ("lime", "red", "blue"))
+    assert green.brightness > 0.5 > red.brightness > 0.2 > blue.brightness > 0.05
+
+
+def test_sharpness_falls_with_every_step_of_blur():
+    blurred = [scenery(1).filter(ImageFilter.GaussianBlur(radius)) for radius in (0, 1, 2, 4, 8)]
+    values = [inspected(image).sharpness for image in blurred]
+    assert values == sorted(values, reverse=True)
+    assert values[0] > 10 * values[-1]
+
+
+def test_sharpness_does_not_depend_on_the_number_of_pixels():
+    sharpness = [inspected(scenery(1).resize((side, side)), quality=97).sharpness for side in (500, 1000, 2000)]
+    assert max(sharpness) < 1.15 * min(sharpness)
+
+
+def test_sharpness_is_the_variance_of_the_laplacian():
+    data = jpeg(scenery(1))
+    square = ImageOps.grayscale(upright(data, SETTINGS)).resize((256, 256), Image.Resampling.BILINEAR)
+    laplacian = ndimage.laplace(np.asarray(square, float))[1:-1, 1:-1]
+    assert inspect("a", data, SETTINGS).sharpness == pytest.approx(laplacian.var())
+
+
+def test_a_photo_without_any_edge_has_no_sharpness():
+    assert inspected(Image.new("RGB", (100, 100), "grey")).sharpness == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "settings", "reason"),
+    [
+        (b"no photo", SETTINGS, "unreadable"),
+        (jpeg(scenery(1)), replace(SETTINGS, maximum_pixels=100_000), "bomb"),
+        (jpeg(scenery(1, 60, 90)), SETTINGS, "too small"),
+    ],
+)
+def test_what_cannot_be_used_is_left_out_with_its_reason(data, settings, reason):
+    found = inspect("a.jpg", data, settings)
+    assert isinstance(found, LeftOut)
+    assert (found.photo, found.reason) == ("a.jpg", reason)
+    assert found.detail
+
+
+def test_workers_load_neither_tensorflow_nor_pandas():
+    code = "import sys; from components.ingestion.photos import photo_inspection; "
+    code += "print({'tensorflow', 'keras', 'pandas'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.fixture
+def photos(tmp_path) -> list[tuple[str, str]]:
+    """Ids and addresses of ten photos, of which the fourth is damaged and the seventh has vanished."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(10):
+        data = jpeg(scenery(number))
+        (folder / f"{number}.jpg").write_bytes(data if number != 3 else data[:500])
+    (folder / "6.jpg").unlink()
+    return [(f"{number}.jpg", str(folder / f"{number}.jpg")) for number in range(10)]
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(photo_inspection, "CHUNK", 4)
+
+
+@pytest.fixture
+def spool(tmp_path) -> str:
+    return str(tmp_path / "spool")
+
+
+def files(spool: str) -> dict[str, tuple[int, int]]:
+    """The files in a folder; what stands for each changes when it is written again."""
+    return {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in Path(spool).iterdir()}
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_many_photos_become_a_table_in_their_order(photos, spool):
+    table = inspect_all(photos, SETTINGS, spool).table
+    assert list(table["photo"]) == [f"{number}.jpg" for number in (0, 1, 2, 4, 5, 7, 8, 9)]
+    assert table.dtypes.astype(str).to_dict() == photo_inspection.TYPES
+    for row in table.itertuples():
+        data = Path(photos[int(row.photo[0])][1]).read_bytes()
+        found = inspect(row.photo, data, SETTINGS)
+        assert read_photo(row.spool, row.offset, row.length) == found.data
+        for column in ("sha256", "phash", "width", "height", "brightness", "sharpness"):
+            assert getattr(row, column) == getattr(found, column)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_what_cannot_be_read_is_left_out_of_the_table(photos, spool):
+    damaged, vanished = inspect_all(photos, SETTINGS, spool).left_out
+    assert (damaged.photo, damaged.reason) == ("3.jpg", "unreadable")
+    assert vanished == LeftOut("6.jpg", "unreadable", "cannot be read: No such file or directory")
+
+
+def test_no_usable_photo_gives_an_empty_table_of_the_same_columns_and_types(photos, spool):
+    found = inspect_all(photos[3:4], SETTINGS, spool)
+    assert (len(found.table), len(found.left_out)) == (0, 1)
+    assert found.table.dtypes.astype(str).to_dict() == photo_inspection.TYPES
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_complete_chunks_are_not_done_again(photos, spool):
+    first = inspect_all(photos, SETTINGS, spool)
+    before = files(spool)
+    lost = next(name for name in before if name.endswith(".json"))
+    Path(spool, lost).unlink()
+    again = inspect_all(photos, SETTINGS, spool)
+    pd.testing.assert_frame_equal(again.table, first.table)
+    assert again.left_out == first.left_out
+    done = {name for name, state in files(spool).items() if before[name] != state}
+    assert done == {lost, lost.replace(".json", ".jpegs")}
+
+
+@pytest.mark.parametrize(
+    ("photos", "changed"),
+    [
+        ((("a.jpg", "/b/a.jpg", "1"),), {"jpeg_quality": 50}),
+        ((("a.jpg", "/b/a.jpg", "1"),), {"shorter_side": 256}),
+        ((("a.jpg", "/b/a.jpg", "2"),), {}),
+        ((("a.jpg", "/c/a.jpg", "1"),), {}),
+        ((("a.jpg", "/b/a.jpg", "1"), ("b.jpg", "/b/b.jpg", "1")), {}),
+    ],
+)
+def test_chunks_of_other_photos_versions_or_settings_are_not_taken(photos, changed):
+    first = Chunk((("a.jpg", "/b/a.jpg", "1"),), SETTINGS, "folder")
+    assert Chunk(photos, replace(SETTINGS, **changed), "folder").index != first.index
+
+
+def test_settings_that_change_no_photo_leave_chunks_complete():
+    photos = (("a.jpg", "/b/a.jpg"),)
+    other = replace(SETTINGS, test_share=0.3, duplicate_distance=10)
+    assert Chunk(photos, other, "folder").index == Chunk(photos, SETTINGS, "folder").index
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_an_ingestion_killed_half_way_goes_on_from_its_complete_chunks(tmp_path, spool):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    data = [jpeg(scenery(number, 900, 1200)) for number in range(4)]
+    for number in range(40):
+        (folder / f"{number:02}.jpg").write_bytes(data[number % 4])
+    photos = [(path.name, str(path)) for path in sorted(folder.iterdir())]
+    code = (
+        "from components.ingestion.photos import photo_inspection; from components.scorer.settings import Ingestion\n"
+        f"photo_inspection.CHUNK = 4\nif __name__ == '__main__':"
+        f" photo_inspection.inspect_all({photos}, Ingestion(), {spool!r})"
+    )
+    script = tmp_path / "killed.py"
+    script.write_text(code)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, str(script)], env=environment, start_new_session=True)
+    until = time.monotonic() + 60
+    while not list(Path(spool).glob("*.json")) and time.monotonic() < until:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+    kept = {name: state for name, state in files(spool).items() if name.endswith(".json")}
+    assert 0 < len(kept) < 10
+    resumed = inspect_all(photos, SETTINGS, spool).table
+    assert kept.items() <= files(spool).items()
+    assert list(resumed["photo"]) == [photo for photo, _ in photos]
+    for row in resumed.itertuples():
+        source = Path(folder, row.photo).read_bytes()
+        assert read_photo(row.spool, row.offset, row.length) == normalise(source, SETTINGS)
+
+
+def test_a_chunk_without_its_index_is_not_complete(photos, spool):
+    chunk = Chunk(tuple(photos[:2]), SETTINGS, spool)
+    storage.write_bytes(chunk.spool, b"what a kill left")
+    row = inspect_all(photos[:2], SETTINGS, spool).table.iloc[1]
+    assert read_photo(row.spool, row.offset, row.length) == normalise(Path(photos[1][1]).read_bytes(), SETTINGS)
+
+
+@pytest.fixture
+def google(monkeypatch) -> Iterator[gcs.Server]:
+    with gcs.Server("bucket") as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        yield server
+
+
+def uploaded(photos: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """The photos in the bucket, without the one that has vanished."""
+    for photo, path in photos:
+        if Path(path).exists():
+            storage.write_bytes(f"gs://bucket/photos/{photo}", Path(path).read_bytes())
+    return tuple((photo, f"gs://bucket/photos/{photo}") for photo, _ in photos)
+
+
+@pytest.mark.usefixtures("google")
+def test_photos_and_chunks_in_a_bucket_are_those_of_a_folder(photos, spool):
+    remote = Chunk(uploaded(photos), SETTINGS, "gs://bucket/spool")
+    local = Chunk(tuple(photos), SETTINGS, spool)
+    for chunk in (local, remote):
+        inspect_chunk(chunk)
+    assert storage.read_bytes(remote.spool) == storage.read_bytes(local.spool)
+    row = storage.read_json(remote.index)["rows"][5]
+    assert read_photo(row["spool"], row["offset"], row["length"]) == normalise(
+        Path(photos[7][1]).read_bytes(), SETTINGS
+    )
+    assert {photo["photo"] for photo in storage.read_json(remote.index)["left_out"]} == {"3.jpg", "6.jpg"}
+
+
+def test_an_outage_of_the_storage_stops_the_chunk_and_leaves_no_photo_out(photos, spool, google, monkeypatch):
+    chunk = Chunk(uploaded(photos), SETTINGS, spool)
+    monkeypatch.setattr(storage, "DEADLINE", 1.0)
+    google.fail(lambda request: request.method == "GET" and "8.jpg" in request.path, *[503] * 100)
+    with pytest.raises(storage.StorageError, match=r"cannot read gs://•••/•••/•••\.jpg"):
+        inspect_chunk(chunk)
+    assert not storage.exists(chunk.index)
+    assert not storage.exists(chunk.spool)
+
+
+def test_a_failure_in_a_worker_reaches_the_caller(photos, spool):
+    Path(spool).write_text("a file where the folder should be")
+    with pytest.raises(OSError, match="spool"):
+        inspect_all(photos, SETTINGS, spool)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_beam_gives_the_same_table(photos, spool, tmp_path):
+    pytest.importorskip("apache_beam")
+    with_beam = inspect_all(photos, SETTINGS, str(tmp_path / "beam"), beam_options="--runner=DirectRunner")
+    without = inspect_all(photos, SETTINGS, spool)
+    columns = [column for column in photo_inspection.TYPES if column != "spool"]
+    pd.testing.assert_frame_equal(with_beam.table[columns], without.table[columns])
+    assert with_beam.left_out == without.left_out
+    for one, other in zip(with_beam.table.itertuples(), without.table.itertuples(), strict=True):
+        assert read_photo(one.spool, one.offset, one.length) == read_photo(other.spool, other.offset, other.length)

@@ -1,0 +1,383 @@
+"""Sources of photos: what is listed, under which id, and what is left out."""
+
+import io
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pytest
+from PIL import Image
+
+from components.ingestion.photos.sources import SUFFIXES, open_source, photo_files
+from components.ingestion.ratings.ratings import read_ratings
+from components.scorer import storage
+from components.scorer.batch import shards
+from components.scorer.imaging import decoding
+from components.scorer.settings import Ingestion
+from tests.fakes import gcs, s3
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "photos"
+    place.mkdir()
+    return place
+
+
+def put(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+
+
+def ids(uri: object, scratch: object = "") -> list[str]:
+    return [photo for photo, _ in photo_files(str(uri), str(scratch))]
+
+
+# --- Folders
+
+
+def test_photos_are_found_at_any_depth_in_the_order_of_their_paths(folder):
+    put(folder, "b.jpg", "a/z.png", "a/y/x.webp", "a.gif")
+    assert ids(folder) == ["a.gif", "a/y/x.webp", "a/z.png", "b.jpg"]
+
+
+def test_the_address_of_each_photo_gives_its_bytes(folder):
+    put(folder, "a/b.jpg")
+    [(photo, uri)] = photo_files(str(folder))
+    assert storage.read_bytes(uri) == b"a/b.jpg"
+    assert os.path.isabs(uri)
+    assert photo_files(f"file://{folder}") == [(photo, uri)]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_suffix_counts_in_upper_case_too(folder, suffix):
+    put(folder, f"a{suffix}", f"b{suffix.upper()}")
+    assert len(ids(folder)) == 2
+
+
+def test_every_format_that_is_read_has_its_suffixes():
+    assert {".hif", ".heic", ".avif", ".jpe", ".jpg", ".jfif", ".mpo", ".tif", ".webp", ".gif", ".bmp"} < set(SUFFIXES)
+
+
+def photo_of(format):
+    stream = io.BytesIO()
+    Image.new("RGB", (80, 90), "teal").save(stream, format)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("format", decoding.FORMATS)
+def test_a_photo_without_a_suffix_is_known_by_its_content(folder, format):
+    folder.mkdir(exist_ok=True)
+    (folder / "portrait").write_bytes(photo_of(format))
+    (folder / "notes").write_bytes(b"no photo at all, but some text")
+    (folder / "empty").write_bytes(b"")
+    os.mkfifo(folder / "pipe")
+    assert ids(folder) == ["portrait"]
+    assert [file.name for file in shards.listed(str(folder))] == ["portrait"]
+
+
+def test_hidden_and_other_files_are_passed_over(folder):
+    put(folder, "a.jpg", ".b.jpg", ".cache/c.jpg", "__MACOSX/._a.jpg", "ratings.csv", "jpg", "Thumbs.db")
+    assert ids(folder) == ["a.jpg"]
+
+
+def test_a_link_that_leads_out_is_left_out(folder, tmp_path):
+    put(folder, "a.jpg")
+    put(tmp_path / "elsewhere", "b.jpg")
+    (folder / "link.jpg").symlink_to(tmp_path / "elsewhere" / "b.jpg")
+    (folder / "more").symlink_to(tmp_path / "elsewhere")
+    source = open_source(str(folder))
+    assert [photo for photo, _ in source.photos()] == ["a.jpg"]
+    assert {left.photo: left.reason for left in source.left_out} == {
+        "link.jpg": "path outside the folder",
+        "more": "path outside the folder",
+    }
+
+
+def test_links_within_the_folder_are_followed_once(folder):
+    put(folder, "a/b.jpg")
+    (folder / "c.jpg").symlink_to(folder / "a" / "b.jpg")
+    (folder / "a" / "loop").symlink_to(folder)
+    source = open_source(str(folder))
+    assert [photo for photo, _ in source.photos()] == ["a/b.jpg", "c.jpg"]
+    assert source.left_out == []
+
+
+def test_a_folder_that_is_itself_a_link_is_read(folder, tmp_path):
+    put(folder, "a.jpg")
+    (tmp_path / "link").symlink_to(folder)
+    assert ids(tmp_path / "link") == ["a.jpg"]
+
+
+def test_a_name_that_is_not_utf8_is_left_out(folder):
+    put(folder, "a.jpg")
+    (Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.jpg"))).write_bytes(b"photo")
+    source = open_source(str(folder))
+    assert [photo for photo, _ in source.photos()] == ["a.jpg"]
+    assert [(left.photo, left.reason) for left in source.left_out] == [("caf?.jpg", "unreadable")]
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"expected a folder of photos at .*/nothing, found none"):
+        ids(tmp_path / "nothing")
+
+
+def test_a_folder_without_photos_is_named(folder):
+    put(folder, "readme.txt")
+    with pytest.raises(ValueError, match=r"expected photos \(\.apng, .*\) in .*/photos, found none"):
+        ids(folder)
+
+
+def test_a_source_travels_to_worker_processes(folder):
+    put(folder, "a.jpg")
+    assert list(pickle.loads(pickle.dumps(open_source(str(folder)))).photos()) == photo_files(str(folder))
+
+
+# --- Buckets
+
+
+@pytest.fixture
+def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+    """An empty place in a bucket of each cloud."""
+    if request.param == "gs":
+        with gcs.Server("bucket") as server:
+            monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+            yield "gs://bucket/place"
+        return
+    with s3.Server() as server:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "test")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        boto3.client("s3").create_bucket(Bucket="photos-of-sources")
+        yield "s3://photos-of-sources/place"
+
+
+@pytest.mark.parametrize("bucket", ["gs", "s3"], indirect=True)
+def test_a_photo_without_a_suffix_is_known_by_its_content_in_a_bucket(bucket):
+    bucket += "-without-suffixes"
+    storage.write_bytes(f"{bucket}/portrait", photo_of("JPEG") + bytes(100))
+    storage.write_bytes(f"{bucket}/notes", b"no photo at all, but some text that is longer than that")
+    storage.write_bytes(f"{bucket}/empty", b"")
+    assert photo_files(bucket) == [("portrait", f"{bucket}/portrait")]
+
+
+@pytest.mark.parametrize("bucket", ["gs", "s3"], indirect=True)
+def test_photos_are_found_in_a_bucket(bucket):
+    for name in ("b.jpg", "a/c.PNG", ".hidden.jpg", "a/notes.txt"):
+        storage.write_bytes(f"{bucket}/{name}", name.encode())
+    storage.write_bytes(f"{bucket}-beside/d.jpg", b"d")
+    found = photo_files(bucket)
+    assert [photo for photo, _ in found] == ["a/c.PNG", "b.jpg"]
+    assert storage.read_bytes(found[0][1]) == b"a/c.PNG"
+
+
+@pytest.mark.parametrize("bucket", ["gs"], indirect=True)
+def test_a_bucket_without_photos_is_named(bucket):
+    with pytest.raises(ValueError, match=r"expected photos .* in gs://bucket/place, found none"):
+        photo_files(bucket)
+
+
+def versions(uri: object, scratch: object = "") -> list[str]:
+    source = open_source(str(uri), str(scratch))
+    return [source.versions[address] for _, address in source.photos()]
+
+
+@pytest.mark.parametrize("bucket", ["gs", "s3"], indirect=True)
+def test_a_photo_that_is_replaced_under_its_name_has_another_version(bucket, folder):
+    for place in (bucket + "-replaced", str(folder)):
+        for name in ("a.jpg", "b.jpg"):
+            storage.write_bytes(f"{place}/{name}", b"before")
+        before = versions(place)
+        assert versions(place) == before
+        storage.write_bytes(f"{place}/a.jpg", b"after!")
+        after = versions(place)
+        assert (after[0] != before[0], after[1] == before[1]) == (True, True)
+
+
+# --- TFDS
+
+
+def pixels(number: int) -> np.ndarray:
+    return np.full((4, 5, 3), number, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+    """A TFDS_DATA_DIR with three data sets of version 1.0.0."""
+    import tensorflow_datasets as tfds
+
+    place = tmp_path_factory.mktemp("tfds")
+    image = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
+    text = tfds.features.Text()
+
+    def write(name: str, features: dict, splits: dict) -> None:
+        folder = place / name / "1.0.0"
+        folder.mkdir(parents=True)
+        identity = tfds.core.dataset_info.DatasetIdentity(
+            name=name, version=tfds.core.Version("1.0.0"), data_dir=str(folder), module_name=name
+        )
+        info = tfds.core.DatasetInfo(builder=identity, features=tfds.features.FeaturesDict(features))
+        writer = tfds.core.SequentialWriter(info, max_examples_per_shard=2, overwrite=False)
+        writer.initialize_splits(list(splits))
+        writer.add_examples(splits)
+        writer.close_all()
+
+    write(
+        "faces",
+        {"label": np.int64, "image": image, "file_name": text},
+        {
+            "train": [{"label": 1, "image": pixels(n), "file_name": f"{n}.png"} for n in range(3)],
+            "test": [{"label": 1, "image": pixels(9), "file_name": "sub/9"}],
+        },
+    )
+    write("unnamed", {"photo": image}, {"train": [{"photo": pixels(n)} for n in range(3)]})
+    write(
+        "awkward",
+        {"image": image, "id": text},
+        {"train": [{"image": pixels(n), "id": name} for n, name in enumerate(("ann", "ann", "../out"))]},
+    )
+    write("words", {"text": text}, {"train": [{"text": "a"}]})
+    return place
+
+
+@pytest.fixture
+def tfds_dir(data_dir, monkeypatch) -> Path:
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
+    return data_dir
+
+
+@pytest.mark.parametrize("uri", ["tfds:faces", "tfds:faces:1.0.0", "tfds:{}/faces/1.0.0"])
+def test_a_tfds_data_set_gives_all_its_splits(tfds_dir, tmp_path, uri):
+    assert ids(uri.format(tfds_dir), tmp_path) == ["test/sub/9.png", "train/0.png", "train/1.png", "train/2.png"]
+
+
+@pytest.mark.parametrize("uri", ["tfds:faces/train", "tfds:faces:1.0.0/train", "tfds:{}/faces/1.0.0/train"])
+def test_a_tfds_data_set_gives_one_split(tfds_dir, tmp_path, uri):
+    assert ids(uri.format(tfds_dir), tmp_path) == ["0.png", "1.png", "2.png"]
+
+
+@pytest.mark.parametrize("uri", ["tfds:faces", "tfds:{}/faces/1.0.0"])
+@pytest.mark.parametrize("key", ["pythonClassName", "python_class_name"])
+def test_a_tfds_data_set_says_not_what_is_imported(tfds_dir, tmp_path, monkeypatch, uri, key):
+    shutil.copytree(tfds_dir, tmp_path / "data")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "imported.py").write_text(f"open({str(tmp_path / 'done')!r}, 'w')\nclass Feature: pass\n")
+    file = tmp_path / "data" / "faces" / "1.0.0" / "features.json"
+    features = json.loads(file.read_text())
+    label = features["featuresDict"]["features"]["label"]
+    label[key] = "imported.Feature"
+    if key != "pythonClassName":
+        del label["pythonClassName"]
+    file.write_text(json.dumps(features))
+    with pytest.raises(ValueError, match=r"expected only features of tensorflow_datasets .* 'imported.Feature'"):
+        photo_files(uri.format(tmp_path / "data"), str(tmp_path / "scratch"))
+    assert not (tmp_path / "done").exists()
+
+
+def test_a_tfds_photo_has_its_pixels(tfds_dir, tmp_path):
+
+    uri = dict(photo_files("tfds:faces/train", str(tmp_path)))["2.png"]
+    assert np.array_equal(np.asarray(Image.open(uri)), pixels(2))
+
+
+def test_tfds_photos_are_written_as_they_are_asked_for(tfds_dir, tmp_path):
+    photos = open_source("tfds:faces/train", str(tmp_path)).photos()
+    next(photos)
+    assert len(list(tmp_path.rglob("*.png"))) == 1
+
+
+def test_tfds_photos_without_names_have_stable_ids(tfds_dir, tmp_path):
+    found = ids("tfds:unnamed", tmp_path / "a")
+    assert len(set(found)) == 3
+    assert ids("tfds:unnamed", tmp_path / "b") == found
+
+
+def test_tfds_names_that_repeat_or_lead_out_do_no_harm(tfds_dir, tmp_path):
+    source = open_source("tfds:awkward", str(tmp_path / "scratch"))
+    found = dict(source.photos())
+    assert len(found) == 2
+    assert len({storage.read_bytes(uri) for uri in found.values()}) == 2
+    assert [left.reason for left in source.left_out] == ["path outside the folder"]
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_the_version_of_a_tfds_photo_is_its_content(tfds_dir, tmp_path):
+    before = versions("tfds:faces/train", tmp_path / "scratch")
+    assert versions("tfds:faces/train", tmp_path / "scratch") == before
+    assert len(set(before)) == 3
+
+
+def test_two_splits_share_a_scratch_folder(tfds_dir, tmp_path):
+    train, test = (dict(photo_files(f"tfds:faces/{split}", str(tmp_path))) for split in ("train", "test"))
+    assert not set(train.values()) & set(test.values())
+
+
+@pytest.mark.parametrize("uri", ["tfds:nothing", "tfds:faces/validation", "tfds:faces:2.0.0", "tfds:/nowhere/1.0.0"])
+def test_a_tfds_data_set_that_is_not_there_is_named(tfds_dir, tmp_path, uri):
+    with pytest.raises(FileNotFoundError, match=rf"expected a data set of TFDS at {uri}, found none; .*TFDS_DATA_DIR"):
+        ids(uri, tmp_path)
+
+
+def test_a_tfds_data_set_without_photos_is_named(tfds_dir, tmp_path):
+    with pytest.raises(ValueError, match=r"expected an image feature in tfds:words, got \['text'\]"):
+        ids("tfds:words", tmp_path)
+
+
+def test_an_address_that_is_no_tfds_name_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"expected tfds:name\[:version\]\[/split\], got tfds:"):
+        ids("tfds:", tmp_path)
+
+
+# --- The sample
+
+
+def test_the_sample_is_a_folder_with_all_that_comes_with_it(tmp_path):
+    source = open_source("sample:labelled=6&unlabelled=2&seed=3", str(tmp_path))
+    photos = [photo for photo, _ in source.photos()]
+    assert len(photos) == 6
+    assert len(ids(source.unlabelled)) == 2
+    assert set(read_ratings(source.ratings, Ingestion()).table.index) == set(photos)
+    assert Path(source.attributes).is_file()
+
+
+def test_the_sample_is_drawn_once(tmp_path):
+    uri = "sample:labelled=2&unlabelled=0"
+    first = photo_files(uri, str(tmp_path))
+    drawn = Path(first[0][1]).stat().st_mtime_ns
+    assert photo_files(uri, str(tmp_path)) == first
+    assert Path(first[0][1]).stat().st_mtime_ns == drawn
+
+
+@pytest.mark.parametrize("uri", ["sample:x", "sample:labelled=-1", "sample:size=4"])
+def test_what_the_sample_does_not_know_is_named(tmp_path, uri):
+    with pytest.raises(ValueError, match=f"expected sample: or sample:labelled=.*, got {uri}"):
+        ids(uri, tmp_path)
+
+
+def test_sources_that_write_need_a_scratch_folder():
+    with pytest.raises(ValueError, match="expected a scratch folder to write the photos of sample: to"):
+        ids("sample:")
+
+
+def test_a_folder_of_links_that_lead_out_is_told_from_an_empty_one(folder, tmp_path):
+    put(tmp_path / "cache", "1", "2")
+    for name in ("1", "2", "3"):
+        (folder / f"{name}.jpg").symlink_to(tmp_path / "cache" / name)
+    with pytest.raises(ValueError, match=r"found none but 3 links that lead out of this folder \(1 of them to files"):
+        ids(folder)
+
+
+def test_a_link_to_nothing_is_left_out_and_not_passed_over(folder):
+    put(folder, "a.jpg")
+    (folder / "b.jpg").symlink_to(folder / ".git" / "annex" / "b.jpg")
+    source = open_source(str(folder))
+    assert [photo for photo, _ in source.photos()] == ["a.jpg"]
+    assert [(left.photo, left.reason) for left in source.left_out] == [("b.jpg", "unreadable")]

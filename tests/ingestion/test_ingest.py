@@ -1,0 +1,512 @@
+"""From photos and ratings to a data set, in one piece: the writer, both engines, what is left out, the report."""
+
+import filecmp
+import hashlib
+import json
+import multiprocessing
+import shutil
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from components.ingestion import ingest, tfds_writer
+from components.ingestion.photos import parallel_map, photo_inspection
+from components.ingestion.ratings.column_detection import OWN
+from components.ingestion.summary import Outcome, Side
+from components.scorer import storage
+from components.scorer.data import photos as scorer_photos
+from components.scorer.run.paths import Workspace
+from components.scorer.settings import Ingestion
+from tests.fakes import gcs
+
+SETTINGS = Ingestion(minimum_side=32, validation_share=0.2, test_share=0.2)
+BEAM = "--runner=DirectRunner --direct_running_mode=in_memory"
+
+
+def picture(seed: int, side: int = 72) -> Image.Image:
+    """A picture like no other: coarse and fine noise."""
+    rng = np.random.default_rng(seed)
+    layers = [Image.fromarray(rng.integers(0, 255, (cells, cells, 3), np.uint8)) for cells in (5, 16)]
+    coarse, fine = (np.asarray(layer.resize((side, side), Image.Resampling.BICUBIC), float) for layer in layers)
+    return Image.fromarray(((2 * coarse + fine) / 3).astype(np.uint8))
+
+
+def jpeg(image: Image.Image, quality: int = 90) -> bytes:
+    stream = BytesIO()
+    image.save(stream, "JPEG", quality=quality)
+    return stream.getvalue()
+
+
+class Inputs:
+    """A folder of photos and files about them, that tests change before they are ingested."""
+
+    def __init__(self, folder: Path, rated: int = 40, unlabelled: int = 6):
+        self.folder, self.photos, self.unlabelled = folder, folder / "photos", folder / "unlabelled"
+        self.photos.mkdir(parents=True)
+        self.unlabelled.mkdir()
+        for number in range(rated):
+            (self.photos / f"{number:02}.jpg").write_bytes(jpeg(picture(number)))
+        for number in range(unlabelled):
+            (self.unlabelled / f"u{number}.jpg").write_bytes(jpeg(picture(1000 + number)))
+        rng = np.random.default_rng(1)
+        scores = {f"{n:02}.jpg": rng.integers(1, 11, 5) for n in range(rated)}
+        self.ratings = pd.DataFrame(
+            [(photo, f"rater {r}", score) for photo, given in scores.items() for r, score in enumerate(given)],
+            columns=["photo", "rater", "score"],
+        )
+
+    def ingest(self, name: str = "out", settings: Ingestion = SETTINGS, **options: object) -> dict:
+        """Ingest; the data set is then at ``self.dataset``, its record in ``self.record``."""
+        self.dataset, self.report = self.folder / name / "dataset", self.folder / name / "report.html"
+        self.ratings.to_csv(self.folder / "ratings.csv", index=False)
+        options = {"unlabelled": str(self.unlabelled), "workspace": str(self.folder / "workspace"), **options}
+        options["workspace"] = Workspace(options["workspace"], "run")
+        files = (self.photos, self.folder / "ratings.csv", self.dataset, self.report)
+        found = ingest.ingest(*map(str, files), settings=settings, **options)
+        self.record = json.loads((self.dataset / "ingestion.json").read_text())
+        return found
+
+    def splits(self) -> dict[str, str]:
+        """The split of each photo of the data set."""
+        counts = scorer_photos.counts(self.dataset)
+        return {r["photo_id"]: split for split in counts for r in scorer_photos.records(self.dataset, split)}
+
+    def reasons(self) -> dict[str, str]:
+        """The reason for each photo that was left out."""
+        return {entry["photo"]: entry["reason"] for entry in self.record["left_out"]}
+
+
+@pytest.fixture
+def inputs(tmp_path) -> Inputs:
+    return Inputs(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def ingested(tmp_path_factory) -> Inputs:
+    """One ingestion, for the tests that look at its outcome."""
+    inputs = Inputs(tmp_path_factory.mktemp("ingested"))
+    inputs.found = inputs.ingest()
+    return inputs
+
+
+def example(number: int, **fields: object) -> dict:
+    votes = np.eye(10, dtype=np.float32)[number % 10]
+    plain = {"photo": jpeg(picture(number, 40)), "photo_id": f"{number}.jpg", "votes": votes, "raters": number}
+    return {**plain, "group": f"group {number}", "attributes": {}, **fields}
+
+
+def same_files(one: Path, other: Path) -> bool:
+    names = sorted(path.name for path in one.iterdir())
+    assert names == sorted(path.name for path in other.iterdir())
+    return filecmp.cmpfiles(one, other, names, shallow=False) == (names, [], [])
+
+
+# The writer
+
+
+def test_a_data_set_is_read_by_tfds_alone_with_the_photos_bytes_as_they_were(tmp_path):
+    written = example(7, attributes={"job": "carer", "skin tone": ""})
+    tfds_writer.write(tmp_path / "dataset", {"train": [[written]]}, ["job", "skin tone"])
+    decoders = {"photo": tfds.decode.SkipDecoding()}
+    dataset = tfds.builder_from_directory(str(tmp_path / "dataset"))
+    (read,) = dataset.as_dataset(split="train", decoders=decoders).as_numpy_iterator()
+    assert read["photo"] == written["photo"]
+    assert read["votes"].tolist() == written["votes"].tolist()
+    assert (read["photo_id"], read["raters"], read["group"]) == (b"7.jpg", 7, b"group 7")
+    assert read["attributes"] == {"job": b"carer", "skin tone": b""}
+    (shown,) = dataset.as_dataset(split="train").as_numpy_iterator()
+    assert shown["photo"].shape == (40, 40, 3)
+
+
+def test_shards_are_read_back_in_order_and_splits_without_photos_are_not_there(tmp_path):
+    shards = [[example(n) for n in range(start, start + 3)] for start in range(0, 36, 3)]
+    tfds_writer.write(tmp_path / "dataset", {"train": [*shards, []], "test": [[example(99)]], "unlabelled": []})
+    assert scorer_photos.counts(tmp_path / "dataset") == {"train": 36, "test": 1}
+    assert [r["photo_id"] for r in scorer_photos.records(tmp_path / "dataset", "train")] == [
+        f"{n}.jpg" for n in range(36)
+    ]
+
+
+def test_another_process_writes_the_same_bytes(tmp_path):
+    attributes = {name: name for name in "abcdefgh"}
+    here, there = tmp_path / "here", tmp_path / "there"
+    splits = {"train": [[example(n, attributes=attributes) for n in range(3)]]}
+    tfds_writer.write(here, splits, list(attributes))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        pool.submit(tfds_writer.write, there, splits, list(attributes)).result()
+    assert same_files(here, there)
+
+
+def test_a_data_set_that_fails_half_way_leaves_the_old_one_and_nothing_else(tmp_path):
+    class Broken(list):
+        def __iter__(self):
+            yield example(1)
+            raise OSError("disk gone")
+
+    tfds_writer.write(tmp_path / "dataset", {"train": [[example(0)]]})
+    with pytest.raises(OSError, match="disk gone"):
+        tfds_writer.write(tmp_path / "dataset", {"train": [Broken([1, 2])]})
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
+    assert scorer_photos.counts(tmp_path / "dataset") == {"train": 1}
+    tfds_writer.write(tmp_path / "dataset", {"train": [[example(n) for n in range(5)]]})
+    assert scorer_photos.counts(tmp_path / "dataset") == {"train": 5}
+
+
+def test_a_data_set_without_photos_or_of_another_split_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="at least one example"):
+        tfds_writer.write(tmp_path / "dataset", {"train": [[]]})
+    with pytest.raises(ValueError, match=r"expected splits out of .* got 'dev'"):
+        tfds_writer.write(tmp_path / "dataset", {"dev": [[example(0)]]})
+    assert not list(tmp_path.iterdir())
+
+
+def test_beam_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    with pytest.raises(RuntimeError, match=r"install the extra 'scale'"):
+        tfds_writer.write(tmp_path / "dataset", {"train": [[example(0)]]}, beam_options=BEAM)
+    assert not list(tmp_path.iterdir())
+
+
+# The whole
+
+
+def test_beam_gives_the_same_data_set_byte_for_byte(ingested, tmp_path, monkeypatch):
+    pytest.importorskip("apache_beam")
+    monkeypatch.setattr(ingest, "SHARD_BYTES", 20_000)
+    monkeypatch.setattr(photo_inspection, "CHUNK", 7)
+    inputs = Inputs(tmp_path)
+    one = inputs.ingest("processes")
+    by_processes = inputs.dataset
+    other = inputs.ingest("beam", replace(SETTINGS, beam_options=BEAM), workspace=str(tmp_path / "another"))
+    assert len(list(by_processes.glob("*train*"))) > 2
+    assert same_files(by_processes, inputs.dataset)
+    assert one == other
+    # Nor does it depend on how the work was parted.
+    assert one["fingerprint"] == ingested.found["fingerprint"]
+
+
+def test_beam_shares_its_files_through_a_bucket_and_leaves_only_the_register(ingested, tmp_path, monkeypatch):
+    pytest.importorskip("apache_beam")
+    with gcs.Server("bucket") as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        inputs = Inputs(tmp_path)
+        inputs.ingest(settings=replace(SETTINGS, beam_options=BEAM), workspace="gs://bucket/workspace")
+        assert list(server.data("bucket")) == ["workspace/splits.csv"]
+    assert same_files(inputs.dataset, ingested.dataset)
+
+
+def test_every_photo_arrives_with_its_votes(ingested):
+    splits = ingested.splits()
+    assert set(splits) == {f"{n:02}.jpg" for n in range(40)} | {f"u{n}.jpg" for n in range(6)}
+    assert {split for photo, split in splits.items() if photo.startswith("u")} == {"unlabelled"}
+    assert set(splits.values()) == {"train", "validation", "test", "unlabelled"}
+    given = ingested.ratings.groupby("photo")["score"].mean()
+    for split in ("train", "validation", "test"):
+        for record in scorer_photos.records(ingested.dataset, split):
+            assert record["votes"].sum() == pytest.approx(1)
+            assert record["votes"] @ np.arange(1, 11) == pytest.approx(given[record["photo_id"]], abs=1e-5)
+            assert record["raters"] == 5
+    for record in scorer_photos.records(ingested.dataset, "unlabelled"):
+        assert (record["votes"].tolist(), record["raters"]) == ([0] * 10, 0)
+
+
+def test_the_record_counts_and_the_metrics_agree(ingested):
+    counts = ingested.record["counts"]
+    assert counts == {"train": 0, "validation": 0, "test": 0} | scorer_photos.counts(ingested.dataset)
+    assert {f"photos_{split}": n for split, n in counts.items()}.items() <= ingested.found.items()
+    assert ingested.record["schema"] == "ratings"
+    assert ingested.record["fingerprint"] == ingested.found["fingerprint"]
+    assert ingested.record["reliability"]["photos"] > 0
+    assert ingested.record["ratings"] == {
+        "number": 200,
+        "people": 5,
+        "photos_without_number": 0,
+        "least_a_photo": 5,
+        "most_a_photo": 5,
+        "groups": 40,
+    }
+    assert ingested.found["rated_mean_score"] == pytest.approx(ingested.ratings["score"].mean())
+
+
+def test_what_lay_in_between_is_removed(ingested):
+    assert not storage.exists(Workspace(str(ingested.folder / "workspace"), "run").checkpoints("ingestion"))
+    assert sorted(path.name for path in ingested.dataset.parent.iterdir()) == ["dataset", "report.html"]
+
+
+def test_the_report_names_what_it_must(ingested):
+    page = ingested.report.read_text()
+    for words in (
+        "one row a rating",
+        "Spearman",
+        "ceiling",
+        "Brightness",
+        "Sharpness",
+        "Shorter side",
+        "Raters a photo",
+    ):
+        assert words in page
+    assert "No photo was left out." in page
+
+
+def test_each_photo_left_out_is_named_with_its_reason_everywhere(inputs):
+    (inputs.photos / "text.jpg").write_bytes(b"no photo at all")
+    picture(500, 16).save(inputs.photos / "tiny.png")
+    picture(501, 300).save(inputs.photos / "huge.png")
+    (inputs.photos / "nobody.jpg").write_bytes(jpeg(picture(502)))
+    (inputs.photos / "twice.jpg").write_bytes(jpeg(picture(503)))
+    (inputs.photos / "eleven.jpg").write_bytes(jpeg(picture(504)))
+    (inputs.unlabelled / "twin.jpg").write_bytes(jpeg(picture(3), quality=60))
+    (inputs.folder / "outside.jpg").write_bytes(jpeg(picture(505)))
+    names = ["text.jpg", "tiny.png", "huge.png", "gone.jpg", "../outside.jpg"]
+    rows = [(name, f"rater {rater}", 5) for name in names for rater in range(3)]
+    rows += [("twice.jpg", "rater 0", 5), ("eleven.jpg", "rater 0", 11), ("eleven.jpg", "rater 1", 9)]
+    inputs.ratings = pd.concat([inputs.ratings, pd.DataFrame(rows, columns=inputs.ratings.columns)])
+    settings = replace(SETTINGS, maximum_left_out=0.5, maximum_pixels=50_000, minimum_raters=2)
+    found = inputs.ingest(settings=settings)
+    reasons = {
+        "text.jpg": "unreadable",
+        "tiny.png": "too small",
+        "huge.png": "bomb",
+        "nobody.jpg": "no rating",
+        "gone.jpg": "no photo",
+        "../outside.jpg": "path outside the folder",
+        "twice.jpg": "too few raters",
+        "eleven.jpg": "score out of range",
+        "twin.jpg": "near a rated photo",
+    }
+    assert inputs.reasons() == reasons
+    assert found["photos_left_out"] == len(reasons)
+    assert len(inputs.splits()) == 46
+    page = inputs.report.read_text()
+    for photo, reason in reasons.items():
+        assert photo in page
+        assert reason in page
+
+
+def test_too_many_left_out_stops_with_one_error_and_writes_nothing(inputs):
+    for number in range(20):
+        (inputs.photos / f"{number:02}.jpg").write_bytes(b"rotten")
+    before = sorted(inputs.folder.rglob("*"))
+    with pytest.raises(ValueError, match="maximum_left_out") as error:
+        inputs.ingest()
+    message = str(error.value)
+    assert message.startswith(
+        "20 of 40 rated photos (50 %) would be left out, more than maximum_left_out allows (10 %)"
+    )
+    assert "'unreadable'" in message
+    assert ".jpg" not in message
+    place = Workspace(str(inputs.folder / "workspace"), "run").left_out
+    assert f"Which ones and why stands in {place}." in message
+    listing = pd.read_csv(place)
+    assert sorted(listing["photo"]) == [f"{number:02}.jpg" for number in range(20)]
+    assert listing["detail"].str.startswith("expected JPEG").all()
+    assert "check that the photos were copied whole" in message
+    left = {path for path in inputs.folder.rglob("*") if path.is_file()} - set(before)
+    assert left == {inputs.folder / "ratings.csv", Path(place)}
+
+
+def test_photos_that_are_mended_after_the_error_are_seen_anew(inputs):
+    good = {path: path.read_bytes() for path in sorted(inputs.photos.iterdir())[:20]}
+    for path in good:
+        path.write_bytes(b"rotten")
+    with pytest.raises(ValueError, match="maximum_left_out"):
+        inputs.ingest()
+    for path, data in good.items():
+        path.write_bytes(data)
+    inputs.ingest()
+    assert inputs.record["left_out"] == []
+
+
+def test_an_ingestion_cut_short_goes_on_from_the_photos_that_it_had_inspected(inputs, ingested, monkeypatch):
+    def unplugged(*arguments, **options):
+        raise OSError("the disk is gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tfds_writer, "write", unplugged)
+        with pytest.raises(OSError, match="the disk is gone"):
+            inputs.ingest()
+    monkeypatch.setattr(parallel_map, "on_processes", unplugged)  # no photo is inspected again
+    inputs.ingest()
+    assert same_files(inputs.dataset, ingested.dataset)
+
+
+@pytest.mark.parametrize("rated", [True, False])
+def test_an_ingestion_cut_short_does_not_go_on_with_a_photo_that_was_replaced_meanwhile(inputs, monkeypatch, rated):
+    def unplugged(*arguments, **options):
+        raise OSError("the disk is gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tfds_writer, "write", unplugged)
+        with pytest.raises(OSError, match="the disk is gone"):
+            inputs.ingest()
+    path = min((inputs.photos if rated else inputs.unlabelled).iterdir())
+    path.write_bytes(jpeg(picture(4000)))
+    expected = photo_inspection.inspect(path.name, path.read_bytes(), SETTINGS).data
+    inputs.ingest()
+    assert expected in {r["photo"] for r in scorer_photos.records(inputs.dataset, "train+validation+test+unlabelled")}
+
+
+def test_an_attribute_is_passed_over_where_the_data_set_has_a_column_of_its_name(inputs):
+    ids = [path.name for path in sorted(inputs.photos.iterdir())]
+    columns = dict.fromkeys(sorted(OWN - {"group"}), "1")
+    pd.DataFrame({"photo": ids, "job": "carer", **columns}).to_csv(inputs.folder / "attributes.csv", index=False)
+    inputs.ingest(attributes=str(inputs.folder / "attributes.csv"))
+    table = scorer_photos.table(inputs.dataset, "train+validation+test")
+    assert sorted(table["photo_id"]) == ids
+    assert (table["raters"] == 5).all()
+    assert inputs.record["attributes"] == ["job"]
+    for name in columns:
+        assert any(f"The column '{name}' has the name of a column that each" in note for note in inputs.record["notes"])
+
+
+def test_the_columns_that_no_attribute_may_be_called_by_are_those_of_the_table(tmp_path):
+    face = {"count": 1, "confidence": 0.9, "box": np.zeros(4, "float32"), "landmarks": np.zeros((5, 2), "float32")}
+    (tmp_path / "faces").mkdir()
+    storage.write_json(str(tmp_path / "faces" / "faces.json"), {"size": 0})
+    tfds_writer.write(tmp_path / "dataset", {"train": [[example(1, face=face)]]}, faces=tmp_path / "faces")
+    assert set(scorer_photos.table(tmp_path / "dataset", "train")) == OWN
+
+
+def test_old_photos_keep_their_split_as_photos_are_added(inputs):
+    inputs.ingest("first")
+    before = inputs.splits()
+    tested = next(photo for photo, split in before.items() if split == "test")
+    added = {f"new {n}.jpg": jpeg(picture(2000 + n)) for n in range(10)}
+    added["twin.jpg"] = jpeg(picture(int(tested[:2])), quality=50)
+    for name, data in added.items():
+        (inputs.photos / name).write_bytes(data)
+    rows = [(name, "rater 1", 5) for name in added]
+    inputs.ratings = pd.concat([inputs.ratings, pd.DataFrame(rows, columns=inputs.ratings.columns)])
+    inputs.ingest("second")
+    after = inputs.splits()
+    assert before.items() <= after.items()
+    assert after["twin.jpg"] == "test"
+
+
+def test_photos_that_were_deleted_replaced_or_renamed_do_not_keep_the_others_from_being_ingested_again(inputs):
+    inputs.ingest("first")
+    before = inputs.splits()
+    for number in range(3):
+        (inputs.photos / f"{number:02}.jpg").unlink()
+    (inputs.photos / "03.jpg").write_bytes(jpeg(picture(4000)))
+    (inputs.photos / "04.jpg").rename(inputs.photos / "renamed.jpg")
+    inputs.ratings["photo"] = inputs.ratings["photo"].replace("04.jpg", "renamed.jpg")
+    inputs.ingest("second")
+    after = inputs.splits()
+    assert {photo: after[photo] for photo in after if photo not in ("03.jpg", "renamed.jpg")} == {
+        photo: split for photo, split in before.items() if photo not in [f"{number:02}.jpg" for number in range(5)]
+    }
+    assert after["renamed.jpg"] == before["04.jpg"]
+    assert "03.jpg" in after
+
+
+def test_given_splits_groups_and_attributes_are_honoured(inputs):
+    numbers = range(40)
+    about = pd.DataFrame({"photo": [f"{n:02}.jpg" for n in numbers]})
+    about["split"] = ["test" if n < 5 else "val" if n < 10 else "" for n in numbers]
+    about["group"] = ["anna" if n >= 20 else "" for n in numbers]
+    about["width"] = ["narrow" if n % 2 else "" for n in numbers]  # a name that ingestion uses itself
+    about.to_csv(inputs.folder / "about.csv", index=False)
+    inputs.ingest(attributes=str(inputs.folder / "about.csv"))
+    splits = inputs.splits()
+    assert {splits[f"{n:02}.jpg"] for n in range(5)} == {"test"}
+    assert {splits[f"{n:02}.jpg"] for n in range(5, 10)} == {"validation"}
+    assert len({splits[f"{n:02}.jpg"] for n in range(20, 40)}) == 1
+    records = [r for split in set(splits.values()) for r in scorer_photos.records(inputs.dataset, split)]
+    assert {r["group"] for r in records if r["photo_id"] in {f"{n}.jpg" for n in range(20, 40)}} == {"anna"}
+    assert all(
+        r["attributes"]["width"] == ("narrow" if int(r["photo_id"][:2]) % 2 else "") for r in records if r["raters"]
+    )
+    assert "narrow" in inputs.report.read_text()
+
+
+def test_published_training_and_test_lists_are_given_a_validation_part(inputs):
+    about = pd.DataFrame({"photo": [f"{n:02}.jpg" for n in range(40)], "split": ["test"] * 10 + ["train"] * 30})
+    about.to_csv(inputs.folder / "about.csv", index=False)
+    inputs.ingest(attributes=str(inputs.folder / "about.csv"))
+    assert inputs.record["counts"]["test"] == 10
+    assert 2 <= inputs.record["counts"]["validation"] <= 15
+    assert any("no validation photos" in note for note in inputs.record["notes"])
+
+
+def test_a_split_without_photos_stops_with_the_numbers_and_writes_nothing(inputs):
+    with pytest.raises(ValueError, match=r"got none for 'test' \(0 test, \d+ validation, \d+ train\): 40 photos in 40"):
+        inputs.ingest(settings=replace(SETTINGS, test_share=0.0))
+    assert not inputs.dataset.exists()
+    assert not (inputs.folder / "workspace" / "splits.csv").exists()
+
+
+def test_photos_without_ratings_are_used_when_their_folder_is_named_as_unlabelled(inputs):
+    for number in range(30):
+        (inputs.photos / f"unrated {number}.jpg").write_bytes(jpeg(picture(3000 + number)))
+    inputs.ingest(unlabelled=str(inputs.photos))
+    assert inputs.record["counts"]["unlabelled"] == 30
+    assert inputs.record["left_out"] == []
+
+
+def test_no_unlabelled_photos_and_no_ratings_file(inputs, tmp_path):
+    inputs.ingest(unlabelled="")
+    assert "unlabelled" not in scorer_photos.counts(inputs.dataset)
+    assert inputs.record["counts"]["unlabelled"] == 0
+    with pytest.raises(ValueError, match="address of a ratings file for the photos in"):
+        ingest.ingest(str(inputs.photos), "", "d", "r", workspace=Workspace(str(tmp_path), "r"), settings=SETTINGS)
+
+
+def test_the_fingerprint_does_not_depend_on_the_order_of_the_photos():
+    votes = {f"p{score}": [0.5, 0.1] for score in range(1, 11)}
+    rows = {"photo": ["a", "b"], "sha256": ["1", "2"], "split": "train", "group": ["g", "h"], "raters": [3, 4]}
+    table = pd.DataFrame({**rows, **votes, "attributes": [{"x": "1", "y": "2"}, {"y": "2", "x": "1"}]})
+    side = Side(2, [])
+    one, other = (Outcome("counts", t, ("x", "y"), side, side, None, [], SETTINGS) for t in (table, table[::-1]))
+    assert one.fingerprint == other.fingerprint
+
+
+def test_what_is_told_of_the_raters_is_of_the_photos_of_which_their_number_is_known():
+    votes = {f"p{score}": 0.1 for score in range(1, 11)}
+    rows = {"photo": ["a", "b", "c"], "sha256": "1", "split": "train", "group": "g", "raters": [3, 0, 5]}
+    table = pd.DataFrame({**rows, **votes, "attributes": [{}] * 3})
+    side = Side(3, [])
+
+    def told(rows: pd.DataFrame) -> tuple:
+        outcome = Outcome("means", rows.reset_index(drop=True), (), side, side, None, [], SETTINGS)
+        return outcome.record()["ratings"], outcome.figures().get("rated_raters_a_photo")
+
+    of_known = {"people": None, "groups": 1, "least_a_photo": 3, "most_a_photo": 5}
+    assert told(table) == ({**of_known, "number": 8, "photos_without_number": 1}, 4)
+    assert told(table[1:2]) == ({"people": None, "groups": 1, "number": 0, "photos_without_number": 1}, None)
+
+
+def test_the_fingerprint_changes_with_the_content_and_not_with_the_order(inputs, ingested):
+    inputs.ratings = inputs.ratings.sample(frac=1, random_state=1)
+    assert inputs.ingest("shuffled")["fingerprint"] == ingested.found["fingerprint"]
+    smaller = replace(SETTINGS, shorter_side=64)
+    assert inputs.ingest("smaller", smaller)["fingerprint"] != ingested.found["fingerprint"]
+    inputs.ratings["score"] = 11 - inputs.ratings["score"]
+    assert inputs.ingest("other votes")["fingerprint"] != ingested.found["fingerprint"]
+
+
+def test_real_portraits_are_ingested(portraits, tmp_path):
+    data = portraits / "data" / "mebeauty"
+    ratings = pd.read_csv(data / "ratings.csv")
+    chosen = sorted(ratings["photo"].unique(), key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:200]
+    for name in chosen:
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(data / "photos" / name, tmp_path / "photos" / name)
+    ratings[ratings["photo"].isin(chosen)].to_csv(tmp_path / "ratings.csv", index=False)
+    places = [str(tmp_path / name) for name in ("photos", "ratings.csv", "dataset", "report.html")]
+    workspace = Workspace(str(tmp_path / "workspace"), "run")
+    about = str(data / "photos.csv")
+    found = ingest.ingest(*places, attributes=about, workspace=workspace, settings=Ingestion())
+    assert sum(scorer_photos.counts(tmp_path / "dataset").values()) == 200
+    assert found["photos_left_out"] == 0
+    assert 0.6 < found["raters_reliability"] < 1
+    assert "caucasian" in (tmp_path / "report.html").read_text()

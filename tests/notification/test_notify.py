@@ -1,0 +1,394 @@
+"""The exit handler: what people are told, and that a webhook harms nothing. Over true HTTP on loopback."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from components.notification import notify as notification
+from components.notification.notify import notify
+from components.notification.senders import Slack
+from components.scorer import storage
+from components.scorer.run import decision, step_status
+from components.scorer.run.decision import Decision, Gate
+from components.scorer.run.paths import Workspace
+from components.scorer.settings import Policy
+
+ROOT = Path(__file__).resolve().parents[2]
+SECRET = "T0KEN-nobody-may-see"
+
+
+class Received(list):
+    """The messages that a webhook received, and their headers and bytes."""
+
+    def __init__(self):
+        self.headers, self.bodies = [], []
+
+    def take(self, headers, body: bytes) -> None:
+        self.headers.append(dict(headers))
+        self.bodies.append(body)
+        self.append(json.loads(body))
+
+
+@contextmanager
+def webhook(answers: list[int], delay: float = 0.0):
+    """A webhook that gives these answers in turn, the last one for ever; yields its URL and what it received."""
+    received = Received()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            received.take(self.headers, self.rfile.read(int(self.headers["Content-Length"])))
+            time.sleep(delay)
+            status = answers[min(len(received), len(answers)) - 1]
+            self.send_response(status)
+            if 300 <= status < 400:
+                self.send_header("Location", "/elsewhere")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/services/{SECRET}", received
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Workspace:
+    """The place of a run of which this process is a step."""
+    monkeypatch.setenv(step_status.RUN_ID, "run-7")
+    monkeypatch.setattr(notification, "_PAUSE", 0.01)
+    return Workspace(str(tmp_path), "run-7")
+
+
+def passed_step(place: Workspace, name: str, report: str = "") -> None:
+    with step_status.step(name, place.uri, report):
+        pass
+
+
+SRCC = Gate("srcc", "Ranks as people do", "SRCC", 0.31, 0.5, "failed", "SRCC is .31; it has to be at least .5.")
+NOISE = Gate("noise", "Noise raises no score", "score points", 0.3, 0.0, "failed", "noise raises scores by .3.")
+VERSION = {"version": 3, "uri": "gs://models/portraits/3"}
+
+
+def decided(place: Workspace, *gates: Gate, policy: Policy = Policy(warn_only=("noise",))) -> dict:  # noqa: B008
+    """What evaluation writes; one gate passed beside those given."""
+    passed = Gate("emd", "Votes as people do", "EMD", 0.8, 1.5, "passed", "EMD is .8.")
+    value = decision.record(decision.decide([passed, *gates], policy), run=place.run)
+    decision.write(place.decision, value)
+    return value
+
+
+def pushed(place: Workspace) -> None:
+    """What push leaves."""
+    passed_step(place, "push")
+    decision.write(place.decision, decision.completed(decision.read(place.decision), **VERSION))
+    storage.write_json(place.published, VERSION)
+
+
+def published(place: Workspace) -> None:
+    """The records of a run that went well."""
+    for name in ("ingestion", "validation", "pretraining", "training"):
+        passed_step(place, name, f"gs://reports/{name}")
+    passed_step(place, "evaluation", "gs://reports/evaluation")
+    decided(place)
+    pushed(place)
+
+
+def refused(place: Workspace) -> None:
+    passed_step(place, "evaluation")
+    decided(place, SRCC)
+
+
+def skipped(place: Workspace) -> None:
+    passed_step(place, "ingestion", "gs://reports/ingestion")
+    passed_step(place, "validation", "gs://reports/validation")
+    gate = Gate("new_labels", "Enough is new", "photos", 3, 500, "failed", "3 photos are new; it takes 500.")
+    decision.write(place.decision, decision.record(Decision("skipped", ["3 photos are new."], [gate]), run=place.run))
+
+
+def forced(place: Workspace) -> None:
+    passed_step(place, "evaluation")
+    decided(place, SRCC, policy=Policy(("noise",), force_publish=True, force_reason="the champion is broken"))
+    pushed(place)
+
+
+def failed(place: Workspace) -> None:
+    passed_step(place, "ingestion")
+    with pytest.raises(ValueError, match="row 3"), step_status.step("pretraining", place.uri):
+        raise ValueError("ratings.csv, row 3: expected a score from 1 to 10, got 11\nand more")
+
+
+def said_to(received: list[dict]) -> dict[str, str]:
+    """The fields of the last message."""
+    return {field["title"]: field["value"] for field in received[-1]["attachments"][0]["fields"]}
+
+
+def test_a_published_run_is_told_with_its_version_verdict_and_report(place, capsys):
+    published(place)
+    with webhook([200]) as (url, received):
+        notify("SUCCEEDED", place, run_name="weekly", recipients=[Slack(url)])
+    assert said_to(received) == {
+        "Run": "weekly (run-7)",
+        "State": "succeeded",
+        "Verdict": "Published: the scorer passed its 1 gate.",
+        "Published": "gs://models/portraits/3",
+        "Report": "gs://reports/evaluation",
+    }
+    assert "gs://models/portraits/3" in received[0]["text"]
+    assert "gs://models/portraits/3" in capsys.readouterr().out
+
+
+def test_a_refused_run_is_told_with_the_reasons_and_that_nothing_was_published(place, capsys):
+    refused(place)
+    with webhook([200]) as (url, received):
+        notify("SUCCEEDED", place, recipients=[Slack(url)])
+    said = said_to(received)
+    assert said["State"] == "succeeded"
+    reason = "Ranks as people do: SRCC is .31; it has to be at least .5."
+    assert said["Verdict"] == f"Refused: the scorer passed 1 of 2 gates. Nothing is published. {reason}"
+    assert said["Published"] == "not published"
+    assert reason in capsys.readouterr().out
+
+
+def test_a_skipped_run_is_no_failure_and_says_why_with_the_page_that_judged_it(place):
+    skipped(place)
+    with webhook([200]) as (url, received):
+        notify("SUCCEEDED", place, recipients=[Slack(url)])
+    said = said_to(received)
+    assert said["State"] == "succeeded"
+    assert said["Verdict"].startswith("Skipped: there is too little new to train on.")
+    assert said["Verdict"].endswith("3 photos are new.")
+    assert said["Report"] == "gs://reports/validation"
+
+
+def test_an_override_is_told_with_its_reason_and_what_was_overruled(place):
+    forced(place)
+    with webhook([200]) as (url, received):
+        notify("SUCCEEDED", place, recipients=[Slack(url)])
+    verdict = said_to(received)["Verdict"]
+    assert verdict.startswith("Forced by a person: the champion is broken. 1 of 2 gates said no.")
+    assert verdict.endswith("SRCC is .31; it has to be at least .5.")
+    assert "the champion is broken" in received[0]["text"]
+
+
+def test_warnings_are_counted_and_told(place):
+    published(place)
+    decided(place, NOISE)
+    pushed(place)
+    with webhook([200]) as (url, received):
+        notify("SUCCEEDED", place, recipients=[Slack(url)])
+    said = said_to(received)
+    assert said["Verdict"].endswith("1 warning.")
+    assert said["Warnings"] == "Noise raises no score: noise raises scores by .3."
+
+
+def look(place: Workspace) -> None:
+    """A gate that could not be judged."""
+    passed_step(place, "evaluation")
+    decided(place, Gate("srcc", "Ranks", "SRCC", 0.3, 0.5, "not judged", "the champion is broken."))
+
+
+@pytest.mark.parametrize(
+    ("ending", "state", "colour"),
+    [
+        (published, "SUCCEEDED", notification._GREEN),
+        (forced, "SUCCEEDED", notification._AMBER),
+        (refused, "SUCCEEDED", notification._AMBER),
+        (skipped, "SUCCEEDED", notification._AMBER),
+        (look, "SUCCEEDED", notification._RED),
+        (lambda place: failed(place), "FAILED", notification._RED),
+        (lambda place: None, "SUCCEEDED", notification._RED),
+    ],
+    ids=["published", "forced", "refused", "skipped", "not judged", "failed", "no decision"],
+)
+def test_the_colour_tells_the_verdict(place, ending, state, colour):
+    ending(place)
+    with webhook([200]) as (url, received):
+        notify(state, place, recipients=[Slack(url)])
+    assert received[0]["attachments"][0]["color"] == colour
+
+
+# The decision that is left
+
+
+def test_a_run_that_broke_off_before_any_decision_is_left_as_failed_with_step_and_reason(place):
+    failed(place)
+    notify("FAILED", place)
+    value = decision.read(place.decision)
+    assert (value["verdict"], value["run"], value["gates"]) == ("failed", "run-7", [])
+    (reason,) = value["reasons"]
+    assert reason == ("pretraining broke off: ValueError: ratings.csv, row 3: expected a score from 1 to 10, got 11")
+
+
+def test_a_push_that_was_killed_turns_publish_into_failed_and_keeps_the_gates(place):
+    before = decided(place, NOISE)
+    code = "import os, sys; from components.scorer.run.step_status import step\n"
+    code += "with step('push', sys.argv[1]): os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", code, place.uri], cwd=ROOT, check=False, capture_output=True)
+    notify("FAILED", place)
+    value = decision.read(place.decision)
+    assert (value["verdict"], value["publish"]) == ("failed", False)
+    assert value["gates"] == before["gates"]
+    assert value["reasons"][0].startswith("push broke off: it was killed and left no word")
+
+
+def test_a_forced_scorer_that_was_not_published_is_left_as_failed_with_the_override(place):
+    decided(place, SRCC, policy=Policy((), force_publish=True, force_reason="agreed"))
+    with pytest.raises(ValueError, match="disagrees"), step_status.step("push", place.uri):
+        raise ValueError("the version disagrees")
+    notify("FAILED", place)
+    value = decision.read(place.decision)
+    assert (value["verdict"], value["override"]) == ("failed", "agreed")
+
+
+def test_a_training_that_failed_after_the_data_passed_is_left_as_failed(place):
+    decided(place)
+    with pytest.raises(OSError, match="full"), step_status.step("training", place.uri):
+        raise OSError("disk full")
+    notify("FAILED", place)
+    assert decision.read(place.decision)["reasons"] == ["training broke off: OSError: disk full"]
+
+
+def test_a_push_that_published_and_was_killed_before_the_decision_is_left_as_published(place):
+    decided(place)
+    storage.write_json(place.published, VERSION)
+    notify("FAILED", place)
+    value = decision.read(place.decision)
+    assert (value["verdict"], value["published"]) == ("published", VERSION)
+
+
+@pytest.mark.parametrize("ending", [published, forced, refused, skipped, look])
+def test_a_decision_that_stands_is_left_as_it_is(place, ending):
+    ending(place)
+    before = storage.read_bytes(place.decision)
+    notify("SUCCEEDED", place)
+    assert storage.read_bytes(place.decision) == before
+
+
+@pytest.mark.parametrize("ending", [published, forced, refused, skipped, look, failed, lambda place: decided(place)])
+def test_being_told_twice_leaves_the_same_decision(place, ending):
+    ending(place)
+    notify("SUCCEEDED", place)
+    before = decision.read(place.decision)
+    notify("SUCCEEDED", place)
+    assert decision.read(place.decision) == before
+
+
+def test_a_decision_that_cannot_be_written_still_leaves_the_run_to_tell(place, capsys):
+    failed(place)
+    Path(place.decision).mkdir()
+    notify("FAILED", place)
+    assert "state failed" in capsys.readouterr().out
+
+
+def test_a_reason_is_told_once(place, capsys):
+    failed(place)
+    notify("FAILED", place)
+    assert capsys.readouterr().out.splitlines()[-1].count("row 3") == 1
+
+
+def test_a_failed_run_is_told_with_the_step_and_the_first_line_of_its_error(place):
+    failed(place)
+    with webhook([200]) as (url, received):
+        notify("FAILED", place, recipients=[Slack(url)])
+    said = said_to(received)
+    assert (said["State"], said["Failed step"]) == ("failed", "pretraining")
+    assert said["Reason"] == "ValueError: ratings.csv, row 3: expected a score from 1 to 10, got 11"
+    assert said["Published"] == "not published"
+
+
+def test_a_step_that_failed_makes_the_run_failed_whatever_the_state_says(place, capsys):
+    failed(place)
+    notify("RUNNING", place)
+    assert "state failed" in capsys.readouterr().out
+
+
+def test_a_step_killed_without_a_word_is_told_as_killed(place, capsys):
+    code = "import os, sys; from components.scorer.run.step_status import step\n"
+    code += "with step('training', sys.argv[1]): os.kill(os.getpid(), 9)"
+    killed = subprocess.run([sys.executable, "-c", code, place.uri], cwd=ROOT, check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    notify("FAILED", place)
+    assert "failed step training; reason it was killed" in capsys.readouterr().out
+
+
+def test_a_step_that_never_began_is_told_by_the_one_before_it(place, capsys):
+    passed_step(place, "ingestion")
+    notify("FAILED", place)
+    assert "failed step the step after ingestion; reason it did not start" in capsys.readouterr().out
+
+
+def test_what_kubeflow_says_of_a_failure_stands_in_for_a_step_that_left_no_word(place, capsys):
+    passed_step(place, "ingestion")
+    notify("FAILED", place, message="pod evicted")
+    assert "failed step the step after ingestion; reason pod evicted" in capsys.readouterr().out
+
+
+def test_records_that_cannot_be_read_still_leave_the_state_to_tell(place, capsys):
+    storage.write_bytes(storage.join(place.steps, "training.json"), b"{half")
+    notify("FAILED", place)
+    assert "state failed; reason its records cannot be read" in capsys.readouterr().out
+    assert not storage.exists(place.decision)
+
+
+def test_a_webhook_that_fails_at_first_is_told_again(place, capsys):
+    with webhook([503, 429, 200]) as (url, received):
+        notify("SUCCEEDED", place, recipients=[Slack(url)])
+    assert len(received) == 3
+    assert "the webhook was told" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("status", "times"), [(404, 1), (302, 1), (500, 3)])
+def test_a_webhook_that_refuses_fails_nothing_and_is_named_by_its_status(place, capsys, status, times):
+    with webhook([status]) as (url, received):
+        notify("SUCCEEDED", place, recipients=[Slack(url)])
+    assert len(received) == times
+    assert f"the webhook answered {status}" in capsys.readouterr().out
+
+
+def test_a_webhook_that_hangs_is_left_after_the_set_patience(place, capsys, monkeypatch):
+    monkeypatch.setattr(notification, "PATIENCE", 0.3)
+    began = time.monotonic()
+    with webhook([200], delay=60) as (url, _):
+        notify("SUCCEEDED", place, recipients=[Slack(url)])
+        assert time.monotonic() - began < 30
+    assert "did not answer" in capsys.readouterr().out
+
+
+def test_the_patience_with_a_webhook_is_below_a_minute():
+    assert notification.PATIENCE < 60
+
+
+@pytest.mark.parametrize("broken", ["http://127.0.0.1:1/{}", "http://[{}", "not a url {}", "ftp://x/{}"])
+def test_a_webhook_out_of_reach_fails_nothing_and_its_url_is_never_printed(place, capfd, broken):
+    notify("SUCCEEDED", place, recipients=[Slack(broken.format(SECRET))])
+    printed = "".join(capfd.readouterr())
+    assert "the webhook could not be reached" in printed
+    assert SECRET not in printed
+
+
+@pytest.mark.parametrize("status", [200, 302, 404, 500])
+def test_the_url_of_a_webhook_that_answers_is_never_printed(place, capfd, status):
+    with webhook([status]) as (url, _):
+        notify("SUCCEEDED", place, recipients=[Slack(url)])
+    assert SECRET not in "".join(capfd.readouterr())
+
+
+def test_without_a_webhook_the_log_alone_is_told(place, capsys):
+    published(place)
+    notify("SUCCEEDED", place)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("notification: run run-7; state succeeded")

@@ -1,0 +1,236 @@
+"""Who is told of a run's end, and how: Slack's escapes, the signature, mail. Over true HTTP and SMTP on loopback."""
+
+import base64
+import email
+import email.policy
+import hashlib
+import hmac
+import time
+from dataclasses import replace
+
+import pytest
+
+from components.notification import notify as notification
+from components.notification import senders
+from components.notification.component import SECRET
+from components.notification.notify import notify
+from components.notification.senders import Mail, Message, Misconfigured, SignedWebhook, Slack, mail, read
+from components.scorer.run import step_status
+from components.scorer.run.paths import Workspace
+from tests.fakes import smtp
+from tests.notification.test_notify import published, said_to, webhook
+
+KEY = bytes(range(32))
+SIGNING = "whsec_" + base64.b64encode(KEY).decode()
+PASSWORD = "a-password-nobody-may-see"
+MAIL = {"SMTP_HOST": "mail.example", "MAIL_FROM": "scorer@example.org", "MAIL_TO": "ann@example.org, bob@example.org"}
+MESSAGE = Message("run-7", "refused", "Portrait scorer: run run-7 succeeded", {"run": "run-7"}, "#b26a00")
+
+
+@pytest.fixture(scope="module")
+def pem(tmp_path_factory):
+    return smtp.certificate(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Workspace:
+    """The place of a run of which this process is a step."""
+    monkeypatch.setenv(step_status.RUN_ID, "run-7")
+    monkeypatch.setattr(notification, "_PAUSE", 0.01)
+    return Workspace(str(tmp_path), "run-7")
+
+
+@pytest.fixture
+def trusted(pem, monkeypatch):
+    """A certificate that this machine trusts."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+    return pem
+
+
+def letters(server, **options) -> Mail:
+    to = ("ann@example.org", "bob@example.org")
+    return Mail("127.0.0.1", "scorer@example.org", to, **{"port": server.port} | options)
+
+
+def told(place: Workspace, capsys, *recipients) -> str:
+    """What the log says of telling them."""
+    notify("SUCCEEDED", place, run_name="weekly", recipients=recipients)
+    return capsys.readouterr().out.partition("\n")[2]
+
+
+def test_slack_gets_its_three_characters_escaped_and_no_others(place):
+    with webhook([200]) as (url, received):
+        notify("FAILED", place, message='<!channel> & "a" > b', run_name="<b>", recipients=[Slack(url)])
+    assert said_to(received)["Reason"] == '&lt;!channel&gt; &amp; "a" &gt; b'
+    assert received[0]["text"].startswith("Portrait scorer: run &lt;b&gt; (run-7) failed")
+    assert "<" not in received.bodies[0].decode()
+
+
+def test_a_signed_message_is_verified_by_the_key_alone_and_says_what_happened(place):
+    published(place)
+    with webhook([200]) as (url, received):
+        notify("SUCCEEDED", place, run_name="weekly", recipients=[SignedWebhook(url, KEY)])
+    headers, body = received.headers[0], received.bodies[0]
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    expected = base64.b64encode(hmac.new(KEY, signed, hashlib.sha256).digest()).decode()
+    assert headers["webhook-signature"] == f"v1,{expected}"
+    assert abs(int(headers["webhook-timestamp"]) - time.time()) < 60
+    assert received[0]["type"] == "run.published"
+    assert received[0]["data"]["published"] == "gs://models/portraits/3"
+    assert received[0]["data"]["run"] == "weekly (run-7)"
+
+
+def test_the_signature_is_that_of_the_published_example():
+    """The test vector of the Standard Webhooks libraries."""
+    secret = read({"SIGNED_WEBHOOK": "https://x", "SIGNING_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"})[0].secret
+    signed = b'msg_p5jXN8AQM9LWM0D4loKWxJek.1614265330.{"test": 2432232314}'
+    signature = base64.b64encode(hmac.digest(secret, signed, hashlib.sha256)).decode()
+    assert signature == "g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+def test_a_message_that_is_sent_again_keeps_its_id_and_is_signed_anew(place):
+    with webhook([503, 200]) as (url, received):
+        notify("SUCCEEDED", place, recipients=[SignedWebhook(url, KEY)])
+    assert len({headers["webhook-id"] for headers in received.headers}) == 1
+    assert all(headers["webhook-signature"].startswith("v1,") for headers in received.headers)
+    assert len(received) == 2
+
+
+def test_mail_is_sent_encrypted_after_a_login_to_all_addresses(place, capsys, trusted):
+    published(place)
+    capsys.readouterr()
+    with smtp.serving(trusted, login=("scorer", PASSWORD)) as server:
+        said = told(place, capsys, letters(server, user="scorer", password=PASSWORD))
+    assert said == "notification: the mail server was told\n"
+    assert server.envelopes == [("scorer@example.org", ["ann@example.org", "bob@example.org"], True)]
+    letter = email.message_from_bytes(server.mails[0], policy=email.policy.default)
+    assert letter["Subject"].startswith("Portrait scorer: run weekly (run-7) succeeded; Published")
+    assert "Published: gs://models/portraits/3" in letter.get_content()
+
+
+def test_mail_without_a_login_or_over_tls_from_the_first_byte_is_taken_too(place, capsys, trusted):
+    with smtp.serving(trusted) as server, smtp.serving(trusted, tls=True) as encrypted:
+        told(place, capsys, letters(server))
+        told(place, capsys, letters(encrypted, security="tls"))
+    assert [state.envelopes[0][2] for state in (server, encrypted)] == [True, True]
+
+
+def test_mail_goes_in_the_clear_only_where_that_was_asked_for(place, capsys, pem):
+    with smtp.serving(pem, starttls=False) as server:
+        assert "lacks what it was asked for" in told(place, capsys, letters(server))
+        assert server.mails == []
+        told(place, capsys, letters(server, security="none"))
+    assert server.envelopes[0][2] is False
+
+
+def test_a_mail_server_that_nobody_vouches_for_gets_neither_password_nor_mail(place, capsys, pem):
+    with smtp.serving(pem, login=("scorer", PASSWORD)) as server:
+        said = told(place, capsys, letters(server, user="scorer", password=PASSWORD))
+    assert "shows a certificate that is not trusted" in said
+    assert (server.mails, server.sessions) == ([], 1)
+
+
+@pytest.mark.parametrize(("answers", "sessions", "mails"), [([451, 421], 3, 1), ([554], 1, 0)])
+def test_mail_is_sent_again_after_a_passing_refusal_only(place, capsys, trusted, answers, sessions, mails):
+    with smtp.serving(trusted, answers=list(answers)) as server:
+        said = told(place, capsys, letters(server))
+    assert (server.sessions, len(server.mails)) == (sessions, mails)
+    assert ("was told" if mails else "answered 554") in said
+
+
+def test_mail_that_was_taken_is_not_sent_again_for_a_bad_goodbye(place, capsys, trusted):
+    with smtp.serving(trusted, goodbye=421) as server:
+        assert "was told" in told(place, capsys, letters(server))
+    assert (server.sessions, len(server.mails)) == (1, 1)
+
+
+def test_one_address_that_is_refused_is_said_without_its_name_and_keeps_no_other(place, capsys, trusted):
+    with smtp.serving(trusted, unknown="bob@example.org") as server:
+        said = told(place, capsys, letters(server))
+    assert server.envelopes[0][1] == ["ann@example.org"]
+    assert "refused 1 of 2 addresses" in said
+    assert "bob" not in said
+
+
+def test_a_wrong_password_is_refused_once_and_never_printed(place, capfd, trusted):
+    with smtp.serving(trusted, login=("scorer", "another")) as server:
+        notify("SUCCEEDED", place, recipients=[letters(server, user="scorer", password=PASSWORD)])
+    printed = "".join(capfd.readouterr())
+    assert "the mail server answered 535" in printed
+    assert PASSWORD not in printed
+    assert server.sessions == 1
+
+
+def test_a_mails_header_stays_one_line_whatever_the_run_is_named():
+    letter = mail(replace(MESSAGE, title="a\r\nBcc: everybody@example.org"), "a@example.org", ("b@example.org",))
+    assert letter["Subject"] == "a Bcc: everybody@example.org"
+    assert letter["Bcc"] is None
+
+
+def test_all_are_told_at_the_same_time_and_one_that_hangs_keeps_no_other_waiting(
+    place, capsys, monkeypatch, trusted
+):  # fmt: skip
+    monkeypatch.setattr(notification, "PATIENCE", 0.6)
+    began = time.monotonic()
+    with webhook([200], delay=60) as (slow, _), webhook([200]) as (fast, received), smtp.serving(trusted) as server:
+        said = told(place, capsys, Slack(slow), SignedWebhook(fast, KEY), letters(server))
+        assert time.monotonic() - began < 30
+    assert "the webhook did not answer" in said
+    assert "the signed webhook was told" in said
+    assert (len(received), len(server.mails)) == (1, 1)
+
+
+def test_the_environment_names_all_who_are_told():
+    hooks = {"WEBHOOK": "https://a", "SIGNED_WEBHOOK": "https://b", "SIGNING_SECRET": SIGNING}
+    assert read(MAIL | hooks | {"SMTP_PORT": "2525"}) == [
+        Slack("https://a"),
+        SignedWebhook("https://b", KEY),
+        Mail("mail.example", "scorer@example.org", ("ann@example.org", "bob@example.org"), port=2525),
+    ]
+    assert read({"PATH": "/bin", "WEBHOOK": "", "SMTP_HOST": " "}) == []
+
+
+def test_a_service_called_smtp_says_nothing_of_the_port_of_the_mail_server():
+    assert read(MAIL | {"SMTP_PORT": "tcp://10.96.12.7:25"}) == read(MAIL)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"SIGNED_WEBHOOK": "https://b"}, "SIGNING_SECRET has to be whsec_"),
+        ({"SIGNED_WEBHOOK": "https://b", "SIGNING_SECRET": "whsec_c2hvcnQ="}, "SIGNING_SECRET has to be whsec_"),
+        ({"SIGNED_WEBHOOK": "https://b", "SIGNING_SECRET": PASSWORD}, "SIGNING_SECRET has to be whsec_"),
+        ({"SMTP_HOST": "mail"}, "MAIL_FROM has to be a mail address"),
+        (MAIL | {"MAIL_TO": "ann"}, "MAIL_TO one or more"),
+        (MAIL | {"MAIL_TO": "ann@example.org\nBcc: x@y"}, "MAIL_TO one or more"),
+        (MAIL | {"SMTP_SECURITY": "ssl"}, "SMTP_SECURITY has to be starttls, tls or none"),
+        (MAIL | {"SMTP_PORT": "smtp"}, "SMTP_PORT has to be a number"),
+        (MAIL | {"SMTP_SECURITY": "none", "SMTP_USER": "a", "SMTP_PASSWORD": PASSWORD}, "not sent in the clear"),
+    ],
+)  # fmt: skip
+def test_an_environment_that_does_not_say_how_fails_nothing_and_is_told_in_the_log(place, capsys, given, words):
+    (recipient,) = read(given)
+    assert isinstance(recipient, Misconfigured)
+    said = told(place, capsys, recipient)
+    assert words in said
+    assert PASSWORD not in said
+
+
+def test_no_recipient_shows_its_secrets_when_it_is_printed():
+    given = MAIL | {"WEBHOOK": f"https://{PASSWORD}", "SMTP_USER": "a", "SMTP_PASSWORD": PASSWORD}
+    printed = repr(read(given | {"SIGNED_WEBHOOK": f"https://{PASSWORD}", "SIGNING_SECRET": SIGNING}))
+    assert PASSWORD not in printed
+    assert str(KEY) not in printed
+
+
+def test_the_secrets_keys_become_the_variables_that_are_read():
+    class Asked(dict):
+        def get(self, name, default=None):
+            asked.add(name)
+            return super().get(name, default)
+
+    asked = set()
+    everything = Asked(MAIL | {"SIGNED_WEBHOOK": "https://b", "SIGNING_SECRET": SIGNING, "WEBHOOK": "https://a"})
+    senders._signed(everything)
+    senders._mail(everything)
+    assert set(SECRET.values()) == asked | {"WEBHOOK", "SIGNED_WEBHOOK", "SMTP_HOST"}

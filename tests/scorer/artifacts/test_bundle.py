@@ -1,0 +1,32 @@
+"""Saved networks are loaded by processes that have imported no more than what loads them."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+REGISTERED = re.compile(r"^@keras\.saving\.register_keras_serializable\(.*\)\n(?:class|def) (\w+)", re.MULTILINE)
+
+
+def fresh(code: str) -> str:
+    """Return what a new Python process prints."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("module", ["artifacts.bundle", "fit.checkpoints"])
+def test_what_loads_networks_knows_every_class_that_one_may_name(module):
+    sources = (ROOT / "components" / "scorer" / "model").glob("*.py")
+    expected = {name for path in sources for name in REGISTERED.findall(path.read_text())}
+    code = f"import keras, components.scorer.{module}; print(*keras.saving.get_custom_objects())"
+    assert expected
+    assert not expected - {name.rpartition(">")[2] for name in fresh(code).split()}
+
+
+def test_a_fresh_process_loads_a_bundle(small_scorer):
+    code = f"from components.scorer.artifacts import bundle; print(bundle.load({str(small_scorer)!r}).model.name)"
+    assert fresh(code).strip()

@@ -1,0 +1,214 @@
+"""A published version without TensorFlow answers as the version with it does."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from components.scorer import storage
+from components.scorer.artifacts import bundle, litert_model, saved_model, warmup
+from components.scorer.imaging import preprocessing_tf
+from components.scorer.imaging.decoding import Unusable
+from components.scorer.model import serving_outputs
+from components.scorer.registry import integrity
+from components.scorer.upload_norms import policy
+from tests.conftest import drawn_photo
+from tests.push.test_push import bundle_of, tiny
+
+
+@pytest.fixture(scope="module")
+def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A version of a network whose answers differ from photo to photo."""
+    keras.utils.set_random_seed(1)
+    folder = tmp_path_factory.mktemp("models") / "portraits" / "3"
+    scorer = bundle.load(bundle_of(tiny(4), tmp_path_factory.mktemp("scorer")))
+    saved_model.export(scorer, folder, "portraits")
+    saved_model.export_portable(scorer, folder, "portraits", error=0.7, ingestion={"shorter_side": 64, "seed": 1})
+    integrity.write(folder, {})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(version: Path) -> litert_model.Portable:
+    return litert_model.load(str(version))
+
+
+def encoded(width: int, height: int, seed: int, kind: str = "JPEG") -> bytes:
+    """A photo of random patches: full of edges, so that any difference of decoding or scaling shows."""
+    patches = np.random.default_rng(seed).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), "uint8")
+    data = io.BytesIO()
+    Image.fromarray(patches).resize((width, height), Image.Resampling.BICUBIC).save(data, kind)
+    return data.getvalue()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(20, 400), st.integers(20, 400), st.integers(32, 256), st.integers(0, 1000))
+def test_pixels_are_those_that_the_network_was_trained_on(width, height, scale, seed):
+    photo, crop = encoded(width, height, seed), scale - scale // 8
+    expected = preprocessing_tf.pixels([photo], scale, crop)[0]
+    np.testing.assert_allclose(litert_model.pixels(photo, scale, crop), expected, atol=0.01)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
+def test_every_format_that_tensorflow_reads_gives_the_same_pixels(kind):
+    photo = encoded(90, 120, 1, kind)
+    np.testing.assert_allclose(
+        litert_model.pixels(photo, 64, 56), preprocessing_tf.pixels([photo], 64, 56)[0], atol=0.01
+    )
+
+
+def test_an_opened_photo_gives_the_pixels_of_its_bytes():
+    photo = encoded(90, 120, 1)
+    np.testing.assert_array_equal(
+        litert_model.pixels(Image.open(io.BytesIO(photo)), 64, 56), litert_model.pixels(photo, 64, 56)
+    )
+
+
+def test_it_answers_as_the_saved_model_does(version, loaded):
+    photos = [drawn_photo(brightness, seed) for seed, brightness in enumerate(np.linspace(0.1, 0.9, 9))]
+    expected = saved_model.load(str(version)).answers([*photos, *warmup.photos()])
+    found = loaded.answer(np.stack([loaded.pixels(photo) for photo in [*photos, *warmup.photos()]]))
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, atol=saved_model.TOLERANCE)
+    assert np.ptp(expected["mean"]) > 50 * saved_model.TOLERANCE
+
+
+def test_its_maps_are_those_of_the_saved_model(version, loaded):
+    photos = [drawn_photo(0.3, 1), drawn_photo(0.7, 2)]
+    expected = saved_model.load(str(version)).explain(photos)
+    found = loaded.answer(np.stack([loaded.pixels(photo) for photo in photos]))
+    for name in ("heatmap", "gains"):
+        np.testing.assert_allclose(found[name], expected[name], atol=saved_model.TOLERANCE)
+
+
+def test_a_photo_gets_the_same_answer_in_any_batch(loaded):
+    pixels = np.stack([loaded.pixels(drawn_photo(0.2 + 0.1 * seed, seed)) for seed in range(5)])
+    together = loaded.answer(pixels)["distribution"]
+    alone = np.concatenate([loaded.answer(one[None])["distribution"] for one in pixels])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_it_knows_what_was_published(loaded):
+    assert (loaded.name, loaded.version, loaded.error, loaded.settings.shorter_side) == ("portraits", 3, 0.7, 64)
+
+
+def test_it_normalises_as_ingestion_did(loaded):
+    turned = Image.open(io.BytesIO(encoded(200, 100, 1)))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = io.BytesIO()
+    turned.save(data, "JPEG", exif=exif)
+    assert Image.open(io.BytesIO(loaded.normalise(data.getvalue()))).size == (64, 128)
+
+
+def test_what_is_no_photo_is_refused(loaded):
+    with pytest.raises(Unusable, match="expected JPEG"):
+        loaded.normalise(b"no photo")
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (0, 32, 32, 3), (1, 31, 32, 3)])
+def test_pixels_of_another_shape_are_refused(loaded, shape):
+    with pytest.raises(ValueError, match=r"expected photos \[n, 32, 32, 3\], at least one, got"):
+        loaded.answer(np.zeros(shape, "float32"))
+
+
+def test_a_network_without_maps_is_published_without_them(tmp_path, version, monkeypatch):
+    monkeypatch.setattr(serving_outputs, "is_pooled", lambda model: False)
+    scorer = bundle.load(bundle_of(tiny(4), tmp_path / "scorer"))
+    saved_model.export_portable(scorer, tmp_path / "1")
+    (tmp_path / "1" / "saved_model.pb").touch()
+    integrity.write(tmp_path / "1", {})
+    assert set(litert_model.load(str(tmp_path / "1")).answer(np.zeros((1, 32, 32, 3)))) == {
+        "mean",
+        "std",
+        "distribution",
+    }
+
+
+def test_a_version_that_is_not_complete_is_not_loaded(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"expected a published version at .*, found no saved_model.pb"):
+        litert_model.load(str(tmp_path))
+
+
+def test_a_version_from_before_portable_networks_is_named(tmp_path):
+    (tmp_path / "saved_model.pb").touch()
+    with pytest.raises(FileNotFoundError, match="publish its scorer again"):
+        litert_model.load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        (litert_model.NETWORK, b"no network"),
+        (litert_model.ABOUT, b'{"name": "portraits"}'),
+        (litert_model.ABOUT, b"[]"),
+        (litert_model.NORMS, b"{}"),
+        (litert_model.DETECTOR, b"none"),
+    ],
+)
+def test_a_broken_version_is_named(tmp_path, version, file, content):
+    storage.download_tree(str(version), str(tmp_path))
+    (tmp_path / litert_model.FOLDER / file).write_bytes(content)
+    integrity.write(tmp_path, {})
+    with pytest.raises(ValueError, match="expected a portable network at"):
+        litert_model.load(str(tmp_path))
+
+
+def test_without_norms_of_its_own_the_built_in_ones_hold_and_faces_are_not_looked_for(loaded):
+    assert (loaded.norms, loaded.detector) == (policy.load(), None)
+
+
+def test_it_brings_its_norms_and_its_face_detector(tmp_path, version, portraits):
+    storage.download_tree(str(version), str(tmp_path))
+    rules = {"norms": json.loads(policy.BUILT_IN.read_text())["norms"][:1]}
+    (tmp_path / litert_model.FOLDER / litert_model.NORMS).write_text(json.dumps(rules))
+    shutil.copy(portraits / "weights" / "yunet_n_640_640.onnx", tmp_path / litert_model.FOLDER / litert_model.DETECTOR)
+    integrity.write(tmp_path, {})
+    found = litert_model.load(str(tmp_path))
+    assert [norm.key for norm in found.norms.norms] == ["no_face"]
+    assert found.detector.find(Image.new("RGB", (64, 64))) == []
+
+
+def test_a_server_that_loads_it_loads_no_tensorflow(version):
+    code = f"""
+import sys, json
+from components.scorer.artifacts import litert_model
+loaded = litert_model.load({str(version)!r})
+heavy = {{"tensorflow", "keras", "matplotlib", "pandas", "scipy", "tensorflow_datasets"}}
+print(json.dumps(sorted(heavy & set(sys.modules))))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_loading_tells_nothing_of_its_own_and_loses_nothing_of_others(version):
+    code = f"""
+import os
+from components.scorer import litert
+from components.scorer.artifacts import litert_model
+taken = litert.Interpreter
+def interpreter(**options):
+    os.write(2, b"of another thread\\n")
+    return taken(**options)
+litert.Interpreter = interpreter
+litert_model.load({str(version)!r})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "of another thread\n"
+
+
+def test_tensorflow_decodes_jpeg_as_everybody_else():
+    photo = encoded(160, 120, 3)
+    np.testing.assert_array_equal(
+        preprocessing_tf.decode(tf.constant(photo)), np.asarray(Image.open(io.BytesIO(photo)))
+    )

@@ -1,0 +1,84 @@
+"""Networks of the package deepface: its own code builds and loads them, here with drawn weights in its folder."""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from components.scorer.faces import deepface, weight_files
+from components.scorer.faces.analyzer import Reader
+from components.scorer.run import preflight
+from components.scorer.settings import Faces
+from tests.builders import designed_faces
+
+needed = pytest.mark.skipif(importlib.util.find_spec("deepface") is None, reason=f"needs deepface: {deepface.INSTALL}")
+SMALL, SIDE, SIZE = "OpenFace", 96, 128  # 3.7 million weights; VGG-Face has 145
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """The package's folder with drawn weights of its smallest network, as an older Keras writes them."""
+    from deepface.commons import weight_utils
+    from deepface.models.facial_recognition.tf import OpenFace
+    from keras.src.legacy.saving import legacy_h5_format
+
+    home = tmp_path_factory.mktemp("home")
+    (home / ".deepface" / "weights").mkdir(parents=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weight_utils, "download_weights_if_necessary", lambda **_: "")
+        patch.setattr(weight_utils, "load_model_weights", lambda model, weight_file: model)
+        drawn = OpenFace.load_model()
+    with h5py.File(home / ".deepface" / "weights" / "openface_weights.h5", "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, drawn)
+    return home
+
+
+@pytest.fixture
+def faces(folder, tmp_path, monkeypatch) -> Faces:
+    monkeypatch.setenv("DEEPFACE_HOME", str(folder))
+    files = designed_faces.write(tmp_path)
+    return Faces(face_detector=files["face_detector"], face_embedder=f"deepface:{SMALL}", face_preprocessing="tf")
+
+
+@needed
+def test_a_network_of_deepface_reads_faces_with_the_weights_in_its_folder(faces, tmp_path):
+    about = weight_files.prepare(faces, tmp_path / "faces")
+    network = deepface.build(SMALL)
+    assert (about["side"], about["size"], about["kind"]) == (SIDE, SIZE, "litert")
+    assert about["sha256"]["embedder"] == deepface.digest(network)
+    crops = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3), np.uint8)
+    both = np.concatenate([crops, crops[:, :, ::-1]]).astype("float32") / 127.5 - 1
+    expected = np.asarray(network(both, training=False)).reshape(2, 2, SIZE).mean(0)
+    np.testing.assert_allclose(Reader.load(tmp_path / "faces").embedder.embed(crops), expected, atol=5e-3)
+
+
+@needed
+def test_other_weights_than_those_of_the_digest_are_refused(faces, tmp_path):
+    with pytest.raises(ValueError, match=r"face_embedder deepface:OpenFace: expected weights whose SHA-256 is"):
+        weight_files.prepare(replace(faces, face_embedder_sha256="0" * 64), tmp_path / "faces")
+
+
+@needed
+def test_a_network_that_deepface_does_not_have_is_named_with_those_that_it_has(faces):
+    with pytest.raises(ValueError, match=r"expected deepface: and one of ArcFace, .*VGG-Face, got 'VGGFace'"):
+        preflight.examine({"face_detector": faces.face_detector, "face_embedder": "deepface:VGGFace"})
+
+
+@needed
+def test_a_network_of_deepface_that_reads_no_squares_is_refused(faces, tmp_path, monkeypatch):
+    import keras
+
+    given = keras.Input((55, 47, 3))
+    oblong = keras.Model(given, keras.layers.GlobalAveragePooling2D()(given))
+    monkeypatch.setattr(deepface, "build", lambda name: oblong)
+    with pytest.raises(ValueError, match=r"expected a network of square RGB pictures.*got one of \[\?, 55, 47, 3\]"):
+        weight_files.prepare(faces, tmp_path / "faces")
+
+
+def test_without_the_package_it_is_said_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"face_embedder deepface:VGG-Face: .*pip install --no-deps deepface=="):
+        preflight.examine({"face_embedder": "deepface:VGG-Face"})

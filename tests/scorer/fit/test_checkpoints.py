@@ -1,0 +1,164 @@
+"""Checkpoints: what was cut off in the writing, or belongs to another training, is passed over."""
+
+import itertools
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from google.cloud.storage import retry
+
+from components.scorer import storage
+from components.scorer.data.sharding import Share
+from components.scorer.fit.checkpoints import Checkpoints, best_epoch, fingerprint_of, fit
+from components.scorer.fit.distributed import Workers
+
+
+def model() -> keras.Model:
+    keras.utils.set_random_seed(1)
+    network = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.5), keras.layers.Dense(1)])
+    network.compile("adam", "mse")
+    network.optimizer.build(network.trainable_variables)  # as training does, so that a checkpoint holds its numbers
+    return network
+
+
+def data(epoch: int) -> tf.data.Dataset:
+    rng = np.random.default_rng(epoch)
+    return tf.data.Dataset.from_tensor_slices((rng.normal(size=(16, 4)), rng.normal(size=(16, 1)))).batch(8)
+
+
+def spoiled_at(batch: int) -> tf.data.Dataset:
+    """Ten batches, with a weight for each example, of which one has a truth that is no number."""
+    truth = np.ones((80, 1), "float32")
+    truth[8 * batch] = np.nan
+    return tf.data.Dataset.from_tensor_slices((np.ones((80, 4), "float32"), truth, np.ones(80, "float32"))).batch(8)
+
+
+def train_to(epochs: int, place: Checkpoints, **more) -> tuple[keras.Model, dict]:
+    return fit(model(), epochs, data, what="a test", checkpoints=place, seed=1, **more)
+
+
+@pytest.fixture
+def place(tmp_path) -> Checkpoints:
+    return Checkpoints(str(tmp_path / "checkpoints"), "these settings")
+
+
+def test_an_empty_place_has_nothing_to_go_on_from(place):
+    assert place.latest() is None
+
+
+def test_a_training_goes_on_from_its_last_epoch_to_the_same_end(place, tmp_path):
+    train_to(2, place)
+    resumed, curves = train_to(5, place)
+    whole, expected = train_to(5, Checkpoints(str(tmp_path / "other"), "these settings"))
+    np.testing.assert_allclose(curves["loss"], expected["loss"], rtol=1e-6)
+    for one, other in zip(resumed.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_a_finished_training_is_not_trained_again(place, capsys):
+    train_to(3, place)
+    capsys.readouterr()
+    train_to(3, place)
+    assert "going on from epoch 3 of 3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("cut", ["epoch-0003.keras", "epoch-0003.json"])
+def test_a_half_written_checkpoint_is_passed_over_and_said_to_be(place, tmp_path, capsys, cut):
+    train_to(2, place)
+    kept = {file.name: file.read_bytes() for file in (tmp_path / "checkpoints").iterdir()}
+    train_to(3, place)
+    for name, content in kept.items():
+        (tmp_path / "checkpoints" / name).write_bytes(content)
+    half = tmp_path / "checkpoints" / cut
+    half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])
+    assert place.latest()[0] == 2
+    assert "checkpoint of epoch 3 passed over: it is incomplete" in capsys.readouterr().out
+
+
+def test_a_checkpoint_without_its_description_is_passed_over(place, tmp_path):
+    train_to(1, place)
+    (tmp_path / "checkpoints" / "epoch-0001.json").unlink()
+    assert place.latest() is None
+
+
+def test_a_checkpoint_of_other_settings_is_not_gone_on_from(place, capsys):
+    train_to(2, place)
+    assert Checkpoints(place.uri, "other settings").latest() is None
+    assert "trained with other settings or data" in capsys.readouterr().out
+
+
+def test_only_the_best_and_the_last_epoch_are_kept(place, tmp_path):
+    _, curves = train_to(5, place, validation=data(99))
+    epochs = {int(file.stem.split("-")[1]) for file in (tmp_path / "checkpoints").iterdir()}
+    assert epochs == {best_epoch(curves), 5}
+
+
+def test_the_epoch_with_the_lowest_validation_loss_is_returned(place):
+    trained, curves = train_to(6, place, validation=data(99))
+    assert trained.evaluate(data(99), verbose=0) == pytest.approx(min(curves["val_loss"]), rel=1e-5)
+
+
+def test_a_fingerprint_changes_with_any_part():
+    assert len({fingerprint_of({"a": 1}, "x"), fingerprint_of({"a": 2}, "x"), fingerprint_of({"a": 1}, "y")}) == 3
+
+
+@pytest.mark.parametrize("trouble", [503, 429, "reset", "half", "lost"])
+def test_a_checkpoint_in_a_bucket_survives_trouble_at_each_of_its_requests(google, trouble, monkeypatch):
+    monkeypatch.setattr(retry, "DEFAULT_RETRY", retry.DEFAULT_RETRY.with_delay(initial=0.001, maximum=0.01))
+    trained, curves = model(), {"loss": [0.3, 0.2]}
+    for number in range(1, 7):
+        place = Checkpoints(f"gs://bucket/{number}", "these settings")
+        place.save(trained, 1, {"loss": [0.3]}, keep={1})
+        seen = itertools.count(1)
+        google.fail(lambda request, seen=seen, number=number: next(seen) == number, trouble)
+        place.save(trained, 2, curves, keep={2})
+        google.calm()
+        assert place.latest() == (2, curves)
+        assert {name for name in google.data("bucket") if name.startswith(f"{number}/")} == {
+            f"{number}/epoch-0002.keras", f"{number}/epoch-0002.json",
+        }  # fmt: skip
+
+
+def test_an_outage_while_an_epoch_is_saved_is_one_error_and_the_epoch_before_can_be_gone_on_from(google, monkeypatch):
+    monkeypatch.setattr(storage, "DEADLINE", 0.02)
+    trained = model()
+    for number in range(1, 5):
+        place = Checkpoints(f"gs://bucket/{number}", "these settings")
+        place.save(trained, 1, {"loss": [0.3]}, keep={1})
+        seen = itertools.count(1)
+        google.fail(lambda request, seen=seen, number=number: next(seen) >= number, *[503] * 1000)
+        with pytest.raises(storage.StorageError, match=r"cannot (write|list|remove) gs://bucket"):
+            place.save(trained, 2, {"loss": [0.3, 0.2]}, keep={2})
+        google.calm()
+        epoch, curves = place.latest()
+        assert len(curves["loss"]) == epoch
+        assert place.load(epoch).count_params() == trained.count_params()
+
+
+def test_what_a_checkpoint_says_of_itself_is_plain_json(place, tmp_path):
+    train_to(1, place)
+    about = json.loads((tmp_path / "checkpoints" / "epoch-0001.json").read_text())
+    assert (about["epoch"], about["fingerprint"]) == (1, "these settings")
+
+
+def alone() -> Workers:
+    """The one worker there is."""
+    return Workers(Share(0, 1), tf.distribute.get_strategy())
+
+
+@pytest.mark.parametrize("workers", [None, alone()], ids=["one process", "workers"])
+@pytest.mark.parametrize("batch", [0, 2])
+def test_a_loss_that_is_not_finite_stops_training_after_its_batch_in_words_about_the_data(place, batch, workers):
+    said = rf"a test: expected finite numbers as the loss of epoch 1, batch {batch + 1}, got nan\. Either the data"
+    with pytest.raises(ValueError, match=said) as stopped:
+        fit(model(), 3, lambda epoch: spoiled_at(batch), what="a test", checkpoints=place, seed=1, workers=workers)
+    assert "resume" not in str(stopped.value)
+    assert place.latest() is None
+
+
+def test_nor_is_an_epoch_kept_whose_loss_on_validation_is_not_finite(place):
+    with pytest.raises(ValueError, match=r"expected finite numbers as the losses of epoch 1, got 1 of 2 that are not"):
+        train_to(3, place, validation=spoiled_at(0))
+    assert place.latest() is None

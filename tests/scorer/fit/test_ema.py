@@ -1,0 +1,94 @@
+"""A running mean of the weights: judged and kept, while training goes on from the last step's."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.scorer.fit import ema
+from components.scorer.fit.checkpoints import Checkpoints, fit
+
+STEPS = 4.0
+RATE = 0.1
+
+
+def model(steps: float = STEPS) -> keras.Model:
+    keras.utils.set_random_seed(1)
+    network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    network.compile(ema.adam(RATE, steps), "mse")
+    return network
+
+
+def data(epoch: int) -> tf.data.Dataset:
+    rng = np.random.default_rng(epoch)
+    return tf.data.Dataset.from_tensor_slices((rng.normal(size=(16, 4)), rng.normal(size=(16, 1)))).batch(4)
+
+
+def train_to(epochs: int, folder, network: keras.Model, **more) -> tuple[keras.Model, dict]:
+    return fit(network, epochs, data, what="a test", checkpoints=Checkpoints(str(folder), "these"), seed=1, **more)
+
+
+def by_hand(epochs: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The last weights of plain Adam and their running mean, worked out step by step."""
+    network = model(steps=0)
+    mean: list[np.ndarray] = []
+    for epoch in range(epochs):
+        for batch in data(epoch):
+            network.train_on_batch(*(part.numpy() for part in batch))
+            now = network.get_weights()
+            mean = [old + (new - old) / STEPS for old, new in zip(mean, now, strict=True)] if mean else now
+    return network.get_weights(), mean
+
+
+def test_the_mean_of_every_step_is_kept_and_steers_none(tmp_path):
+    trained, _ = train_to(3, tmp_path, model())
+    for found, expected in zip(trained.get_weights(), by_hand(3)[1], strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_an_epoch_is_judged_by_the_mean(tmp_path):
+    judged = data(99)
+    _, curves = train_to(1, tmp_path, model(), validation=judged)
+    network = model(steps=0)
+    network.set_weights(by_hand(1)[1])
+    assert curves["val_loss"] == [pytest.approx(network.evaluate(judged, verbose=0), rel=1e-4)]
+
+
+def test_a_training_that_goes_on_ends_with_the_same_mean(tmp_path):
+    train_to(2, tmp_path / "cut", model())
+    resumed, _ = train_to(4, tmp_path / "cut", model())
+    for found, expected in zip(resumed.get_weights(), by_hand(4)[1], strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_without_a_mean_the_last_weights_are_kept(tmp_path):
+    trained, _ = train_to(3, tmp_path, model(steps=0))
+    for found, expected in zip(trained.get_weights(), by_hand(3)[0], strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_network_that_was_never_trained_stays_as_it_is(tmp_path):
+    network = model()
+    before = network.get_weights()
+    trained, _ = train_to(0, tmp_path, network)
+    np.testing.assert_array_equal(trained.get_weights()[0], before[0])
+
+
+def test_weights_are_averaged_meanwhile_and_come_back():
+    network = model()
+    network.fit(data(0), shuffle=False, verbose=0)
+    last = network.get_weights()
+    with ema.averaged(network):
+        mean = network.get_weights()
+    assert not np.allclose(mean[0], last[0])
+    for found, expected in zip(network.get_weights(), last, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_mean_is_found_within_mixed_precision_s_optimizer():
+    network = model()
+    network.compile(keras.optimizers.LossScaleOptimizer(ema.adam(RATE, STEPS)), "mse")
+    network.fit(data(0), shuffle=False, verbose=0)
+    last = network.get_weights()
+    ema.settle(network)
+    assert not np.allclose(network.get_weights()[0], last[0])

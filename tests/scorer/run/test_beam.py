@@ -1,0 +1,140 @@
+"""Options of Beam runners: what cannot do is refused in words, before anything runs."""
+
+import importlib.util
+import shutil
+import sys
+
+import pytest
+
+pytest.importorskip("apache_beam")
+
+from components.scorer.run import beam, preflight
+
+SERVER = "--job_endpoint=localhost:8099"
+POOL = "--environment_type=EXTERNAL --environment_config=localhost:50000"
+DATAFLOW = "--project=p --region=r --temp_location=gs://bucket/t --sdk_container_image=i"
+
+REFUSED = {
+    "--runner=Direct 'open": r"as on a command line, got .*No closing quotation",
+    "--runner=Dsk": r"expected --runner to be one of DirectRunner, DaskRunner, .* got 'Dsk'",
+    "--runner=SparkRuner": r"did you mean SparkRunner\?",
+    "--runner=FlinkRunner --flink_mster=[local]": r"no .* option '--flink_mster': did you mean --flink_master\?",
+    "--runner=DirectRunner astray": r"no Beam runner has an option 'astray'",
+    "--runner=FlinkRunner --flink_version=9": r"flink_version: invalid choice: '9'",
+    "--runner=FlinkRunner --parallelism=many": r"parallelism: invalid int value: 'many'",
+    "--runner=FlinkRunner --flink_master=jobs:8081": r"needs --job_endpoint=HOST:PORT .*or --flink_job_server_jar=FILE",
+    "--runner=FlinkRunner --job_endpoint=8099": r"expected --job_endpoint to be HOST:PORT, got '8099'",
+    f"--runner=FlinkRunner {SERVER}": r"needs --environment_type .* Beam's own image lacks this project",
+    f"--runner=FlinkRunner {SERVER} --environment_type=DOCKER": r"DOCKER needs --environment_config: the image",
+    f"--runner=FlinkRunner {SERVER} --environment_type=EXTERNAL --environment_config=host": r"HOST:PORT, got 'host'",
+    f"--runner=FlinkRunner {SERVER} --environment_type=LOOPBACK": r"in this process: FlinkRunner gains nothing",
+    f"--runner=SparkRunner {SERVER} --environment_type=PROCESS --environment_config=/opt/boot": r"JSON like",
+    "--runner=SparkRunner --spark_job_server_jar=/nowhere.jar": r"expected a jar at --spark_job_server_jar=/nowhere",
+    "--runner=PortableRunner": r"PortableRunner needs --job_endpoint=HOST:PORT",
+    "--runner=DataflowRunner --project=p": r"DataflowRunner needs --region; all it needs",
+    f"--runner=DataflowRunner {DATAFLOW.replace('gs://', '/')}": r"be a gs:// address, got '/bucket/t'",
+    "--runner=PrismRunner": r"PrismRunner needs --prism_location",
+}
+
+
+@pytest.mark.parametrize(("options", "why"), REFUSED.items(), ids=REFUSED)
+def test_wrong_or_incomplete_options_are_refused_with_what_was_expected(options, why):
+    with pytest.raises(ValueError, match=why):
+        beam.check(options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "",
+        "--runner=direct --direct_running_mode=in_memory",
+        f"--runner=FlinkRunner {SERVER} --parallelism=8 {POOL}",
+        f"--runner=SparkRunner {SERVER} --environment_type=DOCKER --environment_config=registry/steps:1",
+        f"--runner PortableRunner {SERVER} --environment_type=process --environment_option=process_command=/opt/boot",
+        "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",
+    ],
+)
+def test_options_that_do_are_handed_on_as_they_are(options):
+    assert " ".join(beam.check(options)) == options
+
+
+@pytest.fixture
+def jar(tmp_path, monkeypatch) -> str:
+    """A job server's jar, on a machine that has Java."""
+    (tmp_path / "server.jar").touch()
+    java = tmp_path / "java"
+    java.touch()
+    java.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return str(tmp_path / "server.jar")
+
+
+def test_a_job_server_that_is_started_here_needs_a_jar_java_and_a_master(jar, monkeypatch):
+    flink = f"--runner=FlinkRunner --flink_job_server_jar={jar}"
+    with pytest.raises(ValueError, match=r"--flink_master to be HOST:PORT .* got '\[auto\]'"):
+        beam.check(flink)
+    with pytest.raises(ValueError, match=r"--flink_submit_uber_jar needs --flink_master=HOST:PORT"):
+        beam.check(f"{flink} --flink_master=[local] --flink_submit_uber_jar")
+    assert beam.check(f"{flink} --flink_master=[local]")
+    assert beam.check(f"{flink} --flink_master=http://jobs:8081 {POOL}")
+    spark = f"--runner=SparkRunner --spark_job_server_jar={jar}"
+    with pytest.raises(ValueError, match=r"--spark_submit_uber_jar needs --spark_rest_url"):
+        beam.check(f"{spark} --spark_submit_uber_jar {POOL}")
+    with pytest.raises(ValueError, match=r"--spark_master_url to be spark://HOST:PORT .* got 'jobs:7077'"):
+        beam.check(f"{spark} --spark_master_url=jobs:7077 {POOL}")
+    assert beam.check(f"{spark} --spark_master_url=local[2]")
+    assert beam.check(f"{spark} --spark_master_url=spark://jobs:7077 {POOL}")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert shutil.which("java") is None
+    with pytest.raises(ValueError, match=r"needs Java, and there is no 'java' on this machine"):
+        beam.check(f"{flink} --flink_master=[local]")
+
+
+def test_dataflow_without_its_part_of_beam_says_what_to_install(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "apitools" else find(name))
+    with pytest.raises(RuntimeError, match=r"apache-beam\[gcp\]"):
+        beam.check(f"--runner=DataflowRunner {DATAFLOW}")
+
+
+def test_dask_that_is_not_installed_is_named_with_its_extra(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "distributed" else find(name))
+    with pytest.raises(RuntimeError, match=r"Dask is not installed: install the extra 'scale'"):
+        beam.check("--runner=DaskRunner")
+
+
+def test_beam_that_is_not_installed_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    with pytest.raises(RuntimeError, match=r"Apache Beam is not installed: install the extra 'scale'"):
+        beam.check("--runner=DirectRunner")
+
+
+DASK = {
+    "--dask_client_address=localhost:8786": r"of the form tcp://scheduler:8786, .* got 'localhost:8786'",
+    "--dask_client_adress=tcp://a:1": r"'--dask_client_adress': did you mean --dask_client_address\?",
+    "--dask_scheduler_file=/nowhere.json": r"the file that `dask scheduler --scheduler-file` writes at /nowhere.json",
+    "--dask_client_address=tcp://a:1 --dask_scheduler_file=b": r"--dask_scheduler_file, got both",
+    "--dask_npartitions=0": r"--dask_npartitions to be 1 or more, got 0",
+    "--dask_npartitions=2 --dask_partition_size=3": r"not allowed with argument",
+}
+
+
+@pytest.mark.parametrize(("options", "why"), DASK.items(), ids=DASK)
+def test_wrong_options_of_dask_are_refused_with_what_was_expected(options, why):
+    pytest.importorskip("distributed")
+    with pytest.raises(ValueError, match=why):
+        beam.check(f"--runner=DaskRunner {options}")
+
+
+def test_a_scheduler_that_does_not_answer_is_named_before_a_run_as_well():
+    pytest.importorskip("distributed")
+    options = "--runner=DaskRunner --dask_client_address=tcp://127.0.0.1:9 --dask_connection_timeout=1"
+    with pytest.raises(ValueError, match=r"beam_options: no Dask scheduler answers at tcp://127.0.0.1:9 within 1 s"):
+        preflight.examine({"beam_options": options})
+
+
+def test_dask_takes_pieces_of_work_one_by_one_unless_told_otherwise():
+    pytest.importorskip("distributed")
+    assert beam.check("--runner Dask") == [f"--runner={beam.DASK}", "--dask_partition_size=1"]
+    assert beam.check("--runner=Dask --dask_npartitions=2") == ["--dask_npartitions=2", f"--runner={beam.DASK}"]

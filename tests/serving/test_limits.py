@@ -1,0 +1,234 @@
+"""What strangers can do to the whole server: the key before the body, bounded bodies, and each client's share."""
+
+import json
+import re
+import signal
+import socket
+import time
+from contextlib import ExitStack
+from http.client import HTTPResponse
+from os import kill
+from pathlib import Path
+
+import httpx
+import pytest
+
+from images.serving.http import middleware
+from images.serving.process import nginx
+from images.serving.settings import Settings, digests
+from tests.builders.servers import NGINX, PATIENCE, Answer, Request, Server, started, until
+from tests.conftest import drawn_photo
+
+PHOTO = drawn_photo(0.6, seed=1, size=(90, 120))
+KEY = {"x-api-key": "open"}
+BODY = 3_000_000
+
+pytestmark = pytest.mark.skipif(not NGINX, reason="Nginx is not installed")
+
+
+@pytest.fixture(scope="module")
+def locked(small_models, tmp_path_factory):
+    """A server that asks for a key, and whose clients have three requests at once."""
+    folder = tmp_path_factory.mktemp("locked")
+    options = ("--workers", "2", "--body", str(BODY), "--seconds", "3", "--connections", "3")
+    with started(small_models, folder, *options, SCORER_KEYS="open,another") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def unlocked(small_models, tmp_path_factory):
+    """A server that asks for none, behind a proxy on this machine, with two requests at once and ten a second.
+
+    Its bodies find room for two megabytes.
+    """
+    folder = tmp_path_factory.mktemp("unlocked")
+    options = ("--workers", "1", "--connections", "2", "--rate", "10", "--proxies", "127.0.0.0/8")
+    options += ("--held", "2000000", "--body", "1500000")
+    with started(small_models, folder, *options) as running:
+        yield running
+
+
+# The key
+
+
+@pytest.mark.parametrize("size", [100, BODY, None], ids=["small", "large", "in chunks"])
+@pytest.mark.parametrize("key", [None, "wrong"])
+def test_a_stranger_is_refused_before_any_of_the_body_is_sent(locked, size, key):
+    with Request(locked, size, **({"X_API_Key": key} if key else {})) as request:
+        status, document, answer = request.answer()
+    assert status == 401
+    assert document == middleware.refused().document()
+    assert answer.headers.get_all("www-authenticate") == ["Bearer"]
+
+
+def test_a_known_key_lets_any_size_through(locked):
+    for key in (KEY, {"authorization": "Bearer another"}):
+        answer = httpx.post(f"{locked.url}/score", files={"photos": PHOTO}, headers=key)
+        assert answer.status_code == 200
+        large = {"photos": PHOTO + b"\0" * 2_000_000}
+        assert httpx.post(f"{locked.url}/score", files=large, headers=key).status_code == 200
+
+
+def test_probes_and_pages_need_no_key_and_take_no_body(locked):
+    for path in ("/live", "/ready", "/ping", "/v2/health/ready", "/docs", "/docs/reference.css", "/"):
+        assert httpx.get(f"{locked.url}{path}").status_code == 200
+    with Request(locked, 100_000, path="/live") as request:
+        assert request.answer()[0] == 413
+
+
+def test_where_nginx_asks_for_the_key_nobody_else_can(locked):
+    answer = httpx.get(f"{locked.url}/key")
+    assert (answer.status_code, answer.json()["status"]) == (404, 404)
+
+
+# Bodies
+
+
+@pytest.mark.parametrize("size", [100, BODY, None], ids=["small", "large", "in chunks"])
+def test_a_body_that_dribbles_is_given_up_when_its_time_is_over(locked, size):
+    """Each byte comes in time, all of them do not."""
+    with Request(locked, size, X_API_Key="open") as request:
+        request.socket.settimeout(0.5)
+        received = b""
+        for _ in range(2 * int(PATIENCE)):
+            request.socket.sendall(b"x" if size else b"1\r\nx\r\n")
+            try:
+                received = request.socket.recv(10_000)
+                break
+            except TimeoutError:
+                continue
+    assert received.startswith(b"HTTP/1.1 408")
+    assert b"expected the whole body within 3 s" in received
+
+
+@pytest.mark.parametrize("size", [100, BODY])
+def test_a_body_that_stops_is_given_up(locked, size):
+    with Request(locked, size, b"x", X_API_Key="open") as request:
+        assert request.socket.recv(1) == b""  # Nginx says nothing to who is silent
+
+
+@pytest.mark.parametrize("size", [900_000, BODY, None])
+def test_no_body_is_written_to_a_disk(locked, size):
+    length, folder = size or BODY, locked.run() / "body"
+    before = folder.stat().st_mtime_ns
+    sent = b"x" * (length - 1)
+    with Request(locked, size, sent if size else b"%x\r\n%b\r\n" % (length - 1, sent), X_API_Key="open") as request:
+        request.socket.sendall(b"x" if size else b"1\r\nx\r\n0\r\n\r\n")
+        assert request.answer()[0] == 422
+    assert folder.stat().st_mtime_ns == before  # no file has come or gone
+
+
+def test_a_body_that_finds_no_room_is_refused_until_others_have_ended(unlocked):
+    def more() -> Answer:
+        with Request(unlocked, 1_000_000, b"x" * 1_000_000, X_Forwarded_For="192.0.2.5") as request:
+            return request.answer()
+
+    with Request(unlocked, 1_500_000, b"x" * 1_400_000, X_Forwarded_For="192.0.2.4"):
+        until(lambda: more()[0] == 429, "there is no room")
+        _, document, answer = more()
+        assert "requests of 2000000 bytes are under way" in document["detail"]
+        assert answer.headers["retry-after"] == "1"
+        assert post(unlocked, {"x-forwarded-for": "192.0.2.6"}).status_code == 200
+    until(lambda: more()[0] == 422, "there is room again")
+
+
+def test_the_metrics_lie_in_a_place_of_their_own_and_deaths_do_not_fill_it(locked):
+    environment = dict(
+        each.split(b"=", 1) for each in Path(f"/proc/{locked.workers()[0]}/environ").read_bytes().split(b"\0") if each
+    )
+    folder = Path(environment[b"PROMETHEUS_MULTIPROC_DIR"].decode())
+    assert folder.parent == Path("/dev/shm")
+    files = {path.name for path in folder.iterdir()}
+
+    def pings() -> float:
+        text = httpx.get(f"{locked.url}/metrics", headers=KEY).text
+        return float(re.search(r'requests_total\{route="/ping",status="200"\} (\S+)', text)[1])
+
+    for _ in range(8):
+        httpx.get(f"{locked.url}/ping")
+    before = pings()
+    for _ in range(2):
+        victim = locked.workers()[0]
+        kill(victim, signal.SIGKILL)
+        until(lambda victim=victim: victim not in locked.workers() and len(locked.workers()) == 2, "it is replaced")
+    until(lambda: {path.name for path in folder.iterdir()} == files, "the files are those of before")
+    assert pings() == before
+
+
+# Each client's share
+
+
+def test_a_client_has_so_many_requests_at_once_and_others_are_answered_meanwhile(locked):
+    with ExitStack() as stack:
+        for size in (100, 100, BODY):
+            stack.enter_context(Request(locked, size, b"x", X_API_Key="open"))
+        until(lambda: post(locked, KEY).status_code == 429, "all its places are taken")
+        answer = post(locked, KEY)
+        assert "at most 3 requests at once" in answer.json()["detail"]
+        assert answer.headers["retry-after"] == "1"
+        assert post(locked, {"x-api-key": "another"}).status_code == 200
+        assert httpx.get(f"{locked.url}/ready").status_code == 200
+    until(lambda: post(locked, KEY).status_code == 200, "its places are free again")
+
+
+def test_strangers_take_no_place_of_a_client(locked):
+    with ExitStack() as stack:
+        for _ in range(10):
+            stack.enter_context(Request(locked, 100, b"x", X_API_Key="wrong"))
+        assert post(locked, KEY).status_code == 200
+
+
+def test_without_keys_an_address_is_a_client_and_a_proxy_tells_it(unlocked):
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(Request(unlocked, 100, b"x", X_Forwarded_For="192.0.2.1", X_API_Key=str(time.time())))
+        until(lambda: post(unlocked, {"x-forwarded-for": "192.0.2.1"}).status_code == 429, "all places are taken")
+        assert post(unlocked, {"x-forwarded-for": "192.0.2.2"}).status_code == 200
+
+
+def test_a_client_has_so_many_requests_a_second(unlocked):
+    with httpx.Client(base_url=unlocked.url, headers={"x-forwarded-for": "192.0.2.3"}) as client:
+        statuses = [client.get("/about").status_code for _ in range(60)]
+    assert set(statuses) <= {200, 429}
+    assert statuses[:10] == [200] * 10
+    assert 429 in statuses
+
+
+def post(server: Server, headers: dict[str, str]) -> httpx.Response:
+    return httpx.post(f"{server.url}/score", files={"photos": PHOTO}, headers=headers)
+
+
+# Nginx's own errors
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("GET / HTTP/1.1\r\nBad Header: x", 400),
+        ("GET /problems/400 HTTP/1.1\r\nHost: localhost", 404),
+        ("TRACE /about HTTP/1.1\r\nHost: localhost", 405),
+        (f"POST /score HTTP/1.1\r\nHost: localhost\r\nContent-Length: {BODY + 1}", 413),
+        (f"GET /{'x' * 20_000} HTTP/1.1\r\nHost: localhost", 431),
+        (f"GET /about HTTP/1.1\r\nHost: localhost\r\nX-Long: {'x' * 20_000}", 431),
+        ("POST /score HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip", 501),
+        ("GET /about HTTP/3.0\r\nHost: localhost", 501),
+    ],
+)
+def test_nginxs_own_errors_are_problems_with_the_headers_of_all_answers(locked, line, status):
+    with socket.create_connection(("127.0.0.1", locked.port), timeout=PATIENCE) as connection:
+        connection.sendall(f"{line}\r\n\r\n".encode())
+        answer = HTTPResponse(connection)
+        answer.begin()
+        document = json.loads(answer.read())
+    assert answer.status == document["status"] == status
+    assert document["error"] == document["detail"]
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["cache-control"] == "no-store"
+    for name, value in middleware.HEADERS.items():
+        assert answer.headers.get_all(name) == [value]
+
+
+def test_the_configuration_has_no_name_left_to_fill_in():
+    every = Settings(run="/tmp/run", workers=2, keys=digests(["x"]), rate=5, proxies=("10.0.0.0/8",), host="::1")
+    for name in (nginx.FRONT, nginx.INSIDE):
+        assert not re.search("<<|>>", nginx.configuration(every, name))

@@ -1,0 +1,453 @@
+"""The version that answers: found, fetched once, switched to when sound, and freed when nobody asks it any more."""
+
+import asyncio
+import base64
+import gc
+import json
+import os
+import shutil
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.scorer import storage
+from components.scorer.faces.face_inputs import PHOTO_ALONE, Reads
+from components.scorer.registry import channels, integrity
+from components.scorer.settings import Ingestion
+from images.serving.inference import version_manager, version_source
+from images.serving.inference.micro_batcher import Batching, Network, Photo
+from images.serving.problem_details import Problem
+from images.serving.prometheus_metrics import Metrics
+from images.serving.settings import Settings
+from tests.builders.servers import PATIENCE, Here, until
+from tests.conftest import drawn_photo
+
+PHOTO = drawn_photo(0.6, seed=1, size=(90, 120))
+B64 = base64.b64encode(PHOTO).decode()
+SETTINGS = Settings(workers=1, interval=0.05)
+
+
+@pytest.fixture
+def own(small_models, tmp_path) -> Path:
+    """A folder of all models that the test may change."""
+    folder = tmp_path / "models"
+    shutil.copytree(small_models, folder)
+    return folder
+
+
+def promote(folder: str | Path, version: int) -> None:
+    channels.move(str(folder), "portraits", version, why="a test")
+
+
+def version(here: Here) -> str:
+    return here.get("/ready").json()["version"]
+
+
+def failing(here: Here) -> dict[str, str] | None:
+    """Which version could not be loaded, and why: of that, `/ready` tells strangers nothing."""
+    return here.state.models.failure
+
+
+def score(here: Here) -> dict:
+    return here.post("/score", files={"photos": PHOTO}).json()
+
+
+# What an address means
+
+
+def test_each_kind_of_address_leads_to_its_version(own):
+    model, one = str(own / "portraits"), str(own / "portraits" / "2")
+    for address, current in ((str(own), f"{model}/1"), (model, f"{model}/1"), (one, one), (f"file://{one}/", one)):
+        assert version_source.find(Settings(model=address)).current() == current
+    assert version_source.find(Settings(model=model, version=3)).current() == f"{model}/3"
+    promote(own, 2)
+    assert version_source.find(Settings(model=model)).labels() == {"champion": 2, "previous": 1}
+    assert version_source.find(Settings(model=model, channel="previous")).current() == f"{model}/1"
+
+
+def test_a_model_without_channels_is_served_by_number(own):
+    (own / "portraits" / "channels.json").unlink()
+    assert version_source.find(Settings(model=str(own / "portraits"), version=2)).current() == str(
+        own / "portraits" / "2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"model": ""}, "give --model"),
+        ({"model": "{own}/nowhere"}, "found neither"),
+        ({"model": "{own}", "channel": "challenger"}, "to name a challenger"),
+        ({"model": "{own}", "version": 9}, "no saved_model.pb"),
+        ({"model": "{own}/portraits/1", "version": 2}, "leave --version 2 out"),
+    ],
+)
+def test_an_address_that_leads_nowhere_says_what_was_expected(own, more, told):
+    more = {name: value.format(own=own) if isinstance(value, str) else value for name, value in more.items()}
+    with pytest.raises((ValueError, FileNotFoundError), match=told):
+        version_source.find(Settings(**more))
+
+
+def test_of_several_models_one_has_to_be_named(own):
+    shutil.copytree(own / "portraits", own / "others")
+    with pytest.raises(ValueError, match=r"found \['others', 'portraits'\]; name one"):
+        version_source.find(Settings(model=str(own)))
+
+
+# Fetching
+
+
+def test_workers_that_want_a_version_at_once_fetch_it_once(small_models, google, tmp_path):
+    storage.upload_tree(small_models, "gs://bucket/models")
+    google.requests.clear()
+    settings = Settings(model="gs://bucket/models", folder=str(tmp_path))
+    with ThreadPoolExecutor(4) as pool:  # a lock is its file description's: threads exclude each other as processes do
+        found = set(pool.map(version_source.fetch, ["gs://bucket/models/portraits/1"] * 4, [settings] * 4))
+    (place,) = found
+    assert Path(place, "portable", "scorer.tflite").is_file()
+    read = [each for each in google.requests if "scorer.tflite" in each.path and each.query.get("alt") == "media"]
+    assert len(read) == 1
+
+
+def test_a_download_that_broke_off_is_begun_anew(small_models, amazon, tmp_path, monkeypatch):
+    storage.upload_tree(small_models, "s3://bucket/models")
+    uri, original = "s3://bucket/models/portraits/1", storage.download_tree
+    settings = Settings(model=uri, folder=str(tmp_path))
+
+    def broken(*arguments):
+        original(*arguments)
+        raise storage.StorageError("the connection broke")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "download_tree", broken)
+        with pytest.raises(storage.StorageError):
+            version_source.fetch(uri, settings)
+    assert not list(tmp_path.rglob("*.tflite"))
+    found = version_source.fetch(uri, settings)
+    assert Path(found).name == "1"
+    assert version_source.fetch(uri, settings) == found
+
+
+def test_only_the_newest_fetched_versions_are_kept(small_models, amazon, tmp_path):
+    for number in range(1, 6):
+        storage.upload_tree(small_models / "portraits" / "1", f"s3://bucket/portraits/{number}")
+        version_source.fetch(f"s3://bucket/portraits/{number}", Settings(model="s3://bucket", folder=str(tmp_path)))
+    assert sorted(path.parent.parent.name for path in tmp_path.rglob("scorer.tflite")) == ["3", "4", "5"]
+
+
+def test_a_version_that_is_not_complete_is_not_fetched(small_models, amazon, tmp_path):
+    storage.upload_tree(small_models / "portraits" / "1", "s3://bucket/portraits/1")
+    storage.delete_tree("s3://bucket/portraits/1/saved_model.pb")
+    with pytest.raises(FileNotFoundError, match=r"found no saved_model.pb"):
+        version_source.fetch("s3://bucket/portraits/1", Settings(model="s3://bucket", folder=str(tmp_path)))
+
+
+# What answered last
+
+
+@pytest.fixture
+def answered(small_models, google, tmp_path) -> Settings:
+    """The settings by which version 1, from a bucket, has been served."""
+    storage.upload_tree(small_models, "gs://bucket/models")
+    settings = replace(SETTINGS, model="gs://bucket/models/portraits", folder=str(tmp_path / "folder"))
+    with Here(settings) as here:
+        assert version(here) == "1"
+    storage.delete_tree("gs://bucket/models")
+    return settings
+
+
+def test_what_answered_last_is_served_when_it_cannot_be_asked_for_any_more(answered):
+    with Here(answered) as here:
+        assert score(here)["model"]["version"] == 1
+        assert "found neither" in failing(here)["why"]
+        rows = here.post("/v1/models/portraits/labels/champion:predict", json={"instances": [{"b64": B64}]})
+        assert rows.status_code == 200
+
+
+def test_what_answered_last_outlives_later_versions_that_did_not(answered):
+    for number in range(1, 6):
+        storage.upload_tree(Path(version_source.recall(answered).place), f"gs://bucket/others/{number}")
+        storage.write_bytes(f"gs://bucket/others/{number}/{channels.COMPLETE}", b"")
+        version_source.fetch(f"gs://bucket/others/{number}", answered)
+    assert Path(version_source.recall(answered).place, "portable", "scorer.tflite").is_file()
+
+
+def foreign(copies: Path) -> None:
+    os.chown(copies, 12345, -1)
+
+
+def open_to_all(copies: Path) -> None:
+    copies.chmod(0o777)
+
+
+def linked(copies: Path) -> None:
+    copies.rename(copies.with_name("elsewhere"))
+    copies.symlink_to("elsewhere")
+
+
+def half_written(copies: Path) -> None:
+    (record,) = copies.glob("answered-*.json")
+    record.write_bytes(record.read_bytes()[:20])
+
+
+def leading_elsewhere(copies: Path) -> None:
+    (record,) = copies.glob("answered-*.json")
+    record.write_text(record.read_text().replace(str(copies), "/tmp"))
+
+
+@pytest.mark.parametrize("spoil", [foreign, open_to_all, linked, half_written, leading_elsewhere])
+def test_what_answered_last_is_not_taken_from_a_folder_that_others_may_write_to_or_a_broken_record(answered, spoil):
+    if spoil is foreign and os.geteuid() != 0:
+        pytest.skip("gives a folder away, which root alone may")
+    assert version_source.recall(answered).uri.endswith("/1")
+    spoil(Path(answered.folder, "versions"))
+    assert version_source.recall(answered) is None
+
+
+def test_of_another_address_nothing_has_answered(answered):
+    assert version_source.recall(replace(answered, model="gs://bucket/models/others")) is None
+    assert version_source.recall(replace(answered, version=1)) is None
+
+
+# Following
+
+
+def test_it_follows_the_channel_forth_and_back(own):
+    with Here(replace(SETTINGS, model=str(own))) as here:
+        for number in ("2", "3", "1"):
+            promote(own, int(number))
+            until(lambda number=number: version(here) == number, f"version {number} answers")
+            assert score(here)["model"]["version"] == int(number)
+        labels = here.post("/v1/models/portraits/labels/previous:predict", json={"instances": []})
+        assert labels.status_code == 404
+
+
+def test_it_follows_the_channel_in_a_bucket(small_models, google, tmp_path):
+    storage.upload_tree(small_models, "gs://bucket/models")
+    settings = replace(SETTINGS, model="gs://bucket/models/portraits", folder=str(tmp_path))
+    with Here(settings) as here:
+        assert score(here)["model"] == {"name": "portraits", "version": 1}
+        promote("gs://bucket/models", 2)
+        until(lambda: version(here) == "2", "version 2 answers")
+
+
+def broken_network(folder: Path) -> None:
+    (folder / "portable" / "scorer.tflite").write_bytes(b"no network")
+
+
+def incomplete(folder: Path) -> None:
+    (folder / channels.COMPLETE).unlink()
+
+
+def of_another_kind(folder: Path) -> None:
+    (folder / "portable" / "portable.json").write_text("{}")
+
+
+def of_wrong_norms(folder: Path) -> None:
+    (folder / "portable" / "norms.json").write_text('{"norms": [{"key": "x"}]}')
+
+
+@pytest.mark.parametrize("spoil", [broken_network, incomplete, of_another_kind, of_wrong_norms])
+def test_a_version_that_cannot_be_loaded_leaves_the_old_one_in_place_and_is_told(own, spoil):
+    with Here(replace(SETTINGS, model=str(own))) as here:
+        spoil(own / "portraits" / "2")
+        integrity.write(own / "portraits" / "2", {})  # as if it had been published so
+        promote(own, 2)
+        until(lambda: failing(here), "the failure is told")
+        assert failing(here)["version"] == str(own / "portraits" / "2")
+        assert failing(here)["why"]
+        assert here.get("/ready").json()["failing"] is True
+        assert here.get("/ready").status_code == 200
+        assert score(here)["model"]["version"] == 1
+        text = here.get("/metrics").text
+        assert "scorer_model_failing 1.0" in text
+        assert 'model_loads_total{outcome="failed"}' in text
+        promote(own, 3)
+        until(lambda: version(here) == "3" and failing(here) is None, "a sound version heals it")
+
+
+def test_a_version_whose_answers_cannot_be_right_is_not_switched_to(own, monkeypatch):
+    original = Network.answer
+
+    def wrong(self, photos):
+        found = original(self, photos)
+        if self.portable.version == 2:
+            found["mean"] = np.full_like(found["mean"], np.nan)
+        return found
+
+    monkeypatch.setattr(Network, "answer", wrong)
+    with Here(replace(SETTINGS, model=str(own))) as here:
+        promote(own, 2)
+        until(lambda: failing(here), "the failure is told")
+        assert "expected a score from 1 to 10 for warm-up photo 0, got nan" in failing(here)["why"]
+        assert score(here)["model"]["version"] == 1
+
+
+def test_an_outage_of_the_store_does_not_disturb_what_answers(own):
+    with Here(replace(SETTINGS, model=str(own))) as here:
+        file = own / "portraits" / "channels.json"
+        text = file.read_text()
+        file.write_text("{")
+        until(lambda: failing(here), "the outage is told")
+        assert score(here)["model"]["version"] == 1
+        file.write_text(text)
+        until(lambda: failing(here) is None, "it is over")
+
+
+def test_a_failing_version_is_tried_again_but_not_at_every_look(own, monkeypatch):
+    tries = []
+    load = version_manager.Models._load
+
+    def counting(self, uri, place):
+        tries.append(uri)
+        return load(self, uri, place)
+
+    monkeypatch.setattr(version_manager.Models, "_load", counting)
+    with Here(replace(SETTINGS, model=str(own), interval=0.05)) as here:
+        broken = own / "portraits" / "2" / "portable" / "scorer.tflite"
+        whole = broken.read_bytes()
+        broken.write_bytes(b"")
+        promote(own, 2)
+        until(lambda: failing(here), "the failure is told")
+        for _ in range(5):
+            here.run(here.state.models.look())
+        assert tries.count(str(own / "portraits" / "2")) <= 2
+        broken.write_bytes(whole)
+        until(lambda: version(here) == "2", "the mended version answers")
+
+
+def test_a_request_under_way_ends_on_its_version_which_is_freed_then(own, monkeypatch):
+    entered, go_on = threading.Event(), threading.Event()
+    original = Network.answer
+
+    def slow(self, photos):
+        if self.portable.version == 1 and self.portable.uri == str(own / "portraits" / "1") and armed:
+            entered.set()
+            assert go_on.wait(PATIENCE)
+        return original(self, photos)
+
+    armed = []
+    monkeypatch.setattr(Network, "answer", slow)
+    with Here(replace(SETTINGS, model=str(own))) as here:
+        armed.append(True)
+        old = weakref.ref(here.state.models.current)
+        waiting = here.begin("POST", "/score", files={"photos": PHOTO})
+        assert entered.wait(PATIENCE)
+        promote(own, 2)
+        until(lambda: version(here) == "2", "version 2 answers")
+        assert score(here)["model"]["version"] == 2
+        assert old() is not None
+        go_on.set()
+        assert waiting.result(PATIENCE).json()["model"]["version"] == 1
+        del waiting
+
+        def freed() -> bool:
+            gc.collect()
+            return old() is None
+
+        until(freed, "the old version is freed")
+        until(lambda: not [each for each in threading.enumerate() if each.name == "network-1"], "its thread has ended")
+
+
+# Batching
+
+
+@dataclass
+class Counting:
+    """What `Network` needs of a portable version: it notes the sizes of its calls, and waits when told to."""
+
+    sizes: list[int] = field(default_factory=list)
+    go_on: threading.Event = field(default_factory=threading.Event)
+    settings: Ingestion = field(default_factory=Ingestion)
+    version: int = 1
+    jobs: tuple[str, ...] = ()
+
+    reads: Reads = PHOTO_ALONE
+
+    def given(self, photo, seen=None):
+        return {"pixels": np.zeros((4, 4, 3), "float32")}
+
+    def answer(self, given, jobs=None):
+        assert self.go_on.wait(PATIENCE)
+        self.sizes.append(len(given["pixels"]))
+        return {"mean": np.arange(len(given["pixels"]), dtype="float32")}
+
+
+def put(network: Network, number: int) -> list:
+    """Photos handed to a network, and what became of each."""
+    found: list = []
+    for _ in range(number):
+        network.put(Photo(b"", given={"pixels": np.zeros((4, 4, 3), "float32")}, done=found.append))
+    return found
+
+
+def test_photos_that_wait_are_scored_together_up_to_the_batch():
+    portable = Counting()
+    network = Network(portable, Settings(batch=4, workers=1), Metrics())
+    first = put(network, 1)
+    until(lambda: network._waiting.empty(), "the first is being scored")
+    rest = put(network, 6)
+    portable.go_on.set()
+    until(lambda: len(first) + len(rest) == 7, "all are scored")
+    network.close()
+    assert portable.sizes == [1, 4, 2]
+    assert [float(photo.answer["mean"]) for photo in rest] == [0, 1, 2, 3, 0, 1]  # each has its own row
+
+
+def test_a_lone_photo_waits_for_nobody():
+    portable = Counting()
+    portable.go_on.set()
+    network = Network(portable, Settings(deadline=2 * PATIENCE, workers=1), Metrics())
+    found = put(network, 1)
+    until(lambda: found, "it is scored")
+    network.close()
+
+
+def test_a_photo_waits_for_one_that_is_being_decoded_but_no_longer_than_the_deadline():
+    portable = Counting()
+    portable.go_on.set()
+    network = Network(portable, Settings(deadline=0.3, workers=1), Metrics())
+    network.expect(1)
+    put(network, 1)
+    put(network, 1)
+    until(lambda: sum(portable.sizes) == 2, "both are scored")
+    assert portable.sizes == [2]
+    put(network, 1)  # and nobody comes
+    until(lambda: sum(portable.sizes) == 3, "it is scored alone")
+    network.close()
+
+
+def test_a_network_that_fails_fails_its_photos_and_goes_on():
+    portable = Counting()
+    portable.go_on.set()
+    network = Network(portable, Settings(workers=1), Metrics())
+    broken: list = []
+    network.put(Photo(b"", given={"pixels": np.zeros((5, 5, 3))}, done=broken.append))
+    until(lambda: broken, "the first is told")
+    found = put(network, 1)
+    until(lambda: found, "the next is scored")
+    network.close()
+    assert isinstance(found[0], Photo)
+
+
+async def _waited(batching: Batching, network: Network) -> list:
+    return await batching.score(network, [PHOTO])
+
+
+def test_a_photo_whose_turn_does_not_come_in_time_is_told_to_come_again():
+    batching = Batching(Settings(workers=1, seconds=0.1), Metrics())
+    portable = Counting()
+    portable.go_on.set()
+    network = Network(portable, batching.settings, Metrics())
+    batching.settings = replace(batching.settings, seconds=-1.0)  # over before it began
+    (problem,) = asyncio.run(_waited(batching, network))
+    assert isinstance(problem, Problem)
+    assert (problem.status, problem.headers["Retry-After"]) == (429, "5")
+    assert json.loads(problem.answer().body)["title"] == "Too Many Requests"
+    network.close()
+    batching.close()
