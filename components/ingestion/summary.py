@@ -39,7 +39,7 @@ class Outcome:
     Attributes:
         schema: the form of the ratings, a key of `ratings.SCHEMAS`.
         table: a row for each photo of the data set, in its order: ``photo``, ``sha256``, ``split``, ``group``,
-            ``p1`` to ``p10``, ``raters``, ``attributes`` (a dict of text), and what `inspection` measured.
+            ``p1`` to ``p10``, ``raters``, ``attributes`` (a dict of text), and what `photo_inspection` measured.
         attributes: names of the attributes.
         rated: the photos of the rated folder.
         unlabelled: the others.

@@ -5,17 +5,17 @@ from typing import Any
 
 from components.scorer.redaction import redacted
 
+LONGEST = 80
+"""Characters of one value that a message quotes."""
+
+MOST = 12
+"""Values that a message lists."""
+
 
 def in_short(error: BaseException) -> str:
     """An error in one line, without names of photos; TensorFlow's go on for pages."""
     first = redacted(str(error).strip().partition("\n")[0])
     return f"{type(error).__name__}: {first[:500]}" if first else type(error).__name__
-
-
-LONGEST = 80
-"""Characters of one value that a message quotes."""
-MOST = 12
-"""Values that a message lists."""
 
 
 def shown(value: Any) -> str:

@@ -26,7 +26,7 @@ from components.training.examples.degraded_copies import spoiled, worth_less
 from components.training.examples.label_noise import Allowance, allowance
 
 Encode = Callable[[Any], Any]
-"""What a network says of what `examples.given` gives, as arrays."""
+"""What a network says of what `targets.given` gives, as arrays."""
 
 
 class Seen(NamedTuple):
@@ -164,7 +164,7 @@ def _embedded(given: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _traced(network: keras.Model) -> Encode:
-    """A network as a function of what `examples.given` gives, by arrays, traced once for batches of any size."""
+    """A network as a function of what `targets.given` gives, by arrays, traced once for batches of any size."""
     specs = {each.name: tf.TensorSpec(each.shape, tf.float32) for each in network.inputs}
     if keras.backend.backend() == "tensorflow":
         # As concrete functions: TensorFlow warns of many that are each traced at their first call.

@@ -65,7 +65,7 @@ def train(
     Returns:
         ``training_loss`` and ``validation_loss`` of the epoch that was kept, or of the photos that were left out
         (squared EMD), ``training_epochs``, ``training_photos`` and ``training_minutes``; after the pipeline's own
-        pretraining also ``pretraining_gain`` and ``pretraining_gain_low``, see ``worth``.
+        pretraining also ``pretraining_gain`` and ``pretraining_gain_low``, see ``pretraining_ablation``.
 
     Raises:
         ValueError: the data set has no photo to train or to validate on, or the settings contradict each other.

@@ -1,4 +1,4 @@
-"""``python -m images.serving``: see `launch`."""
+"""``python -m images.serving``: see `supervisor`."""
 
 import sys
 

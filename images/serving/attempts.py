@@ -1,6 +1,6 @@
 """A request that comes a second time, because the worker that had it died, has its photos decoded in a process apart.
 
-Nginx numbers the requests and hands one whose worker died to one other worker, under the same number. A file of that
+Nginx numbers the requests and hands one whose worker died to another worker, under the same number. A file of that
 name lies in the run's folder while a worker has the request, so a worker that finds the file knows that another one
 died over it. Should a photo have been the reason, it ends a process that has nothing else to do.
 """

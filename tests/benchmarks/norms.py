@@ -146,7 +146,7 @@ def print_as_they_are(detector: Detector, place: Path) -> None:
 
 
 def print_fit(detector: Detector, place: Path) -> None:
-    """The weights of `norms.lens_features` in a logistic regression with a small ridge."""
+    """The weights of `detectors.lens_features` in a logistic regression with a small ridge."""
     rows = list(lens_rows(detector, place))
     features, dark = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
     kinds, half = np.array([row[2] for row in rows]), np.array([row[3] for row in rows])

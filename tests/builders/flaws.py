@@ -373,6 +373,6 @@ def _in_light(image: Image.Image, gain: float | np.ndarray) -> Image.Image:
 
 
 def _onto(drawn: np.ndarray, image: Image.Image, face: Face, scale: float = 1.0) -> np.ndarray:
-    """What is drawn on `faces.TEMPLATE`'s square, ``scale`` times as large, laid over the face on a photo."""
+    """What is drawn on `geometry.TEMPLATE`'s square, ``scale`` times as large, laid over the face on a photo."""
     turn = geometry.to_template(image, face) * scale
     return cv2.warpAffine(drawn, turn, image.size, flags=cv2.INTER_AREA | cv2.WARP_INVERSE_MAP)

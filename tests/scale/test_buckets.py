@@ -60,7 +60,7 @@ def read(number):
 with ThreadPoolExecutor() as pool:
     print(len(list(pool.map(read, range(int(sys.argv[1]))))))
 """
-"""Reads photos as `scoring.score` does, by threads that nothing has gone before, and without TensorFlow."""
+"""Reads photos as `score_folder.score` does, by threads that nothing has gone before, and without TensorFlow."""
 
 
 @pytest.fixture(scope="module")

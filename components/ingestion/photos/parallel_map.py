@@ -69,11 +69,11 @@ def on_beam(function: Callable[[Item], Any], items: Sequence[Item], options: str
     Args:
         function: a picklable function of one argument; what it returns is dropped.
         items: picklable arguments.
-        options: of the runner, as on a command line; see `runners`.
+        options: of the runner, as on a command line; see `beam`.
         what: name of the step in the runner's own pages.
 
     Raises:
-        ValueError, RuntimeError: the options do not do; see `runners.check`.
+        ValueError, RuntimeError: the options do not do; see `beam.check`.
         RuntimeError: a worker died.
     """
 

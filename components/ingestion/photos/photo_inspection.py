@@ -64,10 +64,10 @@ class Inspected:
         photo_id: the photo's id.
         data: the photo as it is stored: an upright sRGB JPEG without metadata.
         sha256: of the source's bytes, hexadecimal.
-        phash: see `likeness.perceptual_hash`.
+        phash: see `perceptual_hash.perceptual_hash`.
         width, height: pixels of the upright original.
         brightness: mean luma (ITU-R 601), 0 to 1.
-        sharpness: see `appearance.sharpness`; on a `likeness.grey_square`.
+        sharpness: see `image_statistics.sharpness`; on a `perceptual_hash.grey_square`.
     """
 
     photo_id: str
@@ -90,7 +90,7 @@ class Chunk:
         settings: of the ingestion.
         folder: address that receives the chunk's files.
         faces: address of the weights that find and read faces, whose last part tells them from others (see
-            `embedding`); empty: faces are not looked for.
+            `embedder`); empty: faces are not looked for.
     """
 
     photos: tuple[tuple[str, ...], ...]

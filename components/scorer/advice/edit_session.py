@@ -79,7 +79,7 @@ class Trial:
         find_faces: Callable[[Image.Image], Sequence[Face]] | None,
         hold: Hold | None = None,
     ) -> None:
-        """Scores the photo as it is; see `advice.advise`."""
+        """Scores the photo as it is; see `search.advise`."""
         self.pixels = np.asarray(image.convert("RGB"))
         self.settings, self.scorings = settings, 0
         self._score, self._side, self._find_faces, self._hold = score, side, find_faces, hold

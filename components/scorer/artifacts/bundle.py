@@ -4,7 +4,7 @@ encoder/  encoder.keras  encoder.json   {settings}
 scorer/   scorer.keras   bundle.json    {settings, data_fingerprint, revision, history, versions, told, notes}
           heads.keras    where the data told jobs or attributes
           norms.json     the upload norms
-          faces/         what finds and reads faces, where one was given; see ``embedding``
+          faces/         what finds and reads faces, where one was given; see ``embedder``
 """
 
 import hashlib
@@ -55,7 +55,7 @@ class Bundle:
         heads: what the model's last layer reads, float32 ``[n, c]``, and jobs int32 ``[n]``, 0 unknown, to ``votes``
             ``[n, 10]`` and ``attributes`` ``[n, k]``; for job 0 the votes are the model's. None where there is neither.
         norms: the upload norms, as JSON; empty in a bundle that is older than they are.
-        faces: the files of what finds and reads faces, by name, see ``embedding``; empty where none was given.
+        faces: the files of what finds and reads faces, by name, see ``embedder``; empty where none was given.
         notes: what training saw and people are to be warned of, a sentence each.
     """
 

@@ -3,13 +3,13 @@
     <version>/portable/  scorer.tflite   ``serving_outputs.fullest`` of the scorer, by Keras; any number of photos
                          portable.json   what its photos have to look like, and what its scores are worth
                          norms.json      the upload norms in force; without it the built-in ones
-                         faces/          what finds faces and, where the scorer reads them, embeds them (``embedding``);
+                         faces/          what finds faces and, where the scorer reads them, embeds them (``embedder``);
                                          without it they are not looked for. Older versions have detector.onnx
 
 A photo takes the way of training: `Portable.normalise` (ingestion's decoding) makes it upright, small and a JPEG,
-`Portable.given` finds and reads the face, where the scorer reads faces (``stages``), and scales and crops the photo
-(``preprocessing`` again, to the last bit but rounding), `Portable.answer` scores it. Nothing here imports TensorFlow or
-Keras: with them a process needs seven times the memory and two seconds more.
+`Portable.given` finds and reads the face, where the scorer reads faces (``face_inputs``), and scales and crops the
+photo (``preprocessing_tf`` again, to the last bit but rounding), `Portable.answer` scores it. Nothing here imports
+TensorFlow or Keras: with them a process needs seven times the memory and two seconds more.
 """
 
 import io

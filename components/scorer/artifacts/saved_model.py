@@ -16,7 +16,7 @@ unknown) and gives ``attributes`` (float32 ``[n, k]``) beside the scores.
 A scorer that reads faces takes more: finding and embedding a face does not live in a graph, so each signature takes
 also those of ``face`` (float32 ``[n, side, side, 3]``), ``embedding`` (float32 ``[n, size]``) and ``found`` (float32
 ``[n]``) that the scorer reads, and nobody who sends a photo alone gets a worse score unawares. `Published.answers` runs
-the stages before them (``stages``) and takes photos alone, as this project's server does.
+the stages before them (``face_inputs``) and takes photos alone, as this project's server does.
 
 With it lie the same network for servers without TensorFlow (``litert_model``), and the bundle that was published, for
 what needs gradients and for going on from it.
@@ -135,8 +135,8 @@ class Published:
 def export(bundle: Bundle, folder: str | Path, name: str = "scorer") -> None:
     """Write a scorer as a SavedModel with its preprocessing, its warm-up requests and what reads faces for it.
 
-    The signature ``explain`` is left out for a network that has no maps in closed form (`answers.is_pooled`), and
-    ``with_job`` for one without heads.
+    The signature ``explain`` is left out for a network that has no maps in closed form (`serving_outputs.is_pooled`),
+    and ``with_job`` for one without heads.
 
     Args:
         bundle: the scorer.

@@ -56,7 +56,7 @@ def rank(
         address: folder, ``gs://`` or ``s3://`` address that receives what is described above.
         job: that the people on the photos offer to do; "" where it is not known.
         form: of the shards.
-        beam_options: of the runner, as `runners` takes them; empty: processes of this machine. Workers on other
+        beam_options: of the runner, as `beam` takes them; empty: processes of this machine. Workers on other
             machines have to reach all three addresses.
 
     Raises:

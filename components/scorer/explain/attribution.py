@@ -30,9 +30,11 @@ from components.scorer.settings import SCORES
 
 HIGH = (8, 9, 10)
 """The scores whose classes are asked what in a photo speaks for a high one."""
+
 _BATCH = 16  # photos whose activations are held at a time for a gradient
 Held = Mapping[str, np.ndarray]
 """What a scorer takes beside the pixels, by its inputs' names, a row a photo; see `hold`."""
+
 NOTHING: Held = MappingProxyType({})
 
 

@@ -23,6 +23,7 @@ CONFIDENCE = 0.7
 At .7 every one of 1,989 portraits has a face, as it has at .3 and .8; the faces that YuNet sees in leaves, in stone or
 a second time within a face came to .69 at most, but for three.
 """
+
 LONGEST_SIDE = 640
 """Pixels: longer photos are searched at this size, so that a panorama costs no more than four portraits.
 
@@ -30,6 +31,7 @@ A photo as it is scored, 320 pixels on its shorter side, is searched as it is: 4
 no face: at half that size YuNet finds one on all of 1,989 portraits, too. On 698 drawn ones, flawed and turned by up
 to 40°, it misses 42 as they are, of which it finds 15 at half the size; so that is tried where it finds none.
 """
+
 _OVERLAP = 0.3  # of two boxes, above which the less confident is the same face: OpenCV's default
 _CANDIDATES = 5000  # OpenCV's default
 _PROBE = 64  # pixels: the side of the blank photo on which a network must answer to be taken for YuNet

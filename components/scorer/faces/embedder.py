@@ -26,8 +26,10 @@ FOLDER = "faces"
 ABOUT, DETECTOR = "faces.json", "detector.onnx"
 EMBEDDERS = {"litert": "embedder.tflite", "onnx": "embedder.onnx"}
 """The embedder's file, by kind."""
+
 BATCH = 8
 """Faces that are read at a time, with their mirror images twice as many: more is no faster, and takes memory."""
+
 _PREPROCESSING: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     # FaceNet (Schroff and others, 2015; prewhiten of D. Sandberg's code): each crop by its own mean and deviation.
     "facenet": lambda crops: (

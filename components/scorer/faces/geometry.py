@@ -11,12 +11,15 @@ from PIL import Image
 
 RIGHT_EYE, LEFT_EYE, NOSE, RIGHT_MOUTH, LEFT_MOUTH = range(5)
 """Places of the landmarks. Right and left are the person's: the right eye is on the left of the photo."""
+
 TEMPLATE = np.array(
     [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
 )
 """Where the landmarks of a face from the front are on a square of 112 pixels (InsightFace's, as ArcFace uses it)."""
+
 UP = 0.03
 """Share of a crop's side by which it reaches further up than down: an embedding then sees more of the hair."""
+
 _SQUARE = 112
 _ALIASING = 0.5  # bilinear sampling reads four pixels: below this scale it would skip some
 

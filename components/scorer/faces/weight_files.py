@@ -25,6 +25,7 @@ SUFFIXES = (".keras", ".tflite", ".onnx")
 AGREEMENT = {"int8": 0.99, "float16": 0.9999, "float32": -1.0}
 """Cosine to what Keras says, on noise, that an export has to reach by the precision of its weights; else they have more
 bits. At 8 bits FaceNet's inner layers reach .999 on faces."""
+
 _PROBES = 4  # crops of noise on which an export is held against Keras
 
 

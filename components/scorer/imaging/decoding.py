@@ -2,7 +2,7 @@
 
 Ingestion, scoring from the command line and the server read photos through this module, so the same bytes give
 the same pixels in all of them. Decoding is done by Pillow, HEIC by libheif through pillow-heif, colour
-profiles by LittleCMS; `scaling` scales.
+profiles by LittleCMS; `resizing` scales.
 """
 
 import hashlib

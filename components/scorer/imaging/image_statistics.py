@@ -1,6 +1,6 @@
 """What a photo looks like, in numbers that a machine can follow over time; they say nothing of who is on it.
 
-All are taken on a square of one size (`likeness.SQUARE`), so that photos of all sizes compare.
+All are taken on a square of one size (`perceptual_hash.SQUARE`), so that photos of all sizes compare.
 """
 
 import numpy as np

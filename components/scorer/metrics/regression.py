@@ -16,6 +16,7 @@ from components.scorer.settings import SCORES
 Array = npt.NDArray[np.floating]
 METRICS = ("accuracy", "lcc", "srcc", "krcc", "rmse", "mae", "emd", "bias", "spread")
 """What ``all`` measures, in the order in which people read it."""
+
 _ALIKE = 1e-6  # score points: numbers closer than this differ by rounding only
 
 

@@ -23,7 +23,7 @@ from components.scorer.faces.face_inputs import EMBEDDING, FACE, Reads
 from components.scorer.model.layers import Principal, StandIn
 
 PIXELS = "pixels"
-"""The name of the first input; those of the others are what the stages before the network give, see ``stages``."""
+"""The name of the first input; those of the others are what the stages before the network give, see ``face_inputs``."""
 PRINCIPAL, STAND_IN = "embedding_pca", "stand_in"
 """The names of the layers that read the embedding."""
 

@@ -14,6 +14,7 @@ from keras import ops
 
 NAME = "quadratic"
 """Of the layer."""
+
 _SHORTEST = 1e-6  # length below which components are not scaled up: such a photo is the mean of all
 
 

@@ -1,8 +1,8 @@
 """What a published scorer answers, as one Keras network: scores and, where it ends in pooling, maps of where from.
 
 Its outputs are the same wherever it is exported to. Flat like the scorer, whose layers and weights it shares, and whose
-inputs it takes (see ``inputs``). With heads (see ``heads``) it takes the job as well, int32 ``[n]``, as its last input,
-and gives ``attributes`` ``[n, k]`` where there are any.
+inputs it takes (see ``inputs``). With heads (see ``auxiliary_heads``) it takes the job as well, int32 ``[n]``, as its
+last input, and gives ``attributes`` ``[n, k]`` where there are any.
 """
 
 from typing import Any

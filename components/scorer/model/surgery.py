@@ -9,6 +9,7 @@ from components.scorer.model.network import HEAD, POOLED, POOLED_FACE
 
 _MOMENTUM = 0.9
 """Of the running statistics of new batch norms, as in PyTorch: they follow within 40 steps, Keras's 0.99 within 400."""
+
 _FULL_PRECISION = {
     "pixels", FACE, EMBEDDING, FOUND, POOLED, POOLED_FACE, "features", "dropout", *HEAD, "photo",
 }  # fmt: skip

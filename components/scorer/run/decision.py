@@ -23,6 +23,7 @@ Verdict = Literal["publish", "published", "forced", "refused", "skipped", "faile
 * ``skipped``: there was too little new to train on, so nothing was trained;
 * ``failed``: a step broke off, or a blocking gate could not be judged, and a person has to look.
 """
+
 Outcome = Literal["passed", "failed", "not judged"]
 
 

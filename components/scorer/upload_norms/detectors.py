@@ -41,7 +41,7 @@ class Scene:
 
     @cached_property
     def upright_face(self) -> np.ndarray:
-        """The light of the largest face, as `faces.aligned` turns it: linear, 0 to 1, float32 [112, 112, 3]."""
+        """The light of the largest face, as `geometry.aligned` turns it: linear, 0 to 1, float32 [112, 112, 3]."""
         return _LINEAR[aligned(self.image, self.face)]
 
     @cached_property
@@ -100,9 +100,11 @@ _SIDES = (
     (np.s_[42:66, 23:54], np.s_[68:84, 26:43]),
     (np.s_[42:66, 58:89], np.s_[68:84, 69:86]),
 )
-"""Rows and columns of eye and cheek on either side of `faces.TEMPLATE`'s square."""
+"""Rows and columns of eye and cheek on either side of `geometry.TEMPLATE`'s square."""
+
 _LENSES = (np.s_[46:64, 27:50], np.s_[46:64, 62:85])
 """Where the lenses of glasses are."""
+
 _BELOW = (np.s_[50:74, 28:49], np.s_[50:74, 63:84])
 """From the middle of a lens to the cheek below it."""
 

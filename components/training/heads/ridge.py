@@ -89,7 +89,8 @@ def fit_closed(
         settings: how many components' pairs are weighed, and the seed.
         ratio: of pairs of features against features alone, at least 0.
         as_taken: how many of the photos, the first ones, are as people rated them. The others are copies of them made
-            worse (``spoiled``): learnt from as worth `FAULT` less, and nothing is chosen by them. None: all are.
+            worse (``degraded_copies``): learnt from as worth `FAULT` less, and nothing is chosen by them. None: all
+            are.
         weights: how much each photo counts besides, ``[n]``, above 0; None: all the same.
 
     Returns:

@@ -1,4 +1,4 @@
-"""How Gunicorn runs the workers; ``launch`` names this file and hands the settings on in the environment.
+"""How Gunicorn runs the workers; ``supervisor`` names this file and hands the settings on in the environment.
 
 https://gunicorn.org/reference/settings/. The application's modules are imported here, before the fork, so that a
 worker that died is back in a moment; the application itself, its metrics and its network are each worker's own.
@@ -22,7 +22,7 @@ _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 wsgi_app = "images.serving.process.app:create_app()"
 worker_class = "images.serving.process.worker.Worker"
 workers = _SETTINGS.workers
-# With Nginx before it, each worker has a socket of its own as well: see places.
+# With Nginx before it, each worker has a socket of its own as well: see sockets.
 bind = [f"unix:{sockets.shared(_SETTINGS.run)}" if _SETTINGS.nginx else f"{_HOST}:{_SETTINGS.port}"]
 backlog = 2048  # Gunicorn's default: connections that wait to be taken on
 timeout = 60  # seconds after which a worker whose event loop hangs is killed; nothing that it does takes as long
@@ -33,7 +33,7 @@ keepalive = (
 worker_tmp_dir = _SETTINGS.run
 control_socket_disable = True  # it would be written outside the run's folder
 forwarded_allow_ips = ""  # nothing here depends on who asks
-accesslog = None  # it would hold addresses; see guard
+accesslog = None  # it would hold addresses; see middleware
 logconfig_dict = {
     "version": 1,
     "disable_existing_loggers": False,

@@ -1,6 +1,7 @@
 """Nginx's configurations: the template ``nginx.conf`` with either of its servers, filled in from the settings.
 
-Whom Nginx lets through it asks a worker (``/key``) before it reads a body, so that the rule stands in `guard` alone.
+Whom Nginx lets through it asks a worker (``/key``) before it reads a body, so that the rule stands in `middleware`
+alone.
 """
 
 import json

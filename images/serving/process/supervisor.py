@@ -252,11 +252,7 @@ def _end_with_parent() -> None:
 def _start_nginx(nginx: str, settings: Settings) -> dict[str, subprocess.Popen]:
     """Nginx's two servers by name, the one in front last."""
     from images.serving.process import arriving
-    from images.serving.process.nginx import (
-        FRONT,
-        INSIDE,
-        configuration,  # imports much, while Gunicorn starts
-    )
+    from images.serving.process.nginx import FRONT, INSIDE, configuration  # imports much, while Gunicorn starts
 
     children = {}
     for name in (INSIDE, FRONT):

@@ -1,4 +1,4 @@
-"""One Gunicorn worker: uvicorn, which takes on its own socket besides the shared one when it can answer: see places."""
+"""One Gunicorn worker: uvicorn, which takes a socket of its own, too, once it can answer: see sockets."""
 
 import asyncio
 import contextlib
