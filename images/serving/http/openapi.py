@@ -24,9 +24,9 @@ TAGS = (
 
 DESCRIPTION = """Rates portrait photos from 1 to 10 the way people would: mean, standard deviation and votes.
 
-Photos are read as JPEG, PNG, WebP, HEIC, GIF, TIFF or BMP, of any orientation and colour space. Errors are problem
-documents (RFC 9457) that say what was expected and what came. HEAD is answered as GET is, without the content; OPTIONS
-tells the methods of an address.
+Photos are read as JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF or BMP, of any orientation and colour space. Errors are
+problem documents (RFC 9457) that say what was expected and what came. HEAD is answered as GET is, without the content;
+OPTIONS tells the methods of an address.
 
 Every address takes photos alone. Where the scorer reads faces (`stages` of `/about`), the largest face of each photo is
 found, cut out and embedded here, as it was in training. A photo without a face is scored too, by what was learnt from
