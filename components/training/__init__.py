@@ -1,1 +1,1 @@
-"""A data set and an encoder become a scorer bundle (NIMA)."""
+"""Step that trains a scorer bundle from a data set and an encoder (NIMA)."""

@@ -1,10 +1,10 @@
-"""Training outside of the pipeline, by one process or as one of several workers.
+"""Command line for training outside of the pipeline, in one process or as one of several workers.
+
+The data set and the encoder are artifacts of the pipeline's ingestion and pretraining steps, named by their addresses.
+The bundle written here equals that of the training step.
 
     python -m components.training --dataset gs://bucket/dataset --encoder gs://bucket/encoder \\
         --scorer gs://bucket/scorer --checkpoints gs://bucket/checkpoints --set devices=workers batch_size=256
-
-The data set and the encoder are what the pipeline's steps have written (their artifacts' addresses); the bundle that
-this writes is what its training step would hand on.
 """
 
 import argparse
@@ -22,33 +22,33 @@ from components.scorer.settings import Training
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train.
+    """Train a scorer.
 
     Returns:
-        0: done. 2: it cannot be done as it was asked. What breaks off, as when another worker has died, ends the
-        process with 1 at once, whatever threads of TensorFlow still wait for the others.
+        0 on success, 2 if the request is invalid. Any other failure, such as the death of another worker, exits the
+        process with 1 at once, whatever TensorFlow threads still wait for other workers.
     """
     options = _parser().parse_args(arguments)
     try:
-        found = _train(options, from_parameters(Training, **_given(options.set)))
+        metrics = _train(options, from_parameters(Training, **_given(options.set)))
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
     except Exception as error:
         print(f"error: training broke off: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(1)
-    print(json.dumps(found, sort_keys=True), flush=True)
+    print(json.dumps(metrics, sort_keys=True), flush=True)
     return 0
 
 
 def _train(options: argparse.Namespace, settings: Training) -> dict[str, float]:
-    """Train on local copies, and put what the training wrote where it was asked for."""
+    """Train on local copies and upload the bundle and the report."""
     from components.training.train import train  # TensorFlow takes seconds to load: not for a wrong option
 
     with tempfile.TemporaryDirectory() as folder:
         dataset, encoder = (_local(getattr(options, name), Path(folder, name)) for name in ("dataset", "encoder"))
         scorer, report = Path(folder, "scorer"), Path(folder, "report.html")
-        found = train(
+        metrics = train(
             dataset,
             encoder,
             scorer,
@@ -61,7 +61,7 @@ def _train(options: argparse.Namespace, settings: Training) -> dict[str, float]:
         if scorer.exists():  # the chief, or a process alone
             storage.write_bytes(storage.join(options.scorer, "report.html"), report.read_bytes())
             storage.upload_tree(scorer, options.scorer, last=["bundle.json"])
-    return found
+    return metrics
 
 
 def _fingerprint(dataset: Path) -> str:
@@ -71,7 +71,7 @@ def _fingerprint(dataset: Path) -> str:
 
 
 def _local(uri: str, folder: Path) -> Path:
-    """A folder of this machine with what is at an address."""
+    """Return a local folder with the files of an address, downloaded if the address is remote."""
     if storage.is_remote(uri):
         storage.download_tree(uri, folder)
         return folder
@@ -79,17 +79,17 @@ def _local(uri: str, folder: Path) -> Path:
 
 
 def _given(texts: Sequence[str]) -> dict[str, Any]:
-    """Settings as ``NAME=VALUE``, each value JSON where it can be read as that, otherwise a text."""
-    found = {}
+    """Parse settings of the form ``NAME=VALUE``; a value that is no valid JSON is taken as a string."""
+    settings = {}
     for text in texts:
         name, separator, value = text.partition("=")
         if not separator:
             raise ValueError(f"expected a setting as NAME=VALUE, got {text!r}")
         try:
-            found[name] = json.loads(value)
+            settings[name] = json.loads(value)
         except ValueError:
-            found[name] = value
-    return found
+            settings[name] = value
+    return settings
 
 
 def _parser() -> argparse.ArgumentParser:

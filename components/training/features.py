@@ -1,4 +1,4 @@
-"""The features that heads are fitted on, read from the photos of a data set by an encoder."""
+"""Features of a data set's photos, computed by an encoder, that the heads are fitted on."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
@@ -26,17 +26,17 @@ from components.training.examples.degraded_copies import spoiled, worth_less
 from components.training.examples.label_noise import Allowance, allowance
 
 Encode = Callable[[Any], Any]
-"""What a network says of what `targets.given` gives, as arrays."""
+"""Function from model inputs, as `targets.given` builds them, to a network's outputs as arrays."""
 
 
 class Seen(NamedTuple):
-    """A split's photos as the heads learn from them.
+    """Features and targets of a split, for the auxiliary heads.
 
     Attributes:
-        features: that the scorer pools, ``[n, c]``.
-        votes: of people, ``[n, 10]``.
-        jobs: by number, ``[n]``.
-        attributes: ``[n, k]``: 1 yes, 0 no, -1 unknown.
+        features: The scorer's pooled features, ``[n, c]``.
+        votes: People's votes, ``[n, 10]``.
+        jobs: Job ids, ``[n]``.
+        attributes: Attribute values, ``[n, k]``: 1 yes, 0 no, -1 unknown.
     """
 
     features: np.ndarray
@@ -46,12 +46,12 @@ class Seen(NamedTuple):
 
 
 class Pooled(NamedTuple):
-    """Photos as the head learns from them.
+    """Inputs and targets of a split, for the score head.
 
     Attributes:
-        given: what ``network.build_head`` takes, by name.
-        votes: of people, ``[n, 10]``.
-        raters: how many they are, ``[n]``.
+        given: Inputs of ``network.build_head`` by name.
+        votes: People's votes, ``[n, 10]``.
+        raters: Number of raters, ``[n]``.
     """
 
     given: dict[str, np.ndarray]
@@ -60,7 +60,16 @@ class Pooled(NamedTuple):
 
 
 class Reader:
-    """The data set as this training reads it."""
+    """Batches and features of the data set, as this training reads it.
+
+    Args:
+        dataset: TFDS directory.
+        crop: Side of the crop, pixels.
+        settings: Training settings.
+        told: Auxiliary heads to learn.
+        sight: The scorer's inputs.
+        workers: Worker group of a distributed training; None for a single process.
+    """
 
     def __init__(
         self,
@@ -79,102 +88,104 @@ class Reader:
 
     @cached_property
     def _faces(self) -> analyzer.Reader | None:
-        """What finds and reads faces; None where the data set has nothing that could."""
+        """The data set's face detector and embedder; None if the data set has neither."""
         return analyzer.Reader.load(Path(self.dataset, embedder.FOLDER))
 
     @property
     def share(self) -> Share | None:
-        """This worker's part of each batch; None when it is alone."""
+        """Shard of each batch that this worker reads; None for a single process."""
         return self.workers.share if self.workers else None
 
     @cached_property
     def allowed(self) -> Allowance:
-        """How few raters are allowed for, by the training photos."""
+        """Label-noise model of the training photos."""
         return allowance(*photos.votes(self.dataset, "train"), self.settings)
 
     def plain(self, split: str, share: Share | None = None) -> tf.data.Dataset:
-        """The middle of each photo of a split, in stored order, and its votes; with a share that part of each batch."""
+        """Return a split's centre crops with votes, in stored order; with a `share`, only that shard of each batch."""
         return photos.batches(self.dataset, split, **self._read, example=targets.scored(self.sight), share=share)
 
     def epoch(self, number: int) -> tf.data.Dataset:
-        """The training photos of one epoch, randomly cropped and mirrored, the votes to learn, and what they count."""
-        allowed = self.allowed  # found here: within the map nothing can be read
+        """Return an epoch of training photos, randomly cropped and mirrored, with target votes and sample weights."""
+        label_noise = self.allowed  # computed here: the map function cannot read the data set
 
-        def learnt(votes: tf.Tensor, raters: tf.Tensor, fault: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            votes, weight = allowed.learnt(votes, raters)
+        def target_fn(votes: tf.Tensor, raters: tf.Tensor, fault: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            votes, weight = label_noise.learnt(votes, raters)
             return tf.cond(fault, lambda: worth_less(votes), lambda: votes), weight
 
         return photos.augmented(
             self.dataset, "train", **self._read, seed=self.settings.seed, epoch=number,
-            camera_faults=self.settings.camera_faults, example=targets.taught(self.sight, learnt),
+            camera_faults=self.settings.camera_faults, example=targets.taught(self.sight, target_fn),
             share=self.share,
         )  # fmt: skip
 
     def encoding(self, network: keras.Model) -> Encode:
-        """What `pooled` and `spoiled` see photos with: an encoder's pooled features, by name."""
+        """Return the encode function for `pooled` and `spoiled`: an encoder's pooled features, by name."""
         return _traced(networks.pooling(network, self.sight))
 
     def pooled(self, encode: Encode, split: str) -> Pooled:
-        """A split's photos as the head learns from them."""
-        read = photos.batches(self.dataset, split, **self._read, example=targets.rated(self.sight))
-        found = []
-        for given, (votes, raters) in self._tracked(read, f"features of {split}", split):
-            seen = encode(given) | _embedded(given if self.sight else {})
-            found.append(Pooled(seen, votes.numpy(), raters.numpy()))
-        return concatenated(found)
+        """Return a split's features and targets for the score head."""
+        batches = photos.batches(self.dataset, split, **self._read, example=targets.rated(self.sight))
+        parts = []
+        for inputs, (votes, raters) in self._tracked(batches, f"features of {split}", split):
+            features = encode(inputs) | _embedded(inputs if self.sight else {})
+            parts.append(Pooled(features, votes.numpy(), raters.numpy()))
+        return concatenated(parts)
 
     def spoiled(self, encode: Encode, split: str) -> Pooled | None:
-        """The same of copies with the camera's faults, whose faces are looked for and read anew; None: of none."""
-        share, size, found = self.settings.camera_faults, self.settings.batch_size, []
-        if not share:
+        """Return features and targets of degraded copies, whose faces are analysed anew; None if no copy is made."""
+        fraction, batch_size, parts = self.settings.camera_faults, self.settings.batch_size, []
+        if not fraction:
             return None
-        copies = spoiled(self.dataset, split, share, self.settings.seed)
-        batches = iter(lambda: [*itertools.islice(copies, size)], [])
-        total = round(share * photos.counts(self.dataset)[split] / size)
+        copies = spoiled(self.dataset, split, fraction, self.settings.seed)
+        batches = iter(lambda: [*itertools.islice(copies, batch_size)], [])
+        total = round(fraction * photos.counts(self.dataset)[split] / batch_size)
         for batch in track(batches, f"features of copies with faults, {split}", total):
             data, votes, raters = zip(*batch, strict=True)
-            read = face_inputs.read(data, self._faces, self._reads)
+            face_arrays = face_inputs.read(data, self._faces, self._reads)
             pixels = preprocessing_tf.pixels(tf.constant(data), self.settings.scale, self._read["crop"])
-            seen = encode({PIXELS: pixels, **read}) | _embedded(read)
-            found.append(Pooled(seen, np.stack(votes), np.array(raters)))
-        return concatenated(found) if found else None
+            features = encode({PIXELS: pixels, **face_arrays}) | _embedded(face_arrays)
+            parts.append(Pooled(features, np.stack(votes), np.array(raters)))
+        return concatenated(parts) if parts else None
 
     def seen(self, scorer: keras.Model, split: str) -> Seen:
-        """What a trained scorer sees on a split's photos, and what the data know of them."""
-        see = _traced(keras.Model(scorer.inputs, networks.features(scorer)))
-        read = photos.batches(self.dataset, split, **self._read, example=targets.headed(self.sight, self.told))
-        found = [
-            (see(given), *(each.numpy() for each in known))
-            for given, known in self._tracked(read, f"heads: features of {split}", split)
+        """Return a trained scorer's pooled features on a split, with the targets of the auxiliary heads."""
+        encode = _traced(keras.Model(scorer.inputs, networks.features(scorer)))
+        batches = photos.batches(self.dataset, split, **self._read, example=targets.headed(self.sight, self.told))
+        parts = [
+            (encode(inputs), *(array.numpy() for array in labels))
+            for inputs, labels in self._tracked(batches, f"heads: features of {split}", split)
         ]
-        return Seen(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+        return Seen(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
-    def _tracked(self, batches: tf.data.Dataset, what: str, split: str) -> Iterator:
-        return track(batches, what, -(-photos.counts(self.dataset)[split] // self.settings.batch_size))
+    def _tracked(self, batches: tf.data.Dataset, label: str, split: str) -> Iterator:
+        return track(batches, label, -(-photos.counts(self.dataset)[split] // self.settings.batch_size))
 
 
 def concatenated(parts: list) -> Any:
-    """Arrays of several batches, in any structure, as those of one."""
-    return tf.nest.map_structure(lambda *each: np.concatenate(each), *parts)
+    """Concatenate the arrays of several batches, in any nested structure."""
+    return tf.nest.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
 
 
-def _embedded(given: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """What of that is embeddings."""
-    return {name: np.asarray(given[name]) for name in (EMBEDDING, FOUND) if name in given}
+def _embedded(inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return the embedding inputs among model inputs, as arrays."""
+    return {name: np.asarray(inputs[name]) for name in (EMBEDDING, FOUND) if name in inputs}
 
 
 def _traced(network: keras.Model) -> Encode:
-    """A network as a function of what `targets.given` gives, by arrays, traced once for batches of any size."""
-    specs = {each.name: tf.TensorSpec(each.shape, tf.float32) for each in network.inputs}
+    """Return a network as a function from model inputs to arrays, traced once for batches of any size."""
+    specs = {tensor.name: tf.TensorSpec(tensor.shape, tf.float32) for tensor in network.inputs}
     if keras.backend.backend() == "tensorflow":
-        # As concrete functions: TensorFlow warns of many that are each traced at their first call.
-        function = tf.function(lambda given: network(in_order(network, given), training=False), input_signature=[specs])
-        traced, array = function.get_concrete_function(), tf.convert_to_tensor
+        # A concrete function: TensorFlow warns of many functions that are traced at their first calls.
+        function = tf.function(
+            lambda inputs: network(in_order(network, inputs), training=False), input_signature=[specs]
+        )
+        traced, to_array = function.get_concrete_function(), tf.convert_to_tensor
     else:
-        traced, array = network.predict_on_batch, np.asarray  # other backends take arrays alone
+        traced, to_array = network.predict_on_batch, np.asarray  # other backends take only arrays
 
-    def answer(given: Any) -> Any:
-        named = given if isinstance(given, dict) else {PIXELS: given}
-        return tf.nest.map_structure(np.asarray, traced({name: array(named[name]) for name in specs}))
+    def encode(inputs: Any) -> Any:
+        by_name = inputs if isinstance(inputs, dict) else {PIXELS: inputs}
+        return tf.nest.map_structure(np.asarray, traced({name: to_array(by_name[name]) for name in specs}))
 
-    return answer
+    return encode

@@ -1,4 +1,4 @@
-"""The client's upload norms, read and tried before time is spent on training."""
+"""Loader of the client's upload norms, checked before time is spent on training."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,11 @@ from components.scorer.upload_norms import policy
 
 @dataclass(frozen=True)
 class Rules:
-    """What uploaded photos are held against.
+    """Upload norms as loaded from a file.
 
     Attributes:
-        norms: the file's content.
-        attributes: columns that the norms want to be learnt, with the value of each that counts.
+        norms: Content of the file.
+        attributes: Columns that the norms want learnt, mapped to the value that counts as yes.
     """
 
     norms: bytes
@@ -21,11 +21,11 @@ class Rules:
 
 
 def read_rules(settings: Training) -> Rules:
-    """Fetch the file and find out whether it can be used.
+    """Load the upload norms, or the built-in ones, and check that they are valid.
 
     Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is not what it should be.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not valid.
     """
     content = _fetch(settings.norms) if settings.norms else policy.BUILT_IN.read_bytes()
     try:

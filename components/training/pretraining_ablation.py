@@ -1,8 +1,8 @@
-"""Whether the pipeline's own pretraining is worth it: what is learnt on its features against those of no pretraining.
+"""Ablation of the pipeline's own pretraining: features of the pretrained network against those of random weights.
 
-Both networks stay as they are, and the same head is fitted on each in closed form, on the same training photos; both
-are asked about the validation photos, never the test split. That costs two passes over some photos and seconds besides.
-What epochs make of either network afterwards is another question, which costs as much as training does.
+Both networks stay frozen. `fit_closed` fits the same head on each, with the same training photos, and both are scored
+on validation photos, never on the test split. The cost is two passes over some photos and a few seconds. How either
+network would do after fine-tuning by epochs is not measured: that costs as much as training.
 """
 
 import itertools
@@ -24,21 +24,22 @@ if TYPE_CHECKING:
     from components.training.features import Reader
 
 MOST = 2000
-"""Photos of each split that are looked at: the interval of a gain then is some hundredths wide."""
+"""Maximum number of photos per split: the interval of the gain is then some hundredths wide."""
 
 _RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
 class Worth:
-    """What pretraining gains.
+    """Result of the pretraining ablation.
 
     Attributes:
-        pretrained: SRCC of the head on the pretrained network's features, on validation photos; NaN where undefined.
-        untrained: the same of the same network with random weights.
-        low, high: ends of the 95 % interval of the difference, paired, by resampling groups; NaN where undefined.
-        learnt: photos that the heads were fitted to.
-        asked: validation photos.
+        pretrained: SRCC on validation photos of the head on the pretrained network's features; NaN if undefined.
+        untrained: SRCC of the head on the features of the same network with random weights; NaN if undefined.
+        low: Lower end of the 95 % paired bootstrap interval of the gain, resampled by groups; NaN if undefined.
+        high: Upper end of that interval.
+        learnt: Number of photos that the heads were fitted on.
+        asked: Number of validation photos.
     """
 
     pretrained: float
@@ -50,80 +51,90 @@ class Worth:
 
     @property
     def gain(self) -> float:
-        """In SRCC."""
+        """SRCC gained by pretraining."""
         return self.pretrained - self.untrained
 
     @property
     def sure(self) -> bool:
-        """Whether it is surely one."""
+        """True if the gain is significant: its whole 95 % interval lies above 0."""
         return self.low > 0
 
     def __str__(self) -> str:
-        """The finding in one sentence."""
-        seen = (
+        """Return the result as one sentence."""
+        setup = (
             f"the same head on frozen features, fitted to {self.learnt:,} photos and asked about {self.asked:,} others"
         )
         if not np.isfinite([self.gain, self.low]).all():
-            return f"Whether pretraining helps cannot be told: {seen}, gives no rank correlation."
+            return f"Whether pretraining helps cannot be told: {setup}, gives no rank correlation."
         verdict = "helps" if self.sure else "does harm" if self.high < 0 else "is not seen to help"
         return (
-            f"Pretraining {verdict}: {seen}, has SRCC {self.pretrained:.3f} pretrained and {self.untrained:.3f} from"
+            f"Pretraining {verdict}: {setup}, has SRCC {self.pretrained:.3f} pretrained and {self.untrained:.3f} from"
             f" random weights: {self.gain:+.3f} ({self.low:+.3f} to {self.high:+.3f}, 95 %)."
         )
 
     @property
     def warning(self) -> str:
-        """What people are to be warned of; empty where pretraining surely helps."""
+        """Warning for people; empty if pretraining helps significantly."""
         return "" if self.sure else f"{self} ImageNet weights (start=imagenet) or more photos and epochs may do better."
 
     @property
     def figures(self) -> dict[str, float]:
-        """For the pipeline's metrics, by names that no other step uses; only those that are numbers."""
+        """Finite pipeline metrics, by names that no other step uses."""
         return regression.finite({"pretraining_gain": self.gain, "pretraining_gain_low": self.low})
 
 
 def weigh(reader: "Reader", encoder: str | Path) -> Worth | None:
-    """What the pipeline's own pretraining gains.
+    """Run the ablation of the pipeline's own pretraining.
 
     Args:
-        reader: of the data set, for a scorer that sees the whole photo alone.
-        encoder: folder of the encoder as pretraining wrote it.
+        reader: Feature extractor of the data set, for a scorer without face inputs.
+        encoder: Folder of the encoder that pretraining wrote.
 
     Returns:
-        None where nothing was pretrained.
+        The result, or None if the encoder was not pretrained by the pipeline.
     """
     if not bundle.encoder_settings(encoder).unsupervised:
         return None
     network, _ = bundle.load_encoder(encoder)
     keras.utils.set_random_seed(reader.settings.seed)
-    fresh = keras.models.clone_model(network)
-    settle_batch_norms(fresh, next(iter(reader.plain("train")))[0])
+    random_network = keras.models.clone_model(network)
+    settle_batch_norms(random_network, next(iter(reader.plain("train")))[0])
     print("training: the same head on frozen features, pretrained and from random weights", flush=True)
-    (pretrained, truth, learnt), (untrained, *_) = (_asked(reader, each) for each in (network, fresh))
+    (pretrained, truth, fitted_photos), (untrained, *_) = (
+        _asked(reader, candidate) for candidate in (network, random_network)
+    )
     groups = photos.table(reader.dataset, "validation")["group"]
-    return compare(truth, pretrained, untrained, learnt, [*groups[: len(truth)]])
+    return compare(truth, pretrained, untrained, fitted_photos, [*groups[: len(truth)]])
 
 
 def compare(truth: np.ndarray, pretrained: np.ndarray, untrained: np.ndarray, learnt: int, groups: list[str]) -> Worth:
-    """Two heads' votes ``[n, 10]`` held against people's, paired."""
-    every = [bootstrap.bootstrap(truth, each, resamples=_RESAMPLES, names=("srcc",), groups=groups)["srcc"]
-             for each in (pretrained, untrained)]  # fmt: skip
-    low, high = bootstrap.interval(every[0] - every[1])
-    scores = (regression.mean_scores(each) for each in (truth, pretrained, untrained))
-    people, *both = scores
-    return Worth(*(float(regression.srcc(people, each)) for each in both), low, high, learnt, len(truth))
+    """Compare two heads' votes ``[n, 10]`` with people's, paired by photo.
+
+    Args:
+        truth: People's votes, ``[n, 10]``.
+        pretrained: Votes of the head on pretrained features, ``[n, 10]``.
+        untrained: Votes of the head on features of random weights, ``[n, 10]``.
+        learnt: Number of photos that the heads were fitted on.
+        groups: Group of each photo, by which the bootstrap resamples.
+    """
+    samples = [bootstrap.bootstrap(truth, votes, resamples=_RESAMPLES, names=("srcc",), groups=groups)["srcc"]
+               for votes in (pretrained, untrained)]  # fmt: skip
+    low, high = bootstrap.interval(samples[0] - samples[1])
+    scores = (regression.mean_scores(votes) for votes in (truth, pretrained, untrained))
+    people_scores, *head_scores = scores
+    return Worth(*(float(regression.srcc(people_scores, s)) for s in head_scores), low, high, learnt, len(truth))
 
 
-def _asked(reader: "Reader", network: keras.Model) -> tuple[np.ndarray, np.ndarray, int]:
-    """What a head on a network's features says of validation photos, people's votes, and how many it learnt from."""
-    encode = reader.encoding(network)
+def _asked(extractor: "Reader", network: keras.Model) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return a fitted head's votes on validation photos, people's votes, and the number of photos it was fitted on."""
+    encode = extractor.encoding(network)
 
-    def seen(split: str) -> tuple[np.ndarray, np.ndarray]:
-        batches = itertools.islice(reader.plain(split), -(-MOST // reader.settings.batch_size))
+    def features_and_votes(split: str) -> tuple[np.ndarray, np.ndarray]:
+        batches = itertools.islice(extractor.plain(split), -(-MOST // extractor.settings.batch_size))
         parts = [(encode(pixels)["pooled"], votes.numpy()) for pixels, votes in batches]
-        features, votes = (np.concatenate(each)[:MOST] for each in zip(*parts, strict=True))
+        features, votes = (np.concatenate(arrays)[:MOST] for arrays in zip(*parts, strict=True))
         return features, votes
 
-    (features, votes), (others, truth) = seen("train"), seen("validation")
-    head, _ = fit_closed({"pooled": features}, votes, WHOLE, None, reader.settings)
-    return np.asarray(head([others])), truth, len(votes)
+    (features, votes), (validation_features, truth) = features_and_votes("train"), features_and_votes("validation")
+    head, _ = fit_closed({"pooled": features}, votes, WHOLE, None, extractor.settings)
+    return np.asarray(head([validation_features])), truth, len(votes)

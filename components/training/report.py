@@ -1,4 +1,4 @@
-"""The page of a training: the learning curves of both phases."""
+"""Training report: the learning curves of both phases."""
 
 from pathlib import Path
 
@@ -20,20 +20,20 @@ def write_report(
     closed: bool,
     worth: str = "",
 ) -> None:
-    """Write the page.
+    """Write the training report.
 
     Args:
-        file: where to.
-        settings: of this training.
-        told: the jobs and attributes that it learnt.
-        reads: what it reads of faces, in words.
-        head: curves of the head phase (``loss``, ``val_loss``, ``seconds``); empty when it had no epoch.
-        network: curves of the phase that trains everything, likewise.
-        closed: whether the head was fitted in closed form, and the network left as it was.
-        worth: of pretraining, in words; empty where the pipeline did none.
+        file: Path of the HTML file.
+        settings: Settings of this training.
+        told: Jobs and attributes that were learnt.
+        reads: Description of the face inputs.
+        head: Curves of the head phase (``loss``, ``val_loss``, ``seconds``); empty if it had no epoch.
+        network: Curves of the phase that trains the whole network, in the same form.
+        closed: True if the head was fitted in closed form and the network stayed frozen.
+        worth: Result of the pretraining ablation in words; empty if the pipeline did no pretraining.
     """
-    then = "in closed form" if closed else "then the whole network (NIMA)"
-    page = Page("Training", f"The score head on the encoder's features, {then}.")
+    method = "in closed form" if closed else "then the whole network (NIMA)"
+    page = Page("Training", f"The score head on the encoder's features, {method}.")
     phases = {"The head": head, "The whole network": network}
     for heading, curves in phases.items():
         if closed and curves:
@@ -53,13 +53,15 @@ def write_report(
     page.write(file)
 
 
-def _heads(told: Heads, settings: Training) -> str:
+def _heads(head_spec: Heads, settings: Training) -> str:
     jobs = (
-        f"It can be told the job: {', '.join(told.jobs)}."
-        if told.jobs
+        f"It can be told the job: {', '.join(head_spec.jobs)}."
+        if head_spec.jobs
         else f"It knows no job: no value in the column {settings.job!r} has {settings.minimum_job} training photos."
     )
-    attributes = f"It has learnt: {', '.join(told.attributes)}." if told.attributes else "It has learnt no attribute."
+    attributes = (
+        f"It has learnt: {', '.join(head_spec.attributes)}." if head_spec.attributes else "It has learnt no attribute."
+    )
     return f"{jobs} {attributes}"
 
 
@@ -72,8 +74,8 @@ def _closed(curves: Curves) -> str:
 
 
 def _words(curves: Curves) -> str:
-    kept, minutes = best_epoch(curves), sum(curves["seconds"]) / 60
+    best, minutes = best_epoch(curves), sum(curves["seconds"]) / 60
     return (
-        f"Epoch {kept} of {len(curves['loss'])} was kept (dotted line): the lowest loss on the validation split,"
-        f" {curves['val_loss'][kept - 1]:.4f}. All epochs took {minutes:.1f} minutes."
+        f"Epoch {best} of {len(curves['loss'])} was kept (dotted line): the lowest loss on the validation split,"
+        f" {curves['val_loss'][best - 1]:.4f}. All epochs took {minutes:.1f} minutes."
     )

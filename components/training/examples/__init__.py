@@ -1,1 +1,1 @@
-"""What training learns from: targets with label noise, face inputs, and degraded copies of photos."""
+"""Training examples: targets with label noise, face inputs, and degraded copies of photos."""

@@ -1,7 +1,7 @@
-"""Photos slightly out of focus or wrongly exposed, as a scorer would read them: so that neither raises a score.
+"""Degraded training copies: photos slightly out of focus or wrongly exposed, so that neither fault raises a score.
 
-By epochs each one may spoil another photo; the closed form, which learns from all of them at once, is given copies.
-Either learns that they are worth less.
+Training by epochs may degrade other photos in each epoch. The ridge head learns from all photos at once and gets
+copies. Both learn lowered votes for them (`worth_less`).
 """
 
 from collections.abc import Iterator
@@ -14,34 +14,34 @@ from components.scorer.data import photos
 from components.scorer.imaging import augmentation, preprocessing_tf
 
 FAULT = 0.25
-"""Score points that a copy made worse is worth less than its photo.
+"""Score points by which a degraded copy's mean lies below its photo's.
 
-No rating says how much people mind. With copies worth as much as their photos, a strong blur gained .07 points and two
-stops less light .09 on 128 portraits that nothing was learnt from, for what is learnt of a fault goes beyond it; with
-.25 no fault gains more than .02, and of the SRCC .003 is lost. By epochs two stops more light gained .10 with as much,
-and lose .03 with .25; of the SRCC .009 is lost.
+No rating says how much people mind a fault. With copies rated as their photos, a strong blur gained .07 points and two
+stops less light .09, on 128 portraits that nothing was fitted on: the model extrapolates what it learns of a fault.
+With .25 no fault gains more than .02, and .003 of the SRCC is lost. By epochs, two stops more light gained .10 with
+copies rated as their photos and lose .03 with .25; .009 of the SRCC is lost.
 """
 
-_QUALITY = 95  # of JPEG: what it moves a score by is far below what the fault does
+_QUALITY = 95  # JPEG quality: compression moves a score far less than the fault does
 
 
 def spoiled(dataset: str | Path, split: str, share: float, seed: int) -> Iterator[tuple[bytes, np.ndarray, int]]:
-    """Copies of some photos of a split, each with one of the camera's faults, and how people rated them as taken.
+    """Yield degraded copies of some photos of a split, with the votes of their originals.
 
     Args:
         dataset: TFDS directory.
-        split: as in ``photos.encoded``.
-        share: of the photos that are copied, 0 to 1.
-        seed: of the choice and of the faults; the same seed gives the same copies.
+        split: Split name, as in ``photos.encoded``.
+        share: Fraction of the photos to copy, 0 to 1.
+        seed: Random seed of the choice and of the faults; the same seed gives the same copies.
 
     Yields:
-        An encoded, upright photo, its votes ``[10]``, and by how many raters.
+        An encoded, upright photo, its votes ``[10]``, and its number of raters.
     """
-    for place, record in enumerate(photos.encoded(dataset, split)):
-        drawn = tf.constant([seed, place], tf.int64)
-        if tf.random.stateless_uniform([], drawn + 1) < share:
+    for index, record in enumerate(photos.encoded(dataset, split)):
+        random_seed = tf.constant([seed, index], tf.int64)
+        if tf.random.stateless_uniform([], random_seed + 1) < share:
             photo = tf.cast(preprocessing_tf.decode(record["photo"]), tf.float32)
-            copy = _encoded(augmentation.camera_fault(photo, 1.0, drawn))
+            copy = _encoded(augmentation.camera_fault(photo, 1.0, random_seed))
             yield copy, record["votes"].numpy(), int(record["raters"])
 
 
@@ -51,9 +51,9 @@ def _encoded(photo: tf.Tensor) -> bytes:
 
 
 def worth_less(votes: tf.Tensor) -> tf.Tensor:
-    """Votes ``[10]`` of which each is `FAULT` likely to go to the next lower score, where there is one.
+    """Return votes ``[10]`` after moving the fraction `FAULT` of each vote to the next lower score.
 
-    So the mean falls by `FAULT` points, but for votes of 1.
+    The mean falls by `FAULT` points. Votes of 1 stay.
     """
     lower = tf.concat([votes[:1] + votes[1:2], votes[2:], [0.0]], 0)
     return (1 - FAULT) * votes + FAULT * lower

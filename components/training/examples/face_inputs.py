@@ -1,4 +1,4 @@
-"""What the scorer is to see of the face: what was asked for, as far as the data set has it."""
+"""Choice of the scorer's face inputs: those requested, as far as the data set has them."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from components.training.heads.pca import principal_components
 
 
 def find_sight(dataset: str | Path, settings: Training) -> tuple[Sight, Components | None]:
-    """What there is to see, and the principal components of the embeddings of the split ``train``."""
-    reading = photos.reading(dataset)
-    view = settings.face_view and reading.face
-    if not (reading.embedding and settings.embedding_size):
+    """Return the scorer's inputs, and the PCA basis of the ``train`` split's embeddings if they are read."""
+    features = photos.reading(dataset)
+    view = settings.face_view and features.face
+    if not (features.embedding and settings.embedding_size):
         return Sight(view), None
     components = principal_components(_embeddings(dataset, "train"), settings.embedding_size)
     if components is None:
@@ -24,7 +24,7 @@ def find_sight(dataset: str | Path, settings: Training) -> tuple[Sight, Componen
 
 
 def _embeddings(dataset: str | Path, split: str) -> np.ndarray:
-    """Of the faces of a split, float32 ``[n, size]``; of photos without a face there is none."""
-    read = photos.encoded(dataset, split).map(lambda record: (record["embedding"], record["face"]["count"]))
-    embeddings, counts = zip(*read.as_numpy_iterator(), strict=True)
+    """Return the embeddings of a split's faces, float32 ``[n, size]``. Photos without a face are left out."""
+    records = photos.encoded(dataset, split).map(lambda record: (record["embedding"], record["face"]["count"]))
+    embeddings, counts = zip(*records.as_numpy_iterator(), strict=True)
     return np.stack(embeddings)[np.array(counts) > 0]

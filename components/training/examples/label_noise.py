@@ -1,7 +1,7 @@
-"""How surely each photo's mean score is known, by how many people rated it, and how training allows for that.
+"""Label-noise model: how reliable each photo's mean score is, given the number of its raters.
 
-Of the mean of n ratings ``n / (n + k)`` is truth, its reliability, and the rest noise, with k by `noise_of`. A photo of
-which n is not known counts as one that a typical number of people rated (``rater_agreement.typical_raters``).
+A mean of n ratings has the reliability ``n / (n + k)``; the rest is noise. `noise_of` estimates k. A photo with an
+unknown n is treated as if a typical number of people had rated it (``rater_agreement.typical_raters``).
 """
 
 from dataclasses import dataclass
@@ -15,38 +15,40 @@ from components.scorer.settings import SCORES, Training
 
 
 def noise_of(votes: np.ndarray, raters: np.ndarray) -> float | None:
-    """How many raters make a photo's mean half truth, half noise: variance within photos over that of true means.
+    """Return k, the variance within photos over the variance of true photo means.
 
-    Both by analysis of variance in one way, photos at random (Searle, Casella and McCulloch, "Variance Components",
-    1992, section 3.6).
+    With k raters a photo's mean has a reliability of 0.5. Both variances are estimated by one-way analysis of variance
+    with random photo effects (Searle, Casella and McCulloch, "Variance Components", 1992, section 3.6).
 
     Args:
-        votes: of people, ``[n, 10]``, each row summing to 1.
-        raters: of each photo, ``[n]``, from 1; photos with one tell nothing of the variance within.
+        votes: People's votes, ``[n, 10]``, each row summing to 1.
+        raters: Raters of each photo, ``[n]``, at least 1. Photos with one rater do not count in the variance within
+            photos.
 
     Returns:
-        A number from 0; None where no photo has two raters.
+        k, at least 0; None if no photo has two raters.
     """
-    several = raters > 1
-    if not several.any():
+    has_several = raters > 1
+    if not has_several.any():
         return None
     means = votes @ np.array(SCORES)
     variances = votes @ np.array(SCORES) ** 2 - means**2
-    within = float((variances * raters)[several].sum() / (raters - 1)[several].sum())
+    within = float((variances * raters)[has_several].sum() / (raters - 1)[has_several].sum())
     between = float(means.var() - (within / raters).mean())
     return within / max(between, 1e-6)
 
 
 @dataclass(frozen=True)
 class Allowance:
-    """How training allows for few raters.
+    """Label-noise model of the training photos: sample weights and smoothed targets.
 
     Attributes:
-        noise: see `noise_of`; 0 where nothing tells it.
-        prior: the votes of all photos together, ``[10]``.
-        typical: reliability of a photo's mean, on average.
-        unknown: how many raters a photo counts as having where their number is not known.
-        weighting, smoothing: see ``settings.Training``.
+        noise: Variance ratio k of `noise_of`; 0 if it cannot be estimated.
+        prior: Mean votes of all photos, ``[10]``.
+        typical: Mean reliability of a photo's mean score.
+        unknown: Raters assumed for a photo whose number of raters is unknown.
+        weighting: True to weight photos by their reliability, see ``settings.Training``.
+        smoothing: True to shrink votes toward `prior`, see ``settings.Training``.
     """
 
     noise: float
@@ -57,42 +59,42 @@ class Allowance:
     smoothing: bool
 
     def learnt(self, votes: Any, raters: Any) -> tuple[Any, Any]:
-        """What is learnt of photos.
+        """Return the target votes and the sample weights of photos.
 
         Args:
-            votes: of people, ``[…, 10]``, each row summing to 1; an array or a tensor.
-            raters: how many they are, ``[…]``, 0 where unknown; an array or a tensor of floats.
+            votes: People's votes, ``[…, 10]``, each row summing to 1; an array or a tensor.
+            raters: Number of raters, ``[…]``, 0 if unknown; an array or a tensor of floats.
 
         Returns:
-            The votes to learn, ``[…, 10]``, each row summing to 1, and what they count, ``[…]``, 1 on average.
+            Target votes, ``[…, 10]``, each row summing to 1, and sample weights, ``[…]``, 1 on average.
         """
         raters = (tf.where if tf.is_tensor(raters) else np.where)(raters > 0, raters, self.unknown)
-        own = raters / (raters + self.noise)
+        reliability = raters / (raters + self.noise)
         if self.smoothing:
-            votes = own[..., None] * votes + (1 - own[..., None]) * self.prior
-        return votes, (own / self.typical if self.weighting else own * 0 + 1)
+            votes = reliability[..., None] * votes + (1 - reliability[..., None]) * self.prior
+        return votes, (reliability / self.typical if self.weighting else reliability * 0 + 1)
 
 
 def allowance(votes: np.ndarray, raters: np.ndarray, settings: Training) -> Allowance:
-    """How training is to allow for few raters, by the photos it learns from.
+    """Fit the label-noise model to the training photos.
 
     Args:
-        votes: of people, ``[n, 10]``, each row summing to 1.
-        raters: of each photo, ``[n]``, 0 where unknown.
-        settings: whether they are weighed and smoothed.
+        votes: People's votes, ``[n, 10]``, each row summing to 1.
+        raters: Raters of each photo, ``[n]``, 0 if unknown.
+        settings: Training settings; say whether photos are weighted and votes smoothed.
 
     Raises:
-        ValueError: the votes of a photo are no distribution, or the number of its raters is negative.
+        ValueError: The votes of a photo are no distribution, or its number of raters is negative.
     """
-    right = np.isclose(votes.sum(1), 1, atol=0.001) & (votes >= 0).all(1) & (raters >= 0)
-    if not right.all():
+    valid = np.isclose(votes.sum(1), 1, atol=0.001) & (votes >= 0).all(1) & (raters >= 0)
+    if not valid.all():
         raise ValueError(
-            f"expected votes from 0 that add up to 1, and a number of raters from 0, for each of {len(right):,} rated"
-            f" photos, got others for {(~right).sum():,}: make the data set anew by ingestion"
+            f"expected votes from 0 that add up to 1, and a number of raters from 0, for each of {len(valid):,} rated"
+            f" photos, got others for {(~valid).sum():,}: make the data set anew by ingestion"
         )
-    unknown = typical_raters(raters)
-    raters = np.where(raters > 0, raters, unknown)
+    assumed_raters = typical_raters(raters)
+    raters = np.where(raters > 0, raters, assumed_raters)
     noise = noise_of(votes, raters) or 0.0
     typical = float((raters / (raters + noise)).mean())
     prior = votes.mean(0).astype("float32")
-    return Allowance(noise, prior, typical, unknown, settings.rater_weighting, settings.rater_smoothing)
+    return Allowance(noise, prior, typical, assumed_raters, settings.rater_weighting, settings.rater_smoothing)

@@ -1,4 +1,4 @@
-"""What a network is given and has to answer, of a photo's pixels and its record in the data set."""
+"""Map functions from a photo's pixels and data set record to a network's inputs and targets."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,28 +13,29 @@ from components.scorer.model.inputs import PIXELS, Sight
 
 
 def given(pixels: tf.Tensor, record: dict[str, Any], sight: Sight) -> Any:
-    """What a scorer takes, by its inputs' names; the pixels alone where it sees nothing else."""
+    """Return the scorer's inputs by name, or the pixels alone if the scorer has no face inputs."""
     if not sight:
         return pixels
-    seen = {PIXELS: pixels}
+    inputs = {PIXELS: pixels}
     if sight.view:
-        seen[FACE] = record["face_pixels"]
+        inputs[FACE] = record["face_pixels"]
     if sight.embedding:
-        seen |= {EMBEDDING: record["embedding"], FOUND: tf.cast(record["face"]["count"] > 0, tf.float32)}
-    return seen
+        inputs |= {EMBEDDING: record["embedding"], FOUND: tf.cast(record["face"]["count"] > 0, tf.float32)}
+    return inputs
 
 
 def scored(sight: Sight) -> Example:
-    """Of validation: what a scorer takes, and people's votes."""
+    """Return the map function to ``(inputs, votes)``, for validation."""
     return lambda pixels, record: (given(pixels, record, sight), record["votes"])
 
 
 def taught(sight: Sight, learnt: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]) -> Example:
-    """Of training by epochs: what a scorer takes, the votes that it learns, and what they count.
+    """Return the map function to ``(inputs, votes, weight)``, for training by epochs.
 
     Args:
-        sight: what the scorer sees.
-        learnt: of people's votes, their number, and whether the photo has a camera's fault.
+        sight: The scorer's inputs.
+        learnt: Function from people's votes, the number of raters and whether the photo is degraded, to target votes
+            and a sample weight.
     """
 
     def example(pixels: tf.Tensor, record: dict[str, Any]) -> tuple[Any, tf.Tensor, tf.Tensor]:
@@ -45,12 +46,15 @@ def taught(sight: Sight, learnt: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tup
 
 
 def rated(sight: Sight) -> Example:
-    """Of the head in closed form: what a scorer takes, and ``(votes, raters)``."""
+    """Return the map function to ``(inputs, (votes, raters))``, for the ridge head."""
     return lambda pixels, record: (given(pixels, record, sight), (record["votes"], record["raters"]))
 
 
 def headed(sight: Sight, told: Heads) -> Example:
-    """Of the heads: what a scorer takes, and ``(votes, job, attributes)``, see `job` and `values`."""
+    """Return the map function to ``(inputs, (votes, job, attributes))``, for the auxiliary heads.
+
+    See `job` and `values`.
+    """
     return lambda pixels, record: (
         given(pixels, record, sight),
         (record["votes"], job(told, record), values(told, record)),
@@ -58,7 +62,7 @@ def headed(sight: Sight, told: Heads) -> Example:
 
 
 def job(told: Heads, record: dict[str, Any]) -> tf.Tensor:
-    """The number of a record's job, int32; without known jobs the unknown one's."""
+    """Return the id of a record's job, int32; `UNKNOWN` if the scorer knows no jobs."""
     if not told.jobs:
         return tf.constant(UNKNOWN)
     name = record["attributes"][told.column]
@@ -66,7 +70,7 @@ def job(told: Heads, record: dict[str, Any]) -> tf.Tensor:
 
 
 def values(told: Heads, record: dict[str, Any]) -> tf.Tensor:
-    """A record's attributes, float32 ``[k]``: 1 yes, 0 no, -1 unknown."""
+    """Return a record's attribute values, float32 ``[k]``: 1 yes, 0 no, -1 unknown."""
     if not told.attributes:
         return tf.zeros(0)
     known = record["attributes"]

@@ -1,1 +1,1 @@
-"""The last layers of a scorer, fitted in closed form or by Newton's method on features that stay as they are."""
+"""Heads fitted on frozen features, in closed form or by quasi-Newton optimisation."""

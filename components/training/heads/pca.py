@@ -1,30 +1,27 @@
-"""Principal components of embeddings and features, fitted on the training photos."""
+"""PCA of embeddings and features, fitted on the training photos."""
 
 import numpy as np
 
 from components.scorer.model.inputs import Components
 
-_FLAT = 1e-6  # of the largest deviation, or variance: what varies less does not vary
+_FLAT = 1e-6  # relative deviation or variance below which a feature or direction counts as constant
 
 
 def principal_components(embeddings: np.ndarray, most: int) -> Components | None:
-    """The directions in which faces differ most, each number of the embedding taken in units of its own deviation.
+    """Return the PCA basis of embeddings whose features are standardised; None if faces do not differ or `most` is 0.
 
-    The components come in the order of their variances and are left as far apart as those are (no whitening: the last
-    ones are mostly noise), all together scaled so that a face's squared length is 1 on average. Their signs are such
-    that the largest part of each axis is positive: the same embeddings give the same components.
+    Components are ordered by variance and not whitened: the last ones are mostly noise. All together are scaled so that
+    a face's squared length is 1 on average. The largest entry of each axis is positive, so that equal embeddings give
+    equal components.
 
     Args:
-        embeddings: float ``[n, size]``, of the faces of the training split alone.
-        most: components to keep. There are fewer where faces do not differ in as many directions.
-
-    Returns:
-        None where faces do not differ at all, or nothing is to be kept.
+        embeddings: Embeddings of the training split's faces, float ``[n, size]``.
+        most: Maximum number of components. There are fewer if faces differ in fewer directions.
     """
     centre = embeddings.mean(0, dtype=float) if len(embeddings) else np.zeros(embeddings.shape[1])
     spread = embeddings.std(0, dtype=float) if len(embeddings) else centre
-    varies = spread > _FLAT * spread.max(initial=0)
-    unit = np.where(varies, spread, np.inf)
+    is_varying = spread > _FLAT * spread.max(initial=0)
+    unit = np.where(is_varying, spread, np.inf)
     standard = (embeddings - centre) / unit
     axes, variances = principal_axes(standard, most)
     if not len(variances):
@@ -34,17 +31,16 @@ def principal_components(embeddings: np.ndarray, most: int) -> Components | None
 
 
 def principal_axes(centred: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """The directions in which rows differ most, and how much.
+    """Return the principal axes of rows, and the variances along them.
 
     Args:
-        centred: float ``[n, c]``, whose means are 0.
-        most: directions wanted; there are fewer where rows do not differ in as many.
+        centred: Rows of mean 0, float ``[n, c]``.
+        most: Maximum number of axes. There are fewer if rows differ in fewer directions.
 
     Returns:
-        Axes of length 1 ``[c, k]``, the largest part of each positive, and the variances along them ``[k]``, largest
-        first.
+        Axes of length 1, ``[c, k]``, the largest entry of each positive, and their variances ``[k]``, largest first.
     """
-    # Of few long rows the products of rows tell the same as those of columns, for far less.
+    # For few long rows, the Gram matrix of the rows has the same eigenvalues as that of the columns and is smaller.
     wide = len(centred) < centred.shape[1]
     values, vectors = np.linalg.eigh((centred @ centred.T if wide else centred.T @ centred).astype(float))
     order = np.argsort(-values, kind="stable")[:most]
@@ -54,5 +50,5 @@ def principal_axes(centred: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarr
 
 
 def _signed(axes: np.ndarray) -> np.ndarray:
-    """Axes ``[c, k]``, turned so that the largest part of each is positive."""
+    """Return axes ``[c, k]``, each with its sign set so that its largest entry is positive."""
     return axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])

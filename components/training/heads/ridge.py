@@ -1,15 +1,15 @@
-"""The head in closed form, on features of the network as it is: the best of its kind, in seconds and without epochs.
+"""Score head fitted by kernel ridge regression in closed form, on features of a frozen network.
 
-A few thousand rated photos are too few for steps down a gradient, which learn the features of a face network by heart
-in some epochs. Ridge regression on pairs of features (``scorer.quadratic``) has one solution, and for every strength
-of its penalty tells exactly how it would score a photo that was left out. So nothing has to be kept apart to stop by:
-the photos of the validation split are learnt from as well.
+Fitting takes seconds and no epochs. A few thousand rated photos are too few for gradient descent, which memorises the
+features of a face network within some epochs. Ridge regression on pairs of features (`Quadratic`) has a single
+solution. Its leave-one-out error is exact for every penalty, so no split is held out for early stopping: the head is
+fitted on the validation split too.
 
-What is fitted is how far a photo's votes are tilted: ``votes ∝ h(s) · exp(t · (s - 5.5))``, of which the t that gives
-people's mean is known for each photo (Efron, "Exponential Families in Theory and Practice", 2022, section 1.2), and h
-is such that the votes of all photos together are people's. Where votes crowd at an end of the scale, a small difference
-of means is a large one of tilts: so each photo counts by the variance of its tilted votes, as in Fisher's scoring
-(McCullagh and Nelder, "Generalized Linear Models", 1989, section 2.5).
+The regression target is the tilt t of a photo's votes, ``votes ∝ h(s) · exp(t · (s - 5.5))``. The tilt of each photo is
+known: it gives the mean of people's votes (exponential tilting; Efron, "Exponential Families in Theory and Practice",
+2022, section 1.2). The base h is such that the tilted votes of all photos together equal people's. Near an end of the
+scale, a small difference of means is a large difference of tilts. Each photo is therefore weighted by the variance of
+its tilted votes, as in Fisher scoring (McCullagh and Nelder, "Generalized Linear Models", 1989, section 2.5).
 """
 
 import time
@@ -31,36 +31,36 @@ from components.training.examples.degraded_copies import FAULT
 from components.training.heads.pca import principal_axes
 
 WEIGHTS = (0.03, 0.06, 0.125, 0.25)
-"""Of what the network sees against what the embedding says, of length 1, that are tried."""
+"""Candidate weights of each block of pooled features; the embedding's weight is 1."""
 
 RATIO = 1.0
-"""Of pairs of features against features alone; 0: features alone.
+"""Weight of the quadratic kernel relative to the linear kernel; 0 uses the linear kernel alone.
 
-Choosing among 0, .5, 1 and 2 as the rest is chosen gained nothing on 1,600 portraits and lost .006 of LCC on 160.
+Choosing among 0, .5, 1 and 2 by leave-one-out loss gained nothing on 1,600 portraits and lost .006 of LCC on 160.
 """
 
 PENALTIES = tuple(2.0 ** (power / 2) for power in range(-8, 13))
-"""Likewise, against kernels of size 1 and 2."""
+"""Candidate ridge penalties, for kernels whose diagonal is 1 (linear) or 2 (with the quadratic part)."""
 
 CHOSEN_ON = 2000
-"""Photos by which the penalty and the weights are chosen: more cost the cube and change nothing."""
+"""Maximum number of photos for choosing the hyperparameters: more cost cubic time and do not change the choice."""
 
 MOST = 20_000
-"""Photos that are learnt from: the matrix of all pairs takes 3 GB then. Of more as many are drawn."""
+"""Maximum number of photos to fit on: their kernel matrix takes 3 GB. A larger set is sampled down to this number."""
 
 _CENTRED = np.array(SCORES) - np.mean(SCORES)
-_TILTS = np.linspace(-4, 4, 4001)  # a mean of 1.2 to 9.8 with the votes that people give
-_FREE = 100.0  # of the kernel's constant part: the intercept goes unpenalised
-_SMALL = 1e-6  # of a feature's deviation: one that never varies tells nothing
+_TILTS = np.linspace(-4, 4, 4001)  # means of 1.2 to 9.8 for votes as people give them
+_FREE = 100.0  # constant added to the kernel: leaves the intercept practically unpenalised
+_SMALL = 1e-6  # relative standard deviation below which a feature counts as constant
 
 
 class Chosen(NamedTuple):
-    """What leaving photos out tells to be best.
+    """Hyperparameters chosen by leave-one-out loss.
 
     Attributes:
-        weight: one of `WEIGHTS`.
-        penalty: one of `PENALTIES`.
-        loss: squared EMD of the photos that were left out.
+        weight: Weight of the pooled features, one of `WEIGHTS`.
+        penalty: Ridge penalty, one of `PENALTIES`.
+        loss: Leave-one-out loss, squared EMD.
     """
 
     weight: float
@@ -78,118 +78,124 @@ def fit_closed(
     as_taken: int | None = None,
     weights: np.ndarray | None = None,
 ) -> tuple[keras.Model, Curves]:
-    """Fit the head.
+    """Fit the score head by kernel ridge regression.
 
     Args:
-        given: what ``network.build_head`` takes, by name, of n photos: ``pooled`` and, where ``inputs`` has them,
-            ``pooled_face``, both float ``[n, c]``, ``embedding`` ``[n, size]`` and ``found`` ``[n]``.
-        votes: of people, ``[n, 10]``, each row summing to 1.
-        sight: what the scorer sees.
-        components: of the embeddings, where they are read.
-        settings: how many components' pairs are weighed, and the seed.
-        ratio: of pairs of features against features alone, at least 0.
-        as_taken: how many of the photos, the first ones, are as people rated them. The others are copies of them made
-            worse (``degraded_copies``): learnt from as worth `FAULT` less, and nothing is chosen by them. None: all
-            are.
-        weights: how much each photo counts besides, ``[n]``, above 0; None: all the same.
+        given: Inputs of ``network.build_head`` by name, for n photos: ``pooled`` and, if the model has a face view,
+            ``pooled_face``, both float ``[n, c]``; if it reads embeddings, ``embedding`` ``[n, size]`` and ``found``
+            ``[n]``.
+        votes: People's votes, ``[n, 10]``, each row summing to 1.
+        sight: The scorer's inputs.
+        components: PCA basis of the embeddings; None if they are not read.
+        settings: Training settings; names the number of components in the quadratic form, the dropout and the seed.
+        ratio: Weight of the quadratic kernel relative to the linear kernel, at least 0.
+        as_taken: The first `as_taken` rows are photos as people rated them. The other rows are degraded copies
+            (``degraded_copies``), whose target mean is lowered by `FAULT`. Copies are fitted but not used to choose
+            hyperparameters. If None, no row is a copy.
+        weights: Sample weights ``[n]``, above 0. If None, all photos weigh the same.
 
     Returns:
-        The head, and its curves of one value each: ``loss`` of what it was fitted to, ``val_loss`` of photos left out
-        one by one, ``seconds``.
+        The head, and its curves of one value each: ``loss`` (training), ``val_loss`` (leave-one-out) and ``seconds``.
 
     Raises:
-        ValueError: something given is not finite.
+        ValueError: An input, a vote or a weight is not finite.
     """
     began = time.monotonic()
     votes = np.asarray(votes, float)
     for name, values in {**given, "votes": votes, "weights of the photos": [] if weights is None else weights}.items():
         expect_finite(values, "training the head", f"{name} of {len(votes):,} photos")
     if len(votes) > MOST:
-        drawn = np.sort(np.random.default_rng(settings.seed).permutation(len(votes))[:MOST])
-        as_taken = as_taken and int((drawn < as_taken).sum())
+        sample = np.sort(np.random.default_rng(settings.seed).permutation(len(votes))[:MOST])
+        as_taken = as_taken and int((sample < as_taken).sum())
         print(f"training the head: {MOST:,} of {len(votes):,} photos are drawn to learn from", flush=True)
-        given, votes = {name: values[drawn] for name, values in given.items()}, votes[drawn]
-        weights = weights[drawn] if weights is not None else None
-    first = slice(as_taken)
-    base, _ = tilted(votes[first])
+        given, votes = {name: values[sample] for name, values in given.items()}, votes[sample]
+        weights = weights[sample] if weights is not None else None
+    originals = slice(as_taken)
+    base, _ = tilted(votes[originals])
     tilts = _tilts(base, votes @ np.array(SCORES) - FAULT * (np.arange(len(votes)) >= (as_taken or len(votes))))
-    stand_in = _stand_in(given, components)
-    blocks = _blocks(given, components, stand_in, first)
-    counts = _counts(base, tilts) * (1 if weights is None else weights / weights.mean())
-    chosen = _choose(blocks, votes, base, tilts, counts, ratio, settings.seed, first)
+    missing_face = _stand_in(given, components)
+    blocks = _blocks(given, components, missing_face, originals)
+    fisher_weights = _counts(base, tilts) * (1 if weights is None else weights / weights.mean())
+    chosen = _choose(blocks, votes, base, tilts, fisher_weights, ratio, settings.seed, originals)
     features, mean, axes = _components(blocks, chosen.weight, settings.pairs)
-    form, linear, constant = _solved(features, tilts, counts, ratio, chosen.penalty)
-    kept = axes.shape[1]
-    head = build_head(given["pooled"].shape[-1], settings.dropout, sight, kept)
+    quadratic, linear, constant = _solved(features, tilts, fisher_weights, ratio, chosen.penalty)
+    n_components = axes.shape[1]
+    head = build_head(given["pooled"].shape[-1], settings.dropout, sight, n_components)
     settle(head, components)
     if components is not None:
-        head.get_layer(STAND_IN).set_weights([stand_in])
-    head.get_layer(NAME).set_weights([form, mean, axes])
-    kernel = np.outer(np.append(linear, np.ones(kept)), _CENTRED)
+        head.get_layer(STAND_IN).set_weights([missing_face])
+    head.get_layer(NAME).set_weights([quadratic, mean, axes])
+    kernel = np.outer(np.append(linear, np.ones(n_components)), _CENTRED)
     head.get_layer("votes").set_weights([kernel, np.log(base) + constant * _CENTRED])
-    fitted = constant + features @ linear + np.sum(features * (features @ form), axis=1)
+    fitted = constant + features @ linear + np.sum(features * (features @ quadratic), axis=1)
     seconds = time.monotonic() - began
     print(
         f"training the head: in closed form on {len(votes):,} photos, {seconds:.0f} s; weight of the views"
         f" {chosen.weight:g}, penalty {chosen.penalty:g}, loss on photos left out {chosen.loss:.4f}",
         flush=True,
     )
-    curves = {"loss": [_loss(base, fitted[first], votes[first])], "val_loss": [chosen.loss], "seconds": [seconds]}
+    curves = {
+        "loss": [_loss(base, fitted[originals], votes[originals])],
+        "val_loss": [chosen.loss],
+        "seconds": [seconds],
+    }
     return head, curves
 
 
 def tilted(votes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """People's votes as one distribution that each photo tilts.
+    """Return the base distribution and the tilt of each photo's votes.
 
     Args:
-        votes: ``[n, 10]``, each row summing to 1.
+        votes: People's votes, ``[n, 10]``, each row summing to 1.
 
     Returns:
-        The distribution h ``[10]``, and t ``[n]`` by which ``h(s) · exp(t · (s - 5.5))`` has each photo's mean (or the
-        nearest that a t within -4 and 4 gives). The tilted votes of all photos together are people's (iterative
-        proportional fitting).
+        The base distribution h ``[10]``, and tilts t ``[n]`` with which ``h(s) · exp(t · (s - 5.5))`` has each photo's
+        mean. A mean out of reach gets the nearest t within -4 and 4. The tilted votes of all photos together equal
+        people's (iterative proportional fitting).
     """
-    means, together = votes @ np.array(SCORES, float), np.maximum(votes.mean(0), 1e-4)
-    base = together / together.sum()
+    means, mean_votes = votes @ np.array(SCORES, float), np.maximum(votes.mean(0), 1e-4)
+    base = mean_votes / mean_votes.sum()
     for _ in range(30):
-        base = base * together / _tilt(base, _tilts(base, means)).mean(0)
+        base = base * mean_votes / _tilt(base, _tilts(base, means)).mean(0)
         base /= base.sum()
-        base *= np.exp(-(base @ _CENTRED) / (base @ _CENTRED**2) * _CENTRED)  # which of all h that differ by a tilt
+        # h is defined up to a tilt: choose the one of mean 5.5.
+        base *= np.exp(-(base @ _CENTRED) / (base @ _CENTRED**2) * _CENTRED)
         base /= base.sum()
     return base, _tilts(base, means)
 
 
 def _tilts(base: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """The tilts ``[n]`` by which a distribution has means ``[n]``."""
+    """Return the tilts ``[n]`` with which a base distribution has means ``[n]``."""
     return np.interp(means, _tilt(base, _TILTS) @ np.array(SCORES, float), _TILTS)
 
 
 def _tilt(base: np.ndarray, tilts: np.ndarray) -> np.ndarray:
-    """Votes ``[n, 10]`` for tilts ``[n]``."""
+    """Return the votes ``[n, 10]`` of a base distribution tilted by ``[n]``."""
     steps = tilts[:, None] * _CENTRED
     votes = base * np.exp(steps - steps.max(1, keepdims=True))
     return votes / votes.sum(1, keepdims=True)
 
 
 def _counts(base: np.ndarray, tilts: np.ndarray) -> np.ndarray:
-    """How much each photo counts, 1 on average: the variance of its tilted votes."""
+    """Return the Fisher weights ``[n]``: the variance of each photo's tilted votes, scaled to a mean of 1."""
     votes = _tilt(base, tilts)
     variances = votes @ _CENTRED**2 - (votes @ _CENTRED) ** 2
     return variances / variances.mean()
 
 
 def _loss(base: np.ndarray, tilts: np.ndarray, votes: np.ndarray) -> float:
-    """Mean squared EMD of tilted votes; see ``losses.squared_emd``."""
+    """Return the mean squared EMD of tilted votes against people's; see ``losses.squared_emd``."""
     return float(np.mean(np.square(np.cumsum(_tilt(base, tilts) - votes, axis=1))))
 
 
 class _Block(NamedTuple):
-    """Some features, ``(values - mean) * scale`` of which have a squared length of 1 on average.
+    """Block of features; ``(values - mean) * scale`` has a squared length of 1 on average.
 
     Attributes:
-        values: float32 ``[n, c]``.
-        mean, scale: ``[c]``.
-        weighed: whether `Chosen.weight` applies.
+        values: Features, float32 ``[n, c]``.
+        mean: Means, ``[c]``.
+        scale: Scales, ``[c]``.
+        weighed: True if `Chosen.weight` applies to the block.
     """
 
     values: np.ndarray
@@ -198,43 +204,44 @@ class _Block(NamedTuple):
     weighed: bool
 
 
-def _stand_in(given: Mapping[str, np.ndarray], components: Components | None) -> np.ndarray:
-    """What stands for the components of a face where there is none, ``[kept]``.
+def _stand_in(inputs: Mapping[str, np.ndarray], components: Components | None) -> np.ndarray:
+    """Return the vector ``[kept]`` that replaces the PCA components of a missing face.
 
-    As long as a face, along the component in which faces differ least: what its absence says is learnt as what any
-    feature says. Zero, the mean of all faces, where every photo has one.
+    It is as long as a face's components and lies along the last one, in which faces differ least. The effect of a
+    missing face is thus learnt as that of any other feature. If every photo has a face, the vector is zero, the mean of
+    all faces.
     """
-    stand_in = np.zeros(components.axes.shape[1] if components else 0)
-    if components is not None and not given[FOUND].all():
-        stand_in[-1] = 1
-    return stand_in
+    vector = np.zeros(components.axes.shape[1] if components else 0)
+    if components is not None and not inputs[FOUND].all():
+        vector[-1] = 1
+    return vector
 
 
 def _blocks(
-    given: Mapping[str, np.ndarray], components: Components | None, stand_in: np.ndarray, first: slice
+    inputs: Mapping[str, np.ndarray], components: Components | None, missing_face: np.ndarray, originals: slice
 ) -> list[_Block]:
-    """The features in the order in which the head joins them, measured by the first photos."""
+    """Return the feature blocks in the order in which the head joins them, standardised by the original photos."""
     blocks = []
     for name in ("pooled", "pooled_face"):
-        if name in given:
-            values = given[name]
-            spread = values[first].std(0, dtype=float)
+        if name in inputs:
+            values = inputs[name]
+            spread = values[originals].std(0, dtype=float)
             varies = spread > _SMALL * spread.max(initial=0)
             scale = np.where(varies, 1 / np.where(varies, spread, 1), 0) / np.sqrt(max(varies.sum(), 1))
-            blocks.append(_Block(values, values[first].mean(0, dtype=float), scale, components is not None))
+            blocks.append(_Block(values, values[originals].mean(0, dtype=float), scale, components is not None))
     if components is not None:
-        faces = (given[EMBEDDING] - components.mean) @ components.axes
-        faces = np.where(given[FOUND][:, None] > 0, faces, stand_in)
+        faces = (inputs[EMBEDDING] - components.mean) @ components.axes
+        faces = np.where(inputs[FOUND][:, None] > 0, faces, missing_face)
         blocks.append(_Block(faces, np.zeros(faces.shape[1]), np.ones(faces.shape[1]), False))
     return blocks
 
 
 def _joined(blocks: list[_Block], weight: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All features ``[n, c]`` as they are measured against each other, and the mean and scale that make them so."""
+    """Return all features ``[n, c]``, standardised and weighted, and the mean ``[c]`` and scale ``[c]`` that do so."""
     scales = [block.scale * np.sqrt(weight if block.weighed else 1) for block in blocks]
-    parts = [(block.values - block.mean) * scale for block, scale in zip(blocks, scales, strict=True)]
+    scaled_blocks = [(block.values - block.mean) * scale for block, scale in zip(blocks, scales, strict=True)]
     means = np.concatenate([block.mean for block in blocks])
-    return np.concatenate(parts, axis=1).astype("float32"), means, np.concatenate(scales)
+    return np.concatenate(scaled_blocks, axis=1).astype("float32"), means, np.concatenate(scales)
 
 
 def _choose(
@@ -242,70 +249,73 @@ def _choose(
     votes: np.ndarray,
     base: np.ndarray,
     tilts: np.ndarray,
-    counts: np.ndarray,
+    fisher_weights: np.ndarray,
     ratio: float,
     seed: int,
-    first: slice,
+    originals: slice,
 ) -> Chosen:
-    """The weight and the penalty under which photos that are left out are scored best."""
-    some = np.sort(np.random.default_rng(seed).permutation(len(votes[first]))[:CHOSEN_ON])
-    cut = [block._replace(values=block.values[some]) for block in blocks]
-    votes, tilts, counts = votes[some], tilts[some], counts[some]
+    """Choose the weight and the ridge penalty by leave-one-out loss on a sample of the original photos."""
+    sample = np.sort(np.random.default_rng(seed).permutation(len(votes[originals]))[:CHOSEN_ON])
+    sampled_blocks = [block._replace(values=block.values[sample]) for block in blocks]
+    votes, tilts, fisher_weights = votes[sample], tilts[sample], fisher_weights[sample]
 
-    def best(weight: float) -> Chosen:
-        kernel = _kernel(_alike(_joined(cut, weight)[0]), ratio)
-        penalty, loss = _left_out(kernel, votes, base, tilts, counts)
+    def leave_out(weight: float) -> Chosen:
+        kernel = _kernel(_alike(_joined(sampled_blocks, weight)[0]), ratio)
+        penalty, loss = _left_out(kernel, votes, base, tilts, fisher_weights)
         return Chosen(weight, penalty, loss)
 
     weights = WEIGHTS if any(block.weighed for block in blocks) else (1.0,)
-    return min((best(weight) for weight in weights), key=lambda tried: tried.loss)
+    return min((leave_out(weight) for weight in weights), key=lambda candidate: candidate.loss)
 
 
 def _alike(features: np.ndarray) -> np.ndarray:
-    """The cosines ``[n, n]`` of features ``[n, c]``."""
+    """Return the cosine matrix ``[n, n]`` of features ``[n, c]``."""
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), _SMALL)
     return (unit @ unit.T).astype(float)
 
 
-def _kernel(alike: np.ndarray, ratio: float) -> np.ndarray:
-    return alike + ratio * alike**2 + _FREE
+def _kernel(cosines: np.ndarray, ratio: float) -> np.ndarray:
+    return cosines + ratio * cosines**2 + _FREE
 
 
 def _left_out(
-    kernel: np.ndarray, votes: np.ndarray, base: np.ndarray, tilts: np.ndarray, counts: np.ndarray
+    kernel: np.ndarray, votes: np.ndarray, base: np.ndarray, tilts: np.ndarray, fisher_weights: np.ndarray
 ) -> tuple[float, float]:
-    """The penalty under which each photo is scored best by all the others, and their loss then.
+    """Return the penalty of the lowest leave-one-out loss, and that loss.
 
-    Without photo i, ridge regression would miss its t by ``(G t)_i / G_ii``, G the inverse of the kernel with its
+    Fitted without photo i, ridge regression misses its t by ``(G t)_i / G_ii``. G is the inverse of the kernel plus the
     penalty (Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, equation 5.12).
     """
-    roots = np.sqrt(counts)
+    roots = np.sqrt(fisher_weights)
     values, vectors = np.linalg.eigh(roots[:, None] * kernel * roots)
-    turned, squares = vectors.T @ (roots * tilts), vectors**2
-    tried = []
+    rotated, squares = vectors.T @ (roots * tilts), vectors**2
+    losses = []
     for penalty in PENALTIES:
         inverse = 1 / (np.maximum(values, 0) + penalty)
-        missed = (vectors @ (inverse * turned)) / (squares @ inverse) / roots
-        tried.append((_loss(base, tilts - missed, votes), penalty))
-    loss, penalty = min(tried)
+        residuals = (vectors @ (inverse * rotated)) / (squares @ inverse) / roots
+        losses.append((_loss(base, tilts - residuals, votes), penalty))
+    loss, penalty = min(losses)
     return penalty, loss
 
 
-def _components(blocks: list[_Block], weight: float, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The principal components of all features, of length 1, ``[n, kept]``; the mean ``[c]`` and axes ``[c, kept]``."""
+def _components(blocks: list[_Block], weight: float, max_components: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the principal components ``[n, k]`` of all features, each row of length 1, their mean and scaled axes.
+
+    The mean is ``[c]``, the axes are ``[c, k]``.
+    """
     features, mean, scale = _joined(blocks, weight)
-    axes, _ = principal_axes(features, most)
-    found = features @ axes
-    found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), _SMALL)
-    return found, mean.astype("float32"), (scale[:, None] * axes).astype("float32")
+    axes, _ = principal_axes(features, max_components)
+    components = features @ axes
+    components /= np.maximum(np.linalg.norm(components, axis=1, keepdims=True), _SMALL)
+    return components, mean.astype("float32"), (scale[:, None] * axes).astype("float32")
 
 
 def _solved(
-    features: np.ndarray, tilts: np.ndarray, counts: np.ndarray, ratio: float, penalty: float
+    features: np.ndarray, tilts: np.ndarray, fisher_weights: np.ndarray, ratio: float, penalty: float
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """The quadratic form ``[k, k]``, the linear one ``[k]`` and the constant of ridge regression on all photos."""
+    """Return the quadratic form ``[k, k]``, linear form ``[k]`` and constant of ridge regression on all photos."""
     kernel = _kernel((features @ features.T).astype("float32"), ratio)
-    kernel[np.diag_indices_from(kernel)] += penalty / counts
-    shares = cho_solve(cho_factor(kernel, lower=True, overwrite_a=True), tilts)
-    form = ratio * (features.T * shares) @ features
-    return (form + form.T) / 2, features.T @ shares, _FREE * float(shares.sum())
+    kernel[np.diag_indices_from(kernel)] += penalty / fisher_weights
+    dual = cho_solve(cho_factor(kernel, lower=True, overwrite_a=True), tilts)
+    quadratic = ratio * (features.T * dual) @ features
+    return (quadratic + quadratic.T) / 2, features.T @ dual, _FREE * float(dual.sum())
