@@ -1,1 +1,1 @@
-"""Images: file bytes to upright sRGB pixels within bounds of memory, sizes, statistics, hashes, augmentation."""
+"""Images: decoding to upright sRGB within memory bounds, resizing, image statistics, hashes, augmentation."""

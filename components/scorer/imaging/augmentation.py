@@ -1,18 +1,21 @@
-"""Random crop, flip, camera faults and noise, drawn from seed, epoch and a photo's place: the same after a restart."""
+"""Random crop, flip, camera faults and noise.
+
+Every random choice is drawn from the seed, the epoch and the photo's index, so a restart repeats it.
+"""
 
 import tensorflow as tf
 
-_BLUR = 0.012  # radius over the side: half as much again as the slightest blur that evaluation tries
-_STOPS = (-2.5, 2.5)  # darker and lighter than taken: a fifth of the light to five times as much, burnt out
+_BLUR = 0.012  # standard deviation over the side: 1.5 times the slightest blur that evaluation tries
+_STOPS = (-2.5, 2.5)  # exposure change: a fifth of the light to five times the light, clipped at white
 
 
 def crop_and_flip(photo: tf.Tensor, crop: int, seed: tf.Tensor) -> tf.Tensor:
-    """A random crop of a square photo, mirrored half of the time (NIMA, section III).
+    """Return a random crop of a square photo, mirrored with probability 0.5 (NIMA, section III).
 
     Args:
         photo: ``[scale, scale, 3]``, 0..255.
-        crop: side of the result, at most ``scale``.
-        seed: int ``[2]``; the same seed gives the same crop.
+        crop: Side of the result, pixels, at most ``scale``.
+        seed: int ``[2]``; equal seeds give equal crops.
 
     Returns:
         ``[crop, crop, 3]``, 0..255.
@@ -21,22 +24,22 @@ def crop_and_flip(photo: tf.Tensor, crop: int, seed: tf.Tensor) -> tf.Tensor:
 
 
 def flip(photo: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """A photo, mirrored half of the time: by one seed, all parts of it or none."""
+    """Mirror a photo with probability 0.5. All parts of a photo flip alike under one seed."""
     return tf.image.stateless_random_flip_left_right(photo, seed)
 
 
 def camera_fault(photo: tf.Tensor, share: float, seed: tf.Tensor, whole: tf.Tensor | None = None) -> tf.Tensor:
-    """Some photos slightly out of focus, some wrongly exposed, so that neither raises a score.
+    """Blur some photos slightly and expose some wrongly, so that neither fault raises a score.
 
-    A slight blur hides skin, and a scorer that never saw it done to a photo likes it. The exposure is changed in
-    linear light, for which the display's gamma of 2.2 stands.
+    A slight blur hides skin. A scorer that was never trained on blurred photos prefers them. Exposure changes in linear
+    light, approximated by the display's gamma of 2.2.
 
     Args:
         photo: ``[side, side, 3]``, 0..255.
-        share: of photos that get one of the two, from 0 to 1.
-        seed: int ``[2]``; the same seed gives the same fault.
-        whole: of a part of a photo, the side that the whole one would have, at most 25 times the part's; None: it is
-            the whole one.
+        share: Probability that a photo gets one of the two faults, 0 to 1. Each fault gets half of it.
+        seed: int ``[2]``; equal seeds give equal faults.
+        whole: Side of the full photo at the scale of ``photo``, if ``photo`` is a part of it; at most 25 times the side
+            of ``photo``. None means that ``photo`` is the full photo.
 
     Returns:
         The same shape, 0..255.
@@ -55,7 +58,7 @@ def camera_fault(photo: tf.Tensor, share: float, seed: tf.Tensor, whole: tf.Tens
 
 
 def is_faulty(share: float, seed: tf.Tensor) -> tf.Tensor:
-    """Whether `camera_fault` changes a photo, by the same share and seed."""
+    """Return whether `camera_fault` changes a photo, for equal ``share`` and ``seed``."""
     return _chance_and_strength(seed)[0] < share
 
 
@@ -64,24 +67,28 @@ def _chance_and_strength(seed: tf.Tensor) -> list[tf.Tensor]:
 
 
 def _blurred(photo: tf.Tensor, radius: tf.Tensor, reach: int | tf.Tensor) -> tf.Tensor:
-    """A Gaussian blur of this radius in pixels, cut off at the reach, the edges repeated."""
-    places = tf.range(-reach, reach + 1, dtype=tf.float32)
-    weights = tf.nn.softmax(-tf.square(places) / (2 * tf.square(tf.maximum(radius, 0.1))))
-    padded = tf.pad(photo, [[reach, reach], [reach, reach], [0, 0]], "SYMMETRIC")[None]
+    """Return the photo blurred by a Gaussian of standard deviation ``radius`` pixels.
+
+    The kernel ends at ``reach`` pixels; the edges are mirrored.
+    """
+    offsets = tf.range(-reach, reach + 1, dtype=tf.float32)
+    weights = tf.nn.softmax(-tf.square(offsets) / (2 * tf.square(tf.maximum(radius, 0.1))))
+    blurred = tf.pad(photo, [[reach, reach], [reach, reach], [0, 0]], "SYMMETRIC")[None]
     for shape in ([-1, 1], [1, -1]):
         kernel = tf.tile(tf.reshape(weights, [*shape, 1, 1]), [1, 1, 3, 1])
-        padded = tf.nn.depthwise_conv2d(padded, kernel, [1, 1, 1, 1], "VALID")
-    return padded[0]
+        blurred = tf.nn.depthwise_conv2d(blurred, kernel, [1, 1, 1, 1], "VALID")
+    return blurred[0]
 
 
 def add_noise(pixels: tf.Tensor, deviation: float, seed: tf.Tensor) -> tf.Tensor:
-    """Gaussian noise on pixels 0..255, for a denoising autoencoder (Vincent et al., "Extracting and composing
-    robust features with denoising autoencoders", 2008).
+    """Add Gaussian noise to pixels, the corruption of a denoising autoencoder.
+
+    Source: Vincent et al., "Extracting and composing robust features with denoising autoencoders", 2008.
 
     Args:
         pixels: ``[n, h, w, 3]``, 0..255.
-        deviation: of the noise, where the pixels' range counts as 1.
-        seed: int ``[2]``; the same seed gives the same noise.
+        deviation: Standard deviation of the noise, as a fraction of the pixel range.
+        seed: int ``[2]``; equal seeds give equal noise.
 
     Returns:
         The same shape, clipped to 0..255.

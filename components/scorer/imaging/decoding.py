@@ -1,8 +1,7 @@
-"""A photo in any common format becomes an upright 8-bit sRGB picture of bounded size.
+"""Decoding of photos in any common format to upright 8-bit sRGB images of bounded size.
 
-Ingestion, scoring from the command line and the server read photos through this module, so the same bytes give
-the same pixels in all of them. Decoding is done by Pillow, HEIC by libheif through pillow-heif, colour
-profiles by LittleCMS; `resizing` scales.
+Ingestion, command-line scoring and the server decode through this module, so equal bytes give equal pixels. Pillow
+decodes, libheif decodes HEIC (through pillow-heif), LittleCMS applies colour profiles, and `resizing` scales.
 """
 
 import hashlib
@@ -24,32 +23,32 @@ from components.scorer.settings import Ingestion
 pillow_heif.register_heif_opener()
 
 FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "GIF", "TIFF", "BMP")
-"""Pillow's names of the formats that are read; what else it can open is of no use here and a larger target."""
+"""Accepted formats, by Pillow's names. Pillow's other formats are left out to keep the attack surface small."""
 
 _JPEG = ("JPEG", "MPO")
 SUFFIXES = tuple(
     sorted(suffix for suffix, format in Image.registered_extensions().items() if format in FORMATS + _JPEG)
 )
-"""Endings of photos' names, in small letters; capital ones count too."""
+"""File-name suffixes of photos, in lower case; the comparison ignores case."""
 
 LONGEST_SIDE = 65_500
-"""Pixels: the longest side that libjpeg writes (JPEG_MAX_DIMENSION)."""
+"""Longest side that libjpeg writes, pixels (JPEG_MAX_DIMENSION)."""
 
 MEMORY = 384 * 2**20
-"""Bytes that a photo may take while it is decoded, by what its header tells: 100 million pixels of 4 bytes."""
+"""Limit of a photo's decoding memory, bytes, estimated from its header: 100 million pixels of 4 bytes."""
 
-_LIMIT = 3 * MEMORY  # bytes that the process may take besides: a second wall, where a header tells less than there is
-_SCANS = 100  # of a JPEG: progressive ones have some ten; each may cost as much as decoding the whole photo again
-_DRAFT = 1.5  # times the size to come: JPEGs scaled while decoding then differ from the full decode by 48-57 dB
-_PROFILE = 4 * 2**20  # bytes: a larger colour profile is passed over; those of printing presses have 2 MB
+_LIMIT = 3 * MEMORY  # bytes that decoding may add to the process: a second limit for headers that understate the photo
+_SCANS = 100  # limit for a JPEG: progressive ones have about 10, and each may cost as much as a full decode
+_DRAFT = 1.5  # times the target size: JPEGs scaled while decoding then have 48-57 dB to the full decode
+_PROFILE = 4 * 2**20  # bytes: a larger colour profile is ignored; profiles of printing presses have 2 MB
 _FILLINGS = bytes.fromhex("b7e151628aed2a6b") * 99, bytes.fromhex("e43f6a8885a308d3") * 99  # many bits, no marker
-_PAGES, _TAGS = 100, 2000  # of a TIFF that are looked at for the largest page
+_PAGES, _TAGS = 100, 2000  # limits of the search for the largest page of a TIFF
 _REDUCED, _BITS, _STRIP_ROWS, _TILE = 254, 258, 278, (322, 323)  # tags of TIFF 6.0
-_KEPT = 16  # ways between colours that are kept, by the digest of their profile
+_KEPT = 16  # size of the cache of colour transforms, keyed by the digest of the profile
 _transforms: "dict[bytes, tuple[str, ImageCms.ImageCmsTransform | None]]" = {}
 _building = threading.Lock()
 _SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # a profile's colour space, as Pillow's mode
-_TRANSPOSES = {  # what sets a photo with this EXIF orientation upright (CIPA DC-008, tag 274)
+_TRANSPOSES = {  # the operation that makes an EXIF orientation upright (CIPA DC-008, tag 274)
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -59,38 +58,38 @@ _TRANSPOSES = {  # what sets a photo with this EXIF orientation upright (CIPA DC
     8: Image.Transpose.ROTATE_90,
 }
 
-PngImagePlugin.MAX_TEXT_CHUNK = 2 * _PROFILE  # larger ones do not come to it, see `png`; its own takes them for damage
-# What Pillow warns of is judged here, photo by photo (its error at twice the pixels stays, as a second wall), or
-# is broken metadata, which spoils no pixel.
+PngImagePlugin.MAX_TEXT_CHUNK = 2 * _PROFILE  # `png` removes larger chunks; Pillow would report damage
+# This module checks the size itself, and broken metadata harms no pixel, so Pillow's warnings are ignored. Pillow's
+# error at twice the pixels stays as a second limit.
 for _category in (Image.DecompressionBombWarning, UserWarning):
     warnings.filterwarnings("ignore", category=_category, module="PIL")
 
 
 class Unusable(ValueError):
-    """Bytes that do not become a photo.
+    """Error for bytes that cannot be decoded to a photo.
 
     Attributes:
         reason: ``"unreadable"``, ``"bomb"`` (too many pixels) or ``"too small"``.
-        detail: what was expected and what came.
+        detail: Text that states the expected and the actual input.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
-        """Keeps both as the exception's arguments, so that it can be pickled."""
+        """Pass both values to ValueError as arguments, so that the exception can be pickled."""
         super().__init__(reason, detail)
         self.reason, self.detail = reason, detail
 
     def __str__(self) -> str:
-        """Reason and detail in one line."""
+        """Return reason and detail in one line."""
         return f"{self.reason}: {self.detail}"
 
 
 class Photo(NamedTuple):
-    """A decoded photo.
+    """Decoded photo.
 
     Attributes:
-        image: upright 8-bit sRGB (mode RGB) without metadata, shrunk as the settings ask.
-        width: pixels of the upright original.
-        height: pixels of the upright original.
+        image: Upright 8-bit sRGB image (mode RGB) without metadata, shrunk to the settings' size.
+        width: Width of the upright original, pixels.
+        height: Height of the upright original, pixels.
     """
 
     image: Image.Image
@@ -99,40 +98,39 @@ class Photo(NamedTuple):
 
 
 def is_photo(name: str, beginning: Callable[[], bytes] | None = None) -> bool:
-    """Whether a file is taken for a photo; what it is of is decided when it is decoded, by its content.
+    """Return whether a file is taken for a photo, by its name. Decoding checks the content.
 
     Args:
-        name: path below an address; of what is hidden nothing is a photo.
-        beginning: gives the file's first 32 bytes, by which it is decided where the name has no suffix.
+        name: Path below an address. Hidden files and files in hidden folders are not photos.
+        beginning: Function that returns the file's first 32 bytes. They decide if the name has no suffix.
     """
     if any(part.startswith(".") and part != ".." for part in name.split("/")):
         return False
     suffix = PurePosixPath(name).suffix.lower()
     if suffix or not beginning:
         return suffix in SUFFIXES
-    start = beginning()[:32]
-    return any(Image.OPEN[format][1](start) for format in FORMATS)
+    header = beginning()[:32]
+    return any(Image.OPEN[format_name][1](header) for format_name in FORMATS)
 
 
 def decode(data: bytes, settings: Ingestion) -> Photo:
-    """Decode a photo, set it upright, bring it to sRGB and shrink it; it is never enlarged.
+    """Decode a photo to an upright sRGB image and shrink it to the settings' size; never enlarge it.
 
-    Transparency is laid over white, as a web page would show it. Of an animation the first frame is taken.
-    Of a TIFF's pages the largest is taken. 16-bit samples keep their higher byte. An embedded colour profile is
-    applied; a broken one, or one of more than 4 MiB, is ignored, as is broken EXIF. JPEGs of several times the size are
-    scaled while they are decoded.
+    Transparency is composited over white, as on a web page. An animation gives its first frame, a TIFF its largest
+    page. 16-bit samples keep their higher byte. An embedded colour profile is applied. Broken EXIF, broken colour
+    profiles and profiles above 4 MiB are ignored. Much larger JPEGs are scaled while they are decoded.
 
     Args:
-        data: an encoded photo in one of `FORMATS`.
-        settings: ``shorter_side``, ``minimum_side`` and ``maximum_pixels`` are read.
+        data: Encoded photo in one of `FORMATS`.
+        settings: Uses ``shorter_side``, ``minimum_side`` and ``maximum_pixels``.
 
     Returns:
-        The photo and the size that it had.
+        The photo and its original size.
 
     Raises:
-        Unusable: the bytes are no photo in one of `FORMATS`, or are cut off or damaged; the header tells of more
-            than ``maximum_pixels``, or of pixels that take more than `MEMORY` to decode (none is decoded then), or of a
-            side below ``minimum_side``.
+        Unusable: The bytes are not a photo in one of `FORMATS`, or are truncated or damaged. Or the header states more
+            than ``maximum_pixels``, pixels that need more than `MEMORY` to decode, or a side below ``minimum_side``;
+            then no pixel is decoded.
     """
     decoding_memory.give_back()
     try:
@@ -146,24 +144,27 @@ def decode(data: bytes, settings: Ingestion) -> Photo:
         raise Unusable("bomb", str(error)) from None
     except MemoryError:
         raise Unusable("bomb", f"expected a photo that is decoded in {_LIMIT} bytes, got one that takes more") from None
-    except Exception as error:  # on damaged files the decoders raise nearly anything, from KeyError to SyntaxError
+    except Exception as error:  # on damaged files decoders raise nearly anything, from KeyError to SyntaxError
         raise Unusable("unreadable", f"cut off or damaged: {type(error).__name__}: {error}") from error
 
 
 def upright(data: bytes, settings: Ingestion) -> Image.Image:
-    """The upright 8-bit sRGB picture of a photo, shorter side at most ``settings.shorter_side``; see `decode`."""
+    """Return only the image of `decode`: upright 8-bit sRGB, shorter side at most ``settings.shorter_side`` pixels."""
     return decode(data, settings).image
 
 
 def encode(image: Image.Image, settings: Ingestion) -> bytes:
-    """A picture as a JPEG of ``settings.jpeg_quality``; the same picture gives the same bytes."""
+    """Return an image as a JPEG of ``settings.jpeg_quality``. Equal images give equal bytes."""
     stream = BytesIO()
     image.save(stream, "JPEG", quality=settings.jpeg_quality)
     return stream.getvalue()
 
 
 def normalise(data: bytes, settings: Ingestion) -> bytes:
-    """A photo in any format as an upright sRGB JPEG without metadata (position, camera, thumbnail); see `decode`."""
+    """Convert a photo in any format to an upright sRGB JPEG by `decode` and `encode`.
+
+    Metadata (position, camera, thumbnail) is removed.
+    """
     return encode(upright(data, settings), settings)
 
 
@@ -174,7 +175,7 @@ def _unidentified(data: bytes) -> str:
 
 
 def _opened(data: bytes) -> Image.Image:
-    """The photo as its header tells of it; no pixel is decoded yet."""
+    """Open a photo by its header, without decoding a pixel."""
     if data.startswith(png.SIGNATURE):
         data = png.without_large_texts(data, _PROFILE)
     image = Image.open(BytesIO(data), formats=FORMATS)
@@ -182,16 +183,19 @@ def _opened(data: bytes) -> Image.Image:
 
 
 def _largest_page(image: Image.Image, data: bytes) -> Image.Image:
-    """A TIFF at its largest page, of several the first; what is marked as a reduced copy of another does not count."""
-    largest, most, tags = None, 0, 0
+    """Open a TIFF at its largest page, the first if several are equal.
+
+    Pages marked as a reduced copy of another page are skipped.
+    """
+    largest, largest_area, tags = None, 0, 0
     for page in range(_PAGES):
         try:
             image.seek(page)
-        except Exception:  # there is none, or a broken one, which spoils no other
+        except Exception:  # no such page, or a broken one; earlier pages stay usable
             break
         reduced = image.tag_v2.get(_REDUCED, 0)
-        if not (isinstance(reduced, int) and reduced & 1) and image.width * image.height > most:
-            largest, most = page, image.width * image.height
+        if not (isinstance(reduced, int) and reduced & 1) and image.width * image.height > largest_area:
+            largest, largest_area = page, image.width * image.height
         tags += len(image.tag_v2)
         if tags > _TAGS:
             break
@@ -229,16 +233,16 @@ def _decoded(image: Image.Image, data: bytes, settings: Ingestion) -> Photo:
 
 
 def _ended(data: bytes, draft: tuple[int, int]) -> Image.Image:
-    """A JPEG that lacks its end, with it.
+    """Append the missing end-of-image marker to a JPEG that lacks nothing else.
 
-    The end says nothing of the pixels, and the decoder fills up what else is missing with grey. So the pixels are held
-    against those that come when something else stands there: where nothing is missing, nothing is filled up.
+    The decoder fills missing data with grey. So the pixels are decoded with different bytes in front of the marker: if
+    nothing else is missing, all decodes agree.
 
     Raises:
-        Unusable: it lacks more.
+        Unusable: More than the marker is missing.
     """
     stem = data.rstrip(b"\0")
-    if stem.endswith(b"\xff"):  # half of the end, or a byte 255 among the coefficients, which a 0 follows
+    if stem.endswith(b"\xff"):  # half of the marker, or a 255 byte among the coefficients, which a 0 byte follows
         stem = stem + b"\0" if len(stem) < len(data) else stem[:-1]
     digests = set()
     for filling in (b"", *_FILLINGS):
@@ -256,7 +260,7 @@ def _ended(data: bytes, draft: tuple[int, int]) -> Image.Image:
 
 
 def _check(image: Image.Image, settings: Ingestion) -> None:
-    """Judge the header, before any pixel is decoded."""
+    """Raise Unusable if the header's size is out of the settings' bounds; no pixel is decoded yet."""
     width, height = image.size
     if width * height > settings.maximum_pixels:
         raise Unusable("bomb", f"expected at most {settings.maximum_pixels} pixels, got {width} x {height}")
@@ -277,101 +281,109 @@ def _check_memory(image: Image.Image, size: tuple[int, int], scans: int) -> None
 
 
 def needed(data: bytes, settings: Ingestion) -> tuple[int, int]:
-    """Pixels of a photo, and bytes of memory that decoding it takes, by its header; 0 where that cannot be read."""
+    """Return a photo's pixel count and its decoding memory in bytes, from the header; 0 and 0 if unreadable."""
     try:
         with _opened(data) as image:
             size = image.size
             if image.format in _JPEG:
                 image.draft(None, tuple(round(side * _DRAFT) for side in _shrunk(*size, settings.shorter_side)))
             return math.prod(size), _memory(image, size, 2 if image.info.get("progressive") else 1)
-    except Exception:  # decoding will say it better
+    except Exception:  # decoding gives the precise error
         return 0, 0
 
 
 def _memory(image: Image.Image, size: tuple[int, int], scans: int) -> int:
-    """Bytes that loading a photo takes at its peak, from what its header tells; measured by `decode_memory`.
+    """Return the peak memory of loading a photo, bytes, from its header; measured by `decode_memory`.
 
     Args:
-        image: opened and, where that is done, reduced by ``draft``.
-        size: width and height that it has unreduced.
-        scans: of a JPEG.
+        image: Opened image, already reduced by ``draft`` where that applies.
+        size: Width and height before the reduction, pixels.
+        scans: Number of scans, for a JPEG.
     """
-    pixels, stored = image.width * image.height, _stored(image.mode)
+    pixels, pixel_bytes = image.width * image.height, _stored(image.mode)
     if image.format in _JPEG:
-        return pixels * stored + (_coefficients(image, *size) if scans > 1 else 0)
+        return pixels * pixel_bytes + (_coefficients(image, *size) if scans > 1 else 0)
     if image.format == "TIFF":
-        return pixels * stored + _tiff_buffers(image, stored)
-    if image.format == "BMP" and stored == 1:  # runs are unpacked by Pillow's own code, and copied twice
+        return pixels * pixel_bytes + _tiff_buffers(image, pixel_bytes)
+    if image.format == "BMP" and pixel_bytes == 1:  # Pillow's own code unpacks run-length data and copies it twice
         return pixels * 3
-    if image.format in ("WEBP", "AVIF"):  # two frames and a copy of RGBA beside the picture; AVIF: planes of 16 bits
+    if image.format in ("WEBP", "AVIF"):  # two frames and an RGBA copy besides the image; AVIF has 16-bit planes
         return pixels * 17
     if image.format == "HEIF":
         return round(pixels * _heif(image))
-    return pixels * stored
+    return pixels * pixel_bytes
 
 
 def _stored(mode: str) -> int:
-    """Bytes of a pixel in Pillow's memory."""
+    """Return the bytes per pixel in Pillow's memory."""
     return 1 if mode in ("1", "L", "P") else 2 if mode.startswith("I;16") else 4
 
 
 def _coefficients(image: Image.Image, width: int, height: int) -> int:
-    """Bytes of all coefficients of a JPEG, which libjpeg holds when there are several scans, at whatever scale."""
-    across, down = (max(sampling) for sampling in list(zip(*image.layer, strict=True))[1:3])
-    blocks = math.ceil(width / 8 / across) * math.ceil(height / 8 / down)
+    """Return the bytes of all coefficients of a JPEG.
+
+    If there are several scans, libjpeg holds all coefficients in memory, at any scale.
+    """
+    x_sampling, y_sampling = (max(sampling) for sampling in list(zip(*image.layer, strict=True))[1:3])
+    blocks = math.ceil(width / 8 / x_sampling) * math.ceil(height / 8 / y_sampling)
     return blocks * sum(layer[1] * layer[2] for layer in image.layer) * 64 * 2
 
 
-def _tiff_buffers(image: Image.Image, stored: int) -> int:
-    """Bytes that libtiff unpacks at a time: a tile or a strip, which may be all; and a copy where it is turned."""
-    turned = image.width * image.height * stored if image.tag_v2.get(ExifTags.Base.Orientation, 1) != 1 else 0
+def _tiff_buffers(image: Image.Image, pixel_bytes: int) -> int:
+    """Return the bytes that libtiff unpacks at a time: a tile or a strip, which may be the whole image.
+
+    A rotated image adds a copy of itself.
+    """
+    rotated_copy = (
+        image.width * image.height * pixel_bytes if image.tag_v2.get(ExifTags.Base.Orientation, 1) != 1 else 0
+    )
     if image.info.get("compression") == "raw":
-        return turned
+        return rotated_copy
     bits = image.tag_v2.get(_BITS, (1,))
     tile = [image.tag_v2.get(tag) for tag in _TILE]
     width, height = tile if all(tile) else (image.width, min(image.height, image.tag_v2.get(_STRIP_ROWS, 2**32)))
-    return width * height * max(sum(bits) // 8, 4) + turned
+    return width * height * max(sum(bits) // 8, 4) + rotated_copy
 
 
 def _heif(image: Image.Image) -> float:
-    """Bytes of a pixel at the peak of libheif: the decoder's planes, its copy of them, and what that is made into."""
-    deep = 2 if image.info.get("bit_depth", 8) > 8 else 1
-    planes = deep * ({420: 1.5, 422: 2}.get(image.info.get("chroma"), 3) + (image.mode == "RGBA"))
-    return 1 + max(2 * planes + (planes / 2 if deep > 1 else 3), len(image.mode) + _stored(image.mode))
+    """Return the bytes per pixel at libheif's peak: the decoder's planes, their copy, and the converted image."""
+    sample_bytes = 2 if image.info.get("bit_depth", 8) > 8 else 1
+    planes = sample_bytes * ({420: 1.5, 422: 2}.get(image.info.get("chroma"), 3) + (image.mode == "RGBA"))
+    return 1 + max(2 * planes + (planes / 2 if sample_bytes > 1 else 3), len(image.mode) + _stored(image.mode))
 
 
 def _shrunk(width: int, height: int, side: int) -> tuple[int, int]:
-    """The size with the shorter side at most ``side``."""
+    """Return the width and height with the shorter side at most ``side`` pixels."""
     scale = min(1.0, side / min(width, height))
     return round(width * scale), round(height * scale)
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation that is still to be applied: TIFF and HEIC are already upright when loaded."""
+    """Return the EXIF orientation still to be applied. TIFF and HEIC are upright after loading."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # a broken EXIF block spoils no pixel
+    except Exception:  # a broken EXIF block harms no pixel
         return 1
 
 
 def _plain(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The picture as 8-bit L, RGB or CMYK of this size, made strip by strip: no copy of its own size is ever there."""
+    """Return the image as 8-bit L, RGB or CMYK of a size, converted strip by strip to avoid a full-size copy."""
     if "A" in image.getbands() and not image.getbbox(alpha_only=True):
         if image.format != "BMP":
             raise Unusable("unreadable", "expected a photo, got one whose every pixel is transparent")
-        opaque = _without_alpha  # many programs leave the fourth byte of a BMP's pixels at 0
+        convert = _without_alpha  # many programs write 0 as the fourth byte of BMP pixels
     else:
-        opaque = _opaque
+        convert = _opaque
     if image.size != size:
-        return resizing.shrink(image, size, opaque)
+        return resizing.shrink(image, size, convert)
     if image.mode in ("L", "RGB", "CMYK") and not image.has_transparency_data:
         return image
-    whole = None
+    result = None
     for top, strip in resizing.strips(image):
-        strip = opaque(strip)
-        whole = whole or Image.new(strip.mode, size)
-        whole.paste(strip, (0, top))
-    return whole
+        strip = convert(strip)
+        result = result or Image.new(strip.mode, size)
+        result.paste(strip, (0, top))
+    return result
 
 
 def _without_alpha(image: Image.Image) -> Image.Image:
@@ -379,7 +391,7 @@ def _without_alpha(image: Image.Image) -> Image.Image:
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """The picture as 8-bit L, RGB or CMYK."""
+    """Return the image as 8-bit L, RGB or CMYK."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # convert() would clip
     if image.mode in ("I", "F"):
@@ -391,7 +403,7 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 
 def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """An L, RGB or CMYK picture in sRGB, as its colour profile asks."""
+    """Convert an L, RGB or CMYK image to sRGB by its colour profile."""
     space, transform = _transform(profile) if profile and len(profile) <= _PROFILE else ("", None)
     if space == "RGB" and image.mode == "L":
         image = image.convert("RGB")
@@ -401,7 +413,7 @@ def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
-    """A profile's colour space and the way from it to sRGB; None where there is none or nothing to do."""
+    """Return a profile's colour space and the transform to sRGB; None if there is no transform or no need for one."""
     digest = hashlib.sha256(profile).digest()
     with _building:
         if digest not in _transforms:
@@ -423,7 +435,10 @@ def _built(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
 
 
 def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
-    """Whether no colour of a coarse lattice moves by more than rounding: the profile is sRGB by some name."""
+    """Return whether a transform moves no colour of a coarse lattice by more than rounding.
+
+    Such a profile is sRGB under another name.
+    """
     steps = np.linspace(0, 255, 9, dtype=np.uint8)
     lattice = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(9, 81, 3)
     moved = np.asarray(ImageCms.applyTransform(Image.fromarray(lattice), transform))

@@ -1,6 +1,7 @@
-"""The memory of a process that decodes photos: it is given back after a large one, and is bounded while one is decoded.
+"""Memory control for processes that decode photos.
 
-By glibc's and Linux' own means; where they are not there, nothing is changed.
+After a large photo the freed memory returns to the system; during decoding the memory of the process is limited. Both
+rely on glibc and Linux. On other systems nothing is changed.
 """
 
 import contextlib
@@ -12,42 +13,42 @@ from pathlib import Path
 
 try:
     import resource
-except ImportError:  # not on this system
+except ImportError:  # not available on Windows
     resource = None
 
-_THRESHOLD = 4 * 2**20  # bytes: what is larger is given back as soon as it is freed. glibc lets it grow to 32 MiB
-_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1  # of mallopt(3)
+_THRESHOLD = 4 * 2**20  # bytes: larger blocks return to the system once freed; glibc's own value grows to 32 MiB
+_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1  # parameters of mallopt(3)
 
 _lock = threading.Lock()
 _under_way = 0
-_before = None  # the limit outside of `limited`
+_before = None  # the soft limit before `limited` was entered
 
 
 @lru_cache(maxsize=1)
 def give_back() -> None:
-    """Have the allocator return large blocks to the system when they are freed, from now on.
+    """Make the allocator return large freed blocks to the system from now on.
 
-    Left alone, it raises the size above which it does so to that of the largest block that was freed, up to 32 MiB,
-    and keeps all that is below: more than a gigabyte after some large photos.
+    By default glibc raises the size threshold for this to the largest freed block, up to 32 MiB, and keeps all smaller
+    blocks. After some large photos these are more than a gigabyte.
     """
-    with contextlib.suppress(AttributeError):  # another C library than glibc
+    with contextlib.suppress(AttributeError):  # the C library is not glibc
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, _THRESHOLD)
-        mallopt(_M_TRIM_THRESHOLD, 2 * _THRESHOLD)  # as glibc itself sets it beside the other
+        mallopt(_M_TRIM_THRESHOLD, 2 * _THRESHOLD)  # twice the mmap threshold, as glibc itself sets it
 
 
 @contextlib.contextmanager
 def limited(size: int) -> Iterator[None]:
-    """While it lasts, this process gets no more than so much memory beyond what it has, and raises MemoryError.
+    """Limit the memory that this process may allocate within the context; beyond the limit, raise MemoryError.
 
-    Several threads may be in it: each that enters grants the process its own ``size`` beyond what it has then.
+    Several threads may enter the context. Each entry sets the limit to the memory in use then plus its own ``size``.
 
     Args:
-        size: bytes.
+        size: Memory beyond what the process has on entry, bytes.
     """
     global _under_way, _before
-    data = _data()
-    if resource is None or not data:
+    in_use = _data()
+    if resource is None or not in_use:
         yield
         return
     with _lock:
@@ -55,8 +56,8 @@ def limited(size: int) -> Iterator[None]:
         if not _under_way:
             _before = soft
         _under_way += 1
-        bounds = [bound for bound in (data + size, _before, hard) if bound != resource.RLIM_INFINITY]
-        resource.setrlimit(resource.RLIMIT_DATA, (min(bounds), hard))
+        limits = [limit for limit in (in_use + size, _before, hard) if limit != resource.RLIM_INFINITY]
+        resource.setrlimit(resource.RLIMIT_DATA, (min(limits), hard))
     try:
         yield
     finally:
@@ -67,7 +68,7 @@ def limited(size: int) -> Iterator[None]:
 
 
 def _data() -> int:
-    """Bytes that this process has as RLIMIT_DATA counts them; 0 where the system does not say."""
+    """Return the bytes of this process that RLIMIT_DATA counts; 0 if the system does not tell."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
     except (OSError, AttributeError):

@@ -1,25 +1,25 @@
-"""What the markers of a JPEG tell before it is decoded (ITU-T T.81, annex B): its scans, and whether it is whole."""
+"""JPEG structure read from the markers, before decoding (ITU-T T.81, annex B): scans and completeness."""
 
 import re
 from typing import NamedTuple
 
 END = b"\xff\xd9"
-"""The marker at a JPEG's end."""
+"""End-of-image marker (EOI)."""
 
 _END, _SCAN = 0xD9, 0xDA
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOFn
-# Any marker but those without a length: TEM, RSTn and SOI. 0 stands for a byte 255 among the coefficients.
+# Any marker with a length, so not TEM, RSTn or SOI. FF 00 is a stuffed 255 byte among the coefficients.
 _MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
-_LAST = 63  # of the 64 coefficients of a block
+_LAST = 63  # index of the last of a block's 64 coefficients
 
 
 class Outline(NamedTuple):
-    """What the first image of a file consists of; what follows it, as a motion photo's film, is not looked at.
+    """Structure of the first image of a file. Data after the image, such as a motion photo's film, is ignored.
 
     Attributes:
-        scans: how often the image is gone over; counted up to one more than ``most``.
-        ended: there is the marker of its end.
-        complete: the scans hold each coefficient of each component, to its last bit.
+        scans: Number of scans, counted up to one above the limit.
+        ended: True if the end-of-image marker is present.
+        complete: True if the scans hold every coefficient of every component to its last bit.
     """
 
     scans: int
@@ -28,34 +28,39 @@ class Outline(NamedTuple):
 
 
 def outline(data: bytes, most: int) -> Outline:
-    """The outline of the first image of a JPEG; of more scans than ``most`` no more is read."""
-    place, scans = 2, 0
-    components, missing = 0, {}  # of each component, the low bits that each coefficient still lacks
-    while found := _MARKER.search(data, place):
-        place, marker = found.end(), found[1][0]
+    """Return the structure of the first image of a JPEG.
+
+    Args:
+        data: JPEG file, or its beginning.
+        most: Largest number of scans. Reading stops at the first scan above it.
+    """
+    offset, scans = 2, 0
+    components, missing = 0, {}  # missing: for each component, the low bits that each coefficient still lacks
+    while match := _MARKER.search(data, offset):
+        offset, marker = match.end(), match[1][0]
         if marker == _END:
             return Outline(scans, True, _complete(components, missing))
         if marker in _FRAMES:
-            components = int.from_bytes(data[place + 7 : place + 8])
+            components = int.from_bytes(data[offset + 7 : offset + 8])
         if marker == _SCAN:
             scans += 1
             if scans > most:
                 break
-            _note(data[place : place + 2 + 1 + 8 + 3], missing)
-        place += int.from_bytes(data[place : place + 2])
+            _note(data[offset : offset + 2 + 1 + 8 + 3], missing)
+        offset += int.from_bytes(data[offset : offset + 2])
     return Outline(scans, False, _complete(components, missing))
 
 
 def _note(header: bytes, missing: dict[int, list[int]]) -> None:
-    """Enter what a scan brings, by its header."""
+    """Record in ``missing`` the coefficients and bits that a scan delivers, from its header (SOS)."""
     count = header[2] if len(header) > 2 else 0
     if not 1 <= count <= 4 or len(header) < 6 + 2 * count:
         return
-    first, last, bits = header[3 + 2 * count : 6 + 2 * count]
+    first, last, low_bits = header[3 + 2 * count : 6 + 2 * count]
     for component in header[3 : 3 + 2 * count : 2]:
-        lacks = missing.setdefault(component, [_LAST] * (_LAST + 1))
-        for place in range(min(first, _LAST), min(last, _LAST) + 1):
-            lacks[place] = bits & 15
+        missing_bits = missing.setdefault(component, [_LAST] * (_LAST + 1))
+        for coefficient in range(min(first, _LAST), min(last, _LAST) + 1):
+            missing_bits[coefficient] = low_bits & 15
 
 
 def _complete(components: int, missing: dict[int, list[int]]) -> bool:

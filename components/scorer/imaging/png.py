@@ -1,4 +1,4 @@
-"""Texts and colour profiles in a PNG, where they are too large (PNG specification, third edition, section 11.3)."""
+"""Removal of oversized text and colour-profile chunks from PNG files (PNG specification, 3rd edition, section 11.3)."""
 
 import zlib
 
@@ -8,39 +8,41 @@ _TEXTS = (b"iCCP", b"iTXt", b"zTXt", b"tEXt")
 
 
 def without_large_texts(data: bytes, most: int) -> bytes:
-    """A PNG without those texts and colour profiles that are unpacked to more than so many bytes, each or all together.
+    """Return a PNG without text and colour-profile chunks that exceed a size when unpacked.
+
+    The size limits the sum of the kept chunks, too. Pixels are unchanged.
 
     Args:
-        data: of a file that begins with `SIGNATURE`.
-        most: bytes.
+        data: File content that begins with `SIGNATURE`.
+        most: Limit of the unpacked size, bytes.
 
     Returns:
-        The file, or the same bytes where there is nothing to leave out; pixels are the same.
+        The file without these chunks; ``data`` itself if no chunk is removed.
     """
-    place, kept, parts, left = len(SIGNATURE), 0, [], most
-    while place + 12 <= len(data):
-        name, end = data[place + 4 : place + 8], place + 12 + int.from_bytes(data[place : place + 4])
+    offset, kept_from, parts, budget = len(SIGNATURE), 0, [], most
+    while offset + 12 <= len(data):
+        name, end = data[offset + 4 : offset + 8], offset + 12 + int.from_bytes(data[offset : offset + 4])
         if name in _TEXTS and end <= len(data):
-            size = _unpacked(name, data[place + 8 : end - 4], left)
-            if size > left:
-                parts.append(memoryview(data)[kept:place])
-                kept = end
+            size = _unpacked(name, data[offset + 8 : end - 4], budget)
+            if size > budget:
+                parts.append(memoryview(data)[kept_from:offset])
+                kept_from = end
             else:
-                left -= size
-        place = end
-    return b"".join([*parts, memoryview(data)[kept:]]) if parts else data
+                budget -= size
+        offset = end
+    return b"".join([*parts, memoryview(data)[kept_from:]]) if parts else data
 
 
-def _unpacked(name: bytes, content: bytes, most: int) -> int:
-    """Bytes of a text or profile; of a larger one than ``most`` one more than that."""
-    _, _, packed = content.partition(b"\0")
-    if name == b"iTXt":  # keyword, whether it is packed, how, language, translated keyword, text
-        zipped, packed = packed[:1] == b"\1", packed[2:].split(b"\0", 2)[-1]
-    else:  # keyword, how it is packed, text
-        zipped, packed = name != b"tEXt", packed[1:]
-    if not zipped:
+def _unpacked(name: bytes, content: bytes, max_bytes: int) -> int:
+    """Return the unpacked size of a text or profile chunk, bytes; ``max_bytes + 1`` if it is larger."""
+    _, _, payload = content.partition(b"\0")
+    if name == b"iTXt":  # keyword, compression flag, compression method, language, translated keyword, text
+        compressed, payload = payload[:1] == b"\1", payload[2:].split(b"\0", 2)[-1]
+    else:  # keyword, compression method, text
+        compressed, payload = name != b"tEXt", payload[1:]
+    if not compressed:
         return len(content)
     try:
-        return len(zlib.decompressobj().decompress(packed, most + 1))
+        return len(zlib.decompressobj().decompress(payload, max_bytes + 1))
     except zlib.error:
         return 0

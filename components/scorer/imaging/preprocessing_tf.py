@@ -1,8 +1,8 @@
-"""From the bytes of a photo to the pixels that the network reads: the same graph in training, evaluation, serving.
+"""Decoding and preprocessing of photos as TensorFlow operations, exportable inside the model.
 
-A photo is scaled to a square (``scale`` pixels, NIMA section III: aspect ratio gives way so that the whole
-framing stays in view), then its centre (``crop`` pixels) is read. Training reads a random crop instead
-(``augmentation``). These functions are TensorFlow operations, so that they can be exported inside the model.
+Training, evaluation and serving run this same graph. A photo is resized to a square of ``scale`` pixels (NIMA, section
+III). The resize gives up the aspect ratio to keep the whole framing in view. The model reads the centre of ``crop``
+pixels. Training reads a random crop instead (``augmentation``).
 """
 
 import tensorflow as tf
@@ -11,9 +11,10 @@ import tensorflow as tf
 def decode(data: tf.Tensor) -> tf.Tensor:
     """Decode one encoded photo.
 
+    EXIF orientation is not applied: ``components.scorer.imaging.decoding`` has made photos upright before.
+
     Args:
-        data: scalar string, JPEG, PNG, GIF (first frame) or BMP. EXIF orientation is not applied: photos are
-            made upright by ``components.scorer.imaging.decoding`` before they come here.
+        data: Encoded photo, scalar string: JPEG, PNG, GIF (first frame) or BMP.
 
     Returns:
         uint8 ``[height, width, 3]``, RGB.
@@ -28,11 +29,11 @@ def decode(data: tf.Tensor) -> tf.Tensor:
 
 
 def square(photo: tf.Tensor, scale: int) -> tf.Tensor:
-    """Scale a photo to a square, with antialiasing.
+    """Resize a photo to a square, bilinear with antialiasing.
 
     Args:
         photo: ``[height, width, 3]``, 0..255.
-        scale: side of the result in pixels.
+        scale: Side of the result, pixels.
 
     Returns:
         float32 ``[scale, scale, 3]``, 0..255.
@@ -42,24 +43,24 @@ def square(photo: tf.Tensor, scale: int) -> tf.Tensor:
 
 
 def centre(photo: tf.Tensor, crop: int) -> tf.Tensor:
-    """The middle ``crop`` × ``crop`` pixels of a square photo."""
+    """Return the central ``crop`` × ``crop`` pixels of a square photo."""
     margin = (photo.shape[0] - crop) // 2
     return photo[margin : margin + crop, margin : margin + crop, :]
 
 
 def pixels(data: tf.Tensor, scale: int, crop: int) -> tf.Tensor:
-    """Encoded photos as the network reads them.
+    """Return encoded photos as the model's pixel input.
 
     Args:
-        data: string ``[n]``, encoded photos (see ``decode``).
-        scale: side of the square that a photo is scaled to.
-        crop: side of its middle that is kept.
+        data: Encoded photos, string ``[n]`` (see ``decode``).
+        scale: Side of the square that a photo is resized to, pixels.
+        crop: Side of the centre crop, pixels.
 
     Returns:
         float32 ``[n, crop, crop, 3]``, 0..255.
     """
     return tf.map_fn(
-        lambda one: centre(square(decode(one), scale), crop),
+        lambda photo: centre(square(decode(photo), scale), crop),
         tf.convert_to_tensor(data),
         fn_output_signature=tf.TensorSpec([crop, crop, 3], tf.float32),
     )

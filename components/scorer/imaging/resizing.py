@@ -1,10 +1,12 @@
-"""Photos scaled down: the work that takes most of a photo's time, by vector instructions where there is a wheel.
+"""Image resizing, by SIMD instructions where fast_image_resize has a wheel, otherwise by Pillow.
 
-fast_image_resize (Rust, through cykooz-resizer) convolves with Pillow's own filters, nine times as fast as Pillow, and
-without Python's lock. In 8 bits it rounds otherwise than Pillow: 3 of 1,000 samples of real portraits by 1 of 255,
-hardly any by 2, and the same ones whatever vector instructions a processor has. In 32 bits it is Pillow to the last
-bits. Linux on ARM has no wheel of it, and Pillow scales there. Between the two, scores of a real scorer differ by .003
-(root mean square of 60 portraits, .01 at most): a quarter of what one step of the JPEG's quality moves them.
+Resizing takes most of a photo's time. fast_image_resize (Rust, through cykooz-resizer) uses Pillow's filters, is nine
+times as fast as Pillow and releases the GIL. Linux on ARM has no wheel; Pillow resizes there.
+
+In 8 bits the rounding differs from Pillow's: 3 of 1,000 samples of real portraits by 1 of 255, hardly any by 2. The
+result is the same for all vector instruction sets. In 32 bits it equals Pillow's to the last bits. Scores of a real
+scorer differ by .003 between the two (root mean square over 60 portraits, .01 at most). One step of JPEG quality moves
+scores four times as much.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,59 +19,62 @@ try:
 except ImportError:
     simd = None
 
-_GAP = 3.0  # Pillow's reducing_gap: above this factor a box filter goes first; no visible difference (its docs)
-_STRIP = 2**20  # pixels of a strip: 4 MB, in which a processor's caches still help
+_GAP = 3.0  # Pillow's reducing_gap: above this factor a box filter runs first; no visible difference (Pillow docs)
+_STRIP = 2**20  # pixels of a strip: 4 MB, which still fits the processor's caches
 
 
-def _options(name: str, **more: object) -> "simd.ResizeOptions":
-    return simd.ResizeOptions(simd.ResizeAlg.convolution(simd.FilterType[name]), use_alpha=False, **more)
+def _options(filter_name: str, **options: object) -> "simd.ResizeOptions":
+    return simd.ResizeOptions(simd.ResizeAlg.convolution(simd.FilterType[filter_name]), use_alpha=False, **options)
 
 
 def strips(image: Image.Image, rows: int = 1) -> Iterator[tuple[int, Image.Image]]:
-    """Pieces of a picture as wide as it, from its top to its bottom, of some megabytes each.
+    """Split an image from top to bottom into full-width strips of some megabytes each.
 
     Args:
-        image: of any mode.
-        rows: the height of a piece is a multiple of it.
+        image: Image of any mode.
+        rows: Divisor of the strip height; only the last strip may have another height.
 
     Yields:
-        The row at which a piece begins, and the piece.
+        The first row of the strip, and the strip.
     """
     width, height = image.size
-    step = max(1, _STRIP // width // rows) * rows
-    for top in range(0, height, step):
-        yield top, image.crop((0, top, width, min(top + step, height)))
+    strip_rows = max(1, _STRIP // width // rows) * rows
+    for top in range(0, height, strip_rows):
+        yield top, image.crop((0, top, width, min(top + strip_rows, height)))
 
 
 def shrink(
     image: Image.Image, size: tuple[int, int], plain: Callable[[Image.Image], Image.Image] = lambda strip: strip
 ) -> Image.Image:
-    """A picture scaled down by Lanczos' filter (of three lobes).
+    """Scale an image down with the Lanczos filter (three lobes).
 
-    It is scaled strip by strip, to the bit as it would be whole, so that nothing else of its size is ever in memory.
+    The image is scaled strip by strip, so no other image of its full size is ever in memory. The result is
+    bit-identical to scaling it at once.
 
     Args:
-        image: of any mode that ``plain`` takes.
-        size: width and height of the result, at least 1 each.
-        plain: makes mode L, RGB or CMYK of a strip.
+        image: Image of any mode that ``plain`` accepts.
+        size: Width and height of the result, at least 1 each.
+        plain: Function that converts a strip to mode L, RGB or CMYK.
 
     Returns:
-        The picture, of the mode that ``plain`` makes.
+        The scaled image, of the mode that ``plain`` returns.
     """
-    across, down = (max(1, int(was / new / _GAP)) for was, new in zip(image.size, size, strict=True))
-    half = None
-    # In Pillow's order, first across, then down: what overshoots is cut off between the two.
-    for top, strip in strips(image, down):
+    x_factor, y_factor = (max(1, int(old / target / _GAP)) for old, target in zip(image.size, size, strict=True))
+    narrowed = None
+    # Pillow's order, horizontal before vertical: Lanczos overshoot is clipped between the two.
+    for top, strip in strips(image, y_factor):
         strip = plain(strip)
-        reduced = strip.reduce((across, down)) if across > 1 or down > 1 else strip
-        if half is None:
-            half = Image.new(reduced.mode, (size[0], -(-image.height // down)))
-        half.paste(_scaled(reduced, (size[0], reduced.height), image.width / across, reduced.height), (0, top // down))
-    return _scaled(half, size, size[0], image.height / down)
+        reduced = strip.reduce((x_factor, y_factor)) if x_factor > 1 or y_factor > 1 else strip
+        if narrowed is None:
+            narrowed = Image.new(reduced.mode, (size[0], -(-image.height // y_factor)))
+        narrowed.paste(
+            _scaled(reduced, (size[0], reduced.height), image.width / x_factor, reduced.height), (0, top // y_factor)
+        )
+    return _scaled(narrowed, size, size[0], image.height / y_factor)
 
 
 def _scaled(image: Image.Image, size: tuple[int, int], width: float, height: float) -> Image.Image:
-    """The upper left part of a picture, of this width and height, at another size."""
+    """Resize the upper left ``width`` × ``height`` pixels of an image to ``size``, with the Lanczos filter."""
     if simd is None:
         return image.resize(size, Image.Resampling.LANCZOS, box=(0, 0, width, height))
     result = Image.new(image.mode, size)
@@ -78,12 +83,12 @@ def _scaled(image: Image.Image, size: tuple[int, int], width: float, height: flo
 
 
 def middle(image: Image.Image, scale: int, crop: int) -> np.ndarray:
-    """The middle of a picture that is scaled to a square by a triangle as wide as a pixel of the result.
+    """Resize an image to a square and return its centre, with a triangle filter as wide as one output pixel.
 
     Args:
-        image: of mode RGB.
-        scale: side of the square.
-        crop: side of its middle that is kept; of an odd margin the larger part is at the right and at the bottom.
+        image: RGB image.
+        scale: Side of the square, pixels.
+        crop: Side of the centre crop, pixels. If the margin is odd, the larger part is at the right and the bottom.
 
     Returns:
         float32 ``[crop, crop, 3]``, 0..255, not rounded.
@@ -94,14 +99,14 @@ def middle(image: Image.Image, scale: int, crop: int) -> np.ndarray:
         channels = (channel.convert("F") for channel in image.split())
         squares = (channel.resize((scale, scale), Image.Resampling.BILINEAR) for channel in channels)
         return np.stack([np.asarray(square.crop(box)) for square in squares], -1)
-    sides = []
-    for side in image.size:
-        start = margin * side / scale
-        sides.append((start, min(crop * side / scale, side - start)))  # not beyond the edge by rounding
-    (left, width), (top, height) = sides
+    intervals = []
+    for length in image.size:
+        start = margin * length / scale
+        intervals.append((start, min(crop * length / scale, length - start)))  # rounding must not pass the edge
+    (left, width), (top, height) = intervals
     box = simd.CropBox(left, top, width, height)
-    kind = simd.PixelType.F32x3
-    source = simd.ImageData(*image.size, kind, np.asarray(image, "float32").tobytes())
-    result = simd.ImageData(crop, crop, kind)
+    pixel_type = simd.PixelType.F32x3
+    source = simd.ImageData(*image.size, pixel_type, np.asarray(image, "float32").tobytes())
+    result = simd.ImageData(crop, crop, pixel_type)
     simd.Resizer().resize(source, result, _options("bilinear", crop_box=box))
     return np.frombuffer(result.get_buffer(), "float32").reshape(crop, crop, 3)
