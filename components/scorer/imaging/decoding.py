@@ -212,14 +212,14 @@ def _decoded(image: Image.Image, data: bytes, settings: Ingestion) -> Photo:
     _check(image, settings)
     width, height = image.size
     size = _shrunk(width, height, settings.shorter_side)
-    outline, draft = jpeg.Outline(1, True, True), (round(size[0] * _DRAFT), round(size[1] * _DRAFT))
+    structure, draft = jpeg.Outline(1, True, True), (round(size[0] * _DRAFT), round(size[1] * _DRAFT))
     if image.format in _JPEG:  # pillow-heif's draft takes the embedded thumbnail, which may be another picture
-        outline = jpeg.outline(data, _SCANS)
-        if outline.scans > _SCANS:
+        structure = jpeg.outline(data, _SCANS)
+        if structure.scans > _SCANS:
             raise Unusable("bomb", f"expected at most {_SCANS} scans of a JPEG, got more")
         image.draft(None, draft)
-    _check_memory(image, (width, height), outline.scans)
-    if outline.complete and not outline.ended:
+    _check_memory(image, (width, height), structure.scans)
+    if structure.complete and not structure.ended:
         image = _ended(data, draft)
     image.load()
     profile, orientation = image.info.get("icc_profile"), _orientation(image)
@@ -271,12 +271,12 @@ def _check(image: Image.Image, settings: Ingestion) -> None:
 
 
 def _check_memory(image: Image.Image, size: tuple[int, int], scans: int) -> None:
-    needed = _memory(image, size, scans)
-    if needed > MEMORY:
+    memory_bytes = _memory(image, size, scans)
+    if memory_bytes > MEMORY:
         raise Unusable(
             "bomb",
             f"expected a photo that takes at most {MEMORY >> 20} MiB to decode, got {size[0]} x {size[1]} pixels of"
-            f" {image.format}, which take {needed >> 20}: save it smaller, or as a JPEG that is not progressive",
+            f" {image.format}, which take {memory_bytes >> 20}: save it smaller, or as a JPEG that is not progressive",
         )
 
 
