@@ -1,4 +1,4 @@
-"""The faces of a photo and the embedding of the most prominent one, found by one object."""
+"""Face analysis of a photo: all faces, and the embedding of the largest."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -17,11 +17,11 @@ from components.scorer.faces.geometry import Face
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What was seen of the faces of a photo.
+    """Face analysis of a photo.
 
     Attributes:
-        faces: largest first; the first one is the one that is read.
-        embedding: of it, float32 ``[size]``; zeros without a face, and where it was not asked for.
+        faces: All faces, largest first. The first one is embedded.
+        embedding: Embedding of the first face, float32 ``[size]``; zeros without a face or if it was not computed.
     """
 
     faces: tuple[Face, ...]
@@ -29,17 +29,20 @@ class Seen:
 
     @property
     def found(self) -> bool:
-        """Whether there is a face."""
+        """True if the photo has a face."""
         return bool(self.faces)
 
     @property
     def landmarks(self) -> np.ndarray:
-        """Of the face that is read, in shares of the photo, float32 ``[5, 2]``; zeros without a face."""
+        """Landmarks of the largest face as fractions of the photo's width and height, float32 ``[5, 2]``.
+
+        Zeros without a face.
+        """
         return np.array(self.faces[0].landmarks if self.faces else np.zeros((5, 2)), "float32")
 
 
 class Reader:
-    """What finds and reads the face of a photo. Threads may share it."""
+    """Face analyser: detector and embedder. Threads may share it."""
 
     def __init__(self, detector: Detector, embedder: Embedder | None = None, about: Mapping[str, Any] | None = None):
         self.detector, self.embedder = detector, embedder
@@ -47,73 +50,91 @@ class Reader:
 
     @classmethod
     def load(cls, folder: str | Path, threads: int = 1) -> "Reader | None":
-        """Load what ``weight_files.prepare`` wrote.
+        """Load a folder that ``weight_files.prepare`` wrote.
 
         Args:
-            folder: its address, local, ``gs://`` or ``s3://``.
-            threads: that one search or reading may use.
+            folder: Address of the folder, local, ``gs://`` or ``s3://``.
+            threads: Number of threads of one detection or one embedding.
 
         Returns:
-            The reader; None where there is no such folder.
+            The analyser; None if there is no such folder.
 
         Raises:
-            ValueError: what is there cannot be used.
+            ValueError: The folder's files cannot be used.
         """
-        place = str(folder)
+        uri = str(folder)
         try:
-            about = storage.read_json(storage.join(place, ABOUT))
-            detector = Detector(storage.read_bytes(storage.join(place, DETECTOR)), threads=threads)
+            metadata = storage.read_json(storage.join(uri, ABOUT))
+            detector = Detector(storage.read_bytes(storage.join(uri, DETECTOR)), threads=threads)
         except FileNotFoundError:
             return None
-        if "kind" not in about:
-            return cls(detector, None, about)
-        if missing := [each.name for each in fields(About) if each.name not in about]:
+        if "kind" not in metadata:
+            return cls(detector, None, metadata)
+        if missing := [field.name for field in fields(About) if field.name not in metadata]:
             raise ValueError(
-                f"{storage.join(place, ABOUT)} lacks {missing}, which this version writes: it is of another one; ingest"
+                f"{storage.join(uri, ABOUT)} lacks {missing}, which this version writes: it is of another one; ingest"
                 " or train again"
             )
-        how = About(**{each.name: about[each.name] for each in fields(About)} | {"scales": (*about["scales"],)})
-        file = storage.join(place, EMBEDDERS[how.kind])
-        network = storage.read_bytes(file) if storage.is_remote(file) else file.removeprefix("file://")
-        return cls(detector, Embedder(network, how, threads), about)
+        spec = About(
+            **{field.name: metadata[field.name] for field in fields(About)} | {"scales": (*metadata["scales"],)}
+        )
+        embedder_path = storage.join(uri, EMBEDDERS[spec.kind])
+        network = (
+            storage.read_bytes(embedder_path)
+            if storage.is_remote(embedder_path)
+            else embedder_path.removeprefix("file://")
+        )
+        return cls(detector, Embedder(network, spec, threads), metadata)
 
     @property
     def size(self) -> int:
-        """Of an embedding; 0: faces are found and not read."""
+        """Embedding dimension; 0 if faces are detected but not embedded."""
         return self.embedder.size * len(self.embedder.about.scales) if self.embedder else 0
 
     def read(self, image: Image.Image, want_embedding: bool = True) -> Seen:
-        """See `read_all`."""
+        """Analyse one photo; see `read_all`."""
         return self.read_all([image], want_embedding)[0]
 
     def read_all(self, images: Sequence[Image.Image], want_embedding: bool = True) -> list[Seen]:
-        """Find the faces of photos and read the largest of each.
+        """Detect the faces of photos and embed the largest face of each.
 
         Args:
-            images: upright sRGB photos as they are decoded from the data set's JPEGs.
-            want_embedding: whether faces are to be read, too.
+            images: Upright sRGB photos, decoded from the data set's JPEGs.
+            want_embedding: False skips the embedding.
+
+        Returns:
+            One analysis for each photo, in their order.
         """
-        found = [tuple(self.detector.find(image)) for image in images]
+        photo_faces = [tuple(self.detector.find(image)) for image in images]
         embeddings = np.zeros((len(images), self.size), "float32")
-        with_face = [place for place, those in enumerate(found) if those]
+        with_face = [index for index, faces in enumerate(photo_faces) if faces]
         if want_embedding and self.size and with_face:
-            crops = [self.crops(images[place], found[place][0].landmarks) for place in with_face]
+            crops = [self.crops(images[index], photo_faces[index][0].landmarks) for index in with_face]
             embeddings[with_face] = self.embedder.embed(np.concatenate(crops)).reshape(len(with_face), -1)
-        return [Seen(those, embedding) for those, embedding in zip(found, embeddings, strict=True)]
+        return [Seen(faces, embedding) for faces, embedding in zip(photo_faces, embeddings, strict=True)]
 
     def crops(self, image: Image.Image, landmarks: Any) -> np.ndarray:
-        """A face as the embedder reads it: uint8 ``[scales, side, side, 3]``; see ``geometry.crop``."""
-        how, pixels = self.embedder.about, np.asarray(image.convert("RGB"))
-        return np.stack([geometry.crop(pixels, landmarks, how.side, scale) for scale in how.scales])
+        """Return the embedder's crops of a face, one for each scale, by ``geometry.crop``.
+
+        Returns:
+            uint8 ``[scales, side, side, 3]``, RGB.
+        """
+        spec, pixels = self.embedder.about, np.asarray(image.convert("RGB"))
+        return np.stack([geometry.crop(pixels, landmarks, spec.side, scale) for scale in spec.scales])
 
 
 def unseen(size: int) -> Seen:
-    """Of a photo that was not looked at: no face."""
+    """Return the analysis of a photo without a face, its embedding zeros float32 ``[size]``."""
     return Seen((), np.zeros(size, "float32"))
 
 
 def record(seen: Seen) -> dict[str, Any]:
-    """What the data set keeps of a photo's faces; see ``ingestion.builder.features``."""
+    """Return the face features that the data set stores of a photo; see ``ingestion.builder.features``.
+
+    Returns:
+        ``face``: count, confidence, box and landmarks; zeros without a face. ``embedding`` float32 ``[size]``, if the
+        size is above 0.
+    """
     box, confidence = (seen.faces[0].box, seen.faces[0].confidence) if seen.found else (np.zeros(4), 0.0)
     face = {
         "count": len(seen.faces),

@@ -1,8 +1,8 @@
-"""Face networks that the package ``deepface`` (MIT) builds and finds weights for: VGG-Face and its siblings.
+"""Face networks that the package ``deepface`` (MIT) builds and downloads weights for: VGG-Face and others.
 
-The package is no part of any lock: it asks for another build of OpenCV, which would overwrite ours. Without what it
-asks for it does all that is needed here. Its weights are other people's: those of VGG-Face are for research only.
-Where the network is closed to it, they have to lie in ``$DEEPFACE_HOME/.deepface/weights`` before.
+No lock file lists the package: it requires another build of OpenCV, which would overwrite the installed one. It is
+installed without its dependencies and works so here. The weights have their own licences: VGG-Face is for research
+only. Where the package cannot download weights, they must lie in ``$DEEPFACE_HOME/.deepface/weights`` beforehand.
 """
 
 import hashlib
@@ -15,29 +15,31 @@ INSTALL = (
     "pip install --no-deps deepface==0.0.103 gdown==6.5.1 beautifulsoup4==4.15.0 soupsieve==4.1.3 filelock==4.2.12"
 )
 
-_BACKEND = "tensorflow"  # of those that the package has, the one whose networks Keras can cut and export
+_BACKEND = "tensorflow"  # the package's backend whose networks Keras can cut and export
 
 
 def check(name: str) -> None:
-    """Find out whether the package is here and knows a network, without loading TensorFlow.
+    """Check that the package is installed and knows a network, without loading TensorFlow.
 
     Raises:
-        ValueError: it is not, or does not.
+        ValueError: The package is not installed or does not know the network.
     """
     if importlib.util.find_spec("deepface") is None:
         raise ValueError(f"expected the package deepface, which is not installed: {INSTALL}")
     from deepface.modules.modeling import AVAILABLE_MODELS
 
-    known = sorted(each for each, sources in AVAILABLE_MODELS["facial_recognition"].items() if _BACKEND in sources)
+    known = sorted(
+        network for network, sources in AVAILABLE_MODELS["facial_recognition"].items() if _BACKEND in sources
+    )
     if name not in known:
         raise ValueError(f"expected {PREFIX} and one of {', '.join(known)}, got {name!r}")
 
 
 def build(name: str) -> Any:
-    """The Keras network of a name, with its weights, which the package downloads where they are not in its folder.
+    """Return a Keras network by name, with its weights. The package downloads weights that its folder lacks.
 
     Raises:
-        ValueError: the weights are not there and cannot be downloaded, or are those of another network.
+        ValueError: The weights are missing and cannot be downloaded, or belong to another network.
     """
     os.environ.setdefault("DEEPFACE_BACKEND_ENGINE", _BACKEND)
     try:
@@ -49,8 +51,8 @@ def build(name: str) -> Any:
 
 
 def digest(network: Any) -> str:
-    """SHA-256 of a network's weights, in their order: the package does not say which file they came from."""
-    summed = hashlib.sha256()
+    """Return the SHA-256 of a network's weights in their order, since the package does not tell the source file."""
+    sha256 = hashlib.sha256()
     for values in network.get_weights():
-        summed.update(values.tobytes())
-    return summed.hexdigest()
+        sha256.update(values.tobytes())
+    return sha256.hexdigest()

@@ -1,7 +1,7 @@
-"""The face detector YuNet, run by OpenCV.
+"""YuNet face detector, run by OpenCV.
 
-Source: Wu, Peng and Yu, "YuNet: A Tiny Millisecond-level Face Detector", Machine Intelligence Research 20, 2023. Its
-weights are 0.3 MB of ONNX, which the client keeps where its pipeline can read them; OpenCV's model zoo publishes them.
+Source: Wu, Peng and Yu, "YuNet: A Tiny Millisecond-level Face Detector", Machine Intelligence Research 20, 2023. The
+weights are an ONNX file of 0.3 MB from OpenCV's model zoo. The client stores it where the pipeline can read it.
 """
 
 import hashlib
@@ -18,63 +18,63 @@ from components.scorer.faces import geometry
 from components.scorer.faces.geometry import Box, Face
 
 CONFIDENCE = 0.7
-"""Below it a find is no face.
+"""Confidence threshold; detections below it are discarded.
 
-At .7 every one of 1,989 portraits has a face, as it has at .3 and .8; the faces that YuNet sees in leaves, in stone or
-a second time within a face came to .69 at most, but for three.
+At .7 each of 1,989 portraits has a face, as at .3 and .8. False detections in leaves, in stone or a second time within
+a face reach at most .69, with three exceptions.
 """
 
 LONGEST_SIDE = 640
-"""Pixels: longer photos are searched at this size, so that a panorama costs no more than four portraits.
+"""Longest side for detection, pixels. Larger photos are scaled down, so a panorama costs at most four portraits.
 
-A photo as it is scored, 320 pixels on its shorter side, is searched as it is: 4 ms on one core. Scaling it down loses
-no face: at half that size YuNet finds one on all of 1,989 portraits, too. On 698 drawn ones, flawed and turned by up
-to 40°, it misses 42 as they are, of which it finds 15 at half the size; so that is tried where it finds none.
+Scored photos, 320 pixels on the shorter side, are searched at full size: 4 ms on one core. Half that size also finds a
+face on all of 1,989 portraits. On 698 drawn portraits, flawed and rotated by up to 40°, the full size misses 42; half
+the size finds 15 of these. So half the size is tried when the full size finds no face.
 """
 
-_OVERLAP = 0.3  # of two boxes, above which the less confident is the same face: OpenCV's default
+_OVERLAP = 0.3  # IoU threshold of non-maximum suppression: OpenCV's default
 _CANDIDATES = 5000  # OpenCV's default
-_PROBE = 64  # pixels: the side of the blank photo on which a network must answer to be taken for YuNet
+_PROBE = 64  # pixels: side of the blank photo on which a network must run to be accepted as YuNet
 
 
 class Detector:
-    """YuNet, ready to find faces. Threads may share it: one at a time searches."""
+    """YuNet face detector. Threads may share it; a lock runs one detection at a time."""
 
     def __init__(
         self, weights: bytes | str | Path, *, confidence: float = CONFIDENCE, sha256: str = "", threads: int = 1
     ) -> None:
-        """Load the network and try it on a blank photo.
+        """Load the network and run it on a blank photo.
 
         Args:
             weights: YuNet's ONNX file, or its content.
-            confidence: that a find needs to be a face, above 0 and at most 1.
-            sha256: that the content must have, as hexadecimal digits; empty: any.
-            threads: that OpenCV may use, in all of this process; 0: as many as there are cores. One is right where a
-                process serves each core.
+            confidence: Confidence threshold of a face, above 0 and at most 1.
+            sha256: Expected SHA-256 of the content, hexadecimal; "" accepts any content.
+            threads: Number of OpenCV threads in the whole process; 0 uses one per core. Choose 1 if one process runs
+                per core.
 
         Raises:
-            ValueError: the content has another SHA-256 or is not YuNet, or a number is out of its range.
-            OSError: the file cannot be read.
+            ValueError: The content has another SHA-256 or is not YuNet, or a number is out of its range.
+            OSError: The file cannot be read.
         """
         if not 0 < confidence <= 1:
             raise ValueError(f"confidence must be above 0 and at most 1, got {confidence}")
         content = weights if isinstance(weights, bytes) else Path(weights).read_bytes()
-        found = hashlib.sha256(content).hexdigest()
-        if sha256 and found != sha256.lower():
+        got = hashlib.sha256(content).hexdigest()
+        if sha256 and got != sha256.lower():
             raise ValueError(
-                f"expected face detector weights with the SHA-256 {sha256}, got {found}: name the file that the digest "
+                f"expected face detector weights with the SHA-256 {sha256}, got {got}: name the file that the digest "
                 f"was taken of, or its own digest"
             )
-        self.sha256 = found
+        self.sha256 = got
         cv2.setNumThreads(threads or -1)
         self._lock = Lock()
         self._network = _load(content, confidence)
 
     def find(self, image: Image.Image) -> list[Face]:
-        """The faces on a photo, largest first.
+        """Return the faces on a photo, largest first.
 
         Args:
-            image: upright, of any size; other modes than RGB are converted.
+            image: Upright photo of any size. Modes other than RGB are converted.
         """
         pixels = cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGR)
         if max(image.size) > LONGEST_SIDE:
@@ -105,22 +105,27 @@ def _load(content: bytes, confidence: float) -> cv2.FaceDetectorYN:
 
 
 def _search(network: cv2.FaceDetectorYN, pixels: np.ndarray) -> np.ndarray:
-    """Rows of box, landmarks and confidence in pixels: [n, 15]."""
+    """Return the detections in pixels, a row each: box, landmarks, confidence: [n, 15]."""
     network.setInputSize(pixels.shape[1::-1])
     rows = network.detect(pixels)[1]
     return np.empty((0, 15)) if rows is None else rows
 
 
 def _face(row: np.ndarray, width: int, height: int) -> Face:
-    numbers = (row[:14].astype(float) / np.tile((width, height), 7)).tolist()
-    return Face(Box(*numbers[:4]), tuple(zip(numbers[4::2], numbers[5::2], strict=True)), min(1.0, float(row[14])))
+    fractions = (row[:14].astype(float) / np.tile((width, height), 7)).tolist()
+    return Face(
+        Box(*fractions[:4]), tuple(zip(fractions[4::2], fractions[5::2], strict=True)), min(1.0, float(row[14]))
+    )
 
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Keep OpenCV from printing what it warns of (that it ignores the target it set itself) or raises anyway."""
-    before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    """Silence OpenCV's log within the context.
+
+    OpenCV logs errors that it raises anyway, and warns that it ignores a target that it set itself.
+    """
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         yield
     finally:
-        cv2.utils.logging.setLogLevel(before)
+        cv2.utils.logging.setLogLevel(level)

@@ -1,14 +1,14 @@
-"""The network that embeds an aligned face, and the folder of weights that it is loaded from.
+"""Face embedder network, and the folder of weights from which detector and embedder are loaded.
 
     faces/  detector.onnx                       YuNet (``detector``)
-            embedder.tflite or embedder.onnx    the network that reads an aligned face; only where one was given
+            embedder.tflite or embedder.onnx    network that embeds an aligned face; only if the settings name one
             faces.json                          {"kind", "preprocessing", "side", "scales", "mirror", "size", "layers",
                                                 "channels_first", "precision", "sha256": {"detector", "embedder"}};
-                                                without an embedder its sha256 alone
+                                                without an embedder only its sha256
 
-``weight_files.prepare`` writes such a folder from the settings. Ingestion keeps it with the data set, and each later
-step takes it along with `copy`. An embedding is the output of the network for a face, cut out at each of the scales and
-joined. It is neither scaled to length 1 nor otherwise; training fits what it needs.
+``weight_files.prepare`` writes the folder from the settings. Ingestion stores it with the data set, and each later step
+copies it on with `copy`. An embedding concatenates the network's outputs for one face cropped at each scale. It is not
+normalised; training fits the scaling that it needs.
 """
 
 from collections.abc import Callable
@@ -25,22 +25,22 @@ from components.scorer.faces import detector
 FOLDER = "faces"
 ABOUT, DETECTOR = "faces.json", "detector.onnx"
 EMBEDDERS = {"litert": "embedder.tflite", "onnx": "embedder.onnx"}
-"""The embedder's file, by kind."""
+"""File name of the embedder, by kind."""
 
 BATCH = 8
-"""Faces that are read at a time, with their mirror images twice as many: more is no faster, and takes memory."""
+"""Number of faces embedded at a time; mirror images double it. Larger batches are no faster and take more memory."""
 
 _PREPROCESSING: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    # FaceNet (Schroff and others, 2015; prewhiten of D. Sandberg's code): each crop by its own mean and deviation.
+    # FaceNet (Schroff et al., 2015; prewhiten of D. Sandberg's code): each crop by its own mean and deviation.
     "facenet": lambda crops: (
         (crops - crops.mean((1, 2, 3), keepdims=True))
         / np.maximum(crops.std((1, 2, 3), keepdims=True), 1 / np.sqrt(crops[0].size))
     ),
-    # ArcFace (Deng and others, 2019, section 3.1).
+    # ArcFace (Deng et al., 2019, section 3.1).
     "arcface": lambda crops: (crops - 127.5) / 128,
-    # VGG-Face (Parkhi and others, 2015): blue, green and red less the means of its training photos.
+    # VGG-Face (Parkhi et al., 2015): BGR minus the channel means of its training photos.
     "vggface": lambda crops: crops[..., ::-1] - np.array([93.5940, 104.7624, 129.1863], "float32"),
-    # The two of keras.applications, and none.
+    # The modes "tf" and "torch" of keras.applications.imagenet_utils, and no preprocessing.
     "tf": lambda crops: crops / 127.5 - 1,
     "torch": lambda crops: (
         (crops / 255 - np.array([0.485, 0.456, 0.406], "float32")) / np.array([0.229, 0.224, 0.225], "float32")
@@ -51,16 +51,16 @@ _PREPROCESSING: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class About:
-    """How an embedder wants its crops, and what it gives.
+    """Embedder configuration: the crops that it takes and its output size.
 
     Attributes:
-        kind: a key of `EMBEDDERS`.
-        preprocessing: see ``settings.Faces``.
-        side: of a crop, pixels.
-        scales: of the crops of a face; see ``geometry.crop``.
-        mirror: whether what is said of a crop and of its mirror image is averaged.
-        size: of what is said of one crop; 0: as many values as there come.
-        channels_first: whether it takes ``[n, 3, side, side]``, as many an ONNX network does.
+        kind: Key of `EMBEDDERS`.
+        preprocessing: Pixel normalisation, key of `_PREPROCESSING`; see ``settings.Faces``.
+        side: Crop side, pixels.
+        scales: Scale of each crop of a face, the argument of ``geometry.crop``.
+        mirror: True averages the outputs of a crop and its mirror image.
+        size: Output values for one crop; 0 accepts any number.
+        channels_first: True if the network takes ``[n, 3, side, side]``, as many ONNX networks do.
     """
 
     kind: str
@@ -73,18 +73,18 @@ class About:
 
 
 class Embedder:
-    """A network that reads aligned faces. Threads may share it: one at a time is served."""
+    """Network that embeds aligned faces. Threads may share it; a lock runs one at a time."""
 
     def __init__(self, network: bytes | str, about: About, threads: int = 1) -> None:
-        """Load the network and try it on a blank crop.
+        """Load the network and run it on a blank crop.
 
         Args:
-            network: the content of its file, or the path.
-            about: how it wants its crops.
-            threads: that one run may use; an ONNX network uses OpenCV's (see ``detector.Detector``).
+            network: Content of the network file, or its path.
+            about: Configuration of the crops.
+            threads: Number of threads of one run. An ONNX network uses OpenCV's threads (see ``detector.Detector``).
 
         Raises:
-            ValueError: it cannot be loaded, or does not take such crops or give such embeddings.
+            ValueError: The network cannot be loaded, refuses such crops, or gives another size than ``about.size``.
         """
         self.about = about
         self._lock = Lock()
@@ -96,7 +96,7 @@ class Embedder:
             raise ValueError(f"expected an embedder that gives {about.size} values, got one that gives {self.size}")
 
     def embed(self, crops: np.ndarray) -> np.ndarray:
-        """What the network says of crops.
+        """Embed crops, `BATCH` at a time.
 
         Args:
             crops: uint8 ``[n, side, side, 3]``, RGB.
@@ -105,7 +105,7 @@ class Embedder:
             float32 ``[n, size]``.
 
         Raises:
-            ValueError: the crops have another shape.
+            ValueError: The crops have another shape.
         """
         side = self.about.side
         if crops.ndim != 4 or crops.shape[1:] != (side, side, 3):
@@ -116,45 +116,45 @@ class Embedder:
     def _batch(self, crops: np.ndarray) -> np.ndarray:
         if self.about.mirror:
             crops = np.concatenate([crops, crops[:, :, ::-1]])
-        given = _PREPROCESSING[self.about.preprocessing](crops.astype("float32"))
+        inputs = _PREPROCESSING[self.about.preprocessing](crops.astype("float32"))
         with self._lock:
-            answers = self._run(np.ascontiguousarray(given, "float32"))
-        return answers.reshape(-1, len(crops) // (2 if self.about.mirror else 1), answers.shape[-1]).mean(axis=0)
+            outputs = self._run(np.ascontiguousarray(inputs, "float32"))
+        return outputs.reshape(-1, len(crops) // (2 if self.about.mirror else 1), outputs.shape[-1]).mean(axis=0)
 
 
 def size(folder: str | Path) -> int:
-    """Of the embeddings that the weights in a folder give; 0: they find faces and read none.
+    """Return the embedding dimension of a weights folder; 0 if it holds a detector but no embedder.
 
     Raises:
-        FileNotFoundError: there is no such folder.
+        FileNotFoundError: There is no such folder.
     """
-    about = storage.read_json(storage.join(str(folder), ABOUT))
-    return about.get("size", 0) * len(about.get("scales", ()))
+    metadata = storage.read_json(storage.join(str(folder), ABOUT))
+    return metadata.get("size", 0) * len(metadata.get("scales", ()))
 
 
 def copy(source: str | Path, target: str | Path) -> bool:
-    """Copy a folder of weights, local or not; whether there was one."""
-    known = [storage.join(str(source), name) for name in (DETECTOR, *EMBEDDERS.values(), ABOUT)]
-    if not storage.exists(known[-1]):
+    """Copy a folder of weights, local or remote, and return True; return False if ``source`` has no weights."""
+    files = [storage.join(str(source), name) for name in (DETECTOR, *EMBEDDERS.values(), ABOUT)]
+    if not storage.exists(files[-1]):
         return False
-    for file in known:  # the description last
+    for file in files:  # in this order: faces.json last, so that it marks a complete copy
         if storage.exists(file):
             storage.write_bytes(storage.join(str(target), file.rpartition("/")[2]), storage.read_bytes(file))
     return True
 
 
 class LiteNetwork:
-    """A LiteRT network as a function of float32 ``[n, side, side, 3]``."""
+    """LiteRT network as a function of float32 ``[n, side, side, 3]``."""
 
     def __init__(self, network: bytes | str, threads: int = 1) -> None:
         self._interpreter = litert.load(network, threads)
         (self._input,), (self._output,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        self._many = self._input["shape_signature"][0] < 0  # any number of crops at a time
+        self._many = self._input["shape_signature"][0] < 0  # the batch dimension is dynamic
 
     def __call__(self, given: np.ndarray) -> np.ndarray:
-        """Its answers, float32 ``[n, size]``."""
+        """Run the network and return its outputs, float32 ``[n, size]``."""
         if not self._many and len(given) > 1:
-            return np.concatenate([self(given[place : place + 1]) for place in range(len(given))])
+            return np.concatenate([self(given[row : row + 1]) for row in range(len(given))])
         index = self._input["index"]
         if self._interpreter.get_input_details()[0]["shape"][0] != len(given):
             self._interpreter.resize_tensor_input(index, given.shape)
@@ -165,7 +165,7 @@ class LiteNetwork:
 
 
 class OnnxNetwork:
-    """An ONNX network, run by OpenCV, as a function of float32 ``[n, side, side, 3]``."""
+    """ONNX network, run by OpenCV, as a function of float32 ``[n, side, side, 3]``."""
 
     def __init__(self, network: bytes | str, channels_first: bool) -> None:
         content = network if isinstance(network, bytes) else Path(network).read_bytes()
@@ -177,19 +177,19 @@ class OnnxNetwork:
             raise ValueError(f"expected an ONNX file that OpenCV can run, got {_first_line(error)}") from error
 
     def __call__(self, given: np.ndarray) -> np.ndarray:
-        """Its answers, float32 ``[n, size]``; ValueError where OpenCV cannot run it."""
+        """Return the outputs, float32 ``[n, size]``; raise ValueError if OpenCV cannot run the network."""
         if self._channels_first:
             given = np.ascontiguousarray(given.transpose(0, 3, 1, 2))
-        # One at a time: of many such files the batch is fixed at 1, and on a CPU more are no faster.
-        answers = []
+        # Many ONNX files fix the batch size at 1, and larger batches are no faster on a CPU.
+        outputs = []
         try:
             with detector.silence():
-                for place in range(len(given)):
-                    self._network.setInput(given[place : place + 1])
-                    answers.append(self._network.forward().reshape(1, -1).copy())
+                for row in range(len(given)):
+                    self._network.setInput(given[row : row + 1])
+                    outputs.append(self._network.forward().reshape(1, -1).copy())
         except (cv2.error, SystemError) as error:
             raise ValueError(f"expected an ONNX file that OpenCV can run, got {_first_line(error)}") from error
-        return np.concatenate(answers)
+        return np.concatenate(outputs)
 
 
 def _first_line(error: Exception) -> str:

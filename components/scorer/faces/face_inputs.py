@@ -1,9 +1,8 @@
-"""What a photo goes through before it is scored, and what of it the network is given.
+"""Face inputs of a scorer, and the processing stages that produce them from a photo.
 
-A scorer that reads faces takes more than pixels: the face that was found, cut out and embedded. None of that lives in
-its graph (OpenCV finds the face, a network of its own embeds it), so a version names its stages, and everybody runs
-them by `Reads.given`: the bundle in training and evaluation, the published version, and the server. Nothing here
-imports TensorFlow.
+A scorer with face inputs needs a face that was detected, cropped and embedded. Its graph does none of this: OpenCV
+detects the face and a separate network embeds it. So each version names its stages, and every user runs them by
+`Reads.given`: the bundle in training and evaluation, the published version, and the server. No TensorFlow is imported.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,25 +19,26 @@ if TYPE_CHECKING:
     from components.scorer.faces.analyzer import Reader, Seen
 
 Stage = Literal["normalise", "detect", "align", "embed", "score"]
-"""In their order. ``normalise``: upright, sRGB, small (``decoding``). ``detect``: the largest face and its landmarks
-(``faces``). ``align``: the face upright on the embedder's square, or on that of the second view. ``embed``: the square
-to an embedding. ``score``: pixels and what the stages before have found to votes."""
+"""Stages in their order. ``normalise``: upright, sRGB, small (``decoding``). ``detect``: the largest face and its
+landmarks (``faces``). ``align``: the upright face crop for the embedder or the face view. ``embed``: crop to embedding.
+``score``: pixels and face inputs to votes.
+"""
 
 Given = dict[str, np.ndarray]
-"""What the network is given by the name of its input: of one photo, or of several with a batch axis before."""
+"""Model inputs by name: of one photo, or of several photos with a leading batch axis."""
 
 FACE, EMBEDDING, FOUND = "face", "embedding", "found"
-"""Inputs of a network that reads faces, after ``pixels`` and before ``job``."""
+"""Names of the face inputs, which follow ``pixels`` and precede ``job``."""
 
 
 @dataclass(frozen=True)
 class Reads:
-    """What a scorer reads of a photo beside its pixels.
+    """Face inputs of a scorer.
 
     Attributes:
-        embedding: numbers of the face's embedding; 0: it reads none.
-        view: side of the face crop that is its second view, pixels; 0: it has none.
-        view_scale: share of that crop's side that the landmarks' template takes, see ``geometry.crop``.
+        embedding: Size of the face embedding; 0 disables this input.
+        view: Side of the face crop that is the network's second view, pixels; 0 disables this input.
+        view_scale: Fraction of the face crop's side that the landmark template takes, see ``geometry.crop``.
     """
 
     embedding: int = 0
@@ -47,45 +47,45 @@ class Reads:
 
     @property
     def faces(self) -> bool:
-        """Whether a face has to be looked for before a photo is scored."""
+        """True if the scorer needs a face detected."""
         return bool(self.embedding or self.view)
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the network's inputs between ``pixels`` and ``job``, in their order."""
+        """Names of the model's inputs between ``pixels`` and ``job``, in their order."""
         return (*([FACE] if self.view else []), *([EMBEDDING, FOUND] if self.embedding else []))
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each of these inputs, of one photo."""
-        every = {FACE: (self.view, self.view, 3), EMBEDDING: (self.embedding,), FOUND: ()}
-        return {name: every[name] for name in self.inputs}
+        """Shape of each of these inputs for one photo, by name."""
+        shapes = {FACE: (self.view, self.view, 3), EMBEDDING: (self.embedding,), FOUND: ()}
+        return {name: shapes[name] for name in self.inputs}
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The stages that a photo goes through."""
-        used = {"normalise", "score"} | ({"detect", "align"} if self.faces else set())
-        used |= {"embed"} if self.embedding else set()
-        return tuple(stage for stage in get_args(Stage) if stage in used)
+        """Stages that a photo goes through, in their order."""
+        stages = {"normalise", "score"} | ({"detect", "align"} if self.faces else set())
+        stages |= {"embed"} if self.embedding else set()
+        return tuple(stage for stage in get_args(Stage) if stage in stages)
 
     def given(self, image: Image.Image, seen: "Seen") -> Given:
-        """What the network is given of one photo beside its pixels.
+        """Return the face inputs of one photo.
 
         Args:
-            image: normalised, RGB.
-            seen: what was found on it.
+            image: Normalised photo, RGB.
+            seen: Face analysis of the photo.
 
         Returns:
-            ``face`` float32 ``[view, view, 3]``, 0..255, ``embedding`` float32 ``[embedding]`` and ``found`` float32
-            ``[]``, 1 or 0: those of `inputs`.
+            The arrays named by `inputs`: ``face`` float32 ``[view, view, 3]``, 0..255; ``embedding`` float32
+            ``[embedding]``; ``found`` float32 ``[]``, 1 or 0.
 
         Raises:
-            ValueError: the embedding has another size: it is another embedder's.
+            ValueError: The embedding has another size, so another embedder made it.
         """
-        given: Given = {}
+        inputs: Given = {}
         if self.view:
-            cut = geometry.crop(np.asarray(image.convert("RGB")), seen.landmarks, self.view, self.view_scale)
-            given[FACE] = cut.astype("float32")
+            face_crop = geometry.crop(np.asarray(image.convert("RGB")), seen.landmarks, self.view, self.view_scale)
+            inputs[FACE] = face_crop.astype("float32")
         if self.embedding:
             embedding = np.asarray(seen.embedding, "float32")
             if embedding.shape != (self.embedding,):
@@ -93,31 +93,34 @@ class Reads:
                     f"expected an embedding of {self.embedding} numbers, as the scorer was trained on, got"
                     f" {embedding.size}: another embedder has read the face"
                 )
-            given |= {EMBEDDING: embedding, FOUND: np.float32(seen.found)}
-        return given
+            inputs |= {EMBEDDING: embedding, FOUND: np.float32(seen.found)}
+        return inputs
 
 
 PHOTO_ALONE = Reads()
-"""What a scorer reads that reads no face: nothing more."""
+"""Specification of a scorer without face inputs."""
 
 
 def read(photos: Sequence[bytes], reader: "Reader | None", reads: Reads) -> Given:
-    """What the network is given of encoded, normalised photos beside their pixels; nothing where it reads no faces.
+    """Return the face inputs of encoded, normalised photos; empty if the model has none.
 
     Args:
-        photos: n of them, at least one.
-        reader: finds and reads their faces.
-        reads: what the network reads.
+        photos: Encoded photos, at least one.
+        reader: Face analyser; None is allowed if the model has no face inputs.
+        reads: Face inputs of the model.
+
+    Returns:
+        The inputs by name, with a leading batch axis.
     """
     if not reads.faces:
         return {}
     images = [Image.open(BytesIO(photo)).convert("RGB") for photo in photos]
-    found = reader.read_all(images, want_embedding=bool(reads.embedding))
-    return together([reads.given(image, seen) for image, seen in zip(images, found, strict=True)])
+    analyses = reader.read_all(images, want_embedding=bool(reads.embedding))
+    return together([reads.given(image, analysis) for image, analysis in zip(images, analyses, strict=True)])
 
 
 def together(photos: Sequence[Mapping[str, np.ndarray]]) -> Given:
-    """What the network is given of several photos: each input with a batch axis before."""
-    if len(photos) == 1:  # of the one photo that most requests bring nothing is copied
+    """Stack the inputs of several photos along a new batch axis."""
+    if len(photos) == 1:  # most requests have one photo: a view avoids the copy
         return {name: np.asarray(value)[None] for name, value in photos[0].items()}
     return {name: np.stack([photo[name] for photo in photos]) for name in photos[0]}

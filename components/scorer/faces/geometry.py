@@ -1,4 +1,4 @@
-"""Boxes and landmarks of faces: sizes, mirroring, and the crops and alignment that they define."""
+"""Face boxes and landmarks: sizes, mirroring, face crops and alignment."""
 
 import math
 from dataclasses import dataclass
@@ -10,22 +10,22 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 RIGHT_EYE, LEFT_EYE, NOSE, RIGHT_MOUTH, LEFT_MOUTH = range(5)
-"""Places of the landmarks. Right and left are the person's: the right eye is on the left of the photo."""
+"""Indices of the landmarks. Right and left are the person's: the right eye is on the left of the photo."""
 
 TEMPLATE = np.array(
     [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
 )
-"""Where the landmarks of a face from the front are on a square of 112 pixels (InsightFace's, as ArcFace uses it)."""
+"""Landmarks of a frontal face on a square of 112 pixels, ``[5, 2]`` (InsightFace's template, as in ArcFace)."""
 
 UP = 0.03
-"""Share of a crop's side by which it reaches further up than down: an embedding then sees more of the hair."""
+"""Upward shift of a crop, as a fraction of its side, so that the embedding sees more of the hair."""
 
 _SQUARE = 112
-_ALIASING = 0.5  # bilinear sampling reads four pixels: below this scale it would skip some
+_ALIASING = 0.5  # bilinear sampling reads four pixels: below this scale it would skip pixels
 
 
 class Box(NamedTuple):
-    """A rectangle in shares of the photo's width and height; it may stick out of the photo."""
+    """Rectangle in fractions of the photo's width and height; it may extend beyond the photo."""
 
     x: float
     y: float
@@ -35,13 +35,15 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Face:
-    """A face. Lengths are shares of the photo's width and height; what is below 0 or above 1 is outside the photo.
+    """Detected face.
+
+    Lengths are fractions of the photo's width and height; values below 0 or above 1 are outside the photo.
 
     Attributes:
-        box: x and y of its upper left corner, width, height.
+        box: x and y of the upper left corner, width, height.
         landmarks: x and y of the right eye, the left eye, the tip of the nose, the right and the left corner of the
-            mouth; right and left are the person's.
-        confidence: that it is a face, 0 to 1.
+            mouth. Right and left are the person's.
+        confidence: Detector's confidence, 0 to 1.
     """
 
     box: Box
@@ -50,37 +52,43 @@ class Face:
 
     @property
     def area(self) -> float:
-        """The box's area over the photo's; parts outside the photo count."""
+        """Area of the box over the area of the photo; parts outside the photo count."""
         return self.box.width * self.box.height
 
     @property
     def outside(self) -> float:
-        """Share of the box that is outside the photo, 0 to 1."""
+        """Fraction of the box that is outside the photo, 0 to 1."""
         inside = _inside(self.box.x, self.box.width) * _inside(self.box.y, self.box.height)
         return 1 - inside / self.area
 
     @property
     def margin(self) -> float:
-        """Distance of the box from the nearest edge of the photo, in widths or heights of the box; negative outside."""
+        """Distance of the box from the nearest photo edge, in box widths or heights.
+
+        Negative if the box extends beyond the photo.
+        """
         x, y, width, height = self.box
         return min(x / width, (1 - x) / width - 1, y / height, (1 - y) / height - 1)
 
     def points(self, size: tuple[int, int]) -> np.ndarray:
-        """The landmarks in pixels of a photo of this width and height: float64 [5, 2]."""
+        """Return the landmarks in pixels, float64 [5, 2], for a photo of ``size`` (width, height)."""
         return np.multiply(self.landmarks, size)
 
     def side(self, size: tuple[int, int]) -> float:
-        """Pixels: the side of the square that is as large as the box, on a photo of this width and height."""
+        """Return the square root of the box area, pixels, for a photo of ``size`` (width, height)."""
         return math.sqrt(self.area * size[0] * size[1])
 
     def eye_distance(self, size: tuple[int, int]) -> float:
-        """Pixels between the eyes on a photo of this width and height; it is shorter where the face turns aside."""
+        """Return the distance between the eyes, pixels, for a photo of ``size`` (width, height).
+
+        The distance shrinks as the face turns aside.
+        """
         return math.hypot(*self._between_eyes(size))
 
     def tilt(self, size: tuple[int, int]) -> float:
-        """Degrees by which the line of the eyes is turned clockwise, -180 to 180, on a photo of this size."""
-        across, down = self._between_eyes(size)
-        return math.degrees(math.atan2(down, across))
+        """Return the clockwise rotation of the eye line, degrees from -180 to 180, for a photo of ``size``."""
+        dx, dy = self._between_eyes(size)
+        return math.degrees(math.atan2(dy, dx))
 
     def _between_eyes(self, size: tuple[int, int]) -> np.ndarray:
         points = self.points(size)
@@ -88,71 +96,79 @@ class Face:
 
 
 def _inside(start: float, length: float) -> float:
-    """How much of an interval is within 0 to 1."""
+    """Return the length of an interval's part within 0 to 1."""
     return max(0.0, min(1.0, start + length) - max(0.0, start))
 
 
 def mirrored(face: Face) -> Face:
-    """The same face on the photo's mirror image."""
+    """Return the face on the mirror image of its photo."""
     flipped = [(1 - x, y) for x, y in face.landmarks]
     order = (LEFT_EYE, RIGHT_EYE, NOSE, LEFT_MOUTH, RIGHT_MOUTH)
     box = face.box._replace(x=1 - face.box.x - face.box.width)
-    return Face(box, tuple(flipped[place] for place in order), face.confidence)
+    return Face(box, tuple(flipped[index] for index in order), face.confidence)
 
 
 def aligned(image: Image.Image, face: Face) -> np.ndarray:
-    """The face upright, its landmarks as near to `TEMPLATE` as turning, scaling and moving brings them.
+    """Return the upright face, its landmarks fitted to `TEMPLATE` by rotation, scale and translation.
 
     Args:
         image: RGB photo.
-        face: on it.
+        face: Face on the photo.
 
     Returns:
-        uint8 [112, 112, 3], RGB; what is outside the photo repeats its edge.
+        uint8 [112, 112, 3], RGB. The photo's edge is repeated outside the photo.
     """
     return crop(np.asarray(image), face.landmarks, _SQUARE, 1.0, up=0.0)
 
 
 def crop(pixels: np.ndarray, landmarks: ArrayLike, side: int, scale: float, up: float = UP) -> np.ndarray:
-    """An upright square around a face, so that `TEMPLATE` takes a share of it in the middle.
+    """Return an upright square around a face, with `TEMPLATE` centred on it at a relative scale.
 
     Args:
-        pixels: uint8 [height, width, 3], RGB.
-        landmarks: float [5, 2], x and y in shares of the photo's width and height; all 0 where no face was found.
-        side: of the square, pixels.
-        scale: share of its side that the template takes: 1 is as tight as ArcFace's, below it hair and neck show.
-        up: share of its side by which it reaches further up, where the hair is.
+        pixels: Photo, uint8 [height, width, 3], RGB.
+        landmarks: float [5, 2], x and y as fractions of the photo's width and height; all 0 if no face was found.
+        side: Side of the square, pixels.
+        scale: Fraction of the side that the template takes: 1 is as tight as ArcFace's; smaller values show hair and
+            neck.
+        up: Upward shift toward the hair, as a fraction of the side.
 
     Returns:
-        uint8 [side, side, 3], RGB; what is outside the photo repeats its edge. Where it is less than half as large as
-        in the photo, the photo is averaged first. Without a face it is the middle square of the photo.
+        uint8 [side, side, 3], RGB. The photo's edge is repeated outside the photo. If the crop shrinks the photo to
+        less than half, the photo is averaged first. Without a face the result is the photo's centre square.
     """
     if not np.any(landmarks):
         return _middle(pixels, side)
-    way = _to_square(landmarks, pixels.shape[1::-1], side, scale, up)
-    shrunk = math.hypot(*way[:, 0])
-    if 0 < shrunk < _ALIASING:
-        pixels = scaled(pixels, shrunk)
-        way = _to_square(landmarks, pixels.shape[1::-1], side, scale, up)
-    return cv2.warpAffine(pixels, way, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    matrix = _to_square(landmarks, pixels.shape[1::-1], side, scale, up)
+    factor = math.hypot(*matrix[:, 0])
+    if 0 < factor < _ALIASING:
+        pixels = scaled(pixels, factor)
+        matrix = _to_square(landmarks, pixels.shape[1::-1], side, scale, up)
+    return cv2.warpAffine(pixels, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def enlarged(size: tuple[int, int], landmarks: ArrayLike, side: int, scale: float) -> float:
-    """How many pixels of a crop one pixel of the photo takes, for a photo of this width and height; see `crop`."""
+    """Return the scale factor of `crop`: crop pixels per photo pixel.
+
+    Args:
+        size: Width and height of the photo, pixels.
+        landmarks: float [5, 2], fractions of the photo's width and height; all 0 if no face was found.
+        side: Side of the crop, pixels.
+        scale: Fraction of the side that the template takes.
+    """
     if not np.any(landmarks):
         return side / min(size)
     return math.hypot(*_to_square(landmarks, size, side, scale, UP)[:, 0])
 
 
 def _to_square(landmarks: ArrayLike, size: tuple[int, int], side: int, scale: float, up: float) -> np.ndarray:
-    """The way from pixels of a photo of this width and height to those of a crop."""
+    """Return the similarity transform [2, 3] from pixels of a photo of ``size`` (width, height) to crop pixels."""
     margin = side * (1 - scale) / 2
     target = TEMPLATE * (side * scale / _SQUARE) + (margin, margin + side * up)
     return _similarity(np.multiply(landmarks, size), target)
 
 
 def _middle(pixels: np.ndarray, side: int) -> np.ndarray:
-    """The middle square of a photo, scaled to this side."""
+    """Return the centre square of a photo, resized to ``side`` pixels."""
     height, width = pixels.shape[:2]
     shorter = min(height, width)
     top, left = (height - shorter) // 2, (width - shorter) // 2
@@ -161,18 +177,18 @@ def _middle(pixels: np.ndarray, side: int) -> np.ndarray:
 
 
 def to_template(image: Image.Image, face: Face) -> np.ndarray:
-    """The way from pixels of a photo to `TEMPLATE`'s: float64 [2, 3], for ``(x, y, 1)``."""
+    """Return the transform from photo pixels to `TEMPLATE` pixels: float64 [2, 3], for ``(x, y, 1)``."""
     return _similarity(face.points(image.size), TEMPLATE)
 
 
 def _similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The turn, scaling and shift that brings points nearest to others by least squares: [2, 3].
+    """Return the least-squares similarity transform (rotation, scale, translation) between points: [2, 3].
 
-    With points as complex numbers it is ``target = a * source + b``, a line through points.
+    With points as complex numbers the transform is ``target = a * source + b``, a linear regression.
     """
     z, w = source @ (1, 1j), target @ (1, 1j)
     centred = z - z.mean()
-    a = np.vdot(centred, w) / max(np.vdot(centred, centred).real, 1e-9)  # five points in one: no size to scale by
+    a = np.vdot(centred, w) / max(np.vdot(centred, centred).real, 1e-9)  # all points coincide: the scale is undefined
     b = w.mean() - a * z.mean()
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 

@@ -1,4 +1,4 @@
-"""The input shapes of network files (LiteRT, ONNX, Keras), read from their bytes."""
+"""Input shapes and layers of network files (LiteRT, ONNX, Keras), read from their bytes."""
 
 import difflib
 import json
@@ -11,11 +11,11 @@ import numpy as np
 
 from components.scorer import litert
 
-_LIKE = 5  # names of layers that an unknown one may have meant
+_LIKE = 5  # number of similar layer names that an error message lists
 
 
 def lite_input(content: bytes) -> list[int]:
-    """Return the input shape of a LiteRT network; raise ValueError if it is no embedder of pictures."""
+    """Return the input shape of a LiteRT network, dynamic lengths 0; raise ValueError if it takes no images."""
     try:
         interpreter = litert.load(content, 1)
     except ValueError as error:
@@ -24,7 +24,7 @@ def lite_input(content: bytes) -> list[int]:
         ) from error
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     if len(inputs) != 1 or len(outputs) != 1 or inputs[0]["dtype"] is not np.float32:
-        types = [each["dtype"].__name__ for each in inputs]
+        types = [tensor["dtype"].__name__ for tensor in inputs]
         raise ValueError(f"expected one float32 input and one output, got inputs {types} and {len(outputs)} outputs")
     shape = [max(0, int(length)) for length in inputs[0]["shape_signature"]]
     if shape[1:2] == [3] and shape[3:] != [3]:
@@ -33,7 +33,13 @@ def lite_input(content: bytes) -> list[int]:
 
 
 def onnx_input(content: bytes) -> list[int]:
-    """The shape of an ONNX file's one input; its weights are no input, though older files list them as such."""
+    """Return the shape of an ONNX file's only input, unknown lengths 0.
+
+    Weights are not counted as inputs, although older files list them there.
+
+    Raises:
+        ValueError: The content is not ONNX, or the network does not have exactly one input.
+    """
     try:
         graphs = [value for number, value in _wire(memoryview(content)) if number == 7]
         parts = list(_wire(graphs[0]))
@@ -48,51 +54,57 @@ def onnx_input(content: bytes) -> list[int]:
 
 
 def _onnx_shape(value_info: memoryview) -> list[int]:
-    """Of a ValueInfoProto: type (2), tensor_type (1), shape (2), dim (1), dim_value (1)."""
-    place = value_info
+    """Read the shape of a ValueInfoProto by the fields type (2), tensor_type (1), shape (2), dim (1), dim_value (1)."""
+    message = value_info
     for number in (2, 1, 2):
-        place = next(part for each, part in _wire(place) if each == number)
-    dims = [part for number, part in _wire(place) if number == 1]
+        message = next(part for key, part in _wire(message) if key == number)
+    dims = [part for number, part in _wire(message) if number == 1]
     return [next((part for number, part in _wire(dim) if number == 1), 0) for dim in dims]
 
 
 def _text(message: memoryview, number: int) -> str:
-    return next((bytes(part).decode() for each, part in _wire(message) if each == number), "")
+    return next((bytes(part).decode() for key, part in _wire(message) if key == number), "")
 
 
 def _wire(message: memoryview) -> Iterator[tuple[int, Any]]:
-    """The fields of a protobuf message: numbers, and messages or texts as they are (protobuf.dev, "Encoding").
+    """Yield the fields of a protobuf message: field number and value (protobuf.dev, "Encoding").
+
+    A varint is yielded as an integer, any other value as its bytes.
 
     Raises:
-        ValueError: it is no such message.
+        ValueError: The bytes are not a protobuf message.
     """
-    place = 0
+    offset = 0
 
     def varint() -> int:
-        nonlocal place
+        nonlocal offset
         value = shift = 0
         while True:
-            if place >= len(message) or shift > 63:
+            if offset >= len(message) or shift > 63:
                 raise ValueError("cut off")
-            byte = message[place]
-            value, shift, place = value | (byte & 127) << shift, shift + 7, place + 1
+            byte = message[offset]
+            value, shift, offset = value | (byte & 127) << shift, shift + 7, offset + 1
             if byte < 128:
                 return value
 
-    while place < len(message):
+    while offset < len(message):
         number, kind = divmod(varint(), 8)
         if kind == 0:
             yield number, varint()
             continue
         length = {1: 8, 5: 4}[kind] if kind in (1, 5) else varint() if kind == 2 else -1
-        if not 0 <= length <= len(message) - place:
+        if not 0 <= length <= len(message) - offset:
             raise ValueError("cut off")
-        yield number, message[place : place + length]
-        place += length
+        yield number, message[offset : offset + length]
+        offset += length
 
 
 def keras_layers(content: bytes) -> dict[str, dict[str, Any]]:
-    """The layers of a ``.keras`` file by name, read without Keras."""
+    """Return the layers of a ``.keras`` file by name, read without Keras.
+
+    Raises:
+        ValueError: The content is not a ``.keras`` file of a network of layers.
+    """
     try:
         with zipfile.ZipFile(BytesIO(content)) as archive:
             layers = json.loads(archive.read("config.json"))["config"]["layers"]
@@ -105,11 +117,11 @@ def keras_layers(content: bytes) -> dict[str, dict[str, Any]]:
 
 def keras_input(content: bytes) -> list[int]:
     """Return the input shape of a ``.keras`` file; raise ValueError if it has not exactly one input."""
-    inputs = [each for each in keras_layers(content).values() if each["class_name"] == "InputLayer"]
+    inputs = [layer for layer in keras_layers(content).values() if layer["class_name"] == "InputLayer"]
     if len(inputs) != 1:
         raise ValueError(f"expected a network with one input, got {len(inputs)}")
-    told = inputs[0]["config"]
-    shape = told.get("batch_shape") or told.get("batch_input_shape")
+    config = inputs[0]["config"]
+    shape = config.get("batch_shape") or config.get("batch_input_shape")
     return [length or 0 for length in shape]
 
 
@@ -117,6 +129,6 @@ def check_layers(known: list[str], wanted: tuple[str, ...]) -> None:
     """Raise ValueError if a wanted layer is not among the known ones; the message names similar layers."""
     for name in wanted:
         if name not in known:
-            folded = {each.lower(): each for each in known}
-            like = [folded[each] for each in difflib.get_close_matches(name.lower(), folded, _LIKE, 0.4)]
-            raise ValueError(f"expected face_layers among its {len(known)} layers, got {name!r}; like it are {like}")
+            folded = {layer.lower(): layer for layer in known}
+            similar = [folded[match] for match in difflib.get_close_matches(name.lower(), folded, _LIKE, 0.4)]
+            raise ValueError(f"expected face_layers among its {len(known)} layers, got {name!r}; like it are {similar}")

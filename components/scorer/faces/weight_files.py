@@ -1,8 +1,8 @@
-"""The folder of weights that ``analyzer.Reader`` loads, prepared from what the settings name.
+"""Preparation of the folder of face weights from the settings; ``analyzer.Reader`` loads the folder.
 
-A network comes as LiteRT (``.tflite``) or ONNX and is kept as it is. A Keras network (``.keras``, or one that the
-package ``deepface`` builds) is exported to LiteRT once, cut at ``face_layers``: no later step needs Keras to read a
-face, and the server has none.
+A LiteRT (``.tflite``) or ONNX network is kept unchanged. A Keras network (``.keras``, or built by the package
+``deepface``) is cut at ``face_layers`` and exported to LiteRT once. Later steps need no Keras to embed a face, and the
+server has none.
 """
 
 import hashlib
@@ -23,23 +23,24 @@ from components.scorer.settings import FacePrecision, Faces
 
 SUFFIXES = (".keras", ".tflite", ".onnx")
 AGREEMENT = {"int8": 0.99, "float16": 0.9999, "float32": -1.0}
-"""Cosine to what Keras says, on noise, that an export has to reach by the precision of its weights; else they have more
-bits. At 8 bits FaceNet's inner layers reach .999 on faces."""
+"""Least cosine similarity to the Keras output on noise that an export must reach, by weight precision.
 
-_PROBES = 4  # crops of noise on which an export is held against Keras
+An export below it is repeated at the next higher precision. At 8 bits FaceNet's inner layers reach .999 on faces.
+"""
+
+_PROBES = 4  # noise crops on which an export is compared with Keras
 
 
 @dataclass(frozen=True)
 class Given:
-    """An embedder as it was given, tried as far as that goes without Keras.
+    """Embedder candidate named by the settings, checked as far as possible without Keras.
 
     Attributes:
-        suffix: of its file; empty: ``deepface`` builds it.
-        content: of it.
-        about: how it wants its crops; of a Keras network without the size of an embedding, of one that is yet to be
-            built without the side of a crop.
-        sha256: of the content; empty: of its weights, once it is built.
-        precision: of its weights, where it was exported; empty: they are as they came.
+        suffix: Suffix of the embedder's file; "" if ``deepface`` builds the network.
+        content: Content of the file.
+        about: Embedder configuration. ``size`` is 0 for a Keras network; ``side`` is 0 for a network yet to be built.
+        sha256: SHA-256 of the content; for a ``deepface`` network, of its weights once they are built ("" before).
+        precision: Weight precision of the export; "" if the file is used unchanged.
     """
 
     suffix: str
@@ -50,49 +51,49 @@ class Given:
 
 
 def prepare(settings: Faces, folder: str | Path) -> dict[str, Any] | None:
-    """Write the folder of weights that the settings name.
+    """Write the folder of face weights that the settings name.
 
     Args:
-        settings: of faces.
-        folder: local; receives the files.
+        settings: Face settings.
+        folder: Local folder that receives the files.
 
     Returns:
-        What ``faces.json`` holds; None where faces are not looked for, and nothing is written.
+        The content of ``faces.json``; None if face detection is off, and then no file is written.
 
     Raises:
-        FileNotFoundError: a file is not there.
-        ValueError: it is not what it should be, has another digest, lacks a layer, or the settings contradict each
-            other; the message names the setting.
+        FileNotFoundError: A file does not exist.
+        ValueError: A file is of the wrong kind, has another digest or lacks a layer, or the settings contradict each
+            other. The message names the setting.
     """
     check_faces(settings)
     if not settings.face_detector:
         return None
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for old in embedder.EMBEDDERS.values():
-        (folder / old).unlink(missing_ok=True)
+    for name in embedder.EMBEDDERS.values():
+        (folder / name).unlink(missing_ok=True)
     detector = _named("face_detector", settings.face_detector, read_detector, settings)
     (folder / embedder.DETECTOR).write_bytes(detector)
-    about: dict[str, Any] = {"sha256": {"detector": hashlib.sha256(detector).hexdigest()}}
+    metadata: dict[str, Any] = {"sha256": {"detector": hashlib.sha256(detector).hexdigest()}}
     if settings.face_embedder:
-        given = _named("face_embedder", settings.face_embedder, read_embedder, settings)
-        written = _named("face_embedder", settings.face_embedder, _write_embedder, given, settings, folder)
-        about = {
-            **asdict(written.about),
+        candidate = _named("face_embedder", settings.face_embedder, read_embedder, settings)
+        exported = _named("face_embedder", settings.face_embedder, _write_embedder, candidate, settings, folder)
+        metadata = {
+            **asdict(exported.about),
             "layers": [*settings.face_layers],
-            "precision": written.precision,
-            "sha256": {**about["sha256"], "embedder": written.sha256},
+            "precision": exported.precision,
+            "sha256": {**metadata["sha256"], "embedder": exported.sha256},
         }
-    storage.write_json(str(folder / embedder.ABOUT), about)
-    return about
+    storage.write_json(str(folder / embedder.ABOUT), metadata)
+    return metadata
 
 
 def read_detector(settings: Faces) -> bytes:
-    """The face detector, tried.
+    """Return the content of the face detector's file, after loading it once.
 
     Raises:
-        FileNotFoundError: there is none at its address.
-        ValueError: it is no YuNet, or has another digest.
+        FileNotFoundError: There is no file at its address.
+        ValueError: The file is not YuNet or has another digest.
     """
     content = _fetch(settings.face_detector, "face_detector_sha256", settings.face_detector_sha256)
     Detector(content)
@@ -100,14 +101,14 @@ def read_detector(settings: Faces) -> bytes:
 
 
 def read_embedder(settings: Faces) -> Given:
-    """The embedder, tried; of a Keras network only what can be told without Keras.
+    """Return the embedder candidate, after checking it; a Keras network is checked without Keras.
 
     Raises:
-        FileNotFoundError: there is none at its address.
-        ValueError: it is no network that reads square RGB pictures, has another digest or lacks a layer.
+        FileNotFoundError: There is no file at its address.
+        ValueError: The file is no network of square RGB images, has another digest or lacks a layer.
     """
     suffix = Path(settings.face_embedder).suffix
-    about = About(
+    spec = About(
         kind="onnx" if suffix == ".onnx" else "litert",
         preprocessing=settings.face_preprocessing,
         side=0,
@@ -117,7 +118,7 @@ def read_embedder(settings: Faces) -> Given:
     )
     if settings.face_embedder.startswith(deepface.PREFIX):
         deepface.check(settings.face_embedder.removeprefix(deepface.PREFIX))
-        return Given("", b"", about, "")
+        return Given("", b"", spec, "")
     if suffix not in SUFFIXES:
         raise ValueError(f"expected a file that ends in {', '.join(SUFFIXES)} or {deepface.PREFIX}NAME")
     content = _fetch(settings.face_embedder, "face_embedder_sha256", settings.face_embedder_sha256)
@@ -126,16 +127,16 @@ def read_embedder(settings: Faces) -> Given:
             content
         )
     )
-    about = replace(about, side=side, channels_first=channels_first)
+    spec = replace(spec, side=side, channels_first=channels_first)
     if suffix == ".keras":
         model_files.check_layers(list(model_files.keras_layers(content)), settings.face_layers)
     else:
-        about = replace(about, size=Embedder(content, about).size)
-    return Given(suffix, content, about, hashlib.sha256(content).hexdigest())
+        spec = replace(spec, size=Embedder(content, spec).size)
+    return Given(suffix, content, spec, hashlib.sha256(content).hexdigest())
 
 
 def _named(name: str, uri: str, read: Any, *arguments: Any) -> Any:
-    """The result of a call, whose errors are told with the setting that they are about."""
+    """Call a function; prefix the message of its FileNotFoundError or ValueError with the setting's name and value."""
     try:
         return read(*arguments)
     except FileNotFoundError as error:
@@ -144,52 +145,57 @@ def _named(name: str, uri: str, read: Any, *arguments: Any) -> Any:
         raise ValueError(f"{name} {uri}: {error}") from error
 
 
-def _fetch(uri: str, name: str, wanted: str) -> bytes:
+def _fetch(uri: str, name: str, sha256: str) -> bytes:
     try:
         content = storage.read_bytes(uri)
     except FileNotFoundError:
         raise FileNotFoundError("there is nothing at this address") from None
-    integrity.expect(hashlib.sha256(content).hexdigest(), wanted, name)
+    integrity.expect(hashlib.sha256(content).hexdigest(), sha256, name)
     return content
 
 
 def _square(shape: list[int]) -> tuple[int, bool]:
-    """The side and whether channels come first, of an input's shape, unknown lengths 0.
+    """Return the side of an input shape and whether channels come first.
+
+    Args:
+        shape: Input shape, unknown lengths 0.
 
     Raises:
-        ValueError: it is not that of square RGB pictures.
+        ValueError: The shape is not that of square RGB images.
     """
     if len(shape) == 4 and shape[0] in (0, 1):
         if shape[3] == 3 and shape[1] == shape[2] > 0:
             return shape[1], False
         if shape[1] == 3 and shape[2] == shape[3] > 0:
             return shape[2], True
-    shown = ", ".join(str(length or "?") for length in shape)
-    raise ValueError(f"expected a network of square RGB pictures, float32 [n, side, side, 3], got one of [{shown}]")
+    shape_text = ", ".join(str(length or "?") for length in shape)
+    raise ValueError(
+        f"expected a network of square RGB pictures, float32 [n, side, side, 3], got one of [{shape_text}]"
+    )
 
 
-def _write_embedder(given: Given, settings: Faces, folder: Path) -> Given:
-    """Write the embedder's file; what is known of it then."""
-    file = folder / embedder.EMBEDDERS[given.about.kind]
-    if given.suffix in (".tflite", ".onnx"):
-        file.write_bytes(given.content)
-        return given
-    if given.suffix == ".keras":
-        network, about, digest = _loaded(given.content), given.about, given.sha256
+def _write_embedder(candidate: Given, settings: Faces, folder: Path) -> Given:
+    """Write the embedder's file and return the candidate completed with side, size, digest and precision."""
+    path = folder / embedder.EMBEDDERS[candidate.about.kind]
+    if candidate.suffix in (".tflite", ".onnx"):
+        path.write_bytes(candidate.content)
+        return candidate
+    if candidate.suffix == ".keras":
+        network, spec, digest = _loaded(candidate.content), candidate.about, candidate.sha256
     else:
         network = deepface.build(settings.face_embedder.removeprefix(deepface.PREFIX))
         digest = deepface.digest(network)
         integrity.expect(digest, settings.face_embedder_sha256, "face_embedder_sha256", "weights")
-        about = replace(given.about, side=_square([length or 0 for length in network.input_shape])[0])
+        spec = replace(candidate.about, side=_square([length or 0 for length in network.input_shape])[0])
         model_files.check_layers([layer.name for layer in network.layers], settings.face_layers)
-    precision = _export(_cut(network, settings.face_layers), about.side, file, settings.face_precision)
-    about = replace(about, size=Embedder(str(file), about).size)
-    return replace(given, about=about, sha256=digest, precision=precision)
+    precision = _export(_cut(network, settings.face_layers), spec.side, path, settings.face_precision)
+    spec = replace(spec, size=Embedder(str(path), spec).size)
+    return replace(candidate, about=spec, sha256=digest, precision=precision)
 
 
 def _loaded(content: bytes) -> Any:
-    """The network of a ``.keras`` file."""
-    import keras  # with TensorFlow half a gigabyte, which only this form of file needs
+    """Load the network of a ``.keras`` file."""
+    import keras  # imported here: with TensorFlow it takes half a gigabyte, and only .keras files need it
 
     with tempfile.NamedTemporaryFile(suffix=".keras") as saved:
         saved.write(content)
@@ -200,19 +206,22 @@ def _loaded(content: bytes) -> Any:
             raise ValueError(f"expected a .keras file that Keras {keras.__version__} can load, got: {error}") from error
 
 
-def _export(network: Any, side: int, file: Path, precision: FacePrecision) -> str:
-    """Export a network to LiteRT with weights of this precision, or of the next that says what Keras says; which."""
+def _export(network: Any, side: int, path: Path, precision: FacePrecision) -> str:
+    """Export a network to LiteRT and return the weight precision used.
+
+    The precision is raised until the export agrees with Keras (see `AGREEMENT`).
+    """
     noise = np.random.default_rng(0).normal(size=(_PROBES, side, side, 3)).astype("float32")
     expected = np.asarray(network(noise, training=False))
-    for tried in [*AGREEMENT][[*AGREEMENT].index(precision) :]:
-        network.export(str(file), format="litert", verbose=False, **_options(tried))
-        if _cosine(expected, LiteNetwork(str(file))(noise)) >= AGREEMENT[tried]:
+    for attempt in [*AGREEMENT][[*AGREEMENT].index(precision) :]:
+        network.export(str(path), format="litert", verbose=False, **_options(attempt))
+        if _cosine(expected, LiteNetwork(str(path))(noise)) >= AGREEMENT[attempt]:
             break
-    return tried
+    return attempt
 
 
 def _options(precision: FacePrecision) -> dict[str, Any]:
-    """The options of TensorFlow's converter for weights of this precision."""
+    """Return the options of TensorFlow's converter for a weight precision."""
     import tensorflow as tf
 
     smaller = {"optimizations": [tf.lite.Optimize.DEFAULT]}
@@ -221,16 +230,23 @@ def _options(precision: FacePrecision) -> dict[str, Any]:
 
 
 def _cut(network: Any, layers: tuple[str, ...]) -> Any:
-    """A network of float ``[n, side, side, 3]`` to ``[n, size]``: its output, or those of its layers."""
+    """Return the network from ``[n, side, side, 3]`` to ``[n, size]``, cut at ``layers`` or, without any, at its
+    output.
+    """
     import keras
 
-    read = [network.get_layer(name).output for name in layers] or [network.output]
-    parts = [part for output in read for part in _flat(output)]
-    return keras.Model(network.inputs[0], keras.layers.Concatenate(name="embedding")(parts) if parts[1:] else parts[0])
+    outputs = [network.get_layer(name).output for name in layers] or [network.output]
+    features = [part for output in outputs for part in _flat(output)]
+    return keras.Model(
+        network.inputs[0], keras.layers.Concatenate(name="embedding")(features) if features[1:] else features[0]
+    )
 
 
 def _flat(output: Any) -> list[Any]:
-    """A layer's output ``[n, c]`` as it is; the means and the standard deviations of one of maps ``[n, h, w, c]``."""
+    """Return a layer output as a list of ``[n, c]`` tensors.
+
+    ``[n, c]`` is returned unchanged; feature maps ``[n, h, w, c]`` become their means and standard deviations.
+    """
     from keras import ops
 
     if len(output.shape) == 2:
@@ -242,7 +258,7 @@ def _flat(output: Any) -> list[Any]:
     return [ops.mean(output, axis=(1, 2)), deviation]
 
 
-def _cosine(one: np.ndarray, other: np.ndarray) -> float:
-    """The least cosine of two arrays' rows."""
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    return float(np.min((one * other).sum(axis=1) / np.maximum(lengths, 1e-12)))
+def _cosine(expected: np.ndarray, actual: np.ndarray) -> float:
+    """Return the least cosine similarity between corresponding rows of two arrays."""
+    lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(actual, axis=1)
+    return float(np.min((expected * actual).sum(axis=1) / np.maximum(lengths, 1e-12)))
