@@ -1,14 +1,14 @@
-"""Which version of a model is whose, which one serves, and who decided that: two small files beside the versions.
+"""Channels (aliases of model versions), version numbers and the audit log, in two JSON files beside the versions.
 
-    <models>/<name>/versions.json    {"1": {"run": …, "scorer": …, "claimed": …}, …}    who took which number, and when
-    <models>/<name>/channels.json    {"champion": 3, "previous": 2, "audit": […]}       which version answers, and why
+    <models>/<name>/versions.json    {"1": {"run": …, "scorer": …, "claimed": …}, …}    who reserved which number, when
+    <models>/<name>/channels.json    {"champion": 3, "previous": 2, "audit": […]}       which version serves, and why
 
-Both are changed by compare-and-swap only, so that any number of pushes and people may act at once: no number is given
-twice, and no change is lost. Numbers only grow and are never given again, also when a version was removed.
+Both files are changed by compare-and-swap only. Any number of pushes and people may therefore act at the same time:
+no number is reserved twice, and no change is lost. Version numbers only grow. The number of a removed version is
+never used again.
 
-The audit lies in the file of which it tells, so that a change and its entry are one write: neither is ever there
-without the other. And as the file never gets a content again that it had before, a store that knows versions by
-their content (S3's entity tags, SHA-256 on a disk) cannot take a changed file for an unchanged one either.
+The audit log is part of ``channels.json``, so a change and its audit entry are one write. Every change appends an
+entry, so the file's content never repeats. Content-based versions (S3 ETag, SHA-256) therefore detect every change.
 """
 
 import getpass
@@ -25,25 +25,25 @@ from typing import Any
 
 from components.scorer import storage
 
-COMPLETE = "saved_model.pb"  # written last: a version without it is not complete
+COMPLETE = "saved_model.pb"  # written last: a version without this file is incomplete
 CHAMPION, PREVIOUS, AUDIT = "champion", "previous", "audit"
 USER = "PIPELINE_USER"
-"""The environment variable that says who acts, where the account's name would not."""
+"""The environment variable that names the acting person, where the account's name does not."""
 
 UNFINISHED = timedelta(days=1)
-"""How long a push may take from its claim: what it has written is not removed before."""
+"""Longest duration of a push from its reservation: files of an unfinished push are not removed before."""
 
-_RENEWAL = timedelta(hours=1)  # a claim that is tried again later than this begins its day anew
-_TRIES = 50  # of a swap; each lost one means that another writer's succeeded
-_PAUSE = 0.05  # seconds at most before the next try, drawn by chance so that rivals do not meet again
+_RENEWAL = timedelta(hours=1)  # reserving the same number again after this time restarts its day
+_TRIES = 50  # compare-and-swap attempts; each lost attempt means that another writer succeeded
+_PAUSE = 0.05  # longest pause before the next attempt, seconds; drawn at random so that rivals do not meet again
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 
 
 def folder(models: str, name: str) -> str:
-    """The address of a model's versions: ``<models>/<name>``.
+    """Return the address of a model's versions: ``<models>/<name>``.
 
     Raises:
-        ValueError: the name is not one plain folder name.
+        ValueError: The name is not one plain folder name.
     """
     if not re.fullmatch(_NAME, name):
         raise ValueError(f"expected a model name of letters, digits, '.', '_' and '-', got {name!r}")
@@ -51,49 +51,51 @@ def folder(models: str, name: str) -> str:
 
 
 def address(models: str, name: str, version: int) -> str:
-    """The address of a version's folder."""
+    """Return the address of a version's folder."""
     return storage.join(folder(models, name), str(version))
 
 
 def user() -> str:
-    """Who acts: the environment variable ``PIPELINE_USER``, or the account and the machine."""
-    if given := " ".join(os.environ.get(USER, "").split()):
-        return given
+    """Return the acting user: the environment variable ``PIPELINE_USER``, or ``account@machine``."""
+    if override := " ".join(os.environ.get(USER, "").split()):
+        return override
     try:
         account = getpass.getuser()
-    except (KeyError, OSError):  # a container may run under a number without a name
+    except (KeyError, OSError):  # a container may run under a user id without a name
         account = str(os.getuid())
     return f"{account}@{socket.gethostname()}"
 
 
 def read(models: str, name: str) -> dict[str, Any]:
-    """The channels of a model: ``champion`` and ``previous`` are version numbers; empty when none is published.
+    """Return a model's channels: version numbers by channel, such as ``champion``; empty if nothing is published.
 
     Raises:
-        ValueError: ``channels.json`` is not what `switch` writes.
+        ValueError: ``channels.json`` does not have the form that `switch` writes.
     """
     return _told(_read(models, name))
 
 
 def audit(models: str, name: str) -> list[dict[str, Any]]:
-    """Every change of a model's channels, oldest first.
+    """Return every change of a model's channels, oldest first.
 
     Returns:
         Entries of ``id``, ``when`` (ISO 8601, UTC), ``who``, ``action`` ("push", "promote", "rollback" or "gc") and
-        ``why``; and ``channel``, ``from`` and ``to`` (version numbers, None where there was none) or, for "gc",
-        ``removed`` (version numbers).
+        ``why``. A "gc" entry also has ``removed`` (version numbers). The other entries also have ``channel``,
+        ``from`` and ``to`` (version numbers or None).
 
     Raises:
-        ValueError: ``channels.json`` is not what `switch` writes.
+        ValueError: ``channels.json`` does not have the form that `switch` writes.
     """
     return _audit(_read(models, name))
 
 
 def named(models: str, name: str, version: int) -> bool:
-    """Whether a channel names the version, or once did: it was proved then, and no push may remove it.
+    """Return True if a channel names the version, or named it before: no push may remove such a version.
+
+    A version is verified before a channel names it.
 
     Raises:
-        ValueError: the version was removed, or ``channels.json`` is not what `switch` writes.
+        ValueError: The version was removed, or ``channels.json`` does not have the form that `switch` writes.
     """
     channels = _read(models, name)
     _refuse_removed(channels, name, version)
@@ -101,36 +103,39 @@ def named(models: str, name: str, version: int) -> bool:
 
 
 def kept(models: str, name: str) -> set[int]:
-    """The versions that must stay: every number that ``channels.json`` names, also in an entry of a form of its own."""
+    """Return the versions that must stay: every number in ``channels.json`` outside of the audit log.
+
+    Numbers in entries that a person added in another form count too.
+    """
     return _numbers(read(models, name))
 
 
 def switch(models: str, name: str, version: int, *, who: str = "", why: str = "") -> dict[str, Any]:
-    """Make a newly pushed version the champion and the champion before it ``previous``.
+    """Make a newly pushed version the champion, and the champion before it ``previous``.
 
-    Only a version newer than every champion so far takes over. So when two pushes end in the other order than they
-    began, or one is tried again after a later one, the newest version serves; and a version that was rolled back
-    does not return when its push is tried again. Other entries of the file are kept.
+    A version becomes champion only if its number is higher than that of every champion so far. The newest version
+    therefore serves even if two pushes end in another order than they began, or if an older push is tried again.
+    A version that was rolled back does not return when its push is tried again. Other entries of the file stay.
 
     Args:
-        models: folder, ``gs://`` or ``s3://`` address of all models.
-        name: of the model.
-        version: its number.
-        who: publishes it, for the audit; by default `user`.
-        why: it is published.
+        models: Folder, ``gs://`` or ``s3://`` address of all models.
+        name: Name of the model.
+        version: Version number.
+        who: Person or account that publishes, for the audit log; by default `user`.
+        why: Reason for publishing, for the audit log.
 
     Returns:
-        The channels after the switch.
+        The channels after the change.
 
     Raises:
-        ValueError: the version was removed, or ``channels.json`` is not what this function writes.
+        ValueError: The version was removed, or ``channels.json`` does not have the form that this function writes.
     """
 
-    def promoted(channels: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+    def promote(channels: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
         _refuse_removed(channels, name, version)
         return channels if version <= _newest(channels) else _moved(channels, CHAMPION, version, entry)
 
-    return _told(_change(models, name, _entry("push", who, why), promoted))
+    return _told(_change(models, name, _entry("push", who, why), promote))
 
 
 def move(
@@ -144,41 +149,42 @@ def move(
     action: str = "promote",
     seen: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Let a channel name a version, also an older one: what a person decides.
+    """Set a channel to a version, also to an older one, as a person decided.
 
-    The champion before becomes ``previous``. A version that the channel names already changes nothing.
+    When the champion changes, the champion before becomes ``previous``. If the channel names the version already,
+    nothing changes.
 
     Args:
-        models: folder, ``gs://`` or ``s3://`` address of all models.
-        name: of the model.
-        version: its number.
+        models: Folder, ``gs://`` or ``s3://`` address of all models.
+        name: Name of the model.
+        version: Version number.
         channel: "champion", "challenger" or any other plain name but "previous".
-        who: decides; by default `user`.
-        why: for the audit.
-        action: for the audit.
-        seen: what the decision was made on, by channel: when these have changed since, nothing is moved.
+        who: Person who decides, for the audit log; by default `user`.
+        why: Reason, for the audit log.
+        action: Name of the action, for the audit log.
+        seen: Version expected at each channel (compare-and-swap guard). If one differs, nothing is changed.
 
     Returns:
-        The channels after the move.
+        The channels after the change.
 
     Raises:
-        ValueError: there is no reason, the channel has no proper name, the version was removed, or the channels have
-            changed since.
+        ValueError: The reason is empty, the channel's name is invalid, the version was removed, or a channel differs
+            from the expected version.
     """
     check_channel(channel)
     check_reason(why)
 
-    def moved(channels: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+    def point_channel(channels: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
         _refuse_removed(channels, name, version)
         _refuse_changed(channels, name, seen or {})
         _number(channels, channel)
         return channels if channels.get(channel) == version else _moved(channels, channel, version, entry)
 
-    return _told(_change(models, name, _entry(action, who, why), moved))
+    return _told(_change(models, name, _entry(action, who, why), point_channel))
 
 
 def check_channel(channel: str) -> None:
-    """Raise ValueError unless a person may let this channel name a version."""
+    """Raise ValueError unless a person may set this channel."""
     if channel == PREVIOUS:
         raise ValueError(f"{PREVIOUS!r} follows the champion: to go back to a version, promote it as champion")
     if channel == AUDIT or not re.fullmatch(_NAME, channel):
@@ -186,109 +192,111 @@ def check_channel(channel: str) -> None:
 
 
 def check_reason(why: str) -> None:
-    """Raise ValueError unless there is a reason for the audit."""
+    """Raise ValueError if the reason for the audit log is empty."""
     if not why.strip():
         raise ValueError("expected a reason for the audit, got an empty one")
 
 
 def remove(models: str, name: str, versions: Collection[int], *, who: str = "", why: str) -> list[int]:
-    """Give versions up, before their files are removed: from then on no channel can name them.
+    """Mark versions as removed in the audit log before their files are deleted: no channel can name them afterwards.
 
     Returns:
-        Those whose files may be removed: all but those that a channel names.
+        The versions whose files may be deleted: all but the versions that a channel names.
     """
     base = folder(models, name)
-    _swap(storage.join(base, "versions.json"), _versions, lambda owners: {str(each): {} for each in versions} | owners)
+    _swap(
+        storage.join(base, "versions.json"), _versions, lambda owners: {str(number): {} for number in versions} | owners
+    )
 
-    def removed(channels: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
-        going = sorted(set(versions) - _numbers(_told(channels)) - _removed(channels))
-        return _noted(channels, entry | {"removed": going}) if going else channels
+    def add_removal_entry(channels: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+        removable = sorted(set(versions) - _numbers(_told(channels)) - _removed(channels))
+        return _noted(channels, entry | {"removed": removable}) if removable else channels
 
-    channels = _change(models, name, _entry("gc", who, why), removed)
-    gone = _removed(channels) - _numbers(_told(channels))
-    return [version for version in versions if version in gone]
+    channels = _change(models, name, _entry("gc", who, why), add_removal_entry)
+    deletable = _removed(channels) - _numbers(_told(channels))
+    return [version for version in versions if version in deletable]
 
 
 def removed(models: str, name: str) -> set[int]:
-    """The versions that were given up by `remove`."""
+    """Return the versions that `remove` marked as removed."""
     return _removed(_read(models, name))
 
 
 def claim(models: str, name: str, run: str, scorer: str) -> int:
-    """Take the next free version number; the same run and scorer get the number that they took before.
+    """Reserve the next free version number; the same run and scorer get the number that they reserved before.
 
     Args:
-        models: folder, ``gs://`` or ``s3://`` address of all models.
-        name: of the model.
-        run: of the pipeline.
-        scorer: fingerprint of what is published, so that a run resumed with another scorer takes a new number.
+        models: Folder, ``gs://`` or ``s3://`` address of all models.
+        name: Name of the model.
+        run: Id of the pipeline run.
+        scorer: Fingerprint of the published scorer: a run resumed with another scorer reserves a new number.
 
     Returns:
-        The number, from 1: higher than any taken before and any version folder there.
+        The version number, from 1. A new number is higher than every reserved number and every version folder.
     """
     base = folder(models, name)
-    mine = {"run": run, "scorer": scorer}
-    present = [int(version) for version in storage.folders(base) if version.isdecimal()]
+    owner = {"run": run, "scorer": scorer}
+    existing = [int(version) for version in storage.folders(base) if version.isdecimal()]
 
-    def claimed(owners: dict[str, Any]) -> dict[str, Any]:
-        version = _of(owners, mine)
-        if version and (begun := _time(owners[version])) and datetime.now(UTC) - begun < _RENEWAL:
+    def reserve(owners: dict[str, Any]) -> dict[str, Any]:
+        version = _of(owners, owner)
+        if version and (reserved_at := _time(owners[version])) and datetime.now(UTC) - reserved_at < _RENEWAL:
             return owners
-        return {**owners, version or str(1 + max([0, *present, *map(int, owners)])): {**mine, "claimed": _now()}}
+        return {**owners, version or str(1 + max([0, *existing, *map(int, owners)])): {**owner, "claimed": _now()}}
 
-    return int(_of(_swap(storage.join(base, "versions.json"), _versions, claimed), mine) or 0)
+    return int(_of(_swap(storage.join(base, "versions.json"), _versions, reserve), owner) or 0)
 
 
 def claims(models: str, name: str) -> dict[int, datetime]:
-    """When each number was claimed, as far as it is known."""
+    """Return the time at which each version number was reserved, UTC; numbers without a known time are left out."""
     uri = storage.join(folder(models, name), "versions.json")
     owners = _versions(uri, storage.read_versioned(uri)[0])
-    return {int(version): begun for version, owner in owners.items() if (begun := _time(owner))}
+    return {int(version): reserved_at for version, owner in owners.items() if (reserved_at := _time(owner))}
 
 
 def abandon(models: str, name: str, versions: Collection[int]) -> list[int]:
-    """Declare pushes that were never completed dead, before what they have written is removed.
+    """Mark incomplete versions as abandoned, before their files are deleted.
 
-    A push that is tried again afterwards takes a new number. Of a version for which no time of its claim is known the
-    day begins now.
+    A version is abandoned `UNFINISHED` after its reservation. If the time of the reservation is unknown, the day
+    begins now. A push that is tried again afterwards reserves a new number.
 
     Returns:
-        Those versions whose push is dead: the others may still be under way.
+        The abandoned versions; the pushes of the others may still be running.
     """
 
-    def abandoned(owners: dict[str, Any]) -> dict[str, Any]:
-        after = dict(owners)
+    def mark(owners: dict[str, Any]) -> dict[str, Any]:
+        updated = dict(owners)
         for version in map(str, versions):
             owner = owners.get(version, {})
-            if (begun := _time(owner)) is None:
-                after[version] = {**owner, "claimed": _now()}
-            elif "abandoned" not in owner and datetime.now(UTC) - begun > UNFINISHED:
-                after[version] = {**owner, "abandoned": _now()}
-        return after
+            if (reserved_at := _time(owner)) is None:
+                updated[version] = {**owner, "claimed": _now()}
+            elif "abandoned" not in owner and datetime.now(UTC) - reserved_at > UNFINISHED:
+                updated[version] = {**owner, "abandoned": _now()}
+        return updated
 
-    owners = _swap(storage.join(folder(models, name), "versions.json"), _versions, abandoned)
+    owners = _swap(storage.join(folder(models, name), "versions.json"), _versions, mark)
     return [version for version in versions if "abandoned" in owners[str(version)]]
 
 
 def version_of(uri: str) -> int | None:
-    """The number that names a version's folder; None when it is not named by one."""
+    """Return the version number of a version's folder; None if the folder's name is not a number."""
     last = uri.rstrip("/").rsplit("/", 1)[-1]
     return int(last) if last.isdecimal() else None
 
 
 def resolve(uri: str) -> str:
-    """The version that an address means.
+    """Return the version folder that an address stands for.
 
     Args:
-        uri: a version's folder; a model's folder, for its champion; or the folder of all models, when there
-            is just one.
+        uri: Address of a version's folder; of a model's folder, for its champion; or of the folder of all models,
+            if there is just one model.
 
     Returns:
-        The version's folder.
+        Address of the version's folder.
 
     Raises:
-        FileNotFoundError: there is no version at the address.
-        ValueError: several models are.
+        FileNotFoundError: There is no version at the address.
+        ValueError: There are several models at the address.
     """
     if storage.exists(storage.join(uri, COMPLETE)):
         return uri
@@ -311,7 +319,7 @@ def _read(models: str, name: str) -> dict[str, Any]:
 
 
 def _told(channels: dict[str, Any]) -> dict[str, Any]:
-    """The file's content without the audit."""
+    """Return the content of ``channels.json`` without the audit log."""
     return {channel: version for channel, version in channels.items() if channel != AUDIT}
 
 
@@ -320,8 +328,8 @@ def _audit(channels: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _entry(action: str, who: str, why: str) -> dict[str, Any]:
-    words = " ".join(why.split())
-    return {"id": uuid.uuid4().hex[:12], "when": _now(), "who": who or user(), "action": action, "why": words}
+    reason = " ".join(why.split())
+    return {"id": uuid.uuid4().hex[:12], "when": _now(), "who": who or user(), "action": action, "why": reason}
 
 
 def _noted(channels: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
@@ -329,18 +337,18 @@ def _noted(channels: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _moved(channels: dict[str, Any], channel: str, version: int, entry: dict[str, Any]) -> dict[str, Any]:
-    before = channels.get(channel)
-    after = {channel: version, PREVIOUS: before} if channel == CHAMPION else {channel: version}
-    return _noted(channels | after, entry | {"channel": channel, "from": before, "to": version})
+    old_version = channels.get(channel)
+    changes = {channel: version, PREVIOUS: old_version} if channel == CHAMPION else {channel: version}
+    return _noted(channels | changes, entry | {"channel": channel, "from": old_version, "to": version})
 
 
 def _newest(channels: dict[str, Any]) -> int:
-    """The highest version that ever was champion; 0 when none was."""
-    seen = [channels.get(CHAMPION), channels.get(PREVIOUS)]
+    """Return the highest version that ever was champion; 0 if there was none."""
+    candidates = [channels.get(CHAMPION), channels.get(PREVIOUS)]
     for entry in _audit(channels):
         if entry.get("channel") == CHAMPION:
-            seen += [entry.get("from"), entry.get("to")]
-    return max([0, *(version for version in seen if isinstance(version, int))])
+            candidates += [entry.get("from"), entry.get("to")]
+    return max([0, *(version for version in candidates if isinstance(version, int))])
 
 
 def _removed(channels: dict[str, Any]) -> set[int]:
@@ -348,7 +356,7 @@ def _removed(channels: dict[str, Any]) -> set[int]:
 
 
 def _numbers(value: Any) -> set[int]:
-    """Every version number in a value, however an entry that a person has added may name it."""
+    """Return every version number in a value, at any depth: a person may have added an entry of another form."""
     if isinstance(value, Mapping):
         value = [*value.keys(), *value.values()]
     if isinstance(value, list):
@@ -363,8 +371,8 @@ def _refuse_removed(channels: dict[str, Any], name: str, version: int) -> None:
             raise ValueError(f"version {version} of {name} was removed {by}: train or publish it again in a new run")
 
 
-def _refuse_changed(channels: dict[str, Any], name: str, seen: Mapping[str, Any]) -> None:
-    for channel, version in seen.items():
+def _refuse_changed(channels: dict[str, Any], name: str, expected: Mapping[str, Any]) -> None:
+    for channel, version in expected.items():
         if (now := channels.get(channel)) != version:
             raise ValueError(
                 f"the {channel} of {name} has just been moved by someone else: expected version {version}, found {now};"
@@ -378,13 +386,13 @@ def _change(
     entry: dict[str, Any],
     change: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]],
 ) -> dict[str, Any]:
-    """Change the channels once: a write whose answer got lost is known by its entry, also after later ones."""
+    """Change the channels once: a repeated write whose response got lost is recognised by its entry's id."""
 
-    def once(channels: dict[str, Any]) -> dict[str, Any]:
-        done = any(each.get("id") == entry["id"] for each in _audit(channels))
-        return channels if done else change(channels, entry)
+    def apply_once(channels: dict[str, Any]) -> dict[str, Any]:
+        is_written = any(item.get("id") == entry["id"] for item in _audit(channels))
+        return channels if is_written else change(channels, entry)
 
-    return _swap(storage.join(folder(models, name), "channels.json"), _channels, once)
+    return _swap(storage.join(folder(models, name), "channels.json"), _channels, apply_once)
 
 
 def _swap(
@@ -392,16 +400,16 @@ def _swap(
     parse: Callable[[str, bytes | None], dict[str, Any]],
     change: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> dict[str, Any]:
-    """Change a JSON file by compare-and-swap; returns what it holds afterwards."""
+    """Change a JSON file by compare-and-swap; return its content afterwards."""
     for _ in range(_TRIES):
         data, version = storage.read_versioned(uri)
-        before = parse(uri, data)
-        after = change(before)
-        if after == before:
-            return before
+        current = parse(uri, data)
+        updated = change(current)
+        if updated == current:
+            return current
         try:
-            storage.write_if(uri, storage.to_json(after), version)
-            return after
+            storage.write_if(uri, storage.to_json(updated), version)
+            return updated
         except storage.Conflict:
             time.sleep(random.uniform(0, _PAUSE))
     raise storage.Conflict(f"{uri} was written by others {_TRIES} times in a row; try again when they have ended")
@@ -418,7 +426,7 @@ def _channels(uri: str, data: bytes | None) -> dict[str, Any]:
 
 
 def _number(channels: dict[str, Any], channel: str, uri: str = "channels.json") -> None:
-    """Raise ValueError unless the channel is free or names a version."""
+    """Raise ValueError unless the channel is unset or names a version number."""
     version = channels.get(channel)
     if version is not None and (type(version) is not int or version < 1):
         raise ValueError(f"expected a version number as {channel} in {uri}, got {version!r}; mend the file by hand")
@@ -433,15 +441,20 @@ def _versions(uri: str, data: bytes | None) -> dict[str, Any]:
     return versions
 
 
-def _of(owners: dict[str, Any], mine: dict[str, str]) -> str | None:
-    """The number that a run and scorer have taken and not lost."""
+def _of(owners: dict[str, Any], owner: dict[str, str]) -> str | None:
+    """Return the number that a run and scorer reserved; None if there is none or it was abandoned."""
     return next(
-        (number for number, owner in owners.items() if mine.items() <= owner.items() and "abandoned" not in owner), None
+        (
+            number
+            for number, candidate in owners.items()
+            if owner.items() <= candidate.items() and "abandoned" not in candidate
+        ),
+        None,
     )
 
 
 def _time(owner: dict[str, Any]) -> datetime | None:
-    """When a number was claimed; None where that was not written down."""
+    """Return the time of a reservation, UTC; None if it was not recorded."""
     try:
         return datetime.fromisoformat(owner["claimed"]).astimezone(UTC)
     except (KeyError, TypeError, ValueError):

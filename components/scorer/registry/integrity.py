@@ -1,9 +1,9 @@
-"""Whether files are those that they should be, by their SHA-256: above all those of a published version.
+"""Integrity checks of files by their SHA-256, above all of the files of a published version.
 
     <version>/version.json    {…, "files": {"saved_model.pb": "5f70bf18…", "portable/scorer.tflite": "9c56cc51…", …}}
 
-The record names every file of the version but itself. Whoever takes a file of a version checks it here first. A version
-without a record, or whose record names no file, is refused.
+The record names every file of the version but itself. Every reader of a version's files checks them here first. A
+version without a record, or with a record that names no files, is refused.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ _ANOTHER = "or let another version answer (python -m pipeline models rollback)"
 
 
 def write(folder: str | Path, record: Mapping[str, Any]) -> None:
-    """Write the record of a version that is complete otherwise, with the digests of its files.
+    """Write ``version.json`` with the digests of a version's files; all other files must have been written before.
 
     Args:
-        folder: the version's, local.
-        record: what else the record tells.
+        folder: Local folder of the version.
+        record: Other entries of ``version.json``.
     """
     names = sorted(file.name for file in storage.files(str(folder)) if file.name != RECORD)
     digests = {name: sha256(Path(folder, name)) for name in names}
@@ -34,15 +34,15 @@ def write(folder: str | Path, record: Mapping[str, Any]) -> None:
 
 
 def read(uri: str, name: str) -> bytes:
-    """A file of a version.
+    """Return the content of a version's file after checking its digest.
 
     Args:
-        uri: the version's folder, local, ``gs://`` or ``s3://``.
-        name: of the file, its path in there.
+        uri: Address of the version's folder: local, ``gs://`` or ``s3://``.
+        name: Path of the file within the folder.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not as it was published, or the version's record names no digests.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not as it was published, or the version's record names no digests.
     """
     content, digests = storage.read_bytes(storage.join(uri, name)), _digests(uri)
     _compare(uri, name, digests.get(name, ""), hashlib.sha256(content).hexdigest())
@@ -50,38 +50,38 @@ def read(uri: str, name: str) -> bytes:
 
 
 def expect(digest: str, wanted: str, setting: str, what: str = "a file") -> None:
-    """Raise ValueError unless a file has the SHA-256 that a setting asks for; "" asks for none."""
+    """Raise ValueError if a file's SHA-256 differs from that of a setting; "" accepts any file."""
     if wanted and digest != wanted.lower():
         raise ValueError(f"expected {what} whose SHA-256 is {setting}, {wanted}, got {digest}")
 
 
 def check(folder: str | Path, part: str = "", without: Collection[str] = (), uri: str = "") -> None:
-    """Raise ValueError unless the files of a version are those that its record names, each with its digest.
+    """Raise ValueError unless a version has exactly the files that its record names, each with its digest.
 
     Args:
-        folder: the version's, local.
-        part: folder of it that is looked at; "" for all of it.
-        without: paths below that part that are not looked at.
-        uri: of the version, for the error, where it comes from another place.
+        folder: Local folder of the version.
+        part: Subfolder to check; "" checks the whole version.
+        without: Paths below the subfolder that are not checked.
+        uri: Address of the version for the error message, if the local folder is a copy.
     """
     folder = str(folder)
     digests = _digests(folder)
     present = {f"{part}/{file.name}".lstrip("/") for file in storage.files(storage.join(folder, part))} - {RECORD}
     for name in sorted({*digests, *present}):
-        if storage.is_below(name, [part]) and not storage.is_below(name, [f"{part}/{each}" for each in without]):
-            found = sha256(Path(folder, name)) if name in present else ""
-            _compare(uri or folder, name, digests.get(name, ""), found)
+        if storage.is_below(name, [part]) and not storage.is_below(name, [f"{part}/{path}" for path in without]):
+            digest = sha256(Path(folder, name)) if name in present else ""
+            _compare(uri or folder, name, digests.get(name, ""), digest)
 
 
 def download(uri: str, folder: str | Path, part: str = "", without: Collection[str] = ()) -> None:
-    """Copy files of a version into a local folder and check them; see `check`.
+    """Copy a version's files into a local folder and check the copies; the arguments are those of `check`.
 
     Raises:
-        FileNotFoundError: there is nothing.
-        ValueError: a file is not as it was published, or the version's record names no digests.
-        components.scorer.storage.StorageError: the place cannot be reached.
+        FileNotFoundError: There are no files.
+        ValueError: A file is not as it was published, or the version's record names no digests.
+        components.scorer.storage.StorageError: The address cannot be reached.
     """
-    _digests(uri)  # before megabytes are copied for nothing
+    _digests(uri)  # a missing record is an error before megabytes are copied
     storage.download_tree(storage.join(uri, part), storage.join(str(folder), part), without)
     storage.write_bytes(storage.join(str(folder), RECORD), storage.read_bytes(storage.join(uri, RECORD)))
     check(folder, part, without, uri)
@@ -89,23 +89,25 @@ def download(uri: str, folder: str | Path, part: str = "", without: Collection[s
 
 @contextmanager
 def local(uri: str, part: str = "", without: Collection[str] = ()) -> Iterator[str]:
-    """A local folder with the files of a version, checked: its own, or a copy that is removed at the end.
+    """Yield a local folder with a version's checked files: its own, or a temporary copy of a remote version.
 
     Args:
-        uri: the version's folder, local, ``gs://`` or ``s3://``.
-        part: see `check`.
-        without: likewise.
+        uri: Address of the version's folder: local, ``gs://`` or ``s3://``.
+        part: Subfolder to check or copy; "" stands for the whole version.
+        without: Paths below the subfolder that are left out.
 
     Raises:
-        As `download`.
+        FileNotFoundError: There are no files.
+        ValueError: A file is not as it was published, or the version's record names no digests.
+        components.scorer.storage.StorageError: The address cannot be reached.
     """
     if not storage.is_remote(uri):
         folder = os.path.abspath(uri.removeprefix("file://"))
         check(folder, part, without)
         yield folder
         return
-    with tempfile.TemporaryDirectory() as place:
-        folder = storage.join(place, uri.rstrip("/").rpartition("/")[2])  # a version's number is its folder's name
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = storage.join(temporary, uri.rstrip("/").rpartition("/")[2])  # named by the version's number
         download(uri, folder, part, without)
         yield folder
 
@@ -114,34 +116,34 @@ def _digests(uri: str) -> dict[str, str]:
     """Return the SHA-256 of each file of a version, as its record names them.
 
     Raises:
-        ValueError: there is no record, or it names no digests.
+        ValueError: There is no record, or the record names no digests.
     """
-    place, came = storage.join(uri, RECORD), ""
+    path, got = storage.join(uri, RECORD), ""
     try:
-        record = storage.read_json(place)
+        record = storage.read_json(path)
     except FileNotFoundError:
-        record, came = None, "no such file"
+        record, got = None, "no such file"
     digests = record.get(_FILES, {}) if isinstance(record, dict) else None
     if digests and isinstance(digests, dict) and all(isinstance(digest, str) for digest in digests.values()):
         return digests
-    came = came or ("no digests" if digests == {} else "another value")
+    got = got or ("no digests" if digests == {} else "another value")
     raise ValueError(
-        f"expected {place} to name each file of the version with its SHA-256 under {_FILES}, got {came}; publish the"
+        f"expected {path} to name each file of the version with its SHA-256 under {_FILES}, got {got}; publish the"
         f" scorer again in a new run, {_ANOTHER}"
     )
 
 
-def _compare(uri: str, name: str, expected: str, found: str) -> None:
-    """Raise ValueError unless a file's digest is the one published; "" stands for no such file."""
-    if expected != found:
-        wanted, came = (f"SHA-256 {each[:12]}…" if each else "no such file" for each in (expected, found))
-        mend = "copy it back from where it is whole" if expected else "remove it"
+def _compare(uri: str, name: str, expected: str, actual: str) -> None:
+    """Raise ValueError unless a file's digest is the published one; "" stands for a missing file."""
+    if expected != actual:
+        wanted, got = (f"SHA-256 {digest[:12]}…" if digest else "no such file" for digest in (expected, actual))
+        remedy = "copy it back from where it is whole" if expected else "remove it"
         raise ValueError(
-            f"{storage.join(uri, name)} is not as it was published: expected {wanted}, got {came}; {mend}, {_ANOTHER}"
+            f"{storage.join(uri, name)} is not as it was published: expected {wanted}, got {got}; {remedy}, {_ANOTHER}"
         )
 
 
 def sha256(path: Path) -> str:
-    """Of a local file, as hexadecimal digits."""
+    """Return the SHA-256 of a local file as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,13 +1,14 @@
-"""The Kubeflow Model Registry, told what is published: each version, where it comes from, which channels name it.
+"""Client of the Kubeflow Model Registry: registers published versions, their provenance and their channels.
 
-The models' own folder stays the truth, and the registry follows it: one telling compares the two and makes good
-whatever the registry lacks, be it that it was down, that a push was killed half-way, or that a channel was moved. So a
-telling may be tried again at any time, and one that finds nothing to do changes nothing.
+The models' folder is the source of truth, and the registry follows. Each synchronisation compares the two and adds
+what the registry lacks: after an outage, after a push that was killed, or after a channel was changed. A
+synchronisation may be repeated at any time. If nothing differs, it changes nothing.
 
-It speaks to the registry's REST API itself, v1 or v1alpha3, whichever there is: the official client,
-``model-registry``, speaks one of them only, cannot complete a version that was registered by half (its
-``register_model`` stops at a version that exists) and patches the process's event loop. Tests read with it what is
-written here. The API is described by https://github.com/kubeflow/model-registry, api/openapi/model-registry.yaml.
+The module calls the registry's REST API directly, v1 or v1alpha3, whichever the server offers. The official client,
+``model-registry``, is not used for three reasons. It speaks only one of the two APIs. It cannot complete a version
+that was registered in part: its ``register_model`` stops at an existing version. And it patches the process's event
+loop. Tests read the registered versions with the official client. The API is described by
+https://github.com/kubeflow/model-registry, api/openapi/model-registry.yaml.
 """
 
 import math
@@ -25,34 +26,34 @@ from components.scorer.registry import channels, versions
 from components.scorer.registry.versions import Version
 
 VARIABLE = "MODEL_REGISTRY"
-"""The environment variable that names the registry's URL to the command line."""
+"""The environment variable with the registry's URL, for the command line."""
 
 PATIENCE = 60.0
-"""Seconds for which a registry that does not answer is tried again: what is published serves all the while."""
+"""Seconds for which requests to an unavailable registry are repeated; the published version serves meanwhile."""
 
 TOKEN = "MODEL_REGISTRY_TOKEN"
-"""The environment variable that holds a token for the registry that ``MODEL_REGISTRY`` names, and for no other URL.
+"""The environment variable with a token for the registry that ``MODEL_REGISTRY`` names, and for no other URL.
 
-A pod's own token is Kubernetes', and whoever starts a run names the URL: it is sent to none.
+The pod's own token, which belongs to Kubernetes, is never sent: the person who starts a run chooses the URL.
 """
 
-_APIS = ("/api/model_registry/v1/", "/api/model_registry/v1alpha3/")  # alike in all that is asked here
-_TIMEOUT = 10.0  # seconds for each answer
-_PAUSE = 2.0  # seconds before the next try; each one waits twice as long as the one before
-_PAGE = "100"  # items of a list
+_APIS = ("/api/model_registry/v1/", "/api/model_registry/v1alpha3/")  # the same in all requests made here
+_TIMEOUT = 10.0  # seconds for each response
+_PAUSE = 2.0  # seconds before the first repetition; each further pause is twice as long
+_PAGE = "100"  # items per page of a list
 _LONGEST = 60_000  # characters of a description: the registry's database holds 65,535 bytes (MySQL's TEXT)
 
 
 class Unreached(OSError):
-    """The registry did not answer, or was in trouble: trying again may help."""
+    """Retryable failure: the registry did not answer, or answered with a conflict, rate limit or server error."""
 
 
 class Refused(OSError):
-    """The registry will not take what it was told: trying again does not help."""
+    """Permanent failure: the registry rejects the request, and repeating it does not help."""
 
 
 def check(url: str) -> None:
-    """Raise ValueError unless a URL may be a registry's; an empty one says that there is none."""
+    """Raise ValueError unless a URL can be that of a registry; "" stands for no registry."""
     parts = urlsplit(url)
     if url and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment):
         expected = "http://model-registry-service.kubeflow.svc.cluster.local:8080"
@@ -60,41 +61,45 @@ def check(url: str) -> None:
 
 
 def tell(url: str, models: str, name: str, pushed: int = 0) -> list[str]:
-    """Bring the registry to what is published, and say what came of it: nothing that fails here undoes a publication.
+    """Synchronise the registry with the published versions, and report failures instead of raising them.
+
+    A failure of the registry must not undo a publication.
 
     Args:
-        url: of the registry; empty: there is none.
-        models: folder, ``gs://`` or ``s3://`` address of all models.
-        name: of the model.
-        pushed: the version that was just published, which no channel need name.
+        url: URL of the registry; "" does nothing.
+        models: Folder, ``gs://`` or ``s3://`` address of all models.
+        name: Name of the model.
+        pushed: Version that was just published; it is registered even if no channel names it.
 
     Returns:
-        A line for each change, and one that says why where it could not be told everything.
+        A line for each change; after a failure, a last line with the reason.
     """
     lines = []
     try:
         for line in reconcile(url, models, name, pushed) if url else ():
             lines.append(line)
-    except Exception as error:  # whatever it is: the version serves
-        again = "the next push, or python -m pipeline models register, makes it good"
-        lines.append(f"the model registry was not told everything: {in_short(error)}; what is published stays, {again}")
+    except Exception as error:  # of any kind: the version serves
+        remedy = "the next push, or python -m pipeline models register, makes it good"
+        lines.append(
+            f"the model registry was not told everything: {in_short(error)}; what is published stays, {remedy}"
+        )
     return lines
 
 
 def reconcile(url: str, models: str, name: str, pushed: int = 0) -> Iterator[str]:
-    """Bring the registry to what is published, yielding a line for each change once it is made.
+    """Synchronise the registry with the published versions; yield a line after each change.
 
     Args:
-        url: of the registry.
-        models: folder, ``gs://`` or ``s3://`` address of all models.
-        name: of the model.
-        pushed: a version that is published though no channel names it, or ever did.
+        url: URL of the registry.
+        models: Folder, ``gs://`` or ``s3://`` address of all models.
+        name: Name of the model.
+        pushed: Published version that is registered even if no channel ever named it.
 
     Raises:
-        ValueError: the URL is none.
-        Unreached: the registry did not answer within `PATIENCE`.
-        Refused: it does not take what it is told, or it knows a version of this name and number from another place.
-        components.scorer.storage.StorageError: the models cannot be read.
+        ValueError: The URL is invalid.
+        Unreached: The registry did not answer within `PATIENCE`.
+        Refused: The registry rejects a request, or has a version of this name and number at another address.
+        components.scorer.storage.StorageError: The models cannot be read.
     """
     check(url)
     until, pause = time.monotonic() + PATIENCE, _PAUSE
@@ -102,7 +107,7 @@ def reconcile(url: str, models: str, name: str, pushed: int = 0) -> Iterator[str
         try:
             yield from _pass(_Server(url, until), models, name, pushed)
             return
-        except Unreached:  # also in the midst: what was done already is found done
+        except Unreached:  # a repeated pass skips the changes that were made already
             if time.monotonic() + pause > until:
                 raise
         time.sleep(pause)
@@ -110,39 +115,41 @@ def reconcile(url: str, models: str, name: str, pushed: int = 0) -> Iterator[str
 
 
 def _pass(server: "_Server", models: str, name: str, pushed: int) -> Iterator[str]:
-    """Compare once, and make good what the registry lacks."""
-    found = {each.version: each for each in versions.versions(models, name) if each.state == "complete"}
+    """Compare the registry with the published versions once, and add what the registry lacks."""
+    complete = {info.version: info for info in versions.versions(models, name) if info.state == "complete"}
     audit = channels.audit(models, name)
-    # What no channel ever named may be a push under way, which is still to prove itself.
-    proved = {pushed} | {entry.get("to") for entry in audit} | channels.kept(models, name)
-    ours = {channels.CHAMPION, channels.PREVIOUS} | {entry["channel"] for entry in audit if "channel" in entry}
+    # A version that no channel ever named may belong to a running push and is not verified yet.
+    verified = {pushed} | {entry.get("to") for entry in audit} | channels.kept(models, name)
+    channel_names = {channels.CHAMPION, channels.PREVIOUS} | {entry["channel"] for entry in audit if "channel" in entry}
     model = server.model(name, storage.join(models, name))
-    known = server.versions(model)
-    for number in sorted(proved & found.keys()):
+    registered = server.versions(model)
+    for number in sorted(verified & complete.keys()):
         uri = channels.address(models, name, number)
-        there = known.get(str(number))
-        if there is None:
-            there = server.create("model_versions", _version(found[number], uri, model))
+        current = registered.get(str(number))
+        if current is None:
+            current = server.create("model_versions", _version(complete[number], uri, model))
             yield f"registered version {number} of {name}"
-        if server.locate(there["id"], _artifact(found[number], name, uri)):
+        if server.locate(current["id"], _artifact(complete[number], name, uri)):
             yield f"registered where version {number} of {name} lies"
-        if changed := _labelled(there, ours, found[number].channels):
-            server.update(f"model_versions/{there['id']}", changed)
-            yield f"labelled version {number} of {name}: {', '.join(found[number].channels) or 'no channel'}"
-    for number in sorted(channels.removed(models, name) - found.keys()):
-        there = known.get(str(number))
-        if there is not None and there.get("state") != "ARCHIVED":
-            server.update(f"model_versions/{there['id']}", {"state": "ARCHIVED", **_labelled(there, ours, ())})
+        if update := _labelled(current, channel_names, complete[number].channels):
+            server.update(f"model_versions/{current['id']}", update)
+            yield f"labelled version {number} of {name}: {', '.join(complete[number].channels) or 'no channel'}"
+    for number in sorted(channels.removed(models, name) - complete.keys()):
+        current = registered.get(str(number))
+        if current is not None and current.get("state") != "ARCHIVED":
+            server.update(
+                f"model_versions/{current['id']}", {"state": "ARCHIVED", **_labelled(current, channel_names, ())}
+            )
             yield f"archived version {number} of {name}, which was removed"
 
 
 def _version(version: Version, uri: str, model: str) -> dict[str, Any]:
-    """A version as it is created."""
+    """Return the request body that registers a version."""
     try:
         record = storage.read_json(storage.join(uri, "version.json"))
     except FileNotFoundError:
         record = {}
-    made = record.get("decision") or {}
+    decision = record.get("decision") or {}
     texts = {
         "run_id": version.run,
         "git_commit": version.revision,
@@ -156,7 +163,7 @@ def _version(version: Version, uri: str, model: str) -> dict[str, Any]:
     return {
         "name": str(version.version),
         "registeredModelId": model,
-        "description": str(made.get("summary", ""))[:_LONGEST],
+        "description": str(decision.get("summary", ""))[:_LONGEST],
         "state": "LIVE",
         "customProperties": {
             **{key: _text(str(value)) for key, value in texts.items() if value},
@@ -167,27 +174,29 @@ def _version(version: Version, uri: str, model: str) -> dict[str, Any]:
 
 
 def _artifact(version: Version, name: str, uri: str) -> dict[str, Any]:
-    """Where a version lies, and which run made it."""
-    made = {"modelSourceKind": "kfp", "modelSourceClass": "pipelinerun", "modelSourceId": version.run}
+    """Return the request body that registers a version's address and the run that published it."""
+    source = {"modelSourceKind": "kfp", "modelSourceClass": "pipelinerun", "modelSourceId": version.run}
     return {
         "artifactType": "model-artifact",
-        "name": name,  # by which the official client looks for it
+        "name": name,  # the official client looks artifacts up by this name
         "uri": uri,
         "modelFormatName": "tensorflow",
         "modelFormatVersion": "2",
         "state": "LIVE",
-        **(made if version.run else {}),
+        **(source if version.run else {}),
     }
 
 
-def _labelled(there: Mapping[str, Any], ours: set[str], named: tuple[str, ...]) -> dict[str, Any]:
-    """The change that lets a version bear its channels as labels; empty where it does. Others' properties stay.
+def _labelled(registered: Mapping[str, Any], channel_names: set[str], labels: tuple[str, ...]) -> dict[str, Any]:
+    """Return the update that labels a version with its channels; empty if the labels are right already.
 
-    A property without a value is what the registry's user interface shows as a label.
+    The registry's user interface shows a property without a value as a label. Properties set by others stay.
     """
-    before = there.get("customProperties") or {}
-    after = {key: value for key, value in before.items() if key not in ours} | {each: _text("") for each in named}
-    return {"customProperties": after} if after != before else {}
+    current = registered.get("customProperties") or {}
+    updated = {key: value for key, value in current.items() if key not in channel_names} | {
+        label: _text("") for label in labels
+    }
+    return {"customProperties": updated} if updated != current else {}
 
 
 def _text(value: str) -> dict[str, str]:
@@ -203,11 +212,11 @@ def _finite(value: Any) -> bool:
 
 
 class _Server:
-    """The registry's API, as far as it is needed here.
+    """Client of the part of the registry's REST API that this module uses.
 
     Args:
-        url: of the registry.
-        until: the moment of `time.monotonic` at which the last answer has to be there.
+        url: URL of the registry.
+        until: Deadline of all requests together, on the clock of `time.monotonic`.
     """
 
     def __init__(self, url: str, until: float) -> None:
@@ -220,45 +229,47 @@ class _Server:
         raise Refused("it knows neither v1 nor v1alpha3 of the API: is this its URL?")
 
     def model(self, name: str, uri: str) -> str:
-        """The id of the registered model of a name, which is made where there is none."""
-        found = self._ask("GET", "registered_model", missing=True, name=name)
-        if found is None:
-            words = "Scores portrait photos from 1 to 10 as people would."
-            places = {"models": _text(uri)}
-            found = self.create("registered_models", {"name": name, "description": words, "customProperties": places})
-        return found["id"]
+        """Return the id of a registered model by name; register the model if it is unknown."""
+        registered = self._ask("GET", "registered_model", missing=True, name=name)
+        if registered is None:
+            description = "Scores portrait photos from 1 to 10 as people would."
+            properties = {"models": _text(uri)}
+            registered = self.create(
+                "registered_models", {"name": name, "description": description, "customProperties": properties}
+            )
+        return registered["id"]
 
     def versions(self, model: str) -> dict[str, dict[str, Any]]:
-        """Every version of a model, by name."""
-        return {each["name"]: each for each in self._every(f"registered_models/{model}/versions")}
+        """Return every registered version of a model by its name, the version number as text."""
+        return {item["name"]: item for item in self._every(f"registered_models/{model}/versions")}
 
     def locate(self, version: str, artifact: dict[str, Any]) -> bool:
-        """Say where a version lies; False where the registry knows.
+        """Register the address of a version; return False if the registry has the address already.
 
         Raises:
-            Refused: it knows another place.
+            Refused: The registry has another address for the version.
         """
         path = f"model_versions/{version}/artifacts"
-        there = [each for each in self._every(path) if each.get("artifactType") == "model-artifact"]
-        if not there:
+        registered = [item for item in self._every(path) if item.get("artifactType") == "model-artifact"]
+        if not registered:
             self.create(path, artifact)
-        elif other := next((each.get("uri") for each in there if each.get("uri") != artifact["uri"]), None):
+        elif other_uri := next((item.get("uri") for item in registered if item.get("uri") != artifact["uri"]), None):
             raise Refused(
                 "two places of models share a name in it, publish one of them under another name: it knows this version"
-                f" of {artifact['name']} at {other}, not at {artifact['uri']}"
+                f" of {artifact['name']} at {other_uri}, not at {artifact['uri']}"
             )
-        return not there
+        return not registered
 
     def create(self, path: str, content: dict[str, Any]) -> dict[str, Any]:
-        """Create something; where another has just created it, everything is to be looked at again."""
+        """Create an object; raise `Unreached` if another client has just created it, so that the pass is repeated."""
         return self._ask("POST", path, content)
 
     def update(self, path: str, content: dict[str, Any]) -> None:
-        """Change something."""
+        """Update an object by PATCH."""
         self._ask("PATCH", path, content)
 
     def _every(self, path: str) -> Iterator[dict[str, Any]]:
-        """Every item of a paged list."""
+        """Yield every item of a paged list."""
         token: dict[str, str] = {}
         while True:
             page = self._ask("GET", path, pageSize=_PAGE, **token)
@@ -270,40 +281,40 @@ class _Server:
     def _ask(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, missing: bool = False, **query: str
     ) -> Any:
-        """The registry's answer; None where it may be missing and is."""
-        patience = min(_TIMEOUT, self._until - time.monotonic())
-        if patience <= 0:
+        """Return the JSON body of the registry's response; None for 404 if `missing` allows it."""
+        timeout = min(_TIMEOUT, self._until - time.monotonic())
+        if timeout <= 0:
             raise Unreached(f"it took longer than {PATIENCE:.0f} s")
         try:
-            answer = requests.request(
-                method, self._base + path, params=query, json=body, headers=self._headers, timeout=patience,
+            response = requests.request(
+                method, self._base + path, params=query, json=body, headers=self._headers, timeout=timeout,
                 allow_redirects=False,
             )  # fmt: skip
-        except requests.RequestException as error:  # whose text is long and holds memory addresses
+        except requests.RequestException as error:  # its text is long and holds memory addresses
             raise Unreached(f"it cannot be reached ({type(error).__name__})") from None
-        if missing and answer.status_code == 404:
+        if missing and response.status_code == 404:
             return None
-        if answer.status_code in (409, 429) or answer.status_code >= 500:
-            raise Unreached(f"it answered {answer.status_code} to {method} {path}: {_words(answer)}")
+        if response.status_code in (409, 429) or response.status_code >= 500:
+            raise Unreached(f"it answered {response.status_code} to {method} {path}: {_words(response)}")
         try:
-            if not 200 <= answer.status_code < 300:
-                raise Refused(f"it answered {answer.status_code} to {method} {path}: {_words(answer)}")
-            return answer.json()
+            if not 200 <= response.status_code < 300:
+                raise Refused(f"it answered {response.status_code} to {method} {path}: {_words(response)}")
+            return response.json()
         except requests.JSONDecodeError:
             raise Refused(f"it answered {method} {path} with something else than JSON: is this its URL?") from None
 
 
-def _words(answer: requests.Response) -> str:
-    """What an answer says in its body, in short."""
+def _words(response: requests.Response) -> str:
+    """Return the error message in a response's body, at most 300 characters."""
     try:
-        said = answer.json()
-        said = said.get("message", said) if isinstance(said, dict) else said
+        message = response.json()
+        message = message.get("message", message) if isinstance(message, dict) else message
     except requests.JSONDecodeError:
-        said = answer.reason
-    return " ".join(str(said).split())[:300]
+        message = response.reason
+    return " ".join(str(message).split())[:300]
 
 
 def _token(url: str) -> str:
-    """The token that was made for the registry at the URL; never in the clear."""
-    named = url.rstrip("/") == os.environ.get(VARIABLE, "").rstrip("/")
-    return os.environ.get(TOKEN, "") if named and url.startswith("https://") else ""
+    """Return the token for the registry at the URL; "" for another registry and for plain HTTP."""
+    is_configured = url.rstrip("/") == os.environ.get(VARIABLE, "").rstrip("/")
+    return os.environ.get(TOKEN, "") if is_configured and url.startswith("https://") else ""

@@ -1,7 +1,7 @@
-"""The published versions of a model as people handle them: looked at, promoted, rolled back, removed when old.
+"""Listing and garbage collection of a model's published versions.
 
-A version is loaded and answers its warm-up photos before a channel is made to name it, and every change is part of the
-audit that `channels` keeps.
+Promotion and rollback load a version and score its warm-up photos before a channel names the version. Every change is
+part of the audit log in `channels`.
 """
 
 import math
@@ -16,26 +16,26 @@ from typing import Any, Literal
 from components.scorer import storage
 from components.scorer.registry import channels
 
-_VERSION = "[1-9][0-9]*"  # a folder of this name is a version
-_READERS = 8  # records read at a time
+_VERSION = "[1-9][0-9]*"  # folder name of a version
+_READERS = 8  # records read in parallel
 
 
 @dataclass(frozen=True)
 class Version:
-    """What is known of a version; empty, where its record does not tell.
+    """State and record of a version; an attribute is empty if the version's record lacks the value.
 
     Attributes:
-        version: its number.
-        state: "complete"; "incomplete" while its push is under way or when that was killed; "removed" when its removal
-            broke off; "missing" when a channel names it and it is not there.
-        channels: those that name it.
-        date: of its publication, ISO 8601.
-        run: id of the pipeline's run.
-        revision: git revision of the code that trained it.
-        verdict: of its gates, "published" or "forced".
-        override: why a person overruled the gates.
-        srcc: rank correlation with people on its test photos, -1..1.
-        bytes: of all its files.
+        version: Version number.
+        state: "complete"; "incomplete" while its push is running or after the push was killed; "removed" if its
+            removal was interrupted; "missing" if a channel names the version and its files do not exist.
+        channels: Names of the channels that name the version.
+        date: Date of publication, ISO 8601; without a record, date of the reservation of its number.
+        run: Id of the pipeline run.
+        revision: Git revision of the code that trained the scorer.
+        verdict: Verdict of the gates, "published" or "forced".
+        override: Reason for which a person overruled the gates.
+        srcc: Spearman rank correlation with people on the test photos, -1..1.
+        bytes: Total size of the files, bytes.
     """
 
     version: int
@@ -51,29 +51,29 @@ class Version:
 
 
 def find(uri: str) -> list[tuple[str, str]]:
-    """The models at an address, each as the folder of all models and its name.
+    """List the models at an address, each as the folder of all models and the model's name.
 
     Args:
-        uri: a model's folder, or the folder of all models; local, ``gs://`` or ``s3://``.
+        uri: Address of a model's folder, or of the folder of all models; local, ``gs://`` or ``s3://``.
 
     Raises:
-        FileNotFoundError: there is no model.
+        FileNotFoundError: There is no model.
     """
     uri = _absolute(uri)
     if _is_model(uri):
         return [_split(uri)]
-    found = [(uri, name) for name in storage.folders(uri) if _is_model(storage.join(uri, name))]
-    if not found:
+    models = [(uri, name) for name in storage.folders(uri) if _is_model(storage.join(uri, name))]
+    if not models:
         raise FileNotFoundError(f"expected a model's folder (channels.json, or versions 1, 2, …) at {uri}, found none")
-    return found
+    return models
 
 
 def model(uri: str) -> tuple[str, str]:
-    """The one model that an address means: the folder of all models, and its name.
+    """Return the one model at an address, as the folder of all models and the model's name.
 
     Raises:
-        FileNotFoundError: there is no model.
-        ValueError: it is the address of all models.
+        FileNotFoundError: There is no model.
+        ValueError: The address is that of the folder of all models.
     """
     uri = _absolute(uri)
     if not _is_model(uri):
@@ -83,86 +83,95 @@ def model(uri: str) -> tuple[str, str]:
 
 
 def versions(models: str, name: str) -> list[Version]:
-    """Every version of a model that is there or named by a channel, newest first."""
+    """Return every version of a model that has files or is named by a channel, newest first."""
     base = channels.folder(models, name)
     files: dict[int, dict[str, int]] = {}
     for file in storage.files(base):
         number, _, path = file.name.partition("/")
         if path and re.fullmatch(_VERSION, number):
             files.setdefault(int(number), {})[path] = file.size
-    naming: dict[int, list[str]] = {}
+    channel_names: dict[int, list[str]] = {}
     for channel, version in channels.read(models, name).items():
         if type(version) is int:
-            naming.setdefault(version, []).append(channel)
-    removed, claims = channels.removed(models, name), channels.claims(models, name)
+            channel_names.setdefault(version, []).append(channel)
+    removed_numbers, reserved_at = channels.removed(models, name), channels.claims(models, name)
 
-    def told(version: int) -> Version:
-        inside = files.get(version, {})
-        state = "missing" if not inside else "complete" if channels.COMPLETE in inside else "incomplete"
-        record = _record(storage.join(base, str(version), "version.json")) if "version.json" in inside else {}
-        made = _object(record.get("decision"))
-        claimed = claims[version].date().isoformat() if version in claims else ""
+    def version_info(version: int) -> Version:
+        version_files = files.get(version, {})
+        state = "missing" if not version_files else "complete" if channels.COMPLETE in version_files else "incomplete"
+        record = _record(storage.join(base, str(version), "version.json")) if "version.json" in version_files else {}
+        decision = _object(record.get("decision"))
+        reserved_on = reserved_at[version].date().isoformat() if version in reserved_at else ""
         return Version(
             version,
-            "removed" if inside and version in removed else state,
-            tuple(naming.get(version, ())),
-            date=_text(record.get("date")) or claimed,
+            "removed" if version_files and version in removed_numbers else state,
+            tuple(channel_names.get(version, ())),
+            date=_text(record.get("date")) or reserved_on,
             run=_text(record.get("run")),
             revision=_text(record.get("revision")),
-            verdict=_text(made.get("verdict")),
-            override=_text(made.get("override")),
-            srcc=_srcc(made),
-            bytes=sum(inside.values()),
+            verdict=_text(decision.get("verdict")),
+            override=_text(decision.get("override")),
+            srcc=_srcc(decision),
+            bytes=sum(version_files.values()),
         )
 
     with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(told, sorted({*files, *naming}, reverse=True)))
+        return list(pool.map(version_info, sorted({*files, *channel_names}, reverse=True)))
 
 
 def collect(
     models: str, name: str, *, keep: int, older_than: int | None = None, dry_run: bool = False, who: str = ""
 ) -> Iterator[Version]:
-    """Remove old versions, and what pushes that were killed have left.
+    """Delete old versions, and the incomplete versions of pushes that were killed.
 
-    The newest stay, and whatever a channel names, and what was claimed within the last day and never was named, whose
-    push may be under way. Half-written versions go a day after their claim. A version is given up in the audit before
-    its files go, so that no channel can be moved to it meanwhile; and its number is never given again.
+    Kept are the newest `keep` complete versions; every version that a channel names; and every version that was
+    reserved within the last day and never named by a channel, because its push may still be running. Incomplete
+    versions are deleted one day after their reservation. A version is marked as removed in the audit log before its
+    files are deleted, so that no channel can be set to it meanwhile. Its number is never used again.
 
     Args:
-        models: folder, ``gs://`` or ``s3://`` address of all models.
-        name: of the model.
-        keep: how many of the newest complete versions stay at least.
-        older_than: days; what was published since stays too, as does what does not say when it was.
-        dry_run: remove nothing.
-        who: decides; by default `channels.user`.
+        models: Folder, ``gs://`` or ``s3://`` address of all models.
+        name: Name of the model.
+        keep: Least number of newest complete versions to keep.
+        older_than: Days. Versions published since then are kept too, and versions without a readable date.
+        dry_run: True deletes nothing.
+        who: Person who decides, for the audit log; by default `channels.user`.
 
     Yields:
-        Each version that is removed, or would be, once its files are gone.
+        Each deleted version, once its files are deleted; with `dry_run`, each version that would be deleted.
 
     Raises:
-        ValueError: a number is negative.
+        ValueError: A number is negative.
     """
     if keep < 0 or (older_than or 0) < 0:
         raise ValueError(f"expected numbers of 0 or more, got keep {keep} and older_than {older_than}")
     why = f"keep {keep}" + (f", older than {older_than} days" if older_than is not None else "")
-    kept, claims = channels.kept(models, name), channels.claims(models, name)
-    found = versions(models, name)
-    lately = {each for each, begun in claims.items() if datetime.now(UTC) - begun <= channels.UNFINISHED}
-    busy = lately - {entry.get("to") for entry in channels.audit(models, name)}
-    whole = [each for each in found if each.state == "complete"][keep:]
-    free = [each for each in found if each.version not in kept]
-    old = [each for each in whole if each in free and each.version not in busy and _older(each, older_than)]
-    left = [each for each in free if each.state == "removed"]  # of a removal that broke off
-    half = [each for each in free if each.state == "incomplete"]
+    protected, reserved_at = channels.kept(models, name), channels.claims(models, name)
+    listed = versions(models, name)
+    recent = {number for number, time in reserved_at.items() if datetime.now(UTC) - time <= channels.UNFINISHED}
+    in_progress = recent - {entry.get("to") for entry in channels.audit(models, name)}
+    beyond_keep = [info for info in listed if info.state == "complete"][keep:]
+    unprotected = [info for info in listed if info.version not in protected]
+    outdated = [
+        info
+        for info in beyond_keep
+        if info in unprotected and info.version not in in_progress and _older(info, older_than)
+    ]
+    half_removed = [info for info in unprotected if info.state == "removed"]  # their removal was interrupted
+    incomplete = [info for info in unprotected if info.state == "incomplete"]
     if dry_run:
-        dead = [each for each in half if each.version in claims and each.version not in lately]
-        yield from sorted([*old, *left, *dead], key=lambda each: each.version)
+        dead_pushes = [info for info in incomplete if info.version in reserved_at and info.version not in recent]
+        yield from sorted([*outdated, *half_removed, *dead_pushes], key=lambda info: info.version)
         return
-    abandoned = channels.abandon(models, name, [each.version for each in half])
-    going = {each.version: each for each in [*old, *left, *half] if each not in half or each.version in abandoned}
-    for version in channels.remove(models, name, sorted(going), who=who, why=why):
-        storage.delete_tree(channels.address(models, name, version))
-        yield going[version]
+    abandoned = channels.abandon(models, name, [info.version for info in incomplete])
+    deletable = {
+        info.version: info
+        for info in [*outdated, *half_removed, *incomplete]
+        if info not in incomplete or info.version in abandoned
+    }
+    for number in channels.remove(models, name, sorted(deletable), who=who, why=why):
+        storage.delete_tree(channels.address(models, name, number))
+        yield deletable[number]
 
 
 def _older(version: Version, days: int | None) -> bool:
@@ -180,7 +189,7 @@ def _absolute(uri: str) -> str:
 
 def _split(uri: str) -> tuple[str, str]:
     models, _, name = uri.rpartition("/")
-    if models.endswith("/"):  # the name is a bucket's
+    if models.endswith("/"):  # the name is that of a bucket
         raise ValueError(f"expected a model in a folder of models, got {uri}")
     return models or "/", name
 
@@ -189,12 +198,12 @@ def _is_model(uri: str) -> bool:
     return (
         storage.exists(storage.join(uri, "channels.json"))
         or storage.exists(storage.join(uri, "versions.json"))
-        or any(re.fullmatch(_VERSION, each) for each in storage.folders(uri))
+        or any(re.fullmatch(_VERSION, folder) for folder in storage.folders(uri))
     )
 
 
 def _record(uri: str) -> dict[str, Any]:
-    """A version's own record; empty where it is damaged, or has just been removed."""
+    """Return a version's ``version.json``; empty if the file is damaged or has just been removed."""
     try:
         return _object(storage.read_json(uri))
     except (FileNotFoundError, ValueError):
@@ -209,8 +218,8 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _srcc(made: dict[str, Any]) -> float | None:
-    """The gate's figure."""
-    gates = made.get("gates")
+def _srcc(decision: dict[str, Any]) -> float | None:
+    """Return the value of the gate ``srcc`` in a decision record; None if it is missing or not finite."""
+    gates = decision.get("gates")
     values = [_object(gate).get("value") for gate in gates if _object(gate).get("key") == "srcc"] if gates else []
     return next((value for value in values if isinstance(value, float) and math.isfinite(value)), None)
