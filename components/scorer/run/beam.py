@@ -1,19 +1,20 @@
-"""Apache Beam pipelines on the runners that it has, and options that are refused before any work when they cannot do.
+"""Apache Beam pipelines on Beam's runners, with a check of the runner's options before any work.
 
-Options are given as on a command line, e.g. ``--runner=DaskRunner --dask_client_address=tcp://scheduler:8786``:
+Options have the form of a command line, e.g. ``--runner=DaskRunner --dask_client_address=tcp://scheduler:8786``:
 
-* ``DirectRunner``, this machine;
-* ``DaskRunner``, the workers of a Dask scheduler (``--dask_client_address`` or ``--dask_scheduler_file``) or, without
-  one, processes of this machine;
-* ``FlinkRunner``, ``SparkRunner``, ``PortableRunner``, ``DataflowRunner``, ``PrismRunner``: what they need in programs
-  of other languages is checked to be named, for Beam would fetch it from the internet or miss it in the middle.
+* ``DirectRunner``: this machine;
+* ``DaskRunner``: the workers of a Dask scheduler (``--dask_client_address`` or ``--dask_scheduler_file``); without a
+  scheduler, processes of this machine;
+* ``FlinkRunner``, ``SparkRunner``, ``PortableRunner``, ``DataflowRunner``, ``PrismRunner``: the options must name
+  every program of another language that the runner needs. Beam would otherwise download the program, or fail midway.
 
-Workers on other machines run this very project, and reach the same addresses as the machine that submits. Flink's and
-Spark's find it in a container of the steps' image beside each of them, which runs Beam's worker pool (``python -m
-apache_beam.runners.worker.worker_pool_main --service_port=50000``) and is named by ``--environment_type=EXTERNAL
---environment_config=localhost:50000``. Their job server is a jar of Apache's of the same version as apache-beam: one
-that is running is named by ``--job_endpoint=HOST:8099``; or it is started here from ``--flink_job_server_jar=FILE``
-with ``--flink_master=HOST:8081``, or ``--spark_job_server_jar=FILE`` with ``--spark_master_url=spark://HOST:7077``.
+Workers on other machines run the same version of this project, and reach the same addresses as the submitting machine.
+Each worker of Flink and Spark needs a container of the steps' image beside it. The container runs Beam's worker pool
+(``python -m apache_beam.runners.worker.worker_pool_main --service_port=50000``) and is named by
+``--environment_type=EXTERNAL --environment_config=localhost:50000``. The job server of Flink and Spark is a jar from
+Apache, of the same version as apache-beam. ``--job_endpoint=HOST:8099`` names a running job server. Otherwise the job
+server is started here: for Flink by ``--flink_job_server_jar=FILE`` and ``--flink_master=HOST:8081``, for Spark by
+``--spark_job_server_jar=FILE`` and ``--spark_master_url=spark://HOST:7077``.
 """
 
 import contextlib
@@ -33,16 +34,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import apache_beam as beam
 
-DASK = "apache_beam.runners.dask.dask_runner.DaskRunner"  # which Beam knows by no shorter name
+DASK = "apache_beam.runners.dask.dask_runner.DaskRunner"  # Beam has no shorter name for this runner
 KNOWN = ("DirectRunner", "DaskRunner", "FlinkRunner", "SparkRunner", "PortableRunner", "DataflowRunner", "PrismRunner")
-"""The runners whose options are checked; any other one is named by its module and class."""
+"""The runners whose options are checked; another runner is named by its module and class."""
 
 WORKERS = 60
-"""Seconds to wait for the first worker of a Dask scheduler: as long as a pod takes to start with its image there."""
+"""Seconds to wait for the first worker of a Dask scheduler: the start of a pod whose image is on the node already."""
 
 _PLACES = ("--dask_client_address", "--dask_scheduler_file")
-_DISTRIBUTIONS = ("apache-beam", "numpy", "pillow")  # on which the bytes of a result depend
-_ADDRESS = re.compile(r"(tcp|tls|ws|wss|ucx)://[^/\s:]+:\d+/?")  # of a Dask scheduler
+_DISTRIBUTIONS = ("apache-beam", "numpy", "pillow")  # packages that affect the bytes of a result
+_ADDRESS = re.compile(r"(tcp|tls|ws|wss|ucx)://[^/\s:]+:\d+/?")  # address of a Dask scheduler
 _ENDPOINT = re.compile(r"(\w+://)?(\[[\da-fA-F:]+\]|[^/\s:]+):\d+/?")
 
 
@@ -50,37 +51,38 @@ def run(build: Callable[["beam.Pipeline"], Any], options: str) -> None:
     """Run a pipeline to its end.
 
     Args:
-        build: adds the transforms. On Dask results of transforms after the first are not to be relied on: its runner
-            computes the last one only, forgets what a bundle gives at its end, and may give elements twice.
-        options: see `check`.
+        build: Function that adds the transforms. On Dask, results of transforms after the first are unreliable: its runner
+            computes the last transform only, drops the output of ``finish_bundle``, and may emit elements twice.
+        options: Options of the runner, as `check` takes them.
 
     Raises:
-        ValueError, RuntimeError: as `check` says, and before anything was done.
-        RuntimeError: a worker died, most often because its memory was exhausted.
-        Exception: whatever a transform raised.
+        ValueError: An option is unknown, wrong or missing; raised before any work.
+        RuntimeError: A package, scheduler or worker is missing (raised before any work), or a worker died, most often
+            because its memory was exhausted.
+        Exception: Any error that a transform raised.
     """
     flags = check(options)
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    with _clear_errors(), _processes(flags) as more:
-        pipeline = beam.Pipeline(options=PipelineOptions([*flags, *more]))
+    with _clear_errors(), _processes(flags) as dask_flags:
+        pipeline = beam.Pipeline(options=PipelineOptions([*flags, *dask_flags]))
         build(pipeline)
         result = pipeline.run()
         try:
             result.wait_until_finish()
         finally:
-            if client := getattr(result, "client", None):  # Dask's, which its runner leaves open
+            if client := getattr(result, "client", None):  # a Dask client, which the Dask runner leaves open
                 client.close()
 
 
 def check(options: str) -> list[str]:
-    """The options as flags, once they are known to do.
+    """Check the options of a runner and return them as command-line flags.
 
     Raises:
-        ValueError: an option is unknown, wrong or missing; says which, and what to give.
-        RuntimeError: Apache Beam or Dask is not installed; no Dask scheduler answers at the address, it has no worker,
-            or a worker runs other code than this process.
+        ValueError: An option is unknown, wrong or missing; the message names the option and its valid values.
+        RuntimeError: Apache Beam or Dask is not installed; no Dask scheduler answers at the address; the scheduler has
+            no worker; or a worker runs other code than this process.
     """
     try:
         flags = shlex.split(options)
@@ -88,34 +90,34 @@ def check(options: str) -> list[str]:
         raise ValueError(f"expected options of a Beam runner as on a command line, got {options!r}: {error}") from None
     if importlib.util.find_spec("apache_beam") is None:
         raise RuntimeError(_missing(options, "Apache Beam"))
-    given = _parsed(flags, options)
-    runner = _runner(given["runner"])
+    values = _parsed(flags, options)
+    runner = _runner(values["runner"])
     if runner == "DaskRunner":
-        _check_dask(given, options)
-        # Else photos by the hundred make one piece of work, and all but one worker wait.
-        parted = given["npartitions"] or given["partition_size"]
-        return [*_without_runner(flags), f"--runner={DASK}", *([] if parted else ["--dask_partition_size=1"])]
-    looks = {
+        _check_dask(values, options)
+        # By default hundreds of photos form one partition, and all workers but one wait.
+        has_partitions = values["npartitions"] or values["partition_size"]
+        return [*_without_runner(flags), f"--runner={DASK}", *([] if has_partitions else ["--dask_partition_size=1"])]
+    checks = {
         "FlinkRunner": _check_flink,
         "SparkRunner": _check_spark,
         "PortableRunner": _check_portable,
         "DataflowRunner": _check_dataflow,
         "PrismRunner": _check_prism,
     }
-    if runner in looks:
-        looks[runner](given)
+    if runner in checks:
+        checks[runner](values)
     return flags
 
 
-def _missing(options: str, what: str) -> str:
+def _missing(options: str, package: str) -> str:
     return (
-        f"the options of the Beam runner are {options!r}, but {what} is not installed: install the extra 'scale' "
+        f"the options of the Beam runner are {options!r}, but {package} is not installed: install the extra 'scale' "
         "(pip install 'portrait-scorer[scale]'); ingestion uses this machine's cores without, where they are empty"
     )
 
 
 def _parsed(flags: list[str], options: str) -> dict[str, Any]:
-    """Every option with its value or default, by Beam's own definitions."""
+    """Return every Beam option with its value or default, parsed by Beam's own definitions."""
     from apache_beam.options import pipeline_options
 
     if importlib.util.find_spec("distributed"):
@@ -124,53 +126,59 @@ def _parsed(flags: list[str], options: str) -> dict[str, Any]:
         raise RuntimeError(_missing(options, "Dask"))
 
     class Parser(pipeline_options._BeamArgumentParser):
-        def error(self, message: str) -> None:  # argparse's own ends the process
+        def error(self, message: str) -> None:  # argparse's own method ends the process
             raise ValueError(f"the options of the Beam runner, {options!r}, cannot be read: {message}")
 
     parser = Parser(allow_abbrev=False, add_help=False)
-    for each in {str(each): each for each in pipeline_options.PipelineOptions.__subclasses__()}.values():
-        each._add_argparse_args(parser)
-    known, unknown = parser.parse_known_args(flags)
-    if unknown:  # Beam drops it with a warning, and runs elsewhere than was meant
+    for options_class in {
+        str(options_class): options_class for options_class in pipeline_options.PipelineOptions.__subclasses__()
+    }.values():
+        options_class._add_argparse_args(parser)
+    parsed, unknown = parser.parse_known_args(flags)
+    if unknown:  # Beam would drop the option with a warning and run on another runner
         name = unknown[0].partition("=")[0]
-        near = difflib.get_close_matches(name, [text for each in parser._actions for text in each.option_strings])
-        raise ValueError(f"no Beam runner has an option {name!r}" + (f": did you mean {near[0]}?" if near else ""))
-    return vars(known)
+        matches = difflib.get_close_matches(
+            name, [flag for action in parser._actions for flag in action.option_strings]
+        )
+        raise ValueError(
+            f"no Beam runner has an option {name!r}" + (f": did you mean {matches[0]}?" if matches else "")
+        )
+    return vars(parsed)
 
 
 def _runner(name: str | None) -> str:
-    """The runner that is meant: one of `KNOWN`, or the module and class of another."""
+    """Return the runner's full name: one of `KNOWN`, or the module and class of another runner."""
     name = name or "DirectRunner"
-    short = {each.lower(): each for each in KNOWN}
+    by_lower_name = {runner.lower(): runner for runner in KNOWN}
     if name in (DASK, *KNOWN):
         return name.rpartition(".")[2]
-    if found := short.get(name.lower()) or short.get(f"{name}runner".lower()):
-        return found
+    if match := by_lower_name.get(name.lower()) or by_lower_name.get(f"{name}runner".lower()):
+        return match
     if "." in name:
         return name
-    near = difflib.get_close_matches(name, KNOWN)
+    matches = difflib.get_close_matches(name, KNOWN)
     raise ValueError(
         f"expected --runner to be one of {', '.join(KNOWN)}, or a runner's module and class, got {name!r}"
-        + (f": did you mean {near[0]}?" if near else "")
+        + (f": did you mean {matches[0]}?" if matches else "")
     )
 
 
 def _without_runner(flags: list[str]) -> list[str]:
-    """The flags but for the runner's name, in either of the two forms."""
-    left, given = [], iter(flags)
-    for flag in given:
+    """Return the flags without ``--runner=NAME`` and ``--runner NAME``."""
+    rest, remaining = [], iter(flags)
+    for flag in remaining:
         if flag == "--runner":
-            next(given)
+            next(remaining)
         elif not flag.startswith("--runner="):
-            left.append(flag)
-    return left
+            rest.append(flag)
+    return rest
 
 
-def _check_dask(given: dict[str, Any], options: str) -> None:
-    """The options, and where they name a scheduler, that it answers and that its workers are ours."""
+def _check_dask(values: dict[str, Any], options: str) -> None:
+    """Check the options of the Dask runner; if they name a scheduler, check the scheduler and its workers."""
     if importlib.util.find_spec("distributed") is None:
         raise RuntimeError(_missing(options, "Dask"))
-    address, file = given["address"], given["scheduler_file"]
+    address, file = values["address"], values["scheduler_file"]
     if address and file:
         raise ValueError("expected --dask_client_address or --dask_scheduler_file, got both")
     if address and not _ADDRESS.fullmatch(address):
@@ -180,46 +188,50 @@ def _check_dask(given: dict[str, Any], options: str) -> None:
     if file and not Path(file).is_file():
         raise ValueError(f"expected the file that `dask scheduler --scheduler-file` writes at {file}, found none")
     for name in ("npartitions", "partition_size"):
-        if given[name] is not None and given[name] < 1:
-            raise ValueError(f"expected --dask_{name} to be 1 or more, got {given[name]}")
+        if values[name] is not None and values[name] < 1:
+            raise ValueError(f"expected --dask_{name} to be 1 or more, got {values[name]}")
     if address or file:
-        _check_workers({"address": address} if address else {"scheduler_file": file}, given["timeout"])
+        _check_workers({"address": address} if address else {"scheduler_file": file}, values["timeout"])
 
 
-def _check_workers(place: dict[str, str], timeout: Any) -> None:
-    """Refuse a scheduler that does not answer or has no worker, and workers that would not do the same."""
+def _check_workers(target: dict[str, str], timeout: Any) -> None:
+    """Raise RuntimeError if the scheduler does not answer or has no worker, or if a worker runs other code."""
     import distributed
 
-    where = next(iter(place.values()))
-    wait = timeout if isinstance(timeout, int) else 30
+    scheduler = next(iter(target.values()))
+    seconds = timeout if isinstance(timeout, int) else 30
     try:
-        client = distributed.Client(**place, timeout=wait)
+        client = distributed.Client(**target, timeout=seconds)
     except (OSError, ValueError) as error:
-        raise RuntimeError(f"no Dask scheduler answers at {where} within {wait} s: {error}") from None
+        raise RuntimeError(f"no Dask scheduler answers at {scheduler} within {seconds} s: {error}") from None
     with client:
         try:
             client.wait_for_workers(1, timeout=WORKERS)
         except TimeoutError:
-            raise RuntimeError(f"the Dask scheduler at {where} has no worker within {WORKERS} s: start some") from None
+            raise RuntimeError(
+                f"the Dask scheduler at {scheduler} has no worker within {WORKERS} s: start some"
+            ) from None
         ours = _code()
         try:
-            found = client.run(_code)
-        except Exception as error:  # Dask hands some on as plain ones
+            by_worker = client.run(_code)
+        except Exception as error:  # Dask reraises some errors as plain Exception
             if "ModuleNotFoundError" not in f"{type(error).__name__} {error}":
                 raise
-            raise RuntimeError(f"the Dask workers of {where} lack this project, give them its image: {error}") from None
-    for worker, theirs in sorted(found.items()):
-        for what in sorted(ours):
-            if theirs[what] != ours[what]:
+            raise RuntimeError(
+                f"the Dask workers of {scheduler} lack this project, give them its image: {error}"
+            ) from None
+    for worker, theirs in sorted(by_worker.items()):
+        for name in sorted(ours):
+            if theirs[name] != ours[name]:
                 raise RuntimeError(
-                    f"the Dask worker {worker} has {what} {theirs[what]}, this process {ours[what]}: start it from the "
+                    f"the Dask worker {worker} has {name} {theirs[name]}, this process {ours[name]}: start it from the "
                     "same image, or the result would depend on where a photo was read"
                 )
-    print(f"Dask: {len(found)} workers at {where}", flush=True)
+    print(f"Dask: {len(by_worker)} workers at {scheduler}", flush=True)
 
 
 def _code() -> dict[str, str]:
-    """What a result's bytes depend on, of this process: versions, and a digest of this project's own code."""
+    """Return this process's versions that affect a result's bytes: packages, and a digest of the project's code."""
     digest = hashlib.sha256()
     folder = Path(__file__).parents[2]
     for path in sorted(folder.rglob("*.py")):
@@ -228,81 +240,83 @@ def _code() -> dict[str, str]:
     return versions | {"the project's code": digest.hexdigest()[:12]}
 
 
-def _check_flink(given: dict[str, Any]) -> None:
-    _check_job_server("FlinkRunner", "flink_job_server_jar", given)
-    master = given["flink_master"]
-    if not given["job_endpoint"]:
+def _check_flink(values: dict[str, Any]) -> None:
+    _check_job_server("FlinkRunner", "flink_job_server_jar", values)
+    master = values["flink_master"]
+    if not values["job_endpoint"]:
         if master == "[auto]" or not (master == "[local]" or _ENDPOINT.fullmatch(master)):
             raise ValueError(
                 "expected --flink_master to be HOST:PORT of Flink's REST service, or [local] to try it on this "
                 f"machine, got {master!r}"
             )
-        if given["flink_submit_uber_jar"] and master == "[local]":
+        if values["flink_submit_uber_jar"] and master == "[local]":
             raise ValueError("--flink_submit_uber_jar needs --flink_master=HOST:PORT, got '[local]'")
-    _check_environment("FlinkRunner", given, local=master == "[local]" and not given["job_endpoint"])
+    _check_environment("FlinkRunner", values, local=master == "[local]" and not values["job_endpoint"])
 
 
-def _check_spark(given: dict[str, Any]) -> None:
-    _check_job_server("SparkRunner", "spark_job_server_jar", given)
-    master, local = given["spark_master_url"], False
-    if not given["job_endpoint"]:
-        if given["spark_submit_uber_jar"] and not given["spark_rest_url"]:
+def _check_spark(values: dict[str, Any]) -> None:
+    _check_job_server("SparkRunner", "spark_job_server_jar", values)
+    master, local = values["spark_master_url"], False
+    if not values["job_endpoint"]:
+        if values["spark_submit_uber_jar"] and not values["spark_rest_url"]:
             raise ValueError("--spark_submit_uber_jar needs --spark_rest_url, e.g. http://HOST:6066")
-        local = bool(re.fullmatch(r"local(\[.+\])?", master)) and not given["spark_submit_uber_jar"]
-        if not (local or given["spark_submit_uber_jar"] or re.fullmatch(r"spark://[^/\s:]+:\d+|yarn|k8s://.+", master)):
+        local = bool(re.fullmatch(r"local(\[.+\])?", master)) and not values["spark_submit_uber_jar"]
+        if not (
+            local or values["spark_submit_uber_jar"] or re.fullmatch(r"spark://[^/\s:]+:\d+|yarn|k8s://.+", master)
+        ):
             raise ValueError(f"expected --spark_master_url to be spark://HOST:PORT or local[*], got {master!r}")
-    _check_environment("SparkRunner", given, local)
+    _check_environment("SparkRunner", values, local)
 
 
-def _check_portable(given: dict[str, Any]) -> None:
-    if not given["job_endpoint"]:
+def _check_portable(values: dict[str, Any]) -> None:
+    if not values["job_endpoint"]:
         raise ValueError("PortableRunner needs --job_endpoint=HOST:PORT of a Beam job server that is running")
-    _check_endpoint("job_endpoint", given["job_endpoint"])
-    _check_environment("PortableRunner", given, local=False)
+    _check_endpoint("job_endpoint", values["job_endpoint"])
+    _check_environment("PortableRunner", values, local=False)
 
 
-def _check_dataflow(given: dict[str, Any]) -> None:
+def _check_dataflow(values: dict[str, Any]) -> None:
     for name in ("project", "region", "temp_location", "sdk_container_image"):
-        if not given.get(name):
+        if not values.get(name):
             raise ValueError(
                 f"DataflowRunner needs --{name}; all it needs: --project, --region, --temp_location=gs://BUCKET/FOLDER "
                 "and --sdk_container_image with this project in it"
             )
-    if not given["temp_location"].startswith("gs://"):
-        raise ValueError(f"expected --temp_location to be a gs:// address, got {given['temp_location']!r}")
+    if not values["temp_location"].startswith("gs://"):
+        raise ValueError(f"expected --temp_location to be a gs:// address, got {values['temp_location']!r}")
     if importlib.util.find_spec("apitools") is None:
         raise RuntimeError("DataflowRunner needs more of Apache Beam: pip install 'apache-beam[gcp]'")
 
 
-def _check_prism(given: dict[str, Any]) -> None:
-    if not (place := given["prism_location"]) or not (Path(place).is_file() or "://" in place):
-        raise ValueError(f"PrismRunner needs --prism_location, the path or URL of its program, got {place!r}")
+def _check_prism(values: dict[str, Any]) -> None:
+    if not (location := values["prism_location"]) or not (Path(location).is_file() or "://" in location):
+        raise ValueError(f"PrismRunner needs --prism_location, the path or URL of its program, got {location!r}")
 
 
-def _check_job_server(runner: str, jar: str, given: dict[str, Any]) -> None:
-    """A job server that is running, or what starts one: Beam would look for the jar on the internet."""
-    if given["job_endpoint"]:
-        _check_endpoint("job_endpoint", given["job_endpoint"])
+def _check_job_server(runner: str, jar: str, values: dict[str, Any]) -> None:
+    """Check that a job server is running or can be started: Beam would download a missing jar from the internet."""
+    if values["job_endpoint"]:
+        _check_endpoint("job_endpoint", values["job_endpoint"])
         return
-    if not given[jar]:
+    if not values[jar]:
         raise ValueError(
             f"{runner} needs --job_endpoint=HOST:PORT of a Beam job server that is running, or --{jar}=FILE to start "
             "one; the jar is Apache's, of the same version as apache-beam "
             f"({importlib.metadata.version('apache-beam')})"
         )
-    if "://" not in given[jar] and not Path(given[jar]).is_file():
-        raise ValueError(f"expected a jar at --{jar}={given[jar]}, found none")
-    if not shutil.which(given["job_server_java_launcher"]):
-        raise ValueError(f"--{jar} needs Java, and there is no {given['job_server_java_launcher']!r} on this machine")
+    if "://" not in values[jar] and not Path(values[jar]).is_file():
+        raise ValueError(f"expected a jar at --{jar}={values[jar]}, found none")
+    if not shutil.which(values["job_server_java_launcher"]):
+        raise ValueError(f"--{jar} needs Java, and there is no {values['job_server_java_launcher']!r} on this machine")
 
 
-def _check_environment(runner: str, given: dict[str, Any], local: bool) -> None:
-    """Where the workers' Python comes from: Beam's own image, the default, knows nothing of this project."""
-    kind, config = (given["environment_type"] or "").upper(), given["environment_config"]
-    options = dict(option.partition("=")[::2] for option in given["environment_options"] or [])
+def _check_environment(runner: str, values: dict[str, Any], local: bool) -> None:
+    """Check the workers' environment: Beam's default image lacks this project."""
+    kind, config = (values["environment_type"] or "").upper(), values["environment_config"]
+    options = dict(option.partition("=")[::2] for option in values["environment_options"] or [])
     if not kind and local:
-        return  # Beam then runs the code in this very process
-    needs = {
+        return  # Beam then runs the transforms in this process
+    settings = {
         "DOCKER": ("docker_container_image", "the image of the steps with Beam's boot program"),
         "PROCESS": ("process_command", "the command that starts Beam's boot program on a worker"),
         "EXTERNAL": ("external_service_address", "HOST:PORT of a worker pool beside each worker"),
@@ -311,12 +325,12 @@ def _check_environment(runner: str, given: dict[str, Any], local: bool) -> None:
         if local:
             return
         raise ValueError(f"--environment_type=LOOPBACK runs all of the work in this process: {runner} gains nothing")
-    if kind not in needs:
+    if kind not in settings:
         raise ValueError(
-            f"{runner} needs --environment_type to be one of {', '.join(needs)}, with --environment_config, for "
-            f"Beam's own image lacks this project; got {given['environment_type']!r}"
+            f"{runner} needs --environment_type to be one of {', '.join(settings)}, with --environment_config, for "
+            f"Beam's own image lacks this project; got {values['environment_type']!r}"
         )
-    option, meaning = needs[kind]
+    option, meaning = settings[kind]
     value = config or options.get(option)
     if not value:
         raise ValueError(f"--environment_type={kind} needs --environment_config: {meaning}")
@@ -342,7 +356,7 @@ def _check_endpoint(name: str, value: str) -> None:
 
 @contextlib.contextmanager
 def _processes(flags: list[str]) -> Iterator[list[str]]:
-    """Dask's processes on this machine for the time of one pipeline, where none are named, as options."""
+    """Start Dask workers on this machine for one pipeline, unless the flags name a scheduler; yield their options."""
     if f"--runner={DASK}" not in flags or any(flag.startswith(_PLACES) for flag in flags):
         yield []
         return
@@ -351,18 +365,18 @@ def _processes(flags: list[str]) -> Iterator[list[str]]:
 
     logging.getLogger("distributed").setLevel(logging.ERROR)
     quiet = {"dashboard_address": "127.0.0.1:0", "silence_logs": logging.ERROR}
-    # A process a core: one more thread of Python in it would gain nothing.
+    # One process per core: a second Python thread in a process would gain nothing.
     with distributed.LocalCluster(n_workers=CPU_COUNT, threads_per_worker=1, processes=True, **quiet) as cluster:
         yield [f"--dask_client_address={cluster.scheduler_address}"]
 
 
 @contextlib.contextmanager
 def _clear_errors() -> Iterator[None]:
-    """Say what a death among Dask's workers means."""
+    """Turn Dask's ``KilledWorker`` into a RuntimeError that names the likely cause."""
     try:
         yield
     except Exception as error:
-        if type(error).__name__ == "KilledWorker":  # not imported, for there may be no Dask
+        if type(error).__name__ == "KilledWorker":  # compared by name, as Dask may not be installed
             raise RuntimeError(
                 "a Dask worker died several times over the same photos, most often because its memory is exhausted: "
                 "give the workers more (dask worker --memory-limit), or look into their logs"

@@ -1,7 +1,7 @@
-"""What the gates lead to: one decision a run, as a value and as ``decision.json``.
+"""The publishing decision of a run: gate results, the `Decision` made from them, and its record ``decision.json``.
 
-Validation begins it, evaluation makes it, push completes it, and the exit handler writes it when none of them could.
-``decision.schema.json`` beside this file describes the record for those who read it with other programs.
+Validation starts the record, evaluation decides, and push completes the record. If none of them could, the exit
+handler writes the record. ``decision.schema.json`` beside this file describes the record for other programs.
 """
 
 import math
@@ -14,14 +14,15 @@ from components.scorer.parameters import check_policy
 from components.scorer.settings import GateKey, Policy
 
 Verdict = Literal["publish", "published", "forced", "refused", "skipped", "failed"]
-"""What became of the run's model:
+"""The outcome of a run for its model:
 
-* ``publish``: every blocking gate passed, and push has still to do its part;
+* ``publish``: every blocking gate passed, and push is still to come;
 * ``published``: the version serves;
-* ``forced``: gates said no, and a person overruled them with a reason; it serves once ``published`` names its version;
+* ``forced``: blocking gates did not pass, and a person overruled them with a reason; the version serves once
+  ``published`` names it;
 * ``refused``: a blocking gate failed;
-* ``skipped``: there was too little new to train on, so nothing was trained;
-* ``failed``: a step broke off, or a blocking gate could not be judged, and a person has to look.
+* ``skipped``: there was too little new data, so nothing was trained;
+* ``failed``: a step raised an error, or a blocking gate could not be judged, and a person has to look.
 """
 
 Outcome = Literal["passed", "failed", "not judged"]
@@ -29,17 +30,17 @@ Outcome = Literal["passed", "failed", "not judged"]
 
 @dataclass(frozen=True)
 class Gate:
-    """One condition for publishing.
+    """Result of one gate, a condition for publishing.
 
     Attributes:
-        key: by which ``warn_only`` names it.
-        name: what it asks for, in words.
-        metric: what its value is, in words.
-        value: NaN when it could not be measured.
-        threshold: that the value is held against; NaN where there is no single number.
-        verdict: "not judged" where what it needs could not be had.
-        reason: one sentence with the figures.
-        severity: whether a no keeps the scorer from being published, or is only told.
+        key: Key of the gate, used in ``warn_only``.
+        name: Condition in words.
+        metric: Measured quantity in words.
+        value: Measured value; NaN if it could not be measured.
+        threshold: Limit of the value; NaN if there is no single limit.
+        verdict: "passed", "failed", or "not judged" if the gate's inputs were missing.
+        reason: One sentence with the figures.
+        severity: "block" keeps a scorer that does not pass from being published; "warn" is only reported.
     """
 
     key: GateKey
@@ -53,20 +54,20 @@ class Gate:
 
 
 def outcome(passed: bool) -> Outcome:
-    """The verdict of a gate that could be judged."""
+    """Return the verdict of a gate that could be judged: "passed" or "failed"."""
     return "passed" if passed else "failed"
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether to publish, and why.
+    """Decision to publish a scorer or not, with its reasons.
 
     Attributes:
-        verdict: see `Verdict`.
-        reasons: one sentence for each blocking gate that did not pass, and why the run was skipped or broke off.
-        gates: all that were asked; empty when the run broke off before.
-        override: the reason that a person gave for publishing all the same; empty when none did.
-        notes: what people are to be warned of besides, a sentence each.
+        verdict: One of `Verdict`.
+        reasons: One sentence for each blocking gate that did not pass, and for a skipped or failed run its cause.
+        gates: Results of all gates; empty if the run failed before the gates.
+        override: Reason that a person gave for overruling the gates; empty if nobody did.
+        notes: Further warnings, one sentence each.
     """
 
     verdict: Verdict
@@ -77,18 +78,18 @@ class Decision:
 
     @property
     def publishes(self) -> bool:
-        """Whether the scorer is, or is to be, published."""
+        """True if the scorer is published or is to be published."""
         return self.verdict in ("publish", "published", "forced")
 
     @property
     def warnings(self) -> list[str]:
-        """A sentence for each gate that did not pass and only warns, and the notes."""
+        """One sentence for each warning gate that did not pass, then the notes."""
         gates = [_sentence(gate) for gate in self.gates if gate.severity == "warn" and gate.verdict != "passed"]
         return [*gates, *self.notes]
 
     @property
     def overruled(self) -> list[Gate]:
-        """The blocking gates that did not pass, whether or not a person overruled them."""
+        """The blocking gates that did not pass, overruled by a person or not."""
         return [gate for gate in self._blocking if gate.verdict != "passed"]
 
     @property
@@ -102,21 +103,21 @@ class Decision:
 
     @property
     def _verdict_in_words(self) -> str:
-        total, said_no = len(self._blocking), len(self.overruled)
+        total, n_failed = len(self._blocking), len(self.overruled)
         if self.verdict in ("publish", "published"):
             passed = (
                 f"passed {'all' if total > 1 else 'its'} {_count(total, 'gate')}" if total else "had no gate to pass"
             )
             return f"{self.verdict.capitalize()}: the scorer {passed}."
         if self.verdict == "forced":
-            return f"Forced by a person: {self.override.rstrip('.')}. {said_no} of {_count(total, 'gate')} said no."
+            return f"Forced by a person: {self.override.rstrip('.')}. {n_failed} of {_count(total, 'gate')} said no."
         if self.verdict == "refused":
-            return f"Refused: the scorer passed {total - said_no} of {total} gates. Nothing is published."
+            return f"Refused: the scorer passed {total - n_failed} of {total} gates. Nothing is published."
         if self.verdict == "skipped":
             return "Skipped: there is too little new to train on. The champion stays."
         if not self.gates:
             return "Failed: the run broke off before the gates could judge. Nothing is published."
-        # With an override the gates did not stop it, so something else did.
+        # With an override the gates did not stop the run, so an error did.
         if not self.override and any(gate.verdict == "not judged" for gate in self._blocking):
             return "Failed: not every gate could be judged, and a person has to look. Nothing is published."
         return "Failed: the run broke off before the scorer could be published. Nothing is published."
@@ -127,18 +128,18 @@ class Decision:
 
 
 def decide(gates: Sequence[Gate], policy: Policy, notes: Sequence[str] = ()) -> Decision:
-    """From gates to a decision.
+    """Decide by the gates whether to publish.
 
-    A gate that could not be judged outweighs one that failed: a person has to look either way. A reason for forcing
-    is kept only where there was something to overrule.
+    A gate that could not be judged outweighs a gate that failed: the verdict is then "failed", and a person has to
+    look. The reason for forcing is recorded only if there was a gate to overrule.
 
     Args:
-        gates: as they were judged; those that the policy names only warn, as do those that already did.
-        policy: which gates only warn, and whether a person overrules the others.
-        notes: what people are to be warned of besides.
+        gates: Results of all gates. Gates in ``policy.warn_only`` and gates of severity "warn" only warn.
+        policy: Keys of the gates that only warn, and a person's override of the other gates.
+        notes: Further warnings, one sentence each.
 
     Raises:
-        ValueError: there is no gate, or the gates are to be overruled without a reason.
+        ValueError: There is no gate, or the gates are to be overruled without a reason.
     """
     check_policy(policy)
     if not gates:
@@ -153,7 +154,7 @@ def decide(gates: Sequence[Gate], policy: Policy, notes: Sequence[str] = ()) -> 
 
 
 def broken_off(error: BaseException, during: str = "the evaluation") -> Decision:
-    """The decision when a step could not be completed."""
+    """Return the decision "failed" for a step that raised an error."""
     return Decision("failed", [f"{during} broke off: {quoting.in_short(error)}"])
 
 
@@ -169,18 +170,18 @@ def record(
     champion: Mapping[str, Any] | None = None,
     published: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The decision as ``decision.schema.json`` describes it, with what is known of its run.
+    """Return the decision as a JSON object of ``decision.schema.json``, with the provenance of its run.
 
     Args:
-        decision: the decision.
-        run: the run's id.
-        model: name of the model.
-        revision: git revision of the code that judged.
-        data: fingerprint of the data set.
-        trained_on: fingerprint of the data set that the scorer was trained on.
-        trained_by: git revision of the code that trained it.
-        champion: ``uri``, ``version`` and ``error`` of the published model that the scorer had to stand up to.
-        published: ``version`` and ``uri``, once the scorer serves.
+        decision: Decision of the run.
+        run: Id of the run.
+        model: Name of the model.
+        revision: Git revision of the code that evaluated the scorer.
+        data: Fingerprint of the data set.
+        trained_on: Fingerprint of the data set that the scorer was trained on.
+        trained_by: Git revision of the code that trained the scorer.
+        champion: ``uri``, ``version`` and ``error`` of the published model that the scorer was compared with.
+        published: ``version`` and ``uri`` of the scorer, once the scorer serves.
     """
     return plain(
         {
@@ -205,42 +206,42 @@ def record(
 
 
 def of(value: Mapping[str, Any]) -> Decision:
-    """The decision of a record."""
-    found = Decision(value["verdict"], list(value["reasons"]), gates_of(value), value["override"])
-    return replace(found, notes=tuple(each for each in value["warnings"] if each not in found.warnings))
+    """Return the decision that a record holds."""
+    decision = Decision(value["verdict"], list(value["reasons"]), gates_of(value), value["override"])
+    return replace(decision, notes=tuple(warning for warning in value["warnings"] if warning not in decision.warnings))
 
 
 def completed(value: Mapping[str, Any], version: int, uri: str) -> dict[str, Any]:
-    """The record once the scorer serves: "published", or still "forced", with its version.
+    """Return the record of a scorer that serves: verdict "published" or "forced", with the published version.
 
     Args:
-        value: the record of a decision that publishes.
-        version: that serves.
-        uri: of the version's folder.
+        value: Record of a decision that publishes.
+        version: Number of the version that serves.
+        uri: Address of the version's folder.
 
     Raises:
-        ValueError: the decision is not to publish.
+        ValueError: The decision is not to publish.
     """
-    before = of(value)
-    if not before.publishes:
-        raise ValueError(f"expected a decision to publish, got {before.verdict!r}: {before.summary}")
-    after = before if before.verdict == "forced" else replace(before, verdict="published")
-    return record(after, **_about(value) | {"published": {"version": version, "uri": uri}})
+    decision = of(value)
+    if not decision.publishes:
+        raise ValueError(f"expected a decision to publish, got {decision.verdict!r}: {decision.summary}")
+    updated = decision if decision.verdict == "forced" else replace(decision, verdict="published")
+    return record(updated, **_about(value) | {"published": {"version": version, "uri": uri}})
 
 
 def failed(value: Mapping[str, Any] | None, why: str, run: str) -> dict[str, Any]:
-    """The record of a run that broke off: what was decided, if anything was, and why nothing came of it.
+    """Return the record of a run that failed: verdict "failed", its reason, and the decision so far.
 
     Args:
-        value: the record so far.
-        why: one sentence.
-        run: the run's id.
+        value: Record so far; None if there is no decision yet.
+        why: Reason of the failure, one sentence.
+        run: Id of the run.
     """
     if value is None:
         return record(Decision("failed", [why]), run=run)
-    before = of(value)
-    after = replace(before, verdict="failed", reasons=list(dict.fromkeys([why, *before.reasons])))
-    return record(after, **_about(value) | {"run": run, "published": None})
+    decision = of(value)
+    updated = replace(decision, verdict="failed", reasons=list(dict.fromkeys([why, *decision.reasons])))
+    return record(updated, **_about(value) | {"run": run, "published": None})
 
 
 def _about(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -249,17 +250,17 @@ def _about(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def named(champion: Any) -> dict[str, Any] | None:
-    """A champion for `record`: its ``uri``, ``version`` and ``error``; None where there is none."""
+    """Return a champion's ``uri``, ``version`` and ``error`` for `record`; None if there is no champion."""
     return {"uri": champion.uri, "version": champion.version, "error": champion.error} if champion else None
 
 
 def write(uri: str, value: Mapping[str, Any]) -> None:
-    """Write a record of `record`."""
+    """Write a record that `record` returned to a JSON file."""
     storage.write_json(uri, dict(value))
 
 
 def read(uri: str) -> dict[str, Any] | None:
-    """The record at an address; None where there is none."""
+    """Return the record at an address; None if there is no file."""
     try:
         return storage.read_json(uri)
     except FileNotFoundError:
@@ -267,7 +268,7 @@ def read(uri: str) -> dict[str, Any] | None:
 
 
 def gates_of(value: Mapping[str, Any]) -> list[Gate]:
-    """The gates of a record, e.g. those that an earlier step judged."""
+    """Return the gate results of a record, e.g. of an earlier step."""
     numbers = ("value", "threshold")
     return [
         Gate(**{name: math.nan if name in numbers and item is None else item for name, item in gate.items()})
@@ -276,9 +277,9 @@ def gates_of(value: Mapping[str, Any]) -> list[Gate]:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON knows it: dataclasses as objects, NumPy's values as Python's, numbers that are none as null."""
+    """Convert a value to JSON's types: dataclasses to objects, NumPy values to Python's, NaN and infinities to null."""
     if is_dataclass(value) and not isinstance(value, type):
-        value = {each.name: getattr(value, each.name) for each in fields(value)}
+        value = {item_field.name: getattr(value, item_field.name) for item_field in fields(value)}
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
@@ -292,5 +293,5 @@ def _sentence(gate: Gate) -> str:
     return f"{gate.name}: {gate.reason}"
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + ("" if number == 1 else "s")
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -1,16 +1,16 @@
-"""The environment without what Kubernetes puts there: variables that look like a setting and are none."""
+"""Removal of the environment variables that Kubernetes adds for Services and that look like settings."""
 
 import re
 from collections.abc import Mapping
 
 
 def without_services(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without the addresses of Services.
+    """Return the environment without the ``*_PORT`` variables that hold addresses of Kubernetes Services.
 
-    Beside a Service called ``smtp`` a pod finds ``SMTP_PORT=tcp://10.96.12.7:25``, unless its specification says
-    ``enableServiceLinks: false``. The other names that Kubernetes makes of it (``SMTP_SERVICE_HOST``, …) end as no
-    setting of this project does.
-    https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+    For a Service called ``smtp``, Kubernetes sets ``SMTP_PORT=tcp://10.96.12.7:25`` in a pod, unless the pod's
+    specification says ``enableServiceLinks: false``. The other variables of a Service (``SMTP_SERVICE_HOST``, …) have
+    endings that no setting of this project has.
+    Source: https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
     """
     return {
         name: value

@@ -1,13 +1,15 @@
-"""Where a run keeps what must outlive its pods: checkpoints, its record, and the register of splits.
+"""Paths of a run's files that must outlive its pods: checkpoints, status records and the register of splits.
 
-Everything lies under one URI, the pipeline's ``workspace`` parameter:
+All files are stored under one URI, the pipeline's ``workspace`` parameter.
 
-    <workspace>/splits.csv                          which photo belongs to which split, across all runs
-    <workspace>/runs/<run>/checkpoints/<step>/      epochs of a step, for a retry to go on from
-    <workspace>/runs/<run>/steps/<step>.json        how far each step came, for the exit handler
-    <workspace>/runs/<run>/decision.json            the gate's verdict, for the exit handler
-    <workspace>/runs/<run>/left_out.csv             where ingestion stopped over it: photos that it would leave out
-    <workspace>/runs/<run>/published.json           the published version, for the exit handler
+Layout::
+
+    <workspace>/splits.csv                          split of each photo, across all runs.
+    <workspace>/runs/<run>/checkpoints/<step>/      checkpoints of a step, from which a retry resumes.
+    <workspace>/runs/<run>/steps/<step>.json        status of each step, for the exit handler.
+    <workspace>/runs/<run>/decision.json            decision record, for the exit handler.
+    <workspace>/runs/<run>/left_out.csv             excluded photos, if ingestion stopped because of their number.
+    <workspace>/runs/<run>/published.json           published version, for the exit handler.
 """
 
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Workspace:
-    """The places of one run under the workspace URI (folder, ``gs://`` or ``s3://``)."""
+    """Paths of one run under the workspace URI (folder, ``gs://`` or ``s3://``)."""
 
     uri: str
     run: str
@@ -30,7 +32,7 @@ class Workspace:
 
     @property
     def steps(self) -> str:
-        """URI of the folder with one small record for each step that began."""
+        """URI of the folder with one status record for each step that began."""
         return self._in_run("steps")
 
     @property
@@ -45,9 +47,9 @@ class Workspace:
 
     @property
     def left_out(self) -> str:
-        """URI of the list of photos that ingestion would have left out, where there were too many to go on."""
+        """URI of the list of excluded photos, written if ingestion stops because there are too many of them."""
         return self._in_run("left_out.csv")
 
     def checkpoints(self, step: str) -> str:
-        """URI of the folder of a step's checkpoints."""
+        """Return the URI of the folder of a step's checkpoints."""
         return self._in_run("checkpoints", step)

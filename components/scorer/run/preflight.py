@@ -1,4 +1,4 @@
-"""What would fail hours later, found before any GPU is paid for: addresses, permissions, files, disk, workers."""
+"""Checks before a run: addresses, permissions, files, free disk and workers, before any GPU is paid for."""
 
 import hashlib
 import os
@@ -16,11 +16,11 @@ from components.scorer.run import cluster_quota
 from components.scorer.settings import Faces
 
 DISK = 2**30
-"""Bytes that have to be free on the machine's disk: a data set of 20,000 photos takes about as much."""
+"""Bytes that must be free on the machine's disk: about the size of a data set of 20,000 photos."""
 
-_DRAWN = ("tfds:", "sample:")  # photos that lie at no address
+_DRAWN = ("tfds:", "sample:")  # sources of photos without an address to check
 _WEIGHTS = (".keras", ".weights.h5")
-_OF_FACES = ("face_detector_sha256", "face_embedder", "face_embedder_sha256", "face_layers")  # each needs another
+_OF_FACES = ("face_detector_sha256", "face_embedder", "face_embedder_sha256", "face_layers")  # need other parameters
 
 
 def examine(
@@ -29,65 +29,66 @@ def examine(
     kubeconfig: str = "",
     further: Iterable[tuple[str, Callable[[], str]]] = (),
 ) -> list[str]:
-    """Find out whether a run could read, write and use all that it names.
+    """Check that a run can read, write and use every resource that its parameters name.
 
-    A bucket that is to be written to gets a small file that is written as if by several, read and removed again.
+    In each bucket that the run writes to, a small file is written by two competing writers, read and removed.
 
     Args:
-        given: the pipeline's parameters by name; empty ones and those that name no address are passed over.
-        folder: where the data set is going to lie; by default where this machine keeps temporary files.
-        kubeconfig: file of the cluster that is asked whether it has the accelerators; a pod asks its own.
-        further: what to look at where all of that is right, and how: a call that says what is right, or raises.
+        given: Pipeline parameters by name. Empty parameters and parameters without an address are skipped.
+        folder: Folder of the data set; by default the machine's folder of temporary files.
+        kubeconfig: Kubeconfig file of the cluster whose accelerators are checked. A pod checks its own cluster.
+        further: Further checks, run if no other check failed: a label, and a function that returns a result in words
+            or raises an error.
 
     Returns:
-        A line for each thing that was found right.
+        A line for each check that passed.
 
     Raises:
-        ValueError: one message with everything that was found wrong, a line each.
+        ValueError: At least one check failed; the message lists every failure.
     """
-    right, wrong = [], []
-    place = Path(folder or tempfile.gettempdir())
-    for looks in ([*_looks(given, place), *_accelerators(given, kubeconfig)], further):
-        for what, look in () if wrong else looks:
+    passed, failed = [], []
+    disk_folder = Path(folder or tempfile.gettempdir())
+    for checks in ([*_looks(given, disk_folder), *_accelerators(given, kubeconfig)], further):
+        for label, check in () if failed else checks:
             try:
-                right.append(f"{what} {look()}")
+                passed.append(f"{label} {check()}")
             except (OSError, ValueError, RuntimeError) as error:
-                wrong.append(f"{what}: {error}")
-    if wrong:
-        few = "1 thing is" if len(wrong) == 1 else f"{len(wrong)} things are"
-        raise ValueError(f"before anything is trained: {few} wrong; " + "; ".join(wrong))
-    return right
+                failed.append(f"{label}: {error}")
+    if failed:
+        count = "1 thing is" if len(failed) == 1 else f"{len(failed)} things are"
+        raise ValueError(f"before anything is trained: {count} wrong; " + "; ".join(failed))
+    return passed
 
 
-def _looks(given: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, Callable[[], str]]]:
-    """What is looked at, and how."""
-    named = {name: value for name, value in given.items() if isinstance(value, str) and value}
+def _looks(parameters: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, Callable[[], str]]]:
+    """Yield each check: a label, and a function that returns a result in words or raises an error."""
+    texts = {name: value for name, value in parameters.items() if isinstance(value, str) and value}
     for name in ("photos", "unlabelled", "ratings", "attributes"):
-        if name in named and not named[name].startswith(_DRAWN):
-            yield f"{name} {named[name]}", lambda uri=named[name]: _readable(uri)
+        if name in texts and not texts[name].startswith(_DRAWN):
+            yield f"{name} {texts[name]}", lambda uri=texts[name]: _readable(uri)
     for name in ("models", "workspace"):
-        if name in named:
-            yield f"{name} {named[name]}", lambda uri=named[name]: _writable(uri)
+        if name in texts:
+            yield f"{name} {texts[name]}", lambda uri=texts[name]: _writable(uri)
     files = {"weights": _weights, "norms": _norms, "face_detector": _detector, "face_embedder": _embedder}
-    for name, look in files.items():
-        if name in named:
-            yield f"{name} {named[name]}", lambda look=look: look(given)
-    if any(given.get(name) for name in _OF_FACES):
-        yield "the settings of faces", lambda: _together(given)
-    if "beam_options" in named:
-        yield "beam_options", lambda: _beam(named["beam_options"])
+    for name, check in files.items():
+        if name in texts:
+            yield f"{name} {texts[name]}", lambda check=check: check(parameters)
+    if any(parameters.get(name) for name in _OF_FACES):
+        yield "the settings of faces", lambda: _together(parameters)
+    if "beam_options" in texts:
+        yield "beam_options", lambda: _beam(texts["beam_options"])
     yield "the disk", lambda: _disk(folder)
 
 
-def _accelerators(given: Mapping[str, Any], kubeconfig: str) -> Iterator[tuple[str, Callable[[], str]]]:
-    """Whether a known cluster has what pretraining and training ask for, where a run asks for any."""
-    if (name := given.get("accelerator", "")) and (kubeconfig or cluster_quota.in_pod()):
-        count, selector = int(given.get("accelerator_count", 1)), given.get("node_selector", {})
+def _accelerators(parameters: Mapping[str, Any], kubeconfig: str) -> Iterator[tuple[str, Callable[[], str]]]:
+    """Yield the check of the cluster's accelerators, if the run asks for accelerators and the cluster is known."""
+    if (name := parameters.get("accelerator", "")) and (kubeconfig or cluster_quota.in_pod()):
+        count, selector = int(parameters.get("accelerator_count", 1)), parameters.get("node_selector", {})
         yield f"accelerator {name}", lambda: cluster_quota.examine(name, count, selector, kubeconfig)
 
 
 def _readable(uri: str) -> str:
-    """Read a file, or the first one in a folder: to be listed is not yet to be read."""
+    """Read a file, or the first file in a folder: permission to list a folder is not permission to read its files."""
     try:
         storage.read_bytes(uri)
     except (FileNotFoundError, IsADirectoryError):
@@ -96,16 +97,16 @@ def _readable(uri: str) -> str:
             raise FileNotFoundError("there is nothing at this address") from None
         try:
             storage.read_bytes(first.uri)
-        except OSError:  # whose text holds a photo's name, which is nobody's business
+        except OSError:  # its text holds a photo's name, which must stay private
             raise PermissionError("its files are listed, but cannot be read: look at the account's rights") from None
     return "can be read"
 
 
 def _writable(uri: str) -> str:
-    """Write, read and remove a file, with the condition on which channels and the register of splits rest."""
+    """Write, read and remove a file, and check conditional writes, which channels and the split register need."""
     if not storage.is_remote(uri):
         path = Path(uri.removeprefix("file://")).absolute()
-        nearest = next(each for each in (path, *path.parents) if each.exists())
+        nearest = next(parent for parent in (path, *path.parents) if parent.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
             raise PermissionError(f"{nearest} is no folder that this user may write to")
         return "can be written to"
@@ -126,52 +127,50 @@ def _writable(uri: str) -> str:
     return "can be written to"
 
 
-def _weights(given: Mapping[str, Any]) -> str:
-    if not given["weights"].endswith(_WEIGHTS):
+def _weights(parameters: Mapping[str, Any]) -> str:
+    if not parameters["weights"].endswith(_WEIGHTS):
         raise ValueError(f"expected a {' or '.join(_WEIGHTS)} file")
-    if digest := given.get("weights_sha256", ""):
-        integrity.expect(hashlib.sha256(_file(given["weights"])).hexdigest(), digest, "weights_sha256")
-    return _readable(given["weights"])
+    if digest := parameters.get("weights_sha256", ""):
+        integrity.expect(hashlib.sha256(_file(parameters["weights"])).hexdigest(), digest, "weights_sha256")
+    return _readable(parameters["weights"])
 
 
-def _norms(given: Mapping[str, Any]) -> str:
-    """The norms are parsed as training parses them."""
-    from components.scorer.upload_norms import policy  # needs what the steps need; this machine may have less
+def _norms(parameters: Mapping[str, Any]) -> str:
+    """Parse the upload norms as training parses them."""
+    from components.scorer.upload_norms import policy  # needs the steps' packages, which this machine may lack
 
-    found = policy.load(_file(given["norms"]))
-    return f"can be read: {len(found.norms)} norms"
+    norms = policy.load(_file(parameters["norms"]))
+    return f"can be read: {len(norms.norms)} norms"
 
 
-def _detector(given: Mapping[str, Any]) -> str:
-    """The face detector is the file that its digest says, and finds no face on a blank photo."""
-    from components.scorer.faces import weight_files  # needs what the steps need, as well
+def _detector(parameters: Mapping[str, Any]) -> str:
+    """Check that the face detector has its digest and finds no face in a blank photo."""
+    from components.scorer.faces import weight_files  # needs the steps' packages as well
 
-    weight_files.read_detector(_faces(given))
+    weight_files.read_detector(_faces(parameters))
     return "can be used"
 
 
-def _embedder(given: Mapping[str, Any]) -> str:
-    """The embedder is the file that its digest says, reads pictures of faces, and has the layers that are asked for."""
+def _embedder(parameters: Mapping[str, Any]) -> str:
+    """Check that the face embedder has its digest, embeds face crops, and has the layers that `face_layers` names."""
     from components.scorer.faces import weight_files
 
-    about = weight_files.read_embedder(_faces(given)).about
-    return (
-        f"can be used: it reads faces of {about.side} x {about.side} pixels" if about.side else "is known to deepface"
-    )
+    spec = weight_files.read_embedder(_faces(parameters)).about
+    return f"can be used: it reads faces of {spec.side} x {spec.side} pixels" if spec.side else "is known to deepface"
 
 
-def _together(given: Mapping[str, Any]) -> str:
-    check_faces(_faces(given))
+def _together(parameters: Mapping[str, Any]) -> str:
+    check_faces(_faces(parameters))
     return "do not contradict each other"
 
 
-def _faces(given: Mapping[str, Any]) -> Faces:
-    return from_parameters(Faces, **among(dict(given), Faces))
+def _faces(parameters: Mapping[str, Any]) -> Faces:
+    return from_parameters(Faces, **among(dict(parameters), Faces))
 
 
 def _beam(options: str) -> str:
-    """The runner has all that it needs, and where it is Dask, its workers answer."""
-    from components.scorer.run import beam  # and Apache Beam, which takes a second to load
+    """Check the options of the Beam runner and, for Dask, that its workers answer."""
+    from components.scorer.run import beam  # imports Apache Beam, which takes a second to load
 
     beam.check(options)
     return "can be used"
@@ -185,7 +184,7 @@ def _file(uri: str) -> bytes:
 
 
 def _disk(folder: Path) -> str:
-    nearest = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(nearest).free
     if free < DISK:
         raise OSError(f"expected {DISK / 2**30:.0f} GiB to be free for the data set, there are {free / 2**30:.2f} GiB")

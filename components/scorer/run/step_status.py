@@ -1,7 +1,7 @@
-"""How far each step of a run came, kept in the workspace for the people who are told at the end.
+"""Status records of a run's steps in the workspace, and the summary of the run for its notification.
 
-Kubeflow tells an exit handler that something failed, but neither which step nor why, and it cannot give it the
-steps' outputs. So each step notes here that it began, how it ended, and where its report lies.
+Kubeflow tells an exit handler that a run failed, but neither the step nor the reason, and cannot pass the steps'
+outputs to the exit handler. Each step therefore records here its begin, its end and the address of its report.
 """
 
 import os
@@ -19,31 +19,31 @@ from components.scorer.run import decision
 from components.scorer.run.paths import Workspace
 
 RUN_ID = "RUN_ID"
-"""The environment variable that holds the run's id.
+"""The environment variable with the run's id.
 
-It is not a parameter of the steps: parameters are part of the key of Kubeflow's execution cache, and with the id
-among them no step would ever be taken from the cache.
+The id is not a parameter of the steps: parameters are part of the key of Kubeflow's execution cache, and with the id
+among the parameters no step would ever be taken from the cache.
 """
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step's record. ``running`` at the end of a run means that the step was killed and left no word."""
+    """Status record of one step. ``running`` at the end of a run means that the step was killed."""
 
     name: str
     state: Literal["running", "succeeded", "failed"]
     began: float  # seconds since the epoch
     ended: float | None = None
     error: str = ""
-    report: str = ""  # URI of the page that the step wrote
-    wrong_input: bool = False  # it failed by what it was given, with which it would fail again
+    report: str = ""  # URI of the HTML report that the step wrote
+    wrong_input: bool = False  # the step's input caused the failure: the same input would fail again
 
 
 def this_run(workspace: str) -> Workspace:
-    """The place of the run that this process belongs to, under the workspace URI.
+    """Return the paths of this process's run under the workspace URI.
 
     Raises:
-        ValueError: the environment does not say which run this is.
+        ValueError: The environment variable `RUN_ID` is not set.
     """
     run = os.environ.get(RUN_ID, "")
     if not run:
@@ -53,103 +53,117 @@ def this_run(workspace: str) -> Workspace:
 
 @contextmanager
 def step(name: str, workspace: str, report: str = "") -> Iterator[Workspace]:
-    """Note in this run's journal that a step began and how it ends.
+    """Record in the workspace that a step began and how the step ends.
 
-    An error whose text names photos, which goes to the log, is told and raised without their names.
+    Names of photos in an error's text are removed before the error is recorded, logged and raised.
 
     Args:
-        name: the step's name.
-        workspace: the workspace URI.
-        report: URI of the page that the step is about to write.
+        name: Name of the step.
+        workspace: Workspace URI.
+        report: URI of the HTML report that the step is about to write.
 
     Yields:
-        The place of this run in the workspace.
+        The paths of this run in the workspace.
     """
-    place = this_run(workspace)
+    run_paths = this_run(workspace)
     record = Step(name, "running", time.time(), report=report)
-    _write(place, record)
+    _write(run_paths, record)
     print(f"{name}: started", flush=True)
     try:
-        yield place
+        yield run_paths
     except BaseException as error:
         reason = redacted(f"{type(error).__name__}: {error}".splitlines()[0])
-        with suppress(OSError):  # the step's own error is what matters
+        with suppress(OSError):  # a failure to write must not hide the step's own error
             failed = replace(record, state="failed", ended=time.time(), error=reason)
-            _write(place, replace(failed, wrong_input=isinstance(error, ValueError)))
-        told = "".join(traceback.format_exception(error))
-        if (hidden := redacted(told)) == told:
+            _write(run_paths, replace(failed, wrong_input=isinstance(error, ValueError)))
+        trace = "".join(traceback.format_exception(error))
+        if (redacted_trace := redacted(trace)) == trace:
             raise
-        print(hidden, file=sys.stderr, flush=True)
+        print(redacted_trace, file=sys.stderr, flush=True)
         raise RuntimeError(reason) from None
-    _write(place, replace(record, state="succeeded", ended=time.time()))
+    _write(run_paths, replace(record, state="succeeded", ended=time.time()))
     print(f"{name}: done in {progress.duration(time.time() - record.began)}", flush=True)
 
 
 def read(place: Workspace) -> list[Step]:
-    """The records of a run's steps, in the order in which they began; empty when none did."""
+    """Return the status records of a run's steps in the order of their begin; empty if no step began."""
     steps = [Step(**storage.read_json(file.uri)) for file in storage.files(place.steps)]
     return sorted(steps, key=lambda record: record.began)
 
 
 @dataclass(frozen=True)
 class Account:
-    """What became of a run. What does not apply is empty."""
+    """Summary of a run for its notification; an attribute that does not apply is empty."""
 
     run: str
     state: str  # "succeeded" or "failed"
     step: str = ""  # the step that failed
-    reason: str = ""  # why it failed
-    wrong_input: bool = False  # it failed by what it was given: to go on from its checkpoints ends in the same
-    verdict: str = ""  # in words, with the reasons of a no
-    published: str = ""  # URI of the version
-    report: str = ""  # URI of the last page that was written: the evaluation's, where it was reached
-    decision: dict[str, Any] | None = None  # the record, as it has to be at the end of the run
+    reason: str = ""  # reason of the failure
+    wrong_input: bool = False  # the step's input caused the failure: resuming from checkpoints would fail again
+    verdict: str = ""  # verdict in words, with the reasons if the scorer is not published
+    published: str = ""  # URI of the published version
+    report: str = ""  # URI of the report of the last step that succeeded and has one
+    decision: dict[str, Any] | None = None  # final decision record of the run
 
 
 def account(place: Workspace, state: str, message: str = "") -> Account:
-    """What became of a run, from its own records.
+    """Summarise a run from its records in the workspace.
 
     Args:
-        place: of the run in the workspace.
-        state: of the run's steps, as its runner tells. Some versions of Kubeflow say ``RUNNING`` of a run that
-            failed, so a step's own word goes before it.
-        message: of the runner, for a step that left no word.
+        place: Paths of the run in the workspace.
+        state: State of the run as its runner reports it. Some versions of Kubeflow report ``RUNNING`` for a run that
+            failed, so the steps' own records take precedence.
+        message: Error message of the runner, for a step that was killed before it could record an error.
     """
     steps = read(place)
-    stopped = next((record for record in steps if record.state != "succeeded"), None)
-    failed = stopped is not None or state.upper() in ("FAILED", "CANCELLED", "CANCELED", "ERROR")
-    step, reason = _failure(stopped, steps, redacted(message)) if failed else ("", "")
-    published = _json(place.published)
-    why = f"{step} broke off: {reason}" if failed else "the run ended without publishing, and no step said why"
-    record = _concluded(decision.read(place.decision), published, why, place.run)
+    stopped_step = next((record for record in steps if record.state != "succeeded"), None)
+    failed = stopped_step is not None or state.upper() in ("FAILED", "CANCELLED", "CANCELED", "ERROR")
+    step, reason = _failure(stopped_step, steps, redacted(message)) if failed else ("", "")
+    published_record = _json(place.published)
+    failure = f"{step} broke off: {reason}" if failed else "the run ended without publishing, and no step said why"
+    record = _concluded(decision.read(place.decision), published_record, failure, place.run)
     return Account(
         run=place.run,
         state="failed" if failed else "succeeded",
         step=step,
         reason=reason,
-        wrong_input=failed and stopped is not None and stopped.wrong_input,
-        verdict=" ".join([record["summary"], *(each for each in record["reasons"] if not failed or each != why)]),
-        published=(published or {}).get("uri", ""),
-        report=next((each.report for each in reversed(steps) if each.report and each.state == "succeeded"), ""),
+        wrong_input=failed and stopped_step is not None and stopped_step.wrong_input,
+        verdict=" ".join(
+            [
+                record["summary"],
+                *(text for text in record["reasons"] if not failed or text != failure),
+            ]
+        ),
+        published=(published_record or {}).get("uri", ""),
+        report=next(
+            (
+                reason_item.report
+                for reason_item in reversed(steps)
+                if reason_item.report and reason_item.state == "succeeded"
+            ),
+            "",
+        ),
         decision=record,
     )
 
 
-def _concluded(record: dict[str, Any] | None, published: dict[str, Any] | None, why: str, run: str) -> dict[str, Any]:
-    """The decision's record at the end of a run: one that was to publish has published, or failed to."""
+def _concluded(
+    record: dict[str, Any] | None, published: dict[str, Any] | None, failure: str, run: str
+) -> dict[str, Any]:
+    """Return the decision record at the end of a run: a decision to publish becomes "published" or "failed"."""
     if record is not None and (record["published"] or not record["publish"]):
         return record
     if record is not None and published is not None:
         return decision.completed(record, published["version"], published["uri"])
-    return decision.failed(record, why, run)
+    return decision.failed(record, failure, run)
 
 
-def _failure(stopped: Step | None, steps: list[Step], message: str) -> tuple[str, str]:
-    """The failed step and the reason, as far as the steps could say."""
-    if stopped is None:
+def _failure(stopped_step: Step | None, steps: list[Step], message: str) -> tuple[str, str]:
+    """Return the failed step and the reason, from the steps' records and the runner's message."""
+    if stopped_step is None:
         return f"the step after {steps[-1].name}" if steps else "the first step", message or "it did not start"
-    silence = "it was killed and left no word: memory, deadline or preemption"
-    return stopped.name, stopped.error or "; ".join(filter(None, (silence, message)))
+    killed = "it was killed and left no word: memory, deadline or preemption"
+    return stopped_step.name, stopped_step.error or "; ".join(filter(None, (killed, message)))
 
 
 def _json(uri: str) -> dict[str, Any] | None:
@@ -159,5 +173,5 @@ def _json(uri: str) -> dict[str, Any] | None:
         return None
 
 
-def _write(place: Workspace, record: Step) -> None:
-    storage.write_json(storage.join(place.steps, record.name + ".json"), asdict(record))
+def _write(run_paths: Workspace, record: Step) -> None:
+    storage.write_json(storage.join(run_paths.steps, record.name + ".json"), asdict(record))
