@@ -51,8 +51,9 @@ def run(build: Callable[["beam.Pipeline"], Any], options: str) -> None:
     """Run a pipeline to its end.
 
     Args:
-        build: Function that adds the transforms. On Dask, results of transforms after the first are unreliable: its runner
-            computes the last transform only, drops the output of ``finish_bundle``, and may emit elements twice.
+        build: Function that adds the transforms. On Dask, results of transforms after the first are unreliable: the
+            Dask runner computes the last transform only, drops the output of ``finish_bundle``, and may emit elements
+            twice.
         options: Options of the runner, as `check` takes them.
 
     Raises:
