@@ -1,1 +1,1 @@
-"""What training and publishing write: the bundle, the SavedModel, the LiteRT version, the warm-up requests."""
+"""Artifacts of training and publishing: the bundle, the SavedModel, the LiteRT version, the warm-up requests."""

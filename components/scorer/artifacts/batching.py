@@ -1,18 +1,23 @@
-"""Encoded photos passed to a function in batches."""
+"""Batched calls of a function of encoded photos."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 Explained = dict[str, np.ndarray]
-"""``mean``, ``std``, ``distribution``, and maps as of ``serving_outputs.closed_form``."""
+"""Arrays ``mean``, ``std``, ``distribution`` and the maps, by the names of ``serving_outputs.closed_form``."""
 
 
 def in_batches(function: Callable, photos: Sequence[bytes], batch_size: int) -> Explained:
-    """The arrays that a function gives for encoded photos, a few at a time.
+    """Return the arrays that a function gives for encoded photos, called with one batch at a time.
+
+    Args:
+        function: Function from a list of photos to tensors by name, with a batch axis first.
+        photos: Encoded photos, at least one.
+        batch_size: Largest number of photos of a call.
 
     Raises:
-        ValueError: there is no photo.
+        ValueError: There is no photo.
     """
     if not photos:
         raise ValueError("expected at least one photo to explain, got none")

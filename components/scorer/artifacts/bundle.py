@@ -1,10 +1,12 @@
-"""What training hands on: weights with all that is needed to rebuild, audit and use them.
+"""The bundle: a trained scorer with everything that is needed to rebuild, audit and use it.
 
-encoder/  encoder.keras  encoder.json   {settings}
-scorer/   scorer.keras   bundle.json    {settings, data_fingerprint, revision, history, versions, told, notes}
-          heads.keras    where the data told jobs or attributes
-          norms.json     the upload norms
-          faces/         what finds and reads faces, where one was given; see ``embedder``
+encoder/  encoder.keras  the encoder.
+          encoder.json   {settings}.
+scorer/   scorer.keras   the scorer.
+          bundle.json    {settings, data_fingerprint, revision, history, versions, told, notes}.
+          heads.keras    the heads, only if the data set has jobs or attributes.
+          norms.json     the upload norms.
+          faces/         the face detector and embedder, only if configured; see ``embedder``.
 """
 
 import hashlib
@@ -20,7 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# Keras finds the classes of a saved network by their registration, which these modules do.
+# Importing these modules registers the classes of a saved network with Keras.
 import components.scorer.model.auxiliary_heads
 import components.scorer.model.encoder
 import components.scorer.model.layers
@@ -37,26 +39,28 @@ from components.scorer.parameters import as_parameters, from_parameters
 from components.scorer.settings import SCORES, Pretraining, Training
 
 HEADS, NORMS = "heads.keras", "norms.json"
-"""Files of a bundle that not every one has."""
+"""Names of the optional files of a bundle."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A trained scorer.
+    """Trained scorer.
 
     Attributes:
-        model: float ``[n, crop, crop, 3]``, 0..255, and what ``inputs`` reads, to votes ``[n, 10]`` that sum to 1.
-        pretraining: the settings that built the encoder.
-        training: the settings that trained it.
-        data_fingerprint: of the data set that it was trained on.
-        revision: git revision of the code, or "" when unknown.
-        history: a value an epoch: ``loss``, ``val_loss``, ``head_loss``, ``head_val_loss``, …
-        told: the jobs that it can be told and the attributes that it can be asked for.
-        heads: what the model's last layer reads, float32 ``[n, c]``, and jobs int32 ``[n]``, 0 unknown, to ``votes``
-            ``[n, 10]`` and ``attributes`` ``[n, k]``; for job 0 the votes are the model's. None where there is neither.
-        norms: the upload norms, as JSON; empty in a bundle that is older than they are.
-        faces: the files of what finds and reads faces, by name, see ``embedder``; empty where none was given.
-        notes: what training saw and people are to be warned of, a sentence each.
+        model: Keras model of pixels float ``[n, crop, crop, 3]``, 0..255, and the other inputs of ``inputs``, to votes
+            ``[n, 10]`` that sum to 1.
+        pretraining: Settings that built the encoder.
+        training: Settings of the training.
+        data_fingerprint: Fingerprint of the training data set.
+        revision: Git revision of the code; "" if unknown.
+        history: Learning curves, one value an epoch: ``loss``, ``val_loss``, ``head_loss``, ``head_val_loss``, …
+        told: Specification of the heads: the known jobs and the predicted attributes.
+        heads: Model of the heads; None without jobs and attributes. It takes the input of the model's last layer,
+            float32 ``[n, c]``, and job ids int32 ``[n]``, 0 unknown. It gives ``votes`` ``[n, 10]``, for job 0 the
+            model's, and ``attributes`` ``[n, k]``.
+        norms: Upload norms as JSON; empty in a bundle from before norms.
+        faces: Files of the face detector and embedder by name, see ``embedder``; empty if none is configured.
+        notes: Warnings of training for people, one sentence each.
     """
 
     model: keras.Model
@@ -73,39 +77,39 @@ class Bundle:
 
     @property
     def jobs(self) -> tuple[str, ...]:
-        """The jobs that it can be told, in the order of their numbers from 1 on."""
+        """Names of the known jobs, in the order of their ids from 1 on."""
         return self.told.jobs
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        """The attributes that it has learnt, in the order of its answers."""
+        """Names of the predicted attributes, in the order of the outputs."""
         return tuple(self.told.attributes)
 
     @property
     def detector(self) -> bytes:
-        """What finds faces, as ONNX; empty where none was given."""
+        """Face detector as ONNX; empty if none is configured."""
         return self.faces.get(embedder.DETECTOR, b"")
 
     @cached_property
     def sight(self) -> Sight:
-        """What the model sees of the face."""
+        """Specification of the model's inputs."""
         return seeing.of(self.model)
 
     @cached_property
     def needs(self) -> Reads:
-        """What the stages before it give the model of a face."""
+        """Specification of the model's inputs that are computed from the face."""
         return self.sight.needs(self.pretraining.crop, self.training.face_view_scale)
 
     @cached_property
     def reader(self) -> analyzer.Reader | None:
-        """What finds and reads faces; None where there is nothing that could."""
+        """Face detector with its embedder; None if the bundle has no detector."""
         with tempfile.TemporaryDirectory() as folder:
             _write(Path(folder), self.faces)
             return analyzer.Reader.load(folder)
 
     @property
     def reads(self) -> str:
-        """What it reads of faces, and by what, in words."""
+        """English description of the face inputs and of the networks that compute them."""
         digests = json.loads(self.faces.get(embedder.ABOUT, b"{}")).get("sha256", {})
         return seeing.words(self.sight, digests)
 
@@ -116,23 +120,29 @@ class Bundle:
 
     @property
     def seen(self) -> float:
-        """Share of a photo's width and height that the network sees, in the middle."""
+        """Fraction of a photo's width and height that the model sees, a crop from the middle."""
         return self.pretraining.crop / self.training.scale
 
     def pixels(self, data: tf.Tensor) -> tf.Tensor:
-        """Encoded photos, string ``[n]``, as the model reads them: float32 ``[n, crop, crop, 3]``."""
+        """Decode and resize photos, string ``[n]``, to the model's input float32 ``[n, crop, crop, 3]``, 0..255."""
         return preprocessing_tf.pixels(data, self.training.scale, self.pretraining.crop)
 
     def given(self, photos: Sequence[bytes]) -> dict[str, tf.Tensor]:
-        """What the model takes for encoded, normalised photos, by the names of its inputs: see ``inputs``.
+        """Return the model's inputs by name (see ``inputs``) for encoded, normalised photos.
 
         Raises:
-            ValueError: it sees faces and has nothing that finds or reads them.
+            ValueError: The model uses faces, and the bundle has no detector or not the model's embedder.
         """
         return {PIXELS: self.pixels(tf.constant(photos)), **self._of_faces(photos)}
 
     def score(self, photos: list[bytes], jobs: Sequence[str] | None = None, batch_size: int = 32) -> np.ndarray:
-        """Votes float32 ``[n, 10]`` for encoded, upright photos, and for the job of each where they are told."""
+        """Return votes float32 ``[n, 10]`` for encoded, upright photos.
+
+        Args:
+            photos: Encoded photos, n of them.
+            jobs: Job of each photo; None: all are unknown.
+            batch_size: Photos of a batch.
+        """
         if jobs is not None:
             return self.answers(photos, jobs, batch_size)["votes"]
         votes = [
@@ -142,71 +152,76 @@ class Bundle:
         return np.concatenate(votes) if votes else np.empty((0, len(SCORES)), "float32")
 
     def answers(self, photos: list[bytes], jobs: Sequence[str], batch_size: int = 32) -> dict[str, np.ndarray]:
-        """Votes for encoded, upright photos and the job of each, and the photos' attributes.
+        """Return votes and attributes for encoded, upright photos and the job of each.
 
         Args:
-            photos: n of them.
-            jobs: n names; "" and one that it does not know count as unknown.
-            batch_size: photos at a time.
+            photos: Encoded photos, n of them.
+            jobs: Job names, n of them; "" and unknown names count as unknown.
+            batch_size: Photos of a batch.
 
         Returns:
-            ``votes`` float32 ``[n, 10]``, ``attributes`` float32 ``[n, k]``, each the probability of yes.
+            ``votes`` float32 ``[n, 10]``, and ``attributes`` float32 ``[n, k]``, each the probability of yes.
 
         Raises:
-            ValueError: there are more or fewer jobs than photos.
+            ValueError: The number of jobs is not the number of photos.
         """
         expect_one_each(jobs, len(photos))
         if self.heads is None:
             return {"votes": self.score(photos, None, batch_size), "attributes": np.empty((len(photos), 0), "float32")}
-        told = numbers(jobs, self.jobs)
+        job_ids = numbers(jobs, self.jobs)
         batches = [slice(start, start + batch_size) for start in range(0, len(photos), batch_size)]
-        found = [
-            self._answer(tf.constant(photos[batch]), self._of_faces(photos[batch]), told[batch]) for batch in batches
+        outputs = [
+            self._answer(tf.constant(photos[batch]), self._of_faces(photos[batch]), job_ids[batch]) for batch in batches
         ]
-        votes = np.concatenate([np.empty((0, len(SCORES)), "float32"), *(batch["votes"] for batch in found)])
+        votes = np.concatenate([np.empty((0, len(SCORES)), "float32"), *(batch["votes"] for batch in outputs)])
         if not self.attributes:
             return {"votes": votes, "attributes": np.empty((len(photos), 0), "float32")}
-        none = np.empty((0, len(self.attributes)), "float32")
-        return {"votes": votes, "attributes": np.concatenate([none, *(batch["attributes"] for batch in found)])}
+        empty = np.empty((0, len(self.attributes)), "float32")
+        return {"votes": votes, "attributes": np.concatenate([empty, *(batch["attributes"] for batch in outputs)])}
 
     def _of_faces(self, photos: Sequence[bytes]) -> dict[str, tf.Tensor]:
-        """What the model takes of the photos' faces; nothing where it does not see them."""
+        """Return the inputs that are computed from the photos' faces; empty if the model has none."""
         if not self.sight:
             return {}
         if self.reader is None or (self.sight.embedding and self.reader.size != self.sight.embedding):
-            of = f"embeddings of {self.sight.embedding}" if self.sight.embedding else "landmarks"
-            raise ValueError(f"the scorer reads {of} for each face, and its bundle's {embedder.FOLDER}/ gives none")
+            required = f"embeddings of {self.sight.embedding}" if self.sight.embedding else "landmarks"
+            raise ValueError(
+                f"the scorer reads {required} for each face, and its bundle's {embedder.FOLDER}/ gives none"
+            )
         return {name: tf.constant(value) for name, value in face_inputs.read(photos, self.reader, self.needs).items()}
 
     @cached_property
     def _votes(self) -> Callable[[tf.Tensor, dict[str, tf.Tensor]], tf.Tensor]:
-        """Encoded photos, and what is seen of their faces, to votes as one graph: twice as fast as by operations."""
+        """Graph from encoded photos and their face inputs to votes.
+
+        One graph is twice as fast as single operations.
+        """
         return tf.function(
-            lambda data, seen: self.model(self._in_order(data, seen), training=False),
+            lambda data, face_arrays: self.model(self._in_order(data, face_arrays), training=False),
             input_signature=[tf.TensorSpec([None], tf.string), self._face_specs()],
         )
 
     @cached_property
     def _answer(self) -> Callable[[tf.Tensor, dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]:
-        """The same and jobs to what the heads say, as one graph."""
+        """Graph from encoded photos, their face inputs and job ids to the outputs of the heads."""
         network = join(self.model, self.heads)
 
-        def answer(data: tf.Tensor, seen: dict[str, tf.Tensor], job: tf.Tensor) -> dict[str, tf.Tensor]:
-            given = {PIXELS: self.pixels(data), **seen}
-            return network([*(given[name] for name in self.sight.reads), job], training=False)
+        def predict(data: tf.Tensor, face_arrays: dict[str, tf.Tensor], job: tf.Tensor) -> dict[str, tf.Tensor]:
+            inputs = {PIXELS: self.pixels(data), **face_arrays}
+            return network([*(inputs[name] for name in self.sight.reads), job], training=False)
 
         specs = [tf.TensorSpec([None], tf.string), self._face_specs(), tf.TensorSpec([None], tf.int32)]
-        return tf.function(answer, input_signature=specs)
+        return tf.function(predict, input_signature=specs)
 
-    def _in_order(self, data: tf.Tensor, seen: Mapping[str, tf.Tensor]) -> Any:
-        return seeing.in_order(self.model, {PIXELS: self.pixels(data), **seen})
+    def _in_order(self, data: tf.Tensor, face_arrays: Mapping[str, tf.Tensor]) -> Any:
+        return seeing.in_order(self.model, {PIXELS: self.pixels(data), **face_arrays})
 
     def _face_specs(self) -> dict[str, tf.TensorSpec]:
-        beside = self.model.inputs[1:]
-        return {each.name: tf.TensorSpec(each.shape, tf.float32) for each in beside}
+        face_tensors = self.model.inputs[1:]
+        return {tensor.name: tf.TensorSpec(tensor.shape, tf.float32) for tensor in face_tensors}
 
     def save(self, folder: str | Path) -> None:
-        """Write the bundle into ``folder``, the description last."""
+        """Write the bundle into ``folder``; ``bundle.json`` is written last."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         untrained(self.model).save(folder / "scorer.keras")
@@ -216,7 +231,7 @@ class Bundle:
             (folder / NORMS).write_bytes(self.norms)
         if self.faces:
             _write(folder / embedder.FOLDER, self.faces)
-        about = {
+        metadata = {
             "settings": self.settings,
             "data_fingerprint": self.data_fingerprint,
             "revision": self.revision,
@@ -225,14 +240,14 @@ class Bundle:
             "told": asdict(self.told),
             "notes": list(self.notes),
         }
-        (folder / "bundle.json").write_text(json.dumps(about, indent=1))
+        (folder / "bundle.json").write_text(json.dumps(metadata, indent=1))
 
 
 def untrained(model: keras.Model) -> keras.Model:
-    """The same network and weights without the optimizer's state, which is twice their size."""
-    plain = model.__class__.from_config(model.get_config())  # a clone would be compiled as well
-    plain.set_weights(model.get_weights())
-    return plain
+    """Return the same network and weights without the optimizer's state, which is twice the size of the weights."""
+    copy = model.__class__.from_config(model.get_config())  # a clone would be compiled as well
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def load(folder: str | Path) -> Bundle:
@@ -244,37 +259,42 @@ def load(folder: str | Path) -> Bundle:
     folder = Path(folder)
     if not (folder / "bundle.json").exists():
         raise FileNotFoundError(f"{folder} holds no scorer bundle: expected scorer.keras and bundle.json in it")
-    about = json.loads((folder / "bundle.json").read_text())
+    metadata = json.loads((folder / "bundle.json").read_text())
     return Bundle(
         model=keras.saving.load_model(folder / "scorer.keras", compile=False),
-        pretraining=from_parameters(Pretraining, **about["settings"]["pretraining"]),
-        training=from_parameters(Training, **_still_settings(Training, about["settings"]["training"])),
-        data_fingerprint=about["data_fingerprint"],
-        revision=about["revision"],
-        history=about["history"],
-        told=Heads(**{**told, "jobs": tuple(told["jobs"])}) if (told := about.get("told")) else Heads(),
+        pretraining=from_parameters(Pretraining, **metadata["settings"]["pretraining"]),
+        training=from_parameters(Training, **_still_settings(Training, metadata["settings"]["training"])),
+        data_fingerprint=metadata["data_fingerprint"],
+        revision=metadata["revision"],
+        history=metadata["history"],
+        told=Heads(**{**head_spec, "jobs": tuple(head_spec["jobs"])})
+        if (head_spec := metadata.get("told"))
+        else Heads(),
         heads=keras.saving.load_model(folder / HEADS, compile=False) if (folder / HEADS).exists() else None,
         norms=_read(folder / NORMS),
         faces=read_faces(folder) or detector_alone(_read(folder / embedder.DETECTOR)),
-        notes=tuple(about.get("notes", ())),
+        notes=tuple(metadata.get("notes", ())),
     )
 
 
 def _still_settings(settings: type, written: dict[str, Any]) -> dict[str, Any]:
-    """Of the settings in a bundle those that there are today: a champion may be older than the last one dropped."""
-    return {each.name: written[each.name] for each in fields(settings) if each.name in written}
+    """Return the settings of a bundle that are still fields of the settings class.
+
+    A champion's bundle may contain settings that were removed since.
+    """
+    return {setting.name: written[setting.name] for setting in fields(settings) if setting.name in written}
 
 
 def read_faces(folder: str | Path) -> dict[str, bytes]:
-    """The files of what finds and reads faces, which a data set and a bundle keep in ``faces/``; empty without."""
-    place = Path(folder, embedder.FOLDER)
-    return {file.name: file.read_bytes() for file in sorted(place.iterdir())} if place.is_dir() else {}
+    """Read the files of the face detector and embedder from ``faces/`` of a data set or bundle; empty without it."""
+    faces = Path(folder, embedder.FOLDER)
+    return {file.name: file.read_bytes() for file in sorted(faces.iterdir())} if faces.is_dir() else {}
 
 
 def detector_alone(detector: bytes) -> dict[str, bytes]:
-    """The same of a face detector, as ONNX, without an embedder; empty without one."""
-    about = {"sha256": {"detector": hashlib.sha256(detector).hexdigest()}}
-    return {embedder.DETECTOR: detector, embedder.ABOUT: json.dumps(about).encode()} if detector else {}
+    """Return the files of ``faces/`` for a face detector (ONNX) without an embedder; empty without a detector."""
+    metadata = {"sha256": {"detector": hashlib.sha256(detector).hexdigest()}}
+    return {embedder.DETECTOR: detector, embedder.ABOUT: json.dumps(metadata).encode()} if detector else {}
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -284,12 +304,15 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _read(file: Path) -> bytes:
-    """A file's content; empty where there is none, as in bundles that are older than it."""
+    """Return a file's content; empty if it does not exist.
+
+    Bundles from before the file was introduced do not have it.
+    """
     return file.read_bytes() if file.exists() else b""
 
 
 def save_encoder(encoder: keras.Model, settings: Pretraining, folder: str | Path) -> None:
-    """Write an encoder and the settings that rebuild it, the settings last."""
+    """Write an encoder and the settings that rebuild it; the settings are written last."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     encoder.save(folder / "encoder.keras")
@@ -307,7 +330,7 @@ def load_encoder(folder: str | Path) -> tuple[keras.Model, Pretraining]:
 
 
 def encoder_settings(folder: str | Path) -> Pretraining:
-    """How an encoder was pretrained, without loading it.
+    """Read the pretraining settings of an encoder without loading it.
 
     Raises:
         FileNotFoundError: ``folder`` holds no complete encoder.

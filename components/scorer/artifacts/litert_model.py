@@ -1,15 +1,19 @@
-"""A published version without TensorFlow: the same answers to the same photos by LiteRT, for servers.
+"""A published version without TensorFlow: the same scores of the same photos by LiteRT, for servers.
 
-    <version>/portable/  scorer.tflite   ``serving_outputs.fullest`` of the scorer, by Keras; any number of photos
-                         portable.json   what its photos have to look like, and what its scores are worth
-                         norms.json      the upload norms in force; without it the built-in ones
-                         faces/          what finds faces and, where the scorer reads them, embeds them (``embedder``);
-                                         without it they are not looked for. Older versions have detector.onnx
+    <version>/portable/  scorer.tflite   the network ``serving_outputs.fullest``, exported by Keras; any batch size.
+                         portable.json   what preprocessing needs, the jobs and attributes, and the test error.
+                         norms.json      the upload norms; without it the built-in norms apply.
+                         faces/          face detector and, if the scorer uses embeddings, embedder (``embedder``).
+                                         Without it no faces are detected. Older versions have detector.onnx.
 
-A photo takes the way of training: `Portable.normalise` (ingestion's decoding) makes it upright, small and a JPEG,
-`Portable.given` finds and reads the face, where the scorer reads faces (``face_inputs``), and scales and crops the
-photo (``preprocessing_tf`` again, to the last bit but rounding), `Portable.answer` scores it. Nothing here imports
-TensorFlow or Keras: with them a process needs seven times the memory and two seconds more.
+A photo is processed as in training:
+
+1. `Portable.normalise` (ingestion's decoding) makes it upright, small and a JPEG.
+2. `Portable.given` detects and embeds the face, if the scorer uses faces (``face_inputs``). It also resizes and crops
+the photo, equal to ``preprocessing_tf`` but for rounding.
+3. `Portable.answer` scores it.
+
+Nothing here imports TensorFlow or Keras: with them a process needs seven times the memory and starts two seconds later.
 """
 
 import io
@@ -38,29 +42,31 @@ FOLDER = "portable"
 NETWORK, ABOUT, NORMS, DETECTOR = "scorer.tflite", "portable.json", "norms.json", "detector.onnx"
 
 Answers = dict[str, np.ndarray]
-"""``mean``, ``std`` ``[n]``, ``distribution`` ``[n, 10]`` and, where the network has them, ``heatmap`` and ``gains``
-``[n, h, w]`` as of ``serving_outputs.closed_form``, and ``attributes`` ``[n, k]``, each the probability of yes; all
-float32."""
+"""Outputs of the network, float32.
+
+``mean`` and ``std`` ``[n]`` and ``distribution`` ``[n, 10]``. If the network has them, also ``heatmap`` and ``gains``
+``[n, h, w]`` of ``serving_outputs.closed_form``, and ``attributes`` ``[n, k]``, each the probability of yes.
+"""
 
 
 @dataclass(frozen=True)
 class Portable:
-    """A published version, loaded. One thread at a time may let it answer; the rest may be shared.
+    """Loaded LiteRT version. Only one thread at a time may call `answer`; everything else is safe to share.
 
     Attributes:
-        uri: the version's folder.
-        version: its number; None when the folder is not named by one.
-        name: of the model.
-        scale: side of the square that a photo is scaled to, pixels.
-        crop: side of its middle that the network reads.
-        error: score points by which its scores differed from people's on its test photos (root mean square); None
-            where that is not known.
-        settings: of ingestion, by which photos are normalised.
-        norms: that uploads are held against.
-        reader: of faces; None when they are not looked for.
-        reads: what the network takes beside pixels.
-        jobs: that it can be told.
-        attributes: that it has learnt.
+        uri: Folder of the version.
+        version: Version number; None if the folder is not named by a number.
+        name: Name of the model.
+        scale: Side of the square that a photo is resized to, pixels.
+        crop: Side of the crop from its middle that the network reads, pixels.
+        error: Root mean square difference between its scores and people's on the test photos, score points; None if
+            unknown.
+        settings: Ingestion settings that normalise photos.
+        norms: Upload norms that photos are checked against.
+        reader: Face detector and embedder; None if the version detects no faces.
+        reads: Specification of the inputs that are computed from the face.
+        jobs: Names of the known jobs, in the order of their ids from 1 on.
+        attributes: Names of the predicted attributes, in the order of the outputs.
     """
 
     uri: str
@@ -79,32 +85,32 @@ class Portable:
 
     @property
     def seen(self) -> float:
-        """Share of a photo's width and height that the network sees, in the middle."""
+        """Fraction of a photo's width and height that the network sees, a crop from the middle."""
         return self.crop / self.scale
 
     @property
     def detector(self) -> Detector | None:
-        """Of faces; None when they are not looked for."""
+        """Face detector; None if the version detects no faces."""
         return self.reader.detector if self.reader else None
 
     def normalise(self, data: bytes) -> bytes:
-        """A photo in any format as the data set holds photos: upright, sRGB, shrunk, a JPEG.
+        """Convert a photo in any format to the form of the data set: upright, sRGB, shrunk, a JPEG.
 
         Raises:
-            components.scorer.imaging.decoding.Unusable: the bytes are no photo, or one too small or too large.
+            components.scorer.imaging.decoding.Unusable: The bytes are no photo, or the photo is too small or too large.
         """
         return decoding.normalise(data, self.settings)
 
     def pixels(self, photo: bytes | Image.Image) -> np.ndarray:
-        """A normalised photo, encoded or opened, as the network reads it: float32 ``[crop, crop, 3]``, 0..255."""
+        """Return a normalised photo, encoded or opened, as the network's input: float32 ``[crop, crop, 3]``, 0..255."""
         return pixels(photo, self.scale, self.crop)
 
     def given(self, photo: bytes | Image.Image, seen: Seen | None = None) -> Given:
-        """What the network is given of one normalised photo.
+        """Return the network's inputs for one normalised photo, without a batch axis.
 
         Args:
-            photo: encoded or opened.
-            seen: its face, where it was looked for already; without it, it is here, if the network reads faces.
+            photo: Encoded or opened photo.
+            seen: Face analysis of this photo. If None and the network uses faces, the photo is analysed here.
         """
         if not self.reads.faces:
             return {"pixels": self.pixels(photo)}
@@ -112,48 +118,49 @@ class Portable:
         return {"pixels": self.pixels(image), **self.reads.given(image, seen or self.look(image))}
 
     def look(self, image: Image.Image, embedded: bool = True) -> Seen | None:
-        """The faces on a normalised photo, the largest read where the network reads faces.
+        """Detect the faces on a normalised photo and embed the largest one.
 
         Args:
-            image: opened.
-            embedded: whether the embedding is needed, where there is one.
+            image: Opened photo.
+            embedded: False skips the embedding. It is skipped anyway if the network has no such input.
 
         Returns:
-            None where faces are not looked for.
+            The analysis; None if the version detects no faces.
         """
         if self.reader is None:
             return None
         return self.reader.read(image, want_embedding=embedded and self.reads.embedding > 0)
 
     def answer(self, given: Given | np.ndarray, jobs: Sequence[str] | None = None) -> Answers:
-        """What the network says.
+        """Run the network on a batch.
 
         Args:
-            given: ``pixels`` float32 ``[n, crop, crop, 3]``, 0..255, at least one photo, and what else the network
-                reads, see `given` and ``face_inputs.together``; pixels alone where that is all.
-            jobs: n names, "" unknown; None: all are. Where it knows no job, all count as unknown.
+            given: ``pixels`` float32 ``[n, crop, crop, 3]``, 0..255, at least one photo, and the face inputs; see
+                `given` and ``face_inputs.together``. An array alone counts as ``pixels``.
+            jobs: Job names, n of them, "" unknown; None: all are unknown. If the network knows no job, all count as
+                unknown.
 
         Raises:
-            ValueError: a shape is another, an input is missing, there are more or fewer jobs than photos, or one is
-                not known.
+            ValueError: A shape is wrong, an input is missing, the number of jobs is not the number of photos, or a job
+                is not known.
         """
         given = {"pixels": given} if isinstance(given, np.ndarray) else given
         pixels, expected = given["pixels"], (self.crop, self.crop, 3)
         if pixels.ndim != 4 or pixels.shape[1:] != expected or not len(pixels):
             raise ValueError(f"expected photos [n, {self.crop}, {self.crop}, 3], at least one, got {pixels.shape}")
         self._check(given, len(pixels))
-        told = {"job": self._numbers(jobs, len(pixels))} if self.jobs or self.attributes else {}
-        return self._run(**{name: np.ascontiguousarray(value, "float32") for name, value in given.items()}, **told)
+        job_input = {"job": self._numbers(jobs, len(pixels))} if self.jobs or self.attributes else {}
+        return self._run(**{name: np.ascontiguousarray(value, "float32") for name, value in given.items()}, **job_input)
 
-    def _check(self, given: Given, photos: int) -> None:
-        """Raise ValueError unless what is given beside pixels is what the network reads."""
+    def _check(self, inputs: Given, photos: int) -> None:
+        """Raise ValueError unless the inputs beside pixels are the network's face inputs."""
         expected = {name: (photos, *shape) for name, shape in self.reads.shapes.items()}
-        came = {name: np.shape(value) for name, value in given.items() if name != "pixels"}
-        if came != expected:
-            raise ValueError(f"expected beside pixels {expected or 'nothing'}, got {came or 'nothing'}")
+        actual = {name: np.shape(value) for name, value in inputs.items() if name != "pixels"}
+        if actual != expected:
+            raise ValueError(f"expected beside pixels {expected or 'nothing'}, got {actual or 'nothing'}")
 
     def _numbers(self, jobs: Sequence[str] | None, photos: int) -> np.ndarray:
-        """The numbers by which the network knows jobs, int32 ``[photos]``."""
+        """Return the ids of jobs, int32 ``[photos]``."""
         if jobs is None:
             return np.full(photos, UNKNOWN, "int32")
         expect_one_each(jobs, photos)
@@ -162,15 +169,15 @@ class Portable:
 
 
 def pixels(photo: bytes | Image.Image, scale: int, crop: int) -> np.ndarray:
-    """``preprocessing_tf.pixels`` of one photo, without TensorFlow.
+    """Resize and crop one photo like ``preprocessing_tf.pixels``, without TensorFlow.
 
-    Both decode JPEG by libjpeg's accurate transform, and both scale by a triangle as wide as a pixel of the result:
-    Pillow's bilinear filter is TensorFlow's with antialiasing. On 32-bit samples they agree to 0.002 of 255.
+    Both decode JPEG with libjpeg's accurate DCT, and both resize with a triangle filter as wide as a pixel of the
+    result: Pillow's bilinear filter is TensorFlow's with antialiasing. On 32-bit samples they agree to 0.002 of 255.
 
     Args:
-        photo: upright; its encoded bytes, or opened.
-        scale: side of the square that it is scaled to.
-        crop: side of its middle that is kept.
+        photo: Upright photo, encoded or opened.
+        scale: Side of the square that the photo is resized to, pixels.
+        crop: Side of the crop from its middle, pixels.
 
     Returns:
         float32 ``[crop, crop, 3]``, 0..255.
@@ -183,12 +190,12 @@ def load(uri: str, threads: int = 1) -> Portable:
     """Load a published version.
 
     Args:
-        uri: the version's folder, local, ``gs://`` or ``s3://``; see ``channels.resolve``.
-        threads: that one answer may use.
+        uri: Folder of the version, local, ``gs://`` or ``s3://``; see ``channels.resolve``.
+        threads: Number of threads of one call.
 
     Raises:
-        FileNotFoundError: there is no complete version, or it was published without a portable network.
-        ValueError: what is there is not one of ours, or not as it was published.
+        FileNotFoundError: There is no complete version, or it was published without a LiteRT network.
+        ValueError: The files are not a LiteRT version, or differ from those that were published.
     """
     if not storage.exists(storage.join(uri, channels.COMPLETE)):
         raise FileNotFoundError(f"expected a published version at {uri}, found no {channels.COMPLETE} in it")
@@ -199,59 +206,59 @@ def load(uri: str, threads: int = 1) -> Portable:
 
 
 def _load(uri: str, folder: str, threads: int) -> Portable:
-    """Load a version of which a local folder has the files."""
-    place = storage.join(folder, FOLDER)
-    about, network, rules = (_file(place, name) for name in (ABOUT, NETWORK, NORMS))
-    if about is None or network is None:
+    """Load a version whose files are in a local folder."""
+    root = storage.join(folder, FOLDER)
+    metadata_json, network_bytes, norms_json = (_file(root, name) for name in (ABOUT, NETWORK, NORMS))
+    if metadata_json is None or network_bytes is None:
         raise FileNotFoundError(f"{uri} was published without {FOLDER}/{NETWORK}: publish its scorer again")
     try:
-        told = json.loads(about)
-        reads = Reads(**told["reads"]) if "reads" in told else PHOTO_ALONE
+        metadata = json.loads(metadata_json)
+        reads = Reads(**metadata["reads"]) if "reads" in metadata else PHOTO_ALONE
         return Portable(
             uri=uri,
             version=channels.version_of(uri),
-            name=told["name"],
-            scale=told["scale"],
-            crop=told["crop"],
-            error=told["error"],
-            settings=from_parameters(Ingestion, **told["ingestion"]),
-            norms=policy.load(rules),
+            name=metadata["name"],
+            scale=metadata["scale"],
+            crop=metadata["crop"],
+            error=metadata["error"],
+            settings=from_parameters(Ingestion, **metadata["ingestion"]),
+            norms=policy.load(norms_json),
             reader=reader(folder, reads, threads),
             reads=reads,
-            jobs=tuple(told.get("jobs", ())),
-            attributes=tuple(told.get("attributes", ())),
-            _run=_signature(network, threads, reads),
+            jobs=tuple(metadata.get("jobs", ())),
+            attributes=tuple(metadata.get("attributes", ())),
+            _run=_signature(network_bytes, threads, reads),
         )
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"expected a portable network at {uri}/{FOLDER}, which cannot be read: {error}") from error
 
 
 def reader(uri: str, reads: Reads, threads: int = 1) -> Reader | None:
-    """What finds and reads faces for a published version.
+    """Load the face detector and embedder of a published version.
 
     Args:
-        uri: the version's folder, local, ``gs://`` or ``s3://``.
-        reads: what its network reads of a face.
-        threads: that one search or reading may use.
+        uri: Folder of the version, local, ``gs://`` or ``s3://``.
+        reads: Specification of the network's face inputs.
+        threads: Number of threads of one detection or embedding.
 
     Returns:
-        None where faces are not looked for.
+        The face analyzer; None if the version has no detector and uses no faces.
 
     Raises:
-        ValueError: the weights cannot be used, or are not there although the network reads faces.
+        ValueError: The weights cannot be used, or are missing although the network uses faces.
     """
-    place = storage.join(uri, FOLDER)
-    found = Reader.load(storage.join(place, embedder.FOLDER), threads)
-    if found is None and (weights := _file(place, DETECTOR)):  # of a version older than the folder
-        found = Reader(Detector(weights, threads=threads))
-    size = found.size if found else 0
-    if reads.faces and (found is None or size < reads.embedding):
+    root = storage.join(uri, FOLDER)
+    loaded = Reader.load(storage.join(root, embedder.FOLDER), threads)
+    if loaded is None and (weights := _file(root, DETECTOR)):  # a version from before faces/
+        loaded = Reader(Detector(weights, threads=threads))
+    size = loaded.size if loaded else 0
+    if reads.faces and (loaded is None or size < reads.embedding):
         raise ValueError(
             f"its network reads faces, so {FOLDER}/{embedder.FOLDER} has to hold what finds them and embeds them in"
-            f" {reads.embedding} numbers, got {'no such folder' if found is None else f'{size} numbers'}: publish its"
+            f" {reads.embedding} numbers, got {'no such folder' if loaded is None else f'{size} numbers'}: publish its"
             " scorer again"
         )
-    return found
+    return loaded
 
 
 def about(
@@ -265,32 +272,35 @@ def about(
     reads: Reads = PHOTO_ALONE,
     faces: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What ``portable.json`` holds.
+    """Return the content of ``portable.json``.
 
     Args:
-        name: of the model.
-        scale: side of the square that a photo is scaled to.
-        crop: side of its middle that the network reads.
-        error: root mean square difference from people's scores on the test photos, points.
-        ingestion: settings by which the data set's photos were normalised, by name; the others keep their defaults.
-        jobs: that the network can be told, in the order of their numbers from 1 on.
-        attributes: that it gives, in their order.
-        reads: what the network takes beside pixels; where it reads faces, the stages are told.
-        faces: what ``faces.json`` says of the weights.
+        name: Name of the model.
+        scale: Side of the square that a photo is resized to, pixels.
+        crop: Side of the crop from its middle that the network reads, pixels.
+        error: Root mean square difference from people's scores on the test photos, score points; None if unknown.
+        ingestion: Settings that normalised the data set's photos, by name; missing ones get their defaults.
+        jobs: Names of the known jobs, in the order of their ids from 1 on.
+        attributes: Names of the predicted attributes, in the order of the outputs.
+        reads: Specification of the face inputs. If there are any, the stages that compute them are included.
+        faces: Content of ``faces.json``, which describes the weights.
     """
     normalising = ("minimum_side", "maximum_pixels", "shorter_side", "jpeg_quality")
-    settings = {each: (ingestion or {}).get(each, getattr(Ingestion(), each)) for each in normalising}
-    given = {"name": name, "scale": scale, "crop": crop, "error": error, "ingestion": settings}
-    given |= {"jobs": [*jobs], "attributes": [*attributes]}
-    return given | ({"reads": asdict(reads), "stages": _told(reads, settings, faces or {})} if reads.faces else {})
+    settings = {key: (ingestion or {}).get(key, getattr(Ingestion(), key)) for key in normalising}
+    metadata = {"name": name, "scale": scale, "crop": crop, "error": error, "ingestion": settings}
+    metadata |= {"jobs": [*jobs], "attributes": [*attributes]}
+    return metadata | ({"reads": asdict(reads), "stages": _told(reads, settings, faces or {})} if reads.faces else {})
 
 
 def _told(reads: Reads, normalising: Mapping[str, Any], faces: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The stages in their order, each with what whoever runs it needs; files are beside ``portable.json``."""
+    """Return the stages of preprocessing in their order, each with its parameters.
+
+    File names are relative to the folder of ``portable.json``.
+    """
     digests, kind = faces.get("sha256", {}), faces.get("kind", "")
     squares = {"embed": {"side": faces.get("side"), "scales": faces.get("scales")}} if reads.embedding else {}
     squares |= {"score": {"side": reads.view, "scale": reads.view_scale}} if reads.view else {}
-    told: dict[Stage, dict[str, Any]] = {
+    parameters: dict[Stage, dict[str, Any]] = {
         "normalise": dict(normalising),
         "detect": {"file": f"{embedder.FOLDER}/{embedder.DETECTOR}", "sha256": digests.get("detector")},
         "align": squares,
@@ -301,13 +311,13 @@ def _told(reads: Reads, normalising: Mapping[str, Any], faces: Mapping[str, Any]
         },
         "score": {"file": NETWORK, "inputs": ["pixels", *reads.inputs]},
     }
-    return [{"stage": stage, **told[stage]} for stage in reads.stages]
+    return [{"stage": stage, **parameters[stage]} for stage in reads.stages]
 
 
-def _file(place: str, name: str) -> bytes | None:
-    """The content of a file of a version; None when it has none of that name."""
+def _file(folder: str, name: str) -> bytes | None:
+    """Read a file of a version; None if it does not exist."""
     try:
-        return storage.read_bytes(storage.join(place, name))
+        return storage.read_bytes(storage.join(folder, name))
     except FileNotFoundError:
         return None
 

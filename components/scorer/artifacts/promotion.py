@@ -1,28 +1,28 @@
-"""Channels moved to a version, once it has been loaded and has answered its warm-up photos."""
+"""Promotion and rollback: a channel is moved to a version after the version has scored its warm-up photos."""
 
 from typing import Any
 
 from components.scorer.quoting import in_short
 from components.scorer.registry import channels
 
-_TOLERANCE = 1e-3  # by which the votes' sum may differ from 1, as float32 and a quantised network's do
+_TOLERANCE = 1e-3  # largest difference of the votes' sum from 1, which float32 and quantised networks miss slightly
 
 
 def verify(models: str, name: str, version: int) -> None:
-    """Raise ValueError unless a version is as it was published, can be loaded and answers its warm-up photos."""
-    # Here, for TensorFlow takes seconds to load.
+    """Raise ValueError unless a version's files are unchanged, it can be loaded, and it scores its warm-up photos."""
+    # Imported here, because TensorFlow takes seconds to load.
     from components.scorer.artifacts import saved_model, warmup
 
     photos = list(warmup.photos())
-    uri, what = channels.address(models, name, version), f"version {version} of {name}"
+    uri, version_name = channels.address(models, name, version), f"version {version} of {name}"
     try:
         votes = saved_model.load(uri, whole=True).score(photos)
-    except Exception as error:  # an artefact may fail in any way
-        raise ValueError(f"{what} cannot serve, no channel was moved: {in_short(error)}") from error
-    # A NaN is larger than any tolerance: the comparison is the other way round so that it fails too.
+    except Exception as error:  # an artifact may fail in any way
+        raise ValueError(f"{version_name} cannot serve, no channel was moved: {in_short(error)}") from error
+    # Comparisons with NaN are false, so the check is written as a condition that must hold.
     if votes.shape != (len(photos), 10) or not ((votes >= 0).all() and (abs(votes.sum(1) - 1) <= _TOLERANCE).all()):
         raise ValueError(
-            f"{what} cannot serve, no channel was moved: expected ten votes of 0 or more, summing"
+            f"{version_name} cannot serve, no channel was moved: expected ten votes of 0 or more, summing"
             f" to 1, for each of {len(photos)} warm-up photos, got {votes.shape} with sums {votes.sum(-1).tolist()}"
         )
 
@@ -30,51 +30,51 @@ def verify(models: str, name: str, version: int) -> None:
 def promote(
     models: str, name: str, version: int, *, channel: str = channels.CHAMPION, who: str = "", why: str
 ) -> dict[str, Any]:
-    """Let a channel name a version, which is verified before; it may be older than the one named now.
+    """Point a channel to a version, after verifying the version; it may be older than the channel's current one.
 
     Args:
-        models: folder, ``gs://`` or ``s3://`` address of all models.
-        name: of the model.
-        version: its number.
+        models: Folder, ``gs://`` or ``s3://`` address of all models.
+        name: Name of the model.
+        version: Version number.
         channel: "champion", "challenger", or any other plain name but "previous".
-        who: decides; by default `channels.user`.
-        why: for the audit.
+        who: Person who decides; default `channels.user`.
+        why: Reason, for the audit.
 
     Returns:
         The channels afterwards.
 
     Raises:
-        ValueError: there is no reason, the channel has no proper name, or the version was removed, is not there or
-            does not answer; then the channels stay as they are.
+        ValueError: There is no reason, the channel name is invalid, or the version was removed, does not exist or fails
+            the verification. The channels then stay as they are.
     """
     channels.check_channel(channel)
     channels.check_reason(why)
-    channels.named(models, name, version)  # that it was removed is said before it is looked for
+    channels.named(models, name, version)  # raises if the version was removed, before its files are searched
     verify(models, name, version)
     return channels.move(models, name, version, channel=channel, who=who, why=why)
 
 
 def rollback(models: str, name: str, *, who: str = "", why: str) -> dict[str, Any]:
-    """Make the previous version the champion again, once it is verified, and the champion the previous.
+    """Make the previous version the champion, after verifying it, and the champion the previous version.
 
     Args:
-        models: folder, ``gs://`` or ``s3://`` address of all models.
-        name: of the model.
-        who: decides; by default `channels.user`.
-        why: for the audit.
+        models: Folder, ``gs://`` or ``s3://`` address of all models.
+        name: Name of the model.
+        who: Person who decides; default `channels.user`.
+        why: Reason, for the audit.
 
     Returns:
         The channels afterwards.
 
     Raises:
-        ValueError: there is no reason or no previous version, it does not answer, or someone else has moved the
-            champion since this was called, e.g. by rolling back too; then the channels stay as they are.
+        ValueError: There is no reason or no previous version, or the version fails the verification. Or someone else
+            has moved the champion since the call, e.g. by a rollback too. The channels then stay as they are.
     """
     channels.check_reason(why)
-    before = channels.read(models, name)
-    seen = {channel: before.get(channel) for channel in (channels.CHAMPION, channels.PREVIOUS)}
-    version = seen[channels.PREVIOUS]
+    current = channels.read(models, name)
+    expected = {channel: current.get(channel) for channel in (channels.CHAMPION, channels.PREVIOUS)}
+    version = expected[channels.PREVIOUS]
     if version is None:
         raise ValueError(f"{name} has no previous version to roll back to; promote one by its number")
     verify(models, name, version)
-    return channels.move(models, name, version, who=who, why=why, action="rollback", seen=seen)
+    return channels.move(models, name, version, who=who, why=why, action="rollback", seen=expected)

@@ -1,8 +1,8 @@
-"""Drawn photos, and the requests with which TensorFlow Serving warms a version up before it answers people.
+"""Warm-up photos, and the requests with which TensorFlow Serving warms a version up.
 
 TensorFlow Serving replays ``assets.extra/tf_serving_warmup_requests``, a TFRecord file of ``PredictionLog``
 messages, when it loads a version (https://www.tensorflow.org/tfx/serving/saved_model_warmup). TensorFlow is imported
-when requests are written: the server, which has none, tries the photos alone.
+only to write requests. The project's own server does not install TensorFlow: it scores the photos alone.
 """
 
 from functools import lru_cache
@@ -21,23 +21,27 @@ from components.scorer.faces.face_inputs import PHOTO_ALONE, Reads
 
 FILE = "assets.extra/tf_serving_warmup_requests"
 
-_SIZES = ((320, 427), (320, 320), (480, 320))  # pixels, of shorter side 320 as photos come out of ingestion
+_SIZES = (
+    (320, 427),
+    (320, 320),
+    (480, 320),
+)  # width and height in pixels; the shorter side is 320, as ingestion writes photos
 
 
 @lru_cache(maxsize=1)
 def photos() -> tuple[bytes, ...]:
-    """Drawn pictures of a head before a wall, JPEG: always the same, and nobody's."""
+    """Return drawn pictures of a head before a wall, as JPEG; they are always the same and show no real person."""
     return tuple(_draw(np.random.default_rng(seed), *size) for seed, size in enumerate(_SIZES))
 
 
 def write(folder: str | Path, name: str, reads: Reads = PHOTO_ALONE) -> None:
-    """Write the warm-up requests of a version: each photo alone, then all at once.
+    """Write the warm-up requests of a version: each photo alone, then all photos at once.
 
     Args:
-        folder: of the SavedModel; its signature ``serving_default`` takes ``image_bytes``, string ``[n]``, and what is
-            read of faces.
-        name: of the model.
-        reads: what that is. On the drawn photos nobody is, so it is all zeros, as without a face.
+        folder: Folder of the SavedModel. Its signature ``serving_default`` takes ``image_bytes``, string ``[n]``, and
+            the face inputs.
+        name: Name of the model.
+        reads: Specification of the face inputs. They are written as zeros, as for a photo without a face.
     """
     import tensorflow as tf
 
@@ -46,32 +50,34 @@ def write(folder: str | Path, name: str, reads: Reads = PHOTO_ALONE) -> None:
     drawn = list(photos())
     with tf.io.TFRecordWriter(str(path)) as records:
         for batch in [[photo] for photo in drawn] + [drawn]:
-            faces = {each: np.zeros((len(batch), *shape), "float32") for each, shape in reads.shapes.items()}
+            faces = {
+                input_name: np.zeros((len(batch), *shape), "float32") for input_name, shape in reads.shapes.items()
+            }
             records.write(_request({"image_bytes": np.array(batch, object), **faces}, name))
 
 
-def _request(given: dict[str, np.ndarray], name: str) -> bytes:
-    """A serialised ``PredictionLog`` that asks for these photos."""
+def _request(inputs: dict[str, np.ndarray], name: str) -> bytes:
+    """Return a serialised ``PredictionLog`` that requests a prediction for inputs."""
     import tensorflow as tf
 
     log = _prediction_log()()
     log.predict_log.request.model_spec.name = name
     log.predict_log.request.model_spec.signature_name = "serving_default"
-    for each, values in given.items():
+    for input_name, values in inputs.items():
         tensor = tf.make_tensor_proto(values, tf.string if values.dtype == object else tf.float32)
-        log.predict_log.request.inputs[each] = tensor.SerializeToString(deterministic=True)
+        log.predict_log.request.inputs[input_name] = tensor.SerializeToString(deterministic=True)
     return log.SerializeToString(deterministic=True)
 
 
 @lru_cache(maxsize=1)
 def _prediction_log() -> type[Any]:
-    """The message class ``tensorflow.serving.PredictionLog``, as far as it is needed here.
+    """Return the message class ``tensorflow.serving.PredictionLog``, with the fields that are needed here.
 
-    The package tensorflow-serving-api holds the whole of it, but depends on the ``tensorflow`` distribution and
-    would install it over ``tensorflow-cpu``. Names and numbers are those of prediction_log.proto,
-    predict.proto and model.proto of its release 2.21.0
+    The package tensorflow-serving-api holds the whole class, but depends on the ``tensorflow`` distribution and
+    would install it over ``tensorflow-cpu``. Names and numbers are those of prediction_log.proto, predict.proto and
+    model.proto of its release 2.21.0
     (https://github.com/tensorflow/serving/tree/master/tensorflow_serving/apis). The input tensors are declared
-    as bytes: a message inside another one and its bytes are the same on the wire.
+    as bytes: a nested message and its bytes are the same on the wire.
     """
     file = _Types(name="portrait_scorer/warmup.proto", package="tensorflow.serving", syntax="proto3")
     text, binary, message = _Field.TYPE_STRING, _Field.TYPE_BYTES, _Field.TYPE_MESSAGE
@@ -87,22 +93,22 @@ def _prediction_log() -> type[Any]:
     )
     _add(file.message_type, "PredictLog", [("request", 1, message, "PredictRequest")])
     _add(file.message_type, "PredictionLog", [("predict_log", 6, message, "PredictLog")])
-    pool = DescriptorPool()  # its own, so that the full messages may be imported beside these
+    pool = DescriptorPool()  # a pool of its own, so that the full messages can be imported too
     pool.Add(file)
     return GetMessageClass(pool.FindMessageTypeByName("tensorflow.serving.PredictionLog"))
 
 
-def _add(place: Any, name: str, fields: list[tuple]) -> Any:
-    """Add a message with fields (name, number, type, name of the message type) to where messages are kept."""
-    message = place.add(name=name)
-    for field, number, kind, *of in fields:
-        type_name = f".tensorflow.serving.{of[0]}" if of else None
+def _add(messages: Any, name: str, fields: list[tuple]) -> Any:
+    """Add a message type with fields (name, number, type, name of the message type) to a list of message types."""
+    message = messages.add(name=name)
+    for field, number, kind, *message_type in fields:
+        type_name = f".tensorflow.serving.{message_type[0]}" if message_type else None
         message.field.add(name=field, number=number, type=kind, label=_Field.LABEL_OPTIONAL, type_name=type_name)
     return message
 
 
 def _draw(rng: np.random.Generator, width: int, height: int) -> bytes:
-    """A wall with a slope of light, a head and shoulders in plain colours, and a camera's noise."""
+    """Draw a wall with a gradient of light, a head and shoulders in plain colours, and camera noise; return a JPEG."""
     light = np.linspace(*rng.uniform(60, 220, 2), width)[None, :, None] * rng.uniform(0.7, 1, 3)
     picture = Image.fromarray(np.broadcast_to(light, (height, width, 3)).astype("uint8"))
     skin, cloth = (tuple(int(value) for value in rng.integers(40, 220, 3)) for _ in range(2))

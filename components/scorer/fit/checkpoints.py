@@ -1,8 +1,8 @@
-"""Training that can be killed at any moment: an epoch that was completed is never trained again.
+"""Checkpoints and a training loop that can be killed at any moment: a completed epoch is never trained again.
 
-A checkpoint is two files, ``epoch-0003.keras`` (network, optimiser, loss) and then ``epoch-0003.json`` (its
-checksum, the curves so far, the fingerprint of the settings). One whose second file is missing, unreadable or
-does not match was cut off in the writing and is passed over; one of other settings is not this training's.
+A checkpoint is two files. ``epoch-0003.keras`` (network, optimizer, loss) is written first, then ``epoch-0003.json``
+(its checksum, the curves so far, the fingerprint of the settings). If the second file is missing, unreadable or does
+not match, the write was interrupted and the checkpoint is skipped. A checkpoint of other settings is skipped too.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-# Keras finds the classes of a saved network by their registration, which these modules do.
+# Importing these modules registers the classes of a saved network with Keras.
 import components.scorer.model.auxiliary_heads
 import components.scorer.model.encoder
 import components.scorer.model.layers
@@ -34,21 +34,26 @@ Curves = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one training.
+    """Checkpoints of one training.
 
     Attributes:
-        uri: folder that outlives the process (local, ``gs://`` or ``s3://``).
-        fingerprint: what the training depends on; see ``fingerprint_of``.
+        uri: Folder that outlives the process (local, ``gs://`` or ``s3://``).
+        fingerprint: Digest of everything that the training depends on; see ``fingerprint_of``.
     """
 
     uri: str
     fingerprint: str
 
     def save(self, model: keras.Model, epoch: int, curves: Curves, keep: set[int], write: bool = True) -> None:
-        """Write the checkpoint of a completed epoch, then remove those not in ``keep``.
+        """Write the checkpoint of a completed epoch, then delete the other epochs that are not in ``keep``.
 
-        Without ``write`` nothing comes of it but what Keras does as it saves: it makes variables, which in the scope of
-        a strategy all workers have to make together.
+        Args:
+            model: The compiled model.
+            epoch: Number of the epoch, from 1.
+            curves: Curves up to this epoch.
+            keep: Epochs whose checkpoints are kept.
+            write: If False, nothing is written or deleted. Keras still creates variables as it saves, and in the scope
+                of a strategy all workers have to create them together.
         """
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "model.keras")
@@ -56,51 +61,51 @@ class Checkpoints:
             data = file.read_bytes()
         if not write:
             return
-        about = {
+        metadata = {
             "epoch": epoch,
             "sha256": hashlib.sha256(data).hexdigest(),
             "fingerprint": self.fingerprint,
             "curves": curves,
         }
         storage.write_bytes(self._file(epoch, "keras"), data)
-        storage.write_bytes(self._file(epoch, "json"), json.dumps(about).encode())
-        for old in set(self._epochs()) - keep - {epoch}:
-            storage.delete_tree(self._file(old, "json"))
-            storage.delete_tree(self._file(old, "keras"))
+        storage.write_bytes(self._file(epoch, "json"), json.dumps(metadata).encode())
+        for obsolete in set(self._epochs()) - keep - {epoch}:
+            storage.delete_tree(self._file(obsolete, "json"))
+            storage.delete_tree(self._file(obsolete, "keras"))
 
     def latest(self) -> tuple[int, Curves] | None:
-        """The last complete epoch and the curves up to it; None when there is nothing to go on from."""
+        """Return the last complete epoch and the curves up to it; None if no checkpoint can be used."""
         for epoch in sorted(self._epochs(), reverse=True):
-            about = self._read(epoch)
-            if about is not None:
-                return epoch, about["curves"]
+            metadata = self._read(epoch)
+            if metadata is not None:
+                return epoch, metadata["curves"]
         return None
 
     def load(self, epoch: int) -> keras.Model:
-        """The compiled model as it was at the end of an epoch."""
+        """Load the compiled model as it was at the end of an epoch."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "model.keras")
             file.write_bytes(storage.read_bytes(self._file(epoch, "keras")))
             return keras.saving.load_model(file)
 
     def _read(self, epoch: int) -> dict | None:
-        """What a checkpoint says of itself; None, and a line in the log, when it cannot be used."""
+        """Return the JSON of a checkpoint; None, after a line in the log, if the checkpoint cannot be used."""
         try:
-            about = json.loads(storage.read_bytes(self._file(epoch, "json")))
-            found = hashlib.sha256(storage.read_bytes(self._file(epoch, "keras"))).hexdigest()
+            metadata = json.loads(storage.read_bytes(self._file(epoch, "json")))
+            digest = hashlib.sha256(storage.read_bytes(self._file(epoch, "keras"))).hexdigest()
         except (json.JSONDecodeError, UnicodeDecodeError, FileNotFoundError):
-            about, found = {}, None
-        if not about or about["sha256"] != found:
+            metadata, digest = {}, None
+        if not metadata or metadata["sha256"] != digest:
             flaw = "it is incomplete"
-        elif about["fingerprint"] != self.fingerprint:
+        elif metadata["fingerprint"] != self.fingerprint:
             flaw = "it was trained with other settings or data"
         else:
-            return about
+            return metadata
         print(f"checkpoint of epoch {epoch} passed over: {flaw}", flush=True)
         return None
 
     def _epochs(self) -> list[int]:
-        """Epochs of which any file is there."""
+        """Return the epochs that have any file, sorted."""
         matches = (re.fullmatch(r"epoch-(\d+)\.(?:keras|json)", file.name) for file in storage.files(self.uri))
         return sorted({int(match[1]) for match in matches if match})
 
@@ -109,7 +114,7 @@ class Checkpoints:
 
 
 def fingerprint_of(*parts: object) -> str:
-    """A short digest of JSON values: settings, data fingerprint, the start's weights."""
+    """Return a short digest of JSON values: settings, data fingerprint, digest of the initial weights."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -124,31 +129,33 @@ def fit(
     validation: tf.data.Dataset | None = None,
     workers: Workers | None = None,
 ) -> tuple[keras.Model, Curves]:
-    """Train to ``epochs``, from the last complete epoch if there is one.
+    """Train to ``epochs``, resuming from the last complete epoch if there is one.
 
-    Every epoch seeds its order, its augmentation and its dropout from ``seed`` and its own number, so that a
-    training that was interrupted sees what it would have seen otherwise.
+    Every epoch seeds its order, its augmentation and its dropout from ``seed`` and its own number. A resumed training
+    therefore sees the same batches as one that was not interrupted.
 
     Args:
-        model: compiled; where its optimizer keeps a mean of the weights (``ema``), that is judged and returned.
-        epochs: number of epochs in all.
-        data: the batches of an epoch, by its number from 0.
-        what: name of the work in the log.
-        checkpoints: where epochs are kept.
-        seed: of all randomness.
-        validation: with it, the epoch with the lowest ``val_loss`` is returned; without, the last.
-        workers: with whom this training is shared; the model is made in their strategy's scope, in which this is
-            called too. The chief alone writes.
+        model: Compiled model. If its optimizer keeps an EMA of the weights (``ema``), the EMA is evaluated and
+            returned.
+        epochs: Total number of epochs.
+        data: Function from the number of an epoch, from 0, to its batches.
+        what: Name of the training in the log.
+        checkpoints: Store of the checkpoints.
+        seed: Seed of all randomness.
+        validation: Validation batches. With them the epoch with the lowest ``val_loss`` is returned, otherwise the
+            last.
+        workers: Worker group of a distributed training. The model is built, and this function called, in the scope of
+            its strategy. Only the chief writes.
 
     Returns:
-        The compiled model and its curves (``loss``, ``val_loss``, ``seconds``, …), a value an epoch.
+        The compiled model and its curves (``loss``, ``val_loss``, ``seconds``, …), one value an epoch.
 
     Raises:
-        ValueError: a loss is not finite; said after the batch of which it is, and nothing is written of its epoch.
+        ValueError: A loss is not finite. It is raised after the batch with that loss, and the epoch is not saved.
     """
-    found = checkpoints.latest()
-    first, curves = found or (0, {})
-    if found:
+    resumed = checkpoints.latest()
+    first, curves = resumed or (0, {})
+    if resumed:
         print(f"{what}: going on from epoch {first} of {epochs}", flush=True)
         model = checkpoints.load(first)
     if workers:
@@ -164,10 +171,10 @@ def fit(
         for name, value in {**values, "seconds": time.monotonic() - began}.items():
             curves.setdefault(name, []).append(value)
         checkpoints.save(model, epoch + 1, curves, {best_epoch(curves)}, write=workers is None or workers.chief)
-        if workers:  # none goes on before the chief has written
+        if workers:  # wait until the chief has written
             workers.agree(epoch + 1, "the epochs that are done")
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
-        print(f"{what}: epoch {epoch + 1} of {epochs}, {shown}, {duration(curves['seconds'][-1])}", flush=True)
+        losses = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+        print(f"{what}: epoch {epoch + 1} of {epochs}, {losses}, {duration(curves['seconds'][-1])}", flush=True)
     best = best_epoch(curves)
     if best != len(curves.get("loss", [])):
         model = checkpoints.load(best)
@@ -176,35 +183,42 @@ def fit(
 
 
 def best_epoch(curves: Curves) -> int:
-    """Number, from 1, of the epoch to keep: the lowest ``val_loss``, or the last without one."""
+    """Return the number, from 1, of the epoch to keep: the one with the lowest ``val_loss``, or without it the last."""
     losses = curves.get("val_loss")
     return 1 + losses.index(min(losses)) if losses else len(curves.get("loss", []))
 
 
 def _by_keras(model: keras.Model) -> Run:
-    """Epochs by ``network.fit``."""
+    """Return an epoch function that calls ``model.fit``."""
 
     def run(
-        data: tf.data.Dataset, validation: tf.data.Dataset | None, told: keras.callbacks.Callback
+        data: tf.data.Dataset, validation: tf.data.Dataset | None, progress: keras.callbacks.Callback
     ) -> dict[str, float]:
-        callbacks = [told, *ema.callbacks(model)]
-        fitted = model.fit(data, validation_data=validation, shuffle=False, verbose=0, callbacks=callbacks)
-        return {name: float(values[0]) for name, values in fitted.history.items()}
+        callbacks = [progress, *ema.callbacks(model)]
+        history = model.fit(data, validation_data=validation, shuffle=False, verbose=0, callbacks=callbacks)
+        return {name: float(values[0]) for name, values in history.history.items()}
 
     return run
 
 
 def _seed_noise(model: keras.Model, seed: int) -> None:
-    """Set the random state of layers that draw numbers: ``.keras`` files do not carry it."""
-    for place, layer in enumerate(model.layers):
+    """Seed the random layers, because ``.keras`` files do not save their state."""
+    for index, layer in enumerate(model.layers):
         generator = getattr(layer, "seed_generator", None)
         if generator is not None:
-            generator.state.assign([seed, place])
+            generator.state.assign([seed, index])
 
 
 @dataclass
 class _Progress(keras.callbacks.Callback):
-    """A line in the log now and then, with the time that all epochs together still need; no loss that is not finite."""
+    """Callback that prints progress and the time left, and raises ValueError at a loss that is not finite.
+
+    Attributes:
+        what: Name of the training in the log.
+        epochs: Total number of epochs.
+        epoch: Number of the current epoch, from 0.
+        every: Seconds between two lines.
+    """
 
     what: str
     epochs: int
@@ -228,8 +242,8 @@ class _Progress(keras.callbacks.Callback):
             return
         self._printed = now
         total = self._batches and self._done + self._batches * (self.epochs - self.epoch) - self._batch
-        where = f"epoch {self.epoch + 1} of {self.epochs}, batch {self._batch}"
-        print(f"{self.what}: {where}; {line(self._done, total, now - self._began)}", flush=True)
+        position = f"epoch {self.epoch + 1} of {self.epochs}, batch {self._batch}"
+        print(f"{self.what}: {position}; {line(self._done, total, now - self._began)}", flush=True)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self._batches = self._batch

@@ -1,16 +1,16 @@
-"""Training by several workers, each of which has the whole network and reads its part of each batch.
+"""Distributed training: several workers, each with the whole network and a shard of each batch.
 
-``tf.distribute.MultiWorkerMirroredStrategy`` keeps the network's weights alike: they are broadcast when they are made,
-and each step adds up the workers' gradients. Keras 3's ``fit`` fails under it (3.15 reduces the first batch to build
-the model by, and TensorFlow refuses what a single worker holds of it: "unsupported type PerReplica"), so
-`Workers.epochs` drives the steps itself; layers, loss and optimiser are Keras's. With dropout each worker draws the
-same places of its part of a batch, so that several workers compute what one does only without.
+``tf.distribute.MultiWorkerMirroredStrategy`` keeps the weights of all workers equal: it broadcasts them when they are
+created, and sums the workers' gradients at each step. Keras 3's ``fit`` fails under it. Keras 3.15 reduces the first
+batch to build the model, and TensorFlow refuses that for a single worker's values: "unsupported type PerReplica". So
+`Workers.epochs` drives the steps itself; layers, loss and optimizer are Keras's. With dropout each worker draws the
+same mask for its shard. Several workers therefore compute the same as one only without dropout.
 
-A worker knows the others by the environment variable ``TF_CONFIG``
-(https://www.tensorflow.org/api_docs/python/tf/distribute/cluster_resolver/TFConfigClusterResolver), or by what a JobSet
-of Kubernetes gives its pods: ``JOB_COMPLETION_INDEX``, with ``WORKERS``, their number, and ``WORKER_ADDRESS``, host and
-port with ``{}`` in place of the index. The first worker is the chief: it alone writes checkpoints and results. When a
-worker dies the others fail soon after; started anew, all go on from the chief's last checkpoint.
+A worker learns of the others from the environment variable ``TF_CONFIG``
+(https://www.tensorflow.org/api_docs/python/tf/distribute/cluster_resolver/TFConfigClusterResolver), or from variables
+that a Kubernetes JobSet sets: ``JOB_COMPLETION_INDEX``; ``WORKERS``, the number of workers; and ``WORKER_ADDRESS``,
+host and port with ``{}`` in place of the index. The first worker is the chief: only the chief writes checkpoints and
+results. When a worker dies the others fail soon after. After a restart all continue from the chief's last checkpoint.
 """
 
 import json
@@ -28,16 +28,18 @@ from components.scorer.fit.ema import averaged
 
 TF_CONFIG = "TF_CONFIG"
 Run = Callable[[tf.data.Dataset, tf.data.Dataset | None, keras.callbacks.Callback], dict[str, float]]
-"""Trains one epoch on batches, judges on others, and gives Keras's curves: ``loss``, ``val_loss``, …"""
+"""Function that trains one epoch, evaluates the validation batches, and returns ``loss``, ``val_loss``, …
+
+Its arguments are the training batches, the validation batches or None, and a progress callback."""
 
 
 @dataclass(frozen=True)
 class Workers:
-    """This worker among the others.
+    """Group of training workers, as one of them sees it.
 
     Attributes:
-        share: which one it is, and its part of the data.
-        strategy: in whose scope networks are made or loaded, by every worker in the same order.
+        share: This worker's index and its shard of the data.
+        strategy: Strategy in whose scope models are built or loaded, by every worker in the same order.
     """
 
     share: Share
@@ -45,16 +47,20 @@ class Workers:
 
     @property
     def chief(self) -> bool:
-        """Whether this is the one that writes."""
+        """True if this worker is the chief, which writes the results."""
         return self.share.index == 0
 
     def agree(self, number: int, what: str) -> None:
-        """Wait for the others, and refuse to go on where they have another number.
+        """Wait for all workers, and raise RuntimeError unless all have the same number.
+
+        Args:
+            number: This worker's number.
+            what: Name of the number, for the message.
 
         Raises:
-            RuntimeError: they have; says what it is the number of.
+            RuntimeError: The workers have different numbers.
         """
-        total, squares = (int(each) for each in self._added(tf.constant([number, number**2], tf.int64)))
+        total, squares = (int(value) for value in self._added(tf.constant([number, number**2], tf.int64)))
         if total != number * self.share.workers or squares != number**2 * self.share.workers:
             raise RuntimeError(
                 f"the workers differ in {what}: worker {self.share.index} has {number}, all together {total}. Do all "
@@ -63,46 +69,51 @@ class Workers:
 
     @cached_property
     def _added(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        """What every worker gives, added up."""
-        return tf.function(lambda mine: self.strategy.reduce("SUM", self.strategy.run(lambda: mine), axis=None))
+        """Function that sums a tensor over all workers."""
+        return tf.function(lambda value: self.strategy.reduce("SUM", self.strategy.run(lambda: value), axis=None))
 
     def epochs(self, model: keras.Model) -> Run:
-        """What trains a compiled model, made in the strategy's scope, epoch by epoch.
+        """Return a function that trains a compiled model for one epoch.
 
-        The curves are means over the examples of all workers, as Keras's of one process are over its own.
+        The losses are means over the examples of all workers, as Keras's are over the examples of its one process.
+
+        Args:
+            model: Compiled model, built in the strategy's scope.
         """
         steps = {training: self._step(model, training) for training in (True, False)}
 
-        def walk(batches: tf.data.Dataset, training: bool, told: keras.callbacks.Callback | None = None) -> float:
+        def run_epoch(
+            batches: tf.data.Dataset, training: bool, progress: keras.callbacks.Callback | None = None
+        ) -> float:
             total = examples = 0.0
-            for number, (given, truth, weights) in enumerate(batches):
-                loss, there = (float(each) for each in steps[training](given, truth, weights))
-                total, examples = total + there * loss, examples + there
-                if told:
-                    told.on_train_batch_end(number, {"loss": loss})
+            for step, (inputs, targets, weights) in enumerate(batches):
+                loss, count = (float(value) for value in steps[training](inputs, targets, weights))
+                total, examples = total + count * loss, examples + count
+                if progress:
+                    progress.on_train_batch_end(step, {"loss": loss})
             return total / examples
 
-        def run(
-            data: tf.data.Dataset, validation: tf.data.Dataset | None, told: keras.callbacks.Callback
+        def epoch_fn(
+            data: tf.data.Dataset, validation: tf.data.Dataset | None, progress: keras.callbacks.Callback
         ) -> dict[str, float]:
-            told.on_epoch_begin(0)
-            found = {"loss": walk(data, True, told)}
+            progress.on_epoch_begin(0)
+            losses = {"loss": run_epoch(data, True, progress)}
             if validation is not None:
                 with averaged(model):
-                    found["val_loss"] = walk(validation, False)
-            told.on_epoch_end(0)
-            return found
+                    losses["val_loss"] = run_epoch(validation, False)
+            progress.on_epoch_end(0)
+            return losses
 
-        return run
+        return epoch_fn
 
     def _step(self, model: keras.Model, training: bool) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
-        """One step of all workers; gives the batch's loss and its number of examples."""
+        """Return a function that runs one step on all workers, and returns the batch's loss and number of examples."""
 
-        def one(given: Any, truth: Any, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def replica_step(inputs: Any, targets: Any, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             with tf.GradientTape() as tape:
-                answers = model(given, training=training)
-                # Of these examples a mean, which Keras divides by the number of workers: their sum is the batch's.
-                loss = model.compute_loss(given, truth, answers, weights, training)
+                predictions = model(inputs, training=training)
+                # Keras divides this worker's mean by the number of workers, so their sum is the batch's mean.
+                loss = model.compute_loss(inputs, targets, predictions, weights, training)
                 scaled = model.optimizer.scale_loss(loss) if training else None
             if training:
                 gradients = tape.gradient(scaled, model.trainable_weights)
@@ -110,58 +121,58 @@ class Workers:
             return loss, tf.math.count_nonzero(weights, dtype=tf.float32)
 
         @tf.function(reduce_retracing=True)
-        def step(given: Any, truth: Any, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            found = self.strategy.run(one, args=(given, truth, weights))
-            return tuple(self.strategy.reduce("SUM", each, axis=None) for each in found)
+        def step(inputs: Any, targets: Any, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            results = self.strategy.run(replica_step, args=(inputs, targets, weights))
+            return tuple(self.strategy.reduce("SUM", result, axis=None) for result in results)
 
         return step
 
 
 def join() -> Workers:
-    """Join the other workers; to be called before TensorFlow is used for anything else.
+    """Join the worker group; call it before TensorFlow is used for anything else.
 
     Raises:
-        ValueError: the environment does not tell who they are, or tells of one alone.
-        RuntimeError: this worker has several GPUs, or TensorFlow was used before.
+        ValueError: The environment does not describe the workers, or describes only one.
+        RuntimeError: This worker has several GPUs, or TensorFlow was used before.
     """
     share = _configured()
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    here = strategy.num_replicas_in_sync // share.workers
-    if here > 1:
-        raise RuntimeError(f"expected one GPU a worker, this one has {here}: start a worker for each")
+    replicas = strategy.num_replicas_in_sync // share.workers
+    if replicas > 1:
+        raise RuntimeError(f"expected one GPU a worker, this one has {replicas}: start a worker for each")
     print(f"worker {share.index} of {share.workers}{', the chief' if share.index == 0 else ''}", flush=True)
     return Workers(share, strategy)
 
 
 def _configured() -> Share:
-    """Who this worker is; sets ``TF_CONFIG`` where a JobSet tells it otherwise."""
-    told = os.environ.get(TF_CONFIG) or _of_jobset(os.environ)
-    if not told:
+    """Return this worker's shard from the environment; sets ``TF_CONFIG`` if a JobSet describes the workers."""
+    config_json = os.environ.get(TF_CONFIG) or _of_jobset(os.environ)
+    if not config_json:
         raise ValueError(
             f"devices is 'workers', and nothing tells this process of them: set {TF_CONFIG}, or WORKERS, "
             "WORKER_ADDRESS and JOB_COMPLETION_INDEX as images/manifests/training does; on one machine set devices to "
             "one or all"
         )
     try:
-        config = json.loads(told)
-        addresses, kind, index = config["cluster"]["worker"], config["task"]["type"], int(config["task"]["index"])
+        config = json.loads(config_json)
+        addresses, task, index = config["cluster"]["worker"], config["task"]["type"], int(config["task"]["index"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"expected {TF_CONFIG} with a cluster of workers and this task, got {told!r}: {error}"
+            f"expected {TF_CONFIG} with a cluster of workers and this task, got {config_json!r}: {error}"
         ) from None
-    if kind != "worker" or set(config["cluster"]) != {"worker"}:
+    if task != "worker" or set(config["cluster"]) != {"worker"}:
         raise ValueError(
-            f"expected {TF_CONFIG} to tell of workers only, of which the first is the chief, got the task {kind!r} "
+            f"expected {TF_CONFIG} to tell of workers only, of which the first is the chief, got the task {task!r} "
             f"among {sorted(config['cluster'])}"
         )
     if len(addresses) < 2 or not 0 <= index < len(addresses):
         raise ValueError(f"expected two or more workers and an index among them, got {len(addresses)} and {index}")
-    os.environ[TF_CONFIG] = told
+    os.environ[TF_CONFIG] = config_json
     return Share(index, len(addresses))
 
 
 def _of_jobset(environment: Mapping[str, str]) -> str:
-    """``TF_CONFIG`` by what the pods of a JobSet are told; "" where that is missing."""
+    """Return the ``TF_CONFIG`` that a JobSet's variables describe; "" if one of them is missing."""
     names = ("WORKERS", "WORKER_ADDRESS", "JOB_COMPLETION_INDEX")
     if not all(environment.get(name) for name in names):
         return ""
@@ -171,5 +182,5 @@ def _of_jobset(environment: Mapping[str, str]) -> str:
             f"expected WORKERS and JOB_COMPLETION_INDEX to be numbers and WORKER_ADDRESS to have {{}} in place of the "
             f"index, got {workers!r}, {index!r} and {address!r}"
         )
-    addresses = [address.replace("{}", str(each)) for each in range(int(workers))]
+    addresses = [address.replace("{}", str(worker)) for worker in range(int(workers))]
     return json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": int(index)}})

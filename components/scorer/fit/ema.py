@@ -1,8 +1,8 @@
-"""A running mean of a network's weights, which scores better than the weights of the last step.
+"""EMA of weights (Polyak averaging), which scores better than the weights of the last step.
 
-Steps on small batches scatter around what all photos together ask for; their mean does not (Polyak and Juditsky,
-"Acceleration of Stochastic Approximation by Averaging", 1992). Training goes on from the last step's weights; what is
-judged after each epoch, and kept in the end, is the mean.
+Steps on small batches scatter around the optimum for all photos; their mean does not (Polyak and Juditsky,
+"Acceleration of Stochastic Approximation by Averaging", 1992). Training continues from the last step's weights. The
+averaged weights are evaluated after each epoch, and kept at the end.
 """
 
 import contextlib
@@ -13,22 +13,25 @@ import keras
 
 @keras.saving.register_keras_serializable("portrait_scorer")
 class AveragingAdam(keras.optimizers.Adam):
-    """Adam that keeps an exponential moving average of the weights beside them, and leaves them alone."""
+    """Adam that keeps an EMA of the weights and does not change the weights themselves."""
 
     def finalize_variable_values(self, var_list) -> None:
-        """Keras would put the mean in the weights' place after each ``fit``; here a ``fit`` is one epoch of several."""
+        """Do nothing.
+
+        Keras would replace the weights by their EMA after each ``fit``, and here one ``fit`` is one epoch of several.
+        """
 
     def settle(self, variables: list) -> None:
-        """Put the mean in the weights' place."""
+        """Replace the weights by their EMA."""
         super().finalize_variable_values(variables)
 
 
 def adam(rate: float, steps: float) -> keras.optimizers.Optimizer:
-    """Adam, with a running mean of the weights or without.
+    """Return Adam, with or without an EMA of the weights.
 
     Args:
-        rate: of learning.
-        steps: over which the mean reaches: each step moves it by 1 of so many. Below 1 no mean is kept.
+        rate: Learning rate.
+        steps: Length of the EMA in steps; the momentum is ``1 - 1 / steps``. Below 1 there is no EMA.
     """
     if steps < 1:
         return keras.optimizers.Adam(rate)
@@ -36,32 +39,38 @@ def adam(rate: float, steps: float) -> keras.optimizers.Optimizer:
 
 
 def _averaging(model: keras.Model) -> AveragingAdam | None:
-    """The optimizer of a compiled model, where it keeps a mean."""
-    found = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # with mixed precision one is in another
-    return found if isinstance(found, AveragingAdam) else None
+    """Return the optimizer of a compiled model if it keeps an EMA, otherwise None."""
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # mixed precision wraps the optimizer
+    return optimizer if isinstance(optimizer, AveragingAdam) else None
 
 
 def callbacks(model: keras.Model) -> list[keras.callbacks.Callback]:
-    """What makes ``network.fit`` judge by the mean."""
+    """Return the callbacks with which ``model.fit`` evaluates the EMA weights; none without an EMA."""
     return [keras.callbacks.SwapEMAWeights()] if _averaging(model) else []
 
 
 @contextlib.contextmanager
 def averaged(model: keras.Model) -> Iterator[None]:
-    """Meanwhile the model has the mean as its weights; nothing changes for one that keeps none."""
-    swaps = callbacks(model)
-    for swap in swaps:
-        swap.set_model(model)
-        swap.on_test_begin()
+    """Replace the model's weights by their EMA within a ``with`` block.
+
+    A model without an EMA keeps its weights.
+    """
+    swap_callbacks = callbacks(model)
+    for callback in swap_callbacks:
+        callback.set_model(model)
+        callback.on_test_begin()
     try:
         yield
     finally:
-        for swap in swaps:
-            swap.on_test_end()
+        for callback in swap_callbacks:
+            callback.on_test_end()
 
 
 def settle(model: keras.Model) -> None:
-    """Give a trained model the mean for good; nothing changes for one that keeps none, or was never trained."""
-    found = _averaging(model)
-    if found and found.built:
-        found.settle(model.trainable_variables)
+    """Replace a trained model's weights by their EMA for good.
+
+    A model without an EMA, or one that was never trained, keeps its weights.
+    """
+    optimizer = _averaging(model)
+    if optimizer and optimizer.built:
+        optimizer.settle(model.trainable_variables)

@@ -1,6 +1,6 @@
 """The encoder: a backbone of ``keras.applications`` that reads pixels 0..255.
 
-The backbone's own scaling of pixels is the first layer, so that it travels with the weights.
+The backbone's own pixel normalisation is the first layer, so it is saved with the weights.
 """
 
 import inspect
@@ -15,7 +15,7 @@ from components.scorer.settings import Pretraining
 
 @keras.saving.register_keras_serializable("portrait_scorer")
 class Scaling(keras.layers.Layer):
-    """Pixels 0..255 to the range that the backbone was trained on.
+    """Normalisation of pixels 0..255 to the range that the backbone was trained on.
 
     Args:
         mode: ``"tf"`` (-1..1), ``"torch"`` (ImageNet mean and deviation), ``"caffe"`` (BGR less the mean) as in
@@ -27,30 +27,30 @@ class Scaling(keras.layers.Layer):
         self.mode = mode
 
     def call(self, pixels):
-        """Scale ``[n, height, width, 3]``."""
+        """Return normalised pixels ``[n, height, width, 3]``."""
         if self.mode == "none":
             return pixels
         return keras.applications.imagenet_utils.preprocess_input(pixels, mode=self.mode)
 
     def get_config(self) -> dict[str, Any]:
-        """What rebuilds the layer."""
+        """Return the constructor arguments."""
         return {**super().get_config(), "mode": self.mode}
 
 
 def build_encoder(settings: Pretraining, weights: Path | None = None) -> keras.Model:
-    """The backbone without its classifier, from random, given or ImageNet weights.
+    """Build the backbone without its classifier, from random, saved or ImageNet weights.
 
     Args:
-        settings: names the backbone, its options, the side of the crop, the scaling and the start.
-        weights: a ``.keras`` file of a whole network (cut before its global pooling or, without one, used up
-            to its last feature map) or a ``.weights.h5`` file for ``settings.backbone``. Without one, and
-            with ``settings.start == "imagenet"``, keras.applications fetches its own.
+        settings: Pretraining settings: the backbone, its options, the crop side, the scaling and the start.
+        weights: File of weights. A ``.keras`` file holds a whole network, which is cut before its global pooling or,
+            without one, used up to its last feature map. A ``.weights.h5`` file holds weights of ``settings.backbone``.
+            If None, and ``settings.start == "imagenet"``, keras.applications downloads its own.
 
     Returns:
         A flat model: float ``[n, crop, crop, 3]``, 0..255, to features ``[n, h, w, c]``.
 
     Raises:
-        ValueError: the backbone is unknown, its options do not fit, or the weights do not.
+        ValueError: The backbone is unknown, its options are invalid, or the weights do not match.
     """
     keras.utils.set_random_seed(settings.seed)
     pixels = keras.Input((settings.crop, settings.crop, 3), name="pixels")
@@ -63,7 +63,7 @@ def build_encoder(settings: Pretraining, weights: Path | None = None) -> keras.M
 
 
 def _new_backbone(settings: Pretraining, scaled: keras.KerasTensor, weights: Path | None) -> keras.Model:
-    """The backbone from keras.applications on top of the scaled pixels."""
+    """Return the backbone of keras.applications, applied to the normalised pixels."""
     build = getattr(keras.applications, settings.backbone, None)
     if not inspect.isfunction(build):
         names = [name for name, value in vars(keras.applications).items() if inspect.isfunction(value)]
@@ -72,16 +72,16 @@ def _new_backbone(settings: Pretraining, scaled: keras.KerasTensor, weights: Pat
     try:
         return build(input_tensor=scaled, include_top=False, weights=start, **settings.backbone_options)
     except (TypeError, ValueError) as error:
-        given = f"backbone {settings.backbone}, backbone_options {settings.backbone_options}, weights {start}"
-        raise ValueError(f"the backbone cannot be built: {error} ({given})") from error
+        arguments = f"backbone {settings.backbone}, backbone_options {settings.backbone_options}, weights {start}"
+        raise ValueError(f"the backbone cannot be built: {error} ({arguments})") from error
 
 
 def _load_backbone(file: Path) -> keras.Model:
-    """A saved network up to its last feature map."""
+    """Load a saved network up to its last feature map."""
     network = keras.saving.load_model(file, compile=False)
-    # A file of this project's own scales the pixels itself; here that is the setting's part.
-    own = [layer for layer in network.layers if isinstance(layer, Scaling)]
-    inputs = own[0].output if own else network.inputs[0]
+    # This project's own files begin with a scaling layer. It is cut off, because the setting decides on the scaling.
+    scaling_layers = [layer for layer in network.layers if isinstance(layer, Scaling)]
+    inputs = scaling_layers[0].output if scaling_layers else network.inputs[0]
     for layer in network.layers:
         if isinstance(layer, keras.layers.GlobalAveragePooling2D | keras.layers.GlobalMaxPooling2D):
             return keras.Model(inputs, layer.input)
@@ -94,13 +94,18 @@ def _load_backbone(file: Path) -> keras.Model:
 
 
 def _scaling(settings: Pretraining) -> str:
-    """The scaling mode: as set, or the one whose numbers the backbone's own ``preprocess_input`` gives."""
+    """Return the scaling mode.
+
+    With the setting ``"backbone"`` this is the mode that gives the same numbers as the backbone's ``preprocess_input``.
+    """
     if settings.scaling != "backbone":
         return settings.scaling
     module = inspect.getmodule(getattr(keras.applications, settings.backbone, None))
-    own = getattr(module, "preprocess_input", None)
+    preprocess = getattr(module, "preprocess_input", None)
     probe = np.linspace(0, 255, 12, dtype="float32").reshape(1, 2, 2, 3)
-    for mode in ("tf", "torch", "caffe") if own else ():
-        if np.allclose(own(probe.copy()), keras.applications.imagenet_utils.preprocess_input(probe.copy(), mode=mode)):
+    for mode in ("tf", "torch", "caffe") if preprocess else ():
+        if np.allclose(
+            preprocess(probe.copy()), keras.applications.imagenet_utils.preprocess_input(probe.copy(), mode=mode)
+        ):
             return mode
     return "none"

@@ -1,10 +1,12 @@
-"""The project's own Keras layers: PCA projection, the vector of a missing face, quadratic features.
+"""The project's own Keras layers: quadratic features, PCA projection, the vector of a missing face.
 
-What makes a portrait good is no sum of parts: the same feature counts for one face and against another. With z the
-principal components of all features, scaled to length 1, `Quadratic` gives ``z`` and ``z ∘ (A z)``, whose sum is
-``z'A z``; a dense layer on them is a constant, a linear and a quadratic form. That is ridge regression under the kernel
-``z·z' + b (z·z')²`` (Schölkopf and Smola, "Learning with Kernels", 2002, section 2.3), written out: the weights speak
-of pairs of features, and of no photo that was learnt from, which a kernel's own form would publish.
+A good portrait is no sum of parts: the same feature counts for one face and against another. `Quadratic` projects the
+features to principal components z, scaled to length 1, and outputs ``z`` and ``z ∘ (A z)``. The sum of the latter is
+``z'A z``, so a dense layer on the output is a constant, a linear and a quadratic form.
+
+That is ridge regression under the kernel ``z·z' + b (z·z')²`` (Schölkopf and Smola, "Learning with Kernels", 2002,
+section 2.3), written out. The weights describe pairs of features, and no training photo. The kernel's dual form would
+publish the training photos' features.
 """
 
 from typing import Any
@@ -13,17 +15,17 @@ import keras
 from keras import ops
 
 NAME = "quadratic"
-"""Of the layer."""
+"""Name of the `Quadratic` layer in a network."""
 
-_SHORTEST = 1e-6  # length below which components are not scaled up: such a photo is the mean of all
+_SHORTEST = 1e-6  # length below which components are not scaled up: such a photo is the mean of all photos
 
 
 @keras.saving.register_keras_serializable("portrait_scorer")
 class Quadratic(keras.layers.Layer):
-    """Features ``[n, c]`` to ``[n, 2 · kept]``: their components z, scaled to length 1, and ``z ∘ (A z)``.
+    """Quadratic features ``[n, 2 · kept]`` of features ``[n, c]``: components z, scaled to length 1, and ``z ∘ (A z)``.
 
     Args:
-        kept: number of components.
+        kept: Number of principal components.
     """
 
     def __init__(self, kept: int, **kwargs: Any):
@@ -31,56 +33,65 @@ class Quadratic(keras.layers.Layer):
         self.kept = kept
 
     def build(self, features_shape: tuple) -> None:
-        """Make ``mean`` ``[c]``, ``axes`` ``[c, kept]``, both fixed, and the symmetric ``form`` ``[kept, kept]``."""
+        """Create the fixed ``mean`` ``[c]`` and ``axes`` ``[c, kept]``, and ``form`` ``[kept, kept]``.
+
+        ``form`` is the symmetric matrix A.
+        """
         channels = features_shape[-1]
         self.mean = self.add_weight(name="mean", shape=(channels,), initializer="zeros", trainable=False)
         self.axes = self.add_weight(name="axes", shape=(channels, self.kept), initializer="zeros", trainable=False)
         self.form = self.add_weight(name="form", shape=(self.kept, self.kept), initializer="zeros")
 
     def call(self, features):
-        """Components of ``[n, c]`` and their products."""
+        """Return z and ``z ∘ (A z)`` of features ``[n, c]``, concatenated: ``[n, 2 · kept]``."""
         z, _ = self.components(features)
         return ops.concatenate([z, z * ops.matmul(z, self.form)], axis=-1)
 
     def components(self, features):
-        """The components ``[n, kept]`` of features ``[n, c]``, of length 1, and the length they had, ``[n, 1]``."""
-        found = ops.matmul(ops.cast(features, "float32") - self.mean, self.axes)
-        length = ops.maximum(ops.sqrt(ops.sum(ops.square(found), axis=-1, keepdims=True)), _SHORTEST)
-        return found / length, length
-
-    def slopes(self, features, kernel, first: int):
-        """How fast what a kernel makes of the output rises with each of the first features.
+        """Return the components z ``[n, kept]``, scaled to length 1, and their lengths ``[n, 1]``.
 
         Args:
-            features: ``[n, c]``.
-            kernel: ``[2 · kept, v]`` or one a photo, ``[n, 2 · kept, v]``.
-            first: number of features.
+            features: Features ``[n, c]``.
+        """
+        projected = ops.matmul(ops.cast(features, "float32") - self.mean, self.axes)
+        length = ops.maximum(ops.sqrt(ops.sum(ops.square(projected), axis=-1, keepdims=True)), _SHORTEST)
+        return projected / length, length
+
+    def slopes(self, features, kernel, first: int):
+        """Return the gradient of ``output @ kernel`` by the first features.
+
+        Args:
+            features: Features ``[n, c]``.
+            kernel: Kernel of the next layer, ``[2 · kept, v]``, or one kernel a photo, ``[n, 2 · kept, v]``.
+            first: Number of features to differentiate by, counted from the first.
 
         Returns:
-            ``[n, first, v]``, the gradient of ``output @ kernel``.
+            Gradients ``[n, first, v]``.
         """
         z, length = self.components(features)
         z, length = z[..., None], length[..., None]
         linear, product = kernel[..., : self.kept, :], kernel[..., self.kept :, :]
-        rise = linear + ops.matmul(self.form, z) * product + ops.matmul(self.form, z * product)
-        rise = (rise - z * ops.sum(z * rise, axis=-2, keepdims=True)) / length  # length 1 stays
-        return ops.matmul(self.axes[:first], rise)
+        gradient = linear + ops.matmul(self.form, z) * product + ops.matmul(self.form, z * product)
+        gradient = (gradient - z * ops.sum(z * gradient, axis=-2, keepdims=True)) / length  # the length stays 1
+        return ops.matmul(self.axes[:first], gradient)
 
     def compute_output_shape(self, features_shape: tuple) -> tuple:
-        """Twice as many numbers as components are kept."""
+        """Return the shape ``[…, 2 · kept]``."""
         return (*features_shape[:-1], 2 * self.kept)
 
     def get_config(self) -> dict[str, Any]:
-        """What rebuilds the layer."""
+        """Return the constructor arguments."""
         return {**super().get_config(), "kept": self.kept}
 
 
 @keras.saving.register_keras_serializable("portrait_scorer")
 class Principal(keras.layers.Layer):
-    """The principal components ``[n, kept]`` of embeddings ``[n, size]``; fixed, see `principal_components`.
+    """PCA projection of embeddings ``[n, size]`` to ``[n, kept]``.
+
+    The weights are not trainable: `principal_components` fits them.
 
     Args:
-        kept: number of components.
+        kept: Number of principal components.
     """
 
     def __init__(self, kept: int, **kwargs: Any):
@@ -88,36 +99,36 @@ class Principal(keras.layers.Layer):
         self.kept = kept
 
     def build(self, embedding_shape: tuple) -> None:
-        """Make ``mean`` ``[size]`` and ``axes`` ``[size, kept]``."""
-        made = {"initializer": "zeros", "trainable": False}
-        self.mean = self.add_weight(name="mean", shape=(embedding_shape[-1],), **made)
-        self.axes = self.add_weight(name="axes", shape=(embedding_shape[-1], self.kept), **made)
+        """Create the fixed ``mean`` ``[size]`` and ``axes`` ``[size, kept]``."""
+        options = {"initializer": "zeros", "trainable": False}
+        self.mean = self.add_weight(name="mean", shape=(embedding_shape[-1],), **options)
+        self.axes = self.add_weight(name="axes", shape=(embedding_shape[-1], self.kept), **options)
 
     def call(self, embedding):
-        """Project ``[n, size]``."""
+        """Return ``(embedding - mean) @ axes`` ``[n, kept]`` of embeddings ``[n, size]``."""
         return ops.matmul(embedding - self.mean, self.axes)
 
     def compute_output_shape(self, embedding_shape: tuple) -> tuple:
-        """As many numbers as are kept."""
+        """Return the shape ``[…, kept]``."""
         return (*embedding_shape[:-1], self.kept)
 
     def get_config(self) -> dict[str, Any]:
-        """What rebuilds the layer."""
+        """Return the constructor arguments."""
         return {**super().get_config(), "kept": self.kept}
 
 
 @keras.saving.register_keras_serializable("portrait_scorer")
 class StandIn(keras.layers.Layer):
-    """What is known of a face ``[n, c]`` where one was found, and where none was a vector that is learnt."""
+    """Face features ``[n, c]``, replaced by a learned vector for photos without a face."""
 
     def build(self, face_shape: tuple, found_shape: tuple) -> None:
-        """Make ``stand_in`` ``[c]``."""
+        """Create the learned vector ``stand_in`` ``[c]``, zero at first."""
         self.stand_in = self.add_weight(name="stand_in", shape=(face_shape[-1],), initializer="zeros")
 
     def call(self, face, found):
-        """Take ``face`` where ``found`` ``[n]`` is 1."""
+        """Return ``face`` ``[n, c]`` where ``found`` ``[n]`` is above 0, and the learned vector elsewhere."""
         return ops.where(ops.expand_dims(found, -1) > 0, face, ops.convert_to_tensor(self.stand_in))
 
     def compute_output_shape(self, face_shape: tuple, found_shape: tuple) -> tuple:
-        """That of the faces."""
+        """Return the shape of ``face``."""
         return face_shape

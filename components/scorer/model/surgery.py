@@ -1,4 +1,4 @@
-"""Changes of a built network: batch normalisation frozen or calibrated, precision of its layers."""
+"""Changes to a built network: freezing or calibrating batch normalisation, and changing the precision of layers."""
 
 from functools import cache
 
@@ -8,7 +8,9 @@ from components.scorer.faces.face_inputs import EMBEDDING, FACE, FOUND
 from components.scorer.model.network import HEAD, POOLED, POOLED_FACE
 
 _MOMENTUM = 0.9
-"""Of the running statistics of new batch norms, as in PyTorch: they follow within 40 steps, Keras's 0.99 within 400."""
+"""Momentum of the running statistics of new batch norms, as in PyTorch.
+
+The statistics follow within 40 steps; with Keras's 0.99 within 400."""
 
 _FULL_PRECISION = {
     "pixels", FACE, EMBEDDING, FOUND, POOLED, POOLED_FACE, "features", "dropout", *HEAD, "photo",
@@ -17,25 +19,28 @@ _FULL_PRECISION = {
 
 
 def freeze_batch_norms(model: keras.Model) -> None:
-    """Keep the statistics of pretraining: a batch of portraits is too small and too alike to replace them."""
+    """Keep the batch norm statistics of pretraining.
+
+    A batch of portraits is too small, and its photos too similar, to replace them.
+    """
     for norm in _batch_norms(model):
         norm.trainable = False
 
 
 def settle_batch_norms(model: keras.Model, pixels: keras.KerasTensor) -> None:
-    """Set the running statistics of a new network from one batch of photos.
+    """Calibrate the running batch norm statistics of a new network from one batch of photos.
 
-    They start at mean 0 and variance 1. The true variances of an untrained network are so much smaller that, layer
-    after layer, its answers would fade to a constant until hundreds of steps have brought the statistics in line,
-    and whatever judges the first epochs (the validation loss, the choice of the best epoch) would judge a constant.
+    They start at mean 0 and variance 1, and the true variances of an untrained network are much smaller. So, layer
+    after layer, its outputs would fade to a constant until hundreds of steps have corrected the statistics. The
+    validation loss and the choice of the best epoch would judge that constant in the first epochs.
 
     Args:
-        model: not yet trained.
-        pixels: ``[n, crop, crop, 3]``, 0..255.
+        model: A network that is not yet trained.
+        pixels: Photos ``[n, crop, crop, 3]``, 0..255.
     """
     norms = _batch_norms(model)
     for norm in norms:
-        norm.momentum = 0.0  # forget the start
+        norm.momentum = 0.0  # drop the initial statistics
     model(pixels, training=True)
     for norm in norms:
         norm.momentum = _MOMENTUM
@@ -46,16 +51,20 @@ def _batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
 
 
 def with_precision(model: keras.Model, policy: str) -> keras.Model:
-    """The same network and weights computing in another precision, e.g. ``"mixed_float16"``.
+    """Return the same network and weights computing in another precision.
 
-    Layers that are kept in float32 for their range (pooling, softmax, the reconstruction) stay so.
+    Layers that need the range of float32 (pooling, softmax, the reconstruction) keep it.
+
+    Args:
+        model: A flat model.
+        policy: Keras dtype policy, e.g. ``"mixed_float16"``.
     """
     if all(layer.dtype_policy.name == policy for layer in model.layers if layer.name not in _FULL_PRECISION):
         return model
 
-    @cache  # a layer that works at two places stays one
+    @cache  # a layer that is used twice is converted once
     def convert(layer: keras.Operation) -> keras.Operation:
-        if not isinstance(layer, keras.Layer):  # such as the conversion to a tensor before given weights
+        if not isinstance(layer, keras.Layer):  # such as the conversion to a tensor before saved weights
             return layer
         config = layer.get_config()
         if layer.name not in _FULL_PRECISION:
