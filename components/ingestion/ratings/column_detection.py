@@ -1,4 +1,7 @@
-"""What the columns of a table about photos are, and what they say of each photo."""
+"""Detection of column roles by column names, and of the split, group and attributes of each photo.
+
+The modules of this folder call it for every table about photos: a ratings table or an attributes table.
+"""
 
 import posixpath
 import re
@@ -15,12 +18,12 @@ from components.scorer.quoting import listed, shown
 from components.scorer.settings import SCORES
 
 ATTRIBUTE_VALUES = 100
-"""More distinct values than this in a column make free text or an identifier, not slices to compare."""
+"""Maximum distinct values of an attribute. A column with more is free text or an identifier, not slices to compare."""
 
 OWN = frozenset({"photo_id", "raters", "group", "face_count", "face_confidence", *(f"p{score}" for score in SCORES)})
-"""Columns that `scorer.photos.table` gives of any data set: an attribute of such a name would take their place."""
+"""Columns that `scorer.photos.table` creates for every data set; an attribute must not replace them."""
 
-# Names of columns, in the order in which they are preferred; case, blanks, dashes and underscores do not matter.
+# Column names in order of preference. Case, blanks, dashes and underscores are ignored.
 PHOTO = (
     "photo", "photo_id", "filename", "file", "path", "image_name", "img_name", "image_id", "image", "img", "name", "id",
 )  # fmt: skip
@@ -49,26 +52,25 @@ _SPLITS = MappingProxyType(
         "valid": "validation", "test": "test", "testing": "test",
     }
 )  # fmt: skip
-# A word of a column's name that says that it tells of the ratings: as an attribute of the photo it would make slices of
-# the label.
+# Words that mark a column as a description of the ratings. As an attribute, such a column would slice by the label.
 _OF_RATINGS = frozenset(
     {
         "mean", "mos", "median", "average", "avg", "std", "sd", "stddev", "stdev", "variance", "var", "zscore", "score",
         "scores", "rating", "ratings", "vote", "votes", "raters",
     }
 )  # fmt: skip
-_LEVELS = range(3, len(SCORES) + 2)  # scores that a scale may have to be counted one by one: 0 to 10 has eleven
+_LEVELS = range(3, len(SCORES) + 2)  # number of vote-count columns of a scale; 0 to 10 has eleven
 
 
 @dataclass(frozen=True)
 class Names:
-    """Which of a sheet's columns is what; None where there is none.
+    """The roles of a table's columns. A role that no column has is None or an empty tuple.
 
     Attributes:
-        photo, rater, score, mean, std, count: columns.
-        votes: the columns with a count of votes for each score of a scale, or none.
-        levels: these scores, in the columns' order.
-        raters: the columns with one rater's scores each, or none.
+        photo, rater, score, mean, std, count: Column names.
+        votes: Columns with a vote count for each score of a scale, in the order of the scores.
+        levels: Scores that the `votes` columns count, in the same order.
+        raters: Columns that each hold the scores of one rater.
     """
 
     photo: str | None
@@ -83,13 +85,16 @@ class Names:
 
     @property
     def used(self) -> tuple[str, ...]:
-        """The columns that tell of photo and ratings."""
+        """All columns that have a role: photo, rater, score, mean, std, count, votes and raters."""
         single = (self.photo, self.rater, self.score, self.mean, self.std, self.count)
         return tuple(name for name in (*single, *self.votes, *self.raters) if name)
 
 
 def names_of(sheet: Sheet) -> Names:
-    """What a sheet's columns are, by their names; which of them are raters only the cells tell."""
+    """Return the roles of a table's columns by their names.
+
+    The role `raters` depends on the cells, so it stays empty here; `forms.with_raters` fills it.
+    """
     columns = {folded(name): name for name in reversed(sheet.rows.columns)}
 
     def first(names: Iterable[str]) -> str | None:
@@ -103,48 +108,49 @@ def names_of(sheet: Sheet) -> Names:
 
 
 def folded(name: str) -> str:
-    """A column's name without what people write in different ways: ``userId``, ``User ID`` and ``user_id`` are one."""
+    """Return a column name in lower case without punctuation: ``userId``, ``User ID`` and ``user_id`` become equal."""
     return re.sub(r"[\W_]+", "", name.lower())
 
 
 def numbered(columns: Iterable[str]) -> dict[str, list[tuple[int, str]]]:
-    """The numbered columns: number and name of each, by what stands before and after the number.
+    """Group the numbered columns by the text around their numbers.
 
     Args:
-        columns: names such as ``rater 1``, ``p10`` or ``7``.
+        columns: Column names such as ``rater 1``, ``p10`` or ``7``.
 
     Returns:
-        By the folded rest of the names, e.g. ``rater``, ``p`` and the empty text.
+        The (number, column name) pairs by the folded name without its number, e.g. ``rater``, ``p`` or the empty text.
     """
-    blocks: dict[str, list[tuple[int, str]]] = {}
+    columns_by_affix: dict[str, list[tuple[int, str]]] = {}
     for name in columns:
-        if found := re.fullmatch(r"(\D*)(\d{1,9})(\D*)", folded(name)):
-            blocks.setdefault(found[1] + found[3], []).append((int(found[2]), name))
-    return blocks
+        if match := re.fullmatch(r"(\D*)(\d{1,9})(\D*)", folded(name)):
+            columns_by_affix.setdefault(match[1] + match[3], []).append((int(match[2]), name))
+    return columns_by_affix
 
 
 def _counted(blocks: dict[str, list[tuple[int, str]]]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The columns numbered as the scores of a scale from 0 or 1 to at most 10, in order, and these scores.
+    """Return the columns numbered as a scale's scores, in order, and these scores.
 
-    The longest such run is taken, and of several the one with the shortest rest of its names.
+    The scale starts at 0 or 1 and ends at most at 10. The longest run of numbers is taken. Among runs of equal length,
+    the run with the shortest text around its numbers is taken.
     """
-    best: list[tuple[int, str]] = []
-    for rest in sorted(blocks, key=len):
-        block = sorted(blocks[rest])
+    longest: list[tuple[int, str]] = []
+    for affix in sorted(blocks, key=len):
+        block = sorted(blocks[affix])
         numbers = [number for number, _ in block]
-        whole = numbers == list(range(numbers[0], numbers[0] + len(numbers))) and numbers[0] in (0, 1)
-        if whole and len(block) in _LEVELS and numbers[-1] <= SCORES[-1] and len(block) > len(best):
-            best = block
-    return tuple(name for _, name in best), tuple(number for number, _ in best)
+        consecutive = numbers == list(range(numbers[0], numbers[0] + len(numbers))) and numbers[0] in (0, 1)
+        if consecutive and len(block) in _LEVELS and numbers[-1] <= SCORES[-1] and len(block) > len(longest):
+            longest = block
+    return tuple(name for _, name in longest), tuple(number for number, _ in longest)
 
 
 def of_ratings(column: str) -> bool:
-    """Whether a column tells of the ratings by its name, as ``MOS_zscore`` does."""
+    """Return whether a column describes the ratings by its name, as ``MOS_zscore`` does."""
     return not _OF_RATINGS.isdisjoint(re.split(r"[\W_]+", column.lower()))
 
 
 def no_column(sheet: Sheet, what: str, names: Iterable[str]) -> ValueError:
-    """The error that a column is missing: what it would hold, and the names that it may have."""
+    """Return the error for a missing column. It names the expected content and the accepted column names."""
     return ValueError(
         f"{sheet.uri}, line {sheet.first - 1}: expected a column with {what} (called {', '.join(names)}), got "
         f"{listed(sheet.rows.columns)}; rename the column or change rating_format"
@@ -153,12 +159,12 @@ def no_column(sheet: Sheet, what: str, names: Iterable[str]) -> ValueError:
 
 @dataclass(frozen=True)
 class Photos:
-    """The photos that the rows of a sheet are about.
+    """Index of the photos in a table's rows.
 
     Attributes:
-        names: their names, in the order of their first rows.
-        codes: for each row, the position of its photo in `names`, int [rows].
-        first: for each photo, its first row, int [photos].
+        names: Photo names in the order of their first rows, object [photos].
+        codes: Position of each row's photo in `names`, int [rows].
+        first: First row of each photo, int [photos].
     """
 
     names: np.ndarray
@@ -167,10 +173,10 @@ class Photos:
 
     @classmethod
     def of(cls, sheet: Sheet, column: str) -> "Photos":
-        """The photos that a column names.
+        """Index the photos that a column names.
 
         Raises:
-            ValueError: a cell is empty.
+            ValueError: A cell is empty.
         """
         texts = sheet.texts(column)
         if (empty := np.flatnonzero(texts == "")).size:
@@ -184,18 +190,21 @@ class Photos:
 
 
 def path_of(name: str) -> str:
-    """A photo's path as a source of photos would call it: composed Unicode, ``/``, no detours."""
+    """Return a photo's path as a photo source names it.
+
+    The path has composed Unicode (NFC), ``/`` as separator, and no ``.`` or ``..`` detours.
+    """
     return posixpath.normpath(unicodedata.normalize("NFC", name).replace("\\", "/"))
 
 
 def leads_out(path: str) -> bool:
-    """Whether a path is absolute, on a drive or in a bucket, or leads upwards out of the folder."""
+    """Return whether a path is absolute, names a drive or a bucket, or leads upwards out of the folder."""
     return path.startswith("/") or path.split("/")[0] == ".." or bool(re.match(r"[A-Za-z][\w+.-]*:/", path))
 
 
 @dataclass
 class About:
-    """What else a file says of its photos: one row a photo, columns split, group and attributes."""
+    """Metadata of the photos: one row a photo, columns ``split``, ``group`` and attributes."""
 
     table: pd.DataFrame
     attributes: tuple[str, ...]
@@ -203,50 +212,51 @@ class About:
 
 
 def about_photos(sheet: Sheet, photos: Photos, used: Iterable[str | None], strict: bool = False) -> About:
-    """What the columns that are not `used` say of the photos.
+    """Return the metadata of the photos from the columns that are not `used`.
 
-    An attribute of a name out of `OWN` is passed over. One that differs between the rows of a photo says nothing of the
-    photo and is passed over, or is an error where `strict`; a split or a group that does so is always an error.
+    An attribute named in `OWN` is skipped. An attribute that differs between the rows of a photo is skipped, or raises
+    ValueError if `strict`. A split or a group that differs between the rows of a photo always raises ValueError.
     """
-    table = pd.DataFrame(index=pd.Index(photos.names, name="photo", dtype=str))
+    metadata = pd.DataFrame(index=pd.Index(photos.names, name="photo", dtype=str))
     attributes, notes = [], []
     for column in sheet.rows.columns.difference([name for name in used if name], sort=False):
         role = column.lower() if column.lower() in ("split", "group") else ""
         if not role and column in OWN:
-            why = "has the name of a column that each data set has of its own: it is not taken for an attribute"
-            notes.append(f"The column {shown(column)} {why}; rename it to count by it.")
+            reason = "has the name of a column that each data set has of its own: it is not taken for an attribute"
+            notes.append(f"The column {shown(column)} {reason}; rename it to count by it.")
             continue
         if not role and of_ratings(column):
             notes.append(f"The column {shown(column)} tells of the ratings: it is not taken for an attribute.")
             continue
-        texts = _splits(sheet, column) if role == "split" else sheet.texts(column)
-        values, differing = _one_a_photo(texts, photos)
+        cells = _splits(sheet, column) if role == "split" else sheet.texts(column)
+        values, differing = _one_a_photo(cells, photos)
         if differing.size and (strict or role):
             row = differing[0]
-            same = photos.codes == photos.codes[row]
-            before = np.flatnonzero(same & np.asarray(texts != ""))[0]
-            what = shown(column)[1:-1]
+            same_photo = photos.codes == photos.codes[row]
+            first_row = np.flatnonzero(same_photo & np.asarray(cells != ""))[0]
+            column_name = shown(column)[1:-1]
             raise sheet.error(
-                row, f"expected one {what} for a photo, got another one than in {sheet.place(before)}; keep one"
+                row,
+                f"expected one {column_name} for a photo, got another one than in {sheet.place(first_row)}; keep one",
             )
         distinct = len(set(values) - {""})
         if not role and (differing.size or distinct > ATTRIBUTE_VALUES):
-            why = "differs between a photo's rows" if differing.size else f"has {distinct} different values"
-            notes.append(f"The column {shown(column)} {why}: it is not taken for an attribute of the photos.")
+            reason = "differs between a photo's rows" if differing.size else f"has {distinct} different values"
+            notes.append(f"The column {shown(column)} {reason}: it is not taken for an attribute of the photos.")
             continue
-        table[role or column] = pd.array(values, dtype=str)
+        metadata[role or column] = pd.array(values, dtype=str)
         if not role:
             attributes.append(column)
-    return About(table, tuple(attributes), notes)
+    return About(metadata, tuple(attributes), notes)
 
 
-def _splits(sheet: Sheet, column: str) -> pd.Categorical:
-    """A column of splits under their own names; ValueError where a cell is none."""
-    texts = sheet.texts(column)
+def _splits(table: Sheet, column: str) -> pd.Categorical:
+    """Return a column of splits under their standard names. Raise ValueError if a cell names no split."""
+    texts = table.texts(column)
     splits = [_SPLITS.get(text.lower()) for text in texts.categories]
-    if (wrong := np.flatnonzero(np.array([split is None for split in splits], bool)[texts.codes])).size:
-        row = wrong[0]
-        raise sheet.error(
+    if (unknown := np.flatnonzero(np.array([split is None for split in splits], bool)[texts.codes])).size:
+        row = unknown[0]
+        raise table.error(
             row, f"expected train, validation or test in column {shown(column)}, got {shown(texts[row])}; correct it"
         )
     codes, names = pd.factorize(np.array(splits, object))
@@ -254,9 +264,10 @@ def _splits(sheet: Sheet, column: str) -> pd.Categorical:
 
 
 def _one_a_photo(texts: pd.Categorical, photos: Photos) -> tuple[np.ndarray, np.ndarray]:
-    """Each photo's first text that is not empty (object [photos]), and the rows that say something else."""
-    known = np.asarray(texts != "")
-    codes = np.full(len(photos.names), -1)
-    codes[photos.codes[known][::-1]] = texts.codes[known][::-1]  # backwards: what is written last is the first row
-    values = np.append(np.asarray(texts.categories, object), "")[codes]
-    return values, np.flatnonzero(known & (texts.codes != codes[photos.codes]))
+    """Return each photo's first non-empty text (object [photos]) and the rows that contradict it."""
+    filled = np.asarray(texts != "")
+    first_codes = np.full(len(photos.names), -1)
+    # Backwards, so that the first row is written last.
+    first_codes[photos.codes[filled][::-1]] = texts.codes[filled][::-1]
+    values = np.append(np.asarray(texts.categories, object), "")[first_codes]
+    return values, np.flatnonzero(filled & (texts.codes != first_codes[photos.codes]))

@@ -1,4 +1,4 @@
-"""Tables that people send: read as text, each cell traceable to its line in the file."""
+"""Reader of delimited text tables. Every cell can be traced to its line in the file."""
 
 import csv
 import gzip
@@ -15,24 +15,24 @@ from components.scorer import storage
 from components.scorer.quoting import shown
 from components.scorer.redaction import redacted
 
-_DELIMITERS = ",\t;"  # the last is what Excel writes where the comma is the decimal sign
-_DECLARED = re.compile(r'\s*"?sep=(?P<sign>[^\s"]|\t)"?(?P=sign)*[ \t]*\r?\n', re.IGNORECASE)  # Excel's own first line
+_DELIMITERS = ",\t;"  # Excel writes the semicolon if the comma is the decimal sign
+_DECLARED = re.compile(r'\s*"?sep=(?P<sign>[^\s"]|\t)"?(?P=sign)*[ \t]*\r?\n', re.IGNORECASE)  # Excel's first line
 
-_HEADER = 100_000  # characters in which the header surely ends
+_HEADER = 100_000  # characters; the header is assumed to end within them
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """The rows of a file.
+    """A table with the line numbers of its file.
 
     Attributes:
-        uri: the file.
-        rows: one column a field, categories of text (numbers, where the file itself tells them from text).
-            The index counts the rows in the file from 0, a line break inside a cell as a row; rows without any content
-            are not here.
-        first: the number that the file gives its first row.
-        unit: what a row is in the file: "line" or "item".
-        decimal: the sign before the decimals.
+        uri: Address of the file.
+        rows: One column a field, as categories of text, or as numbers if the file format types them. The index is the
+            row's position in the file from 0, counting a line break inside a cell as a row. Rows without content are
+            dropped.
+        first: Number that the file gives its first row.
+        unit: Name of a row in error messages: "line" or "item".
+        decimal: Decimal sign of the numbers.
     """
 
     uri: str
@@ -40,40 +40,40 @@ class Sheet:
     first: int
     unit: str = "line"
     decimal: str = "."
-    _read: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)  # see numbers
+    _read: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)  # of `numbers`
 
     @property
     def name(self) -> str:
-        """The file's name without its folder."""
+        """The file name without its folder."""
         return self.uri.rstrip("/").rpartition("/")[2]
 
     def numbered(self, rows: np.ndarray) -> np.ndarray:
-        """The numbers in the file (int [n]) of rows given by their position here."""
+        """Return the line or item numbers, int [n], of rows given by their positions in `rows`."""
         return self.first + self.rows.index.to_numpy()[rows]
 
     def place(self, row: int) -> str:
-        """Where a row stands, e.g. ``ratings.csv line 17``."""
+        """Return the location of a row for messages, e.g. ``ratings.csv line 17``."""
         return self.places(np.array([row]))[0]
 
     def places(self, rows: np.ndarray) -> list[str]:
-        """As `place`, of several rows."""
+        """Return the locations of several rows, each as `place` formats it."""
         return [f"{self.name} {self.unit} {number}" for number in self.numbered(rows)]
 
     def error(self, row: int, message: str) -> ValueError:
-        """An error that names file and line before its message, in which a photo's name has no place."""
+        """Return a ValueError whose message starts with file and line. Photo names in `message` are redacted."""
         return ValueError(f"{self.uri}, {self.unit} {self.numbered(np.array([row]))[0]}: {redacted(message)}")
 
     def texts(self, column: str) -> pd.Categorical:
-        """A column's cells without surrounding blanks; an empty cell is ``""``."""
+        """Return a column's cells without surrounding blanks. An empty cell is ``""``."""
         cells = self.rows[column].astype("category").cat
         stripped, texts = pd.factorize(cells.categories.astype(str).str.strip())
         return pd.Categorical.from_codes(stripped[cells.codes.to_numpy()], texts)
 
     def numbers(self, column: str) -> np.ndarray:
-        """A column's cells as float [n], NaN where a cell is empty.
+        """Return a column's cells as float [n], NaN for an empty cell.
 
         Raises:
-            ValueError: a cell is not a finite number; the message names file, line and cell.
+            ValueError: A cell is not a finite number. The message names file, line and cell.
         """
         if column not in self._read:
             self._read[column] = self._numbers(column)
@@ -89,16 +89,16 @@ class Sheet:
         cells = texts.categories.astype(str)
         dotted = cells.str.replace(self.decimal, ".", regex=False)
         values = pd.to_numeric(dotted, errors="coerce").to_numpy(float)
-        wrong = ~np.isfinite(values) & (cells != "")
-        if wrong.any():
-            row = int(np.flatnonzero(wrong[texts.codes])[0])
+        invalid = ~np.isfinite(values) & (cells != "")
+        if invalid.any():
+            row = int(np.flatnonzero(invalid[texts.codes])[0])
             raise self.error(
                 row, f"expected a number in column {shown(column)}, got {shown(texts[row])}; correct the cell"
             )
         return values[texts.codes]
 
     def is_numeric(self, column: str) -> bool:
-        """Whether a column holds numbers and empty cells alone."""
+        """Return whether every cell of a column is a number or empty."""
         try:
             self.numbers(column)
         except ValueError:
@@ -106,17 +106,17 @@ class Sheet:
         return True
 
     def distinct(self) -> "tuple[Sheet, int]":
-        """The sheet without the rows that repeat an earlier one word for word, and how many these are."""
+        """Return the table without rows that repeat an earlier row exactly, and the number of rows dropped."""
         repeated = self.rows.duplicated().to_numpy()
         return replace(self, rows=self.rows[~repeated]), int(repeated.sum())
 
 
 def read_text(uri: str) -> str:
-    """The text of a file, unpacked when it is gzipped.
+    """Return the text of a UTF-8 file. A gzip file is decompressed.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is empty or not UTF-8; the message names the file and the line.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is empty or not UTF-8. The message names the file and the line.
     """
     data = storage.read_bytes(uri)
     if data.startswith(b"\x1f\x8b"):
@@ -135,13 +135,13 @@ def read_text(uri: str) -> str:
 
 
 def read_table(uri: str, text: str) -> Sheet:
-    """A table with a header and commas, tabs or semicolons between the cells, quoted where need be.
+    """Parse a table with a header and commas, tabs or semicolons as delimiters. Cells may be quoted.
 
-    Excel's first line ``sep=;`` names the sign between the cells, whichever it is.
+    Excel's first line ``sep=;`` sets the delimiter to any sign.
 
     Raises:
-        ValueError: a column has no distinct name, a line has more cells than the header, a quote does not
-            end, or there are no rows; the message names file and line.
+        ValueError: Two columns share a name, a line has more cells than the header, a quote does not end, or there are
+            no rows. The message names file and line.
     """
     start = text[:_HEADER]
     if declared := _DECLARED.match(start):
@@ -150,29 +150,29 @@ def read_table(uri: str, text: str) -> Sheet:
         delimiter = max(_DELIMITERS, key=lambda sign: len(_header(uri, io.StringIO(start, newline=""), sign)[0]))
     stream = io.StringIO(text, newline="")
     stream.seek(declared.end() if declared else 0)
-    header, above = _header(uri, stream, delimiter)
-    above += declared[0].count("\n") if declared else 0
-    named = [cell for cell in header if cell]
-    if repeated := sorted({cell for cell in named if named.count(cell) > 1}):
+    header, lines_above = _header(uri, stream, delimiter)
+    lines_above += declared[0].count("\n") if declared else 0
+    named_cells = [cell for cell in header if cell]
+    if repeated := sorted({cell for cell in named_cells if named_cells.count(cell) > 1}):
         raise ValueError(f"{uri}, line 1: expected distinct column names, got {shown(repeated[0])} twice; rename one")
-    # A column without a name is what pandas writes for an index; it says nothing about a photo.
+    # pandas writes its index as a column without a name. Such a column is dropped.
     names = [cell or f"\0{number}" for number, cell in enumerate(header)]
-    rows = _parsed(uri, stream, above, names, sep=delimiter)
+    rows = _parsed(uri, stream, lines_above, names, sep=delimiter)
     rows = rows.drop(columns=[name for name in names if name.startswith("\0")])
-    return Sheet(uri, _filled(uri, rows), above + 1, decimal="," if delimiter == ";" else ".")
+    return Sheet(uri, _filled(uri, rows), lines_above + 1, decimal="," if delimiter == ";" else ".")
 
 
 def read_columns(uri: str, text: str, names: list[str]) -> Sheet:
-    """A table without a header whose cells are parted by blanks.
+    """Parse a table without a header whose cells are separated by blanks.
 
     Raises:
-        ValueError: as for `read_table`.
+        ValueError: A line has more cells than `names`, a quote does not end, or there are no rows.
     """
     return Sheet(uri, _filled(uri, _parsed(uri, io.StringIO(text), 0, names, sep=r"\s+")), 1)
 
 
 def _header(uri: str, stream: io.StringIO, delimiter: str) -> tuple[list[str], int]:
-    """The cells of the first line with any, and the number of lines down to its end."""
+    """Return the cells of the first non-empty line and the number of lines up to its end."""
     reader = csv.reader(stream, delimiter=delimiter)
     try:
         header = next((cells for cells in reader if any(cell.strip() for cell in cells)), None)
@@ -183,8 +183,8 @@ def _header(uri: str, stream: io.StringIO, delimiter: str) -> tuple[list[str], i
     return [cell.strip() for cell in header], reader.line_num
 
 
-def _parsed(uri: str, stream: io.StringIO, above: int, names: list[str], **options: Any) -> pd.DataFrame:
-    """What stands in the stream; `above` lines of the file were read before."""
+def _parsed(uri: str, stream: io.StringIO, lines_above: int, names: list[str], **options: Any) -> pd.DataFrame:
+    """Parse the rows in the stream. The file has `lines_above` lines before the stream's position."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -192,34 +192,35 @@ def _parsed(uri: str, stream: io.StringIO, above: int, names: list[str], **optio
                 stream, header=None, names=names, index_col=False, dtype=str, na_filter=False,
                 skip_blank_lines=False, **options,
             )  # fmt: skip
-            return rows.astype("category")  # read as such, 007 would become 7
+            return rows.astype("category")  # pandas would parse 007 as 7 in a numeric category
     except pd.errors.EmptyDataError:
         return pd.DataFrame(columns=names, dtype="category")
     except pd.errors.ParserWarning:
-        problem = f"line {above + 1}: expected {len(names)} cells, got more"
+        problem = f"line {lines_above + 1}: expected {len(names)} cells, got more"
     except pd.errors.ParserError as error:
-        problem = _explained(str(error), above, len(names))
+        problem = _explained(str(error), lines_above, len(names))
     raise ValueError(f"{uri}, {problem}; check the delimiters and quotes there") from None
 
 
-def _explained(message: str, above: int, cells: int) -> str:
-    if found := re.search(r"in line (\d+), saw (\d+)", message):
-        return f"line {above + int(found[1])}: expected {cells} cells, got {found[2]}"
-    if found := re.search(r"EOF inside string starting at row (\d+)", message):
-        return f"line {above + int(found[1]) + 1}: expected a quoted cell to end, got the end of the file"
+def _explained(message: str, lines_above: int, cells: int) -> str:
+    """Return the problem of a pandas parser error, with its line number in the file."""
+    if match := re.search(r"in line (\d+), saw (\d+)", message):
+        return f"line {lines_above + int(match[1])}: expected {cells} cells, got {match[2]}"
+    if match := re.search(r"EOF inside string starting at row (\d+)", message):
+        return f"line {lines_above + int(match[1]) + 1}: expected a quoted cell to end, got the end of the file"
     return f"expected a table, got {shown(message.strip())}"
 
 
 def _filled(uri: str, rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with any content, numbered from 0 by the line on which each begins."""
+    """Return the rows with any content, indexed from 0 by the line on which each row begins."""
     empty, breaks = np.ones(len(rows), bool), np.zeros(len(rows), int)
     for _, cells in rows.items():
         codes = cells.cat.codes.to_numpy()
         blank = np.array([not str(cell).strip() for cell in cells.cat.categories], bool)
         empty &= blank[codes] if len(blank) else True
-        inside = np.array([str(cell).count("\n") for cell in cells.cat.categories], int)
-        if inside.any():  # a quoted cell over several lines moves the rows below down the file
-            breaks += inside[codes]
+        line_breaks = np.array([str(cell).count("\n") for cell in cells.cat.categories], int)
+        if line_breaks.any():  # a quoted cell with line breaks shifts the rows below it down the file
+            breaks += line_breaks[codes]
     if empty.all():
         raise ValueError(f"{uri}: expected rows below the header, got none")
     return rows.set_axis(np.arange(len(rows)) + np.cumsum(breaks) - breaks)[~empty]
