@@ -1,4 +1,4 @@
-"""Why a photo or a rating does not enter the data set."""
+"""Reasons why a photo or a rating is excluded from the data set."""
 
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,17 +17,17 @@ REASONS = MappingProxyType(
         "near a rated photo": "The unlabelled photo is a near duplicate of a rated one, or its group is held out.",
     }
 )
-"""Each reason and the sentence that explains it to a reader of the report."""
+"""Each exclusion reason and its explanation for the report."""
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """One photo or rating that was left out.
+    """One excluded photo or rating.
 
     Attributes:
-        photo: the photo's id: its path relative to the folder of photos, or what a ratings file calls it.
-        reason: one of ``REASONS``.
-        detail: what was seen and where, e.g. ``"ratings.csv line 17: score 11"``; may be empty.
+        photo: Photo id (its path relative to the folder of photos) or the name in the ratings file.
+        reason: One of ``REASONS``.
+        detail: Observed value and its location, e.g. ``"ratings.csv line 17: score 11"``; may be empty.
     """
 
     photo: str
@@ -35,6 +35,6 @@ class LeftOut:
     detail: str = ""
 
     def __post_init__(self) -> None:
-        """Refuses a reason that the report could not explain."""
+        """Raise ValueError if the reason is not in ``REASONS``."""
         if self.reason not in REASONS:
             raise ValueError(f"reason must be one of {sorted(REASONS)}, got {self.reason!r}")

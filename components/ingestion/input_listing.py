@@ -1,4 +1,4 @@
-"""What is known of the photos before any of them is opened: where they are, how they were rated, what they show."""
+"""Listing of an ingestion's inputs before any photo is opened: addresses, ratings, attributes and exclusions."""
 
 from dataclasses import dataclass
 
@@ -13,18 +13,17 @@ from components.scorer.settings import Ingestion
 
 @dataclass(frozen=True)
 class Inputs:
-    """The photos to inspect, and those that are already left out.
+    """The photos to inspect, and the exclusions so far.
 
     Attributes:
-        rated: the ratings under the ids of the photos that are there.
-        photos: a row for each photo to inspect. Columns ``photo`` (id), ``uri``, ``version`` (a text that changes when
-            the file is replaced), ``labelled`` (bool), ``split`` and ``group`` (as given, or ``""``) and
-            ``attributes`` (a dict of text, ``""`` where unknown).
-        attributes: names of the attributes; every photo has each of them.
-        left_out: photos, and rated names, that are not to be inspected; first of the rated folder, then of the
-            unlabelled one.
-        notes: sentences for the report.
-        hint: where ratings name photos that are not there: examples of both, and why that may be so.
+        rated: Ratings under the ids of the existing photos.
+        photos: One row a photo to inspect. Columns are ``photo`` (id), ``uri``, ``version`` (a text that changes when
+            the file is replaced), ``labelled`` (bool), ``split`` and ``group`` (from the input, or ``""``) and
+            ``attributes`` (a dict of text, ``""`` if unknown).
+        attributes: Names of the attributes; every photo has all of them.
+        left_out: Excluded photos and rated names, first of the rated folder, then of the unlabelled folder.
+        notes: Sentences for the report.
+        hint: Likely cause of ratings without a photo, with examples of both names. Empty if all are matched.
     """
 
     rated: Ratings
@@ -38,100 +37,120 @@ class Inputs:
 def read_inputs(
     photos: str, ratings: str, unlabelled: str, attributes: str, scratch: str, settings: Ingestion
 ) -> Inputs:
-    """List the photos and read what is known of them.
+    """List the photos and read their ratings and attributes.
 
     Args:
-        photos: address of the rated photos, see `sources`. ``sample:`` brings the other three with it.
-        ratings: the ratings file.
-        unlabelled: address of photos without ratings, or ``""``. It may be that of the rated photos or a folder
-            above: then those without ratings are taken from it.
-        attributes: a table of attributes, splits and groups of the photos, or ``""``. What it says goes before
-            what the ratings file says.
-        scratch: folder for photos that have to be written to be read, see `sources`.
-        settings: of the ingestion.
+        photos: Address of the rated photos, see `sources`. ``sample:`` provides the other three inputs too.
+        ratings: Address of the ratings file.
+        unlabelled: Address of photos without ratings, or ``""``. If it is the folder of the rated photos or a parent
+            folder, the photos without ratings are taken from it.
+        attributes: Address of a table of attributes, splits and groups by photo, or ``""``. Its values take precedence
+            over the ratings file's.
+        scratch: Folder for downloaded or drawn photos, see `sources`.
+        settings: Ingestion settings.
 
     Raises:
-        FileNotFoundError: a file or folder is not there.
-        ValueError: there are no photos, or a file cannot be understood; the message names file and line.
+        FileNotFoundError: A file or folder does not exist.
+        ValueError: There are no photos, or a file is malformed. The message names file and line.
     """
     source = open_source(photos, scratch)
     ratings, attributes = ratings or source.ratings, attributes or source.attributes
     unlabelled = unlabelled or source.unlabelled
     if not ratings:
         raise ValueError(f"expected the address of a ratings file for the photos in {photos}, got an empty one")
-    given = read_ratings(ratings, settings)  # first of all, for it is quick and often wrong
-    about = read_attributes(attributes) if attributes else pd.DataFrame()
-    listed = dict(source.photos())
-    rated = given.matched(listed, settings.maximum_left_out)
-    others = open_source(unlabelled, scratch) if unlabelled else Source("")
-    spare = dict(others.photos()) if unlabelled else {}
+    all_ratings = read_ratings(ratings, settings)  # read first, as it is quick and fails often
+    metadata = read_attributes(attributes) if attributes else pd.DataFrame()
+    listed_photos = dict(source.photos())
+    rated = all_ratings.matched(listed_photos, settings.maximum_left_out)
+    spare_source = open_source(unlabelled, scratch) if unlabelled else Source("")
+    spare_photos = dict(spare_source.photos()) if unlabelled else {}
 
-    begin = surplus(about.index, spellings([*listed, *spare]), settings.maximum_left_out) if len(about) else ""
-    about = about.rename(index=lambda name: name.removeprefix(begin)) if begin else about
-    used = {photo: listed[photo] for photo in rated.table.index}
-    addresses, taken = set(spare.values()), set(used.values())
-    free = {photo: uri for photo, uri in spare.items() if uri not in taken}
-    told = {entry.photo for entry in rated.left_out} | rated.unused | set(used)
+    prefix = (
+        surplus(metadata.index, spellings([*listed_photos, *spare_photos]), settings.maximum_left_out)
+        if len(metadata)
+        else ""
+    )
+    metadata = metadata.rename(index=lambda name: name.removeprefix(prefix)) if prefix else metadata
+    rated_photos = {photo: listed_photos[photo] for photo in rated.table.index}
+    spare_uris, rated_uris = set(spare_photos.values()), set(rated_photos.values())
+    unlabelled_photos = {photo: uri for photo, uri in spare_photos.items() if uri not in rated_uris}
+    accounted_for = {entry.photo for entry in rated.left_out} | rated.unused | set(rated_photos)
     unrated = [
-        LeftOut(photo, "no rating") for photo, uri in listed.items() if photo not in told and uri not in addresses
+        LeftOut(photo, "no rating")
+        for photo, uri in listed_photos.items()
+        if photo not in accounted_for and uri not in spare_uris
     ]
     columns = {"split", "group", *rated.attributes} & set(rated.table)
-    names = tuple(dict.fromkeys(c for c in (*about, *rated.attributes) if c not in ("split", "group")))
-    notes = [*rated.notes, *about.attrs.get("notes", [])]
-    notes += _strangers(about, [*used, *free], attributes)
+    names = tuple(
+        dict.fromkeys(column for column in (*metadata, *rated.attributes) if column not in ("split", "group"))
+    )
+    notes = [*rated.notes, *metadata.attrs.get("notes", [])]
+    notes += _strangers(metadata, [*rated_photos, *unlabelled_photos], attributes)
     tables = [
-        _table(used, True, _known(about, used, rated.table[[c for c in rated.table if c in columns]]), names),
-        _table(free, False, _known(about, free), names),
+        _table(
+            rated_photos,
+            True,
+            _known(metadata, rated_photos, rated.table[[column for column in rated.table if column in columns]]),
+            names,
+        ),
+        _table(unlabelled_photos, False, _known(metadata, unlabelled_photos), names),
     ]
     return Inputs(
         rated=rated,
-        photos=_versioned(tables, source.versions | others.versions),
+        photos=_versioned(tables, source.versions | spare_source.versions),
         attributes=names,
-        left_out=([*source.left_out, *rated.left_out, *unrated], list(others.left_out)),
+        left_out=([*source.left_out, *rated.left_out, *unrated], list(spare_source.left_out)),
         notes=notes,
-        hint=_hint(rated, listed, photos),
+        hint=_hint(rated, listed_photos, photos),
     )
 
 
-def _hint(rated: Ratings, listed: dict[str, str], uri: str) -> str:
+def _hint(rated: Ratings, photos: dict[str, str], uri: str) -> str:
     missing = [entry.photo for entry in rated.left_out if entry.reason in ("no photo", "path outside the folder")]
-    return likely_cause(missing, rated.places, listed, uri) if missing else ""
+    return likely_cause(missing, rated.places, photos, uri) if missing else ""
 
 
-def _known(about: pd.DataFrame, photos: dict[str, str], rated: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Split, group and attributes by photo: as the attributes' file has them, or else as the ratings' file does."""
+def _known(metadata: pd.DataFrame, photos: dict[str, str], rated: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return split, group and attributes by photo.
+
+    A value of the attributes file takes precedence over the value of the ratings file.
+    """
     names = spellings(photos)
-    ids = [names.get(name) for name in about.index]
-    here = about[[bool(photo) for photo in ids]].set_axis([photo for photo in ids if photo])
-    known = here[~here.index.duplicated()].reindex(list(photos)).fillna("")
+    ids = [names.get(name) for name in metadata.index]
+    matched = metadata[[bool(photo) for photo in ids]].set_axis([photo for photo in ids if photo])
+    known = matched[~matched.index.duplicated()].reindex(list(photos)).fillna("")
     for column in () if rated is None else rated:
-        own = rated[column].reindex(known.index).fillna("").astype(str)
-        known[column] = known[column].where(known[column] != "", own) if column in known else own
+        rated_values = rated[column].reindex(known.index).fillna("").astype(str)
+        known[column] = known[column].where(known[column] != "", rated_values) if column in known else rated_values
     return known
 
 
-def _table(photos: dict[str, str], labelled: bool, known: pd.DataFrame, attributes: tuple[str, ...]) -> pd.DataFrame:
-    known = known.reindex(columns=["split", "group", *attributes], fill_value="")
+def _table(photos: dict[str, str], labelled: bool, metadata: pd.DataFrame, attributes: tuple[str, ...]) -> pd.DataFrame:
+    metadata = metadata.reindex(columns=["split", "group", *attributes], fill_value="")
     return pd.DataFrame(
         {
             "photo": list(photos),
             "uri": list(photos.values()),
             "labelled": labelled,
-            "split": known["split"].tolist(),
-            "group": known["group"].tolist(),
-            "attributes": known[list(attributes)].to_dict("records"),
+            "split": metadata["split"].tolist(),
+            "group": metadata["group"].tolist(),
+            "attributes": metadata[list(attributes)].to_dict("records"),
         }
     )
 
 
 def _versioned(tables: list[pd.DataFrame], versions: dict[str, str]) -> pd.DataFrame:
-    """Return the tables as one, with the version of each photo by its address."""
+    """Concatenate the tables and add the version of each photo by its address."""
     table = pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
     return table.assign(version=[versions[uri] for uri in table["uri"]])
 
 
-def _strangers(about: pd.DataFrame, photos: list[str], uri: str) -> list[str]:
-    """A note on rows of the attributes' file that are about none of the photos."""
+def _strangers(metadata: pd.DataFrame, photos: list[str], uri: str) -> list[str]:
+    """Return a note on rows of the attributes file that match no photo."""
     names = spellings(photos)
-    number = sum(not names.get(name) for name in about.index)
-    return [f"{number:,} of {len(about):,} rows of {uri} name none of the photos that are used."] if number else []
+    n_unmatched = sum(not names.get(name) for name in metadata.index)
+    return (
+        [f"{n_unmatched:,} of {len(metadata):,} rows of {uri} name none of the photos that are used."]
+        if n_unmatched
+        else []
+    )

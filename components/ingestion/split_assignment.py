@@ -1,12 +1,12 @@
-"""Which photos belong together, and which split each of them goes to.
+"""Assignment of photos to duplicate groups and splits, and the register of splits.
 
-Two photos are linked when their perceptual hashes are near or when they were given the same group (uploader
-or person). Linked photos never part: a scorer judged on the twin of a photo that it was trained on looks
-better than it is. Photos that have a split are anchors, be it a given one or that of an earlier run, and a
-new photo follows the anchors that it is linked to. Where the links pull it to two splits, it is left out.
+Two photos are linked if their perceptual hashes are near or if they have the same group (uploader or person). Linked
+photos stay in one split. A scorer looks better than it is on a near duplicate of a training photo. A photo with a split
+from the input or from an earlier run is an anchor. A new photo follows the anchors that it is linked to. If they are in
+several splits, the photo is excluded.
 
-The register remembers every split that was ever drawn, with the photo's hash, so that photos keep theirs as
-others are added, and so that a new photo follows a twin that is no longer in the folder.
+The register stores every drawn split with the photo's hash. So photos keep their splits when others are added, and a
+new photo follows a near duplicate that was deleted from the folder.
 """
 
 import hashlib
@@ -25,23 +25,24 @@ from components.scorer.imaging.perceptual_hash import BITS, near_duplicates
 from components.scorer.settings import Ingestion
 
 HELD = ("test", "validation", "train")
-"""The splits of rated photos; where two claim a photo, the first one here wins: the rarer, and test first."""
+"""The splits of rated photos in order of precedence. If two claim a photo, the first wins: the rarer, and test first.
+"""
 
 COLUMNS = ("photo", "sha256", "phash", "group", "split")
-"""Columns of the register; ``phash`` as 64 hexadecimal digits, ``group`` as it was given, or empty."""
+"""Columns of the register. ``phash`` is 64 hexadecimal digits; ``group`` is the input's group, or empty."""
 
 _ATTEMPTS = 10  # to write the register, each lost only if another run wrote it in between
 
 
 @dataclass(frozen=True)
 class Assigned:
-    """The outcome for the photos of one run.
+    """The split assignment of one run.
 
     Attributes:
-        table: the rows of the photos that go into the data set, with ``split`` and ``group`` filled in; all other
-            columns, and every column's type, are as they came.
-        left_out: the others.
-        register: the register with the photos of this run.
+        table: Rows of the photos in the data set, with ``split`` and ``group`` filled in. All other columns and every
+            column's type are unchanged.
+        left_out: Exclusions of all other photos.
+        register: The register with the photos of this run.
     """
 
     table: pd.DataFrame
@@ -52,17 +53,17 @@ class Assigned:
 def register_and_assign(
     uri: str, photos: pd.DataFrame, settings: Ingestion, check: Callable[[Assigned], None] = lambda assigned: None
 ) -> Assigned:
-    """Assign the photos and write the register, so that runs at the same time agree on every split.
+    """Assign the photos and write the register, so that concurrent runs agree on every split.
 
     Args:
-        uri: address of the register, a CSV file; it need not exist.
-        photos: as in ``assign``.
-        settings: as in ``assign``.
-        check: called with the outcome before the register is written; what it raises leaves the register as it was.
+        uri: Address of the register, a CSV file; it need not exist.
+        photos: One row a photo, columns as in ``assign``.
+        settings: Ingestion settings, as in ``assign``.
+        check: Called with the assignment before the register is written. If it raises, the register stays unchanged.
 
     Raises:
-        ValueError: the file is not a register.
-        storage.Conflict: other runs wrote the register at every attempt.
+        ValueError: The file is not a register.
+        storage.Conflict: Other runs wrote the register at every attempt.
     """
     for left in reversed(range(_ATTEMPTS)):
         data, version = storage.read_versioned(uri)
@@ -80,32 +81,32 @@ def register_and_assign(
 
 
 def empty_register() -> pd.DataFrame:
-    """The register before the first run."""
+    """Return an empty register."""
     return pd.DataFrame({column: pd.Series(dtype=str) for column in COLUMNS})
 
 
 def assign(photos: pd.DataFrame, register: pd.DataFrame, settings: Ingestion) -> Assigned:
-    """Give every photo its group and its split, or leave it out.
+    """Give every photo its group and its split, or exclude it.
 
-    1. A photo with a given split, or whose content is in the register, is an anchor. Of linked anchors in
-       different splits the stronger stays: one that keeps its split before one whose given split is new,
-       then in the order of ``HELD``.
-    2. A new photo that is linked to anchors of several splits is left out.
-    3. Linked new photos go where their anchors are. If those are in several splits, the first of ``HELD``
-       wins, and the photos linked to the others are left out.
-    4. Linked new photos without anchors draw their split by hash: of the smallest group name given to one
-       of them, or else of the smallest SHA-256 of their contents.
-    5. An unlabelled photo is left out when it is near a rated one, which pretraining reads already or must
-       not see, or when its group is held out. Unlabelled and training photos may share a given group.
+    1. A photo with a split from the input, or whose content is in the register, is an anchor. Of linked anchors in
+       different splits, the stronger keeps its split. An anchor that keeps its registered split is stronger than one
+       whose input split is new. Then the order of ``HELD`` decides.
+    2. A new photo that is linked to anchors of several splits is excluded.
+    3. Linked new photos go to the split of their anchors. If the anchors are in several splits, the first of ``HELD``
+       wins, and the photos linked to the others are excluded.
+    4. Linked new photos without anchors draw their split by a hash. The hash key is their smallest group name, or the
+       smallest SHA-256 of their contents if none has a group.
+    5. An unlabelled photo is excluded if it is near a rated photo, or if its group is held out. Pretraining reads the
+       rated photo already or must not see it. Unlabelled and training photos may share a group.
 
-    Exact duplicates are near duplicates at distance 0: all are kept, in one split, as each may have votes.
-    The result does not depend on the order of the photos.
+    Exact duplicates are near duplicates at distance 0. All are kept in one split, as each may have votes. The result
+    does not depend on the order of the photos.
 
     Args:
-        photos: a row each; columns ``photo``, ``sha256`` (hexadecimal), ``phash`` (32 bytes), ``labelled``
-            (bool), ``split`` and ``group`` (as given, or ``""``). Other columns are passed on.
-        register: of the earlier runs, or ``empty_register()``.
-        settings: ``duplicate_distance``, ``validation_share`` and ``test_share`` are read.
+        photos: One row a photo. Columns are ``photo``, ``sha256`` (hexadecimal), ``phash`` (32 bytes), ``labelled``
+            (bool), ``split`` and ``group`` (from the input, or ``""``). Other columns are passed on.
+        register: Register of the earlier runs, or ``empty_register()``.
+        settings: Ingestion settings; ``duplicate_distance``, ``validation_share`` and ``test_share`` are used.
     """
     photos = photos.reset_index(drop=True)
     rows = _linked_by(photos, register)
@@ -131,16 +132,15 @@ def assign(photos: pd.DataFrame, register: pd.DataFrame, settings: Ingestion) ->
 
 
 def lacks_validation(photos: pd.DataFrame) -> bool:
-    """Whether the given splits name photos for training and none for validation."""
+    """Return whether the input's splits name training photos but no validation photos."""
     given = set(photos.loc[photos["labelled"], "split"])
     return "train" in given and "validation" not in given
 
 
 def with_validation(photos: pd.DataFrame, register: pd.DataFrame, settings: Ingestion) -> pd.DataFrame:
-    """The photos with some of those given to training given to validation, if none is.
+    """Move some photos from the input's training split to validation, if the input has no validation split.
 
-    Published splits rarely have a validation part, and training cannot do without one. What the register says of
-    a photo stays.
+    Published splits rarely have a validation part, and training needs one. Photos in the register keep their split.
     """
     if not lacks_validation(photos):
         return photos

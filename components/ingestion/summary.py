@@ -1,4 +1,4 @@
-"""What became of the photos: what the report shows, ``ingestion.json`` holds and the pipeline's metrics say."""
+"""Summary of an ingestion: the input of the report, of ``ingestion.json`` and of the pipeline's metrics."""
 
 import hashlib
 import json
@@ -21,11 +21,11 @@ SPLITS = ("train", "validation", "test", "unlabelled")
 
 @dataclass(frozen=True)
 class Side:
-    """The rated photos of an ingestion, or the unlabelled ones.
+    """Counts and exclusions of the rated photos or of the unlabelled photos.
 
     Attributes:
-        considered: number of photos that were there or rated.
-        left_out: those of them that are not in the data set, each once.
+        considered: Number of photos that exist or are rated.
+        left_out: Exclusions among them, one a photo.
     """
 
     considered: int
@@ -34,20 +34,21 @@ class Side:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the photos of a run.
+    """The data set of one ingestion and its exclusions.
 
     Attributes:
-        schema: the form of the ratings, a key of `ratings.SCHEMAS`.
-        table: a row for each photo of the data set, in its order: ``photo``, ``sha256``, ``split``, ``group``,
-            ``p1`` to ``p10``, ``raters``, ``attributes`` (a dict of text), and what `photo_inspection` measured.
-        attributes: names of the attributes.
-        rated: the photos of the rated folder.
-        unlabelled: the others.
-        reliability: how well the raters agree, None where the ratings do not tell.
-        notes: sentences on what was assumed.
-        settings: of the ingestion.
-        people: how many gave the ratings, None where the file does not tell.
-        faces: what found and read the faces of the rated photos (see ``scorer.embedding``); None: nothing did.
+        schema: Form of the ratings, a key of `ratings.SCHEMAS`.
+        table: One row a photo of the data set, in its order. Columns are ``photo``, ``sha256``, ``split``, ``group``,
+            ``p1`` to ``p10``, ``raters``, ``attributes`` (a dict of text) and the measurements of `photo_inspection`.
+        attributes: Names of the attributes.
+        rated: Summary of the rated photos.
+        unlabelled: Summary of the unlabelled photos.
+        reliability: Agreement between raters, None if the ratings do not allow an estimate.
+        notes: Sentences on assumptions, for the report.
+        settings: Ingestion settings.
+        people: Number of raters, None if the file does not state it.
+        faces: Content of ``faces.json``: the weights that detected and embedded the faces of the rated photos. None if
+            faces were not analysed.
     """
 
     schema: str
@@ -63,30 +64,33 @@ class Outcome:
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """Number of photos of each split, the empty ones included."""
-        found = Counter(self.table["split"])
-        return {split: found[split] for split in SPLITS}
+        """Number of photos of each split, including empty splits."""
+        photos_by_split = Counter(self.table["split"])
+        return {split: photos_by_split[split] for split in SPLITS}
 
     @cached_property
     def reasons(self) -> dict[str, int]:
-        """Number of photos left out for each reason, the commonest first."""
+        """Number of exclusions for each reason, in descending order."""
         return dict(Counter(entry.reason for entry in [*self.rated.left_out, *self.unlabelled.left_out]).most_common())
 
     @cached_property
     def labelled(self) -> pd.DataFrame:
-        """The rated photos of the data set, with their ``mean`` score."""
+        """Rows of the rated photos, with the column ``mean``: their mean score."""
         rated = self.table[self.table["split"] != "unlabelled"]
         return rated.assign(mean=mean_scores(rated[list(VOTES)].to_numpy(float)))
 
     @cached_property
     def face_counts(self) -> dict[str, int]:
-        """Number of rated photos with no face, with one, and with several."""
-        found = Counter(self.labelled["face_count"].clip(upper=2).map({0: "none", 1: "one", 2: "several"}))
-        return {count: found[count] for count in ("none", "one", "several")}
+        """Number of rated photos without a face, with one face and with several."""
+        photos_by_count = Counter(self.labelled["face_count"].clip(upper=2).map({0: "none", 1: "one", 2: "several"}))
+        return {count: photos_by_count[count] for count in ("none", "one", "several")}
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the records, what shapes the stored photos and what found their faces; order has no part."""
+        """SHA-256 of the data set's content, independent of the order of the photos.
+
+        The hash covers the records, the settings that shape the stored photos, and the face weights.
+        """
         votes = self.table[list(VOTES)].to_numpy(float).round(6).tolist()
         columns = ("photo", "sha256", "split", "group", "raters", "attributes")
         rows = zip(votes, *(self.table[column] for column in columns), strict=True)
@@ -97,7 +101,7 @@ class Outcome:
         return hashlib.sha256("\n".join([shape, *records]).encode()).hexdigest()
 
     def record(self) -> dict[str, Any]:
-        """The value of ``ingestion.json``; the same whatever the order of the input and the engine."""
+        """Return the content of ``ingestion.json``. It does not depend on the order of the input or on the engine."""
         left_out = [
             {**asdict(entry), "unlabelled": side is self.unlabelled}
             for side in (self.rated, self.unlabelled)
@@ -126,7 +130,7 @@ class Outcome:
         }
 
     def figures(self) -> dict[str, float]:
-        """The figures for the pipeline's metrics; their names occur in no other step."""
+        """Return the pipeline metrics of this step. No other step uses their names."""
         agreement, raters = {}, self._raters
         if self.reliability:
             agreement = {"raters_reliability": self.reliability.spearman_brown, "lcc_ceiling": self.reliability.ceiling}
@@ -141,7 +145,7 @@ class Outcome:
 
     @property
     def _raters(self) -> pd.Series:
-        """How many people rated each photo of which that is known."""
+        """Number of raters of each rated photo with a known number."""
         return self.labelled.loc[self.labelled["raters"] > 0, "raters"]
 
     def _faces(self) -> dict[str, int]:

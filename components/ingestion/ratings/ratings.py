@@ -1,26 +1,27 @@
-"""People's ratings of photos, in whichever of the usual forms they come, as votes over the scores 1 to 10.
+"""Reader of rating files: every common form becomes votes over the scores 1 to 10.
 
-The forms, recognised from the file or named by the setting ``rating_format`` (tables may use commas, tabs or
-semicolons, and may be gzipped):
+The form is detected from the file or set by ``rating_format``. Tables may use commas, tabs or semicolons, and may be
+gzipped. The forms:
 
-* ``ratings``: a header with a photo, a rater and a score; one row a rating. Without a rater, and where
-  photos repeat with other scores, every row is another rater's.
-* ``wide``: a header with a photo and a column for each rater (``rater1``, ``rater2``, …, or any names), empty where a
-  rater did not rate the photo. `forms` tells it from counts.
-* ``counts``: a header with a photo and columns numbered by the scores of a scale, from 0 or 1 to at most 10, bare or
-  with one prefix (``p1``, ``votes_1``, …): how many raters gave each score, or which share of them.
-* ``means``: a header with a photo and a mean or mos (or a score, where each photo stands once), and if known
-  std and count (raters, n).
-* ``ava``: ``AVA.txt`` of the AVA data set (Murray, Marchesotti and Perronnin, 2012), no header: index, image
-  id, ten counts, two semantic tags, challenge. Of the package around it, ``aesthetics_image_lists/`` is read
-  too: its ``*train.jpgl`` and ``*test.jpgl`` (the generic lists are the large ones; a category's lists, such as
-  ``portrait_test.jpgl``, are parts of them) give the photos' splits. ``style_image_lists/`` is another
-  experiment's and is not.
-* ``idealo``: a JSON list of ``{"image_id": …, "label": [ten counts]}``, as idealo/image-quality-assessment
-  and its imitators use.
+* ``ratings``: A header with a photo, a rater and a score; one row a rating. Without a rater column, if photos repeat
+  with different scores, each row counts as another rater's.
+* ``wide``: A header with a photo and one column a rater (``rater1``, ``rater2``, …, or any names). A cell is empty if
+  the rater did not rate the photo. `forms` distinguishes it from counts.
+* ``counts``: A header with a photo and columns numbered by the scores of a scale, from 0 or 1 to at most 10. The
+  columns are bare or have one prefix (``p1``, ``votes_1``, …). A cell is the number or the share of raters who gave the
+  score.
+* ``means``: A header with a photo and a mean or mos (or a score, if no photo repeats), and optionally std and count
+  (raters, n).
+* ``ava``: ``AVA.txt`` of the AVA data set (Murray, Marchesotti and Perronnin, 2012), without a header. Its columns are
+  index, image id, ten counts, two semantic tags and challenge. The lists ``*train.jpgl`` and ``*test.jpgl`` of
+  ``aesthetics_image_lists/`` beside it give the photos' splits. The generic lists are the large ones. A category's
+  lists, such as ``portrait_test.jpgl``, are parts of them. ``style_image_lists/`` belongs to another experiment and is
+  not read.
+* ``idealo``: A JSON list of ``{"image_id": …, "label": [ten counts]}``, as in idealo/image-quality-assessment and its
+  imitators.
 
-A column of means beside votes has to be their mean. Scores of any scale are brought to 1 to 10 by the rule of `scales`;
-which scale it is, the scores tell, or the numbers of the columns, or the setting ``rating_scale``.
+A column of means beside votes must equal their mean. Scores of any scale are converted to 1 to 10, see `scales`. The
+scale is detected from the scores or the numbers of the columns, or set by ``rating_scale``.
 """
 
 import json
@@ -51,7 +52,7 @@ from components.scorer.quoting import shown
 from components.scorer.settings import SCORES, Ingestion
 
 VOTES = tuple(f"p{score}" for score in SCORES)
-"""Columns of the shares of votes in `Ratings.table`."""
+"""Columns of the vote shares in `Ratings.table`."""
 
 SCHEMAS = MappingProxyType(
     {
@@ -63,7 +64,7 @@ SCHEMAS = MappingProxyType(
         "idealo": "a JSON list of image_id and ten vote counts",
     }
 )
-"""The forms of a ratings file and what they are called in a report."""
+"""The forms of a ratings file and their names in a report."""
 
 _AVA_COLUMNS = ("index", "image_id", *map(str, SCORES), "tag", "second_tag", "challenge")
 _AVA_LISTS = "aesthetics_image_lists"
@@ -71,19 +72,19 @@ _AVA_LISTS = "aesthetics_image_lists"
 
 @dataclass(frozen=True)
 class Ratings:
-    """What people gave.
+    """The ratings of a file.
 
     Attributes:
-        schema: the form that the file came in, a key of `SCHEMAS`.
-        table: one row a photo, indexed by ``photo``. Columns ``p1`` to ``p10`` (float, from 0, sum 1), ``raters``
-            (int, 0 where the file does not tell); where the file has them ``split`` (``""``, ``train``,
-            ``validation`` or ``test``), ``group`` and the attributes (text, ``""`` where unknown).
-        attributes: names of the attributes' columns.
-        notes: sentences for the report: what was assumed, shared out or passed over.
-        left_out: photos of the file that are not in the table, and why.
-        single: the ratings that count, one row each (``photo``, ``rater``, ``score``), where the file has them.
-        unused: photos of the file that the settings put aside (AVA's tags): neither rated nor left out.
-        places: where each photo of the file stands in it first, e.g. ``ratings.csv line 17``.
+        schema: Form of the file, a key of `SCHEMAS`.
+        table: One row a photo, indexed by ``photo``. Columns ``p1`` to ``p10`` (float, from 0, sum 1) and ``raters``
+            (int, 0 if unknown). If the file has them, also ``split`` (``""``, ``train``, ``validation`` or ``test``),
+            ``group`` and the attributes (text, ``""`` if unknown).
+        attributes: Names of the attribute columns.
+        notes: Sentences for the report on assumptions, split scores and skipped columns.
+        left_out: Photos of the file that are not in the table, with the reason.
+        single: Single ratings that count, one row each (``photo``, ``rater``, ``score``). None if the file has none.
+        unused: Photos of the file that the setting ``ava_tags`` filters out. They are neither rated nor excluded.
+        places: Location of each photo's first row in the file, e.g. ``ratings.csv line 17``.
     """
 
     schema: str
@@ -96,46 +97,49 @@ class Ratings:
     places: dict[str, str] = field(default_factory=dict)
 
     def matched(self, photos: Iterable[str], missing: float = 0.0) -> "Ratings":
-        """The same ratings under the ids of the photos that are there.
+        """Return the ratings under the ids of the existing photos.
 
-        A file may call a photo by its path in the folder or, where that is unambiguous, without folders, without
-        suffix, or without both. Folders that all its names begin with are dropped where the photos are found so.
-        Ratings of photos that are not there are left out: "no photo".
+        A file may name a photo by its path in the folder. If this is unambiguous, the name may lack folders, the
+        suffix, or both. A common folder prefix of all names is dropped if the photos are found that way. A rating
+        without a photo is excluded with the reason "no photo".
 
         Args:
-            photos: ids.
-            missing: share of the photos of the file that may not be there.
+            photos: Photo ids.
+            missing: Share of the file's photos that may be missing.
         """
-        known = spellings(photos)
-        begin = surplus(self.table.index, known, missing)
-        names = {name: known.get(name.removeprefix(begin)) for name in (*self.places, *self.unused)}
+        ids_by_name = spellings(photos)
+        prefix = surplus(self.table.index, ids_by_name, missing)
+        names = {name: ids_by_name.get(name.removeprefix(prefix)) for name in (*self.places, *self.unused)}
         notes = list(self.notes)
-        if begin:
-            notes.append(f"All photos in the ratings begin with {shown(begin)}, which was dropped to find them.")
-        found: dict[str, str] = {}
-        taken: dict[str, str] = {}
-        missing_photos = []
+        if prefix:
+            notes.append(f"All photos in the ratings begin with {shown(prefix)}, which was dropped to find them.")
+        photo_by_name: dict[str, str] = {}
+        name_by_photo: dict[str, str] = {}
+        exclusions = []
         for name in self.table.index:
             photo = names.get(name)
             if not photo and leads_out(name):
-                missing_photos.append(LeftOut(name, "path outside the folder", self.places[name]))
+                exclusions.append(LeftOut(name, "path outside the folder", self.places[name]))
             elif not photo:
                 detail = "no photo is called so" if photo is None else "several photos are called so: give their paths"
-                missing_photos.append(LeftOut(name, "no photo", detail))
-            elif photo in taken:
-                missing_photos.append(LeftOut(name, "no photo", f"its photo is already rated as {taken[photo]}"))
+                exclusions.append(LeftOut(name, "no photo", detail))
+            elif photo in name_by_photo:
+                exclusions.append(LeftOut(name, "no photo", f"its photo is already rated as {name_by_photo[photo]}"))
             else:
-                found[name], taken[photo] = photo, name
+                photo_by_name[name], name_by_photo[photo] = photo, name
         single = self.single
         if single is not None:
-            single = single[single["photo"].isin(list(found))].copy()
-            single["photo"] = single["photo"].cat.remove_unused_categories().cat.rename_categories(found)
+            single = single[single["photo"].isin(list(photo_by_name))].copy()
+            single["photo"] = single["photo"].cat.remove_unused_categories().cat.rename_categories(photo_by_name)
         return replace(
             self,
-            table=self.table.loc[list(found)].rename(index=found),
+            table=self.table.loc[list(photo_by_name)].rename(index=photo_by_name),
             left_out=[
-                *(replace(left, photo=names.get(left.photo) or left.photo) for left in self.left_out),
-                *missing_photos,
+                *(
+                    replace(exclusion, photo=names.get(exclusion.photo) or exclusion.photo)
+                    for exclusion in self.left_out
+                ),
+                *exclusions,
             ],
             single=single,
             notes=notes,
@@ -146,22 +150,23 @@ class Ratings:
 def read_ratings(uri: str, settings: Ingestion) -> Ratings:
     """Read a file of ratings.
 
-    Of a rater's repeated scores for a photo the last counts. A score between two whole ones is shared between
-    them in proportion to its nearness. Rows that repeat another one word for word are dropped, but for single ratings
-    of people who are not named. A mean without a standard deviation takes the pooled one of the means
-    that have theirs, or else ``settings.rater_std``.
+    If a rater scores a photo repeatedly, the last score counts. A score between two whole scores is split by linear
+    interpolation. Rows that repeat another row exactly are dropped, except single ratings of unnamed people. A mean
+    without a standard deviation takes the pooled standard deviation of the other means, or ``settings.rater_std`` if no
+    mean has one.
 
     Args:
-        uri: the file, local, ``gs://`` or ``s3://``.
-        settings: ``rating_format``, ``rating_scale``, ``minimum_raters``, ``rater_std`` and ``ava_tags`` are read.
+        uri: Address of the file: a local path, ``gs://`` or ``s3://``.
+        settings: Ingestion settings; ``rating_format``, ``rating_scale``, ``minimum_raters``, ``rater_std`` and
+            ``ava_tags`` are used.
 
     Returns:
-        The ratings, photos named as in the file: `Ratings.matched` finds them among the photos.
+        The ratings, with the photo names of the file. `Ratings.matched` maps them to photo ids.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file cannot be understood, contradicts itself, or a cell is not what its column says;
-            the message names the file, the line, what was expected and what came.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is malformed or contradicts itself, or a cell does not fit its column. The message names
+            the file, the line, the expected and the actual value.
     """
     text = read_text(uri)
     schema = settings.rating_format
@@ -171,103 +176,109 @@ def read_ratings(uri: str, settings: Ingestion) -> Ratings:
         return _read_ava(uri, text, settings)
     if schema == "idealo":
         return _read(schema, *_read_idealo(uri, text), settings)
-    sheet = read_table(uri, text)
-    names = names_of(sheet)
+    table = read_table(uri, text)
+    names = names_of(table)
     if schema == "auto":
-        schema, names = forms.form_of(sheet)
+        schema, names = forms.form_of(table)
     elif schema == "wide":
-        names = forms.with_raters(sheet, names)
-    return _read(schema, sheet, names, settings)
+        names = forms.with_raters(table, names)
+    return _read(schema, table, names, settings)
 
 
 def read_attributes(uri: str) -> pd.DataFrame:
-    """Read what is known of the photos besides their ratings.
+    """Read a table of attributes, splits and groups of the photos.
 
     Args:
-        uri: a table with a header, a photo's row each.
+        uri: Address of a table with a header and one row a photo.
 
     Returns:
-        A table of text indexed by ``photo`` as the file names it (`spellings` finds it among the photos). Columns
-        ``split`` (``""``, ``train``, ``validation`` or ``test``) and ``group`` where the file has them; all others
-        are attributes, ``""`` where unknown. ``attrs["notes"]`` says in sentences what was passed over.
+        A table of text indexed by ``photo`` as the file names it; `spellings` maps these names to photo ids. Columns
+        are ``split`` (``""``, ``train``, ``validation`` or ``test``) and ``group``, if the file has them. All other
+        columns are attributes, ``""`` if unknown. ``attrs["notes"]`` lists the skipped columns in sentences.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file cannot be understood or contradicts itself; the message names file and line.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is malformed or contradicts itself. The message names file and line.
     """
-    sheet = read_table(uri, read_text(uri))
-    names = names_of(sheet)
+    source_table = read_table(uri, read_text(uri))
+    names = names_of(source_table)
     if names.photo is None:
-        raise no_column(sheet, "a photo", PHOTO)
-    photos = Photos.of(sheet, names.photo)
-    about = about_photos(sheet, photos, [names.photo], strict=True)
-    table = about.table
-    table.attrs["notes"] = about.notes
+        raise no_column(source_table, "a photo", PHOTO)
+    photos = Photos.of(source_table, names.photo)
+    metadata = about_photos(source_table, photos, [names.photo], strict=True)
+    table = metadata.table
+    table.attrs["notes"] = metadata.notes
     return table
 
 
-def _read(schema: str, sheet: Sheet, names: Names, settings: Ingestion) -> Ratings:
-    """The ratings in a sheet whose form is known."""
-    read, notes = READERS[schema], []
+def _read(schema: str, source_table: Sheet, names: Names, settings: Ingestion) -> Ratings:
+    """Return the ratings in a table of known form."""
+    parse, notes = READERS[schema], []
     if names.photo is None:
-        raise no_column(sheet, "a photo", PHOTO)
-    if schema != "ratings":  # where people are not named, two of them may say the same
-        sheet, doubled = sheet.distinct()
-        notes += [f"{doubled:,} rows repeat another one word for word and were dropped."] if doubled else []
-    photos = Photos.of(sheet, names.photo)
-    votes = read(sheet, names, photos, settings)
-    about = about_photos(sheet, photos, [*names.used, *VOTES, "raters"])
+        raise no_column(source_table, "a photo", PHOTO)
+    if schema != "ratings":  # two unnamed people may give the same rating
+        source_table, n_repeated = source_table.distinct()
+        notes += [f"{n_repeated:,} rows repeat another one word for word and were dropped."] if n_repeated else []
+    photos = Photos.of(source_table, names.photo)
+    votes = parse(source_table, names, photos, settings)
+    metadata = about_photos(source_table, photos, [*names.used, *VOTES, "raters"])
 
     for position in np.flatnonzero((votes.raters > 0) & (votes.raters < settings.minimum_raters)):
         detail = f"{votes.raters[position]} where at least {settings.minimum_raters} are asked for"
         votes.reasons.setdefault(int(position), ("too few raters", detail))
-    kept = np.ones(len(photos.names), bool)
-    kept[list(votes.reasons)] = False
+    included = np.ones(len(photos.names), bool)
+    included[list(votes.reasons)] = False
 
-    table = pd.DataFrame(votes.shares, index=about.table.index, columns=list(VOTES))
+    table = pd.DataFrame(votes.shares, index=metadata.table.index, columns=list(VOTES))
     table["raters"] = votes.raters
     single = votes.single
     if single is not None:
-        single = single[kept[single["photo"]]].reset_index(drop=True)
+        single = single[included[single["photo"]]].reset_index(drop=True)
         single["photo"] = pd.Categorical.from_codes(single["photo"], photos.names).remove_unused_categories()
     return Ratings(
         schema=schema,
-        table=pd.concat([table, about.table], axis=1)[kept],
-        attributes=about.attributes,
-        notes=[*notes, *votes.notes, *about.notes],
-        left_out=[LeftOut(photos.names[at], *reason) for at, reason in sorted(votes.reasons.items())],
+        table=pd.concat([table, metadata.table], axis=1)[included],
+        attributes=metadata.attributes,
+        notes=[*notes, *votes.notes, *metadata.notes],
+        left_out=[LeftOut(photos.names[position], *reason) for position, reason in sorted(votes.reasons.items())],
         single=single,
-        places=dict(zip(photos.names, sheet.places(photos.first), strict=True)),
+        places=dict(zip(photos.names, source_table.places(photos.first), strict=True)),
     )
 
 
 def _read_ava(uri: str, text: str, settings: Ingestion) -> Ratings:
-    """The form "ava": the photos with the wanted tags, in their published splits where the lists are at hand."""
-    sheet = read_columns(uri, text, list(_AVA_COLUMNS))
-    for row in np.flatnonzero(sheet.texts(_AVA_COLUMNS[-1]) == "")[:1]:
-        raise sheet.error(row, f"expected {len(_AVA_COLUMNS)} cells parted by blanks, as in AVA.txt, got fewer")
-    photos = sheet.texts("image_id")
+    """Read the form "ava": the photos with the wanted tags.
+
+    Published splits are used if the lists of the AVA package lie beside the file.
+    """
+    table = read_columns(uri, text, list(_AVA_COLUMNS))
+    for row in np.flatnonzero(table.texts(_AVA_COLUMNS[-1]) == "")[:1]:
+        raise table.error(row, f"expected {len(_AVA_COLUMNS)} cells parted by blanks, as in AVA.txt, got fewer")
+    photos = table.texts("image_id")
     wanted = np.ones(len(photos), bool)
     if settings.ava_tags:
-        wanted = np.isin(sheet.numbers("tag"), settings.ava_tags)
-        wanted |= np.isin(sheet.numbers("second_tag"), settings.ava_tags)
+        wanted = np.isin(table.numbers("tag"), settings.ava_tags)
+        wanted |= np.isin(table.numbers("second_tag"), settings.ava_tags)
     tags = ", ".join(map(str, settings.ava_tags))
     if not wanted.any():
         raise ValueError(f"{uri}: expected photos with one of the semantic tags {tags}, got none; change ava_tags")
-    rows = sheet.rows.loc[wanted, list(_AVA_COLUMNS[1:12])]
+    rows = table.rows.loc[wanted, list(_AVA_COLUMNS[1:12])]
     notes = [f"{wanted.sum()} of {len(wanted)} photos carry one of the semantic tags {tags}."] if tags else []
 
     splits, lists = _published_splits(uri)
     if splits:
         rows["split"] = pd.Categorical([splits.get(photo, "") for photo in photos[wanted]])
         notes.append(f"The splits are those of {lists} lists in {_AVA_LISTS}; a photo on both kinds is a test photo.")
-    sheet = replace(sheet, rows=rows)
-    ratings = _read("ava", sheet, names_of(sheet), settings)
+    table = replace(table, rows=rows)
+    ratings = _read("ava", table, names_of(table), settings)
     return replace(ratings, notes=[*notes, *ratings.notes], unused=frozenset(map(path_of, photos[~wanted])))
 
 
 def _published_splits(uri: str) -> tuple[dict[str, str], int]:
-    """The split of each image id on the lists beside AVA.txt, and the number of lists; none without them."""
+    """Return the split of each image id in the lists beside AVA.txt, and the number of lists.
+
+    Without the lists, the result is empty and 0.
+    """
     folder = storage.join(uri.rpartition("/")[0] or ".", _AVA_LISTS)
     files = list(storage.files(folder))
     splits: dict[str, str] = {}
@@ -281,7 +292,7 @@ def _published_splits(uri: str) -> tuple[dict[str, str], int]:
 
 
 def _read_idealo(uri: str, text: str) -> tuple[Sheet, Names]:
-    """The form "idealo" as a sheet whose rows are the list's items, counted from 1."""
+    """Read the form "idealo" as a table whose rows are the list's items, counted from 1."""
     try:
         items = json.loads(text)
     except json.JSONDecodeError as error:
@@ -299,16 +310,17 @@ def _read_idealo(uri: str, text: str) -> tuple[Sheet, Names]:
         if not isinstance(item.get("image_id"), str | int):
             kind = type(item.get("image_id")).__name__
             raise ValueError(f"{uri}, item {number}: expected an image_id that is a text or a number, got {kind}")
-    # Prefixed, so that no key beside image_id and label can be taken for a count.
+    # The columns have a prefix, so that no other key can be detected as a count.
     votes = pd.DataFrame([item["label"] for item in items], columns=list(VOTES), dtype=float)
-    rest = [{key: value for key, value in item.items() if key != "label"} for item in items]
-    rows = pd.DataFrame(rest, dtype=object).fillna("").astype(str).astype("category")  # else 7 beside a blank is 7.0
-    sheet = Sheet(uri, pd.concat([rows.drop(columns=votes.columns, errors="ignore"), votes], axis=1), 1, unit="item")
-    return sheet, replace(names_of(sheet), photo="image_id", votes=VOTES, levels=SCORES)
+    other_keys = [{key: value for key, value in item.items() if key != "label"} for item in items]
+    # As objects: pandas would turn 7 into 7.0 in a column with blanks.
+    rows = pd.DataFrame(other_keys, dtype=object).fillna("").astype(str).astype("category")
+    table = Sheet(uri, pd.concat([rows.drop(columns=votes.columns, errors="ignore"), votes], axis=1), 1, unit="item")
+    return table, replace(names_of(table), photo="image_id", votes=VOTES, levels=SCORES)
 
 
 def _described(value: object) -> str:
-    """What a JSON value is, without what it says of a photo."""
+    """Describe a JSON value by its type and size, without its content."""
     if isinstance(value, dict):
         label = value.get("label")
         return f"an object with {f'a label of {len(label)}' if isinstance(label, list) else 'no list as label'}"
@@ -320,7 +332,7 @@ def _is_number(value: object) -> bool:
 
 
 def _schema_of_text(text: str) -> str:
-    """The form of a file that is no table with a header, or "auto"."""
+    """Return the form of a file that is no table with a header, or "auto"."""
     start = text.lstrip()
     if start[0] in "[{":
         return "idealo"

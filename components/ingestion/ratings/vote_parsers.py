@@ -1,4 +1,4 @@
-"""The votes in a table of ratings: each form has its own way to tell what the people who rated a photo gave."""
+"""Parsers that turn each form of a ratings table into votes and rater counts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,14 +18,16 @@ from components.scorer.settings import SCORES, Ingestion
 
 @dataclass
 class Votes:
-    """What the people who rated a photo gave: the part that each form has its own way to find.
+    """The votes for each photo of a table, as a parser returns them.
 
     Attributes:
-        shares: [photos, 10], each row summing to 1; not to be read where there is a reason to leave out.
-        raters: int [photos], 0 where the file does not tell.
-        reasons: why photos are left out, by their position: reason and detail.
-        notes: sentences for the report.
-        single: the ratings that count, with the photo's position as ``photo``.
+        shares: Share of each score, float [photos, 10], each row summing to 1. Rows of photos in `reasons` are
+            undefined.
+        raters: Number of raters, int [photos], 0 if the file does not state it.
+        reasons: Reason and detail of each exclusion by the photo's position.
+        notes: Sentences for the report.
+        single: Scores that count, one row each, columns ``photo`` (position), ``rater`` and ``score`` (1 to 10). None
+            if the file has no single scores.
     """
 
     shares: np.ndarray
@@ -35,14 +37,16 @@ class Votes:
     single: pd.DataFrame | None = None
 
 
-def _one_row_a_rating(sheet: Sheet, names: Names, photos: Photos, settings: Ingestion) -> Votes:
-    """The form "ratings"."""
+def _one_row_a_rating(table: Sheet, names: Names, photos: Photos, settings: Ingestion) -> Votes:
+    """Parse the form "ratings"."""
     if names.score is None:
-        raise no_column(sheet, "a score", SCORE)
-    rows = np.arange(len(sheet.rows))
-    raters, known = _raters(sheet, names.rater)
-    given = names.mean if names.mean != names.score else None
-    votes = _of_single_scores(sheet, photos, settings, given, _Scores(rows, sheet.numbers(names.score), raters, known))
+        raise no_column(table, "a score", SCORE)
+    rows = np.arange(len(table.rows))
+    raters, rater_known = _raters(table, names.rater)
+    mean_column = names.mean if names.mean != names.score else None
+    votes = _of_single_scores(
+        table, photos, settings, mean_column, _Scores(rows, table.numbers(names.score), raters, rater_known)
+    )
     if names.rater is None:
         votes.notes.append(
             "The file names no raters (in a column called rater, user, worker, annotator, participant, …): every "
@@ -51,28 +55,28 @@ def _one_row_a_rating(sheet: Sheet, names: Names, photos: Photos, settings: Inge
     return votes
 
 
-def _one_column_a_rater(sheet: Sheet, names: Names, photos: Photos, settings: Ingestion) -> Votes:
-    """The form "wide"."""
+def _one_column_a_rater(table: Sheet, names: Names, photos: Photos, settings: Ingestion) -> Votes:
+    """Parse the form "wide"."""
     if not names.raters:
-        raise no_column(sheet, "one rater's scores, two or more of them", ("rater1", "rater2", "…"))
-    cells = np.stack([sheet.numbers(name) for name in names.raters], axis=1)
+        raise no_column(table, "one rater's scores, two or more of them", ("rater1", "rater2", "…"))
+    cells = np.stack([table.numbers(name) for name in names.raters], axis=1)
     rows, columns = np.nonzero(~np.isnan(cells))
     raters = pd.Categorical.from_codes(columns, list(names.raters))
     scores = _Scores(rows, cells[rows, columns], raters, np.ones(len(rows), bool))
-    votes = _of_single_scores(sheet, photos, settings, names.mean, scores)
+    votes = _of_single_scores(table, photos, settings, names.mean, scores)
     votes.notes.insert(0, f"{len(names.raters):,} columns hold one rater's scores each: {listed(names.raters)}.")
     return votes
 
 
 @dataclass(frozen=True)
 class _Scores:
-    """Single scores, [n] each.
+    """Single scores, arrays of length n.
 
     Attributes:
-        rows: the row of each, int.
-        scores: float, NaN where there is none.
-        raters: who gave it.
-        known: whether that is known, bool; a rater who is not known is nobody else.
+        rows: Row of each score, int.
+        scores: Scores, float, NaN for an empty cell.
+        raters: Rater of each score.
+        known: True if the file names the rater, bool. Each unnamed rater counts as a different person.
     """
 
     rows: np.ndarray
@@ -81,93 +85,102 @@ class _Scores:
     known: np.ndarray
 
 
-def _of_single_scores(sheet: Sheet, photos: Photos, settings: Ingestion, mean: str | None, single: _Scores) -> Votes:
-    """The votes that single scores are; their means have to be those in the column `mean`."""
-    rows, scores, raters, known = single.rows, single.scores, single.raters, single.known
-    given, codes = ~np.isnan(scores), photos.codes[rows]
-    scale, notes = scale_of(scores[given], settings.rating_scale, True, sheet.uri)
-    outside = given & ~scale.has(scores)
-    reasons = _out_of_range(sheet, codes, rows, scores, outside)
+def _of_single_scores(
+    table: Sheet, photos: Photos, settings: Ingestion, mean_column: str | None, single: _Scores
+) -> Votes:
+    """Count single scores as votes.
+
+    Raises:
+        ValueError: The column `mean_column` contradicts the scores, or the scores fit no scale.
+    """
+    rows, scores, raters, rater_known = single.rows, single.scores, single.raters, single.known
+    filled, codes = ~np.isnan(scores), photos.codes[rows]
+    scale, notes = scale_of(scores[filled], settings.rating_scale, True, table.uri)
+    outside = filled & ~scale.has(scores)
+    reasons = _out_of_range(table, codes, rows, scores, outside)
 
     repeated = np.zeros(len(rows), bool)
-    again = pd.DataFrame({"photo": codes, "rater": raters.codes})[given & known].duplicated(keep="last")
-    repeated[np.flatnonzero(given & known)] = again
-    counts = given & ~outside & ~repeated
-    ten = scale.to_ten(scores[counts])
+    duplicated = pd.DataFrame({"photo": codes, "rater": raters.codes})[filled & rater_known].duplicated(keep="last")
+    repeated[np.flatnonzero(filled & rater_known)] = duplicated
+    counted = filled & ~outside & ~repeated
+    ten = scale.to_ten(scores[counted])
     lower = np.minimum(np.floor(ten), SCORES[-1] - 1).astype(int)
-    above = ten - lower
-    cells = codes[counts] * len(SCORES) + lower - SCORES[0]
-    size = len(photos.names) * len(SCORES)
-    votes = np.bincount(cells, 1 - above, size) + np.bincount(cells + 1, above, size)[:size]
-    number = np.bincount(codes[counts], minlength=len(photos.names))
-    for position in np.flatnonzero(number == 0):
-        reasons.setdefault(int(position), ("no rating", f"{sheet.place(photos.first[position])}: no score"))
+    upper_share = ten - lower
+    cells = codes[counted] * len(SCORES) + lower - SCORES[0]
+    n_cells = len(photos.names) * len(SCORES)
+    votes = np.bincount(cells, 1 - upper_share, n_cells) + np.bincount(cells + 1, upper_share, n_cells)[:n_cells]
+    n_raters = np.bincount(codes[counted], minlength=len(photos.names))
+    for position in np.flatnonzero(n_raters == 0):
+        reasons.setdefault(int(position), ("no rating", f"{table.place(photos.first[position])}: no score"))
 
     if repeated.any():
         notes.append(f"{repeated.sum()} scores were given again by the same rater for the same photo: the last counts.")
-    if not given.all():
-        notes.append(f"{(~given).sum()} rows have no score and were passed over.")
-    if scale == TEN and (parted := int(((above > 0) & (above < 1)).sum())):
-        notes.append(f"{parted} scores lie between two whole ones and are shared between these in proportion.")
-    sums = np.bincount(codes[counts], scores[counts], len(photos.names))
-    means = np.divide(sums, number, out=np.full(len(number), np.nan), where=number > 0)
+    if not filled.all():
+        notes.append(f"{(~filled).sum()} rows have no score and were passed over.")
+    if scale == TEN and (n_split := int(((upper_share > 0) & (upper_share < 1)).sum())):
+        notes.append(f"{n_split} scores lie between two whole ones and are shared between these in proportion.")
+    sums = np.bincount(codes[counted], scores[counted], len(photos.names))
+    means = np.divide(sums, n_raters, out=np.full(len(n_raters), np.nan), where=n_raters > 0)
     means[list(reasons)] = np.nan
-    _check_means(sheet, mean, photos, means, scale)
-    table = pd.DataFrame({"photo": codes[counts], "rater": raters[counts], "score": ten})
-    return Votes(_shares(votes.reshape(-1, len(SCORES))), number, reasons, notes, table)
+    _check_means(table, mean_column, photos, means, scale)
+    single_scores = pd.DataFrame({"photo": codes[counted], "rater": raters[counted], "score": ten})
+    return Votes(_shares(votes.reshape(-1, len(SCORES))), n_raters, reasons, notes, single_scores)
 
 
-def _raters(sheet: Sheet, column: str | None) -> tuple[pd.Categorical, np.ndarray]:
-    """Who gave each row's score, and whether the file says so."""
-    rows = len(sheet.rows)
-    unknown = np.ones(rows, bool) if column is None else np.asarray(sheet.texts(column) == "")
+def _raters(table: Sheet, column: str | None) -> tuple[pd.Categorical, np.ndarray]:
+    """Return the rater of each row's score, and whether the file names the rater, bool [rows]."""
+    n_rows = len(table.rows)
+    unknown = np.ones(n_rows, bool) if column is None else np.asarray(table.texts(column) == "")
     if unknown.all():
-        return pd.Categorical(sheet.numbered(np.arange(rows)).astype(str)), ~unknown
-    raters = sheet.texts(column)
-    if unknown.any():  # each of them is someone else
-        anonymous = np.char.add("\0", sheet.numbered(np.flatnonzero(unknown)).astype(str))
-        everyone = raters.categories.append(pd.Index(anonymous))
+        return pd.Categorical(table.numbered(np.arange(n_rows)).astype(str)), ~unknown
+    raters = table.texts(column)
+    if unknown.any():  # each unnamed rater counts as another person
+        anonymous = np.char.add("\0", table.numbered(np.flatnonzero(unknown)).astype(str))
+        categories = raters.categories.append(pd.Index(anonymous))
         codes = raters.codes.astype(np.int64)
         codes[unknown] = len(raters.categories) + np.arange(unknown.sum())
-        raters = pd.Categorical.from_codes(codes, everyone)
+        raters = pd.Categorical.from_codes(codes, categories)
     return raters, ~unknown
 
 
-def _vote_counts(sheet: Sheet, names: Names, photos: Photos, settings: Ingestion) -> Votes:
-    """The forms "counts", "ava" and "idealo"."""
+def _vote_counts(table: Sheet, names: Names, photos: Photos, settings: Ingestion) -> Votes:
+    """Parse the forms "counts", "ava" and "idealo"."""
     if not names.votes:
-        raise no_column(sheet, "vote counts, one for each score", ("1 … 10", "p1 … p10", "votes_1 … votes_10"))
-    counts = np.stack([_from_zero(sheet, name) for name in names.votes], axis=1)
+        raise no_column(table, "vote counts, one for each score", ("1 … 10", "p1 … p10", "votes_1 … votes_10"))
+    counts = np.stack([_from_zero(table, name) for name in names.votes], axis=1)
     for row, column in np.argwhere(np.isnan(counts))[:1]:
-        raise sheet.error(
+        raise table.error(
             row, f"expected a vote count in column {shown(names.votes[column])}, got an empty cell; write 0, or set "
             "rating_format to wide if the columns are raters"
         )  # fmt: skip
-    _same_again(sheet, photos, np.column_stack([counts, _numbers_or_zeros(sheet, names.count)]))
+    _same_again(table, photos, np.column_stack([counts, _numbers_or_zeros(table, names.count)]))
     counts = counts[photos.first]
     totals = counts.sum(axis=1)
     empty = totals == 0
-    reasons = {int(at): ("no rating", f"{sheet.place(photos.first[at])}: no votes") for at in np.flatnonzero(empty)}
+    reasons = {
+        int(position): ("no rating", f"{table.place(photos.first[position])}: no votes")
+        for position in np.flatnonzero(empty)
+    }
 
-    scale, notes = _scale_of_levels(sheet, names, settings)
-    _check_means(sheet, names.mean, photos, forms.level_means(counts, names.levels), scale)
-    shares = bool((counts % 1 > 0).any()) and (
+    scale, notes = _scale_of_levels(table, names, settings)
+    _check_means(table, names.mean, photos, forms.level_means(counts, names.levels), scale)
+    are_shares = bool((counts % 1 > 0).any()) and (
         np.allclose(totals[~empty], 1, atol=0.01) or np.allclose(totals[~empty], 100, atol=1)
     )
     raters = np.rint(totals).astype(int)
-    if shares:
-        raters = np.rint(_numbers_or_zeros(sheet, names.count)[photos.first]).astype(int)
+    if are_shares:
+        raters = np.rint(_numbers_or_zeros(table, names.count)[photos.first]).astype(int)
         notes.append("The votes are shares that add up to 1 or 100 %, not counts.")
         notes += _unknown_raters(raters)
     return Votes(_shares(counts @ _weights(scale, names.levels)), raters, reasons, notes)
 
 
-def _scale_of_levels(sheet: Sheet, names: Names, settings: Ingestion) -> tuple[Scale, list[str]]:
-    """The scale from the first to the last score that has a column, and what to say of it."""
+def _scale_of_levels(table: Sheet, names: Names, settings: Ingestion) -> tuple[Scale, list[str]]:
+    """Return the scale from the first to the last score that has a column, and notes about it."""
     scale = Scale(names.levels[0], names.levels[-1])
     if (limits := scale_limits(settings.rating_scale)) and Scale(*limits) != scale:
         raise ValueError(
-            f"{sheet.uri}: expected votes for the scores {Scale(*limits)}, as rating_scale says, got votes for "
+            f"{table.uri}: expected votes for the scores {Scale(*limits)}, as rating_scale says, got votes for "
             f"{scale.low} to {scale.high}; number the columns by their scores, or leave rating_scale on auto"
         )
     rule = f" A vote for the score s counts as one for {scale.rule} of 1-10." if scale.rule else ""
@@ -175,57 +188,61 @@ def _scale_of_levels(sheet: Sheet, names: Names, settings: Ingestion) -> tuple[S
 
 
 def _weights(scale: Scale, levels: Sequence[int]) -> np.ndarray:
-    """What a vote for each score of a scale is worth in votes for 1 to 10, [levels, 10]: see `scales`."""
+    """Return the votes for 1 to 10 that one vote for each score counts as, float [levels, 10].
+
+    A vote is split by linear interpolation, see `scales`.
+    """
     return np.maximum(0, 1 - np.abs(scale.to_ten(np.array(levels))[:, None] - np.array(SCORES)))
 
 
-def _means(sheet: Sheet, names: Names, photos: Photos, settings: Ingestion) -> Votes:
-    """The form "means"."""
+def _means(table: Sheet, names: Names, photos: Photos, settings: Ingestion) -> Votes:
+    """Parse the form "means"."""
     if names.mean is None:
-        raise no_column(sheet, "a mean", MEAN)
-    means = sheet.numbers(names.mean)
-    stds = _from_zero(sheet, names.std) if names.std else np.full(len(means), np.nan)
-    counts = _numbers_or_zeros(sheet, names.count)
-    scale, notes = scale_of(means[~np.isnan(means)], settings.rating_scale, False, sheet.uri)
+        raise no_column(table, "a mean", MEAN)
+    means = table.numbers(names.mean)
+    stds = _from_zero(table, names.std) if names.std else np.full(len(means), np.nan)
+    counts = _numbers_or_zeros(table, names.count)
+    scale, notes = scale_of(means[~np.isnan(means)], settings.rating_scale, False, table.uri)
     outside = ~np.isnan(means) & ~scale.has(means)
-    reasons = _out_of_range(sheet, photos.codes, np.arange(len(means)), means, outside)
-    _same_again(sheet, photos, np.column_stack([means, stds, counts]))
+    reasons = _out_of_range(table, photos.codes, np.arange(len(means)), means, outside)
+    _same_again(table, photos, np.column_stack([means, stds, counts]))
     means, stds, counts = means[photos.first], stds[photos.first], counts[photos.first]
     for position in np.flatnonzero(np.isnan(means)):
-        reasons[int(position)] = ("no rating", f"{sheet.place(photos.first[position])}: no mean")
+        reasons[int(position)] = ("no rating", f"{table.place(photos.first[position])}: no mean")
 
     usable = np.ones(len(means), bool)
     usable[list(reasons)] = False
     shares = np.zeros((len(means), len(SCORES)))
     ten = scale.to_ten(means[usable])
     spread = stds[usable] * (TEN.width / scale.width)
-    shares[usable], assumed = _likeliest(ten, spread, counts[usable], settings)
+    shares[usable], assumptions = _likeliest(ten, spread, counts[usable], settings)
     raters = np.rint(counts).astype(int)
-    return Votes(shares, raters, reasons, [*notes, *assumed, *_unknown_raters(raters[usable])])
+    return Votes(shares, raters, reasons, [*notes, *assumptions, *_unknown_raters(raters[usable])])
 
 
-def _check_means(sheet: Sheet, column: str | None, photos: Photos, means: np.ndarray, scale: Scale) -> None:
-    """Refuse a table whose own column of means says something else than its votes.
+def _check_means(table: Sheet, column: str | None, photos: Photos, means: np.ndarray, scale: Scale) -> None:
+    """Raise ValueError if a table's column of means contradicts its votes.
 
     Args:
-        sheet: the table.
-        column: of the means; None, or no numbers: there is nothing to check.
-        photos: the photos that its rows are about.
-        means: of each photo's votes, on their own scale, float [photos]; NaN where there are none.
-        scale: of the votes.
+        table: The table.
+        column: Column of means. If it is None or not numeric, nothing is checked.
+        photos: The photos of the table's rows.
+        means: Mean of each photo's votes on their own scale, float [photos], NaN for a photo without votes.
+        scale: Scale of the votes.
 
     Raises:
-        ValueError: names the first row, how many there are, and what to do.
+        ValueError: A mean differs. The message names the first such row, the number of photos that differ, and the
+            remedy.
     """
-    if column is None or not sheet.is_numeric(column):
+    if column is None or not table.is_numeric(column):
         return
-    given = sheet.numbers(column)[photos.first]
-    wrong = np.flatnonzero(~forms.agree(given, means, scale.width))
-    for position in wrong[:1]:
-        raise sheet.error(
+    stated = table.numbers(column)[photos.first]
+    bad = np.flatnonzero(~forms.agree(stated, means, scale.width))
+    for position in bad[:1]:
+        raise table.error(
             photos.first[position],
             f"expected the mean of the votes, {means[position]:.3g}, in column {shown(column)}, got "
-            f"{given[position]:g} ({len(wrong):,} of {len(means):,} photos differ so); correct the votes or the means, "
+            f"{stated[position]:g} ({len(bad):,} of {len(means):,} photos differ so); correct the votes or the means, "
             "or rename the column if it is something else",
         )
 
@@ -233,76 +250,90 @@ def _check_means(sheet: Sheet, column: str | None, photos: Photos, means: np.nda
 def _likeliest(
     means: np.ndarray, stds: np.ndarray, counts: np.ndarray, settings: Ingestion
 ) -> tuple[np.ndarray, list[str]]:
-    """Votes of maximum entropy [n, 10], and what was assumed."""
-    known = ~np.isnan(stds)
+    """Return the maximum-entropy votes [n, 10] for means and standard deviations, and notes on the assumptions."""
+    std_known = ~np.isnan(stds)
     notes = ["Each photo's votes are the distribution of maximum entropy with its mean and its standard deviation."]
-    # The pooled variance: each photo's, weighted with its raters where all photos tell their number.
-    weights = counts if (counts[known] > 0).all() else np.ones(len(counts))
-    pooled = np.sqrt(np.average(stds[known] ** 2, weights=weights[known])) if known.any() else settings.rater_std
-    if not known.all():
-        source = "the pooled one of the other photos" if known.any() else "the setting rater_std"
-        notes.append(f"{(~known).sum()} means come without a standard deviation: {pooled:.2f} is taken, {source}.")
-    stds = np.where(known, stds, pooled)
+    # Pooled variance: the photos' variances weighted by their raters, if every photo states its number of raters.
+    weights = counts if (counts[std_known] > 0).all() else np.ones(len(counts))
+    pooled_std = (
+        np.sqrt(np.average(stds[std_known] ** 2, weights=weights[std_known])) if std_known.any() else settings.rater_std
+    )
+    if not std_known.all():
+        source = "the pooled one of the other photos" if std_known.any() else "the setting rater_std"
+        notes.append(
+            f"{(~std_known).sum()} means come without a standard deviation: {pooled_std:.2f} is taken, {source}."
+        )
+    stds = np.where(std_known, stds, pooled_std)
     _, greatest = maximum_entropy.possible_stds(means)
     shares = maximum_entropy.from_means_and_stds(means, stds)
-    # Near 1 or 10 the pooled spread would need votes on 1 and 10 alone, which nobody has said.
-    free = ~known & (stds > greatest)
-    if free.any():
-        shares[free] = maximum_entropy.from_means(means[free])
-        notes.append(f"{free.sum()} of these means lie too near 1 or 10 for that: their spread is left open.")
-    if moved := int((known & (np.abs(shares @ np.square(SCORES) - means**2 - stds**2) > 0.01)).sum()):
-        notes.append(f"{moved} standard deviations are impossible with their mean: the nearest possible one is taken.")
+    # Near 1 or 10 the pooled spread would imply votes on 1 and 10 alone, which no rater gave.
+    too_wide = ~std_known & (stds > greatest)
+    if too_wide.any():
+        shares[too_wide] = maximum_entropy.from_means(means[too_wide])
+        notes.append(f"{too_wide.sum()} of these means lie too near 1 or 10 for that: their spread is left open.")
+    if n_moved := int((std_known & (np.abs(shares @ np.square(SCORES) - means**2 - stds**2) > 0.01)).sum()):
+        notes.append(
+            f"{n_moved} standard deviations are impossible with their mean: the nearest possible one is taken."
+        )
     return shares, notes
 
 
-def _same_again(sheet: Sheet, photos: Photos, values: np.ndarray) -> None:
-    """ValueError where a photo's rows differ in their values, float [rows, columns]: which is right?"""
-    first = photos.first[photos.codes]
-    again = np.flatnonzero(first != np.arange(len(first)))
-    same = np.isclose(values[again], values[first[again]], equal_nan=True).all(axis=1)
-    for row in again[~same][:1]:
-        raise sheet.error(
-            row, f"expected one row for a photo, got another one for the photo of {sheet.place(first[row])}, with "
+def _same_again(table: Sheet, photos: Photos, values: np.ndarray) -> None:
+    """Raise ValueError if two rows of a photo differ in their values, float [rows, columns]."""
+    first_rows = photos.first[photos.codes]
+    later_rows = np.flatnonzero(first_rows != np.arange(len(first_rows)))
+    same = np.isclose(values[later_rows], values[first_rows[later_rows]], equal_nan=True).all(axis=1)
+    for row in later_rows[~same][:1]:
+        raise table.error(
+            row, f"expected one row for a photo, got another one for the photo of {table.place(first_rows[row])}, with "
             "other values; keep one, or set rating_format to ratings if each row is one person's rating"
         )  # fmt: skip
 
 
 def _out_of_range(
-    sheet: Sheet, codes: np.ndarray, rows: np.ndarray, scores: np.ndarray, outside: np.ndarray
+    table: Sheet, codes: np.ndarray, rows: np.ndarray, scores: np.ndarray, outside: np.ndarray
 ) -> dict[int, tuple[str, str]]:
-    """The photos (by `codes`) with a score outside the scale, and the row where the first such score stands."""
-    wrong = np.flatnonzero(outside)
-    positions, firsts = np.unique(codes[wrong], return_index=True)
+    """Return an exclusion for each photo with a score outside the scale, located at its first such row.
+
+    Args:
+        table: The table.
+        codes: Position of the photo of each score.
+        rows: Row of each score.
+        scores: The scores.
+        outside: True for each score outside the scale, bool.
+    """
+    out_of_range = np.flatnonzero(outside)
+    positions, firsts = np.unique(codes[out_of_range], return_index=True)
     return {
-        int(position): ("score out of range", f"{sheet.place(rows[first])}: {scores[first]:g}")
-        for position, first in zip(positions, wrong[firsts], strict=True)
+        int(position): ("score out of range", f"{table.place(rows[first])}: {scores[first]:g}")
+        for position, first in zip(positions, out_of_range[firsts], strict=True)
     }
 
 
-def _numbers_or_zeros(sheet: Sheet, column: str | None) -> np.ndarray:
-    """A column of counts, float [rows], 0 where a cell is empty or there is no such column."""
+def _numbers_or_zeros(table: Sheet, column: str | None) -> np.ndarray:
+    """Return a column of counts, float [rows]. An empty cell or a missing column gives 0."""
     if column is None:
-        return np.zeros(len(sheet.rows))
-    return np.nan_to_num(_from_zero(sheet, column))
+        return np.zeros(len(table.rows))
+    return np.nan_to_num(_from_zero(table, column))
 
 
-def _from_zero(sheet: Sheet, column: str) -> np.ndarray:
-    """A column of numbers that cannot be negative, NaN where a cell is empty."""
-    values = sheet.numbers(column)
+def _from_zero(table: Sheet, column: str) -> np.ndarray:
+    """Return a column of non-negative numbers, NaN for an empty cell. Raise ValueError for a negative number."""
+    values = table.numbers(column)
     for row in np.flatnonzero(values < 0)[:1]:
-        raise sheet.error(row, f"expected a number from 0 in column {shown(column)}, got {values[row]:g}; correct it")
+        raise table.error(row, f"expected a number from 0 in column {shown(column)}, got {values[row]:g}; correct it")
     return values
 
 
 def _unknown_raters(raters: np.ndarray) -> list[str]:
-    unknown = int((raters == 0).sum())
-    if not unknown:
+    n_unknown = int((raters == 0).sum())
+    if not n_unknown:
         return []
-    return [f"How many people rated is not known for {unknown} photos; minimum_raters does not apply to them."]
+    return [f"How many people rated is not known for {n_unknown} photos; minimum_raters does not apply to them."]
 
 
 def _shares(votes: np.ndarray) -> np.ndarray:
-    """Votes [n, 10] as shares of each row's sum; a row without votes stays 0."""
+    """Divide votes [n, 10] by their row sums. A row without votes stays 0."""
     totals = votes.sum(axis=1, keepdims=True)
     return np.divide(votes, totals, out=np.zeros(votes.shape), where=totals > 0)
 
@@ -317,4 +348,4 @@ READERS: MappingProxyType[str, Callable[[Sheet, Names, Photos, Ingestion], Votes
         "idealo": _vote_counts,
     }
 )
-"""How each form of a ratings file (`ratings.SCHEMAS`) gives its votes."""
+"""Parser of each form of a ratings file, by its key in `ratings.SCHEMAS`."""
