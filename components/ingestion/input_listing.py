@@ -60,24 +60,20 @@ def read_inputs(
         raise ValueError(f"expected the address of a ratings file for the photos in {photos}, got an empty one")
     all_ratings = read_ratings(ratings, settings)  # read first, as it is quick and fails often
     metadata = read_attributes(attributes) if attributes else pd.DataFrame()
-    listed_photos = dict(source.photos())
-    rated = all_ratings.matched(listed_photos, settings.maximum_left_out)
+    listed = dict(source.photos())
+    rated = all_ratings.matched(listed, settings.maximum_left_out)
     spare_source = open_source(unlabelled, scratch) if unlabelled else Source("")
-    spare_photos = dict(spare_source.photos()) if unlabelled else {}
+    spare = dict(spare_source.photos()) if unlabelled else {}
 
-    prefix = (
-        surplus(metadata.index, spellings([*listed_photos, *spare_photos]), settings.maximum_left_out)
-        if len(metadata)
-        else ""
-    )
+    prefix = surplus(metadata.index, spellings([*listed, *spare]), settings.maximum_left_out) if len(metadata) else ""
     metadata = metadata.rename(index=lambda name: name.removeprefix(prefix)) if prefix else metadata
-    rated_photos = {photo: listed_photos[photo] for photo in rated.table.index}
-    spare_uris, rated_uris = set(spare_photos.values()), set(rated_photos.values())
-    unlabelled_photos = {photo: uri for photo, uri in spare_photos.items() if uri not in rated_uris}
+    rated_photos = {photo: listed[photo] for photo in rated.table.index}
+    spare_uris, rated_uris = set(spare.values()), set(rated_photos.values())
+    unlabelled_photos = {photo: uri for photo, uri in spare.items() if uri not in rated_uris}
     accounted_for = {entry.photo for entry in rated.left_out} | rated.unused | set(rated_photos)
     unrated = [
         LeftOut(photo, "no rating")
-        for photo, uri in listed_photos.items()
+        for photo, uri in listed.items()
         if photo not in accounted_for and uri not in spare_uris
     ]
     columns = {"split", "group", *rated.attributes} & set(rated.table)
@@ -101,7 +97,7 @@ def read_inputs(
         attributes=names,
         left_out=([*source.left_out, *rated.left_out, *unrated], list(spare_source.left_out)),
         notes=notes,
-        hint=_hint(rated, listed_photos, photos),
+        hint=_hint(rated, listed, photos),
     )
 
 

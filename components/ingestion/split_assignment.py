@@ -31,7 +31,7 @@ HELD = ("test", "validation", "train")
 COLUMNS = ("photo", "sha256", "phash", "group", "split")
 """Columns of the register. ``phash`` is 64 hexadecimal digits; ``group`` is the input's group, or empty."""
 
-_ATTEMPTS = 10  # to write the register, each lost only if another run wrote it in between
+_ATTEMPTS = 10  # to write the register; an attempt fails only if another run wrote it in between
 
 
 @dataclass(frozen=True)
@@ -65,18 +65,18 @@ def register_and_assign(
         ValueError: The file is not a register.
         storage.Conflict: Other runs wrote the register at every attempt.
     """
-    for left in reversed(range(_ATTEMPTS)):
+    for attempts_left in reversed(range(_ATTEMPTS)):
         data, version = storage.read_versioned(uri)
         register = _read_register(uri, data)
         assigned = assign(with_validation(photos, register, settings), register, settings)
         check(assigned)
-        written = assigned.register.to_csv(index=False).encode()
+        csv = assigned.register.to_csv(index=False).encode()
         try:
-            if written != data:
-                storage.write_if(uri, written, version)
+            if csv != data:
+                storage.write_if(uri, csv, version)
             return assigned
         except storage.Conflict:
-            if not left:
+            if not attempts_left:
                 raise
 
 
@@ -111,7 +111,7 @@ def assign(photos: pd.DataFrame, register: pd.DataFrame, settings: Ingestion) ->
     photos = photos.reset_index(drop=True)
     rows = _linked_by(photos, register)
     links = _Links(rows, settings.duplicate_distance)
-    labelled, here = rows["labelled"].to_numpy(bool), np.arange(len(rows)) < len(photos)
+    labelled, is_current = rows["labelled"].to_numpy(bool), np.arange(len(rows)) < len(photos)
     split = _anchored(rows, links)  # rule 1
 
     free = labelled & (rows["anchor"].to_numpy() == "")
@@ -119,13 +119,13 @@ def assign(photos: pd.DataFrame, register: pd.DataFrame, settings: Ingestion) ->
     free &= touched.sum(1) <= 1  # rule 2
     strongest = _strongest(touched, links.components(free), free)
     free &= ~touched.any(1) | (touched.argmax(1) == strongest)  # rule 3
-    components = links.components(free)  # again, for those just left out no longer join others
+    components = links.components(free)  # again, because excluded photos no longer link others
     strongest = _strongest(touched, components, free)
     drawn = _drawn(_keys(rows, components, free), settings)  # rule 4
     split = np.where(free, np.where(strongest < len(HELD), np.array([*HELD, ""])[strongest], drawn), split)
 
     # Rule 5.
-    near = links.touched(np.where(here, split, ""), groups=False).any(1)
+    near = links.touched(np.where(is_current, split, ""), groups=False).any(1)
     held_out = links.touched(split)[:, [HELD.index("test"), HELD.index("validation")]].any(1)
     split = np.where(~labelled & ~near & ~held_out, "unlabelled", split)
     return _assigned(photos, rows, links, split, register)
@@ -133,8 +133,8 @@ def assign(photos: pd.DataFrame, register: pd.DataFrame, settings: Ingestion) ->
 
 def lacks_validation(photos: pd.DataFrame) -> bool:
     """Return whether the input's splits name training photos but no validation photos."""
-    given = set(photos.loc[photos["labelled"], "split"])
-    return "train" in given and "validation" not in given
+    input_splits = set(photos.loc[photos["labelled"], "split"])
+    return "train" in input_splits and "validation" not in input_splits
 
 
 def with_validation(photos: pd.DataFrame, register: pd.DataFrame, settings: Ingestion) -> pd.DataFrame:
@@ -144,146 +144,159 @@ def with_validation(photos: pd.DataFrame, register: pd.DataFrame, settings: Inge
     """
     if not lacks_validation(photos):
         return photos
-    share = settings.validation_share / (1 - settings.test_share)  # of what is not for testing
-    apart = replace(settings, test_share=0.0, validation_share=share)
+    share = settings.validation_share / (1 - settings.test_share)  # share of the photos outside the test split
+    two_way = replace(settings, test_share=0.0, validation_share=share)
     keys = [group or phash.hex() for group, phash in zip(photos["group"], photos["phash"], strict=True)]
-    known = dict(zip(register["sha256"], register["split"], strict=True))
-    kept = photos["sha256"].map(lambda sha256: known.get(sha256, "test")).to_numpy()
-    drawn = np.where(kept == "test", _drawn(np.array(keys, object), apart), kept)
+    split_by_hash = dict(zip(register["sha256"], register["split"], strict=True))
+    registered = photos["sha256"].map(lambda sha256: split_by_hash.get(sha256, "test")).to_numpy()
+    drawn = np.where(registered == "test", _drawn(np.array(keys, object), two_way), registered)
     return photos.assign(split=np.where(photos["split"] == "train", drawn, photos["split"]))
 
 
 class _Links:
-    """The links among photos, through the distinct hashes and the given groups.
+    """Graph of the links between photos, through distinct hashes and input groups.
 
-    A photo that was uploaded ten thousand times has fifty million pairs, but one hash.
+    A photo uploaded ten thousand times has fifty million pairs, but one hash.
     """
 
     def __init__(self, rows: pd.DataFrame, distance: int):
         hashes = np.frombuffer(b"".join(rows["phash"]), np.uint8).reshape(len(rows), BITS // 8)
-        distinct, place = np.unique(hashes, axis=0, return_inverse=True)
-        self._hash, self._hashes = place.ravel(), len(distinct)
+        distinct, hash_index = np.unique(hashes, axis=0, return_inverse=True)
+        self._hash, self._hashes = hash_index.ravel(), len(distinct)
         self._pairs = near_duplicates(distinct, distance)
         names, self._group = np.unique(np.array(["", *rows["group"]], object), return_inverse=True)
         self._group, self._groups = self._group[1:] - 1, len(names) - 1  # -1: without a group
 
     def touched(self, split: np.ndarray, groups: bool = True) -> np.ndarray:
-        """Whether each photo is linked to one of each split: bool ``[n, len(HELD)]``; ``groups``: by group too."""
-        held = split[:, None] == np.array(HELD)
-        of_hash = np.zeros((self._hashes, len(HELD)), bool)
-        np.logical_or.at(of_hash, self._hash, held)
-        of_near = of_hash.copy()
-        for one, other in (self._pairs.T, self._pairs.T[::-1]):
-            np.logical_or.at(of_near, one, of_hash[other])
-        of_group = np.zeros((self._groups + 1, len(HELD)), bool)  # the last row is for photos without a group
-        np.logical_or.at(of_group, self._group, held)
-        of_group[-1] = False
-        return of_near[self._hash] | of_group[self._group] if groups else of_near[self._hash]
+        """Return whether each photo is linked to a photo of each split, bool ``[n, len(HELD)]``.
+
+        If `groups` is False, only links by hash count.
+        """
+        in_split = split[:, None] == np.array(HELD)
+        by_hash = np.zeros((self._hashes, len(HELD)), bool)
+        np.logical_or.at(by_hash, self._hash, in_split)
+        by_near_hash = by_hash.copy()
+        for first, second in (self._pairs.T, self._pairs.T[::-1]):
+            np.logical_or.at(by_near_hash, first, by_hash[second])
+        by_group = np.zeros((self._groups + 1, len(HELD)), bool)  # the last row is for photos without a group
+        np.logical_or.at(by_group, self._group, in_split)
+        by_group[-1] = False
+        return by_near_hash[self._hash] | by_group[self._group] if groups else by_near_hash[self._hash]
 
     def components(self, chosen: np.ndarray) -> np.ndarray:
-        """A number for each photo, the same where links among the chosen photos join them: int ``[n]``."""
+        """Return the connected component of each photo, int ``[n]``, using only links among the chosen photos."""
         photos, grouped = np.flatnonzero(chosen), np.flatnonzero(chosen & (self._group >= 0))
         first_hash, first_group = len(chosen), len(chosen) + self._hashes
         present = np.zeros(self._hashes, bool)
         present[self._hash[photos]] = True
         near = self._pairs[present[self._pairs].all(1)]
-        ends = [photos, grouped, first_hash + near[:, 0]]
-        others = [first_hash + self._hash[photos], first_group + self._group[grouped], first_hash + near[:, 1]]
-        edges = np.concatenate(ends), np.concatenate(others)
-        size = first_group + self._groups
-        graph = coo_array((np.ones(len(edges[0]), bool), edges), shape=(size, size))
+        sources = [photos, grouped, first_hash + near[:, 0]]
+        targets = [first_hash + self._hash[photos], first_group + self._group[grouped], first_hash + near[:, 1]]
+        edges = np.concatenate(sources), np.concatenate(targets)
+        n_nodes = first_group + self._groups
+        graph = coo_array((np.ones(len(edges[0]), bool), edges), shape=(n_nodes, n_nodes))
         return connected_components(graph, directed=False)[1][: len(chosen)]
 
 
 def _linked_by(photos: pd.DataFrame, register: pd.DataFrame) -> pd.DataFrame:
-    """What photos are linked by: a row for each photo, then for each of the register's that is not among them.
+    """Return one row for each photo, then one for each registered photo that is not among them.
 
-    A table of its own, with no column that the register lacks: photos that are gone have no size and no place in
-    a file, and a blank among whole numbers makes them all fractions.
+    The table has only columns that the register can fill. Absent photos have no size and no position in a file, and
+    missing values would turn integer columns into floats.
 
     Args:
-        photos: as in `assign`, numbered from 0.
-        register: as in `assign`.
+        photos: Photos as in `assign`, indexed from 0.
+        register: Register as in `assign`.
 
     Returns:
-        Columns ``sha256``, ``phash``, ``group`` and ``labelled`` of `assign`, ``anchor`` (a split, or ``""`` for no
-        anchor) and ``keeps`` (bool), which tells anchors that stay where an earlier run put them from those whose
-        given split is new.
+        Columns ``sha256``, ``phash``, ``group`` and ``labelled`` as in `assign`, ``anchor`` (a split, or ``""`` for no
+        anchor) and ``keeps`` (bool). ``keeps`` is True for an anchor that stays in its registered split, False for one
+        whose input split is new.
     """
-    known = dict(zip(register["sha256"], register["split"], strict=True))
-    drawn = photos["sha256"].map(lambda sha256: known.get(sha256, "")).where(photos["labelled"], "")
-    anchor = photos["split"].where(photos["split"] != "", drawn).where(photos["labelled"], "")
-    own = ["sha256", "phash", "group", "labelled"]
-    here = photos[own].assign(anchor=anchor, keeps=(anchor == drawn) & (drawn != ""))
+    split_by_hash = dict(zip(register["sha256"], register["split"], strict=True))
+    registered = photos["sha256"].map(lambda sha256: split_by_hash.get(sha256, "")).where(photos["labelled"], "")
+    anchor = photos["split"].where(photos["split"] != "", registered).where(photos["labelled"], "")
+    columns = ["sha256", "phash", "group", "labelled"]
+    current = photos[columns].assign(anchor=anchor, keeps=(anchor == registered) & (registered != ""))
 
     rated = pd.MultiIndex.from_frame(photos.loc[photos["labelled"], ["photo", "sha256"]])
-    moved = photos.loc[(anchor != drawn) & (drawn != ""), "sha256"]
+    moved = photos.loc[(anchor != registered) & (registered != ""), "sha256"]
     absent = ~pd.MultiIndex.from_frame(register[["photo", "sha256"]]).isin(rated) & ~register["sha256"].isin(moved)
-    gone = register[absent].assign(phash=[bytes.fromhex(value) for value in register["phash"][absent]], labelled=True)
-    gone = gone[own].assign(anchor=register["split"][absent], keeps=True)
-    return pd.concat([here, gone], ignore_index=True)
+    absent_rows = register[absent].assign(
+        phash=[bytes.fromhex(value) for value in register["phash"][absent]], labelled=True
+    )
+    absent_rows = absent_rows[columns].assign(anchor=register["split"][absent], keeps=True)
+    return pd.concat([current, absent_rows], ignore_index=True)
 
 
 def _anchored(rows: pd.DataFrame, links: _Links) -> np.ndarray:
-    """The split of the anchors that stay, the strongest first; empty for all other photos."""
+    """Return the split of each anchor that keeps it, strongest anchors first. Empty for all other photos."""
     anchor, keeps = rows["anchor"].to_numpy(), rows["keeps"].to_numpy(bool)
     split = np.full(len(rows), "", dtype="U10")
-    for strong in (True, False):
+    for registered in (True, False):
         for index, name in enumerate(HELD):
-            claims = (anchor == name) & (keeps == strong)
-            elsewhere = np.delete(links.touched(split), index, axis=1).any(1)
-            split[claims & ~elsewhere] = name
+            claims = (anchor == name) & (keeps == registered)
+            linked_elsewhere = np.delete(links.touched(split), index, axis=1).any(1)
+            split[claims & ~linked_elsewhere] = name
     return split
 
 
 def _strongest(touched: np.ndarray, components: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """The place in ``HELD`` of the first split that a photo's component touches; ``len(HELD)`` for none."""
+    """Return the index in ``HELD`` of the first split that each photo's component is linked to.
+
+    The index is ``len(HELD)`` if the component is linked to none.
+    """
     first = np.where(touched.any(1), touched.argmax(1), len(HELD))
-    of_component = np.full(components.max(initial=0) + 1, len(HELD))
-    np.minimum.at(of_component, components[chosen], first[chosen])
-    return of_component[components]
+    by_component = np.full(components.max(initial=0) + 1, len(HELD))
+    np.minimum.at(by_component, components[chosen], first[chosen])
+    return by_component[components]
 
 
 def _keys(rows: pd.DataFrame, components: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """What names a photo's component whatever the order: its smallest group, or else its smallest SHA-256."""
-    own = [
+    """Return a key of each photo's component, independent of the order of the photos.
+
+    The key is the component's smallest group, or its smallest SHA-256 if it has no group.
+    """
+    photo_keys = [
         f"group {group}" if group else f"sha256 {sha256}"
         for group, sha256 in zip(rows["group"], rows["sha256"], strict=True)
     ]
-    known, place = np.unique(np.array(own, object), return_inverse=True)
-    of_component = np.full(components.max(initial=0) + 1, len(known) - 1)
-    np.minimum.at(of_component, components[chosen], place[chosen])
-    return known[of_component[components]]
+    distinct, key_index = np.unique(np.array(photo_keys, object), return_inverse=True)
+    by_component = np.full(components.max(initial=0) + 1, len(distinct) - 1)
+    np.minimum.at(by_component, components[chosen], key_index[chosen])
+    return distinct[by_component[components]]
 
 
 def _drawn(keys: np.ndarray, settings: Ingestion) -> np.ndarray:
-    """The split that each key's hash draws, by the shares of the settings."""
-    known, place = np.unique(keys, return_inverse=True)
-    hashes = [hashlib.sha256(key.encode()).digest()[:8] for key in known]
-    share = np.array([int.from_bytes(drawn, "big") / 2**64 for drawn in hashes])
-    held = np.where(share < settings.test_share, "test", "validation")
-    return np.where(share < settings.test_share + settings.validation_share, held, "train")[place]
+    """Draw the split of each key by its hash, with the shares of the settings."""
+    distinct, key_index = np.unique(keys, return_inverse=True)
+    hashes = [hashlib.sha256(key.encode()).digest()[:8] for key in distinct]
+    share = np.array([int.from_bytes(digest, "big") / 2**64 for digest in hashes])
+    held_out = np.where(share < settings.test_share, "test", "validation")
+    return np.where(share < settings.test_share + settings.validation_share, held_out, "train")[key_index]
 
 
 def _assigned(
     photos: pd.DataFrame, rows: pd.DataFrame, links: _Links, split: np.ndarray, register: pd.DataFrame
 ) -> Assigned:
-    here, group = split[: len(photos)], np.full(len(photos), "", dtype=object)
-    # Of photos that are here alone: what lay beside them once is no part of the data set, nor of its fingerprint.
-    for side in (np.isin(here, HELD), here == "unlabelled"):
-        chosen = np.append(side, np.zeros(len(rows) - len(photos), bool))
-        keys = _keys(rows, links.components(chosen), chosen)[: len(photos)][side]
-        group[side] = [key[6:] if key.startswith("group ") else key[7:23] for key in keys]
+    current, group = split[: len(photos)], np.full(len(photos), "", dtype=object)
+    # From this run's photos only: absent photos are not part of the data set or its fingerprint.
+    for pool in (np.isin(current, HELD), current == "unlabelled"):
+        chosen = np.append(pool, np.zeros(len(rows) - len(photos), bool))
+        keys = _keys(rows, links.components(chosen), chosen)[: len(photos)][pool]
+        group[pool] = [key[6:] if key.startswith("group ") else key[7:23] for key in keys]
     touched = links.touched(split)
-    placed = photos.assign(split=here)[here != ""]
-    hashes = pd.Series([value.hex() for value in placed["phash"]], placed.index, str)
+    assigned = photos.assign(split=current)[current != ""]
+    hashes = pd.Series([value.hex() for value in assigned["phash"]], assigned.index, str)
     return Assigned(
-        table=placed.assign(group=group[placed.index]),
+        table=assigned.assign(group=group[assigned.index]),
         left_out=[
-            _left_out(photos.loc[place], rows.loc[place, "anchor"], touched[place])
-            for place in np.flatnonzero(here == "")
+            _left_out(photos.loc[index], rows.loc[index, "anchor"], touched[index])
+            for index in np.flatnonzero(current == "")
         ],
-        register=_registered(placed.assign(phash=hashes).loc[placed["split"] != "unlabelled", list(COLUMNS)], register),
+        register=_registered(
+            assigned.assign(phash=hashes).loc[assigned["split"] != "unlabelled", list(COLUMNS)], register
+        ),
     )
 
 
@@ -291,16 +304,21 @@ def _left_out(photo: pd.Series, anchor: str, touched: np.ndarray) -> LeftOut:
     splits = " and ".join(name for name, linked in zip(HELD, touched, strict=True) if linked)
     if not photo["labelled"]:
         return LeftOut(photo["photo"], "near a rated photo", f"which is in {splits}")
-    own = f"its own split is {anchor}, but it " if anchor else "it "
-    return LeftOut(photo["photo"], "bridges two splits", f"{own}is linked to photos in {splits}")
+    own_split = f"its own split is {anchor}, but it " if anchor else "it "
+    return LeftOut(photo["photo"], "bridges two splits", f"{own_split}is linked to photos in {splits}")
 
 
-def _registered(kept: pd.DataFrame, register: pd.DataFrame) -> pd.DataFrame:
-    """The register with the photos that entered this run; what a new given split has moved is not kept twice."""
-    rows = pd.concat([kept, register[list(COLUMNS)]], ignore_index=True).drop_duplicates(["photo", "sha256"])
-    now = dict(zip(kept["sha256"], kept["split"], strict=True))
-    stays = [now.get(sha256, split) == split for sha256, split in zip(rows["sha256"], rows["split"], strict=True)]
-    return rows[np.array(stays, bool)].sort_values(["photo", "sha256"], ignore_index=True)
+def _registered(entered: pd.DataFrame, register: pd.DataFrame) -> pd.DataFrame:
+    """Return the register with the photos that entered this run.
+
+    An entry that a new input split has moved replaces the old entry.
+    """
+    rows = pd.concat([entered, register[list(COLUMNS)]], ignore_index=True).drop_duplicates(["photo", "sha256"])
+    split_by_hash = dict(zip(entered["sha256"], entered["split"], strict=True))
+    current = [
+        split_by_hash.get(sha256, split) == split for sha256, split in zip(rows["sha256"], rows["split"], strict=True)
+    ]
+    return rows[np.array(current, bool)].sort_values(["photo", "sha256"], ignore_index=True)
 
 
 def _read_register(uri: str, data: bytes | None) -> pd.DataFrame:
@@ -309,10 +327,10 @@ def _read_register(uri: str, data: bytes | None) -> pd.DataFrame:
     try:
         register = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
         unknown = set(register["split"]) - set(HELD)
-        whole = tuple(register.columns) == COLUMNS and not unknown and (register["phash"].str.len() == BITS // 4).all()
+        valid = tuple(register.columns) == COLUMNS and not unknown and (register["phash"].str.len() == BITS // 4).all()
     except (ValueError, KeyError, UnicodeDecodeError):
-        whole = False
-    if not whole:
+        valid = False
+    if not valid:
         raise ValueError(
             f"expected {uri} to be the register of splits with the columns {', '.join(COLUMNS)}; it is something "
             "else or was edited: restore it, or point the workspace elsewhere (splits are then drawn anew)"

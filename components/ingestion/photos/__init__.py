@@ -1,1 +1,1 @@
-"""Photos: found at their source, matched with the ratings by name, inspected side by side."""
+"""Photos: listing at their source, matching with rating names, and parallel inspection."""

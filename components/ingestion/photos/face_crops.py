@@ -1,4 +1,4 @@
-"""Some faces as they are read, for the report: the doubtful ones, the largest of several, and some of all."""
+"""Example face crops for the report: low-confidence faces, the largest of several faces, and any faces."""
 
 from io import BytesIO
 
@@ -12,27 +12,29 @@ from components.scorer.faces import geometry
 from components.scorer.settings import Faces
 
 MOST = 12
-"""Faces of each kind."""
+"""Maximum number of crops of each kind."""
 
 _SIDE = 112  # pixels
 
 
 def shown_faces(outcome: Outcome) -> dict[str, list[bytes]]:
-    """Aligned crops as JPEGs, by what they show; kinds without a face are left out."""
-    found = outcome.labelled[outcome.labelled["face_count"] > 0]
+    """Return aligned face crops as JPEGs by kind. A kind without a face is omitted."""
+    with_face = outcome.labelled[outcome.labelled["face_count"] > 0]
     kinds = {
-        "The faces that were found with the least confidence": found.sort_values("face_confidence", kind="stable"),
-        "The largest face where there are several, which is the one that is read": found[found["face_count"] > 1],
-        "Some of all": found,
+        "The faces that were found with the least confidence": with_face.sort_values("face_confidence", kind="stable"),
+        "The largest face where there are several, which is the one that is read": with_face[
+            with_face["face_count"] > 1
+        ],
+        "Some of all": with_face,
     }
-    scale = min(outcome.faces.get("scales", Faces.face_scales))  # the widest
+    scale = min(outcome.faces.get("scales", Faces.face_scales))  # the scale of the widest crop
     return {
-        what: [_crop(row, scale) for row in some.head(MOST).itertuples()] for what, some in kinds.items() if len(some)
+        kind: [_crop(row, scale) for row in rows.head(MOST).itertuples()] for kind, rows in kinds.items() if len(rows)
     }
 
 
 def _crop(row: pd.Series, scale: float) -> bytes:
-    """The crop of a row of the table."""
+    """Return the face crop of a row of the table as a JPEG."""
     with Image.open(BytesIO(photo_inspection.read_photo(row.spool, row.offset, row.length))) as image:
         pixels = np.asarray(image.convert("RGB"))
     stream = BytesIO()

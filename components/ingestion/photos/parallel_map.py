@@ -1,7 +1,7 @@
-"""Where ingestion's work is done: in processes of this machine, or on any Apache Beam runner.
+"""Parallel map over processes of this machine or an Apache Beam runner.
 
-Both engines call the same functions on the same items, and each item writes its result to a file of its own.
-The result therefore cannot depend on the engine, on the order, or on how often an item was tried.
+Both engines call the same function on the same items, and each item writes its result to its own file. So the result
+does not depend on the engine, the order, or the number of attempts.
 """
 
 import multiprocessing
@@ -20,29 +20,29 @@ Item = TypeVar("Item")
 
 
 def on_processes(function: Callable[[Item], Any], items: Sequence[Item]) -> Iterator[None]:
-    """Call the function on every item, on all cores of this machine; yields once for each item that is done.
+    """Call the function on every item, on all cores of this machine, and yield once for each completed item.
 
-    A program that calls this guards its own start with ``if __name__ == "__main__"``, as processes import it anew.
+    The calling program must guard its start with ``if __name__ == "__main__"``, as the processes import it again.
 
     Args:
-        function: a picklable function of one argument; what it returns is dropped.
-        items: picklable arguments.
+        function: Picklable function of one argument; its result is dropped.
+        items: Picklable arguments.
 
     Raises:
-        RuntimeError: a process died, most often because the memory was exhausted.
-        Exception: whatever the function raised first; items not yet begun are dropped.
+        RuntimeError: A process died, most often because the memory was exhausted.
+        Exception: The first exception of the function; items that have not started are dropped.
     """
-    if len(items) == 1:  # done before a process would have started
+    if len(items) == 1:  # faster than starting a process
         function(items[0])
         yield
         return
-    # Not forked: a forked child would inherit TensorFlow's threads and memory, or hang on one of its locks.
+    # Spawn, not fork: a forked child inherits TensorFlow's threads and memory, or hangs on one of its locks.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(cores(), len(items)) or 1, mp_context=context, initializer=_die_with_parent) as pool:
-        waiting = [pool.submit(_quietly, function, item) for item in items]
+        futures = [pool.submit(_quietly, function, item) for item in items]
         try:
-            for done in as_completed(waiting):
-                done.result()
+            for future in as_completed(futures):
+                future.result()
                 yield
         except BrokenProcessPool as error:
             raise RuntimeError(
@@ -54,7 +54,7 @@ def on_processes(function: Callable[[Item], Any], items: Sequence[Item]) -> Iter
 
 
 def _die_with_parent() -> None:
-    """End this process when the one that started it is gone, killed perhaps, instead of waiting for work forever."""
+    """Exit this process when its parent process ends, even if the parent was killed."""
 
     def watch() -> None:
         multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
@@ -67,40 +67,41 @@ def on_beam(function: Callable[[Item], Any], items: Sequence[Item], options: str
     """Call the function on every item as an Apache Beam pipeline and wait for its end.
 
     Args:
-        function: a picklable function of one argument; what it returns is dropped.
-        items: picklable arguments.
-        options: of the runner, as on a command line; see `beam`.
-        what: name of the step in the runner's own pages.
+        function: Picklable function of one argument; its result is dropped.
+        items: Picklable arguments.
+        options: Command-line options of the runner, see `beam`.
+        what: Name of the step in the runner's pages.
 
     Raises:
-        ValueError, RuntimeError: the options do not do; see `beam.check`.
-        RuntimeError: a worker died.
+        ValueError, RuntimeError: The options are invalid, see `beam.check`.
+        RuntimeError: A worker died.
     """
 
     def build(pipeline: Any) -> None:
         import apache_beam as beam
 
-        # Reshuffled, or a runner fuses the list and the work into one worker.
+        # Without a reshuffle, a runner fuses the list and the work into one worker.
         _ = pipeline | beam.Create(list(items)) | beam.Reshuffle() | what >> beam.FlatMap(_silently, function)
 
     beam.run(build, options)
 
 
 def cores() -> int:
-    """Cores that this process may use: as many as it is pinned to, or as its container's limit comes to."""
+    """Return the number of cores this process may use: its CPU affinity, capped by the container's CPU limit."""
     pinned = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()  # of control groups, version 2
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()  # cgroup v2
         return max(1, min(pinned, int(quota) // int(period)))
-    except (OSError, ValueError):  # no control groups, or no limit ("max")
+    except (OSError, ValueError):  # no cgroup v2, or no limit ("max")
         return pinned
 
 
 def _quietly(function: Callable[[Item], Any], item: Item) -> None:
-    """The call without its result, which would travel back for nothing."""
+    """Call the function and drop its result, so that it is not sent to the parent process."""
     function(item)
 
 
 def _silently(item: Item, function: Callable[[Item], Any]) -> tuple[()]:
+    """Call the function and return no elements for Beam's `FlatMap`."""
     function(item)
     return ()

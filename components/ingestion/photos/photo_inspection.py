@@ -1,12 +1,12 @@
-"""Each photo is read once, checked, measured and stored small, by all cores or by Apache Beam.
+"""Inspection of photos: each is decoded, checked, measured and stored as a small JPEG, on all cores or by Apache Beam.
 
-Photos are inspected in chunks. A chunk leaves two files in a folder: its photos as JPEGs one behind the
-other (``….jpegs``), and then, as the sign that it is complete, what is known of them (``….json``). Both are named
-by what the chunk consists of, each photo by its id, address and version there, so an ingestion that was killed and
-started again goes on from the complete chunks, and neither half-written files nor those of other photos or settings
-can be mistaken for them. Where faces are looked for, they are looked for on the photo as it is stored, decoded again,
-which is what all later rooms have of it; where they are read, the embeddings lie in a third file (``….embeddings``),
-float32, one behind the other.
+Photos are inspected in chunks. A chunk writes two files to a folder: its JPEGs concatenated (``….jpegs``), then the
+measurements (``….json``). The second file marks the chunk as complete. Both names are a hash of the chunk's photos (id,
+address and version) and settings. So an ingestion that was killed and restarted continues from the complete chunks.
+Half-written files and files of other photos or settings cannot be mistaken for them.
+
+Faces are detected on the stored photo, decoded again, as all later steps read this version. The embeddings are in a
+third file (``….embeddings``), float32, concatenated.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from components.scorer.faces.analyzer import Reader
 
 CHUNK = 128
-"""Photos in a chunk: some seconds of work, which is what a kill loses, and some 5 MB of stored photos."""
+"""Photos in a chunk: some seconds of work that a kill loses, and some 5 MB of stored photos."""
 
 TYPES = MappingProxyType(
     {
@@ -48,26 +48,26 @@ TYPES = MappingProxyType(
         "face_place": "int64",
     }
 )  # fmt: skip
-"""Columns of `Inspections.table` and their types, whatever the photos, none included."""
+"""Columns of `Inspections.table` and their types, which do not depend on the photos, even if there are none."""
 
 UNSEEN = MappingProxyType(
     {"face_count": 0, "face_confidence": 0.0, "face_box": None, "face_landmarks": None, "face_place": -1}
 )
-"""What its columns of faces hold of a photo on which no face was looked for; each is there in every table."""
+"""Values of the face columns for a photo whose faces were not analysed. Every table has these columns."""
 
 
 @dataclass(frozen=True)
 class Inspected:
-    """A photo that can be used.
+    """A usable photo.
 
     Attributes:
-        photo_id: the photo's id.
-        data: the photo as it is stored: an upright sRGB JPEG without metadata.
-        sha256: of the source's bytes, hexadecimal.
-        phash: see `perceptual_hash.perceptual_hash`.
-        width, height: pixels of the upright original.
-        brightness: mean luma (ITU-R 601), 0 to 1.
-        sharpness: see `image_statistics.sharpness`; on a `perceptual_hash.grey_square`.
+        photo_id: Photo id.
+        data: Stored photo: an upright sRGB JPEG without metadata.
+        sha256: SHA-256 of the source file, hexadecimal.
+        phash: Perceptual hash, see `perceptual_hash.perceptual_hash`.
+        width, height: Size of the upright original, pixels.
+        brightness: Mean luma (ITU-R 601), 0 to 1.
+        sharpness: Sharpness of the `perceptual_hash.grey_square`, see `image_statistics.sharpness`.
     """
 
     photo_id: str
@@ -82,15 +82,13 @@ class Inspected:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some photos to inspect, with all that it takes to do so in another process or on another machine.
+    """A group of photos to inspect, complete for another process or machine.
 
     Attributes:
-        photos: of each its id and its address, and perhaps its version there, by which a chunk is known to be
-            out of date.
-        settings: of the ingestion.
-        folder: address that receives the chunk's files.
-        faces: address of the weights that find and read faces, whose last part tells them from others (see
-            `embedder`); empty: faces are not looked for.
+        photos: Id and address of each photo, and optionally its version, which makes an outdated chunk detectable.
+        settings: Ingestion settings.
+        folder: Address of the folder that receives the chunk's files.
+        faces: Address of the face weights, whose last part identifies them (see `embedder`). Empty: no face analysis.
     """
 
     photos: tuple[tuple[str, ...], ...]
@@ -100,12 +98,18 @@ class Chunk:
 
     @property
     def name(self) -> str:
-        """Hash of what the chunk's files depend on."""
-        s = self.settings
-        made = (s.minimum_side, s.maximum_pixels, s.shorter_side, s.jpeg_quality, PIL.__version__)
+        """Hash of the chunk's inputs: photos, settings, Pillow's version and face weights."""
+        settings = self.settings
+        inputs = (
+            settings.minimum_side,
+            settings.maximum_pixels,
+            settings.shorter_side,
+            settings.jpeg_quality,
+            PIL.__version__,
+        )
         if self.faces:
-            made = (*made, self.faces.rpartition("/")[2])
-        return hashlib.sha256(repr((self.photos, made)).encode()).hexdigest()[:32]
+            inputs = (*inputs, self.faces.rpartition("/")[2])
+        return hashlib.sha256(repr((self.photos, inputs)).encode()).hexdigest()[:32]
 
     @property
     def spool(self) -> str:
@@ -114,19 +118,20 @@ class Chunk:
 
     @property
     def index(self) -> str:
-        """Address of what is known of the photos; written last."""
+        """Address of the measurements, which are written last."""
         return storage.join(self.folder, f"{self.name}.json")
 
 
 @dataclass(frozen=True)
 class Inspections:
-    """What is known of many photos.
+    """The inspection results of many photos.
 
     Attributes:
-        table: a row for each photo that can be used, in the order given. Columns ``TYPES``: ``photo``, the fields of
-            `Inspected`, and where the stored photo lies: `read_photo` takes ``spool``, ``offset`` and ``length``; then
-            what the data set keeps of its faces, or ``UNSEEN``: `read_embedding` takes ``spool`` and ``face_place``.
-        left_out: the other photos.
+        table: One row a usable photo, in the input's order, with the columns ``TYPES``. They are ``photo``, the fields
+            of `Inspected`, the position of the stored photo and the face columns. `read_photo` takes ``spool``,
+            ``offset`` and ``length``; `read_embedding` takes ``spool`` and ``face_place``. The face columns hold
+            ``UNSEEN`` if faces were not analysed.
+        left_out: Exclusions of the other photos.
     """
 
     table: "pd.DataFrame"
@@ -137,12 +142,12 @@ def inspect(photo_id: str, data: bytes, settings: Ingestion) -> Inspected | Left
     """Normalise and measure one photo.
 
     Args:
-        photo_id: the photo's id.
-        data: the encoded photo.
-        settings: see `decoding.decode`.
+        photo_id: Photo id.
+        data: Encoded photo.
+        settings: Ingestion settings, see `decoding.decode`.
 
     Returns:
-        The photo, or why it is left out.
+        The inspected photo, or its exclusion.
     """
     try:
         image, width, height = decoding.decode(data, settings)
@@ -165,26 +170,26 @@ def inspect(photo_id: str, data: bytes, settings: Ingestion) -> Inspected | Left
 def inspect_all(
     photos: Iterable[tuple[str, ...]], settings: Ingestion, folder: str, *, beam_options: str = "", faces: str = ""
 ) -> Inspections:
-    """Inspect photos on all cores, or on a Beam runner; what an earlier call left complete is not done again.
+    """Inspect photos on all cores, or on a Beam runner. Complete chunks of an earlier call are reused.
 
-    Memory is bounded by what the workers hold: one decoded photo, the photos read ahead and a chunk's JPEGs each.
+    Each worker holds one decoded photo, the photos read ahead and the JPEGs of one chunk in memory.
 
     Args:
-        photos: of each its id and its address, and perhaps its version there.
-        settings: of the ingestion.
-        folder: address for the chunks' files; Beam workers on other machines must reach it. The caller removes it.
-        beam_options: options of an Apache Beam runner; empty: the cores of this machine.
-        faces: as in `Chunk`; Beam workers on other machines must reach it.
+        photos: Id and address of each photo, and optionally its version.
+        settings: Ingestion settings.
+        folder: Address for the chunks' files; Beam workers on other machines must reach it. The caller removes it.
+        beam_options: Options of an Apache Beam runner. Empty: the cores of this machine.
+        faces: Address of the face weights, see `Chunk`; Beam workers on other machines must reach it.
 
     Raises:
-        OSError: the storage failed, other than by not having a photo.
-        RuntimeError: a worker process died.
+        OSError: The storage failed. A missing photo is not an error.
+        RuntimeError: A worker process died.
     """
-    every = list(photos)
-    starts = range(0, len(every), CHUNK)
-    chunks = [Chunk(tuple(every[start : start + CHUNK]), settings, folder, faces) for start in starts]
-    there = {file.uri for file in storage.files(folder)}
-    missing = [chunk for chunk in chunks if chunk.index not in there]
+    all_photos = list(photos)
+    starts = range(0, len(all_photos), CHUNK)
+    chunks = [Chunk(tuple(all_photos[start : start + CHUNK]), settings, folder, faces) for start in starts]
+    existing = {file.uri for file in storage.files(folder)}
+    missing = [chunk for chunk in chunks if chunk.index not in existing]
     if missing and beam_options:
         parallel_map.on_beam(inspect_chunk, missing, beam_options, "inspect photos")
     elif missing:
@@ -194,21 +199,21 @@ def inspect_all(
 
 
 def inspect_chunk(chunk: Chunk) -> None:
-    """Inspect the photos of a chunk and write its files. A photo that cannot be read is left out.
+    """Inspect the photos of a chunk and write its files. An unreadable photo is excluded.
 
     Raises:
-        OSError: the storage failed, other than by not having a photo.
+        OSError: The storage failed. A missing photo is not an error.
     """
     address, spool, rows, left_out = chunk.spool, bytearray(), [], []
-    for photo_id, reading in storage.read_ahead(chunk.photos):
-        found = _inspected(photo_id, reading, chunk.settings)
-        if isinstance(found, LeftOut):
-            left_out.append(asdict(found))
+    for photo_id, future in storage.read_ahead(chunk.photos):
+        inspected = _inspected(photo_id, future, chunk.settings)
+        if isinstance(inspected, LeftOut):
+            left_out.append(asdict(inspected))
             continue
-        row = {"photo": photo_id, **asdict(found), "phash": found.phash.hex()}
-        row |= {"spool": address, "offset": len(spool), "length": len(found.data)}
+        row = {"photo": photo_id, **asdict(inspected), "phash": inspected.phash.hex()}
+        row |= {"spool": address, "offset": len(spool), "length": len(inspected.data)}
         rows.append({column: row[column] for column in TYPES if column in row})
-        spool += found.data
+        spool += inspected.data
     if chunk.faces:
         storage.write_bytes(_embeddings(address), _look_at_faces(chunk.faces, spool, rows))
     storage.write_bytes(address, bytes(spool))
@@ -216,18 +221,18 @@ def inspect_chunk(chunk: Chunk) -> None:
 
 
 def read_photo(spool: str, offset: int, length: int) -> bytes:
-    """A stored photo: the JPEG at a place of `Inspections.table`."""
+    """Return the stored JPEG at a position from `Inspections.table`."""
     return _piece(spool, offset, length)
 
 
 def read_embedding(spool: str, place: int, size: int) -> np.ndarray:
-    """A face's embedding, float32 ``[size]``, at a place of `Inspections.table`."""
-    width = size * np.dtype("<f4").itemsize
-    return np.frombuffer(_piece(_embeddings(spool), place * width, width), "<f4")
+    """Return a face embedding, float32 ``[size]``, at a position from `Inspections.table`."""
+    n_bytes = size * np.dtype("<f4").itemsize
+    return np.frombuffer(_piece(_embeddings(spool), place * n_bytes, n_bytes), "<f4")
 
 
 def _embeddings(spool: str) -> str:
-    """Address of the embeddings of a chunk's photos."""
+    """Return the address of a chunk's embeddings."""
     return spool.removesuffix(".jpegs") + ".embeddings"
 
 
@@ -239,39 +244,42 @@ def _piece(address: str, offset: int, length: int) -> bytes:
         return file.read(length)
 
 
-_remote = lru_cache(maxsize=8)(storage.read_bytes)  # photos are mostly asked for one after the other
+_remote = lru_cache(maxsize=8)(storage.read_bytes)  # photos are mostly read in sequence
 
 
 def _look_at_faces(weights: str, spool: bytearray, rows: list[dict[str, Any]]) -> bytes:
-    """Enter what is seen of each stored photo's faces into its row; the embeddings one behind the other."""
+    """Add the face analysis of each stored photo to its row. Return the concatenated embeddings."""
     reader, embeddings = _reader(weights), bytearray()
     from components.scorer.faces import (
-        analyzer,  # imported by now, see `_reader`
+        analyzer,  # imported already by `_reader`
         embedder,
     )
 
     for start in range(0, len(rows), embedder.BATCH):
-        some = rows[start : start + embedder.BATCH]
-        stored = [spool[row["offset"] : row["offset"] + row["length"]] for row in some]
-        for place, seen in enumerate(reader.read_all([Image.open(BytesIO(data)) for data in stored]), start):
-            face = analyzer.record(seen)["face"]
-            values = (face["count"], float(face["confidence"]), face["box"].tolist(), face["landmarks"].tolist(), place)
-            rows[place] |= dict(zip(UNSEEN, values, strict=True))
-            embeddings += seen.embedding.astype("<f4").tobytes()
+        batch = rows[start : start + embedder.BATCH]
+        stored = [spool[row["offset"] : row["offset"] + row["length"]] for row in batch]
+        for index, analysis in enumerate(reader.read_all([Image.open(BytesIO(data)) for data in stored]), start):
+            face = analyzer.record(analysis)["face"]
+            values = (face["count"], float(face["confidence"]), face["box"].tolist(), face["landmarks"].tolist(), index)
+            rows[index] |= dict(zip(UNSEEN, values, strict=True))
+            embeddings += analysis.embedding.astype("<f4").tobytes()
     return bytes(embeddings)
 
 
 @once
 def _reader(weights: str) -> "Reader":
-    """What finds and reads faces, of all chunks of one process: on Beam its threads share it."""
-    from components.scorer.faces.analyzer import Reader  # here, for without faces OpenCV and LiteRT are of no use
+    """Load the face analyser, once for all chunks of a process.
+
+    On Beam, the threads of a process share it.
+    """
+    from components.scorer.faces.analyzer import Reader  # imported here: OpenCV and LiteRT are needed for faces only
 
     return Reader.load(weights)
 
 
-def _inspected(photo_id: str, reading: Future[bytes], settings: Ingestion) -> Inspected | LeftOut:
+def _inspected(photo_id: str, future: Future[bytes], settings: Ingestion) -> Inspected | LeftOut:
     try:
-        data = reading.result()
+        data = future.result()
     except storage.MISSING as error:
         return LeftOut(photo_id, "unreadable", f"cannot be read: {error.strerror or error}")
     except OSError as error:
@@ -280,7 +288,7 @@ def _inspected(photo_id: str, reading: Future[bytes], settings: Ingestion) -> In
 
 
 def _collected(chunks: list[Chunk]) -> Inspections:
-    import pandas as pd  # here, so that the workers, which have no use for it, stay small
+    import pandas as pd  # imported here to keep the workers small: they do not need pandas
 
     indexes = [storage.read_json(chunk.index) for chunk in chunks]
     rows = [{**UNSEEN, **row, "phash": bytes.fromhex(row["phash"])} for index in indexes for row in index["rows"]]

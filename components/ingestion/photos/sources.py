@@ -1,14 +1,14 @@
-"""Where photos come from: a folder, a bucket, a TFDS data set, or the drawn sample.
+"""Photo sources: a folder, a bucket, a TFDS data set, or the synthetic sample.
 
-Every source ends as addresses that `storage.read_bytes` reads, so that worker processes and Beam workers need
-nothing but text:
+Every source provides its photos as addresses that `storage.read_bytes` reads. So worker processes and Beam workers need
+nothing but text. The addresses of sources:
 
-* a local folder (or ``file://``), ``gs://…`` and ``s3://…``: the image files at any depth;
-* ``tfds:name[:version][/split]``: a data set of TensorFlow Datasets with an image feature, in its own
-  ``TFDS_DATA_DIR``; ``tfds:/a/folder[/split]``: one that lies there. Its photos are written to a scratch
-  folder as they are asked for;
-* ``sample:`` or, for other numbers, ``sample:labelled=40&unlabelled=20&seed=2``: the sample, drawn into a
-  scratch folder, with its ratings, attributes and unlabelled photos.
+* A local folder (or ``file://``), ``gs://…`` or ``s3://…``: the image files at any depth.
+* ``tfds:name[:version][/split]``: a data set of TensorFlow Datasets with an image feature, in ``TFDS_DATA_DIR``.
+* ``tfds:/a/folder[/split]``: a TFDS data set in that folder. The photos of both are written to a scratch folder as they
+  are listed.
+* ``sample:`` or, with other numbers, ``sample:labelled=40&unlabelled=20&seed=2``: the synthetic sample. It is drawn
+  into a scratch folder, with its ratings, attributes and unlabelled photos.
 """
 
 import hashlib
@@ -31,22 +31,23 @@ if TYPE_CHECKING:
 
 _LEADS_OUT, _LEADS_NOWHERE = "a link that leads out", "a link to a file that is not there: fetch it"
 
-# Features of a TFDS data set, in the order in which they are preferred.
+# Features of a TFDS data set, in order of preference.
 _IMAGES = ("image", "photo")
 _NAMES = ("photo_id", "image_id", "file_name", "filename", "image/file_name", "image/filename", "name", "id")
-_MAGIC = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"))  # how the encodings that TFDS stores begin
+_MAGIC = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"))  # magic numbers of the encodings that TFDS stores
 
 
 @dataclass(frozen=True)
 class Source:
-    """Photos, and the files that come with them.
+    """A photo source and the files that come with it.
 
     Attributes:
-        uri: where the photos lie.
-        ratings, attributes: files about the photos, or ``""``.
-        unlabelled: a folder of further photos that nobody rated, or ``""``.
-        left_out: what `photos` met and did not give; filled while it runs.
-        versions: by the address of each photo that `photos` gave, a text that changes when its file is replaced.
+        uri: Address of the photos.
+        ratings, attributes: Addresses of files about the photos, or ``""``.
+        unlabelled: Folder of further photos without ratings, or ``""``.
+        left_out: Exclusions found by `photos`; filled while it runs.
+        versions: Version by photo address, filled by `photos`. A version is a text that changes when the file is
+            replaced.
     """
 
     uri: str
@@ -57,36 +58,36 @@ class Source:
     versions: dict[str, str] = field(default_factory=dict)
 
     def photos(self) -> Iterator[tuple[str, str]]:
-        """Each photo's id (its path in the source, with ``/``) and the address that `storage.read_bytes` reads.
+        """Yield each photo's id (its path in the source, with ``/``) and the address that `storage.read_bytes` reads.
 
-        Hidden files and folders, and files that are no photos by their suffix or, without one, by their content, are
-        passed over. What leads out of the source is left out.
+        Hidden files and folders are skipped. So are files that are not photos by their suffix or, without a suffix, by
+        their content. Links and names that lead out of the source are excluded.
 
         Raises:
-            FileNotFoundError: there is no such folder or data set.
-            ValueError: there are no photos in it.
+            FileNotFoundError: There is no such folder or data set.
+            ValueError: The source has no photos.
         """
         self.left_out.clear()
         self.versions.clear()
-        found = 0
+        n_photos = 0
         for photo, uri, version in self._listed():
-            found += 1
+            n_photos += 1
             self.versions[uri] = version
             yield photo, uri
-        if not found:
+        if not n_photos:
             raise self._nothing()
 
     def _nothing(self) -> ValueError:
-        """The error that there are no photos, which says where they are instead, if they are links."""
-        links = sum(entry.detail in (_LEADS_OUT, _LEADS_NOWHERE) for entry in self.left_out)
-        if not links:
+        """Return the error for a source without photos. If the photos are links, it says where they lead."""
+        n_links = sum(entry.detail in (_LEADS_OUT, _LEADS_NOWHERE) for entry in self.left_out)
+        if not n_links:
             return ValueError(f"expected photos ({', '.join(SUFFIXES)}) in {self.uri}, found none")
-        nowhere = sum(entry.detail == _LEADS_NOWHERE for entry in self.left_out)
+        n_broken = sum(entry.detail == _LEADS_NOWHERE for entry in self.left_out)
         return ValueError(
-            f"expected photos in {self.uri}, found none but {links:,} links that lead out of this folder"
-            + (f" ({nowhere:,} of them to files that are not there)" if nowhere else "")
+            f"expected photos in {self.uri}, found none but {n_links:,} links that lead out of this folder"
+            + (f" ({n_broken:,} of them to files that are not there)" if n_broken else "")
             + "; put the files themselves there, as `git annex unlock`, `cp -rL`, or `dvc config cache.type copy` with "
-            "`dvc checkout --relink` do" + (", once `git annex get` or `dvc pull` has fetched them" if nowhere else "")
+            "`dvc checkout --relink` do" + (", once `git annex get` or `dvc pull` has fetched them" if n_broken else "")
         )
 
     def _listed(self) -> Iterator[tuple[str, str, str]]:
@@ -95,31 +96,31 @@ class Source:
 
 
 def open_source(uri: str, scratch: str = "") -> Source:
-    """The source at an address.
+    """Return the source at an address.
 
     Args:
-        uri: as described above.
-        scratch: folder for the photos of ``tfds:`` and ``sample:``; where Beam workers on other machines are to
-            read them, one that these reach. What lies there from an earlier attempt is used again.
+        uri: Address, see the module's docstring.
+        scratch: Folder for the photos of ``tfds:`` and ``sample:``. If Beam workers on other machines read them, they
+            must reach it. Photos of an earlier attempt are reused.
 
     Raises:
-        ValueError: the address is not understood, or needs a scratch folder and there is none.
+        ValueError: The address is malformed, or needs a scratch folder and there is none.
     """
-    kind, _, rest = uri.partition(":")
+    kind, _, options = uri.partition(":")
     if kind not in ("tfds", "sample"):
         return Source(uri)
     if not scratch:
         raise ValueError(f"expected a scratch folder to write the photos of {uri} to, got none")
-    return _Tfds(uri, scratch=scratch) if kind == "tfds" else _sample(rest, scratch)
+    return _Tfds(uri, scratch=scratch) if kind == "tfds" else _sample(options, scratch)
 
 
 def photo_files(uri: str, scratch: str = "") -> list[tuple[str, str]]:
-    """Id and address of each photo of a source: `Source.photos` of `open_source`, as a list."""
+    """Return the id and address of each photo of a source, as a list."""
     return list(open_source(uri, scratch).photos())
 
 
 def _in_folder(source: Source) -> Iterator[tuple[str, str, str]]:
-    """The photos in a local folder, in the order of their ids."""
+    """Yield the photos of a local folder in the order of their ids: id, address and version."""
     root = os.path.abspath(source.uri.removeprefix("file://"))
     if not os.path.isdir(root):
         raise FileNotFoundError(f"expected a folder of photos at {source.uri}, found none")
@@ -137,7 +138,7 @@ def _in_folder(source: Source) -> Iterator[tuple[str, str, str]]:
                 source.left_out.append(LeftOut(_readable(name), "path outside the folder", _LEADS_OUT))
             elif os.path.isfile(path):
                 names.append(name)
-        # Links to folders are not followed: what they show in the folder is listed anyway.
+        # Links to folders are not followed: a target in this folder is listed anyway.
         folders[:] = [entry for entry in folders if not entry.startswith(".")]
     for name in sorted(names):
         if _readable(name) == name:
@@ -148,7 +149,7 @@ def _in_folder(source: Source) -> Iterator[tuple[str, str, str]]:
 
 
 def _in_bucket(source: Source) -> Iterator[tuple[str, str, str]]:
-    """The photos below an address in a bucket, in the order of their ids."""
+    """Yield the photos below a bucket address in the order of their ids: id, address and version."""
     for file in storage.files(source.uri):
         if not is_photo(file.name, partial(storage.read_beginning, file)):
             continue
@@ -159,7 +160,7 @@ def _in_bucket(source: Source) -> Iterator[tuple[str, str, str]]:
 
 
 def _version(path: str) -> str:
-    """Return when a file was last written, and its size; "" where it has just been removed."""
+    """Return the modification time and size of a file as text; "" if it was just removed."""
     try:
         status = os.stat(path)
     except OSError:
@@ -168,7 +169,7 @@ def _version(path: str) -> str:
 
 
 def _beginning(path: str) -> bytes:
-    """The first bytes of a file; none of what is no file or cannot be read."""
+    """Return the first 32 bytes of a file; none if it is no file or cannot be read."""
     if not os.path.isfile(path):
         return b""
     try:
@@ -179,7 +180,7 @@ def _beginning(path: str) -> bytes:
 
 
 def _hidden(name: str) -> bool:
-    """Whether a file or a folder above it is hidden, as a Mac's ``._photo.jpg`` in archives."""
+    """Return whether a file or a folder above it is hidden, as a Mac's ``._photo.jpg`` in archives."""
     return any(part.startswith(".") and part != ".." for part in name.split("/"))
 
 
@@ -188,19 +189,19 @@ def _inside(path: str, folder: str) -> bool:
 
 
 def _readable(name: str) -> str:
-    """The name, with a question mark for each byte that is not UTF-8."""
+    """Return the name, with a question mark for each byte that is not UTF-8."""
     return name.encode("utf-8", "replace").decode()
 
 
 def _sample(options: str, scratch: str) -> Source:
-    """The drawn sample, in a folder of its own."""
+    """Return the synthetic sample as a source, drawn into a folder of its own."""
     from components.ingestion.sample import draw
 
     numbers = dict(parse_qsl(options, keep_blank_values=True))
     if not all(name in ("labelled", "unlabelled", "seed") and text.isdigit() for name, text in numbers.items()):
         raise ValueError(f"expected sample: or sample:labelled=40&unlabelled=20&seed=2, got sample:{options}")
     folder = Path(scratch, "-".join(["sample", *map("".join, numbers.items())]))
-    if not folder.exists():  # drawn as a whole or not at all
+    if not folder.exists():  # `draw` is atomic
         draw(folder, **{name: int(text) for name, text in numbers.items()})
     return Source(
         str(folder / "photos"),
@@ -224,38 +225,42 @@ class _Tfds(Source):
         wanted = {image: True} | ({name: True} if name else {})
         decoders = tfds.decode.PartialDecoding(wanted, decoders={image: tfds.decode.SkipDecoding()})
         folder = storage.join(self.scratch, re.sub(r"\W+", "-", self.uri))
-        given = set()
+        listed_ids = set()
         for split in splits:
             config = tfds.ReadConfig(add_tfds_id=True, try_autocache=False)
             for example in builder.as_dataset(split=split, decoders=decoders, read_config=config).as_numpy_iterator():
-                data, number = example[image], example["tfds_id"].decode()
-                called = example[name].decode() if name else number
-                within = split if len(splits) > 1 else ""
-                photo = _id(within, called, data)
-                if photo in given:  # a name that is no name of photos alone
-                    photo = _id(within, f"{called}-{number}", data)
-                given.add(photo)
+                data, tfds_id = example[image], example["tfds_id"].decode()
+                photo_name = example[name].decode() if name else tfds_id
+                folder_in_id = split if len(splits) > 1 else ""
+                photo = _id(folder_in_id, photo_name, data)
+                if photo in listed_ids:  # the name feature is not unique
+                    photo = _id(folder_in_id, f"{photo_name}-{tfds_id}", data)
+                listed_ids.add(photo)
                 if not _inside(posixpath.normpath(f"/folder/{photo}"), "/folder"):
                     self.left_out.append(LeftOut(photo, "path outside the folder", "its name leads upwards"))
                     continue
                 uri = storage.join(folder, photo)
                 storage.write_bytes(uri, data)
-                yield photo, uri, hashlib.sha256(data).hexdigest()  # its file is written anew each time
+                yield (
+                    photo,
+                    uri,
+                    hashlib.sha256(data).hexdigest(),
+                )  # the file is rewritten each time, so its modification time says nothing
 
 
 def _builder(uri: str) -> "tuple[tfds.core.DatasetBuilder, list[str]]":
-    """The prepared data set at an address ``tfds:…``, and the splits that are meant."""
+    """Return the prepared data set at a ``tfds:…`` address, and the selected splits."""
 
-    found = re.fullmatch(r"tfds:([^:]+)(?::([^:/]+))?(?:/(\w+))?", uri)
-    if not found:
+    match = re.fullmatch(r"tfds:([^:]+)(?::([^:/]+))?(?:/(\w+))?", uri)
+    if not match:
         raise ValueError(f"expected tfds:name[:version][/split], got {uri}")
-    name, version, split = found.groups()
-    # Without a version, what follows the last slash is a split, or a part of the name.
+    name, version, split = match.groups()
+    # Without a version, the text after the last slash is a split or a part of the name.
     parent, _, last = name.rpartition("/")
-    tries = [(f"{name}:{version}" if version else name, split)]
+    candidates = [(f"{name}:{version}" if version else name, split)]
     if parent and not version:
-        tries.insert(0, (parent, last))
-    for name, split in tries:
+        candidates.insert(0, (parent, last))
+    for name, split in candidates:
         builder = _prepared(uri, name)
         if builder and (split is None or split in builder.info.splits):
             return builder, [split] if split else sorted(builder.info.splits)
@@ -266,23 +271,23 @@ def _builder(uri: str) -> "tuple[tfds.core.DatasetBuilder, list[str]]":
 
 
 def _prepared(uri: str, name: str) -> "tfds.core.DatasetBuilder | None":
-    """The data set of this name or in this folder, downloaded if need be; None when there is none."""
+    """Return the data set with this name or in this folder, downloaded if needed. None if there is none."""
     import tensorflow_datasets as tfds
 
     from components.scorer.data import photos
 
     if name.startswith("/"):
         return photos.builder(name) if Path(name, "dataset_info.json").is_file() else None
-    prepared = os.environ.get("TFDS_DATA_DIR")
-    for file in Path(prepared, re.split("[/:]", name)[0]).rglob("features.json") if prepared else ():
+    data_dir = os.environ.get("TFDS_DATA_DIR")
+    for file in Path(data_dir, re.split("[/:]", name)[0]).rglob("features.json") if data_dir else ():
         photos.check_features(file.parent)
     try:
-        builder = tfds.builder(name, data_dir=prepared)
+        builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError:
         return None
     try:
         builder.download_and_prepare()
-    except Exception as error:  # what a download raises is up to each data set
+    except Exception as error:  # each data set raises its own errors
         raise FileNotFoundError(
             f"cannot download {uri}: {error}; prepare it elsewhere and set TFDS_DATA_DIR"
         ) from error
@@ -290,7 +295,7 @@ def _prepared(uri: str, name: str) -> "tfds.core.DatasetBuilder | None":
 
 
 def _features(uri: str, features: "tfds.features.FeaturesDict") -> tuple[str, str]:
-    """The feature that is the photo, and the one that is its name, or ``""``."""
+    """Return the names of the image feature and of the name feature. The second is "" if there is none."""
     import tensorflow_datasets as tfds
 
     images = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]
@@ -302,6 +307,9 @@ def _features(uri: str, features: "tfds.features.FeaturesDict") -> tuple[str, st
 
 
 def _id(split: str, name: str, data: bytes) -> str:
-    """A photo's id: its name, below its split where there are several, with the suffix of its encoding."""
+    """Return a photo's id: its name with the suffix of its encoding.
+
+    The split is the folder of the id if there are several splits.
+    """
     suffix = next((suffix for magic, suffix in _MAGIC if data.startswith(magic)), "")
     return posixpath.join(split, name if is_photo(name) else name + suffix)

@@ -1,1 +1,1 @@
-"""Ratings: tables of any of the known forms become votes by photo."""
+"""Ratings: readers that turn tables of every known form into votes by photo."""
