@@ -1,4 +1,7 @@
-"""From photos and ratings to a data set: what is wrong with the input stops it before anything is written."""
+"""Ingestion: turns photos and ratings into a checked, grouped and split data set with a report.
+
+Faulty input stops the ingestion before any output is written.
+"""
 
 import hashlib
 import shutil
@@ -27,7 +30,7 @@ from components.scorer.run.paths import Workspace
 from components.scorer.settings import Faces, Ingestion
 
 SHARD_BYTES = 64 * 2**20
-"""Bytes of photos in a file of the data set: few files, yet enough for several to be read or written at once."""
+"""Bytes of photos in a shard: few files, but enough to read or write several in parallel."""
 
 ADVICE = MappingProxyType(
     {
@@ -42,14 +45,14 @@ ADVICE = MappingProxyType(
         "bridges two splits": "check the given splits and groups, or name a new workspace to draw every split anew",
     }
 )
-"""What to do about photos that are left out for a reason."""
+"""Remedy for each exclusion reason."""
 
-_MADE = ("tfds:", "sample:")  # photos that are downloaded or drawn
+_MADE = ("tfds:", "sample:")  # sources whose photos are downloaded or drawn
 
 NO_FACES = Faces()
-"""Faces are not looked for."""
+"""Settings that turn face analysis off."""
 
-_HARMLESS = "near a rated photo"  # says nothing of the input: a folder of all photos contains the rated ones
+_HARMLESS = "near a rated photo"  # not a fault of the input: a folder of all photos contains the rated ones
 
 
 def ingest(
@@ -65,83 +68,82 @@ def ingest(
     faces: Faces = NO_FACES,
     show_photos: bool = False,
 ) -> dict[str, Any]:
-    """Make a checked, grouped and split data set of photos and ratings, with a report.
+    """Turn photos and ratings into a checked, grouped and split data set, with a report.
 
-    Photos are inspected in parallel into files in the workspace; an ingestion of the same run that was killed
-    goes on from those that are complete, and inspects a photo that was replaced meanwhile again. They are removed at
-    the end.
+    Photos are inspected in parallel into files in the workspace. If an ingestion of the same run was killed, the
+    complete files are reused. A photo that was replaced meanwhile is inspected again. The files are removed at the end.
 
     Args:
-        photos: folder, ``gs://``, ``s3://``, ``tfds:`` or ``sample:`` address of the rated photos.
-        ratings: ratings file in one of the forms of `ratings`; may be empty for ``sample:``.
-        dataset: local directory that becomes the data set (TFDS, with ``ingestion.json``).
-        report: local path of the page to write.
-        unlabelled: address of photos without ratings, or ``""``.
-        attributes: table of attributes, splits and groups by photo, or ``""``.
-        workspace: where the run keeps the inspected photos, and all runs the register of splits.
-        settings: of the ingestion.
-        faces: what finds and reads the faces of the rated photos; the weights are kept with the data set.
-        show_photos: whether the report shows faces.
+        photos: Folder, ``gs://``, ``s3://``, ``tfds:`` or ``sample:`` address of the rated photos.
+        ratings: Ratings file in one of the forms of `ratings`; may be empty for ``sample:``.
+        dataset: Local directory that becomes the data set (TFDS, with ``ingestion.json``).
+        report: Local path of the report page to write.
+        unlabelled: Address of photos without ratings, or ``""``.
+        attributes: Table of attributes, splits and groups by photo, or ``""``.
+        workspace: Workspace of the run's inspected photos and of the register of splits, which all runs share.
+        settings: Ingestion settings.
+        faces: Settings of the face detector and embedder for the rated photos. The weights are stored in the data set.
+        show_photos: True to show face crops in the report.
 
     Returns:
-        The figures for the pipeline's metrics, and ``fingerprint``: a hash of the records and of what shapes the
-        stored photos, the same whatever the order of the input and the engine.
+        The pipeline metrics, and ``fingerprint``: a hash of the records and of the settings that shape the stored
+        photos. It does not depend on the order of the input or on the engine.
 
     Raises:
-        FileNotFoundError: an input is not there.
-        ValueError: the input or the weights cannot be understood, more photos are left out than
-            ``settings.maximum_left_out`` allows, or a split stays without photos. Nothing is written then but, in
-            the second case, the list of these photos, nor entered into the register. No message names a photo.
+        FileNotFoundError: An input does not exist.
+        ValueError: The input or the weights are invalid, more photos are excluded than ``settings.maximum_left_out``
+            allows, or a split has no photos. Nothing is written or registered then. Only in the second case the list of
+            exclusions is written. No message names a photo.
     """
-    with _scratch(dataset, workspace, settings) as (spool, sources, weights):
-        about = weight_files.prepare(faces, weights)
-        address = _reachable(weights, about, spool) if about else ""
+    with _scratch(dataset, workspace, settings) as (spool, sources, weights_folder):
+        face_weights = weight_files.prepare(faces, weights_folder)
+        shared_weights = _reachable(weights_folder, face_weights, spool) if face_weights else ""
         inputs = read_inputs(photos, ratings, unlabelled, attributes, sources, settings)
         _check_inputs(inputs, settings, workspace.left_out)
-        table, left_out = _inspected(inputs, spool, settings, address)
+        table, left_out = _inspected(inputs, spool, settings, shared_weights)
 
         def check(assigned: split_assignment.Assigned) -> None:
-            for what, side in zip(("rated", "unlabelled"), _sides(inputs, left_out, assigned.left_out), strict=True):
-                _check_left_out(what, side, settings, workspace.left_out, inputs.hint)
+            for name, pool in zip(("rated", "unlabelled"), _sides(inputs, left_out, assigned.left_out), strict=True):
+                _check_left_out(name, pool, settings, workspace.left_out, inputs.hint)
             _check_splits(assigned.table, settings)
 
         assigned = split_assignment.register_and_assign(workspace.splits, table, settings, check)
-        rated, others = _sides(inputs, left_out, assigned.left_out)
+        rated_pool, unlabelled_pool = _sides(inputs, left_out, assigned.left_out)
         outcome = Outcome(
             schema=inputs.rated.schema,
             table=assigned.table,
             attributes=inputs.attributes,
-            rated=rated,
-            unlabelled=others,
+            rated=rated_pool,
+            unlabelled=unlabelled_pool,
             reliability=_reliability(inputs.rated, assigned.table),
             notes=[*inputs.notes, *_drawn_validation(table, assigned.table)],
             settings=settings,
             people=_people(inputs.rated, assigned.table),
-            faces=about,
+            faces=face_weights,
         )
-        shown = page(outcome, shown_faces(outcome) if about and show_photos else None)
-        _write(dataset, outcome, spool, weights if about else "")
-        shown.write(report)
+        report_page = page(outcome, shown_faces(outcome) if face_weights and show_photos else None)
+        _write(dataset, outcome, spool, weights_folder if face_weights else "")
+        report_page.write(report)
     return outcome.figures() | {"fingerprint": outcome.fingerprint}
 
 
 @contextmanager
 def _scratch(dataset: str, workspace: Workspace, settings: Ingestion) -> Iterator[tuple[str, str, str]]:
-    """Addresses for the inspected photos, for sources that have to be written to be read, and for weights of faces.
+    """Yield addresses for the inspected photos, for materialised sources, and for the face weights.
 
-    They stay when the work was cut short, for the next attempt; not when the input was wrong, or the next attempt
-    would see what has been mended meanwhile as it was.
+    The files stay after an interruption, for the next attempt. They are removed after faulty input, so that the next
+    attempt does not read the uncorrected input.
     """
     spool = workspace.checkpoints("ingestion")
-    local, weights = Path(f"{dataset}.sources"), Path(f"{dataset}.faces")
-    # Beam's workers, maybe on other machines, must reach these photos as well.
-    sources = storage.join(spool, "sources") if settings.beam_options else str(local)
+    local_sources, weights = Path(f"{dataset}.sources"), Path(f"{dataset}.faces")
+    # Beam workers on other machines must reach these photos too.
+    sources = storage.join(spool, "sources") if settings.beam_options else str(local_sources)
     try:
         yield storage.join(spool, "photos"), sources, str(weights)
     except (ValueError, FileNotFoundError):
-        _remove(spool, local, weights)
+        _remove(spool, local_sources, weights)
         raise
-    _remove(spool, local, weights)
+    _remove(spool, local_sources, weights)
 
 
 def _remove(spool: str, *local: Path) -> None:
@@ -150,89 +152,102 @@ def _remove(spool: str, *local: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _reachable(weights: str, about: dict[str, Any], spool: str) -> str:
-    """Copy the weights of faces to where all workers reach them, to an address that tells them from others."""
-    address = storage.join(spool, "faces", hashlib.sha256(storage.to_json(about)).hexdigest()[:16])
-    embedder.copy(weights, address)
+def _reachable(weights_folder: str, face_weights: dict[str, Any], spool: str) -> str:
+    """Copy the face weights to an address that all workers reach and that depends on the weights."""
+    address = storage.join(spool, "faces", hashlib.sha256(storage.to_json(face_weights)).hexdigest()[:16])
+    embedder.copy(weights_folder, address)
     return address
 
 
 def _inspected(
     inputs: Inputs, spool: str, settings: Ingestion, faces: str
 ) -> tuple[pd.DataFrame, tuple[list[LeftOut], list[LeftOut]]]:
-    """The photos that can be used, in the order of the data set, and the others: of the rated, of the unlabelled.
+    """Inspect the photos.
 
-    Faces are looked for on the rated ones: pretraining has no use for them.
+    Faces are analysed on rated photos only: pretraining does not use them.
+
+    Returns:
+        The usable photos in the order of the data set, and the exclusions of rated and of unlabelled photos.
     """
     labelled = int(inputs.photos["labelled"].sum())
     print(f"inspecting {labelled:,} rated and {len(inputs.photos) - labelled:,} unlabelled photos", flush=True)
-    # In the order of the data set, so that each of its files is written from a few spool files read in turn.
+    # Sorted in the order of the data set, so that each shard reads few spool files in sequence.
     ordered = inputs.photos.assign(key=[_key(photo) for photo in inputs.photos["photo"]]).sort_values("key")
     tables, left_out = [], []
-    for labelled, before in zip((True, False), inputs.left_out, strict=True):
+    for labelled, earlier in zip((True, False), inputs.left_out, strict=True):
         photos = ordered[ordered["labelled"] == labelled]
-        found = photo_inspection.inspect_all(
+        inspections = photo_inspection.inspect_all(
             zip(photos["photo"], photos["uri"], photos["version"], strict=True), settings, spool,
             beam_options=settings.beam_options, faces=faces if labelled else "",
         )  # fmt: skip
-        tables.append(photos.merge(found.table, on="photo").drop(columns=["uri", "version", "key"]))
-        left_out.append([*before, *found.left_out])
+        tables.append(photos.merge(inspections.table, on="photo").drop(columns=["uri", "version", "key"]))
+        left_out.append([*earlier, *inspections.left_out])
     table = pd.concat(tables, ignore_index=True)
     ratings = inputs.rated.table[[*VOTES, "raters"]].reindex(table["photo"], fill_value=0).reset_index(drop=True)
     return table.join(ratings.where(table["labelled"], 0)), tuple(left_out)
 
 
 def _key(photo: str) -> str:
-    """Puts photos into an order that has nothing to do with their names, and is the same in every run."""
+    """Return a sort key that is independent of the photo's name order and equal in every run."""
     return hashlib.sha256(photo.encode()).hexdigest()
 
 
-def _sides(inputs: Inputs, left_out: tuple[list[LeftOut], list[LeftOut]], grouped: list[LeftOut]) -> tuple[Side, Side]:
-    """What was considered and left out of the rated photos, and of the unlabelled ones, and in grouping both."""
-    late = [entry for entry in grouped if entry.reason != _HARMLESS]
-    twins = [entry for entry in grouped if entry.reason == _HARMLESS]
-    sides = []
-    for labelled, entries in ((True, [*left_out[0], *late]), (False, [*left_out[1], *twins])):
-        once = {entry.photo: entry for entry in reversed(entries)}  # the reason that was found first
+def _sides(
+    inputs: Inputs, left_out: tuple[list[LeftOut], list[LeftOut]], by_assignment: list[LeftOut]
+) -> tuple[Side, Side]:
+    """Summarise the rated photos and the unlabelled photos.
+
+    Args:
+        inputs: The listed photos.
+        left_out: Exclusions by listing and inspection, of rated and of unlabelled photos.
+        by_assignment: Exclusions by split assignment, of both.
+    """
+    rated_late = [entry for entry in by_assignment if entry.reason != _HARMLESS]
+    unlabelled_late = [entry for entry in by_assignment if entry.reason == _HARMLESS]
+    pools = []
+    for labelled, entries in ((True, [*left_out[0], *rated_late]), (False, [*left_out[1], *unlabelled_late])):
+        unique = {entry.photo: entry for entry in reversed(entries)}  # keeps the first reason of a photo
         photos = inputs.photos.loc[inputs.photos["labelled"] == labelled, "photo"]
-        sides.append(Side(len(once.keys() | set(photos)), list(once.values())))
-    return sides[0], sides[1]
+        pools.append(Side(len(unique.keys() | set(photos)), list(unique.values())))
+    return pools[0], pools[1]
 
 
 def examine(photos: str, ratings: str, unlabelled: str, attributes: str, settings: Ingestion) -> str:
-    """Find out whether an ingestion would take photos and ratings, as far as names and ratings tell.
+    """Check the names and ratings of an ingestion's inputs without opening any photo.
 
     Args:
-        photos: address of the rated photos, as all others as for `ingest`. Photos that would have to be downloaded or
-            drawn (``tfds:``, ``sample:``) are not looked at.
-        ratings: ratings file.
-        unlabelled: address of photos without ratings, or ``""``.
-        attributes: table of attributes, or ``""``.
-        settings: of the ingestion.
+        photos: Address of the rated photos. Photos of ``tfds:`` and ``sample:`` are not listed, as they would have to
+            be downloaded or drawn.
+        ratings: Ratings file, as for `ingest`.
+        unlabelled: Address of photos without ratings, or ``""``.
+        attributes: Table of attributes, or ``""``.
+        settings: Ingestion settings.
 
     Returns:
-        How many photos have ratings, and how these were read.
+        A text with the form of the ratings and the number of rated photos.
 
     Raises:
-        FileNotFoundError: an input is not there.
-        ValueError: as `ingest` would raise it before it opens any photo.
+        FileNotFoundError: An input does not exist.
+        ValueError: `ingest` would raise this error before it opens any photo.
     """
     if photos.startswith(_MADE):
-        given = read_ratings(ratings, settings)
-        return f"are {SCHEMAS[given.schema]}, of {len(given.table):,} photos. {' '.join(given.notes)}".rstrip()
+        read = read_ratings(ratings, settings)
+        return f"are {SCHEMAS[read.schema]}, of {len(read.table):,} photos. {' '.join(read.notes)}".rstrip()
     inputs = read_inputs(photos, ratings, "" if unlabelled.startswith(_MADE) else unlabelled, attributes, "", settings)
     _check_inputs(inputs, settings, "")
-    number = len(inputs.rated.table)
-    return f"are {SCHEMAS[inputs.rated.schema]}, of {number:,} photos that are there. {' '.join(inputs.notes)}".rstrip()
+    n_photos = len(inputs.rated.table)
+    return (
+        f"are {SCHEMAS[inputs.rated.schema]}, of {n_photos:,} photos that are there. {' '.join(inputs.notes)}".rstrip()
+    )
 
 
 def _check_inputs(inputs: Inputs, settings: Ingestion, listing: str) -> None:
-    """Stop before any photo is opened where no rating can be used, or too few.
+    """Raise ValueError before any photo is opened if no rating or too few ratings can be used.
 
     Raises:
-        ValueError: says why, with examples, the likely cause and what to do.
+        ValueError: The message has the reason, examples, the likely cause and the remedy.
     """
-    rated, unlabelled = _sides(inputs, inputs.left_out, [])
+    rated_pool, unlabelled_pool = _sides(inputs, inputs.left_out, [])
     if inputs.rated.table.empty:
         unusable = inputs.rated.left_out
         reasons = Counter(entry.reason for entry in unusable).most_common()
@@ -244,57 +259,60 @@ def _check_inputs(inputs: Inputs, settings: Ingestion, listing: str) -> None:
             f"expected ratings of the photos, got none that can be used; of {len(unusable):,} rated photos are left "
             f"out {counts} {hint} No data set was written."
         )
-    for what, side in (("rated", rated), ("unlabelled", unlabelled)):
-        _check_left_out(what, side, settings, listing, inputs.hint)
+    for name, pool in (("rated", rated_pool), ("unlabelled", unlabelled_pool)):
+        _check_left_out(name, pool, settings, listing, inputs.hint)
 
 
 def _list_left_out(entries: list[LeftOut], listing: str) -> str:
-    """Write a list of photos for the operator; says where it is. Without an address nothing is written or said."""
+    """Write the exclusions to a CSV file and return a sentence with its address.
+
+    Without an address, nothing is written and the sentence is empty.
+    """
     if not listing:
         return ""
     storage.write_bytes(listing, pd.DataFrame(entries).to_csv(index=False).encode())
     return f"Which ones and why stands in {listing}. "
 
 
-def _check_left_out(what: str, side: Side, settings: Ingestion, listing: str, hint: str) -> None:
-    """Stop when too many photos are left out, and list them.
+def _check_left_out(name: str, pool: Side, settings: Ingestion, listing: str, hint: str) -> None:
+    """Raise ValueError if too many photos are excluded, and write their list.
 
-    `hint` says why names in the ratings may not be those of photos.
+    `hint` explains why names in the ratings match no photos.
 
     Raises:
-        ValueError: says how many, the commonest reason, where the list is, and what to do about it.
+        ValueError: The message has the number, the most frequent reason, the address of the list and the remedy.
     """
-    faults = [entry for entry in side.left_out if entry.reason != _HARMLESS]
-    if len(faults) <= settings.maximum_left_out * side.considered:
+    faults = [entry for entry in pool.left_out if entry.reason != _HARMLESS]
+    if len(faults) <= settings.maximum_left_out * pool.considered:
         return
     reasons = Counter(entry.reason for entry in faults)
     reason, number = reasons.most_common(1)[0]
-    strangers = reasons["no photo"] + reasons["path outside the folder"]  # and as many photos may lack their ratings
-    advice = f"{ADVICE[reason]}. {hint}" if hint and 3 * strangers >= len(faults) else f"{ADVICE[reason]}."
-    rest = ", ".join(f"{count:,} {other!r}" for other, count in reasons.most_common()[1:])
+    n_unmatched = reasons["no photo"] + reasons["path outside the folder"]  # as many photos may lack their ratings
+    advice = f"{ADVICE[reason]}. {hint}" if hint and 3 * n_unmatched >= len(faults) else f"{ADVICE[reason]}."
+    other_reasons = ", ".join(f"{count:,} {other_reason!r}" for other_reason, count in reasons.most_common()[1:])
     raise ValueError(
-        f"{len(faults):,} of {side.considered:,} {what} photos ({100 * len(faults) / side.considered:.3g} %) would be "
+        f"{len(faults):,} of {pool.considered:,} {name} photos ({100 * len(faults) / pool.considered:.3g} %) would be "
         f"left out, more than maximum_left_out allows ({100 * settings.maximum_left_out:.3g} %). "
         f"Most, {number:,}, for {reason!r}: {REASONS[reason]} "
-        + (f"Others: {rest}. " if rest else "")
+        + (f"Others: {other_reasons}. " if other_reasons else "")
         + f"{_list_left_out(faults, listing)}What to do: {advice} If this is meant, raise maximum_left_out. "
         "No data set was written."
     )
 
 
 def _check_splits(table: pd.DataFrame, settings: Ingestion) -> None:
-    """Stop when a split is empty.
+    """Raise ValueError if a split is empty.
 
     Raises:
-        ValueError: says which, what there is, and what to do.
+        ValueError: The message has the split, the number of photos in each and the remedy.
     """
     rated = table[table["split"] != "unlabelled"]
     counts = {split: int((rated["split"] == split).sum()) for split in split_assignment.HELD}
     for split, number in counts.items():
         if not number:
-            found = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+            listing = ", ".join(f"{count:,} {name}" for name, count in counts.items())
             raise ValueError(
-                f"expected rated photos in every split, got none for {split!r} ({found}): {len(rated):,} photos in "
+                f"expected rated photos in every split, got none for {split!r} ({listing}): {len(rated):,} photos in "
                 f"{rated['group'].nunique():,} groups, shares of {settings.validation_share:.0%} validation and "
                 f"{settings.test_share:.0%} test. Rate more photos, raise the share, or give them a column 'split'. "
                 "Nothing was written."
@@ -309,27 +327,29 @@ def _drawn_validation(photos: pd.DataFrame, table: pd.DataFrame) -> list[str]:
 
 
 def _people(rated: Ratings, table: pd.DataFrame) -> int | None:
-    """How many people rated the photos of the data set, where the ratings tell."""
+    """Return the number of raters of the data set's photos, or None if the file does not state it."""
     if rated.single is None:
         return None
-    entered = set(table.loc[table["split"] != "unlabelled", "photo"])
-    return int(rated.single.loc[rated.single["photo"].isin(entered), "rater"].nunique())
+    photos = set(table.loc[table["split"] != "unlabelled", "photo"])
+    return int(rated.single.loc[rated.single["photo"].isin(photos), "rater"].nunique())
 
 
 def _reliability(rated: Ratings, table: pd.DataFrame) -> rater_agreement.Reliability | None:
-    """How well people agree on the photos of the data set, where the ratings tell."""
-    entered = table[table["split"] != "unlabelled"]
+    """Return the agreement of the raters of the data set's photos, or None if the ratings do not allow it."""
+    labelled = table[table["split"] != "unlabelled"]
     if rated.single is not None:
-        single = rated.single[rated.single["photo"].isin(set(entered["photo"]))]
+        single = rated.single[rated.single["photo"].isin(set(labelled["photo"]))]
         return rater_agreement.reliability(single["photo"], single["rater"], single["score"])
     if rated.schema == "means":
-        return None  # their votes are a model's, not people's
-    return rater_agreement.reliability_of_counts(entered[list(VOTES)].to_numpy(float) * entered[["raters"]].to_numpy())
+        return None  # their votes are modelled, not observed
+    return rater_agreement.reliability_of_counts(
+        labelled[list(VOTES)].to_numpy(float) * labelled[["raters"]].to_numpy()
+    )
 
 
 def _write(dataset: str, outcome: Outcome, spool: str, weights: str) -> None:
-    """Write the data set, in files of about ``SHARD_BYTES``."""
-    from components.ingestion import tfds_writer  # not before the inspection is over: TensorFlow takes half a gigabyte
+    """Write the data set in shards of about ``SHARD_BYTES``."""
+    from components.ingestion import tfds_writer  # after the inspection: TensorFlow takes half a gigabyte
 
     splits, size = {}, embedder.size(weights) if weights else None
     for split, photos in outcome.table.groupby("split"):
@@ -347,7 +367,7 @@ def _write(dataset: str, outcome: Outcome, spool: str, weights: str) -> None:
 
 
 class _Stored:
-    """Some photos of the data set as examples, each read when it is its turn."""
+    """Lazily read examples of one shard: each photo is read from its spool file when its example is yielded."""
 
     def __init__(self, photos: pd.DataFrame, embedding_size: int | None):
         self._photos, self._size = photos, embedding_size
@@ -371,7 +391,7 @@ class _Stored:
             }
 
     def _faces(self, row: Any) -> dict[str, Any]:
-        """What was seen of a photo's faces; nothing where they were not looked for."""
+        """Return the face features of a photo, or the features without a face if its faces were not analysed."""
         if row.face_place == photo_inspection.UNSEEN["face_place"]:
             return analyzer.record(analyzer.unseen(self._size))
         face = {
@@ -380,5 +400,5 @@ class _Stored:
             "box": np.array(row.face_box, "float32"),
             "landmarks": np.array(row.face_landmarks, "float32"),
         }
-        read = {"embedding": photo_inspection.read_embedding(row.spool, int(row.face_place), self._size)}
-        return {"face": face, **(read if self._size else {})}
+        features = {"embedding": photo_inspection.read_embedding(row.spool, int(row.face_place), self._size)}
+        return {"face": face, **(features if self._size else {})}

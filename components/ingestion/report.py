@@ -1,4 +1,4 @@
-"""The report of an ingestion: what came in, how it was rated, what was left out and why."""
+"""Report page of an ingestion: the photos and their ratings, the data set, and the exclusions with their reasons."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,33 +14,35 @@ from components.ingestion.ratings.ratings import SCHEMAS
 from components.ingestion.summary import SPLITS, Outcome
 from components.scorer.report.page import Page, chart, gallery, photo, table, text
 
-BLUE, ORANGE = "#3b82c4", "#d97b29"  # of middling brightness: legible on light and on dark
-_FILES = 300  # of the photos left out that the page names; ingestion.json names all
-_VALUES = 30  # of an attribute that the page counts
+BLUE, ORANGE = "#3b82c4", "#d97b29"  # of medium brightness: legible on light and dark backgrounds
+_FILES = 300  # maximum number of excluded photos on the page; ingestion.json lists all
+_VALUES = 30  # maximum number of attribute values on the page
 
 
 def page(outcome: Outcome, crops: Mapping[str, Sequence[bytes]] | None = None) -> Page:
-    """The page; it shows no photo but the crops of faces that it is given.
+    """Build the report page. It shows no photos except the given face crops.
 
     Args:
-        outcome: what became of the photos.
-        crops: encoded pictures by what they are examples of; None: none are to be shown.
+        outcome: Summary of the ingestion.
+        crops: Encoded face crops by their caption. None: the report shows no faces.
     """
-    shown = Page(
+    report_page = Page(
         "Ingestion",
         f"{len(outcome.labelled):,} rated and {outcome.counts['unlabelled']:,} unlabelled photos make the data set; "
         f"{sum(outcome.reasons.values()):,} were left out.",
     )
-    shown.section("Data set", *_dataset(outcome))
-    shown.section("Ratings", *_ratings(outcome))
-    shown.section("How far people agree", *_agreement(outcome))
-    shown.section("Photos", *_photos(outcome))
+    report_page.section("Data set", *_dataset(outcome))
+    report_page.section("Ratings", *_ratings(outcome))
+    report_page.section("How far people agree", *_agreement(outcome))
+    report_page.section("Photos", *_photos(outcome))
     if outcome.faces:
-        shown.section("Faces", *_faces(outcome, crops))
+        report_page.section("Faces", *_faces(outcome, crops))
     if outcome.attributes:
-        shown.section("Splits by attribute", gallery([_by_attribute(outcome, name) for name in outcome.attributes]))
-    shown.section("Left out", *_left_out(outcome))
-    return shown
+        report_page.section(
+            "Splits by attribute", gallery([_by_attribute(outcome, name) for name in outcome.attributes])
+        )
+    report_page.section("Left out", *_left_out(outcome))
+    return report_page
 
 
 def _dataset(outcome: Outcome) -> list[str]:
@@ -50,8 +52,8 @@ def _dataset(outcome: Outcome) -> list[str]:
         row = {"split": split, "photos": len(photos), "groups": photos["group"].nunique()}
         rated = outcome.labelled[outcome.labelled["split"] == split]
         if len(rated):
-            told = int(rated["raters"].sum()) or None
-            row |= {"mean score": rated["mean"].mean(), "spread": rated["mean"].std(ddof=0), "ratings": told}
+            n_ratings = int(rated["raters"].sum()) or None
+            row |= {"mean score": rated["mean"].mean(), "spread": rated["mean"].std(ddof=0), "ratings": n_ratings}
         rows.append(row)
     size = outcome.labelled.groupby("group").size()
     grouped = int(size[size > 1].sum())
@@ -73,11 +75,13 @@ def _ratings(outcome: Outcome) -> list[str]:
         _histogram("Mean score", {"": rated["mean"]}, np.arange(1, 10.01, 0.25), "photos", share=False),
     ]
     if (rated["raters"] > 0).any():
-        told = rated.loc[rated["raters"] > 0, "raters"]
-        low, high = int(told.min()), int(told.max())
+        raters = rated.loc[rated["raters"] > 0, "raters"]
+        low, high = int(raters.min()), int(raters.max())
         step = max(1, -(-(high - low + 1) // 40))  # at most 40 bars
         charts.append(
-            _histogram("Raters a photo", {"": told}, np.arange(low, high + step + 1, step) - 0.5, "photos", share=False)
+            _histogram(
+                "Raters a photo", {"": raters}, np.arange(low, high + step + 1, step) - 0.5, "photos", share=False
+            )
         )
     else:
         blocks.append(text("The ratings do not say how many people rated a photo."))
@@ -85,19 +89,22 @@ def _ratings(outcome: Outcome) -> list[str]:
 
 
 def _agreement(outcome: Outcome) -> list[str]:
-    found = outcome.reliability
-    if found is None:
+    reliability = outcome.reliability
+    if reliability is None:
         return [text("These ratings do not tell: it takes single ratings or vote counts, two or more a photo.")]
     figures = {
-        "split-half correlation": (found.split_half, "of the means by one half of the raters with those by the other"),
-        "reliability": (found.spearman_brown, "of the means by all raters, after Spearman and Brown"),
-        "ceiling": (found.ceiling, "the highest LCC that a perfect scorer could reach"),
+        "split-half correlation": (
+            reliability.split_half,
+            "of the means by one half of the raters with those by the other",
+        ),
+        "reliability": (reliability.spearman_brown, "of the means by all raters, after Spearman and Brown"),
+        "ceiling": (reliability.ceiling, "the highest LCC that a perfect scorer could reach"),
     }
-    rows = [{"figure": name, "value": value, "meaning": words} for name, (value, words) in figures.items()]
+    rows = [{"figure": name, "value": value, "meaning": meaning} for name, (value, meaning) in figures.items()]
     return [
         text(
-            f"The raters were parted at random {found.splits} times, with {found.photos:,.0f} photos rated by both "
-            f"halves. No scorer can agree with these ratings beyond an LCC of about {found.ceiling:.2f}: what is "
+            f"The raters were parted at random {reliability.splits} times, with {reliability.photos:,.0f} photos rated by both "
+            f"halves. No scorer can agree with these ratings beyond an LCC of about {reliability.ceiling:.2f}: what is "
             "missing to 1 is the raters' own noise, and only more raters a photo raise it."
         ),
         table(rows),
@@ -106,15 +113,15 @@ def _agreement(outcome: Outcome) -> list[str]:
 
 def _photos(outcome: Outcome) -> list[str]:
     unlabelled = outcome.table["split"] == "unlabelled"
-    sides = {"rated": outcome.table[~unlabelled], "unlabelled": outcome.table[unlabelled]}
-    sides = {name: photos for name, photos in sides.items() if len(photos)}
+    pools = {"rated": outcome.table[~unlabelled], "unlabelled": outcome.table[unlabelled]}
+    pools = {name: photos for name, photos in pools.items() if len(photos)}
 
-    def shown(what: str, values: dict[str, pd.Series], bins: np.ndarray, **options: Any) -> str:
-        return _histogram(what, values, bins, "share of photos", **options)
+    def histogram(label: str, values: dict[str, pd.Series], bins: np.ndarray, **options: Any) -> str:
+        return _histogram(label, values, bins, "share of photos", **options)
 
-    brightness = {name: photos["brightness"] for name, photos in sides.items()}
-    shorter = {name: photos[["width", "height"]].min(axis=1) for name, photos in sides.items()}
-    sharpness = {name: photos["sharpness"].clip(lower=1) for name, photos in sides.items()}
+    brightness = {name: photos["brightness"] for name, photos in pools.items()}
+    shorter = {name: photos[["width", "height"]].min(axis=1) for name, photos in pools.items()}
+    sharpness = {name: photos["sharpness"].clip(lower=1) for name, photos in pools.items()}
     return [
         text(
             "Brightness is the mean luma, from 0 (black) to 1 (white). Sharpness is the variance of the Laplacian at "
@@ -122,9 +129,9 @@ def _photos(outcome: Outcome) -> list[str]:
         ),
         gallery(
             [
-                shown("Brightness", brightness, np.linspace(0, 1, 41)),
-                shown("Sharpness", sharpness, _log_bins(sharpness), log=True),
-                shown("Shorter side, pixels", shorter, _log_bins(shorter), log=True),
+                histogram("Brightness", brightness, np.linspace(0, 1, 41)),
+                histogram("Sharpness", sharpness, _log_bins(sharpness), log=True),
+                histogram("Shorter side, pixels", shorter, _log_bins(shorter), log=True),
             ]
         ),
     ]
@@ -135,32 +142,32 @@ def _faces(outcome: Outcome, crops: Mapping[str, Sequence[bytes]] | None) -> lis
     for split in SPLITS[:-1]:
         counts = outcome.labelled.loc[outcome.labelled["split"] == split, "face_count"]
         row = {"no face": counts == 0, "one": counts == 1, "several": counts > 1}
-        rows.append({"split": split, **{name: int(which.sum()) for name, which in row.items()}})
+        rows.append({"split": split, **{name: int(mask.sum()) for name, mask in row.items()}})
     size = outcome.faces.get("size", 0)
-    read = f"The largest one is read by a network that says {size:,} numbers of it. " if size else ""
+    embedded = f"The largest one is read by a network that says {size:,} numbers of it. " if size else ""
     confidence = outcome.labelled.loc[outcome.labelled["face_count"] > 0, "face_confidence"]
-    shown = []
+    blocks = []
     if len(confidence):
-        shown.append(gallery([
+        blocks.append(gallery([
             _histogram("Confidence that it is a face", {"": confidence}, np.linspace(0.6, 1, 41), "photos", share=False)
         ]))  # fmt: skip
     if crops is None:
-        shown.append(text("The faces are not shown: show_photos is off."))
-    for what, pictures in (crops or {}).items():
-        shown += [text(what), gallery([photo(data, side=112) for data in pictures])]
+        blocks.append(text("The faces are not shown: show_photos is off."))
+    for caption, pictures in (crops or {}).items():
+        blocks += [text(caption), gallery([photo(data, side=112) for data in pictures])]
     return [
         text(
-            f"Faces were looked for on the rated photos. {read}A photo without a face stays in the data set, and is "
+            f"Faces were looked for on the rated photos. {embedded}A photo without a face stays in the data set, and is "
             "known as one; low confidence mostly means that a face is covered, turned aside or small."
         ),
         table(rows),
-        *shown,
+        *blocks,
     ]
 
 
 def _by_attribute(outcome: Outcome, name: str) -> str:
     values = outcome.table["attributes"].map(lambda attributes: attributes[name])
-    # Mostly, attributes are known of the rated photos only.
+    # Splits with a value only: attributes are often known for rated photos only.
     splits = [split for split in SPLITS if (values[outcome.table["split"] == split] != "").any()]
     rows = outcome.table["split"].isin(splits)
     counts = Counter(zip(values[rows], outcome.table["split"][rows], strict=True))
@@ -177,11 +184,11 @@ def _by_attribute(outcome: Outcome, name: str) -> str:
 def _left_out(outcome: Outcome) -> list[str]:
     if not outcome.reasons:
         return [text("No photo was left out.")]
-    sides = {"rated": outcome.rated, "unlabelled": outcome.unlabelled}
+    pools = {"rated": outcome.rated, "unlabelled": outcome.unlabelled}
     reasons = [
         {
             "reason": reason,
-            **{name: sum(entry.reason == reason for entry in side.left_out) for name, side in sides.items()},
+            **{name: sum(entry.reason == reason for entry in pool.left_out) for name, pool in pools.items()},
             "meaning": REASONS[reason],
         }
         for reason in outcome.reasons
@@ -189,8 +196,8 @@ def _left_out(outcome: Outcome) -> list[str]:
     order = list(outcome.reasons)
     files = [
         {"photo": entry.photo, "of": name, "reason": entry.reason, "detail": entry.detail}
-        for name, side in sides.items()
-        for entry in sorted(side.left_out, key=lambda entry: (order.index(entry.reason), entry.photo))
+        for name, pool in pools.items()
+        for entry in sorted(pool.left_out, key=lambda entry: (order.index(entry.reason), entry.photo))
     ]
     return [
         table(
@@ -201,7 +208,7 @@ def _left_out(outcome: Outcome) -> list[str]:
 
 
 def _histogram(
-    what: str,
+    label: str,
     values: dict[str, Sequence[float] | pd.Series],
     bins: np.ndarray,
     unit: str,
@@ -209,18 +216,18 @@ def _histogram(
     share: bool = True,
     log: bool = False,
 ) -> str:
-    """A chart of how values are spread; several kinds lie over each other."""
+    """Return a histogram of values as a chart; several series are overlaid."""
     figure = Figure(figsize=(4.5, 2.8), layout="constrained")
     axes = figure.subplots()
     for (name, numbers), colour in zip(values.items(), (BLUE, ORANGE), strict=False):
         counts = np.histogram(np.clip(numbers, bins[0], bins[-1]), bins)[0]
         heights = counts / counts.sum() if share else counts
         axes.stairs(heights, bins, fill=True, color=colour, alpha=0.6, label=name or None)
-    axes.set(xlabel=what, ylabel=unit)
+    axes.set(xlabel=label, ylabel=unit)
     axes.spines[["top", "right"]].set_visible(False)
     if log:
         axes.set_xscale("log")
-        leading = (1, 2, 5) if bins[-1] < 300 * bins[0] else (1,)  # as many as have room
+        leading = (1, 2, 5) if bins[-1] < 300 * bins[0] else (1,)  # as many as fit
         round_numbers = [first * 10**power for power in range(6) for first in leading]
         axes.set_xticks([n for n in round_numbers if bins[0] <= n <= bins[-1]])
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -232,10 +239,10 @@ def _histogram(
     if len(values) > 1:
         axes.legend(frameon=False)
     median = ", ".join(f"{name} median {np.median(v):.4g}".strip() for name, v in values.items())
-    return chart(figure, f"Histogram: {what.lower()} ({median})")
+    return chart(figure, f"Histogram: {label.lower()} ({median})")
 
 
 def _log_bins(values: dict[str, pd.Series]) -> np.ndarray:
-    """Bins of equal ratio; a decade at least, or the axis would have no round number to be labelled with."""
+    """Return bins of equal ratio over at least a decade, so that the axis has a round number as a label."""
     low, high = min(v.min() for v in values.values()), max(v.max() for v in values.values())
     return np.geomspace(min(low / 1.2, 100), max(high * 1.2, 1000), 41)

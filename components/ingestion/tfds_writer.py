@@ -1,9 +1,9 @@
-"""Writes the data set as a TFDS directory, which ``tfds.builder_from_directory`` reads without this project.
+"""Writer of the data set as a TFDS directory, which ``tfds.builder_from_directory`` reads without this project.
 
-TFDS's own writers hold photos in memory to shuffle them: the generator's up to 1 GB of every split, Beam's
-whatever its runner holds of all photos. Here the caller gives the examples in their final order and parts
-them into shards, so that nothing is shuffled, one photo at a time is in memory, and a data set has the same
-bytes whether its shards were written one after the other or on a hundred machines.
+TFDS's own writers hold photos in memory to shuffle them. Its generator-based writer holds up to 1 GB of every split,
+its Beam writer as much of all photos as the runner holds. Here the caller passes the examples in their final order, in
+shards. So nothing is shuffled, and only one photo at a time is in memory. The bytes of a data set do not depend on the
+number of machines that write its shards.
 """
 
 import os
@@ -33,39 +33,38 @@ Example = Mapping[str, Any]
 
 
 def features(attributes: Sequence[str] = (), embedding: int | None = None) -> tfds.features.FeaturesDict:
-    """The features of an example.
+    """Return the TFDS features of an example.
 
-    ``photo`` JPEG bytes, kept as they come; ``photo_id`` and ``group`` text; ``votes`` float32 ``[10]``, summing
-    to 1, or zeros where there is no rating; ``raters`` int32, 0 where unknown; ``attributes`` one text each, empty when
-    unknown.
+    ``photo`` is JPEG bytes, unchanged. ``photo_id`` and ``group`` are text. ``votes`` is float32 ``[10]``, summing to
+    1, or zeros without a rating. ``raters`` is int32, 0 if unknown. ``attributes`` has one text each, empty if unknown.
 
-    Where faces were looked for, ``face`` holds of the largest one ``confidence`` float32, ``box`` float32 ``[4]`` and
-    ``landmarks`` float32 ``[5, 2]`` (see ``geometry.Face``), zeros without a face, and ``count`` int32 of all faces;
-    where they were read, too, ``embedding`` is float32 ``[size]``, zeros without a face.
+    If faces were analysed, ``face`` holds ``count`` (int32) of all faces. It also holds ``confidence`` float32, ``box``
+    float32 ``[4]`` and ``landmarks`` float32 ``[5, 2]`` of the largest face (see ``geometry.Face``), or zeros without a
+    face. If faces were embedded, ``embedding`` is float32 ``[size]``, or zeros without a face.
 
     Args:
-        attributes: their names.
-        embedding: its size; 0: faces are not read; None: they are not even looked for.
+        attributes: Names of the attributes.
+        embedding: Embedding size; 0 if faces are detected but not embedded; None if faces are not analysed.
     """
-    text, numbers = tfds.features.Text, tfds.features.Tensor
+    text, tensor = tfds.features.Text, tfds.features.Tensor
     face = {
         "count": np.int32,
         "confidence": np.float32,
-        "box": numbers(shape=(4,), dtype=np.float32),
-        "landmarks": numbers(shape=(5, 2), dtype=np.float32),
+        "box": tensor(shape=(4,), dtype=np.float32),
+        "landmarks": tensor(shape=(5, 2), dtype=np.float32),
     }
-    seen = {} if embedding is None else {"face": tfds.features.FeaturesDict(face)}
-    read = {"embedding": numbers(shape=(embedding,), dtype=np.float32)} if embedding else {}
+    face_feature = {} if embedding is None else {"face": tfds.features.FeaturesDict(face)}
+    embedding_feature = {"embedding": tensor(shape=(embedding,), dtype=np.float32)} if embedding else {}
     return tfds.features.FeaturesDict(
         {
             "photo": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
             "photo_id": text(),
-            "votes": numbers(shape=(len(SCORES),), dtype=np.float32),
+            "votes": tensor(shape=(len(SCORES),), dtype=np.float32),
             "raters": np.int32,
             "group": text(),
             "attributes": tfds.features.FeaturesDict({name: text() for name in attributes}),
-            **seen,
-            **read,
+            **face_feature,
+            **embedding_feature,
         }
     )
 
@@ -80,49 +79,56 @@ def write(
     beam_options: str = "",
     shared: str = "",
 ) -> None:
-    """Write a data set; it appears as a whole or not at all, and takes the place of one that was there.
+    """Write a data set atomically, replacing an existing one.
 
     >>> write("faces", {"train": [[{"photo": jpeg, "photo_id": "a.jpg", "votes": votes, "raters": 7,
     ...                             "group": "anna", "attributes": {}}]]})  # doctest: +SKIP
 
     Args:
-        dataset: local directory that becomes the data set.
-        splits: by the name of the split, its shards in order; a shard is a picklable collection of examples
-            (a list, or an object with ``__len__`` and ``__iter__`` that reads them when asked). TFDS cannot
-            read a split without examples, so such a split is left out of the directory.
-        attributes: names of the attributes; every example has each of them.
-        record: a JSON value to lie beside the shards as ``ingestion.json``.
-        faces: folder of the weights by which faces were found (see ``scorer.embedding``), which is copied into the
-            data set; each example then has a ``face``, and an ``embedding`` where they read faces. Empty: none has.
-        beam_options: options of the Apache Beam runner that writes the shards; empty: this process does.
-        shared: address that Beam's workers and this machine both reach, for the shards on their way; it
-            may be left empty where the workers are on this machine. What was written there is removed.
+        dataset: Local directory that becomes the data set.
+        splits: Shards of each split, in order, by the split's name. A shard is a picklable collection of examples: a
+            list, or an object with ``__len__`` and ``__iter__`` that reads them lazily. TFDS cannot read a split
+            without examples, so an empty split is omitted.
+        attributes: Names of the attributes; every example has all of them.
+        record: JSON value of ``ingestion.json`` beside the shards. None: no such file.
+        faces: Folder of the face weights (see ``scorer.faces.embedder``), which is copied into the data set. Each example
+            then has a ``face``, and an ``embedding`` if the weights include an embedder. Empty: no example has a
+            ``face``.
+        beam_options: Options of the Apache Beam runner that writes the shards. Empty: this process writes them.
+        shared: Address for the shards in transit that Beam's workers and this machine both reach. It may be empty if
+            the workers are on this machine. Its files are removed afterwards.
 
     Raises:
-        ValueError: a split is unknown, or no split has any example.
+        ValueError: A split is unknown, or no split has any example.
     """
     if unknown := sorted(set(splits) - set(SPLITS)):
         raise ValueError(f"expected splits out of {list(SPLITS)}, got {unknown[0]!r}")
-    filled = {split: [s for s in splits.get(split, []) if len(s)] for split in SPLITS}
+    filled = {split: [shard for shard in splits.get(split, []) if len(shard)] for split in SPLITS}
     filled = {split: shards for split, shards in filled.items() if shards}
     if not filled:
         raise ValueError("expected at least one example in a split, got none: a data set cannot be empty")
     size = embedder.size(faces) if faces else None
     with _appearing(Path(dataset)) as folder:
-        place = storage.join(shared, "shards") if beam_options and storage.is_remote(shared) else str(folder)
+        shards_folder = storage.join(shared, "shards") if beam_options and storage.is_remote(shared) else str(folder)
         shards = [
-            _Shard(f"{NAME}-{split}.tfrecord-{index:05d}-of-{len(parts):05d}", place, part, tuple(attributes), size)
-            for split, parts in filled.items()
-            for index, part in enumerate(parts)
+            _Shard(
+                f"{NAME}-{split}.tfrecord-{index:05d}-of-{len(split_shards):05d}",
+                shards_folder,
+                examples,
+                tuple(attributes),
+                size,
+            )
+            for split, split_shards in filled.items()
+            for index, examples in enumerate(split_shards)
         ]
         if beam_options:
             parallel_map.on_beam(_write_shard, shards, beam_options, "write shards")
         else:
             for shard in progress.track(shards, "writing the data set's shards"):
                 _write_shard(shard)
-        if place != str(folder):
-            storage.download_tree(place, folder)
-            storage.delete_tree(place)
+        if shards_folder != str(folder):
+            storage.download_tree(shards_folder, folder)
+            storage.delete_tree(shards_folder)
         _describe(folder, filled, features(attributes, size))
         if faces:
             embedder.copy(faces, folder / embedder.FOLDER)
@@ -132,10 +138,10 @@ def write(
 
 @dataclass(frozen=True)
 class _Shard:
-    """One file of the data set, with what it takes to write it elsewhere."""
+    """One shard file of the data set, complete for another process or machine."""
 
     name: str
-    place: str  # address of the folder
+    place: str  # address of the shard's folder
     examples: Collection[Example]
     attributes: tuple[str, ...]
     embedding: int | None
@@ -143,23 +149,23 @@ class _Shard:
 
 def _write_shard(shard: _Shard) -> None:
     with _local(shard) as path, tf.io.TFRecordWriter(path) as writer:
-        known, written = _features(shard.attributes, shard.embedding), 0
+        example_features, n_written = _features(shard.attributes, shard.embedding), 0
         for example in shard.examples:
             votes = np.asarray(example["votes"], np.float32)
-            serialised = known.serialize_example({**example, "votes": votes})
-            # Once more, with the features in a fixed order: by default it differs from process to process.
+            serialised = example_features.serialize_example({**example, "votes": votes})
+            # Serialised again with sorted features: by default their order differs between processes.
             writer.write(tf.train.Example.FromString(serialised).SerializeToString(deterministic=True))
-            written += 1
-        if written != len(shard.examples):
-            raise RuntimeError(f"{shard.name} was announced with {len(shard.examples)} examples and had {written}")
+            n_written += 1
+        if n_written != len(shard.examples):
+            raise RuntimeError(f"{shard.name} was announced with {len(shard.examples)} examples and had {n_written}")
 
 
-_features = lru_cache(maxsize=4)(features)  # of many shards in one process
+_features = lru_cache(maxsize=4)(features)  # shared by the shards of one process
 
 
 @contextmanager
 def _local(shard: _Shard) -> Iterator[str]:
-    """A local path for the shard, whose file then lies in the shard's place."""
+    """Yield a local path for the shard; on exit the file is uploaded if the shard's folder is remote."""
     if not storage.is_remote(shard.place):
         yield os.path.join(shard.place, shard.name)
         return
@@ -169,7 +175,7 @@ def _local(shard: _Shard) -> Iterator[str]:
 
 
 def _describe(
-    folder: Path, splits: Mapping[str, Sequence[Collection[Example]]], known: tfds.features.FeaturesDict
+    folder: Path, splits: Mapping[str, Sequence[Collection[Example]]], example_features: tfds.features.FeaturesDict
 ) -> None:
     """Write ``dataset_info.json`` and ``features.json``."""
     infos = [
@@ -182,7 +188,7 @@ def _describe(
     ]
     tfds.folder_dataset.write_metadata(
         data_dir=str(folder),
-        features=known,
+        features=example_features,
         split_infos=infos,
         check_data=False,
         description="Portraits and how people rated them, from 1 to 10.",
@@ -191,12 +197,12 @@ def _describe(
 
 @contextmanager
 def _appearing(dataset: Path) -> Iterator[Path]:
-    """A new folder beside the data set that takes its place when the block ends well, and else vanishes."""
+    """Yield a new folder that replaces the data set on success and is deleted on failure."""
     dataset.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{dataset.name}.", suffix=".partial", dir=dataset.parent))
     try:
         yield folder
-        folder.chmod(0o755)  # mkdtemp's own mode would keep others from reading the data set
+        folder.chmod(0o755)  # mkdtemp's mode would prevent other users from reading the data set
         if dataset.exists():
             shutil.rmtree(dataset)
         folder.rename(dataset)

@@ -99,14 +99,8 @@ class Chunk:
     @property
     def name(self) -> str:
         """Hash of the chunk's inputs: photos, settings, Pillow's version and face weights."""
-        settings = self.settings
-        inputs = (
-            settings.minimum_side,
-            settings.maximum_pixels,
-            settings.shorter_side,
-            settings.jpeg_quality,
-            PIL.__version__,
-        )
+        s = self.settings
+        inputs = (s.minimum_side, s.maximum_pixels, s.shorter_side, s.jpeg_quality, PIL.__version__)
         if self.faces:
             inputs = (*inputs, self.faces.rpartition("/")[2])
         return hashlib.sha256(repr((self.photos, inputs)).encode()).hexdigest()[:32]

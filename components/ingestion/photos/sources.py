@@ -101,7 +101,7 @@ def open_source(uri: str, scratch: str = "") -> Source:
     Args:
         uri: Address, see the module's docstring.
         scratch: Folder for the photos of ``tfds:`` and ``sample:``. If Beam workers on other machines read them, they
-            must reach it. Photos of an earlier attempt are reused.
+            must reach it. A sample drawn by an earlier attempt is reused.
 
     Raises:
         ValueError: The address is malformed, or needs a scratch folder and there is none.
@@ -241,11 +241,8 @@ class _Tfds(Source):
                     continue
                 uri = storage.join(folder, photo)
                 storage.write_bytes(uri, data)
-                yield (
-                    photo,
-                    uri,
-                    hashlib.sha256(data).hexdigest(),
-                )  # the file is rewritten each time, so its modification time says nothing
+                # The version is a hash: the file is rewritten each time, so its modification time says nothing.
+                yield photo, uri, hashlib.sha256(data).hexdigest()
 
 
 def _builder(uri: str) -> "tuple[tfds.core.DatasetBuilder, list[str]]":
