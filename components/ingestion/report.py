@@ -89,22 +89,22 @@ def _ratings(outcome: Outcome) -> list[str]:
 
 
 def _agreement(outcome: Outcome) -> list[str]:
-    reliability = outcome.reliability
-    if reliability is None:
+    result = outcome.reliability
+    if result is None:
         return [text("These ratings do not tell: it takes single ratings or vote counts, two or more a photo.")]
     figures = {
         "split-half correlation": (
-            reliability.split_half,
+            result.split_half,
             "of the means by one half of the raters with those by the other",
         ),
-        "reliability": (reliability.spearman_brown, "of the means by all raters, after Spearman and Brown"),
-        "ceiling": (reliability.ceiling, "the highest LCC that a perfect scorer could reach"),
+        "reliability": (result.spearman_brown, "of the means by all raters, after Spearman and Brown"),
+        "ceiling": (result.ceiling, "the highest LCC that a perfect scorer could reach"),
     }
     rows = [{"figure": name, "value": value, "meaning": meaning} for name, (value, meaning) in figures.items()]
     return [
         text(
-            f"The raters were parted at random {reliability.splits} times, with {reliability.photos:,.0f} photos rated by both "
-            f"halves. No scorer can agree with these ratings beyond an LCC of about {reliability.ceiling:.2f}: what is "
+            f"The raters were parted at random {result.splits} times, with {result.photos:,.0f} photos rated by both "
+            f"halves. No scorer can agree with these ratings beyond an LCC of about {result.ceiling:.2f}: what is "
             "missing to 1 is the raters' own noise, and only more raters a photo raise it."
         ),
         table(rows),
@@ -144,7 +144,7 @@ def _faces(outcome: Outcome, crops: Mapping[str, Sequence[bytes]] | None) -> lis
         row = {"no face": counts == 0, "one": counts == 1, "several": counts > 1}
         rows.append({"split": split, **{name: int(mask.sum()) for name, mask in row.items()}})
     size = outcome.faces.get("size", 0)
-    embedded = f"The largest one is read by a network that says {size:,} numbers of it. " if size else ""
+    network = f"The largest one is read by a network that says {size:,} numbers of it. " if size else ""
     confidence = outcome.labelled.loc[outcome.labelled["face_count"] > 0, "face_confidence"]
     blocks = []
     if len(confidence):
@@ -157,7 +157,7 @@ def _faces(outcome: Outcome, crops: Mapping[str, Sequence[bytes]] | None) -> lis
         blocks += [text(caption), gallery([photo(data, side=112) for data in pictures])]
     return [
         text(
-            f"Faces were looked for on the rated photos. {embedded}A photo without a face stays in the data set, and is "
+            f"Faces were looked for on the rated photos. {network}A photo without a face stays in the data set, and is "
             "known as one; low confidence mostly means that a face is covered, turned aside or small."
         ),
         table(rows),

@@ -91,9 +91,9 @@ def write(
             without examples, so an empty split is omitted.
         attributes: Names of the attributes; every example has all of them.
         record: JSON value of ``ingestion.json`` beside the shards. None: no such file.
-        faces: Folder of the face weights (see ``scorer.faces.embedder``), which is copied into the data set. Each example
-            then has a ``face``, and an ``embedding`` if the weights include an embedder. Empty: no example has a
-            ``face``.
+        faces: Folder of the face weights (see ``scorer.faces.embedder``), which is copied into the data set. Each
+            example then has a ``face``, and an ``embedding`` if the weights include an embedder. Empty: no example has
+            a ``face``.
         beam_options: Options of the Apache Beam runner that writes the shards. Empty: this process writes them.
         shared: Address for the shards in transit that Beam's workers and this machine both reach. It may be empty if
             the workers are on this machine. Its files are removed afterwards.

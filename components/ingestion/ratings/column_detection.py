@@ -21,7 +21,7 @@ ATTRIBUTE_VALUES = 100
 """Maximum distinct values of an attribute. A column with more is free text or an identifier, not slices to compare."""
 
 OWN = frozenset({"photo_id", "raters", "group", "face_count", "face_confidence", *(f"p{score}" for score in SCORES)})
-"""Columns that `scorer.photos.table` creates for every data set; an attribute must not replace them."""
+"""Columns that `scorer.data.photos.table` creates for every data set; an attribute must not replace them."""
 
 # Column names in order of preference. Case, blanks, dashes and underscores are ignored.
 PHOTO = (

@@ -1,11 +1,11 @@
-"""Synthetic portraits with simulated ratings: the sample that the pipeline runs on before it has data.
+"""Synthetic portraits with simulated ratings: the sample on which the pipeline runs without real data.
 
-The sample is for seeing the pipeline work and for tests with a known truth. It is never evidence of accuracy:
-the people are drawn, the raters are simulated, and what makes a photo good is a formula of this project.
+The sample demonstrates the pipeline and serves tests with a known truth. It is never evidence of accuracy: the people
+are drawn, the raters are simulated, and the quality of a photo is a formula of this project.
 
-* ``portrait``: what can be seen on a portrait (``Portrait``) and how good it is (``latent_quality``);
-* ``drawing``: the picture of it (``draw_portrait``);
-* ``raters``: who rates it;
+* ``portrait``: the properties of a portrait (``Portrait``) and its quality (``latent_quality``);
+* ``drawing``: its image (``draw_portrait``);
+* ``raters``: the simulated raters;
 * ``folder``: the files (``draw``).
 """
 

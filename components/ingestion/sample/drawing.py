@@ -1,4 +1,4 @@
-"""A portrait as a camera takes it: people before a scene, light, exposure and a lens that can be out of focus."""
+"""Rendering of a portrait: people in front of a scene, with light, exposure and focus blur."""
 
 import colorsys
 from collections.abc import Iterator
@@ -19,24 +19,24 @@ from components.ingestion.sample.portrait import (
     head_centres,
 )
 
-_SUPERSAMPLING = 2  # smooth edges: figures are drawn at twice the side and then reduced
-_SOFT = 8  # light and background are blurred anyway: they are drawn at an eighth of the side
-_SMALLEST = 16  # pixels; below it nothing can be recognised
-_GAMMA = 2.2  # of sRGB, nearly
+_SUPERSAMPLING = 2  # anti-aliasing: figures are drawn at twice the side and then reduced
+_SOFT = 8  # light and background are blurred, so they are drawn at an eighth of the side
+_SMALLEST = 16  # pixels; a smaller portrait is unrecognisable
+_GAMMA = 2.2  # approximate gamma of sRGB
 
 
 def draw_portrait(portrait: Portrait, side: int = 320) -> Image.Image:
     """Draw a portrait as a camera would have taken it.
 
     Args:
-        portrait: what to draw.
-        side: width in pixels; the height is ``ASPECT`` times as much.
+        portrait: Properties of the portrait.
+        side: Width in pixels, at least 16; the height is ``ASPECT`` times the width.
 
     Returns:
         An RGB image. The same portrait and side give the same pixels.
 
     Raises:
-        ValueError: the side is below 16 pixels.
+        ValueError: The side is below 16 pixels.
     """
     if side < _SMALLEST:
         raise ValueError(f"side must be at least {_SMALLEST} pixels, got {side}; draw it larger and scale it down")
@@ -50,7 +50,7 @@ def draw_portrait(portrait: Portrait, side: int = 320) -> Image.Image:
 
 
 def _people(portrait: Portrait) -> Iterator[tuple[Portrait, tuple[float, float], float]]:
-    """Who is drawn, from back to front: looks, centre of the head, height of the head."""
+    """Yield the people from back to front: looks, centre of the head, height of the head."""
     person, child = head_centres(portrait)
     yield portrait, person, portrait.size
     if portrait.child:
@@ -65,9 +65,9 @@ def _soft(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _background(portrait: Portrait, size: tuple[int, int]) -> Image.Image:
-    """The scene, out of focus and turned with the camera."""
+    """Draw the scene, out of focus and rotated with the camera."""
     width, height = _soft(size)
-    wide, high = round(width * 1.8), round(height * 1.8)  # room to turn
+    wide, high = round(width * 1.8), round(height * 1.8)  # margin for the rotation
     image = _gradient(portrait, (wide, high))
     _furnish(image, portrait)
     image = image.filter(ImageFilter.GaussianBlur(width * 0.022)).rotate(portrait.tilt, Image.Resampling.BILINEAR)
@@ -77,7 +77,7 @@ def _background(portrait: Portrait, size: tuple[int, int]) -> Image.Image:
 
 
 def _gradient(portrait: Portrait, size: tuple[int, int]) -> Image.Image:
-    """A wall, or a sky, that is lighter where the light comes from."""
+    """Draw a wall or a sky that is lighter on the side of the light."""
     hue = portrait.scene_hue
     near, far = {
         "studio": (_hue(hue, 0.72, 0.32), _hue(hue, 0.45, 0.32)),
@@ -91,7 +91,7 @@ def _gradient(portrait: Portrait, size: tuple[int, int]) -> Image.Image:
 
 
 def _furnish(image: Image.Image, portrait: Portrait) -> None:
-    """Draw the things of the scene on its background. Coordinates are shares of the image."""
+    """Draw the objects of the scene on its background. Coordinates are shares of the image."""
     rng, hue, paint = np.random.default_rng(portrait.scene_seed), portrait.scene_hue, ImageDraw.Draw(image, "RGBA")
     scale = np.array(image.size * 2)
 
@@ -133,7 +133,7 @@ def _hue(hue: float, lightness: float, saturation: float) -> Colour:
 
 
 def _photograph(image: Image.Image, light: Image.Image, portrait: Portrait) -> Image.Image:
-    """Light, white balance, exposure and focus."""
+    """Apply light, white balance, exposure and focus blur."""
     light = light.filter(ImageFilter.GaussianBlur(light.width * 0.17 * portrait.size))
     light = light.resize(image.size, Image.Resampling.BICUBIC)
     image = ImageChops.soft_light(image, Image.merge("RGB", [light] * 3))

@@ -1,6 +1,6 @@
-"""A person, from the hair behind the head to the glasses in front of it.
+"""Drawing of a person, from the hair behind the head to the glasses in front of it.
 
-All lengths are head units (see ``Pen``); an outline given for the right half is mirrored.
+All lengths are head units (see ``Pen``). An outline of the right half is mirrored.
 """
 
 from dataclasses import dataclass
@@ -44,9 +44,9 @@ def draw_figure(pen: Pen, looks: Portrait, striped: bool = False) -> None:
     """Draw head and body.
 
     Args:
-        pen: on an RGB image, in the units of this head.
-        looks: what the person looks like; where the person is, the pen knows.
-        striped: whether the shirt has broad stripes, which a small network sees where it hardly sees a second face.
+        pen: Pen on an RGB image, in the units of this head.
+        looks: Appearance of the person; the pen holds the position.
+        striped: True for broad stripes on the shirt. A small network detects stripes more easily than a second face.
     """
     palette = _Palette.of(looks)
     _hair_behind(pen, looks, palette)
@@ -66,11 +66,11 @@ def draw_figure(pen: Pen, looks: Portrait, striped: bool = False) -> None:
 
 
 def draw_light(pen: Pen, looks: Portrait) -> None:
-    """Paint where light (above 128) and shadow (below 128) fall on head and body.
+    """Paint the light (above 128) and the shadow (below 128) on head and body.
 
     Args:
-        pen: on an L image, to be blurred afterwards, in the units of this head.
-        looks: the person; the light comes from ``looks.light``.
+        pen: Pen on an L image, which the caller blurs, in the units of this head.
+        looks: Appearance of the person; the light comes from ``looks.light``.
     """
     lit = float(np.sign(looks.light))
     depth = round(46 * abs(looks.light))
@@ -85,12 +85,12 @@ def draw_light(pen: Pen, looks: Portrait) -> None:
 
 
 def _to(side: float, points: Points) -> Points:
-    """The points on the right (1) or, mirrored, on the left (-1)."""
+    """Return the points on the right side (1) or mirrored to the left side (-1)."""
     return [(side * x, y) for x, y in points]
 
 
 def _mix(first: Colour, second: Colour, share: float) -> Colour:
-    """``share`` of the second colour in the first."""
+    """Mix two colours with ``share`` of the second one."""
     return tuple(round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
 
 
@@ -271,7 +271,7 @@ def _hair_in_front(pen: Pen, looks: Portrait, palette: _Palette) -> None:
 
 
 def _fringe(pen: Pen, outside: Points, inside: Points, hair: Colour) -> None:
-    """Fill the hair between the crown and the hairline; each is given from the top (or the temple) on the right."""
+    """Fill the hair between crown and hairline. Both start at the top (or the temple) on the right."""
     half = [*outside, *inside]
     pen.shape([*_to(-1, half[:0:-1]), *half], hair)
 

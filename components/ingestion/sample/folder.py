@@ -1,4 +1,4 @@
-"""The sample as files: photos, unlabelled photos, ratings, attributes and the truth behind them."""
+"""Files of the sample: photos, unlabelled photos, ratings, attributes and the ground truth."""
 
 import csv
 import os
@@ -21,13 +21,13 @@ SIDE = 320  # pixels: width of a photo
 RATERS = 60
 RATINGS = (8, 16)  # fewest and most ratings of a photo
 
-_EVERY = 50  # the last of so many photos is a copy
-_QUALITY = 90  # of the JPEG files
+_EVERY = 50  # the last of every 50 photos is a copy
+_QUALITY = 90  # JPEG quality
 _ORIENTATION, _TURNED_LEFT = 0x0112, 6  # EXIF tag; its value for pixels that are stored turned 90° to the left
 
 
 class Sample(NamedTuple):
-    """Where the parts of a sample are."""
+    """Paths of the parts of a sample."""
 
     photos: Path
     unlabelled: Path
@@ -44,45 +44,45 @@ class _Photo(NamedTuple):
 
 
 def draw(folder: str | Path, *, labelled: int = 600, unlabelled: int = 300, seed: int = 1) -> Sample:
-    """Draw a sample: portraits, simulated ratings and the truth behind them.
+    """Draw a sample: portraits, simulated ratings and the ground truth.
 
-    Writes
+    The sample is written atomically. It consists of:
 
-    * ``photos/``: ``labelled`` photos that can be used. Every 50th is a copy of an earlier one, by turns exact
-      and smaller with stronger compression; a few are PNG, WebP or JPEG that EXIF turns upright. From 50
-      photos on, flawed ones are beside them, which ingestion must leave out: one that is unreadable, one that
-      is too small and one that nobody rated. The ratings then also name a photo that is not there;
+    * ``photos/``: ``labelled`` usable photos. Every 50th is a copy of an earlier one, alternately exact and smaller
+      with stronger compression. A few are PNG, WebP or JPEG with an EXIF orientation. With 50 photos or more, there are
+      also three flawed photos that ingestion must exclude: an unreadable one, one that is too small and one without
+      ratings. The ratings then also name a photo that does not exist;
     * ``unlabelled/``: ``unlabelled`` photos; every 50th is a near copy of a rated one;
     * ``ratings.csv`` (photo,rater,score): one row a rating, scores from 1 to 10;
-    * ``attributes.csv`` (photo,job,skin,child,sunglasses): one row a rated photo, flawed ones left out;
-    * ``truth.csv`` (photo,quality,copy_of,skin and every field of ``Portrait``): one row a photo, rated or
-      not, flawed ones left out.
+    * ``attributes.csv`` (photo,job,skin,child,sunglasses): one row a rated photo, without the flawed ones;
+    * ``truth.csv`` (photo,quality,copy_of,skin and every field of ``Portrait``): one row a photo, rated or not, without
+      the flawed ones.
 
-    A portrait depends on the seed and on its number only: a larger sample contains the smaller one.
+    A portrait depends only on the seed and its number, so a larger sample contains the smaller one.
 
     Args:
-        folder: where to write; must be empty or not exist. On an error nothing is left there.
-        labelled: number of rated photos, at least 0.
-        unlabelled: number of photos without ratings, at least 0.
-        seed: at least 0; the same seed writes the same bytes.
+        folder: Folder to write; must be empty or not exist. After an error, it contains nothing.
+        labelled: Number of rated photos, at least 0.
+        unlabelled: Number of photos without ratings, at least 0.
+        seed: Random seed, at least 0; the same seed writes the same bytes.
 
     Returns:
         The paths of the five parts.
 
     Raises:
-        ValueError: the folder is not empty, or a number is negative.
+        ValueError: The folder is not empty, or a number is negative.
     """
     folder = Path(folder)
-    for what, number in {"labelled": labelled, "unlabelled": unlabelled, "seed": seed}.items():
+    for name, number in {"labelled": labelled, "unlabelled": unlabelled, "seed": seed}.items():
         if number < 0:
-            raise ValueError(f"{what} must be 0 or more, got {number}")
+            raise ValueError(f"{name} must be 0 or more, got {number}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"the sample needs an empty folder, and {folder} is not empty; remove it or name another one")
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         _write(_parts(draft), labelled, unlabelled, seed)
-        draft.chmod(0o755)  # mkdtemp's folders are closed to others
+        draft.chmod(0o755)  # mkdtemp's mode would exclude other users
         os.replace(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -136,7 +136,7 @@ def _attributes(photo: _Photo) -> tuple[str, ...]:
         photo.name,
         portrait.job,
         portrait.skin,
-        *("yes" if v else "no" for v in (portrait.child, portrait.sunglasses)),
+        *("yes" if value else "no" for value in (portrait.child, portrait.sunglasses)),
     )
 
 
@@ -150,7 +150,7 @@ def _portrait(seed: int, stream: int, number: int) -> Portrait:
 
 
 def _rated(labelled: int, seed: int) -> Iterator[_Photo]:
-    """The photos that can be used, in order."""
+    """Yield the usable rated photos in order."""
     for number in range(labelled):
         if number % _EVERY < _EVERY - 1:
             yield _original(number, seed)
@@ -162,10 +162,10 @@ def _rated(labelled: int, seed: int) -> Iterator[_Photo]:
 
 
 def _original(number: int, seed: int) -> _Photo:
-    """A rated photo that is no copy, in the format of its number."""
+    """Return a rated photo that is not a copy, in the file format of its number."""
     portrait = _portrait(seed, 3, number)
     image, name = draw_portrait(portrait, SIDE), f"portrait-{number:04}"
-    match number % (_EVERY // 2):  # what is copied, the last of them, is plain JPEG
+    match number % (_EVERY // 2):  # copies are made of number 24 of each 25, a plain JPEG
         case 7:
             return _Photo(f"{name}.png", _encoded(image, "PNG"), portrait)
         case 11:
@@ -179,7 +179,7 @@ def _original(number: int, seed: int) -> _Photo:
 
 
 def _unrated(unlabelled: int, labelled: int, seed: int) -> Iterator[_Photo]:
-    """The unlabelled photos, in order."""
+    """Yield the unlabelled photos in order."""
     for number in range(unlabelled):
         name = f"unlabelled-{number:04}.jpg"
         if labelled and number % _EVERY == _EVERY - 1:
@@ -191,18 +191,18 @@ def _unrated(unlabelled: int, labelled: int, seed: int) -> Iterator[_Photo]:
 
 
 def _flawed(seed: int) -> dict[str, bytes]:
-    """Files that ingestion must leave out."""
+    """Return the files that ingestion must exclude, by name."""
     image = draw_portrait(_portrait(seed, 5, 0), SIDE)
-    whole = _jpeg(image)
+    jpeg = _jpeg(image)
     return {
-        "broken.jpg": whole[: len(whole) // 3],  # an upload that was cut off
+        "broken.jpg": jpeg[: len(jpeg) // 3],  # a truncated upload
         "thumbnail.jpg": _jpeg(image.resize((48, 60))),
         "unrated.jpg": _jpeg(draw_portrait(_portrait(seed, 5, 1), SIDE)),
     }
 
 
 def _near_copy(portrait: Portrait) -> bytes:
-    """The photo as another site would keep it: smaller, with stronger compression."""
+    """Return the photo as another website would store it: smaller, with stronger compression."""
     image = draw_portrait(portrait, SIDE)
     return _jpeg(image.resize((image.width * 3 // 4, image.height * 3 // 4), Image.Resampling.LANCZOS), quality=75)
 

@@ -1,4 +1,4 @@
-"""Smooth shapes around a head that can be anywhere on the photo, of any size and tilted."""
+"""Smooth shapes around a head of any position, size and tilt on a photo."""
 
 from collections.abc import Sequence
 
@@ -8,22 +8,22 @@ from PIL import Image, ImageDraw
 from components.ingestion.sample.portrait import Portrait
 
 Colour = tuple[int, ...]
-"""Red, green, blue and, if need be, opacity; 0 to 255."""
+"""Red, green, blue and optionally opacity; 0 to 255."""
 
 Points = Sequence[tuple[float, float]] | np.ndarray
 
 
 class Pen:
-    """Draws in head units: the origin is the middle of the face, the chin is at y = 1, the crown at y = -1."""
+    """Drawing tool in head units: the origin is the middle of the face, the chin is at y = 1, the crown at y = -1."""
 
     def __init__(self, image: Image.Image, portrait: Portrait, centre: tuple[float, float], height: float):
-        """Take up a pen.
+        """Create a pen.
 
         Args:
-            image: drawn on; RGB (colours are tuples) or L (colours are whole numbers).
-            portrait: the whole photo turns by its tilt around its (x, y).
-            centre: of the head, as shares of the image's width and height, before it turns.
-            height: of the head, as share of the image's height.
+            image: Image to draw on; RGB (colours are tuples) or L (colours are integers).
+            portrait: Portrait whose tilt rotates the whole photo around its (x, y).
+            centre: Centre of the head before the rotation, as shares of the image's width and height.
+            height: Height of the head, as share of the image's height.
         """
         self._draw = ImageDraw.Draw(image, "RGBA" if image.mode == "RGB" else "L")
         self._unit = height / 2 * image.height
@@ -33,7 +33,7 @@ class Pen:
         self._turn = np.array([[cosine, sine], [-sine, cosine]])
 
     def polygon(self, points: Points, colour: Colour | int) -> None:
-        """Fill a shape with these corners."""
+        """Fill a polygon with these corners."""
         self._draw.polygon(self._pixels(points), fill=colour)
 
     def shape(self, points: Points, colour: Colour | int) -> None:
@@ -49,32 +49,33 @@ class Pen:
         curve = smooth(points, closed)
         thick = max(1, round(width * self._unit))
         pixels = self._pixels([*curve, *curve[:2]] if closed else curve)
-        self._draw.line(pixels, fill=colour, width=thick, joint="curve" if thick > 12 else None)  # else not visible
+        # Joints of thin lines are not visible.
+        self._draw.line(pixels, fill=colour, width=thick, joint="curve" if thick > 12 else None)
         if not closed and thick > 2:
             radius = thick / self._unit / 2
             self.oval(*curve[0], radius, radius, colour)
             self.oval(*curve[-1], radius, radius, colour)
 
     def _pixels(self, points: Points) -> list[float]:
-        """Head units to pixels: x, y, x, y, ..."""
+        """Convert head units to pixels: x, y, x, y, ..."""
         upright = self._centre + np.asarray(points, float) * self._unit
         return ((upright - self._pivot) @ self._turn + self._pivot).ravel().tolist()
 
 
 def mirrored(points: Points) -> Points:
-    """The points of the right half, from top to bottom, then their mirror images back to the top."""
+    """Return the points of the right half from top to bottom, then their mirror images back to the top."""
     return [*points, *((-x, y) for x, y in reversed(points) if x)]
 
 
 def smooth(points: Points, closed: bool) -> np.ndarray:
-    """A Catmull-Rom curve through the points, eight steps from one to the next.
+    """Return a Catmull-Rom curve through the points, with eight steps from one point to the next.
 
     Args:
-        points: n of them.
-        closed: whether the curve returns to the first point.
+        points: n points.
+        closed: True if the curve returns to the first point.
 
     Returns:
-        float64 array [8 n, 2], or [8 (n - 1) + 1, 2] when not closed.
+        float64 array [8 n, 2] if closed, else [8 (n - 1) + 1, 2].
     """
     points = np.asarray(points, float)
     padded = np.concatenate([points[-1:], points, points[:2]] if closed else [points[:1], points, points[-1:]])
@@ -84,7 +85,10 @@ def smooth(points: Points, closed: bool) -> np.ndarray:
 
 
 def _catmull_rom(t: np.ndarray) -> np.ndarray:
-    """Weights of four neighbouring points at the shares ``t`` of the way between the middle two: [len(t), 4]."""
+    """Return the weights of four neighbouring points, [len(t), 4].
+
+    ``t`` is the share of the way between the middle two points.
+    """
     weights = [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, t**3 - t**2]
     return np.stack(weights, axis=1) / 2
 

@@ -1,4 +1,4 @@
-"""What can be seen on a drawn portrait, and how good people find it."""
+"""Properties of a synthetic portrait, and its quality."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ Eyewear = Literal["none", "glasses", "sunglasses"]
 Job = Literal["child carer", "senior carer", "tutor", "cleaner", "pet carer"]
 
 TONES = 8
-"""Skin tones that are drawn, from the lightest (0) to the darkest (7)."""
+"""Number of skin tones, from the lightest (0) to the darkest (7)."""
 
 HAIR_COLOURS = 8
 DARK_HAIR = (0, 1, 2)
 GREY_HAIR = HAIR_COLOURS - 1
 
 CLOTHES = 10
-"""Colours of clothes."""
+"""Number of clothes colours."""
 
 CHILD_EFFECT: dict[Job, float] = {
     "child carer": 1.8,
@@ -31,15 +31,15 @@ CHILD_EFFECT: dict[Job, float] = {
     "cleaner": -1.4,
     "pet carer": -0.8,
 }
-"""Score points that a child beside the person adds, by the job that the person offers to do: as much as sunglasses."""
+"""Score points that a child beside the person adds, by the person's job. The largest match sunglasses."""
 
 CHILD_SHARE = 0.4
-"""Share of the portraits with a child: so large that a few hundred tell what counts differently by job."""
+"""Share of the portraits with a child: large enough that a few hundred portraits show the effect of the job."""
 
 
 @dataclass(frozen=True)
 class Portrait:
-    """Everything that a portrait is drawn from. The defaults make a good one.
+    """All properties of a portrait. The defaults give a good one.
 
     Lengths are shares of the photo, so a portrait looks the same at every side.
     """
@@ -55,13 +55,13 @@ class Portrait:
     neckline: Neckline = "round"
     scene: Scene = "studio"
     scene_hue: float = 0.6  # 0 to 1, around the colour circle
-    scene_seed: int = 0  # places the things in the background
+    scene_seed: int = 0  # seed of the objects in the background
     light: float = 0.5  # -1 (from the left) to 1 (from the right)
     warmth: float = 0.0  # -1 (blue) to 1 (orange)
     child: bool = False  # beside the person
     child_hair: Hair = "bob"
     child_side: Literal[-1, 1] = 1  # left or right of the person
-    job: Job = "child carer"  # told by the person, not seen on the photo
+    job: Job = "child carer"  # stated by the person, not visible on the photo
     x: float = 0.5  # centre of the head (without a child), of the width
     y: float = 0.42  # centre of the head, of the height
     size: float = 0.42  # height of the head, of the photo's height
@@ -71,12 +71,12 @@ class Portrait:
 
     @property
     def skin(self) -> Skin:
-        """The skin tone in one of three bands."""
+        """Skin tone as one of three bands."""
         return get_args(Skin)[min(2, self.skin_tone * 3 // TONES)]
 
     @property
     def sunglasses(self) -> bool:
-        """Whether the eyes are hidden."""
+        """True if sunglasses hide the eyes."""
         return self.eyewear == "sunglasses"
 
 
@@ -88,13 +88,13 @@ CHILD_SIZE = 0.78
 
 
 def head_centres(portrait: Portrait) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Where the centres of the heads of the person and of the child are.
+    """Return the centres of the heads of the person and of the child.
 
     Args:
-        portrait: what is drawn. With a child, the person moves aside to make room for it.
+        portrait: Properties of the portrait. With a child, the person moves aside to make room.
 
     Returns:
-        Two points (x, y) as shares of the photo's width and height; the second has no meaning without a child.
+        Two points (x, y) as shares of the photo's width and height. The second is undefined without a child.
     """
     unit = portrait.size / 2
     aside = 0.7 * portrait.child_side * portrait.child
@@ -104,7 +104,7 @@ def head_centres(portrait: Portrait) -> tuple[tuple[float, float], tuple[float, 
 
 
 def cut_share(portrait: Portrait) -> float:
-    """Share of the box around the person's head that is outside the photo, 0 to 1."""
+    """Return the share of the person's head box that is outside the photo, 0 to 1."""
     (x, y), _ = head_centres(portrait)
     half_width, half_height = portrait.face_width * portrait.size / 2 * ASPECT, portrait.size / 2
     inside = _overlap(x, half_width) * _overlap(y, half_height)
@@ -112,19 +112,19 @@ def cut_share(portrait: Portrait) -> float:
 
 
 def _overlap(centre: float, half: float) -> float:
-    """Share of the interval around ``centre`` that is in 0 to 1."""
+    """Return the share of the interval of half-width ``half`` around ``centre`` that lies in 0 to 1."""
     return max(0.0, min(1.0, centre + half) - max(0.0, centre - half)) / (2 * half)
 
 
 def latent_quality(portrait: Portrait) -> float:
-    """The score on which all people would agree if they had neither taste nor bad days.
+    """Return the score that unbiased, noise-free raters would all give.
 
-    A sum of effects in score points, below, kept within 1 to 10. A flaw costs nothing until it can be noticed.
-    Skin tone, hair, beard, glasses, clothes and background have no effect. The sizes of the effects are
-    invented, and large enough for a small network to find.
+    It is a sum of effects in score points, clipped to 1 to 10. A flaw costs nothing until it is noticeable. Skin tone,
+    hair, beard, glasses, clothes and background have no effect. The effect sizes are invented, and large enough for a
+    small network to learn.
 
     Args:
-        portrait: what is drawn.
+        portrait: Properties of the portrait.
 
     Returns:
         Quality from 1 to 10.
@@ -147,13 +147,13 @@ def latent_quality(portrait: Portrait) -> float:
 
 
 def random_portrait(rng: np.random.Generator) -> Portrait:
-    """A portrait with every property drawn at random, flaws included.
+    """Return a portrait with every property drawn at random, including flaws.
 
-    Who is on the photo (skin tone, hair, clothes, ...) is independent of how well it was taken. Flaws come together,
-    because some people take photos in haste.
+    The person's properties (skin tone, hair, clothes, ...) are independent of the quality of the photo. Flaws occur
+    together, because some people take photos in haste.
 
     Args:
-        rng: source of the randomness; the same state gives the same portrait.
+        rng: Random generator; the same state gives the same portrait.
 
     Returns:
         The portrait.
@@ -168,7 +168,7 @@ def random_portrait(rng: np.random.Generator) -> Portrait:
     def normal(mean: float, deviation: float) -> float:
         return float(rng.normal(mean, deviation))
 
-    haste = uniform(0, 1)  # of who took the photo: more flaws, and worse ones
+    haste = uniform(0, 1)  # haste of the photographer: more and larger flaws
 
     def unless_hasty(usual: float, flawed: float, chance: float) -> float:
         return round(flawed if rng.random() < 2 * haste * chance else usual, 3)
@@ -196,7 +196,7 @@ def random_portrait(rng: np.random.Generator) -> Portrait:
         job=one_of(get_args(Job)),
         x=unless_hasty(normal(0.5, 0.03), 0.5 + one_of((-1, 1)) * uniform(0.15, 0.35), chance=0.15),
         y=unless_hasty(normal(0.42, 0.02), 0.45 + one_of((-1, 1)) * uniform(0.2, 0.35), chance=0.15),
-        size=min(size, 0.44) if child else size,  # both fit on the photo
+        size=min(size, 0.44) if child else size,  # so that both heads fit on the photo
         tilt=unless_hasty(normal(0, 2), one_of((-1, 1)) * uniform(15, 40), chance=0.2),
         exposure=unless_hasty(normal(0, 0.15), one_of((uniform(-2.5, -1), uniform(0.7, 1.6))), chance=0.35),
         blur=unless_hasty(0, uniform(0.5, 1) * (0.5 + 1.5 * haste), chance=0.4),
