@@ -1,1 +1,1 @@
-"""What evaluation measures: one module a question, each with the gates that judge its answer."""
+"""Measurements of the evaluation: one module for each question, with the gates that judge its answer."""

@@ -1,4 +1,4 @@
-"""Whether scores mean what they say: their scale, their spread, and whether they tell more than a constant."""
+"""Calibration of mean scores: slope, spread, share of extreme scores, and skill over the best constant answer."""
 
 import math
 from dataclasses import dataclass
@@ -13,15 +13,23 @@ from components.scorer.run.decision import Gate, outcome
 from components.scorer.settings import Evaluation, GateKey
 
 MIDDLE = (4, 7)
-"""Scores between which a collapsed scorer stays; profiles are told apart by what lies outside."""
+"""Range of mean scores in which a collapsed scorer stays; scores outside it distinguish profiles."""
 
 _BINS = 10
-_LEAST = 1e-6  # of a skill: below it there is rounding only
+_LEAST = 1e-6  # smallest skill: below it there is only rounding
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Photos that the scorer rates about alike: its mean score, people's with its interval, and how many they are."""
+    """Calibration bin of photos with similar predictions.
+
+    Attributes:
+        predicted: Mean of the scorer's mean scores.
+        people: Mean of people's mean scores.
+        low: Lower end of the interval of ``people``.
+        high: Upper end of the interval of ``people``.
+        photos: Number of photos.
+    """
 
     predicted: float
     people: float
@@ -32,24 +40,24 @@ class Bin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The scale of the scorer's mean scores beside people's.
+    """Calibration of the scorer's mean scores against people's.
 
     Attributes:
-        photos: how many.
-        slope: by how much people's mean rises where the scorer's rises by a point: 1 is calibrated, below it scores
-            lie too far apart, above it too close together.
-        intercept: people's mean, by that line, where the scorer says 0.
-        spread: standard deviation of the scorer's means over that of people's.
-        outside_people: share of photos whose mean by people is outside ``MIDDLE``.
-        outside_scorer: the same by the scorer.
-        outside: the latter over the former; NaN where people have none.
-        emd: mean distance between the scorer's votes and people's, in score points.
-        mean_votes: the same of answering each photo with the mean of all these photos' human votes.
-        floor: the same of the constant answer that has the least.
-        skill: 1 - emd / floor: 1 is perfect, 0 no better than the constant.
-        skill_bound: which the skill exceeds but for a chance of ``significance``.
-        bins: tenths of the photos, from the lowest predictions to the highest.
-        fault: why something is undefined; empty when nothing is.
+        photos: Number of photos.
+        slope: Slope of the regression of people's mean scores on the scorer's. 1 is calibrated; below 1 the scores lie
+            too far apart, above 1 too close together.
+        intercept: Intercept of that regression, in score points.
+        spread: Standard deviation of the scorer's mean scores / standard deviation of people's.
+        outside_people: Fraction of photos whose mean score by people is outside ``MIDDLE``, 0..1.
+        outside_scorer: Fraction of photos whose mean score by the scorer is outside ``MIDDLE``, 0..1.
+        outside: ``outside_scorer / outside_people``; NaN if ``outside_people`` is 0.
+        emd: Mean EMD between the scorer's votes and people's, in score points.
+        mean_votes: Mean EMD of answering each photo with the mean human vote distribution of these photos.
+        floor: Mean EMD of the best constant answer.
+        skill: 1 - emd / floor: 1 is perfect, 0 is no better than the constant.
+        skill_bound: One-sided lower bound of the skill at level ``significance``.
+        bins: Tenths of the photos, from the lowest predictions to the highest.
+        fault: Reason why an estimate is undefined; empty if all are defined.
     """
 
     photos: int
@@ -69,29 +77,29 @@ class Calibration:
 
 
 def calibrate(predictions: Predictions, settings: Evaluation) -> Calibration:
-    """Measure the scale of scores, with intervals of photos drawn again and again.
+    """Measure the calibration of mean scores, with bootstrap intervals over photos.
 
-    The floor is the hardest there is: no constant answer has a smaller EMD on these photos than the median of their
-    cumulative votes, since the median minimises absolute distances. The mean human distribution is an easier one (on
-    MEBeauty 4 % more), which a collapsed scorer could beat.
+    The floor is the EMD of the best constant answer: the median of the photos' cumulative votes, since the median
+    minimises absolute distances. The mean human distribution is an easier baseline (its EMD on MEBeauty is 4 % larger),
+    which a collapsed scorer could beat.
 
     Args:
-        predictions: of the test split.
-        settings: resamples, confidence, significance and seed.
+        predictions: Predictions on the test split.
+        settings: Evaluation settings: resamples, confidence, significance and seed.
     """
     truth, predicted = regression.mean_scores(predictions.truth), regression.mean_scores(predictions.scorer)
     distance = regression.distances(predictions.truth, predictions.scorer)
     mean_votes = _distances_to(predictions.truth.mean(axis=0), predictions.truth)
     median = np.diff(np.median(np.cumsum(predictions.truth, axis=1), axis=0), prepend=0)
-    parts = _parts(truth, predicted, distance, mean_votes, _distances_to(median, predictions.truth))
-    whole = _measure(np.ones((1, len(truth))) @ parts)
-    of_photo = bootstrap.cluster(predictions.groups, len(truth))
+    terms = _parts(truth, predicted, distance, mean_votes, _distances_to(median, predictions.truth))
+    point_estimates = _measure(np.ones((1, len(truth))) @ terms)
+    clusters = bootstrap.cluster(predictions.groups, len(truth))
     draws = _measure(
-        np.concatenate([weights @ parts for weights in bootstrap.redraws(of_photo, settings.bootstrap, settings.seed)])
+        np.concatenate([weights @ terms for weights in bootstrap.redraws(clusters, settings.bootstrap, settings.seed)])
     )
     estimates = {
         name: Estimate(float(value[0]), *bootstrap.interval(draws[name], settings.confidence))
-        for name, value in whole.items()
+        for name, value in point_estimates.items()
     }
     return Calibration(
         photos=len(truth),
@@ -103,10 +111,10 @@ def calibrate(predictions: Predictions, settings: Evaluation) -> Calibration:
 
 
 def gates(calibration: Calibration, settings: Evaluation) -> list[Gate]:
-    """Whether scores are spread, scaled and placed as people's are, and tell more than a constant.
+    """Return the gates on spread, slope, share of extreme scores, and skill over the best constant answer.
 
-    A slope of one half is where a constant answer would have the same squared error as a scorer without bias. The slope
-    has no upper bound of its own: it is LCC / spread, so that the gate on the spread sets one.
+    At a slope of one half, a constant answer has the same squared error as an unbiased scorer. The slope needs no upper
+    bound: slope = LCC / spread, so the gate on the spread bounds it.
     """
     return [
         _at_least(
@@ -174,9 +182,9 @@ def _floor(calibration: Calibration, settings: Evaluation) -> Gate:
     return Gate("emd_floor", name, metric, skill.value, 0.0, outcome(bound > _LEAST), reason)
 
 
-def _undefined(what: str, calibration: Calibration) -> str:
+def _undefined(subject: str, calibration: Calibration) -> str:
     why = calibration.fault or "people's votes do not differ"
-    return f"{what} could not be computed ({why}), and a missing metric fails."
+    return f"{subject} could not be computed ({why}), and a missing metric fails."
 
 
 def _distances_to(constant: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -184,28 +192,28 @@ def _distances_to(constant: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def _parts(truth: np.ndarray, predicted: np.ndarray, *distances: np.ndarray) -> np.ndarray:
-    """What ``_measure`` needs the sums of, [n, 12]."""
-    # From the middle of the scores, so that squares stay small beside what they are to tell apart.
+    """Return the terms of each photo that ``_measure`` reads sums of, [n, 12]."""
+    # Scores are centred before they are squared: large squares would lose precision.
     middle = truth.mean()
-    t, p, one = truth - middle, predicted - middle, np.ones(len(truth))
+    t, p, ones = truth - middle, predicted - middle, np.ones(len(truth))
     outside = [
         np.where(np.isfinite(scores), (scores < MIDDLE[0]) | (scores > MIDDLE[1]), np.nan)
         for scores in (truth, predicted)
     ]
-    return np.stack([one, t, p, t * t, p * p, t * p, *outside, *distances, middle * one], axis=1)
+    return np.stack([ones, t, p, t * t, p * p, t * p, *outside, *distances, middle * ones], axis=1)
 
 
 def _measure(sums: np.ndarray) -> dict[str, np.ndarray]:
-    """Each estimate of ``Calibration``, [draws], from sums [draws, 12] over the photos drawn."""
+    """Return each estimate of ``Calibration``, [draws], from sums [draws, 12] over the photos drawn."""
     n, *rest = sums.T
     with np.errstate(invalid="ignore", divide="ignore"):
-        t, p, tt, pp, tp, people, scorer, emd, mean_votes, floor, middle = (each / n for each in rest)
-        of_t, of_p = (np.where(v > _LEAST**2, v, np.nan) for v in (tt - t * t, pp - p * p))
-        slope = (tp - t * p) / of_p
+        t, p, tt, pp, tp, people, scorer, emd, mean_votes, floor, middle = (column / n for column in rest)
+        variance_t, variance_p = (np.where(v > _LEAST**2, v, np.nan) for v in (tt - t * t, pp - p * p))
+        slope = (tp - t * p) / variance_p
         return {
             "slope": slope,
             "intercept": middle + t - slope * (middle + p),
-            "spread": np.sqrt(np.maximum(pp - p * p, 0) / of_t),
+            "spread": np.sqrt(np.maximum(pp - p * p, 0) / variance_t),
             "outside_people": people,
             "outside_scorer": scorer,
             "outside": np.where(people > 0, scorer / people, np.nan),
@@ -219,18 +227,18 @@ def _measure(sums: np.ndarray) -> dict[str, np.ndarray]:
 def _bins(truth: np.ndarray, predicted: np.ndarray, confidence: float) -> list[Bin]:
     return [
         Bin(
-            float(predicted[part].mean()),
-            float(truth[part].mean()),
-            *_interval_of_mean(truth[part], confidence),
-            len(part),
+            float(predicted[indices].mean()),
+            float(truth[indices].mean()),
+            *_interval_of_mean(truth[indices], confidence),
+            len(indices),
         )
-        for part in np.array_split(np.argsort(predicted, kind="stable"), min(_BINS, len(predicted)))
+        for indices in np.array_split(np.argsort(predicted, kind="stable"), min(_BINS, len(predicted)))
     ]
 
 
 def _interval_of_mean(values: np.ndarray, confidence: float) -> tuple[float, float]:
-    """Student's; NaN for a single value, which tells nothing of its spread."""
+    """Return Student's t interval of the mean; NaN for a single value, whose spread is unknown."""
     if len(values) < 2:
         return math.nan, math.nan
-    away = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    return float(values.mean() - away), float(values.mean() + away)
+    half_width = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return float(values.mean() - half_width), float(values.mean() + half_width)

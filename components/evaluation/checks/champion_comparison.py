@@ -1,21 +1,20 @@
-"""The challenger against the champion on the same photos, and the three gates that it has to pass to take its place.
+"""Paired comparison of challenger and champion on the same photos, and the three champion gates.
 
-Both scored the same photos, so their difference is far surer than either's own metrics: a photo that is hard for one
-is mostly hard for the other. The photos are drawn again and again with replacement, the same for both, and in whole
-groups (an uploader, a person) where groups have several photos; the spread of the difference over the draws is its
-standard error (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 6 and 8).
+Both scorers are measured on the same photos, so their difference is far more precise than either's own metrics: a
+photo that is hard for one scorer is mostly hard for the other. A paired cluster bootstrap draws the same photos for
+both, in whole groups (an uploader, a person). The standard deviation of the difference over the draws is its standard
+error (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 6 and 8).
 
-A bound is the difference less or plus Student's quantile times that error, or the quantile of the draws where that
-lies farther out; for correlations the error is that of Williams' test where it is the larger, as draws of few photos
-understate the error of high correlations. This was chosen by simulation: on 100 photos the percentile, basic, BCa and
-studentised bootstrap let through up to 9 % of the challengers that are worse by the margin, in place of 5 %. What the
-gates let through and what they miss is printed by ``python -m tests.benchmarks.gate_power``.
+A bound is the difference minus or plus Student's quantile times that error, or the quantile of the draws if it lies
+farther out. For correlations the error of Williams' test is used if it is larger, since draws of few photos understate
+the error of high correlations. This rule was chosen by simulation: on 100 photos the percentile, basic, BCa and
+studentised bootstrap pass up to 9 % of the challengers that are worse by the margin, instead of 5 %. ``python -m
+tests.benchmarks.gate_power`` prints the error rates and the power of the gates.
 
-Three gates ask three questions, each at the full level. A challenger that is worse by the margin in one metric is let
-through only if it passes that metric's gate, for which the chance is at most ``significance`` whatever the other gates
-say. As all of them have to be passed, no correction for several tests is due (the intersection-union test: Berger,
-"Multiparameter hypothesis testing and acceptance sampling", 1982). Three gates cost power instead: an equal challenger
-needs photos enough for each.
+The three gates are tests at the full level each. A challenger that is worse by the margin in one metric must still
+pass that metric's gate, which happens with a chance of at most ``significance``. All gates have to be passed, so no
+correction for several tests is due (intersection-union test: Berger, "Multiparameter hypothesis testing and acceptance
+sampling", 1982). Three gates cost power instead: an equal challenger needs enough photos for each gate.
 """
 
 import math
@@ -35,30 +34,31 @@ from components.scorer.settings import Evaluation, GateKey
 Metric = Literal["srcc", "lcc", "emd"]
 
 COMPARED: tuple[Metric, ...] = ("srcc", "lcc", "emd")
-"""What a challenger is compared by: the order of photos, their scores, their whole votes."""
+"""Metrics of the comparison: rank correlation, linear correlation, and distance of the votes."""
 
 POWER = 0.8
-"""How often the number of photos asked for has to tell: four times in five, as is usual (Cohen, 1988, section 2.4)."""
+"""Power for which ``photos_needed`` is computed: the usual 0.8 (Cohen, 1988, section 2.4)."""
 
-_FEWEST = 4  # photos or groups: with fewer neither draws nor Williams' test say anything
+_FEWEST = 4  # photos or groups: with fewer, neither the bootstrap nor Williams' test is informative
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One metric of both on the same photos; NaN where the votes do not define a number.
+    """Difference of one metric between challenger and champion; undefined numbers are NaN.
 
     Attributes:
-        challenger: its metric.
-        champion: its metric.
-        value: challenger minus champion. SRCC and LCC are the better the larger, EMD the smaller.
-        error: standard error of the difference.
-        low: lower end of its two-sided interval at ``confidence``.
-        high: upper end of it.
-        lower: one-sided bound: the true difference is below it with a chance of ``significance``.
-        upper: the same from above.
-        photos_needed: test photos on which a challenger one margin from its gate's limit passes with ``POWER``: one as
-            good as the champion for non-inferiority, one better by the margin for superiority. Infinite at margin 0.
-        williams: test that the challenger's correlation is the larger, as if photos were independent; None for EMD.
+        challenger: Metric of the challenger.
+        champion: Metric of the champion.
+        value: Challenger minus champion. SRCC and LCC are better if larger, EMD if smaller.
+        error: Standard error of the difference.
+        low: Lower end of the two-sided interval at ``confidence``.
+        high: Upper end of the two-sided interval at ``confidence``.
+        lower: One-sided lower bound: the true difference is below it with a chance of ``significance``.
+        upper: One-sided upper bound: the true difference is above it with a chance of ``significance``.
+        photos_needed: Test photos on which a challenger one margin from its gate's limit passes with ``POWER``.
+            Such a challenger equals the champion for non-inferiority, and is better by the margin for superiority.
+            Infinite at margin 0.
+        williams: Williams' test that the challenger's correlation is larger, for independent photos; None for EMD.
     """
 
     challenger: float
@@ -75,17 +75,17 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The challenger and the champion on the same photos.
+    """Comparison of challenger and champion on the same photos.
 
     Attributes:
-        photos: how many.
-        groups: of photos that were drawn together; as many as photos where each stands for itself.
-        likeness: rank correlation of the two scorers' mean scores: the nearer to 1, the fewer photos tell them apart.
-        srcc: of mean scores with people's, by rank.
-        lcc: of mean scores with people's, linear.
-        emd: of votes to people's, in score points.
-        fault: why a metric of the challenger is undefined; empty when none is.
-        champion_fault: the same of the champion.
+        photos: Number of photos.
+        groups: Number of groups drawn by the bootstrap; equals ``photos`` if each photo is its own group.
+        likeness: Rank correlation of the two scorers' mean scores; near 1, few photos distinguish the scorers.
+        srcc: Difference in the rank correlation of mean scores with people's.
+        lcc: Difference in the linear correlation of mean scores with people's.
+        emd: Difference in the distance between votes and people's votes, in score points.
+        fault: Reason why a metric of the challenger is undefined; empty if all are defined.
+        champion_fault: Reason why a metric of the champion is undefined; empty if all are defined.
     """
 
     photos: int
@@ -99,7 +99,7 @@ class Comparison:
 
     @property
     def differences(self) -> dict[Metric, Difference]:
-        """By metric, in the order in which people read them."""
+        """Differences by metric, in the order of ``COMPARED``."""
         return {metric: getattr(self, metric) for metric in COMPARED}
 
 
@@ -113,19 +113,21 @@ def compare(
     """Compare two scorers by a bootstrap that draws the same photos for both.
 
     Args:
-        truth: float [n, 10], people's votes.
-        challenger: float [n, 10], its votes on the same photos in the same order.
-        champion: float [n, 10], its votes likewise.
-        settings: resamples, seed, confidence, significance and margins.
-        groups: n labels; photos with the same one are drawn together. "" or no labels: each photo for itself.
+        truth: People's votes, float [n, 10].
+        challenger: Votes of the challenger on the same photos in the same order, float [n, 10].
+        champion: Votes of the champion on the same photos in the same order, float [n, 10].
+        settings: Evaluation settings: resamples, seed, confidence, significance and margins.
+        groups: Group labels of the n photos; photos with the same label are drawn together. A photo with the label "",
+            or without labels, is its own group.
 
     Raises:
-        ValueError: the shapes differ or are not [n, 10], or there are labels for more or fewer photos.
+        ValueError: The shapes differ or are not [n, 10], or the number of labels is not n.
     """
     labels = () if groups is None else groups
     photos, units = len(truth), int(bootstrap.cluster(labels, len(truth)).max(initial=-1)) + 1
     ours, theirs, each_other = (
-        regression.all(one, other) for one, other in ((truth, challenger), (truth, champion), (challenger, champion))
+        regression.all(first, second)
+        for first, second in ((truth, challenger), (truth, champion), (challenger, champion))
     )
     our_draws, their_draws = (
         bootstrap.bootstrap(
@@ -166,22 +168,22 @@ def compare(
 
 
 def photos_needed(error: float, photos: int, distance: float, significance: float) -> float:
-    """The test photos on which a true difference is told from its gate's limit with ``POWER``.
+    """Return the sample size at which the gate's one-sided test has power ``POWER``.
 
-    The standard error falls with the square root of the number of photos. From s on n photos follow
-    n · ((z(1 - significance) + z(POWER)) · s / distance)² photos (Chow, Shao and Wang, "Sample Size Calculations in
-    Clinical Research", 2008, section 3.1, for one sample, here of paired differences). The observed difference has no
-    part in it: a number that followed its chance would ask for too many photos just where a good challenger was
-    unlucky (Hoenig and Heisey, "The abuse of power", 2001).
+    The standard error falls with the square root of the number of photos. A standard error of s on n photos thus
+    gives: n · ((z(1 - significance) + z(POWER)) · s / distance)² photos. The formula is that of Chow, Shao and Wang
+    ("Sample Size Calculations in Clinical Research", 2008, section 3.1) for one sample, here of paired differences.
+    The observed difference is not used: it would ask for too many photos exactly when a good challenger was unlucky
+    (Hoenig and Heisey, "The abuse of power", 2001).
 
     Args:
-        error: standard error of the difference on ``photos``.
-        photos: that it was measured on.
-        distance: of the true difference from the gate's limit, at least 0.
-        significance: of the one-sided test.
+        error: Standard error of the difference on ``photos``.
+        photos: Number of photos on which ``error`` was measured.
+        distance: Distance of the true difference from the gate's limit, at least 0.
+        significance: Level of the one-sided test.
 
     Returns:
-        A whole number; NaN without an error, infinite for a distance of 0.
+        A whole number of test photos; NaN if ``error`` is not finite, infinite if ``distance`` is 0.
     """
     if not math.isfinite(error):
         return math.nan
@@ -192,21 +194,21 @@ def photos_needed(error: float, photos: int, distance: float, significance: floa
 
 
 def gates(comparison: Comparison | None, champion: Champion | None, settings: Evaluation) -> list[Gate]:
-    """Whether the challenger may take the champion's place.
+    """Return the three gates that decide whether the challenger may replace the champion.
 
-    In both modes the first model passes these gates unopposed and must pass all the others.
+    In both modes the first model passes these gates without a comparison and must pass all other gates.
 
-    * non-inferiority: what is lost is within the margin but for a chance of ``significance``. A challenger that is
-      worse by the margin passes at most that often; one that is equal passes where there are photos enough.
-    * superiority: SRCC is better but for that chance; LCC and EMD are not inferior.
+    * non-inferiority: the loss is within the margin at level ``significance``. A challenger that is worse by the
+      margin passes at most that often; an equal challenger passes if there are enough photos.
+    * superiority: SRCC is better at level ``significance``; LCC and EMD are not inferior.
 
     Args:
-        comparison: of the two; None where the champion could not be scored.
-        champion: None when none was ever named.
-        settings: mode, margins and significance.
+        comparison: Comparison of both; None if the champion could not be scored.
+        champion: The champion; None if no champion was ever named.
+        settings: Evaluation settings: mode, margins and significance.
 
     Returns:
-        ``champion_srcc``, ``champion_lcc`` and ``champion_emd``.
+        The gates ``champion_srcc``, ``champion_lcc`` and ``champion_emd``.
     """
     return [_gate(metric, comparison, champion, settings) for metric in COMPARED]
 
@@ -221,8 +223,8 @@ def _gate(metric: Metric, comparison: Comparison | None, champion: Champion | No
 
     def gate(verdict: Outcome, reason: str, bound: float = math.nan) -> Gate:
         name = f"{_NAMES[metric]} {'better' if superior else 'no worse'} than the champion"
-        what = f"{side} bound of the difference in {metric.upper()}"
-        return Gate(_KEYS[metric], name, what, bound, limit, verdict, reason)
+        metric_name = f"{side} bound of the difference in {metric.upper()}"
+        return Gate(_KEYS[metric], name, metric_name, bound, limit, verdict, reason)
 
     if champion is None:
         return gate("passed", "there is no champion yet; the first model passes unopposed and must pass all others.")
@@ -230,60 +232,64 @@ def _gate(metric: Metric, comparison: Comparison | None, champion: Champion | No
         return gate("not judged", f"{champion.title} could not be scored: {champion.error}")
     if comparison is None:
         return gate("not judged", f"{champion.title} was not scored.")
-    found = comparison.differences[metric]
-    if not math.isfinite(found.champion):
+    difference = comparison.differences[metric]
+    if not math.isfinite(difference.champion):
         why = comparison.champion_fault
         return gate("not judged", f"the {metric.upper()} of {champion.title} could not be computed ({why}).")
-    if not math.isfinite(found.challenger):
+    if not math.isfinite(difference.challenger):
         why = comparison.fault
         return gate("failed", f"its {metric.upper()} could not be computed ({why}), and a missing metric fails.")
-    if not math.isfinite(found.error):
+    if not math.isfinite(difference.error):
         return gate("failed", f"the test split of {comparison.photos} is too small to say how sure a difference is.")
 
-    bound = found.upper if metric == "emd" else found.lower
+    bound = difference.upper if metric == "emd" else difference.lower
     passed = bound <= limit if metric == "emd" else bound > limit if superior else bound >= limit
-    sentence = _figures(metric, comparison, champion, settings) + "; " + _held_against(metric, found, settings)
+    sentence = _figures(metric, comparison, champion, settings) + "; " + _held_against(metric, difference, settings)
     return gate(outcome(passed), sentence + _remark(metric, comparison, passed, settings), bound)
 
 
 def _figures(metric: Metric, comparison: Comparison, champion: Champion, settings: Evaluation) -> str:
-    found = comparison.differences[metric]
+    result = comparison.differences[metric]
     grouped = comparison.groups < comparison.photos
     where = f"the same {comparison.photos:,} photos" + (f" of {comparison.groups:,} groups" if grouped else "")
-    # Williams' test takes photos as independent, which those of one group are not.
-    told = found.williams and math.isfinite(found.williams.p) and not grouped
-    test = f", Williams' one-sided p {found.williams.p:.2g}" if told else ""
+    # Williams' test assumes independent photos; photos of one group are not independent.
+    has_test = result.williams and math.isfinite(result.williams.p) and not grouped
+    test = f", Williams' one-sided p {result.williams.p:.2g}" if has_test else ""
     return (
-        f"{metric.upper()} {found.challenger:.3f} against {found.champion:.3f} of {champion.title} on {where}, "
-        f"{found.value:+.4f} ({100 * settings.confidence:g} % interval {found.low:+.4f} to {found.high:+.4f}{test})"
+        f"{metric.upper()} {result.challenger:.3f} against {result.champion:.3f} of {champion.title} on {where}, "
+        f"{result.value:+.4f} ({100 * settings.confidence:g} % interval {result.low:+.4f} to {result.high:+.4f}{test})"
     )
 
 
-def _held_against(metric: Metric, found: Difference, settings: Evaluation) -> str:
+def _held_against(metric: Metric, difference: Difference, settings: Evaluation) -> str:
     sure = f"with {100 * (1 - settings.significance):g} % confidence the difference is"
     if metric == "emd":
-        return f"{sure} at most {found.upper:+.4f}, and it has to be at most {_margin(metric, settings):+g}"
+        return f"{sure} at most {difference.upper:+.4f}, and it has to be at most {_margin(metric, settings):+g}"
     has_to_be = "above 0" if _superior(metric, settings) else f"at least {-_margin(metric, settings):+g}"
-    return f"{sure} at least {found.lower:+.4f}, and it has to be {has_to_be}"
+    return f"{sure} at least {difference.lower:+.4f}, and it has to be {has_to_be}"
 
 
 def _remark(metric: Metric, comparison: Comparison, passed: bool, settings: Evaluation) -> str:
-    """What the figures mean where that is not plain: a real loss that passes, or photos that cannot tell."""
-    found, margin, superior = comparison.differences[metric], _margin(metric, settings), _superior(metric, settings)
+    """Return a remark on a certain loss that passes, or on a gate that failed for lack of photos."""
+    difference, margin, superior = (
+        comparison.differences[metric],
+        _margin(metric, settings),
+        _superior(metric, settings),
+    )
     if passed:
-        worse = found.low > 0 if metric == "emd" else found.high < 0
+        worse = difference.low > 0 if metric == "emd" else difference.high < 0
         return ". What is lost is within the margin, but it is no chance." if worse else "."
-    gain = -found.value if metric == "emd" else found.value
+    gain = -difference.value if metric == "emd" else difference.value
     if gain <= 0 if superior else gain < -margin:
         return "."
     if not margin:
         return ". No number of photos can show that nothing at all is lost: that needs a margin above 0."
-    other = f"a scorer that is better by {margin:g}" if superior else "a scorer as good as the champion"
-    if found.photos_needed <= comparison.photos:
-        return f". {other.capitalize()} passes on so many photos four times in five, so this one is hardly that."
+    alternative = f"a scorer that is better by {margin:g}" if superior else "a scorer as good as the champion"
+    if difference.photos_needed <= comparison.photos:
+        return f". {alternative.capitalize()} passes on so many photos four times in five, so this one is hardly that."
     return (
-        f". These photos cannot tell: {other} passes four times in five only with about"
-        f" {_rounded_up(found.photos_needed):,} test photos."
+        f". These photos cannot tell: {alternative} passes four times in five only with about"
+        f" {_rounded_up(difference.photos_needed):,} test photos."
     )
 
 
@@ -296,7 +302,7 @@ def _margin(metric: Metric, settings: Evaluation) -> float:
 
 
 def _error(draws: np.ndarray, units: int, williams: Williams | None) -> float:
-    """The standard error of a difference from its draws; NaN where they say nothing about what was not drawn."""
+    """Return the standard error of a difference from its draws; NaN for fewer than ``_FEWEST`` units or two draws."""
     defined = draws[np.isfinite(draws)]
     if units < _FEWEST or len(defined) < 2:
         return math.nan
@@ -304,26 +310,26 @@ def _error(draws: np.ndarray, units: int, williams: Williams | None) -> float:
 
 
 def _ends(value: float, draws: np.ndarray, error: float, tail: float, units: int) -> tuple[float, float]:
-    """Bounds that the true difference passes with a chance of ``tail`` each; NaN without an error."""
+    """Return a lower and an upper bound, each missed with a chance of ``tail``; NaN without an error."""
     if not math.isfinite(error):
         return math.nan, math.nan
-    reach = float(stats.t.isf(tail, units - 1)) * error
+    half_width = float(stats.t.isf(tail, units - 1)) * error
     low, high = np.nanquantile(draws, [tail, 1 - tail])
-    return min(value - reach, float(low)), max(value + reach, float(high))
+    return min(value - half_width, float(low)), max(value + half_width, float(high))
 
 
-def _fault(truth: np.ndarray, predicted: np.ndarray, found: dict[str, float]) -> str:
-    """Why one of the metrics found is undefined; empty when none is."""
-    if all(math.isfinite(found[metric]) for metric in COMPARED):
+def _fault(truth: np.ndarray, predicted: np.ndarray, metrics: dict[str, float]) -> str:
+    """Return why one of the metrics is undefined; empty if all are defined."""
+    if all(math.isfinite(metrics[metric]) for metric in COMPARED):
         return ""
     if len(truth) < 2:
         return "there are too few photos"
     if not np.isfinite(regression.mean_scores(predicted)).all():
         return "a prediction is no number"
-    return "every photo gets the same score" if math.isfinite(found["spread"]) else "people's mean scores do not vary"
+    return "every photo gets the same score" if math.isfinite(metrics["spread"]) else "people's mean scores do not vary"
 
 
 def _rounded_up(photos: float) -> int:
-    """To two digits: more would promise too much."""
+    """Round a number of photos up to two significant digits: more digits would claim too much precision."""
     step = 10 ** max(math.floor(math.log10(max(photos, 1))) - 1, 0)
     return math.ceil(photos / step) * step

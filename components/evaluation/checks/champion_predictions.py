@@ -1,4 +1,4 @@
-"""The published model that a new one has to stand up to."""
+"""Predictions of the champion, the published model that a challenger is compared with."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,13 @@ from components.scorer.registry import channels
 
 @dataclass(frozen=True)
 class Champion:
-    """The champion and its votes on the test split, or the reason why there are none.
+    """Votes of the champion on the test split, or the reason why it could not be scored.
 
     Attributes:
-        uri: its version folder, or the model's folder when not even the version is known.
-        version: its number; None likewise.
-        votes: float [n, 10]; None when it could not be scored.
-        error: why it could not be scored; empty when it was.
+        uri: Address of the version; address of the model if the version is unknown.
+        version: Number of the version; None if unknown.
+        votes: Votes, float [n, 10]; None if the champion could not be scored.
+        error: Reason why the champion could not be scored; empty if it was.
     """
 
     uri: str
@@ -28,24 +28,24 @@ class Champion:
 
     @property
     def title(self) -> str:
-        """What people call it."""
+        """Display name for sentences."""
         return "the champion" if self.version is None else f"the champion, version {self.version},"
 
 
 def score_champion(models: str, name: str, records: Records, total: int) -> Champion | None:
     """Score the champion on the test split.
 
-    Whatever goes wrong with it is told and not raised: the report on the new scorer is worth having, and a
-    champion that cannot be loaded must neither stop it nor let the new one pass.
+    Errors are returned in ``Champion.error`` and not raised. A champion that cannot be loaded must neither stop the
+    report on the challenger nor let the challenger pass.
 
     Args:
-        models: address of all models.
-        name: of the model.
-        records: of the test split.
-        total: how many.
+        models: Address of all models.
+        name: Name of the model.
+        records: Records of the test split.
+        total: Number of records.
 
     Returns:
-        None when no champion was ever named.
+        The champion with votes or an error; None if no champion was ever named.
     """
     uri, version = channels.folder(models, name), None
     try:
@@ -53,8 +53,8 @@ def score_champion(models: str, name: str, records: Records, total: int) -> Cham
         if version is None:
             return None
         uri = storage.join(uri, str(version))
-        from components.scorer.artifacts import saved_model  # with TensorFlow, which deciding does without
+        from components.scorer.artifacts import saved_model  # imports TensorFlow, which a decision does not need
 
         return Champion(uri, version, votes(records, saved_model.load(uri), total))
-    except Exception as error:  # a foreign artefact may fail in any way
+    except Exception as error:  # an artifact of another revision may fail in any way
         return Champion(uri, version, error=in_short(error))

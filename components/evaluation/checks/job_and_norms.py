@@ -1,4 +1,4 @@
-"""What the scorer is told and asked beside the photo, where the data knows the truth: the job, and upload norms."""
+"""Effect of the job input on scores, and accuracy of the upload norms, where the data set has the true values."""
 
 import io
 from collections.abc import Sequence
@@ -20,18 +20,18 @@ from components.scorer.upload_norms import accuracy, check, policy
 from components.scorer.upload_norms.accuracy import Judgement
 from components.scorer.upload_norms.policy import Finding
 
-_FEWEST = 3  # photos of which a correlation can be told
+_FEWEST = 3  # photos that a correlation needs
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What telling one job does to the photos of people who offer it.
+    """Effect of the job input on the photos of people who offer this job.
 
     Attributes:
-        job: its name.
-        photos: how many.
-        moved: score points by which the mean score changes on average.
-        people: score points by which people's scores differ from the scorer's without the job, on average.
+        job: Name of the job.
+        photos: Number of photos.
+        moved: Mean change of the mean score by the job input, in score points.
+        people: Mean of people's mean score minus the scorer's mean score without the job, in score points.
     """
 
     job: str
@@ -42,13 +42,13 @@ class Effect:
 
 @dataclass(frozen=True)
 class Told:
-    """The scorer with the job told, held against the same scorer without it, and the norms against the data.
+    """Effect of the job input on scores, and accuracy of the upload norms.
 
     Attributes:
-        effects: of each job that the scorer knows and the test split has.
-        comparison: with the job told as challenger, without as champion, on the photos whose job is known; None where
-            there are too few.
-        norms: those of which a column of the data knows the truth.
+        effects: Effects of the jobs that the scorer knows and the test split has.
+        comparison: Comparison of the scorer with the job input ("challenger") and without it ("champion"), on the
+            photos whose job is known. None for fewer than three such photos.
+        norms: Accuracy of the norms for which the data set has a column of true values.
     """
 
     effects: list[Effect]
@@ -57,13 +57,13 @@ class Told:
 
 
 def find(scorer: Bundle, records: Records, predictions: Predictions, settings: Evaluation) -> Told:
-    """Find out what the job and the norms are worth on the test split.
+    """Measure the effect of the job input and the accuracy of the upload norms on the test split.
 
     Args:
-        scorer: the challenger.
-        records: of the test split.
-        predictions: what people and the scorer, not told the job, say of it.
-        settings: of the comparison.
+        scorer: The challenger.
+        records: Records of the test split.
+        predictions: Votes of people, and of the scorer without the job input, on the test split.
+        settings: Evaluation settings of the comparison.
     """
     column = scorer.told.column
     jobs = list(predictions.attributes[column]) if column in predictions.attributes else [""] * len(predictions.truth)
@@ -79,18 +79,21 @@ def find(scorer: Bundle, records: Records, predictions: Predictions, settings: E
 def _asked(
     scorer: Bundle, records: Records, jobs: Sequence[str], rules: policy.Norms
 ) -> tuple[np.ndarray, list[list[Finding]]]:
-    """Votes ``[n, 10]`` with the job told, and each photo's findings; no votes of a scorer that can be told none."""
+    """Return votes ``[n, 10]`` with the job input, and the norm findings of each photo.
+
+    A scorer without auxiliary heads yields votes ``[0, 10]``.
+    """
     detector = Detector(scorer.detector) if scorer.detector else None
     votes, findings = [np.empty((0, len(SCORES)))], []
     pairs = zip((record["photo"] for record in records()), jobs, strict=True)
     for batch in iter(lambda: list(islice(pairs, BATCH)), []):
-        photos, told = (list(each) for each in zip(*batch, strict=True))
-        shares = np.empty((len(photos), 0))
+        photos, batch_jobs = (list(column) for column in zip(*batch, strict=True))
+        attribute_batch = np.empty((len(photos), 0))
         if scorer.heads is not None:
-            answers = scorer.answers(photos, told)
-            votes.append(answers["votes"])
-            shares = answers["attributes"]
-        for photo, job, probabilities in zip(photos, told, shares, strict=True):
+            outputs = scorer.answers(photos, batch_jobs)
+            votes.append(outputs["votes"])
+            attribute_batch = outputs["attributes"]
+        for photo, job, probabilities in zip(photos, batch_jobs, attribute_batch, strict=True):
             image = Image.open(io.BytesIO(photo)).convert("RGB")
             faces = detector.find(image) if detector else None
             attributes = dict(zip(scorer.attributes, map(float, probabilities), strict=True))
@@ -103,15 +106,15 @@ def _jobs(
 ) -> tuple[list[Effect], Comparison | None]:
     if not scorer.jobs:
         return [], None
-    told = np.array([job in scorer.jobs for job in jobs])
+    has_job = np.array([job in scorer.jobs for job in jobs])
     before, after, people = (regression.mean_scores(each) for each in (predictions.scorer, votes, predictions.truth))
     effects = [
-        Effect(job, int(own.sum()), float((after - before)[own].mean()), float((people - before)[own].mean()))
+        Effect(job, int(is_job.sum()), float((after - before)[is_job].mean()), float((people - before)[is_job].mean()))
         for job in scorer.jobs
-        if (own := np.array([each == job for each in jobs])).any()
+        if (is_job := np.array([each == job for each in jobs])).any()
     ]
-    if told.sum() < _FEWEST:
+    if has_job.sum() < _FEWEST:
         return effects, None
-    groups = list(compress(predictions.groups, told)) if len(predictions.groups) else None
-    rows: list[Any] = [each[told] for each in (predictions.truth, votes, predictions.scorer)]
+    groups = list(compress(predictions.groups, has_job)) if len(predictions.groups) else None
+    rows: list[Any] = [each[has_job] for each in (predictions.truth, votes, predictions.scorer)]
     return effects, champion_comparison.compare(*rows, settings, groups=groups)

@@ -1,4 +1,4 @@
-"""The metrics of the challenger and of the champion on the same photos, each with its interval."""
+"""Metrics of the challenger and of the champion on the same photos, with bootstrap intervals."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,14 @@ from components.scorer.settings import Evaluation
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric's value and the ends of its bootstrap interval; NaN where the data do not define them."""
+    """Value of a metric with the ends of its bootstrap interval; undefined numbers are NaN."""
 
     value: float
     low: float = float("nan")
     high: float = float("nan")
 
     def interval(self, confidence: float) -> str:
-        """Its interval in words."""
+        """Return the interval in words; ``confidence`` is its level, 0..1."""
         return f"{100 * confidence:g} % interval {self.low:.3f} to {self.high:.3f}"
 
 
@@ -27,15 +27,15 @@ Estimates = dict[str, Estimate]
 
 @dataclass(frozen=True)
 class Measurements:
-    """Everything that was measured on the test split.
+    """Metrics measured on the test split.
 
     Attributes:
-        photos: how many were scored.
-        challenger: by metric.
-        champion: by metric; None where there is none, or none that could be scored.
-        difference: challenger less champion by metric, on paired resamples; None likewise.
-        confusion: photos by people's class and the challenger's.
-        roc: of calling a photo high by the challenger's mean.
+        photos: Number of scored photos.
+        challenger: Estimates of the challenger by metric.
+        champion: Estimates of the champion by metric; None without a champion that could be scored.
+        difference: Challenger minus champion by metric, on paired resamples; None without a scored champion.
+        confusion: Confusion matrix: photos by people's class (rows) and the challenger's (columns).
+        roc: ROC curve of classifying photos as high by the challenger's mean score.
     """
 
     photos: int
@@ -50,25 +50,25 @@ def measure(predictions: Predictions, champion: np.ndarray | None, settings: Eva
     """Measure the challenger, the champion and their difference.
 
     Args:
-        predictions: the challenger's, with people's votes.
-        champion: float [n, 10], the champion's votes on the same photos in the same order; None without one.
-        settings: threshold of accuracy, resamples, confidence and seed.
+        predictions: Votes of the challenger and of people.
+        champion: Votes of the champion on the same photos in the same order, float [n, 10]; None without a champion.
+        settings: Evaluation settings: threshold of accuracy, resamples, confidence and seed.
     """
     values, draws = _on(predictions, predictions.scorer, settings)
-    theirs = difference = None
+    champion_estimates = difference = None
     if champion is not None:
-        their_values, their_draws = _on(predictions, champion, settings)
-        theirs = _estimates(their_values, their_draws, settings)
+        champion_values, champion_draws = _on(predictions, champion, settings)
+        champion_estimates = _estimates(champion_values, champion_draws, settings)
         difference = _estimates(
-            {name: values[name] - their_values[name] for name in values},
-            {name: draws[name] - their_draws[name] for name in draws},
+            {name: values[name] - champion_values[name] for name in values},
+            {name: draws[name] - champion_draws[name] for name in draws},
             settings,
         )
     truth, predicted = regression.mean_scores(predictions.truth), regression.mean_scores(predictions.scorer)
     return Measurements(
         photos=len(truth),
         challenger=_estimates(values, draws, settings),
-        champion=theirs,
+        champion=champion_estimates,
         difference=difference,
         confusion=classification.confusion(truth, predicted, settings.accuracy_threshold),
         roc=classification.roc(truth, predicted, settings.accuracy_threshold),
@@ -78,7 +78,7 @@ def measure(predictions: Predictions, champion: np.ndarray | None, settings: Eva
 def _on(
     predictions: Predictions, votes: np.ndarray, settings: Evaluation
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """The values on all photos and the draws on resamples; the seed pairs the draws of two scorers."""
+    """Return metrics on all photos and on resamples, by name; the seed pairs the resamples of two scorers."""
     values = regression.all(predictions.truth, votes, settings.accuracy_threshold)
     draws = bootstrap.bootstrap(
         predictions.truth,

@@ -1,4 +1,4 @@
-"""What people and a scorer say about each photo of the test split."""
+"""Votes of people and of a scorer on each photo of the test split."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,32 +13,33 @@ from components.scorer.progress import track
 from components.scorer.settings import SCORES
 
 BATCH = 32
-"""Photos scored at a time: enough to keep a processor busy, and a few megabytes."""
+"""Batch size: enough photos to keep a processor busy, and only a few megabytes."""
 
 Records = Callable[[], Iterable[dict[str, Any]]]
-"""Reads the test split from its start; the records are those of ``photos.records``."""
+"""Function that reads the test split from its start; the records are those of ``photos.records``."""
 
 
 class Scorer(Protocol):
-    """A trained bundle, a published model, or anything else that answers for encoded photos."""
+    """Protocol of a trained bundle, a published model, or any other scorer of encoded photos."""
 
     def score(self, photos: list[bytes]) -> np.ndarray:
-        """Votes, float [n, 10]."""
+        """Return votes, float [n, 10], of n encoded photos."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The test split, photo by photo, without the photos.
+    """Votes and attributes of the test split, without the photos.
 
     Attributes:
-        photo_ids: n file names.
-        truth: float [n, 10], people's votes.
-        raters: int [n], how many people; 0 where unknown.
-        attributes: n rows, a column an attribute, text; empty where unknown.
-        scorer: float [n, 10], the challenger's votes.
-        groups: n uploaders or persons: photos of one are no independent evidence. Empty: each photo for itself.
-        faces: n rows, ``face_count`` and ``face_confidence`` of the largest, 0 without a face; no column where the data
-            set does not say.
+        photo_ids: File names of the n photos.
+        truth: People's votes, float [n, 10].
+        raters: Number of raters of each photo, int [n]; 0 if unknown.
+        attributes: Table of n rows with one text column for each attribute; an unknown value is empty.
+        scorer: Votes of the challenger, float [n, 10].
+        groups: Uploader or person of each photo: photos of one group are no independent evidence. If empty, each photo
+            is its own group.
+        faces: Table of n rows with ``face_count``, and ``face_confidence`` of the largest face, 0 without a face. It
+            has no columns if the data set has no face features.
     """
 
     photo_ids: list[str]
@@ -50,16 +51,19 @@ class Predictions:
     faces: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def table(self, champion: np.ndarray | None = None) -> pd.DataFrame:
-        """A row a photo: what ``predictions.csv`` holds.
+        """Return the table of ``predictions.csv``, one row for each photo.
 
-        An attribute that has the name of another column is prefixed with ``attribute_``.
+        An attribute with the name of another column gets the prefix ``attribute_``.
+
+        Args:
+            champion: Votes of the champion, float [n, 10]; None without a champion.
         """
         columns: dict[str, Any] = {
             "photo_id": self.photo_ids,
             "mean": regression.mean_scores(self.scorer),
             "std": regression.deviations(self.scorer),
         }
-        columns |= {f"p{score}": share for score, share in zip(SCORES, self.scorer.T, strict=True)}
+        columns |= {f"p{score}": fraction for score, fraction in zip(SCORES, self.scorer.T, strict=True)}
         columns |= {
             "truth_mean": regression.mean_scores(self.truth),
             "truth_std": regression.deviations(self.truth),
@@ -69,32 +73,39 @@ class Predictions:
         columns |= {str(name): self.faces[name] for name in self.faces}
         if champion is not None:
             columns["champion_mean"] = regression.mean_scores(champion)
-        named = {f"attribute_{name}" if name in columns else name: self.attributes[name] for name in self.attributes}
-        return pd.DataFrame(columns | {name: list(values) for name, values in named.items()})
+        attributes = {
+            f"attribute_{name}" if name in columns else name: self.attributes[name] for name in self.attributes
+        }
+        return pd.DataFrame(columns | {name: list(values) for name, values in attributes.items()})
 
 
 def predict(records: Records, scorer: Scorer, total: int) -> Predictions:
-    """Score each photo of the test split once and keep what people said about it.
+    """Score each photo of the test split once, and collect people's votes and attributes.
+
+    Args:
+        records: Records of the test split.
+        scorer: The challenger.
+        total: Number of records, for the progress display.
 
     Raises:
-        ValueError: the scorer does not answer with ten votes a photo.
+        ValueError: The scorer does not return ten votes for each photo.
     """
-    kept: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
 
     def photos() -> Iterator[bytes]:
         for record in records():
-            kept.append({name: value for name, value in record.items() if name != "photo"})
+            rows.append({name: value for name, value in record.items() if name != "photo"})
             yield record["photo"]
 
     votes = _score(photos(), scorer, total, "scoring the test split")
     return Predictions(
-        photo_ids=[record["photo_id"] for record in kept],
-        truth=np.array([record["votes"] for record in kept], float).reshape(-1, len(SCORES)),
-        raters=np.array([record["raters"] for record in kept], int),
-        attributes=pd.DataFrame([record["attributes"] for record in kept]),
+        photo_ids=[record["photo_id"] for record in rows],
+        truth=np.array([record["votes"] for record in rows], float).reshape(-1, len(SCORES)),
+        raters=np.array([record["raters"] for record in rows], int),
+        attributes=pd.DataFrame([record["attributes"] for record in rows]),
         scorer=votes,
-        groups=[record.get("group", record["photo_id"]) for record in kept],
-        faces=pd.DataFrame([_face(record) for record in kept]),
+        groups=[record.get("group", record["photo_id"]) for record in rows],
+        faces=pd.DataFrame([_face(record) for record in rows]),
     )
 
 
@@ -105,20 +116,20 @@ def _face(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def votes(records: Records, scorer: Scorer, total: int) -> np.ndarray:
-    """A scorer's votes on the same photos in the same order, float [n, 10].
+    """Return the champion's votes on the same photos in the same order, float [n, 10].
 
     Raises:
-        ValueError: the scorer does not answer with ten votes a photo.
+        ValueError: The scorer does not return ten votes for each photo.
     """
     return _score((record["photo"] for record in records()), scorer, total, "scoring with the champion")
 
 
-def _score(photos: Iterator[bytes], scorer: Scorer, total: int, what: str) -> np.ndarray:
-    answers = [np.empty((0, len(SCORES)))]
+def _score(photos: Iterator[bytes], scorer: Scorer, total: int, label: str) -> np.ndarray:
+    results = [np.empty((0, len(SCORES)))]
     batches = iter(lambda: list(islice(photos, BATCH)), [])
-    for batch in track(batches, what, -(-total // BATCH)):
-        answer = np.asarray(scorer.score(batch), float)
-        if answer.shape != (len(batch), len(SCORES)):
-            raise ValueError(f"expected votes [{len(batch)}, {len(SCORES)}] of the scorer, got {list(answer.shape)}")
-        answers.append(answer)
-    return np.concatenate(answers)
+    for batch in track(batches, label, -(-total // BATCH)):
+        result = np.asarray(scorer.score(batch), float)
+        if result.shape != (len(batch), len(SCORES)):
+            raise ValueError(f"expected votes [{len(batch)}, {len(SCORES)}] of the scorer, got {list(result.shape)}")
+        results.append(result)
+    return np.concatenate(results)

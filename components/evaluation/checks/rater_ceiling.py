@@ -1,4 +1,4 @@
-"""What a scorer can reach at best, given how far people agree with each other."""
+"""Ceiling of a scorer's correlations, given the agreement of people with each other."""
 
 from dataclasses import dataclass
 
@@ -7,21 +7,22 @@ import numpy as np
 from components.scorer.metrics import rater_agreement
 from components.scorer.settings import Evaluation
 
-_SPLITS = 100  # of the raters: the average then moves by less than .002 from seed to seed at 300 photos
-_WHOLE = 0.02  # a count may be off by so much: votes are kept as float32 shares
+_SPLITS = 100  # random splits of the raters: the average varies by less than .002 between seeds at 300 photos
+_WHOLE = 0.02  # tolerance of a vote count: votes are stored as float32 fractions
 
 
 @dataclass(frozen=True)
 class Ceiling:
-    """How well people agree on the test photos.
+    """Agreement of people on the test photos.
 
     Attributes:
-        perfect: by ``lcc``, ``srcc`` and ``krcc``, what a scorer reaches that knows each photo's true mean, that is
-            the mean by all people who might have been asked. The rank correlations are approximate.
-        human: the same of one human against the mean of the others, a human anew for each photo. A single one whose
-            severity is that of all photos agrees better: LCC .58 instead of .50 over all ratings of MEBeauty.
-        photos: with two votes or more, on which this rests.
-        raters: a photo, on average.
+        perfect: ``lcc``, ``srcc`` and ``krcc`` of a scorer that knows each photo's true mean, the mean over all people
+            who might rate it. The rank correlations are approximate.
+        human: ``lcc``, ``srcc`` and ``krcc`` of one human against the mean of the other raters, with a new human for
+            each photo. The same human for all photos agrees better, as severity is then constant: LCC .58 instead of
+            .50 over all ratings of MEBeauty.
+        photos: Number of photos used; each has at least two votes.
+        raters: Mean number of raters of these photos.
     """
 
     perfect: dict[str, float]
@@ -31,18 +32,16 @@ class Ceiling:
 
 
 def ceiling(votes: np.ndarray, raters: np.ndarray, settings: Evaluation) -> Ceiling | None:
-    """The ceiling from the votes of each photo.
-
-    See ``rater_agreement.ceilings`` and ``rater_agreement.one_against_rest``.
+    """Estimate the ceiling by ``rater_agreement.ceilings`` and ``rater_agreement.one_against_rest``.
 
     Args:
-        votes: float [n, 10], people's shares of votes.
-        raters: int [n], how many people; 0 where unknown, which tells nothing here.
-        settings: the seed.
+        votes: People's fractions of votes, float [n, 10].
+        raters: Number of raters of each photo, int [n]; 0 if unknown. Photos with fewer than 2 raters are ignored.
+        settings: Evaluation settings; ``seed`` is read.
 
     Returns:
-        None where votes times raters are no counts for most photos (as where ingestion had only means), or where
-        fewer than three photos have two raters.
+        The ceiling. None if at most half of the photos with two raters have votes that are whole counts (as for a data
+        set of mean scores), if fewer than three photos have two raters, or if mean scores do not vary.
     """
     counts = np.asarray(votes, float) * np.asarray(raters)[:, None]
     several = np.asarray(raters) >= 2

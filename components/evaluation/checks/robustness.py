@@ -1,12 +1,13 @@
-"""Whether scores follow what people see: photos made worse must not gain, photos changed invisibly must not move.
+"""Robustness of scores to corruptions, invisible changes and an adversarial (PGD) attack, with gates.
 
-Each photo is changed as a file would be, and the scorer reads the changed file. What is lossless is stored as PNG, so
-that the change alone is measured.
+Corruptions (blur, darkening, overexposure, compression, noise) must not raise scores. Invisible changes (mirroring, a
+shift by one pixel, re-encoding) must not move them. Each changed photo is encoded as a file, which the scorer decodes.
+Lossless changes are stored as PNG, so that the change alone is measured.
 
-Photos are made worse at two strengths each, since a scorer may like a slight change and dislike a strong one. Where
-a strength is named a level, it is that of ImageNet-C (Hendrycks and Dietterich, "Benchmarking Neural Network Robustness
-to Common Corruptions and Perturbations", 2019, https://arxiv.org/abs/1903.12261; make_imagenet_c.py of its code), made
-for photos of 224 pixels: lengths are taken relative to the shorter side.
+Each corruption has two strengths, since a scorer may like a slight change and dislike a strong one. A strength named
+"level" is that of ImageNet-C (Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions
+and Perturbations", 2019, https://arxiv.org/abs/1903.12261; make_imagenet_c.py of its code). ImageNet-C is made for
+photos of 224 pixels: its lengths are taken here relative to the shorter side.
 """
 
 import io
@@ -31,31 +32,31 @@ from components.scorer.run.decision import Gate, outcome
 from components.scorer.settings import Evaluation, GateKey
 
 STEPS = 100
-"""Of the perturbation, as many as in the portrait paper's enhancement (section 7.2.2)."""
+"""Steps of the adversarial attack: as many as in the portrait paper's enhancement (section 7.2.2)."""
 
-_BLURS = (2 / 224, 4 / 224)  # radius over the shorter side, levels 2 and 4: skin loses its texture, then eyes theirs
+_BLURS = (2 / 224, 4 / 224)  # radius / shorter side, levels 2 and 4: skin loses its texture, then eyes lose theirs
 _DARKER = (-2, -3)  # stops: a quarter and an eighth of the light, where a camera's own metering errs by one
 _LIGHTER = (2, 3)  # stops: four and eight times the light; skin burns out
-_QUALITIES = (10, 5)  # of JPEG: level 4, and half of it; blocks are seen at a glance
-_NOISES = (0.08, 0.18)  # standard deviation, of a range of 1, levels 1 and 3: a small sensor in the dark
-_REENCODING = 95  # quality of JPEG that is called visually lossless
+_QUALITIES = (10, 5)  # JPEG qualities: level 4 and half of it; blocks are visible at a glance
+_NOISES = (0.08, 0.18)  # standard deviation, for a value range of 1, levels 1 and 3: a small sensor in the dark
+_REENCODING = 95  # JPEG quality that is called visually lossless
 
 
 @dataclass(frozen=True)
 class Response:
-    """How scores respond to one change.
+    """Response of scores to one change of the photos.
 
     Attributes:
-        key: of the gate that judges it.
-        change: what was done, in words.
-        worse: whether people like the changed photo less; if not, they do not see the change.
-        changes: n score points, by which each photo's mean score moved.
-        mean: of ``changes``.
-        low: lower end of the mean's interval (Student's t).
-        high: its upper end.
-        raised: share of the photos whose score rose.
-        absolute: mean of the changes without their signs.
-        largest: of the changes without their signs.
+        key: Key of the gate that judges the response.
+        change: Description of the change.
+        worse: True for a corruption, which people like less; False for a change that people do not see.
+        changes: Change of each photo's mean score, n values in score points.
+        mean: Mean of ``changes``.
+        low: Lower end of the interval of the mean (Student's t).
+        high: Upper end of the interval of the mean.
+        raised: Fraction of the photos whose score rose, 0..1.
+        absolute: Mean of the absolute changes.
+        largest: Largest absolute change.
     """
 
     key: GateKey
@@ -72,15 +73,15 @@ class Response:
 
 @dataclass(frozen=True)
 class Perturbation:
-    """How far gradients raise scores by what nobody sees, in the whole photo: what is read of the face is held.
+    """Result of an adversarial (PGD) attack on the photo's pixels, with the face inputs fixed.
 
     Attributes:
-        budget: largest change of any pixel's red, green or blue, of 255.
-        steps: of the ascent.
-        before: n mean scores of the photos.
-        after: n mean scores of the perturbed ones.
-        rise: mean of the differences, in score points.
-        largest: of the differences.
+        budget: Largest change of a pixel's red, green or blue value, on the scale 0..255.
+        steps: Number of gradient steps.
+        before: Mean scores of the n photos.
+        after: Mean scores of the n perturbed photos.
+        rise: Mean rise in score points.
+        largest: Largest rise in score points.
     """
 
     budget: float
@@ -93,12 +94,12 @@ class Perturbation:
 
 @dataclass(frozen=True)
 class Behaviours:
-    """What a scorer does on changed photos.
+    """Scores of changed photos.
 
     Attributes:
-        before: n mean scores of the photos as they are, in the order in which all ``changes`` are.
-        responses: to each change at each strength.
-        perturbation: None for a scorer that has no gradients to offer.
+        before: Mean scores of the n unchanged photos, in the order of all ``changes``.
+        responses: Responses to each change at each strength.
+        perturbation: Result of the adversarial attack; None for a scorer without gradients.
     """
 
     before: tuple[float, ...]
@@ -107,33 +108,33 @@ class Behaviours:
 
 
 def sample(records: Records, total: int, settings: Evaluation) -> list[bytes]:
-    """Some encoded photos of the test split, in its order: always the same for the same seed.
+    """Return a random sample of encoded photos in the order of the test split; the seed determines it.
 
     Args:
-        records: of the test split; read only as far as the last photo that was drawn.
-        total: how many there are.
-        settings: ``behaviour_photos`` and ``seed`` are read.
+        records: Records of the test split; read up to the last sampled photo only.
+        total: Number of records.
+        settings: Evaluation settings; ``behaviour_photos`` and ``seed`` are read.
     """
     size = min(settings.behaviour_photos, total)
-    drawn = np.sort(np.random.default_rng(settings.seed).choice(total, size, replace=False)).tolist()
-    wanted, last = set(drawn), max(drawn, default=-1)
-    found = []
-    for place, record in zip(range(last + 1), records(), strict=False):
-        if place in wanted:
-            found.append(record["photo"])
-    return found
+    indices = np.sort(np.random.default_rng(settings.seed).choice(total, size, replace=False)).tolist()
+    wanted, last = set(indices), max(indices, default=-1)
+    photos = []
+    for index, record in zip(range(last + 1), records(), strict=False):
+        if index in wanted:
+            photos.append(record["photo"])
+    return photos
 
 
 def observe(photos: Sequence[bytes], scorer: Scorer, settings: Evaluation) -> Behaviours:
-    """Score photos as they are and changed.
+    """Score photos unchanged and after each change, and attack the scorer if it has gradients.
 
     Args:
-        photos: encoded, upright photos.
-        scorer: what to observe; perturbed only if it has ``model`` and ``given`` as a ``Bundle`` does.
-        settings: ``confidence``, ``seed`` and those of the perturbation are read.
+        photos: Encoded, upright photos.
+        scorer: Scorer to measure; attacked only if it has ``model`` and ``given`` as a ``Bundle`` does.
+        settings: Evaluation settings; ``confidence``, ``seed`` and ``perturbation_*`` are read.
 
     Raises:
-        ValueError: there is no photo, or the scorer does not answer with ten votes a photo.
+        ValueError: There is no photo, or the scorer does not return ten votes for each photo.
     """
     if not photos:
         raise ValueError("expected photos to observe the scorer on, got none")
@@ -144,11 +145,11 @@ def observe(photos: Sequence[bytes], scorer: Scorer, settings: Evaluation) -> Be
     with ThreadPoolExecutor() as pool:
         for start in track(starts, f"observing changed photos, batches of {BATCH}"):
             batch = list(photos[start : start + BATCH])
-            pictures = list(pool.map(_picture, batch))
-            seeds = [[settings.seed, start + place] for place in range(len(batch))]
+            images = list(pool.map(_picture, batch))
+            seeds = [[settings.seed, start + index] for index in range(len(batch))]
             before.append(_means(scorer, batch))
             for change, means in zip(changes, after, strict=True):
-                means.append(_means(scorer, list(pool.map(change.apply, pictures, seeds))))
+                means.append(_means(scorer, list(pool.map(change.apply, images, seeds))))
     unchanged = np.concatenate(before)
     responses = [
         _response(change, np.concatenate(means) - unchanged, settings)
@@ -158,31 +159,33 @@ def observe(photos: Sequence[bytes], scorer: Scorer, settings: Evaluation) -> Be
 
 
 def gates(behaviours: Behaviours, settings: Evaluation) -> list[Gate]:
-    """Hold what was observed against the limits.
+    """Return the gates on corruptions, on invisible changes and on the adversarial attack.
 
-    Photos made worse must not gain on average. They do when the mean change at either strength is above 0 beyond
-    chance (a one-sided t-test) and above ``maximum_rise``: on thousands of photos a thousandth of a point is certain
-    too, and matters to nobody. All tests at 5 % would refuse a sound scorer far more often than once in twenty, so they
-    are corrected together by Holm's method, which bounds the chance that any of them is wrong, however they depend on
-    each other (Holm, "A simple sequentially rejective multiple test procedure", 1979). What nobody sees needs no test:
-    it is measured far more exactly than its tolerance.
+    A corruption fails its gate if, at either strength, the mean change is above 0 beyond chance (one-sided t-test) and
+    above ``maximum_rise``. The second condition is needed because on thousands of photos a thousandth of a point is
+    certain too, and matters to nobody.
+
+    Many tests at 5 % would refuse a sound scorer far more often than once in twenty. They are therefore corrected
+    together by Holm's method, which bounds the chance that any of them is wrong under any dependence (Holm, "A simple
+    sequentially rejective multiple test procedure", 1979). Invisible changes need no test: their effect is measured
+    far more exactly than its tolerance.
     """
-    worse = [response for response in behaviours.responses if response.worse]
-    same = [response for response in behaviours.responses if not response.worse]
-    chances = _holm([_chance(response.changes) for response in worse])
+    corruptions = [response for response in behaviours.responses if response.worse]
+    invisible = [response for response in behaviours.responses if not response.worse]
+    p_values = _holm([_chance(response.changes) for response in corruptions])
     judged: dict[GateKey, list[tuple[Response, float]]] = {}
-    for response, chance in zip(worse, chances, strict=True):
-        judged.setdefault(response.key, []).append((response, chance))
+    for response, p_value in zip(corruptions, p_values, strict=True):
+        judged.setdefault(response.key, []).append((response, p_value))
     return [
-        *(_not_raised(key, tested, settings) for key, tested in judged.items()),
-        *(_not_moved(response, settings) for response in same),
+        *(_not_raised(key, pairs, settings) for key, pairs in judged.items()),
+        *(_not_moved(response, settings) for response in invisible),
         _not_perturbed(behaviours.perturbation, settings),
     ]
 
 
 @dataclass(frozen=True)
 class _Change:
-    """One change at one strength: from a picture and the seed of its noise to a file."""
+    """One change at one strength; ``apply`` turns an image and a noise seed into an encoded photo."""
 
     key: GateKey
     words: str
@@ -192,47 +195,50 @@ class _Change:
 
 def _changes() -> list[_Change]:
     def blurred(radius: float) -> Callable[[Image.Image, Any], bytes]:
-        return lambda picture, _: _png(picture.filter(ImageFilter.GaussianBlur(radius * min(picture.size))))
+        return lambda image, _: _png(image.filter(ImageFilter.GaussianBlur(radius * min(image.size))))
 
     def exposed(stops: float) -> Callable[[Image.Image, Any], bytes]:
         table = _exposure(stops)
-        return lambda picture, _: _png(picture.point(table))
+        return lambda image, _: _png(image.point(table))
 
     def compressed(quality: int) -> Callable[[Image.Image, Any], bytes]:
-        return lambda picture, _: _file(picture, "JPEG", quality=quality)
+        return lambda image, _: _file(image, "JPEG", quality=quality)
 
     def noisy(deviation: float) -> Callable[[Image.Image, Any], bytes]:
-        return lambda picture, seed: _png(_noisy(picture, deviation, seed))
+        return lambda image, seed: _png(_noisy(image, deviation, seed))
 
     return [
-        *(_Change("blur", f"a blur of {_percent(share)} of the shorter side", blurred(share)) for share in _BLURS),
+        *(
+            _Change("blur", f"a blur of {_percent(fraction)} of the shorter side", blurred(fraction))
+            for fraction in _BLURS
+        ),
         *(_Change("darkening", f"an exposure {-stops} stops down", exposed(stops)) for stops in _DARKER),
         *(_Change("overexposure", f"an exposure {stops} stops up", exposed(stops)) for stops in _LIGHTER),
         *(_Change("compression", f"JPEG at quality {quality}", compressed(quality)) for quality in _QUALITIES),
         *(_Change("noise", f"noise of {_percent(deviation)} of the range", noisy(deviation)) for deviation in _NOISES),
-        _Change("mirror", "a mirror image", lambda picture, _: _png(ImageOps.mirror(picture)), worse=False),
-        _Change("shift", "a shift by one pixel", lambda picture, _: _png(_shifted(picture)), worse=False),
+        _Change("mirror", "a mirror image", lambda image, _: _png(ImageOps.mirror(image)), worse=False),
+        _Change("shift", "a shift by one pixel", lambda image, _: _png(_shifted(image)), worse=False),
         _Change("reencoding", f"JPEG at quality {_REENCODING}", compressed(_REENCODING), worse=False),
     ]
 
 
 def _picture(data: bytes) -> Image.Image:
-    """A photo through the scorer's own decoder: another's rounding alone moves a score by hundredths."""
+    """Decode a photo by the scorer's own decoder: another decoder's rounding alone moves a score by hundredths."""
     return Image.fromarray(preprocessing_tf.decode(tf.constant(data)).numpy())
 
 
-def _file(picture: Image.Image, kind: str, **options: Any) -> bytes:
+def _file(image: Image.Image, kind: str, **options: Any) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, kind, **options)
+    image.save(stream, kind, **options)
     return stream.getvalue()
 
 
 def _png(picture: Image.Image) -> bytes:
-    return _file(picture, "PNG", compress_level=1)  # read once, so that a small file is not worth its time
+    return _file(picture, "PNG", compress_level=1)  # fast: the file is read only once
 
 
 def _exposure(stops: float) -> list[int]:
-    """What becomes of each value of each colour when the light is multiplied by ``2 ** stops`` (IEC 61966-2-1)."""
+    """Return the lookup table, 3 x 256 values, that multiplies linear sRGB light by ``2 ** stops`` (IEC 61966-2-1)."""
     value = np.arange(256) / 255
     light = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
     light = np.minimum(light * 2.0**stops, 1)
@@ -240,15 +246,15 @@ def _exposure(stops: float) -> list[int]:
     return np.rint(255 * value).astype(int).tolist() * 3
 
 
-def _noisy(picture: Image.Image, deviation: float, seed: Any) -> Image.Image:
-    pixels = np.asarray(picture, "float32")
+def _noisy(image: Image.Image, deviation: float, seed: Any) -> Image.Image:
+    pixels = np.asarray(image, "float32")
     noise = np.random.default_rng(seed).standard_normal(pixels.shape, "float32")
     return Image.fromarray(np.rint(pixels + 255 * deviation * noise).clip(0, 255).astype("uint8"))
 
 
-def _shifted(picture: Image.Image) -> Image.Image:
-    """One pixel to the right and one down, the edges repeated."""
-    return Image.fromarray(np.pad(np.asarray(picture), ((1, 0), (1, 0), (0, 0)), mode="edge")[:-1, :-1])
+def _shifted(image: Image.Image) -> Image.Image:
+    """Shift an image one pixel to the right and one down; the edges are repeated."""
+    return Image.fromarray(np.pad(np.asarray(image), ((1, 0), (1, 0), (0, 0)), mode="edge")[:-1, :-1])
 
 
 def _means(scorer: Scorer, photos: list[bytes]) -> np.ndarray:
@@ -257,15 +263,15 @@ def _means(scorer: Scorer, photos: list[bytes]) -> np.ndarray:
 
 def _response(change: _Change, changes: np.ndarray, settings: Evaluation) -> Response:
     mean = float(changes.mean())
-    away = _error(changes) * stats.t.ppf((1 + settings.confidence) / 2, len(changes) - 1)
+    half_width = _error(changes) * stats.t.ppf((1 + settings.confidence) / 2, len(changes) - 1)
     return Response(
         key=change.key,
         change=change.words,
         worse=change.worse,
         changes=tuple(changes.tolist()),
         mean=mean,
-        low=float(mean - away),
-        high=float(mean + away),
+        low=float(mean - half_width),
+        high=float(mean + half_width),
         raised=float(np.mean(changes > 0)),
         absolute=float(np.abs(changes).mean()),
         largest=float(np.abs(changes).max()),
@@ -276,11 +282,13 @@ def _perturbation(photos: Sequence[bytes], scorer: Any, settings: Evaluation) ->
     if not (hasattr(scorer, "model") and hasattr(scorer, "given")):
         return None
     print(f"perturbing {min(settings.perturbation_photos, len(photos))} photos in {STEPS} steps", flush=True)
-    pixels, held = attribution.hold(scorer.given(list(photos[: settings.perturbation_photos])))
-    perturbed = adversarial.perturb(scorer.model, pixels, settings.perturbation_budget, STEPS, held)
+    pixels, fixed_inputs = attribution.hold(scorer.given(list(photos[: settings.perturbation_photos])))
+    perturbed = adversarial.perturb(scorer.model, pixels, settings.perturbation_budget, STEPS, fixed_inputs)
     before, after = (
-        regression.mean_scores(np.asarray(scorer.model(in_order(scorer.model, {PIXELS: each, **held}), training=False)))
-        for each in (pixels, perturbed)
+        regression.mean_scores(
+            np.asarray(scorer.model(in_order(scorer.model, {PIXELS: variant, **fixed_inputs}), training=False))
+        )
+        for variant in (pixels, perturbed)
     )
     return Perturbation(
         budget=settings.perturbation_budget,
@@ -293,25 +301,25 @@ def _perturbation(photos: Sequence[bytes], scorer: Any, settings: Evaluation) ->
 
 
 def _error(changes: Sequence[float]) -> float:
-    """Standard error of the mean; NaN for a single photo, which tells nothing of it."""
+    """Return the standard error of the mean; NaN for a single photo."""
     return float(np.std(changes, ddof=1) / math.sqrt(len(changes))) if len(changes) > 1 else math.nan
 
 
 def _chance(changes: Sequence[float]) -> float:
-    """Of a mean as high as this where the true one is 0: one-sided, by Student's t."""
+    """Return the one-sided p-value of the mean against a true mean of 0 (Student's t-test)."""
     mean, error = float(np.mean(changes)), _error(changes)
     if error == 0:  # every photo moves alike
         return float(mean <= 0)
     return float(stats.t.sf(mean / error, len(changes) - 1))
 
 
-def _holm(chances: Iterable[float]) -> list[float]:
-    """Chances corrected for their number by Holm's method, in their order; NaN stays NaN."""
-    chances = np.asarray(list(chances), float)
-    order = np.argsort(chances)  # NaN last
-    factors = np.arange(len(chances), 0, -1)
-    corrected = np.empty_like(chances)
-    corrected[order] = np.minimum(np.maximum.accumulate(factors * chances[order]), 1)
+def _holm(p_values: Iterable[float]) -> list[float]:
+    """Return Holm-adjusted p-values in the given order; NaN stays NaN."""
+    p_values = np.asarray(list(p_values), float)
+    order = np.argsort(p_values)  # NaN last
+    factors = np.arange(len(p_values), 0, -1)
+    corrected = np.empty_like(p_values)
+    corrected[order] = np.minimum(np.maximum.accumulate(factors * p_values[order]), 1)
     return corrected.tolist()
 
 
@@ -328,22 +336,22 @@ _NAMES: dict[GateKey, str] = {
 }
 
 
-def _not_raised(key: GateKey, tested: list[tuple[Response, float]], settings: Evaluation) -> Gate:
-    """The strength that speaks most against the scorer decides."""
+def _not_raised(key: GateKey, pairs: list[tuple[Response, float]], settings: Evaluation) -> Gate:
+    """Return the gate of one corruption; the strength with the worst result decides."""
     name, metric, limit = _NAMES[key], "mean change, score points", settings.maximum_rise
-    if not all(math.isfinite(chance) for _, chance in tested):
+    if not all(math.isfinite(p_value) for _, p_value in pairs):
         return Gate(key, name, metric, math.nan, limit, "failed", _UNMEASURED)
 
-    def rises(response: Response, chance: float) -> bool:
-        return chance <= settings.significance and response.mean > limit
+    def rises(response: Response, p_value: float) -> bool:
+        return p_value <= settings.significance and response.mean > limit
 
-    worst, chance = max(tested, key=lambda pair: (rises(*pair), pair[0].mean))
-    others = "".join(f"; {other.change}: {other.mean:+.3f}" for other, _ in tested if other is not worst)
+    worst, p_value = max(pairs, key=lambda pair: (rises(*pair), pair[0].mean))
+    others = "".join(f"; {other.change}: {other.mean:+.3f}" for other, _ in pairs if other is not worst)
     reason = (
-        f"{worst.change} moves the mean score by {worst.mean:+.3f} ({_interval(worst, settings)}; p = {chance:.2g},"
+        f"{worst.change} moves the mean score by {worst.mean:+.3f} ({_interval(worst, settings)}; p = {p_value:.2g},"
         f" corrected for all such tests){others}; a rise beyond chance and of more than {limit:g} fails."
     )
-    return Gate(key, name, metric, worst.mean, limit, outcome(not rises(worst, chance)), reason)
+    return Gate(key, name, metric, worst.mean, limit, outcome(not rises(worst, p_value)), reason)
 
 
 def _not_moved(response: Response, settings: Evaluation) -> Gate:
@@ -360,20 +368,20 @@ def _not_moved(response: Response, settings: Evaluation) -> Gate:
     )  # fmt: skip
 
 
-def _not_perturbed(found: Perturbation | None, settings: Evaluation) -> Gate:
+def _not_perturbed(attack: Perturbation | None, settings: Evaluation) -> Gate:
     limit = settings.maximum_perturbation
     name, metric = _NAMES["perturbation"], "mean rise, score points"
-    if found is None:
+    if attack is None:
         reason = "the scorer offers no gradients, so that no perturbation can be made for it."
         return Gate("perturbation", name, metric, math.nan, limit, "not judged", reason)
     reason = (
-        f"changes of {found.budget:g} of 255 at most, in {found.steps} steps, raise {len(found.before)} photos by"
-        f" {found.rise:.2f} score points on average ({np.mean(found.before):.2f} to {np.mean(found.after):.2f}); they"
-        f" may raise them by {limit:g}."
+        f"changes of {attack.budget:g} of 255 at most, in {attack.steps} steps, raise {len(attack.before)} photos by"
+        f" {attack.rise:.2f} score points on average ({np.mean(attack.before):.2f} to {np.mean(attack.after):.2f});"
+        f" they may raise them by {limit:g}."
     )
-    if not math.isfinite(found.rise):
+    if not math.isfinite(attack.rise):
         reason = _UNMEASURED
-    return Gate("perturbation", name, metric, found.rise, limit, outcome(found.rise <= limit), reason)
+    return Gate("perturbation", name, metric, attack.rise, limit, outcome(attack.rise <= limit), reason)
 
 
 _UNMEASURED = "it could not be measured (a score is no number, or there is a single photo), and that fails."
@@ -385,5 +393,5 @@ def _interval(response: Response, settings: Evaluation) -> str:
     return f"{confidence} interval {ends}, {raised} of {len(response.changes)} photos rise"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %"
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2g} %"

@@ -1,29 +1,27 @@
-"""Whom a scorer serves worse: its metrics by attribute, and the slices that it scores too low or too high.
+"""Fairness by slice: metrics per attribute value, and gates on ranking and on the score gap of each slice.
 
-A slice is scored too low by how much its mean error falls below that of all other photos, after allowing for people's
-own ratings. What is to be allowed is the difficulty: a scorer that knows little keeps to the middle, and then it is
-harsh on all whom people rate high. There are two ways of keeping to the middle, and each looks unfair by the other's
-measure (Lord, "A paradox in the interpretation of group comparisons", 1967; no scorer short of a perfect one satisfies
-both where people rate slices differently: Kleinberg, Mullainathan and Raghavan, 2016):
+The gap of a slice is its mean error minus the mean error of all other photos, adjusted for people's own ratings. The
+difficulty is the adjustment. A scorer that knows little shrinks its scores towards a mean, and is then harsh on every
+slice that people rate high. Two ways of shrinking are possible, and each looks unfair by the other's measure (Lord, "A
+paradox in the interpretation of group comparisons", 1967). Where people rate slices differently, only a perfect scorer
+satisfies both measures (Kleinberg, Mullainathan and Raghavan, 2016):
 
-* towards the mean of all photos: the mean errors of slices then *differ*, but photos that people rate alike are scored
-  alike, so that the *adjusted* difference (of analysis of covariance: prediction = slope x people's mean + slice) is 0;
-* towards the slice's own mean, as a network does that makes the best of what the photo shows: then the difference is
-  0, and the adjusted one is not.
+* Shrinking towards the mean of all photos: the mean errors of slices *differ*, but photos that people rate alike are
+  scored alike. The *adjusted* difference (analysis of covariance: prediction = slope x people's mean + slice) is 0.
+* Shrinking towards the slice's own mean, as a network does that makes the best use of the photo. The difference is
+  then 0, and the adjusted difference is not.
 
-Without unfairness, a slice's mean prediction thus differs from the others' by as much as people's means do, or by that
-shrunk as the scorer shrinks differences within slices, or by something between. Only what lies outside is held against
-the scorer: to set a slice further down than people do, or to lift it less than it lifts anybody. That is the middle one
-of the difference, the adjusted difference and 0. The two are the bounds between which the effect of belonging to a
-slice lies when either may be the right allowance (Ding and Li, "A bracketing relationship between
-difference-in-differences and lagged-dependent-variable adjustment", 2019); to go beyond what people do is what Zhao et
-al. ("Men also like shopping", 2017) call to amplify a bias. Both are shown all the same.
+A fair scorer's slice means therefore differ by between two amounts: people's own difference, and that difference
+shrunk by the scorer's slope within slices. Only values outside this range count against the scorer. The
+gap is thus the median of the difference, the adjusted difference and 0. Difference and adjusted difference bracket the
+effect of belonging to a slice when either adjustment may be right (Ding and Li, "A bracketing relationship between
+difference-in-differences and lagged-dependent-variable adjustment", 2019). Exceeding people's own difference is bias
+amplification (Zhao et al., "Men also like shopping", 2017). The report shows difference and adjusted difference too.
 
-The rule takes people's ratings for what they are. Where raters are unfair to a slice, a scorer that learns it of them
-passes.
+The rule takes people's ratings as true. If raters are unfair to a slice, a scorer that learns their bias passes.
 
-Where the data set says where faces are, photos are sliced by their number, too, and by how sure the detector is of the
-one that is read: it is less so of faces that are turned away or covered.
+If the data set has face features, photos are also sliced by the number of faces and by the detector's confidence in
+the face that is read. The confidence is lower for faces that are turned away or covered.
 """
 
 import math
@@ -41,33 +39,33 @@ from components.scorer.run.decision import Gate, outcome
 from components.scorer.settings import Evaluation
 
 SLICED = ("srcc", "mae", "bias")
-"""What is measured by attribute: whether photos are ranked, how far off, and to which side."""
+"""Metrics of each slice: rank correlation, mean absolute error and mean error."""
 
-_FEWEST = 10  # photos for an interval: resamples of fewer know too little of what was not seen
-_UNSURE = 0.9  # of the detector's confidence: it is surer of 98 % of the faces on portraits
-_VALUES = 20  # of an attribute, the most frequent: more are names rather than groups
-_LEAST_RELIABILITY = 0.25  # of people's means within slices; where it is said to be less, correcting for it is a guess
+_FEWEST = 10  # photos that an interval needs: resamples of fewer photos represent the population too poorly
+_UNSURE = 0.9  # detector confidence below which a face is "low"; 98 % of the faces on portraits exceed it
+_VALUES = 20  # the most frequent values of an attribute are kept: more values are names rather than groups
+_LEAST_RELIABILITY = 0.25  # lower bound on the reliability of people's means within slices: below it, it is a guess
 
 
 @dataclass(frozen=True)
 class Slice:
-    """The scorer on the photos with one value of an attribute, or of several that are crossed.
+    """Metrics of the photos with one value of an attribute or of crossed attributes.
 
     Attributes:
-        attribute: its name; of crossed ones ``gender*ethnicity``.
-        value: "unknown" where it is empty; of crossed ones ``female, asian``.
-        photos: how many.
-        judged: whether there are enough of them, and of others, to judge by.
-        people: their mean of people's means.
-        scorer: their mean of the scorer's.
-        metrics: those of ``SLICED``, each with an interval of its own.
-        beside: their SRCC less the mean SRCC of the attribute's other slices; NaN where there is none of a fair size.
-        difference: their mean error less that of all other photos, in score points.
-        adjusted: the same at equal opinion of people.
-        gap: how far the slice is scored too low (below 0) or too high, whichever of the two is allowed for.
+        attribute: Name of the attribute; crossed attributes are joined, as in ``gender*ethnicity``.
+        value: Value of the attribute; "unknown" if empty; crossed values are joined, as in ``female, asian``.
+        photos: Number of photos.
+        judged: True if the slice and its complement both have enough photos for the gates.
+        people: Mean of people's mean scores.
+        scorer: Mean of the scorer's mean scores.
+        metrics: Metrics of ``SLICED``, each with its own interval.
+        beside: SRCC minus the mean SRCC of the attribute's other slices; NaN if no other slice has enough photos.
+        difference: Mean error minus the mean error of all other photos, in score points.
+        adjusted: The difference adjusted for people's ratings (analysis of covariance), in score points.
+        gap: Median of 0, ``difference`` and ``adjusted``, in score points; negative = scored too low.
 
-    The upper ends of ``beside`` hold together for all judged slices, and so do the intervals of ``difference``,
-    ``adjusted`` and ``gap``.
+    The upper ends of ``beside`` are simultaneous over all judged slices. The intervals of ``difference``,
+    ``adjusted`` and ``gap`` are simultaneous too.
     """
 
     attribute: str
@@ -84,18 +82,18 @@ class Slice:
 
     @property
     def title(self) -> str:
-        """What people call it."""
+        """Display name, as in ``gender = female``."""
         return f"{self.attribute} = {self.value}"
 
 
 @dataclass(frozen=True)
 class Slices:
-    """All slices.
+    """Results of all slices.
 
     Attributes:
-        slices: by attribute, the most frequent value first.
-        slopes: by attribute, how many points the scorer's mean rises within a slice where people's rises by one.
-        fault: why nothing can be measured; empty when it can.
+        slices: Slices in order of their attributes, the most frequent value first.
+        slopes: Slope by attribute: the rise of the scorer's mean score, within slices, for one point of people's.
+        fault: Reason why nothing can be measured; empty if everything can.
     """
 
     slices: list[Slice]
@@ -104,87 +102,89 @@ class Slices:
 
     @property
     def judged(self) -> list[Slice]:
-        """Those that the gates judge."""
-        return [each for each in self.slices if each.judged]
+        """Slices with enough photos for the gates."""
+        return [item for item in self.slices if item.judged]
 
 
 def check(attributes: pd.DataFrame, settings: Evaluation) -> None:
-    """Refuse crossings of attributes that there are not.
+    """Raise ValueError if a crossing names an unknown attribute or fewer than two attributes.
 
     Args:
-        attributes: a column an attribute.
-        settings: with ``crossings``.
+        attributes: Table with one column for each attribute.
+        settings: Evaluation settings; ``crossings`` is read.
 
     Raises:
-        ValueError: names the attributes that there are.
+        ValueError: A crossing is wrong. The message lists the known attributes.
     """
     for crossing in settings.crossings:
-        names, there = _crossed(crossing), [str(name) for name in attributes]
-        if len(set(names)) < 2 or not set(names) <= set(there):
+        names, known = _crossed(crossing), [str(name) for name in attributes]
+        if len(set(names)) < 2 or not set(names) <= set(known):
             raise ValueError(
-                f'crossings must name two attributes or more, as in "gender*ethnicity", among {there}; got {crossing!r}'
+                f'crossings must name two attributes or more, as in "gender*ethnicity", among {known}; got {crossing!r}'
             )
 
 
 def by_attribute(predictions: Predictions) -> pd.DataFrame:
-    """What the photos are sliced by: their attributes, and ``faces`` and ``face confidence`` where they are known.
+    """Return the attributes to slice by, with columns ``faces`` and ``face confidence`` if face features are known.
 
-    An attribute of one of these names takes its place.
+    A data set attribute with one of these two names replaces the derived column.
     """
-    found = predictions.faces
-    if "face_count" not in found:
+    faces = predictions.faces
+    if "face_count" not in faces:
         return predictions.attributes
-    words = {
-        "faces": found["face_count"].clip(0, 2).map({0: "none", 1: "one", 2: "several"}),
+    derived = {
+        "faces": faces["face_count"].clip(0, 2).map({0: "none", 1: "one", 2: "several"}),
         "face confidence": np.select(
-            [found["face_count"] == 0, found["face_confidence"] < _UNSURE], ["no face", "low"], "high"
+            [faces["face_count"] == 0, faces["face_confidence"] < _UNSURE], ["no face", "low"], "high"
         ),
     }
-    new = {name: values for name, values in words.items() if name not in predictions.attributes}
-    return predictions.attributes.assign(**new)
+    added = {name: values for name, values in derived.items() if name not in predictions.attributes}
+    return predictions.attributes.assign(**added)
 
 
 def slice_all(predictions: Predictions, settings: Evaluation) -> Slices:
-    """Measure the scorer on each value of each attribute and of each crossing, at most the twenty most frequent.
+    """Measure the scorer on each value of each attribute and crossing, at most the twenty most frequent values.
 
-    Intervals are of photos drawn again and again, all slices by the same draws. Those of what the gate judges are
-    corrected for the number of slices by the largest of the studentised deviations of each draw, the single-step maxT
-    of Westfall and Young ("Resampling-based multiple testing", 1993): unlike Bonferroni's or Holm's
-    correction it makes use of slices that overlap or mirror each other, and yields intervals.
+    Intervals are bootstrap intervals over photos; all slices share the draws. The intervals that the gates read are
+    corrected for the number of slices by single-step maxT: the largest studentised deviation of each draw (Westfall
+    and Young, "Resampling-based multiple testing", 1993). Unlike Bonferroni's or Holm's correction, maxT exploits
+    slices that overlap or mirror each other, and yields intervals.
 
     Args:
-        predictions: of the test split.
-        settings: crossings, smallest slice, resamples, confidence and seed.
+        predictions: Predictions on the test split.
+        settings: Evaluation settings: crossings, smallest slice, resamples, confidence and seed.
 
     Raises:
-        ValueError: see ``check``.
+        ValueError: A crossing is wrong, as for ``check``.
     """
-    known = by_attribute(predictions)
-    check(known, settings)
+    attributes = by_attribute(predictions)
+    check(attributes, settings)
     photos = _Photos.of(predictions)
-    partitions = _partitions(known, settings.crossings)
+    partitions = _partitions(attributes, settings.crossings)
     fault = regression.why_undefined(photos.truth, photos.predicted)
     if not partitions:
         return Slices([], {}, fault)
-    once = np.ones((1, len(photos.truth)))
-    whole = _measure(photos, partitions, once)
-    draws = {name: values[:0] for name, values in whole.items()}
+    ones = np.ones((1, len(photos.truth)))
+    estimates = _measure(photos, partitions, ones)
+    draws = {name: values[:0] for name, values in estimates.items()}
     if not fault:
-        of_photo = bootstrap.cluster(predictions.groups, len(photos.truth))
-        drawn = bootstrap.redraws(of_photo, settings.bootstrap, settings.seed)
-        parts = [_measure(photos, partitions, weights) for weights in drawn]
-        draws = {name: np.concatenate([part[name] for part in parts]) for name in whole}
-    slopes = {each.name: float(_slope(photos.sums(each, once))[0]) for each in partitions}
-    return Slices(_slices(photos, partitions, whole, draws, settings), slopes, fault)
+        clusters = bootstrap.cluster(predictions.groups, len(photos.truth))
+        redraws = bootstrap.redraws(clusters, settings.bootstrap, settings.seed)
+        measured = [_measure(photos, partitions, weights) for weights in redraws]
+        draws = {name: np.concatenate([block[name] for block in measured]) for name in estimates}
+    slopes = {partition.name: float(_slope(photos.sums(partition, ones))[0]) for partition in partitions}
+    return Slices(_slices(photos, partitions, estimates, draws, settings), slopes, fault)
 
 
 def gates(slices: Slices, settings: Evaluation) -> list[Gate]:
-    """Whether every slice is ranked well enough, and none scored too low or too high.
+    """Return the gate on the lowest SRCC of a slice and the gate on the largest score gap.
 
-    Both rule out chance, as among many small slices one always looks bad: of twelve slices of 30 photos that are all
-    ranked with an SRCC of .6, the lowest is found below .3 in one evaluation of three. A slice fails the floor when its
-    SRCC is below and chance explains neither that nor, all slices considered, that others of the attribute are ranked
-    better. It fails the gap when that is too large and its corrected interval excludes 0.
+    Both gates rule out chance, since among many small slices one always looks bad. Of twelve slices of 30 photos with
+    a true SRCC of .6, the lowest measures below .3 in one evaluation of three.
+
+    A slice fails the floor gate if its SRCC is below the threshold and chance explains neither this nor, over all
+    slices, the higher SRCC of the attribute's other slices. A slice fails the gap gate if its gap is too large and the
+    corrected interval excludes 0.
     """
     return [_floor(slices, settings), _gap(slices, settings)]
 
@@ -196,25 +196,25 @@ def _floor(slices: Slices, settings: Evaluation) -> Gate:
 
     if not slices.judged:
         return gate(True, _nothing_to_judge(slices, settings))
-    undefined = [each for each in slices.judged if not math.isfinite(each.metrics["srcc"].value)]
+    undefined = [item for item in slices.judged if not math.isfinite(item.metrics["srcc"].value)]
     if undefined:
         why = slices.fault or "within it people or the scorer score all alike"
         title = undefined[0].title
         return gate(False, f"the SRCC of {title} could not be computed ({why}), and a missing metric fails.")
-    order = sorted(slices.judged, key=lambda each: each.metrics["srcc"].value)
-    below = [each for each in order if each.metrics["srcc"].value < settings.minimum_slice_srcc]
-    certain = [each for each in below if _ranked_worse(each, settings)]
+    order = sorted(slices.judged, key=lambda item: item.metrics["srcc"].value)
+    below = [item for item in order if item.metrics["srcc"].value < settings.minimum_slice_srcc]
+    certain = [item for item in below if _ranked_worse(item, settings)]
     worst = (certain or order)[0]
     srcc = worst.metrics["srcc"]
-    found = (
+    sentence = (
         f"of {_count(len(order))}, {worst.title} has {'an' if certain else 'the lowest'} SRCC of {srcc.value:.3f}"
         f" ({srcc.interval(settings.confidence)} on {worst.photos:,} photos);"
         f" it has to be at least {settings.minimum_slice_srcc:g}"
     )
     if certain:
-        return gate(False, f"{found}, and chance is ruled out.{_more(certain)}", srcc.value)
+        return gate(False, f"{sentence}, and chance is ruled out.{_more(certain)}", srcc.value)
     chance = ", which so few photos may miss by chance" if below else ""
-    return gate(True, f"{found}{chance}.{_too_small(slices, settings)}", srcc.value)
+    return gate(True, f"{sentence}{chance}.{_too_small(slices, settings)}", srcc.value)
 
 
 def _gap(slices: Slices, settings: Evaluation) -> Gate:
@@ -224,13 +224,13 @@ def _gap(slices: Slices, settings: Evaluation) -> Gate:
 
     if not slices.judged:
         return gate(True, _nothing_to_judge(slices, settings))
-    if slices.fault or not all(math.isfinite(each.gap.value) for each in slices.judged):
+    if slices.fault or not all(math.isfinite(item.gap.value) for item in slices.judged):
         why = slices.fault or "within slices people score all alike"
         return gate(False, f"gaps between slices could not be computed ({why}), and a missing metric fails.")
-    # Of two slices that mirror each other, the one that is scored too low is the one to be named.
-    order = sorted(slices.judged, key=lambda each: (-round(abs(each.gap.value), 9), each.gap.value))
-    beyond = [each for each in order if abs(each.gap.value) > settings.maximum_slice_gap]
-    certain = [each for each in beyond if _excludes_zero(each.gap)]
+    # Two slices that mirror each other have equal gaps: the slice that is scored too low comes first.
+    order = sorted(slices.judged, key=lambda item: (-round(abs(item.gap.value), 9), item.gap.value))
+    beyond = [item for item in order if abs(item.gap.value) > settings.maximum_slice_gap]
+    certain = [item for item in beyond if _excludes_zero(item.gap)]
     if certain:
         reason = (
             f"{certain[0].title} is scored {_how_far(certain[0], len(order), settings)}; at most"
@@ -251,11 +251,11 @@ def _gap(slices: Slices, settings: Evaluation) -> Gate:
     return gate(True, reason + _at_equal_opinion(order, settings) + _too_small(slices, settings), order[0].gap.value)
 
 
-def _ranked_worse(of: Slice, settings: Evaluation) -> bool:
-    """Whether chance is ruled out: of being below the floor, or of being below the attribute's other slices."""
-    if of.metrics["srcc"].high < settings.minimum_slice_srcc:
+def _ranked_worse(item: Slice, settings: Evaluation) -> bool:
+    """Return whether chance is ruled out, for the floor alone or for the attribute's other slices."""
+    if item.metrics["srcc"].high < settings.minimum_slice_srcc:
         return True
-    return not math.isfinite(of.beside.value) or of.beside.high < 0
+    return not math.isfinite(item.beside.value) or item.beside.high < 0
 
 
 def _more(failing: Sequence[Slice]) -> str:
@@ -263,36 +263,38 @@ def _more(failing: Sequence[Slice]) -> str:
     return f" So it is with {_count(more)} more." if more else ""
 
 
-def _how_far(of: Slice, judged: int, settings: Evaluation) -> str:
-    side = "too low" if of.gap.value < 0 else "too high"
+def _how_far(item: Slice, judged: int, settings: Evaluation) -> str:
+    side = "too low" if item.gap.value < 0 else "too high"
     return (
-        f"{abs(of.gap.value):.2f} points {side} beside all others, people's ratings allowed for"
-        f" ({100 * settings.confidence:g} % interval {of.gap.low:+.2f} to {of.gap.high:+.2f}, corrected for"
-        f" {_count(judged)}, on {of.photos:,} photos)"
+        f"{abs(item.gap.value):.2f} points {side} beside all others, people's ratings allowed for"
+        f" ({100 * settings.confidence:g} % interval {item.gap.low:+.2f} to {item.gap.high:+.2f}, corrected for"
+        f" {_count(judged)}, on {item.photos:,} photos)"
     )
 
 
-def _needed(of: Slice) -> int:
-    """Photos with which a gap of this size would exclude 0: intervals narrow with the root of the photos."""
-    wide = max((each.high - each.low) / 2 / abs(each.value) for each in (of.difference, of.adjusted))
-    return 10 * math.ceil(of.photos * wide**2 / 10)
+def _needed(item: Slice) -> int:
+    """Return the photos needed for the interval of this gap to exclude 0; its width falls with their square root."""
+    relative_width = max(
+        (estimate.high - estimate.low) / 2 / abs(estimate.value) for estimate in (item.difference, item.adjusted)
+    )
+    return 10 * math.ceil(item.photos * relative_width**2 / 10)
 
 
 def _at_equal_opinion(slices: Sequence[Slice], settings: Evaluation) -> str:
-    """What people should know even where it is no fault of the scorer's alone."""
-    told = [
-        each
-        for each in slices
-        if abs(each.adjusted.value) > settings.maximum_slice_gap and _excludes_zero(each.adjusted)
+    """Return a note on the lowest certain adjusted difference, which alone fails no gate; empty if there is none."""
+    certain = [
+        item
+        for item in slices
+        if abs(item.adjusted.value) > settings.maximum_slice_gap and _excludes_zero(item.adjusted)
     ]
-    if not told:
+    if not certain:
         return ""
-    most = min(told, key=lambda each: each.adjusted.value)
-    side = "lower" if most.adjusted.value < 0 else "higher"
+    lowest = min(certain, key=lambda item: item.adjusted.value)
+    side = "lower" if lowest.adjusted.value < 0 else "higher"
     return (
-        f" To be known: among photos that people rate alike, {most.title} is scored {abs(most.adjusted.value):.2f}"
+        f" To be known: among photos that people rate alike, {lowest.title} is scored {abs(lowest.adjusted.value):.2f}"
         f" points {side} than others. That is not held against the scorer, as its mean error there is"
-        f" {most.difference.value:+.2f} beside the others'."
+        f" {lowest.difference.value:+.2f} beside the others'."
     )
 
 
@@ -326,7 +328,7 @@ def _crossed(crossing: str) -> list[str]:
 
 @dataclass(frozen=True)
 class _Partition:
-    """The photos parted by an attribute: places of each shown value's photos, and last those of all the others."""
+    """Photos partitioned by an attribute: indices by shown value, then the indices of all other photos."""
 
     name: str
     values: list[str]
@@ -334,22 +336,22 @@ class _Partition:
 
 
 def _partitions(attributes: pd.DataFrame, crossings: Sequence[str]) -> list[_Partition]:
-    known = {str(name): attributes[name].astype(str).replace("", "unknown") for name in attributes}
+    columns = {str(name): attributes[name].astype(str).replace("", "unknown") for name in attributes}
     for crossing in crossings:
-        first, *others = _crossed(crossing)
-        known[crossing] = known[first].str.cat([known[name] for name in others], sep=", ")
-    found = []
-    for name, column in known.items():
+        first, *rest = _crossed(crossing)
+        columns[crossing] = columns[first].str.cat([columns[name] for name in rest], sep=", ")
+    partitions = []
+    for name, column in columns.items():
         shown = column.value_counts().index[:_VALUES]
         code = shown.get_indexer(column)
-        places = [np.flatnonzero(code == number) for number in (*range(len(shown)), -1)]
-        found.append(_Partition(name, list(shown), places))
-    return found
+        indices = [np.flatnonzero(code == number) for number in (*range(len(shown)), -1)]
+        partitions.append(_Partition(name, list(shown), indices))
+    return partitions
 
 
 @dataclass(frozen=True)
 class _Photos:
-    """Mean scores of the photos, [n], and what is summed over them, [n, 8]: see ``_measure``."""
+    """Mean scores of the photos, [n], and the terms that ``_measure`` sums over photos, [n, 8]."""
 
     truth: np.ndarray
     predicted: np.ndarray
@@ -358,47 +360,47 @@ class _Photos:
     @classmethod
     def of(cls, predictions: Predictions) -> "_Photos":
         truth, predicted = regression.mean_scores(predictions.truth), regression.mean_scores(predictions.scorer)
-        # From the middle of the scores, so that squares stay small beside what they are to tell apart.
+        # Scores are centred before they are squared: large squares would lose precision.
         t, p, error = truth - truth.mean(), predicted - truth.mean(), predicted - truth
-        # The variance of the mean of k votes: theirs, with k - 1 as denominator, over k. A single vote tells none, nor
-        # do votes whose number is known of no photo.
+        # Variance of the mean of k votes: the sample variance (denominator k - 1) over k. It is taken as 0 for a
+        # single vote, and if the number of raters is unknown for all photos.
         raters = predictions.raters
         raters = np.where(raters > 0, raters, rater_agreement.typical_raters(raters))
         noise = np.where(raters > 1, regression.deviations(predictions.truth) ** 2 / np.maximum(raters - 1, 1), 0)
         return cls(truth, predicted, np.stack([np.ones(len(t)), t, p, t * t, t * p, noise, error, abs(error)], axis=1))
 
     def sums(self, partition: _Partition, weights: np.ndarray) -> np.ndarray:
-        """Of each part of a partition, [draws, parts, 8], for weights [draws, n]."""
-        return np.stack([weights[:, here] @ self.parts[here] for here in partition.places], axis=1)
+        """Return weighted sums over each part of a partition, [draws, parts, 8], for weights [draws, n]."""
+        return np.stack([weights[:, indices] @ self.parts[indices] for indices in partition.places], axis=1)
 
     def srcc(self, here: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Of the photos in these places, [draws]."""
+        """Return the weighted SRCC of the photos at these indices, [draws]."""
         return bootstrap.weighted_srcc(self.truth[here], self.predicted[here], weights[:, here])
 
 
 def _measure(photos: _Photos, partitions: Sequence[_Partition], weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Each shown slice of each partition on photos taken ``weights`` [draws, n] times: values [draws, slices]."""
-    found: dict[str, list[np.ndarray]] = {name: [] for name in (*SLICED, "beside", "difference", "adjusted")}
+    """Return values [draws, slices] by metric for each shown slice; photos count ``weights`` [draws, n] times."""
+    results: dict[str, list[np.ndarray]] = {name: [] for name in (*SLICED, "beside", "difference", "adjusted")}
     for partition in partitions:
         sums = photos.sums(partition, weights)
         shown, others = sums[:, :-1], sums.sum(axis=1, keepdims=True) - sums[:, :-1]
         with np.errstate(invalid="ignore", divide="ignore"):
-            mean, beside = shown / shown[..., :1], others / others[..., :1]
-        more = mean - beside
-        people, scorer, error, distance = more[..., 1], more[..., 2], mean[..., 6], mean[..., 7]
-        srcc = np.stack([photos.srcc(here, weights) for here in partition.places[:-1]], axis=1)
-        found["srcc"].append(srcc)
-        found["beside"].append(srcc - _mean_of_others(srcc, partition))
-        found["mae"].append(distance)
-        found["bias"].append(error)
-        found["difference"].append(scorer - people)
-        found["adjusted"].append(scorer - _slope(sums)[:, None] * people)
-    return {name: np.concatenate(parts, axis=1) for name, parts in found.items()}
+            mean, other_mean = shown / shown[..., :1], others / others[..., :1]
+        difference = mean - other_mean
+        people, scorer, error, distance = difference[..., 1], difference[..., 2], mean[..., 6], mean[..., 7]
+        srcc = np.stack([photos.srcc(indices, weights) for indices in partition.places[:-1]], axis=1)
+        results["srcc"].append(srcc)
+        results["beside"].append(srcc - _mean_of_others(srcc, partition))
+        results["mae"].append(distance)
+        results["bias"].append(error)
+        results["difference"].append(scorer - people)
+        results["adjusted"].append(scorer - _slope(sums)[:, None] * people)
+    return {name: np.concatenate(parts, axis=1) for name, parts in results.items()}
 
 
 def _mean_of_others(srcc: np.ndarray, partition: _Partition) -> np.ndarray:
-    """The mean, by photos, of the SRCC of the other slices, [draws, slices]; NaN where there is none of a fair size."""
-    photos = np.array([len(here) for here in partition.places[:-1]], float)
+    """Return the mean SRCC of the other slices, weighted by photos, [draws, slices]; NaN if none has enough photos."""
+    photos = np.array([len(indices) for indices in partition.places[:-1]], float)
     photos = np.where((photos >= _FEWEST) & np.isfinite(srcc), photos, 0)
     parts = photos * np.where(photos > 0, srcc, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -406,54 +408,54 @@ def _mean_of_others(srcc: np.ndarray, partition: _Partition) -> np.ndarray:
 
 
 def _slope(sums: np.ndarray) -> np.ndarray:
-    """The scorer's rise where people's mean rises by a point, within slices, [draws] of sums [draws, parts, 8].
+    """Return the slope of scorer's on people's mean scores within slices, [draws], from sums [draws, parts, 8].
 
-    People's means carry the raters' noise, which flattens the regression on them; the slope is corrected by their
-    reliability within slices (Fuller, "Measurement error models", 1987). Otherwise a perfect scorer would
-    seem to favour slices that people rate high.
+    Rater noise in people's means flattens the regression (attenuation). The slope is therefore corrected by the
+    reliability of the means within slices (Fuller, "Measurement error models", 1987). Without the correction a perfect
+    scorer would seem to favour slices that people rate high.
     """
     n, t, p, tt, tp, noise, *_ = np.moveaxis(sums, -1, 0)
-    taken = np.maximum(n, 1)
-    within, together = (tt - t * t / taken).sum(axis=1), (tp - t * p / taken).sum(axis=1)
+    count = np.maximum(n, 1)
+    variance, covariance = (tt - t * t / count).sum(axis=1), (tp - t * p / count).sum(axis=1)
     photos, parts = n.sum(axis=1), (n > 0).sum(axis=1)
-    true = within - noise.sum(axis=1) * (1 - parts / photos)
+    true_variance = variance - noise.sum(axis=1) * (1 - parts / photos)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return together / np.maximum(true, _LEAST_RELIABILITY * within)
+        return covariance / np.maximum(true_variance, _LEAST_RELIABILITY * variance)
 
 
 def _slices(
     photos: _Photos,
     partitions: Sequence[_Partition],
-    whole: dict[str, np.ndarray],
+    values: dict[str, np.ndarray],
     draws: dict[str, np.ndarray],
     settings: Evaluation,
 ) -> list[Slice]:
-    """All slices with their intervals, from values [1, slices] on all photos and [draws, slices] on draws."""
+    """Build all slices with intervals from values [1, slices] on all photos and [draws, slices] on draws."""
     parts = [
-        (each.name, value, here)
-        for each in partitions
-        for value, here in zip(each.values, each.places[:-1], strict=True)
+        (partition.name, value, indices)
+        for partition in partitions
+        for value, indices in zip(partition.values, partition.places[:-1], strict=True)
     ]
-    judged = [min(len(here), len(photos.truth) - len(here)) >= settings.minimum_slice for *_, here in parts]
-    ends = _ends(whole, draws, np.array(judged, bool), settings)
-    found = []
-    for place, (attribute, value, here) in enumerate(parts):
+    judged = [min(len(indices), len(photos.truth) - len(indices)) >= settings.minimum_slice for *_, indices in parts]
+    bounds = _ends(values, draws, np.array(judged, bool), settings)
+    slices = []
+    for index, (attribute, value, indices) in enumerate(parts):
 
-        def estimate(name: str, place: int = place, few: bool = len(here) < _FEWEST) -> Estimate:
-            value = float(whole[name][0, place])
-            return Estimate(value) if few else Estimate(value, *(float(end) for end in ends[name][:, place]))
+        def estimate(name: str, index: int = index, few: bool = len(indices) < _FEWEST) -> Estimate:
+            value = float(values[name][0, index])
+            return Estimate(value) if few else Estimate(value, *(float(end) for end in bounds[name][:, index]))
 
         difference, adjusted = estimate("difference"), estimate("adjusted")
-        # The middle one rises with each of the two, so that its interval ends in the middle ones of theirs.
+        # The median is monotone in both differences, so its interval ends are the medians of theirs.
         gap = np.median([astuple(difference), astuple(adjusted), (0.0, 0.0, 0.0)], axis=0)
-        found.append(
+        slices.append(
             Slice(
                 attribute=attribute,
                 value=value,
-                photos=len(here),
-                judged=judged[place],
-                people=float(photos.truth[here].mean()),
-                scorer=float(photos.predicted[here].mean()),
+                photos=len(indices),
+                judged=judged[index],
+                people=float(photos.truth[indices].mean()),
+                scorer=float(photos.predicted[indices].mean()),
                 metrics={name: estimate(name) for name in SLICED},
                 beside=estimate("beside"),
                 difference=difference,
@@ -461,34 +463,34 @@ def _slices(
                 gap=Estimate(*gap.tolist()),
             )
         )
-    return found
+    return slices
 
 
 def _ends(
-    whole: dict[str, np.ndarray], draws: dict[str, np.ndarray], judged: np.ndarray, settings: Evaluation
+    values: dict[str, np.ndarray], draws: dict[str, np.ndarray], judged: np.ndarray, settings: Evaluation
 ) -> dict[str, np.ndarray]:
-    """The ends of the intervals, [2, slices] by name: corrected ones of what the gate judges."""
+    """Return interval ends, [2, slices] by metric; those that the gates read are corrected for multiplicity."""
     slices = len(judged)
-    found = {
-        name: np.array([bootstrap.interval(draws[name][:, place], settings.confidence) for place in range(slices)]).T
+    bounds = {
+        name: np.array([bootstrap.interval(draws[name][:, index], settings.confidence) for index in range(slices)]).T
         for name in SLICED
     }
-    # Of ``beside`` the upper end alone is judged, so that each end may be missed as often as a gap's two together.
+    # The gate reads only the upper end of ``beside``: this one end may err as often as both ends of a gap together.
     families = {("beside",): 2 * settings.confidence - 1, ("difference", "adjusted"): settings.confidence}
-    for together, confidence in families.items():
-        found |= _ends_together({name: (whole[name], draws[name]) for name in together}, judged, confidence)
-    return found
+    for names, confidence in families.items():
+        bounds |= _ends_together({name: (values[name], draws[name]) for name in names}, judged, confidence)
+    return bounds
 
 
 def _ends_together(
-    compared: dict[str, tuple[np.ndarray, np.ndarray]], judged: np.ndarray, confidence: float
+    samples: dict[str, tuple[np.ndarray, np.ndarray]], judged: np.ndarray, confidence: float
 ) -> dict[str, np.ndarray]:
-    """The ends of intervals that hold together, [2, slices] by name, from values [1, slices] and draws of them."""
-    away = {name: draws - whole for name, (whole, draws) in compared.items()}
+    """Return ends of simultaneous intervals (maxT), [2, slices] by metric, from (values [1, slices], draws)."""
+    deviations = {name: draws - value for name, (value, draws) in samples.items()}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of what is NaN in all draws, or of no draws
-        scale = {name: np.nanstd(values, axis=0) for name, values in away.items()}
-        studentised = [np.abs(values / scale[name])[:, judged] for name, values in away.items()]
+        warnings.simplefilter("ignore", RuntimeWarning)  # warns of values that are NaN in all draws, and of no draws
+        scale = {name: np.nanstd(values, axis=0) for name, values in deviations.items()}
+        studentised = [np.abs(values / scale[name])[:, judged] for name, values in deviations.items()]
         largest = np.nanmax(studentised, axis=(0, 2), initial=0)
         factor = np.quantile(largest, confidence) if len(largest) and judged.any() else np.nan
-    return {name: whole + factor * np.outer([-1, 1], scale[name]) for name, (whole, _) in compared.items()}
+    return {name: value + factor * np.outer([-1, 1], scale[name]) for name, (value, _) in samples.items()}
