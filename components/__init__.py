@@ -5,8 +5,8 @@
 3. ``training``: the data set and the encoder become a scorer bundle.
 4. ``evaluation``: the scorer and the champion are measured on the test split; the gates decide.
 5. ``push``: a scorer that passed becomes a published version.
-6. ``notification``: whatever happened, people are told.
+6. ``notification``: people are notified of every outcome.
 
 ``scorer`` is not a step: it is the library that the steps share. A step folder holds ``component.py``, the
-KFP contract, and a module named for what it does. Steps never import each other.
+KFP component, and a module named after the step's action. Steps never import each other.
 """

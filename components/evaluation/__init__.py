@@ -1,1 +1,1 @@
-"""A scorer and the champion are measured on the test split; the gates decide."""
+"""Evaluation step: measures a scorer and the champion on the test split; gates decide on publication."""

@@ -1,4 +1,4 @@
-"""The charts of the evaluation's page."""
+"""Charts of the evaluation report."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,14 +9,14 @@ from matplotlib.figure import Figure
 from components.evaluation.checks.predictions import Predictions
 from components.scorer.metrics import regression
 
-_VECTORS = 2000  # points of a scatter kept as shapes; more are drawn as a picture to keep the page small
+_VECTORS = 2000  # points of a scatter chart drawn as vectors; more points are rasterised to keep the page small
 
-# Of middling brightness, and told apart by people who see no red or green (Okabe and Ito's orange and blue).
+# Medium brightness, and distinguishable without red-green vision (orange and blue of Okabe and Ito).
 PEOPLE, MODEL, QUIET, FAULT = "#e69f00", "#1f97dc", "#8c8c8c", "#d55e00"
 
 
 class Row(NamedTuple):
-    """A value with its interval, by its label; a fault is drawn in another colour."""
+    """Row of a forest plot: a labelled value with its interval; ``fault`` selects the warning colour."""
 
     label: str
     value: float
@@ -26,42 +26,47 @@ class Row(NamedTuple):
 
 
 def scatter(predictions: Predictions, bins: Sequence[tuple[float, float, float, float]]) -> Figure:
-    """The scorer's mean score of each photo against people's, with the mean of people by tenths of the scores.
+    """Plot people's mean score of each photo against the scorer's, with calibration bins.
 
     Args:
-        predictions: photo by photo.
-        bins: mean prediction, people's mean there, and the ends of its interval.
+        predictions: Votes of people and of the scorer.
+        bins: Tuples (mean prediction, people's mean, lower end, upper end of its interval), one for each bin.
     """
     truth, predicted = regression.mean_scores(predictions.truth), regression.mean_scores(predictions.scorer)
     figure = Figure(figsize=(4.5, 4.4), layout="constrained", dpi=150)
     axes = figure.subplots()
     axes.plot([1, 10], [1, 10], color=QUIET, linewidth=1, linestyle="--", label="equal")
-    many = len(truth) > _VECTORS
-    axes.scatter(predicted, truth, s=6 if many else 14, alpha=0.3 if many else 0.45, color=MODEL, linewidths=0,
-                 rasterized=many, label="a photo")  # fmt: skip
+    is_large = len(truth) > _VECTORS
+    axes.scatter(predicted, truth, s=6 if is_large else 14, alpha=0.3 if is_large else 0.45, color=MODEL, linewidths=0,
+                 rasterized=is_large, label="a photo")  # fmt: skip
     if bins:
-        where, value, low, high = np.transpose(bins)
-        axes.errorbar(where, value, [value - low, high - value], fmt="o", markersize=4, color=PEOPLE, capsize=2,
+        centres, value, low, high = np.transpose(bins)
+        axes.errorbar(centres, value, [value - low, high - value], fmt="o", markersize=4, color=PEOPLE, capsize=2,
                       label="people's mean by tenths")  # fmt: skip
-    ends = whole_scores(truth, predicted)
-    axes.set(xlim=ends, ylim=ends, aspect="equal", xlabel="the scorer's mean score", ylabel="people's")
-    axes.set(xticks=np.arange(ends[0], ends[1] + 1), yticks=np.arange(ends[0], ends[1] + 1))
+    limits = whole_scores(truth, predicted)
+    axes.set(xlim=limits, ylim=limits, aspect="equal", xlabel="the scorer's mean score", ylabel="people's")
+    axes.set(xticks=np.arange(limits[0], limits[1] + 1), yticks=np.arange(limits[0], limits[1] + 1))
     axes.set_title("Each photo", fontsize=11)
     axes.legend(frameon=False, loc="upper left", fontsize=9)
     return figure
 
 
 def distributions(predictions: Predictions, champion: np.ndarray | None) -> Figure:
-    """How often each mean score is given, by people, the scorer and the champion."""
-    shown = [("people", predictions.truth, PEOPLE, "-"), ("scorer", predictions.scorer, MODEL, "-")]
+    """Plot histograms of the mean scores by people, the scorer and the champion.
+
+    Args:
+        predictions: Votes of people and of the scorer.
+        champion: Votes of the champion, float [n, 10]; None without a champion.
+    """
+    series = [("people", predictions.truth, PEOPLE, "-"), ("scorer", predictions.scorer, MODEL, "-")]
     if champion is not None:
-        shown.append(("champion", champion, QUIET, "--"))
-    means = [regression.mean_scores(votes) for _, votes, _, _ in shown]
+        series.append(("champion", champion, QUIET, "--"))
+    means = [regression.mean_scores(votes) for _, votes, _, _ in series]
     low, high = whole_scores(*means)
     edges = np.arange(low, high + 0.25, 0.25)
     figure = Figure(figsize=(4.5, 4.4), layout="constrained")
     axes = figure.subplots()
-    for (label, _, colour, line), values in zip(shown, means, strict=True):
+    for (label, _, colour, line), values in zip(series, means, strict=True):
         axes.hist(values[np.isfinite(values)], edges, histtype="step", linewidth=1.8, color=colour, linestyle=line,
                   label=label)  # fmt: skip
     axes.set(xlabel="mean score", ylabel="photos")
@@ -71,22 +76,22 @@ def distributions(predictions: Predictions, champion: np.ndarray | None) -> Figu
 
 
 def forest(rows: Sequence[Row], words: str, band: tuple[float, float] | None = None, zero: bool = True) -> Figure:
-    """Values with their intervals, one below the other.
+    """Draw a forest plot: values with their intervals, one below the other.
 
     Args:
-        rows: from top to bottom.
-        words: what the values are, with their unit.
-        band: what is allowed; an end may be infinite.
-        zero: whether to mark 0.
+        rows: Rows from top to bottom.
+        words: Label of the x axis, with the unit.
+        band: Allowed range, shaded; an end may be infinite. None: no range.
+        zero: True to mark 0.
     """
     figure = Figure(figsize=(7, 0.9 + 0.3 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    places = np.arange(len(rows))[::-1]
-    for place, row in zip(places, rows, strict=True):
+    positions = np.arange(len(rows))[::-1]
+    for position, row in zip(positions, rows, strict=True):
         colour = FAULT if row.fault else MODEL
         if np.isfinite([row.low, row.high]).all():
-            axes.plot([row.low, row.high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
-        axes.plot(row.value, place, "s" if row.fault else "o", color=colour, markersize=6)
+            axes.plot([row.low, row.high], [position, position], color=colour, linewidth=2, solid_capstyle="butt")
+        axes.plot(row.value, position, "s" if row.fault else "o", color=colour, markersize=6)
     values = [value for row in rows for value in row[1:4] if np.isfinite(value)] or [0.0]
     ends = [end for end in band or () if np.isfinite(end)] + ([0.0] if zero else [])
     low, high = min(values + ends), max(values + ends)
@@ -98,7 +103,7 @@ def forest(rows: Sequence[Row], words: str, band: tuple[float, float] | None = N
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, fontsize=9)
     if zero:
         axes.axvline(0, color=QUIET, linewidth=1)
-    axes.set_yticks(places, [row.label for row in rows])
+    axes.set_yticks(positions, [row.label for row in rows])
     axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.set_xlabel(words)
     axes.tick_params(axis="y", length=0)
@@ -107,7 +112,11 @@ def forest(rows: Sequence[Row], words: str, band: tuple[float, float] | None = N
 
 
 def trajectory(means: np.ndarray) -> Figure:
-    """Mean scores on the way of an enhancement, float [steps + 1, n]."""
+    """Plot the mean scores of n photos during gradient ascent.
+
+    Args:
+        means: Mean scores by step, float [steps + 1, n].
+    """
     figure = Figure(figsize=(4.5, 2.8), layout="constrained")
     axes = figure.subplots()
     axes.plot(means, color=MODEL, alpha=0.4, linewidth=1)
@@ -118,7 +127,7 @@ def trajectory(means: np.ndarray) -> Figure:
 
 
 def whole_scores(*means: np.ndarray) -> tuple[float, float]:
-    """Whole scores around all that is shown."""
+    """Return axis limits in whole scores around all finite means, within 1..10; (1, 10) if there are none."""
     values = np.concatenate(means)
     values = values[np.isfinite(values)]
     if not len(values):

@@ -1,4 +1,4 @@
-"""Judge a trained scorer on the test split, beside the published champion, and decide whether to publish it."""
+"""Evaluation of a trained scorer on the test split against the champion, and the decision on publication."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,15 +24,15 @@ from components.scorer.settings import Evaluation, Policy
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What the contract hands to Kubeflow.
+    """Outputs that the component passes to Kubeflow.
 
     Attributes:
-        metrics: finite numbers by names that no other step uses (``test_srcc``, …).
-        decision: the verdict with its gates.
-        categories: of the confusion matrix, in the order of its rows (people) and columns (the scorer).
-        confusion: photos by class.
-        roc: ``false_positive_rate``, ``true_positive_rate`` and ``threshold``: finite, of one length; empty where
-            people call all photos high, or none.
+        metrics: Finite metrics by names that no other step uses (``test_srcc``, …).
+        decision: Verdict with its gates.
+        categories: Classes of the confusion matrix, in the order of its rows (people) and columns (the scorer).
+        confusion: Confusion matrix, number of photos.
+        roc: ROC curve: ``false_positive_rate``, ``true_positive_rate`` and ``threshold``, finite and of equal length.
+            Empty if people rate all photos high or none.
     """
 
     metrics: dict[str, float]
@@ -43,7 +43,7 @@ class Evaluated:
 
     @property
     def passed(self) -> bool:
-        """Whether to publish."""
+        """True if the scorer is to be published."""
         return self.decision.publishes
 
 
@@ -61,85 +61,91 @@ def evaluate(
     revision: str = "",
     results: str | Path = "",
 ) -> Evaluated:
-    """Find out everything about a scorer, hold it against the gates, and tell people.
+    """Measure a scorer, judge it by the gates, and write the report and the decision.
 
-    Writes the page at ``report`` and, into ``results``, ``metrics.json`` (every number), ``predictions.csv`` (a row
-    a photo) and ``decision.json``; the decision also at ``workspace.decision``. The decision is written whatever
-    happens, after everything else: when the evaluation breaks off it says "failed" and why.
+    Writes the HTML page at ``report``. Writes ``metrics.json`` (all metrics), ``predictions.csv`` (one row for each
+    photo) and ``decision.json`` into ``results``. The decision is also written at ``workspace.decision``. It is
+    written last and in any case: after an error its verdict is "failed", with the reason.
 
     Args:
         dataset: TFDS directory.
-        scorer: folder of the trained bundle.
-        report: file of the HTML page.
-        models: address of all published models.
-        name: of the model whose champion the scorer has to stand up to.
-        settings: thresholds, resamples, and whether photos may be shown.
-        policy: which gates only warn, and whether a person overrules the others.
-        workspace: the run's place.
-        checks: folder of what validation found, whose gates go into the decision; "" without.
-        revision: git revision of this code.
-        results: folder of the three files; by default the page's.
+        scorer: Folder of the trained bundle.
+        report: Path of the HTML page.
+        models: Address of all published models.
+        name: Name of the model whose champion the scorer is compared with.
+        settings: Evaluation settings: thresholds, resamples, and whether photos may be shown.
+        policy: Gate policy: which gates only warn, and whether a person overrides the others.
+        workspace: Paths of the run.
+        checks: Folder of the validation results, whose gates enter the decision; "" if there is none.
+        revision: Git revision of this code.
+        results: Folder of the three files; the folder of ``report`` by default.
 
     Returns:
-        The metrics and the decision. A refusal is a result, and so is a champion that cannot be loaded.
+        The metrics and the decision. A refusal is a result and no error, and so is a champion that cannot be loaded.
 
     Raises:
-        ValueError: the test split is empty, the scorer does not answer with ten votes a photo, or the settings do not
-            fit the data.
-        FileNotFoundError: there is no bundle or no data set.
+        ValueError: The test split is empty, the scorer does not return ten votes for each photo, or the settings do
+            not fit the data.
+        FileNotFoundError: There is no bundle or no data set.
     """
     results = Path(results or Path(report).parent)
     results.mkdir(parents=True, exist_ok=True)
-    about: dict[str, Any] = {"run": workspace.run, "model": name, "revision": revision}
+    metadata: dict[str, Any] = {"run": workspace.run, "model": name, "revision": revision}
     try:
         total = photos.counts(dataset).get("test", 0)
         if not total:
             raise ValueError("the test split has no photo: rate more photos or raise test_share")
         records: Records = partial(photos.records, dataset, "test")
         trained = bundle.load(scorer)
-        about |= {
+        metadata |= {
             "data": photos.fingerprint(dataset),
             "trained_on": trained.data_fingerprint,
             "trained_by": trained.revision,
         }
-        found = find(trained, records, total, models, name, settings)
-        decided = decision.decide([*_earlier(checks), *all_gates(found, settings)], policy, trained.notes)
-        write_report(report, found, decided, trained, records, settings, about)
-        _write_results(results, found, settings)
+        evaluation_results = find(trained, records, total, models, name, settings)
+        gate_decision = decision.decide(
+            [*_earlier(checks), *all_gates(evaluation_results, settings)], policy, trained.notes
+        )
+        write_report(report, evaluation_results, gate_decision, trained, records, settings, metadata)
+        _write_results(results, evaluation_results, settings)
     except Exception as error:
-        _write_decision(decision.broken_off(error), about, results, workspace)
+        _write_decision(decision.broken_off(error), metadata, results, workspace)
         raise
-    _write_decision(decided, {**about, "champion": decision.named(found.champion)}, results, workspace)
-    measured = found.measured
-    return Evaluated(_for_kubeflow(measured), decided, ["low", "high"], measured.confusion, measured.roc)
+    _write_decision(
+        gate_decision, {**metadata, "champion": decision.named(evaluation_results.champion)}, results, workspace
+    )
+    measured = evaluation_results.measured
+    return Evaluated(_for_kubeflow(measured), gate_decision, ["low", "high"], measured.confusion, measured.roc)
 
 
 def _earlier(checks: str | Path) -> list[Gate]:
-    """The gates that validation judged before anything was trained."""
+    """Return the gates that validation judged before training; empty without a folder."""
     if not checks:
         return []
     return decision.gates_of(storage.read_json(str(Path(checks, "gates.json"))))
 
 
 def _for_kubeflow(measured: Measurements) -> dict[str, float]:
-    """What Kubeflow's page shows of the metrics."""
-    found = {f"test_{name}": estimate.value for name, estimate in measured.challenger.items()}
-    found |= {f"test_champion_{name}": estimate.value for name, estimate in (measured.champion or {}).items()}
-    found |= {f"test_difference_{name}": estimate.value for name, estimate in (measured.difference or {}).items()}
-    found["test_photos"] = float(measured.photos)
-    return regression.finite(found)
+    """Return the finite metrics that Kubeflow's page shows, by name."""
+    metrics = {f"test_{name}": estimate.value for name, estimate in measured.challenger.items()}
+    metrics |= {f"test_champion_{name}": estimate.value for name, estimate in (measured.champion or {}).items()}
+    metrics |= {f"test_difference_{name}": estimate.value for name, estimate in (measured.difference or {}).items()}
+    metrics["test_photos"] = float(measured.photos)
+    return regression.finite(metrics)
 
 
-def _write_results(results: Path, found: Findings, settings: Evaluation) -> None:
-    everything = {"settings": as_parameters(settings), **found.numbers()}
-    storage.write_json(str(results / "metrics.json"), decision.plain(everything))
-    table = found.predictions.table(found.champion.votes if found.champion else None)
+def _write_results(results: Path, evaluation_results: Findings, settings: Evaluation) -> None:
+    record = {"settings": as_parameters(settings), **evaluation_results.numbers()}
+    storage.write_json(str(results / "metrics.json"), decision.plain(record))
+    table = evaluation_results.predictions.table(
+        evaluation_results.champion.votes if evaluation_results.champion else None
+    )
     storage.write_bytes(
         str(results / "predictions.csv"), table.to_csv(index=False, float_format="%.6f", lineterminator="\n").encode()
     )
 
 
-def _write_decision(decided: Decision, about: Mapping[str, Any], results: Path, workspace: Workspace) -> None:
-    value = decision.record(decided, **about)
+def _write_decision(gate_decision: Decision, metadata: Mapping[str, Any], results: Path, workspace: Workspace) -> None:
+    value = decision.record(gate_decision, **metadata)
     for uri in (str(results / "decision.json"), workspace.decision):
         decision.write(uri, value)

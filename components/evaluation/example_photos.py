@@ -1,4 +1,4 @@
-"""The photos that the evaluation's page names, and with leave shows, with what the scorer looked at."""
+"""Example photos of the evaluation report, with heat maps and enhanced versions if photos may be shown."""
 
 import io
 from dataclasses import dataclass, field
@@ -13,20 +13,20 @@ from components.scorer.explain import adversarial, attribution, overlay
 from components.scorer.metrics import regression
 from components.scorer.settings import Evaluation
 
-_TEN = 10  # photos of a kind
-_ENHANCED = 4  # photos: a minute for the largest networks
+_TEN = 10  # photos of each ranking
+_ENHANCED = 4  # enhanced photos: these take a minute for the largest networks
 
 
 @dataclass(frozen=True)
 class Faces:
-    """Encoded photos by their ids, and what belongs to them.
+    """Example photos with heat maps and enhanced versions; images are encoded.
 
     Attributes:
-        photos: as they are; empty where they may not be shown.
-        heat: with the map of what raises and lowers their score; likewise.
-        enhanced: what the network sees of photos before and after gradient ascent; likewise.
-        enhancement: scores on the way, float [steps + 1, n]; None for a scorer that cannot be differentiated.
-        examples: ids of the photos that were enhanced.
+        photos: Photos by id; empty if photos may not be shown.
+        heat: Photos overlaid with the heat map of score gains and losses, by id; empty if photos may not be shown.
+        enhanced: Model inputs (before, after) gradient ascent, as images; empty if photos may not be shown.
+        enhancement: Mean scores during gradient ascent, float [steps + 1, n]; None for a scorer without gradients.
+        examples: Ids of the n enhanced photos.
     """
 
     photos: dict[str, bytes] = field(default_factory=dict)
@@ -37,14 +37,14 @@ class Faces:
 
 
 def rankings(found: Findings) -> dict[str, list[int]]:
-    """Places of the photos that the page names, by what they are shown for; ties in stored order."""
+    """Return the indices of the example photos by ranking title; ties keep the stored order."""
     predictions = found.predictions
     truth, predicted = regression.mean_scores(predictions.truth), regression.mean_scores(predictions.scorer)
 
     def first(values: np.ndarray) -> list[int]:
         return np.argsort(-values, kind="stable")[:_TEN].tolist()
 
-    chosen = {
+    by_title = {
         "Best by people": first(truth),
         "Worst by people": first(-truth),
         "Best by the scorer": first(predicted),
@@ -54,35 +54,39 @@ def rankings(found: Findings) -> dict[str, list[int]]:
     }
     if found.champion and found.champion.votes is not None:
         moved = np.abs(predicted - regression.mean_scores(found.champion.votes))
-        chosen["Moved most since the champion"] = [place for place in first(moved) if moved[place] > 0]
-    return chosen
+        by_title["Moved most since the champion"] = [index for index in first(moved) if moved[index] > 0]
+    return by_title
 
 
 def gather(found: Findings, scorer: Bundle, records: Records, settings: Evaluation) -> Faces:
-    """Read the photos that the page names once more, and explain and enhance them.
+    """Read the example photos, compute their heat maps, and enhance the photos of middling score.
+
+    If photos may not be shown, only the scores of the enhanced photos are returned.
 
     Args:
-        found: which photos are named.
-        scorer: the challenger.
-        records: of the test split.
-        settings: whether photos may be shown; without, some are enhanced for their scores alone.
+        found: Results of the evaluation, which determine the rankings.
+        scorer: The challenger.
+        records: Records of the test split.
+        settings: Evaluation settings; ``show_photos`` is read.
     """
     ids = found.predictions.photo_ids
-    middle = np.argsort(np.argsort(regression.mean_scores(found.predictions.scorer), kind="stable"), kind="stable")
-    examples = [ids[place] for place in np.argsort(np.abs(middle - len(ids) // 2), kind="stable")[:_ENHANCED]]
-    named = {ids[place] for places in rankings(found).values() for place in places} if settings.show_photos else set()
-    photos = {record["photo_id"]: record["photo"] for record in records() if record["photo_id"] in named | {*examples}}
-    pixels, held = attribution.hold(scorer.given([photos[photo] for photo in examples]))
-    enhancement = adversarial.enhance(scorer.model, pixels, held=held)
+    ranks = np.argsort(np.argsort(regression.mean_scores(found.predictions.scorer), kind="stable"), kind="stable")
+    examples = [ids[index] for index in np.argsort(np.abs(ranks - len(ids) // 2), kind="stable")[:_ENHANCED]]
+    wanted = (
+        {ids[index] for indices in rankings(found).values() for index in indices} if settings.show_photos else set()
+    )
+    photos = {record["photo_id"]: record["photo"] for record in records() if record["photo_id"] in wanted | {*examples}}
+    pixels, fixed_inputs = attribution.hold(scorer.given([photos[photo] for photo in examples]))
+    enhancement = adversarial.enhance(scorer.model, pixels, held=fixed_inputs)
     if not settings.show_photos:
         return Faces(enhancement=enhancement.means, examples=examples)
     gains = attribution.explain(scorer, list(photos.values()))["gains"]
-    largest = float(np.abs(gains).max())  # one scale for all, so that photos can be compared
+    largest = float(np.abs(gains).max())  # one scale for all photos makes their maps comparable
     return Faces(
         photos=photos,
         heat={
-            photo: overlay.overlay(data, each, seen=scorer.seen, largest=largest, signed=True)
-            for (photo, data), each in zip(photos.items(), gains, strict=True)
+            photo: overlay.overlay(data, gain, seen=scorer.seen, largest=largest, signed=True)
+            for (photo, data), gain in zip(photos.items(), gains, strict=True)
         },
         enhanced=[
             (overlay.picture(before, _size(photos[photo])), overlay.picture(after, _size(photos[photo])))

@@ -1,7 +1,7 @@
-"""Whether the exported scorer serves: in a process of its own, as a server would start it.
+"""Export probe: exports the scorer, loads it in a fresh process as a server would, and measures its answers.
 
-A process that has built a scorer proves nothing about its export: the process still holds the Python code, the
-custom layers and the functions that a server does not have.
+The process that built the scorer proves nothing about the export: it still holds the Python code, the custom layers
+and the functions that a server does not have.
 """
 
 import json
@@ -30,33 +30,36 @@ from components.scorer.run.decision import Gate, outcome
 from components.scorer.settings import Evaluation, GateKey
 
 BATCH_TOLERANCE = 1e-4
-"""By which a photo's mean score and shares of votes may differ between a batch of 1 and one of 32: sums in another
-order differ by 1e-6; a network that looks at a photo's neighbours differs by far more."""
+"""Tolerance of a photo's mean score and fractions of votes between a batch of 1 and a batch of 32.
+
+Sums in another order differ by 1e-6; a network that depends on the other photos of the batch differs by far more."""
 
 TIMEOUT = 300.0
-"""Seconds for the whole process: on a busy machine it answers within one minute, and no server is waited for longer."""
+"""Time limit of the process in seconds: on a busy machine it needs less than a minute; no server is given longer."""
 
-_PACKAGES = Path(__file__).resolve().parents[2]  # where the process finds this package, installed or not
+_PACKAGES = Path(__file__).resolve().parents[2]  # PYTHONPATH entry, so that this package need not be installed
 
 
 @dataclass(frozen=True)
 class Serving:
-    """How the exported scorer serves; NaN where it could not be measured.
+    """Result of the export probe; numbers that could not be measured are NaN.
 
     Attributes:
-        photos: how many it was asked about, one at a time and together.
-        batch_difference: largest between a photo alone and in a batch of 32, of mean scores and shares of votes.
-        agreement_difference: largest between the exported scorer and the trained one, likewise.
-        load_seconds: until the exported model is loaded, its libraries being so already.
-        first_milliseconds: of the first answer, which a server gives in its warm-up.
-        latency_median: milliseconds to answer for one photo.
-        latency_95: their 95th percentile.
-        batch_milliseconds: median to answer for 32 photos together.
-        memory_megabytes: the process's largest resident memory.
-        size_megabytes: of the exported model's files.
-        faces_milliseconds: median to find and read the face of a photo, of `latency_median`; 0 where none is read.
-        faces_megabytes: of the files that find and read faces, of `size_megabytes`.
-        error: why the process did not answer, or how it ended after it had; empty when all is well.
+        photos: Number of photos scored, one at a time and in batches.
+        batch_difference: Largest difference in mean scores and fractions of votes between batches of 1 and 32.
+        agreement_difference: Largest difference in mean scores and fractions of votes between exported and trained
+            scorer.
+        load_seconds: Time to load the exported model, with its libraries already imported.
+        first_milliseconds: Time of the first prediction, which a server makes in its warm-up.
+        latency_median: Median time to score one photo, milliseconds.
+        latency_95: 95th percentile of the time to score one photo, milliseconds.
+        batch_milliseconds: Median time to score a batch of 32 photos.
+        memory_megabytes: Largest resident memory of the process.
+        size_megabytes: Size of the exported model's files.
+        faces_milliseconds: Median time to find and embed the face of a photo, included in `latency_median`; 0 for a
+            model without face inputs.
+        faces_megabytes: Size of the face detector and embedder files, included in `size_megabytes`.
+        error: Reason why the process did not answer, or how it failed afterwards; empty without an error.
     """
 
     photos: int
@@ -75,61 +78,63 @@ class Serving:
 
 
 def probe(bundle: Bundle, photos: Sequence[bytes], settings: Evaluation, name: str = "scorer") -> Serving:
-    """Export a scorer, load it in a fresh process without an accelerator, and let it answer.
+    """Export a scorer, load it in a fresh process without an accelerator, and measure its predictions.
 
     Args:
-        bundle: the trained scorer.
-        photos: encoded, upright photos; repeated up to a full batch where they are fewer.
-        settings: of the evaluation.
-        name: of the model.
+        bundle: The trained scorer.
+        photos: Encoded, upright photos; repeated up to a full batch if they are fewer.
+        settings: Evaluation settings.
+        name: Name of the model.
 
     Returns:
-        What was measured. A scorer that cannot be exported, and a process that dies or hangs, are findings and not
-        errors.
+        The measurements. A scorer that cannot be exported, or a process that dies or hangs, is reported in ``error``
+        and raises nothing.
 
     Raises:
-        ValueError: there is no photo.
+        ValueError: There is no photo.
     """
     if not photos:
         raise ValueError("expected photos to ask the exported scorer about, got none")
-    asked = list(islice(cycle(photos), max(len(photos), export_probe_worker.BATCH)))
-    found = Serving(len(asked))
+    batch_photos = list(islice(cycle(photos), max(len(photos), export_probe_worker.BATCH)))
+    result = Serving(len(batch_photos))
     with tempfile.TemporaryDirectory() as folder:
-        exported, questions, answers = (Path(folder, each) for each in ("model", "photos", "answers.json"))
+        exported, photo_folder, answer_file = (
+            Path(folder, file_name) for file_name in ("model", "photos", "answers.json")
+        )
         print("serving: exporting the scorer", flush=True)
         try:
             saved_model.export(bundle, exported, name)
             integrity.write(exported, {})
-        except Exception as error:  # whatever a network is made of
-            return replace(found, error=f"the scorer could not be exported: {in_short(error)}")
+        except Exception as error:  # any layer of a network may fail to export
+            return replace(result, error=f"the scorer could not be exported: {in_short(error)}")
         faces = exported / litert_model.FOLDER / embedder.FOLDER
-        found = replace(found, size_megabytes=_megabytes(exported), faces_megabytes=_megabytes(faces))
-        questions.mkdir()
-        for place, photo in enumerate(asked):
-            (questions / f"{place:06d}").write_bytes(photo)
-        print(f"serving: asking a fresh process about {len(asked)} photos", flush=True)
-        error = _fresh_process(exported, questions, answers)
-        if not answers.exists():
-            return replace(found, error=error or "the process ended without an answer")
-        answered = json.loads(answers.read_text())
-    return _measured(replace(found, error=error), answered, bundle.score(asked))
+        result = replace(result, size_megabytes=_megabytes(exported), faces_megabytes=_megabytes(faces))
+        photo_folder.mkdir()
+        for index, photo in enumerate(batch_photos):
+            (photo_folder / f"{index:06d}").write_bytes(photo)
+        print(f"serving: asking a fresh process about {len(batch_photos)} photos", flush=True)
+        error = _fresh_process(exported, photo_folder, answer_file)
+        if not answer_file.exists():
+            return replace(result, error=error or "the process ended without an answer")
+        outputs = json.loads(answer_file.read_text())
+    return _measured(replace(result, error=error), outputs, bundle.score(batch_photos))
 
 
 def gates(serving: Serving, settings: Evaluation) -> list[Gate]:
-    """Hold what was measured against the limits; what could not be measured fails."""
-    asked = f"on {serving.photos} photos"
+    """Return the gates on loading, batch independence, agreement, latency and size; an unmeasured value fails."""
+    on_photos = f"on {serving.photos} photos"
     return [
         _fresh(serving),
         _limited(
             "batch", "A photo's score does not depend on its batch", "largest difference", BATCH_TOLERANCE, serving,
             serving.batch_difference,
             f"photos alone and in batches of {export_probe_worker.BATCH} differ by {serving.batch_difference:.1e}"
-            f" at most {asked}; {BATCH_TOLERANCE:g} is allowed.",
+            f" at most {on_photos}; {BATCH_TOLERANCE:g} is allowed.",
         ),
         _limited(
             "agreement", "The exported scorer answers as the trained one", "largest difference", saved_model.TOLERANCE,
             serving, serving.agreement_difference,
-            f"the exported and the trained scorer differ by {serving.agreement_difference:.1e} at most {asked};"
+            f"the exported and the trained scorer differ by {serving.agreement_difference:.1e} at most {on_photos};"
             f" {saved_model.TOLERANCE:g} is allowed.",
         ),
         _limited(
@@ -149,7 +154,7 @@ def gates(serving: Serving, settings: Evaluation) -> list[Gate]:
 
 
 def _of(faces: float, unit: str) -> str:
-    """What of a figure is owed to finding and reading faces; nothing where none are read."""
+    """Return the part of a figure that is due to face detection and embedding, in words; empty if it is 0."""
     return f", of which {faces:.{0 if unit == 'ms' else 1}f} {unit} find and read the face" if faces else ""
 
 
@@ -157,45 +162,47 @@ def _megabytes(folder: Path) -> float:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
 
 
-def _fresh_process(exported: Path, questions: Path, answers: Path) -> str:
-    """Let a process of its own answer; why it did not end well, in one line, or nothing."""
-    command = [sys.executable, "-m", export_probe_worker.__name__, str(exported), str(questions), str(answers)]
+def _fresh_process(exported: Path, photo_folder: Path, answer_file: Path) -> str:
+    """Run the probe worker in a fresh process; return why it failed, in one line, or "" on success."""
+    command = [sys.executable, "-m", export_probe_worker.__name__, str(exported), str(photo_folder), str(answer_file)]
     paths = [str(_PACKAGES), os.environ.get("PYTHONPATH", "")]
-    without_accelerator = {"CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    environment = {"CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     try:
-        done = subprocess.run(
-            command, env={**os.environ, **without_accelerator}, cwd=questions, capture_output=True, text=True,
+        completed = subprocess.run(
+            command, env={**os.environ, **environment}, cwd=photo_folder, capture_output=True, text=True,
             errors="replace", timeout=TIMEOUT, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return f"it was not done within {TIMEOUT:g} seconds"
-    if done.returncode == 0:
+    if completed.returncode == 0:
         return ""
-    last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "")
-    return f"it ended with exit status {done.returncode}: {last.strip()[:300]}"
+    last = next((line for line in reversed(completed.stderr.splitlines()) if line.strip()), "")
+    return f"it ended with exit status {completed.returncode}: {last.strip()[:300]}"
 
 
-def _measured(found: Serving, answered: Mapping[str, Any], trained: np.ndarray) -> Serving:
-    alone, together = ({name: np.array(each) for name, each in answered[how].items()} for how in ("alone", "together"))
+def _measured(result: Serving, outputs: Mapping[str, Any], trained: np.ndarray) -> Serving:
+    alone, batched = (
+        {name: np.array(values) for name, values in outputs[mode].items()} for mode in ("alone", "together")
+    )
     expected = {"mean": regression.mean_scores(trained), "distribution": trained}
-    milliseconds = [1000 * seconds for seconds in answered["alone_seconds"]]
+    milliseconds = [1000 * seconds for seconds in outputs["alone_seconds"]]
     return replace(
-        found,
-        batch_difference=_largest(alone, together),
-        agreement_difference=_largest(expected, together),
-        load_seconds=answered["load_seconds"],
-        first_milliseconds=1000 * answered["first_seconds"],
+        result,
+        batch_difference=_largest(alone, batched),
+        agreement_difference=_largest(expected, batched),
+        load_seconds=outputs["load_seconds"],
+        first_milliseconds=1000 * outputs["first_seconds"],
         latency_median=statistics.median(milliseconds),
         latency_95=float(np.percentile(milliseconds, 95)),
-        batch_milliseconds=1000 * statistics.median(answered["together_seconds"]),
-        memory_megabytes=answered["memory_megabytes"],
-        faces_milliseconds=1000 * statistics.median(answered["faces_seconds"] or [0.0]),
+        batch_milliseconds=1000 * statistics.median(outputs["together_seconds"]),
+        memory_megabytes=outputs["memory_megabytes"],
+        faces_milliseconds=1000 * statistics.median(outputs["faces_seconds"] or [0.0]),
     )
 
 
-def _largest(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> float:
-    """The largest difference of any output; NaN when there is one."""
-    return float(np.max([np.abs(one[name] - other[name]).max() for name in one]))
+def _largest(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> float:
+    """Return the largest absolute difference over all outputs; NaN if any output is NaN."""
+    return float(np.max([np.abs(first[name] - second[name]).max() for name in first]))
 
 
 def _fresh(serving: Serving) -> Gate:

@@ -1,4 +1,4 @@
-"""The fresh process that loads an exported scorer and answers: ``python -m`` this module."""
+"""Worker process of the export probe: loads an exported scorer and measures it; run by ``python -m``."""
 
 import json
 import resource
@@ -13,30 +13,32 @@ import numpy as np
 from components.scorer.artifacts import saved_model
 
 BATCH = 32
-"""Photos answered together, as ``Published.answers`` does unless told otherwise."""
+"""Batch size of the batched predictions, the default of ``Published.answers``."""
 
-_WARM_UP = 3  # answers before the clock counts: the first ones still arrange the graph
+_WARM_UP = 3  # predictions before timing: the first predictions still trace and optimise the graph
 
 
 def answer(model: str, photos: Sequence[bytes]) -> dict[str, Any]:
-    """Load an exported scorer, ask it about photos one at a time and in batches, and take the times.
+    """Load an exported scorer, score photos one at a time and in batches, and measure the times.
 
     Args:
-        model: folder of the export.
-        photos: encoded, upright photos, at least one.
+        model: Folder of the export.
+        photos: Encoded, upright photos, at least one.
 
     Returns:
-        ``alone`` and ``together`` (lists by output: mean, std, distribution), ``alone_seconds`` (a photo),
-        ``together_seconds`` (a batch), ``load_seconds``, ``first_seconds``, ``faces_seconds`` (of a photo alone, what
-        finds and reads its face; empty where none is read) and ``memory_megabytes`` (the largest resident memory of
-        this process).
+        ``alone`` and ``together``: predictions one at a time and in batches, lists by output (mean, std,
+        distribution). ``alone_seconds`` for each photo, ``together_seconds`` for each batch, ``load_seconds`` and
+        ``first_seconds``. ``faces_seconds`` for each photo: face detection and embedding; empty for a model without
+        face inputs. ``memory_megabytes``: largest resident memory of this process.
     """
     scorer, load_seconds = _timed(lambda: saved_model.load(model))
     first_seconds = _timed(lambda: scorer.answers([photos[0]]))[1]
     alone, alone_seconds = _asked(scorer, photos, 1)
     together, together_seconds = _asked(scorer, photos, BATCH)
-    faces = [_timed(lambda photo=photo: scorer.read([photo]))[1] for photo in photos] if scorer.reads.faces else []
-    unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, kibibytes elsewhere (getrusage(2))
+    faces_seconds = (
+        [_timed(lambda photo=photo: scorer.read([photo]))[1] for photo in photos] if scorer.reads.faces else []
+    )
+    unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes on macOS, kibibytes elsewhere (getrusage(2))
     return {
         "alone": alone,
         "together": together,
@@ -44,7 +46,7 @@ def answer(model: str, photos: Sequence[bytes]) -> dict[str, Any]:
         "together_seconds": together_seconds,
         "load_seconds": load_seconds,
         "first_seconds": first_seconds,
-        "faces_seconds": faces,
+        "faces_seconds": faces_seconds,
         "memory_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit,
     }
 
@@ -52,19 +54,19 @@ def answer(model: str, photos: Sequence[bytes]) -> dict[str, Any]:
 def _asked(
     scorer: saved_model.Published, photos: Sequence[bytes], size: int
 ) -> tuple[dict[str, list[Any]], list[float]]:
-    """The answers by output, and the seconds of each batch."""
+    """Return the predictions by output, and the duration of each batch in seconds."""
     batches = [list(photos[start : start + size]) for start in range(0, len(photos), size)]
     for _ in range(_WARM_UP):
         scorer.answers(batches[0])
     answers, seconds = zip(*(_timed(lambda batch=batch: scorer.answers(batch)) for batch in batches), strict=True)
-    return {name: np.concatenate([each[name] for each in answers]).tolist() for name in answers[0]}, list(seconds)
+    return {name: np.concatenate([outputs[name] for outputs in answers]).tolist() for name in answers[0]}, list(seconds)
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """What came out, and after how many seconds."""
+    """Return the result of a function, and its duration in seconds."""
     began = time.perf_counter()
-    found = work()
-    return found, time.perf_counter() - began
+    result = work()
+    return result, time.perf_counter() - began
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""All gates between a trained scorer and the published model, and those on its agreement with people."""
+"""All gates that a trained scorer must pass to be published, and the gates on its agreement with people."""
 
 import math
 
@@ -11,7 +11,7 @@ from components.scorer.settings import Evaluation, GateKey
 
 
 def all_gates(found: Findings, settings: Evaluation) -> list[Gate]:
-    """Every gate on what was found, in the order in which people read them."""
+    """Return all gates on the evaluation results, in the order of the report."""
     return [
         *agreement(found.measured, found.calibration.fault, settings),
         *calibration.gates(found.calibration, settings),
@@ -23,12 +23,12 @@ def all_gates(found: Findings, settings: Evaluation) -> list[Gate]:
 
 
 def agreement(measured: Measurements, fault: str, settings: Evaluation) -> list[Gate]:
-    """Whether there are photos enough to judge by, and whether the scorer agrees with people on them.
+    """Return the gates on the number of test photos and on the scorer's agreement with people (SRCC, EMD).
 
     Args:
-        measured: the metrics.
-        fault: why one of them is undefined; empty when none is.
-        settings: the thresholds.
+        measured: Metrics on the test split.
+        fault: Reason why a metric is undefined; empty if all are defined.
+        settings: Evaluation settings with the thresholds.
     """
     enough = Gate(
         "test_photos",
@@ -61,7 +61,7 @@ def _within(
     at_least: float = -math.inf,
     at_most: float = math.inf,
 ) -> Gate:
-    """A gate on one metric of the challenger with one bound."""
+    """Return a gate on one metric of the challenger, with a lower or an upper bound."""
     estimate = measured.challenger[metric]
     bound, threshold = ("at least", at_least) if at_least > -math.inf else ("at most", at_most)
     if not math.isfinite(estimate.value):

@@ -1,4 +1,4 @@
-"""The page of an evaluation: the verdict first, then the gates, then what they rest on."""
+"""HTML report of an evaluation: the verdict, the gates, and then the measurements behind them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
@@ -41,7 +41,7 @@ _METRICS = {
     "bias": ("Mean error", "above 0 the scorer is kinder than people, points"),
     "spread": ("Spread", "of predictions over that of people's means"),
 }
-"""What people call each metric, and what it says."""
+"""Display name and meaning of each metric."""
 
 _SIDE = 112  # pixels of a photo on the page
 
@@ -55,21 +55,21 @@ def write_report(
     settings: Evaluation,
     about: Mapping[str, Any],
 ) -> None:
-    """Write the page.
+    """Write the HTML report.
 
     Args:
-        file: where to.
-        found: all that was found out.
-        decision: the verdict and the gates.
-        scorer: the challenger, for what it looks at and how it learnt.
-        records: of the test split, for photos that may be shown.
-        settings: of this evaluation.
-        about: the run, the data, the scorer and the code, by name.
+        file: Path of the HTML page.
+        found: Results of the evaluation.
+        decision: Verdict and gates.
+        scorer: The challenger, for its heat maps, face inputs and learning curves.
+        records: Records of the test split, for the photos shown.
+        settings: Evaluation settings.
+        about: Metadata of the run, the data, the scorer and the code, by name.
     """
-    faces = gather(found, scorer, records, settings)
+    examples = gather(found, scorer, records, settings)
     page = Page(f"Evaluation of {about['model']}", f"{found.measured.photos:,} photos of the test split.")
     page.section("", *_verdict(decision))
-    # What did not pass comes first; the others keep their order.
+    # Gates that did not pass come first; the sort is stable.
     page.section("Gates", table([_gate_row(gate) for gate in sorted(decision.gates, key=_passed)]))
     page.section("Metrics", *_metrics(found, settings))
     page.section("Scorer and people", *_agreement(found))
@@ -80,14 +80,14 @@ def write_report(
     if found.told.effects:
         page.section("With the job told", *_told_the_job(found.told, settings))
     page.section("Upload norms", *_norms(found.told.norms))
-    page.section("On changed photos", *_behaviour(found, faces, settings, bool(scorer.sight)))
+    page.section("On changed photos", *_behaviour(found, examples, settings, bool(scorer.sight)))
     page.section("As it is served", *_serving(found))
     page.section("Faces", text(scorer.reads))
     page.section("Learning curves", *_learning(scorer))
-    if faces.heat:
+    if examples.heat:
         page.section("Photos", "Beside each photo: orange places raise its score, purple ones lower it.")
-    for title, places in rankings(found).items():
-        page.section(title, *_photos(found, places, faces, moved="champion" in title))
+    for title, indices in rankings(found).items():
+        page.section(title, *_photos(found, indices, examples, moved="champion" in title))
     if not settings.show_photos:
         page.section("", "The photos are not shown: show_photos is off, since they are people's faces.")
     page.section("Origin", table([{"what": name.replace("_", " "), "value": str(about[name])} for name in about]))
@@ -118,30 +118,30 @@ def _gate_row(gate: Gate) -> dict[str, Any]:
     }
 
 
-def _metrics(found: Findings, settings: Evaluation) -> list[Markup]:
-    """The table of metrics, the champion and people beside, and what they mean."""
-    measured = found.measured
+def _metrics(results: Findings, settings: Evaluation) -> list[Markup]:
+    """Return the table of metrics of scorer, champion and people, and the table of their meanings."""
+    measured = results.measured
     columns = {"scorer": measured.challenger, "champion": measured.champion, "difference": measured.difference}
     rows = [
-        {"metric": short}
-        | {who: _estimate(values[name]) for who, values in columns.items() if values}
-        | _people(found.ceiling, name)
-        for name, (short, _) in _METRICS.items()
+        {"metric": title}
+        | {scorer_name: _estimate(values[name]) for scorer_name, values in columns.items() if values}
+        | _people(results.ceiling, name)
+        for name, (title, _) in _METRICS.items()
     ]
     meanings = [
-        {"metric": short, "meaning": meaning.format(threshold=settings.accuracy_threshold)}
-        for short, meaning in _METRICS.values()
+        {"metric": title, "meaning": meaning.format(threshold=settings.accuracy_threshold)}
+        for title, meaning in _METRICS.values()
     ]
     blocks = [table(rows)]
-    if found.champion is None:
+    if results.champion is None:
         blocks.append(text("There is no champion to compare with yet."))
-    elif found.champion.error:
-        blocks.append(text(f"Without a comparison, as {found.champion.title} could not be scored."))
-    if found.ceiling:
+    elif results.champion.error:
+        blocks.append(text(f"Without a comparison, as {results.champion.title} could not be scored."))
+    if results.ceiling:
         blocks.append(
             text(
-                f"People do not fully agree either ({found.ceiling.raters:.0f} of them a photo). The ceiling is what a"
-                " scorer reaches that knows every photo's true mean, from halves of the raters (Spearman-Brown);"
+                f"People do not fully agree either ({results.ceiling.raters:.0f} of them a photo). The ceiling is what"
+                " a scorer reaches that knows every photo's true mean, from halves of the raters (Spearman-Brown);"
                 " one human is a single rater against the mean of the others."
             )
         )
@@ -158,9 +158,9 @@ def _people(ceiling: Ceiling | None, metric: str) -> dict[str, float | None]:
     return {"one human": ceiling.human.get(metric), "ceiling": ceiling.perfect.get(metric)}
 
 
-def _agreement(found: Findings) -> list[Markup]:
-    votes, calibrated = found.champion.votes if found.champion else None, found.calibration
-    points = [(each.predicted, each.people, each.low, each.high) for each in calibrated.bins]
+def _agreement(results: Findings) -> list[Markup]:
+    votes, calibrated = results.champion.votes if results.champion else None, results.calibration
+    points = [(item.predicted, item.people, item.low, item.high) for item in calibrated.bins]
     words = (
         f"Where the scorer says a point more, people say {calibrated.slope.value:.2f} more: 1 is calibrated, above 1"
         f" its scores lie too close together. It rates {100 * calibrated.outside_scorer.value:.0f} % of the photos"
@@ -169,34 +169,34 @@ def _agreement(found: Findings) -> list[Markup]:
     return [
         gallery(
             [
-                chart(charts.scatter(found.predictions, points), "Each photo's mean score by people and the scorer"),
-                chart(charts.distributions(found.predictions, votes), "How often each mean score is given"),
+                chart(charts.scatter(results.predictions, points), "Each photo's mean score by people and the scorer"),
+                chart(charts.distributions(results.predictions, votes), "How often each mean score is given"),
             ]
         ),
         text(words),
     ]
 
 
-def _against(found: Findings, settings: Evaluation) -> list[Markup]:
-    compared = found.comparison
+def _against(results: Findings, settings: Evaluation) -> list[Markup]:
+    compared = results.comparison
     differences = {"SRCC": compared.srcc, "LCC": compared.lcc, "EMD": compared.emd}
     rows = [
-        Row(name, each.value, each.low, each.high)
-        if name != "EMD"  # of which less is better: turned round, so that better is to the right in every row
-        else Row(f"{name}, less of it", -each.value, -each.high, -each.low)
-        for name, each in differences.items()
+        Row(name, difference.value, difference.low, difference.high)
+        if name != "EMD"  # a smaller EMD is better: its sign is changed, so that better is to the right in every row
+        else Row(f"{name}, less of it", -difference.value, -difference.high, -difference.low)
+        for name, difference in differences.items()
     ]
     numbers = [
         {
             "metric": name,
-            "scorer": each.challenger,
-            "champion": each.champion,
-            "difference": _estimate(Estimate(each.value, each.low, each.high)),
-            "sure to be": _bound(name, each),
-            "Williams p": each.williams.p if each.williams else None,
-            "photos needed": _whole(each.photos_needed),
+            "scorer": difference.challenger,
+            "champion": difference.champion,
+            "difference": _estimate(Estimate(difference.value, difference.low, difference.high)),
+            "sure to be": _bound(name, difference),
+            "Williams p": difference.williams.p if difference.williams else None,
+            "photos needed": _whole(difference.photos_needed),
         }
-        for name, each in differences.items()
+        for name, difference in differences.items()
     ]
     words = (
         f"Both on the same {compared.photos:,} photos; their scores correlate {compared.likeness:.2f} by rank. Sure to"
@@ -209,7 +209,7 @@ def _against(found: Findings, settings: Evaluation) -> list[Markup]:
 
 
 def _bound(metric: str, difference: Difference) -> str:
-    """The one-sided bound on the side that matters."""
+    """Return the one-sided bound that the metric's gate tests, in words."""
     below, value = ("at most", difference.upper) if metric == "EMD" else ("at least", difference.lower)
     return f"{below} {value:+.3f}" if np.isfinite(value) else "unknown"
 
@@ -219,12 +219,12 @@ def _whole(number: float) -> str | None:
 
 
 def _by_attribute(slices: Sequence[Slice], settings: Evaluation) -> list[Markup]:
-    judged = [each for each in slices if each.judged]
+    judged = [item for item in slices if item.judged]
     blocks = []
     if judged:
         rows = [
-            Row(each.title, *astuple(each.gap), fault=abs(each.gap.value) > settings.maximum_slice_gap)
-            for each in judged
+            Row(item.title, *astuple(item.gap), fault=abs(item.gap.value) > settings.maximum_slice_gap)
+            for item in judged
         ]
         band = (-settings.maximum_slice_gap, settings.maximum_slice_gap)
         drawn = charts.forest(rows, "scored too low (below 0) or too high, score points", band)
@@ -237,50 +237,50 @@ def _by_attribute(slices: Sequence[Slice], settings: Evaluation) -> list[Markup]
             f" than {settings.minimum_slice} photos are shown and not judged."
         )
     )
-    for attribute in dict.fromkeys(each.attribute for each in slices):
+    for attribute in dict.fromkeys(item.attribute for item in slices):
         rows = [
             {
-                attribute: each.value,
-                "photos": each.photos,
-                "people": each.people,
-                "scorer": each.scorer,
-                "SRCC": _estimate(each.metrics["srcc"]),
-                "MAE": _estimate(each.metrics["mae"]),
-                "mean error": _estimate(each.metrics["bias"]),
-                "same opinion": _estimate(each.adjusted),
-                "gap": _estimate(each.gap),
+                attribute: item.value,
+                "photos": item.photos,
+                "people": item.people,
+                "scorer": item.scorer,
+                "SRCC": _estimate(item.metrics["srcc"]),
+                "MAE": _estimate(item.metrics["mae"]),
+                "mean error": _estimate(item.metrics["bias"]),
+                "same opinion": _estimate(item.adjusted),
+                "gap": _estimate(item.gap),
             }
-            for each in slices
-            if each.attribute == attribute
+            for item in slices
+            if item.attribute == attribute
         ]
         blocks.append(table(rows))
     return blocks
 
 
-def _told_the_job(told: Told, settings: Evaluation) -> list[Markup]:
-    """What changes when the scorer is told the job."""
+def _told_the_job(results: Told, settings: Evaluation) -> list[Markup]:
+    """Return the section on the effect of the job input."""
     rows = [
-        {"job": each.job, "photos": each.photos, "telling it moves the score by": f"{each.moved:+.2f}",
-         "people differ from the untold score by": f"{each.people:+.2f}"}
-        for each in told.effects
+        {"job": item.job, "photos": item.photos, "telling it moves the score by": f"{item.moved:+.2f}",
+         "people differ from the untold score by": f"{item.people:+.2f}"}
+        for item in results.effects
     ]  # fmt: skip
     blocks = [text("The gates judge the scorer without the job. Told it, on the photos whose job is known:")]
-    if told.comparison is None:
+    if results.comparison is None:
         blocks.append(text("too few photos to compare."))
     else:
-        found = {name: getattr(told.comparison, name) for name in ("srcc", "lcc", "emd")}
+        differences = {name: getattr(results.comparison, name) for name in ("srcc", "lcc", "emd")}
         blocks.append(
             table(
                 [
                     {
                         "metric": name.upper(),
-                        "told": f"{each.challenger:.3f}",
-                        "not told": f"{each.champion:.3f}",
+                        "told": f"{item.challenger:.3f}",
+                        "not told": f"{item.champion:.3f}",
                         f"difference ({100 * settings.confidence:g} %)": (
-                            f"{each.value:+.3f} ({each.low:+.3f} to {each.high:+.3f})"
+                            f"{item.value:+.3f} ({item.low:+.3f} to {item.high:+.3f})"
                         ),
                     }
-                    for name, each in found.items()
+                    for name, item in differences.items()
                 ]
             )
         )
@@ -288,39 +288,39 @@ def _told_the_job(told: Told, settings: Evaluation) -> list[Markup]:
 
 
 def _norms(judged: Sequence[Judgement]) -> list[Markup]:
-    """How often each norm is right, where the data knows."""
+    """Return the table of the norms' precision and recall, for norms with true values in the data set."""
     if not judged:
         return [text("No column of the data knows whether a photo keeps a norm: their precision cannot be told.")]
-    share = "{:.2f}".format
+    two_digits = "{:.2f}".format
     return [
         table(
             [
                 {
-                    "norm": each.key,
-                    "photos": each.photos,
-                    "broken": each.broken,
-                    "found": each.found,
-                    "precision": share(each.precision) if each.found else "nothing found",
-                    "recall": share(each.recall) if each.broken else "none broken",
-                    "could not be checked": each.unchecked,
+                    "norm": item.key,
+                    "photos": item.photos,
+                    "broken": item.broken,
+                    "found": item.found,
+                    "precision": two_digits(item.precision) if item.found else "nothing found",
+                    "recall": two_digits(item.recall) if item.broken else "none broken",
+                    "could not be checked": item.unchecked,
                 }
-                for each in judged
+                for item in judged
             ]
         )
     ]
 
 
-def _behaviour(found: Findings, faces: Faces, settings: Evaluation, reads: bool) -> list[Markup]:
-    behaviours = found.behaviours
+def _behaviour(results: Findings, examples: Faces, settings: Evaluation, has_face_inputs: bool) -> list[Markup]:
+    behaviours = results.behaviours
     rows = [
         Row(
-            each.change,
-            each.mean,
-            each.low,
-            each.high,
-            each.worse and each.low > 0 and each.mean > settings.maximum_rise,
+            response.change,
+            response.mean,
+            response.low,
+            response.high,
+            response.worse and response.low > 0 and response.mean > settings.maximum_rise,
         )
-        for each in behaviours.responses
+        for response in behaviours.responses
     ]
     blocks = [
         text(
@@ -330,64 +330,64 @@ def _behaviour(found: Findings, faces: Faces, settings: Evaluation, reads: bool)
         chart(charts.forest(rows, "mean change of the score, score points"), "How scores respond to changes"),
     ]
     if behaviours.perturbation:
-        done = behaviours.perturbation
+        attack = behaviours.perturbation
         blocks.append(
             text(
-                f"Made for this scorer by its own gradient, a change that nobody sees (at most {done.budget:g} of 255 a"
-                f" pixel, {done.steps} steps) moves {len(done.before)} of them from {np.mean(done.before):.2f} to"
-                f" {np.mean(done.after):.2f} on average.{_HELD if reads else ''}"
+                f"Made for this scorer by its own gradient, a change that nobody sees (at most {attack.budget:g} of 255"
+                f" a pixel, {attack.steps} steps) moves {len(attack.before)} of them from {np.mean(attack.before):.2f}"
+                f" to {np.mean(attack.after):.2f} on average.{_HELD if has_face_inputs else ''}"
             )
         )
-    return [*blocks, *_enhancement(faces)]
+    return [*blocks, *_enhancement(examples)]
 
 
 _HELD = " What is read of the face is held while the photo changes."
 
 
-def _enhancement(faces: Faces) -> list[Markup]:
-    """Gradient ascent without a bound on the change, as far as it goes in a hundred steps."""
-    if faces.enhancement is None:
+def _enhancement(examples: Faces) -> list[Markup]:
+    """Return the section on gradient ascent (a hundred steps, without a bound on the change); empty without one."""
+    if examples.enhancement is None:
         return []
-    before, after = faces.enhancement[0], faces.enhancement[-1]
+    before, after = examples.enhancement[0], examples.enhancement[-1]
     blocks = [
         text(
-            f"Enhanced for a higher score in {len(faces.enhancement) - 1} steps without such a bound, {len(before)}"
+            f"Enhanced for a higher score in {len(examples.enhancement) - 1} steps without such a bound, {len(before)}"
             f" photos of middling score go from {before.mean():.2f} to {after.mean():.2f}. Most of that is noise made"
             " for this network, so it says how easily the score is fooled, and is no advice to anybody."
         ),
-        chart(charts.trajectory(faces.enhancement), "Scores of photos on the way of their enhancement"),
+        chart(charts.trajectory(examples.enhancement), "Scores of photos on the way of their enhancement"),
     ]
-    if faces.enhanced:
+    if examples.enhanced:
         blocks.append(
             gallery(
                 [
-                    pair([photo(was, f"{start:.2f}", _SIDE), photo(now, f"{end:.2f} enhanced", _SIDE)])
-                    for (was, now), start, end in zip(faces.enhanced, before, after, strict=True)
+                    pair([photo(image_before, f"{start:.2f}", _SIDE), photo(image_after, f"{end:.2f} enhanced", _SIDE)])
+                    for (image_before, image_after), start, end in zip(examples.enhanced, before, after, strict=True)
                 ]
             )
         )
     return blocks
 
 
-def _serving(found: Findings) -> list[Markup]:
-    served = found.serving
-    if served.error:
-        return [text(f"The exported model did not answer as it should: {served.error}.")]
+def _serving(results: Findings) -> list[Markup]:
+    result = results.serving
+    if result.error:
+        return [text(f"The exported model did not answer as it should: {result.error}.")]
     rows = {
-        "one photo, median": (served.latency_median, "ms"),
-        "one photo, 95th percentile": (served.latency_95, "ms"),
-        "batch of 32": (served.batch_milliseconds, "ms"),
-        "loading": (served.load_seconds, "s"),
-        "memory": (served.memory_megabytes, "MB"),
-        "size": (served.size_megabytes, "MB"),
+        "one photo, median": (result.latency_median, "ms"),
+        "one photo, 95th percentile": (result.latency_95, "ms"),
+        "batch of 32": (result.batch_milliseconds, "ms"),
+        "loading": (result.load_seconds, "s"),
+        "memory": (result.memory_megabytes, "MB"),
+        "size": (result.size_megabytes, "MB"),
     }
-    words = f"The exported model in a fresh process on this step's CPU, asked about {served.photos} photos."
-    shown = [{"what": what, "value": f"{value:,.1f} {unit}"} for what, (value, unit) in rows.items()]
+    words = f"The exported model in a fresh process on this step's CPU, asked about {result.photos} photos."
+    shown = [{"what": label, "value": f"{value:,.1f} {unit}"} for label, (value, unit) in rows.items()]
     return [text(words), table(shown)]
 
 
 def _learning(scorer: Bundle) -> list[Markup]:
-    """The loss by epoch, of the head's phase and of the whole network's."""
+    """Return the loss curves by epoch, for the head's phase and for the whole network's phase."""
     history = scorer.history
     phases = {
         "The head": {measure: history.get(f"head_{measure}") for measure in ("loss", "val_loss")},
@@ -404,33 +404,33 @@ def _learning(scorer: Bundle) -> list[Markup]:
     return [gallery(drawn)] if drawn else [text("There is no curve: no phase of the training had several epochs.")]
 
 
-def _photos(found: Findings, places: Sequence[int], faces: Faces, moved: bool) -> list[Markup]:
-    """Photos beside what the scorer looked at where photos may be shown, else a table."""
-    predictions = found.predictions
+def _photos(results: Findings, indices: Sequence[int], examples: Faces, moved: bool) -> list[Markup]:
+    """Return photos beside their heat maps if photos may be shown, else a table."""
+    predictions = results.predictions
     truth, predicted = regression.mean_scores(predictions.truth), regression.mean_scores(predictions.scorer)
-    champion = found.champion.votes if moved and found.champion else None
+    champion = results.champion.votes if moved and results.champion else None
     before = regression.mean_scores(champion) if champion is not None else None
-    if not faces.photos:
+    if not examples.photos:
         rows = [
             {
-                "photo": predictions.photo_ids[place],
-                "people": truth[place],
-                "people's deviation": regression.deviations(predictions.truth[place : place + 1])[0],
-                **({"champion": before[place]} if before is not None else {}),
-                "scorer": predicted[place],
+                "photo": predictions.photo_ids[index],
+                "people": truth[index],
+                "people's deviation": regression.deviations(predictions.truth[index : index + 1])[0],
+                **({"champion": before[index]} if before is not None else {}),
+                "scorer": predicted[index],
             }
-            for place in places
+            for index in indices
         ]
         return [table(rows)]
     shown = []
-    for place in places:
-        name = predictions.photo_ids[place]
-        was = f", champion {before[place]:.2f}" if before is not None else ""
+    for index in indices:
+        name = predictions.photo_ids[index]
+        champion_text = f", champion {before[index]:.2f}" if before is not None else ""
         shown.append(
             pair(
                 [
-                    photo(faces.photos[name], f"people {truth[place]:.2f}{was}", _SIDE),
-                    photo(faces.heat[name], f"scorer {predicted[place]:.2f}", _SIDE),
+                    photo(examples.photos[name], f"people {truth[index]:.2f}{champion_text}", _SIDE),
+                    photo(examples.heat[name], f"scorer {predicted[index]:.2f}", _SIDE),
                 ]
             )
         )
@@ -438,7 +438,7 @@ def _photos(found: Findings, places: Sequence[int], faces: Faces, moved: bool) -
 
 
 def _estimate(estimate: Estimate) -> Markup | None:
-    """A value with its interval below."""
+    """Format a value with its interval below; None if the value is not finite."""
     if not np.isfinite(estimate.value):
         return None
     value, low, high = (f"{number:.3f}".replace("-", "\N{MINUS SIGN}") for number in astuple(estimate))

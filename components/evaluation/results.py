@@ -1,4 +1,4 @@
-"""Everything that is found out about a scorer before the gates judge it."""
+"""Results of the evaluation: all measurements of a scorer, made before the gates judge them."""
 
 import time
 from collections.abc import Iterator
@@ -28,25 +28,25 @@ from components.evaluation.export_probe import Serving
 from components.scorer.artifacts.bundle import Bundle
 from components.scorer.settings import Evaluation
 
-_SERVED = 32  # photos: one full batch
+_SERVED = 32  # photos for the export probe: one full batch
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found out, by topic.
+    """Results of the evaluation by topic.
 
     Attributes:
-        predictions: of the scorer, photo by photo.
-        champion: with its votes; None when no champion was ever named.
-        measured: metrics of both on the test split.
-        comparison: of both, paired; None without a champion that could be scored.
-        slices: metrics by attribute.
-        told: what the job and the upload norms are worth.
-        calibration: of the scores' scale and spread.
-        ceiling: how well people agree; None where the votes do not tell.
-        behaviours: on changed photos.
-        serving: of the exported model.
-        seconds: that each part took, by its name.
+        predictions: Votes of the scorer and of people on the test split.
+        champion: Votes of the champion; None if no champion was ever named.
+        measured: Metrics of scorer and champion on the test split.
+        comparison: Paired comparison of both; None without a champion that could be scored.
+        slices: Metrics by attribute.
+        told: Effect of the job input, and accuracy of the upload norms.
+        calibration: Calibration and spread of the mean scores.
+        ceiling: Agreement of people; None if it cannot be estimated from the votes.
+        behaviours: Robustness on changed photos.
+        serving: Probe of the exported model.
+        seconds: Duration of each part by its name.
     """
 
     predictions: Predictions
@@ -62,7 +62,7 @@ class Findings:
     seconds: dict[str, float]
 
     def numbers(self) -> dict[str, Any]:
-        """Everything but the photos' own rows, as ``metrics.json`` holds it."""
+        """Return the content of ``metrics.json``: all results except the rows of single photos."""
         return {
             **vars(self.measured),
             "comparison": self.comparison,
@@ -77,23 +77,23 @@ class Findings:
 
 
 def find(scorer: Bundle, records: Records, total: int, models: str, name: str, settings: Evaluation) -> Findings:
-    """Find out everything about a scorer.
+    """Run all measurements on a scorer.
 
     Args:
-        scorer: the challenger.
-        records: of the test split.
-        total: how many.
-        models: address of all published models.
-        name: of the model whose champion the scorer has to stand up to.
-        settings: of the evaluation.
+        scorer: The challenger.
+        records: Records of the test split.
+        total: Number of records.
+        models: Address of all published models.
+        name: Name of the model whose champion the scorer is compared with.
+        settings: Evaluation settings.
 
     Raises:
-        ValueError: the scorer does not answer with ten votes a photo, or the settings do not fit the data.
+        ValueError: The scorer does not return ten votes for each photo, or the settings do not fit the data.
     """
     clock = _Clock()
     with clock("scoring"):
         predictions = predict(records, scorer, total)
-    slices.check(slices.by_attribute(predictions), settings)  # before minutes are spent
+    slices.check(slices.by_attribute(predictions), settings)  # fails before minutes are spent
     with clock("champion"):
         champion = score_champion(models, name, records, total)
     votes = champion.votes if champion else None
@@ -110,29 +110,29 @@ def find(scorer: Bundle, records: Records, total: int, models: str, name: str, s
     with clock("slices"):
         sliced = slices.slice_all(predictions, settings)
     with clock("job and norms"):
-        beside = job_and_norms.find(scorer, records, predictions, settings)
+        job_effects = job_and_norms.find(scorer, records, predictions, settings)
     sample = robustness.sample(records, total, settings)
     with clock("behaviour"):
         behaviours = robustness.observe(sample, scorer, settings)
     with clock("serving"):
-        served = export_probe.probe(scorer, sample[:_SERVED], settings, name)
+        export_result = export_probe.probe(scorer, sample[:_SERVED], settings, name)
     return Findings(
         predictions,
         champion,
         measured,
         compared,
         sliced,
-        beside,
+        job_effects,
         calibrated,
         highest,
         behaviours,
-        served,
+        export_result,
         clock.seconds,
     )
 
 
 class _Clock:
-    """Seconds by what they were spent on."""
+    """Stopwatch that records the duration of each ``with`` block in ``seconds`` by its label."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
