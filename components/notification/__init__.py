@@ -1,1 +1,1 @@
-"""The exit handler: whatever happened to a run, people are told."""
+"""Exit handler that notifies people of a run's end, whatever its outcome."""

@@ -1,4 +1,4 @@
-"""Close a run's records and tell people how it ended: in the log always, and whoever else is to be told."""
+"""Final records of a run, and notification of its end: always in the log, and to the configured recipients."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ from components.scorer.run import decision, step_status
 from components.scorer.run.paths import Workspace
 
 PATIENCE = 45.0
-"""Seconds that telling may take in all, retries included: a run never waits a minute for it."""
+"""Time limit of all notifications together, retries included, in seconds: a run never waits a minute for them."""
 
 _ATTEMPTS = 3
 _PAUSE = 2.0  # seconds before the second attempt, twice that before the third
@@ -20,48 +20,50 @@ _GREEN, _AMBER, _RED = "#2e7d32", "#b26a00", "#c62828"
 def notify(
     state: str, place: Workspace, *, message: str = "", run_name: str = "", recipients: Sequence[Recipient] = ()
 ) -> None:
-    """Say how the run ended: its name and state, the failed step, the verdict and why, the published version.
+    """Notify people how the run ended: its name and state, failed step, verdict with reason, and published version.
 
-    The run's ``decision.json`` is written where no step came to write it, and says "failed" where a scorer was to be
-    published and was not. A recipient that fails is said in the log and fails nothing. Addresses and passwords are
-    secrets and never printed.
+    If no step wrote the run's ``decision.json``, it is written here. It says "failed" if a scorer was to be published
+    and was not. A failed recipient is logged and fails nothing. Addresses and passwords are secrets and never printed.
 
     Args:
-        state: of the run's steps, as Kubeflow tells its exit handler.
-        place: of the run in the workspace.
-        message: Kubeflow's own, of what failed.
-        run_name: the run's name for people.
-        recipients: who is told besides the log, all at the same time.
+        state: State of the run's steps, as Kubeflow passes it to the exit handler.
+        place: Paths of the run.
+        message: Kubeflow's own error message.
+        run_name: Display name of the run.
+        recipients: Recipients besides the log, notified concurrently.
     """
     try:
-        account = step_status.account(place, state, message)
-        _conclude(place, account)
-    except Exception as error:  # whatever the records hold, the state alone is worth telling
+        run_summary = step_status.account(place, state, message)
+        _conclude(place, run_summary)
+    except Exception as error:  # even if the records are damaged, the state is reported
         reason = f"its records cannot be read: {quoting.in_short(error)}"
-        account = step_status.Account(place.run, state.lower(), reason=reason)
-    said = facts(account, run_name)
-    print("notification: " + "; ".join(f"{name} {value}" for name, value in said.items()), flush=True)
-    verdict = account.decision["verdict"] if account.decision else "unknown"
-    for result in _tell(recipients, Message(account.run, verdict, _title(said), said, _colour(account, verdict))):
+        run_summary = step_status.Account(place.run, state.lower(), reason=reason)
+    facts_by_name = facts(run_summary, run_name)
+    print("notification: " + "; ".join(f"{name} {value}" for name, value in facts_by_name.items()), flush=True)
+    verdict = run_summary.decision["verdict"] if run_summary.decision else "unknown"
+    for result in _tell(
+        recipients,
+        Message(run_summary.run, verdict, _title(facts_by_name), facts_by_name, _colour(run_summary, verdict)),
+    ):
         print(f"notification: {result}", flush=True)
 
 
-def _conclude(place: Workspace, account: step_status.Account) -> None:
-    """Write the decision as it is at the end of the run, unless it is there."""
-    if account.decision is None or account.decision == decision.read(place.decision):
+def _conclude(run_paths: Workspace, run_summary: step_status.Account) -> None:
+    """Write the run's final decision, unless it is already written."""
+    if run_summary.decision is None or run_summary.decision == decision.read(run_paths.decision):
         return
     try:
-        decision.write(place.decision, account.decision)
+        decision.write(run_paths.decision, run_summary.decision)
     except OSError as error:
         print(f"notification: the decision could not be written: {quoting.in_short(error)}", flush=True)
 
 
 def facts(account: step_status.Account, run_name: str = "") -> dict[str, str]:
-    """What is said of a run, by a short name for each fact.
+    """Return the facts about a run by their short names, without empty ones.
 
     The verdict begins with its own word: published, forced, refused, skipped or failed.
     """
-    said = {
+    facts_by_name = {
         "run": f"{run_name} ({account.run})" if run_name else account.run,
         "state": account.state,
         "failed step": account.step,
@@ -71,41 +73,41 @@ def facts(account: step_status.Account, run_name: str = "") -> dict[str, str]:
         "published": account.published or "not published",
         "report": account.report,
     }
-    return {name: value for name, value in said.items() if value}
+    return {name: value for name, value in facts_by_name.items() if value}
 
 
-def _title(said: dict[str, str]) -> str:
-    """What is said, in a line."""
-    told = ("verdict", "published") if said["state"] == "succeeded" else ("failed step", "reason")
-    outcome = [said[name] for name in told if name in said]
-    return "; ".join([f"Portrait scorer: run {said['run']} {said['state']}", *outcome])
+def _title(facts_by_name: dict[str, str]) -> str:
+    """Return the facts in one line."""
+    names = ("verdict", "published") if facts_by_name["state"] == "succeeded" else ("failed step", "reason")
+    outcome = [facts_by_name[name] for name in names if name in facts_by_name]
+    return "; ".join([f"Portrait scorer: run {facts_by_name['run']} {facts_by_name['state']}", *outcome])
 
 
-def _colour(account: step_status.Account, verdict: str) -> str:
-    """Green where the gates let a version through, red where a person has to look, amber for all between."""
-    if account.state != "succeeded" or verdict in ("failed", "unknown"):
+def _colour(run_summary: step_status.Account, verdict: str) -> str:
+    """Return green if the gates let a version through, red if a person has to act, amber otherwise."""
+    if run_summary.state != "succeeded" or verdict in ("failed", "unknown"):
         return _RED
     return _GREEN if verdict == "published" else _AMBER
 
 
 def _tell(recipients: Sequence[Recipient], message: Message) -> list[str]:
-    """Tell all at the same time, and say what came of it without saying where it went."""
-    results = {one.name: f"{one.name} did not answer in {PATIENCE:.0f} s" for one in recipients}
+    """Notify all recipients concurrently; return the results, which reveal no address."""
+    results = {recipient.name: f"{recipient.name} did not answer in {PATIENCE:.0f} s" for recipient in recipients}
 
-    def tell(one: Recipient) -> None:
-        results[one.name] = f"{one.name} {_handed_over(one, message)}"
+    def notify_one(recipient: Recipient) -> None:
+        results[recipient.name] = f"{recipient.name} {_handed_over(recipient, message)}"
 
-    threads = [threading.Thread(target=tell, args=(one,), daemon=True) for one in recipients]
-    until = time.monotonic() + PATIENCE
+    threads = [threading.Thread(target=notify_one, args=(recipient,), daemon=True) for recipient in recipients]
+    deadline = time.monotonic() + PATIENCE
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(max(0.0, until - time.monotonic()))
+        thread.join(max(0.0, deadline - time.monotonic()))
     return list(results.values())
 
 
 def _handed_over(recipient: Recipient, message: Message) -> str:
-    """Send the message, again where that may help."""
+    """Send the message, and retry if that may help."""
     result = ""
     for attempt in range(_ATTEMPTS):
         time.sleep(attempt * _PAUSE)
@@ -115,7 +117,7 @@ def _handed_over(recipient: Recipient, message: Message) -> str:
             return str(error)
         except Unreached as error:
             result = str(error)
-        except Exception as error:  # whatever it is, it fails nothing; its text may hold a secret
+        except Exception as error:  # a failed recipient fails nothing; the error's text may hold a secret
             return f"could not be told ({type(error).__name__})"
         else:
             return "was told"

@@ -1,6 +1,7 @@
-"""Who is told of a run's end besides the log: a Slack channel, a signed webhook, people by mail.
+"""Recipients of a run's end besides the log: a Slack channel, a signed webhook, people by mail.
 
-What each needs comes from environment variables: addresses and passwords are secrets, and parameters are shown.
+Their configuration comes from environment variables: addresses and passwords are secrets, and Kubeflow shows
+parameters.
 """
 
 import base64
@@ -22,63 +23,63 @@ import requests
 
 from components.scorer.run.environment import without_services
 
-_TIMEOUT = 10.0  # seconds for each answer
-_LONGEST = 3000  # characters of a fact: Slack refuses a message above 40,000
-_PREFIX = "whsec_"  # of a signing secret (Standard Webhooks)
+_TIMEOUT = 10.0  # seconds per request
+_LONGEST = 3000  # maximum characters of a fact: Slack rejects messages above 40,000
+_PREFIX = "whsec_"  # prefix of a signing secret (Standard Webhooks)
 _PORTS = {"starttls": 587, "tls": 465, "none": 25}
 
 
 class Refused(Exception):
-    """The recipient will not take the message, now or later. The text holds no secret."""
+    """Permanent failure: the recipient will not accept the message on a retry. The text holds no secret."""
 
 
 class Unreached(Exception):
-    """The recipient did not take the message this time. The text holds no secret."""
+    """Temporary failure: the recipient may accept the message on a retry. The text holds no secret."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """The end of a run, as it is told."""
+    """Notification of a run's end."""
 
     run: str
     verdict: str  # published, forced, refused, skipped, failed or unknown
-    title: str  # one line
-    said: Mapping[str, str]  # every fact by its short name
-    colour: str  # that tells the verdict, as #rrggbb
+    title: str  # one line of text
+    said: Mapping[str, str]  # facts by their short names
+    colour: str  # colour of the verdict, #rrggbb
 
 
 class Recipient(Protocol):
-    """One who is told."""
+    """Recipient of notifications."""
 
     name: str
 
     def send(self, message: Message) -> None:
-        """Hand the message over.
+        """Send the message.
 
         Raises:
-            Refused: trying again would not help.
-            Unreached: it may.
+            Refused: A retry would not help.
+            Unreached: A retry may help.
         """
 
 
 @dataclass(frozen=True)
 class Slack:
-    """An incoming webhook that reads Slack's message format, as Mattermost's and Rocket.Chat's do too."""
+    """Incoming webhook for Slack's message format, which Mattermost and Rocket.Chat read too."""
 
     url: str = field(repr=False)
     name: str = "the webhook"
 
     def send(self, message: Message) -> None:
-        """Post the line, and every fact as a field."""
+        """Post the title, and every fact as a field."""
         _post(self.url, json.dumps(slack(message)).encode())
 
 
 @dataclass(frozen=True)
 class SignedWebhook:
-    """Any program that takes a signed POST, as https://www.standardwebhooks.com describes and verifies them.
+    """Endpoint that accepts a signed POST according to https://www.standardwebhooks.com.
 
-    The signature is the HMAC-SHA256 of ``<id>.<timestamp>.<body>`` in base64. The id stays the same when a message is
-    sent again, so that it can be heeded once; the timestamp is of the sending, so that an old one can be turned away.
+    The signature is the HMAC-SHA256 of ``<id>.<timestamp>.<body>`` in base64. The id stays the same on a retry, so that
+    receivers can drop duplicates. The timestamp is the time of sending, so that receivers can reject replays.
     """
 
     url: str = field(repr=False)
@@ -86,32 +87,32 @@ class SignedWebhook:
     name: str = "the signed webhook"
 
     def send(self, message: Message) -> None:
-        """Post what happened as ``{"type", "timestamp", "data"}``."""
+        """Post the run's end as ``{"type", "timestamp", "data"}``."""
         now = int(time.time())
         data = {name.replace(" ", "_"): value for name, value in message.said.items()}
-        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
-        body = json.dumps({"type": f"run.{message.verdict}", "timestamp": moment, "data": data}).encode()
-        own = {"webhook-id": f"run-{message.run}", "webhook-timestamp": str(now)}
-        signed = f"{own['webhook-id']}.{now}.".encode() + body
+        timestamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+        body = json.dumps({"type": f"run.{message.verdict}", "timestamp": timestamp, "data": data}).encode()
+        headers = {"webhook-id": f"run-{message.run}", "webhook-timestamp": str(now)}
+        signed = f"{headers['webhook-id']}.{now}.".encode() + body
         signature = base64.b64encode(hmac.digest(self.secret, signed, hashlib.sha256)).decode()
-        _post(self.url, body, {**own, "webhook-signature": f"v1,{signature}"})
+        _post(self.url, body, {**headers, "webhook-signature": f"v1,{signature}"})
 
 
 @dataclass(frozen=True)
 class Mail:
-    """People, through a mail server (SMTP)."""
+    """Mail to people through an SMTP server."""
 
     host: str
     sender: str
     to: tuple[str, ...]
     security: Literal["starttls", "tls", "none"] = "starttls"
-    port: int = 0  # 0: the usual one
-    user: str = ""  # empty: the server asks for no login
+    port: int = 0  # 0: the default port of `security`
+    user: str = ""  # empty: no login
     password: str = field(default="", repr=False)
     name: str = "the mail server"
 
     def send(self, message: Message) -> None:
-        """Send one mail to all, in the clear only where that is asked for."""
+        """Send one mail to all addresses, unencrypted only if `security` is "none"."""
         client = None
         try:
             client = self._connect()
@@ -130,7 +131,7 @@ class Mail:
             raise Unreached(f"could not be reached ({type(error).__name__})") from None
         finally:
             if client is not None:
-                with contextlib.suppress(OSError, smtplib.SMTPException):  # the mail is out, or not, whatever it says
+                with contextlib.suppress(OSError, smtplib.SMTPException):  # the answer to QUIT changes nothing
                     client.quit()
                 client.close()
         if refused:
@@ -152,57 +153,62 @@ class Mail:
 
 @dataclass(frozen=True)
 class Misconfigured:
-    """One who was to be told, by an environment that does not say how."""
+    """Recipient whose environment variables are incomplete or invalid."""
 
     name: str
     why: str
 
     def send(self, message: Message) -> None:
-        """Say why nobody can be told."""
+        """Raise `Refused` with the reason."""
         raise Refused(f"was not told: {self.why}")
 
 
 def read(environment: Mapping[str, str]) -> list[Recipient]:
-    """Who the environment says is to be told.
+    """Return the recipients that the environment configures.
 
     Args:
-        environment: ``WEBHOOK``, a URL for Slack's format; ``SIGNED_WEBHOOK`` and its ``SIGNING_SECRET``;
-            ``SMTP_HOST``, ``MAIL_FROM`` and ``MAIL_TO`` (addresses with commas between), where wanted with
-            ``SMTP_SECURITY`` (starttls, tls or none), ``SMTP_PORT``, ``SMTP_USER`` and ``SMTP_PASSWORD``.
+        environment: Environment variables. ``WEBHOOK``: a URL for Slack's format. ``SIGNED_WEBHOOK`` and
+            ``SIGNING_SECRET``: a signed webhook. ``SMTP_HOST``, ``MAIL_FROM`` and ``MAIL_TO`` (comma-separated
+            addresses): mail, with the optional ``SMTP_SECURITY`` (starttls, tls or none), ``SMTP_PORT``, ``SMTP_USER``
+            and ``SMTP_PASSWORD``.
     """
     makers: dict[str, tuple[str, Callable[[Mapping[str, str]], Recipient]]] = {
-        "WEBHOOK": (Slack.name, lambda given: Slack(given["WEBHOOK"])),
+        "WEBHOOK": (Slack.name, lambda variables: Slack(variables["WEBHOOK"])),
         "SIGNED_WEBHOOK": (SignedWebhook.name, _signed),
         "SMTP_HOST": (Mail.name, _mail),
     }
-    given = {name: value.strip() for name, value in without_services(environment).items() if value.strip()}
-    found: list[Recipient] = []
+    variables = {name: value.strip() for name, value in without_services(environment).items() if value.strip()}
+    recipients: list[Recipient] = []
     for variable, (name, make) in makers.items():
-        if variable in given:
+        if variable in variables:
             try:
-                found.append(make(given))
+                recipients.append(make(variables))
             except ValueError as error:
-                found.append(Misconfigured(name, str(error)))
-    return found
+                recipients.append(Misconfigured(name, str(error)))
+    return recipients
 
 
-def _signed(given: Mapping[str, str]) -> SignedWebhook:
-    """The signed webhook, once its secret is one that the receivers' libraries read alike."""
-    text = given.get("SIGNING_SECRET", "")
+def _signed(variables: Mapping[str, str]) -> SignedWebhook:
+    """Return the signed webhook; raise ValueError unless all receivers' libraries decode its secret alike."""
+    text = variables.get("SIGNING_SECRET", "")
     try:
         secret = base64.b64decode(text.removeprefix(_PREFIX), validate=True) if text.startswith(_PREFIX) else b""
     except binascii.Error:
         secret = b""
     if not 24 <= len(secret) <= 64:
         raise ValueError(f"SIGNING_SECRET has to be {_PREFIX} and 24 to 64 random bytes in base64")
-    return SignedWebhook(given["SIGNED_WEBHOOK"], secret)
+    return SignedWebhook(variables["SIGNED_WEBHOOK"], secret)
 
 
-def _mail(given: Mapping[str, str]) -> Mail:
-    """The mail server, once it is said from whom and to whom."""
-    to = tuple(filter(None, (address.strip() for address in given.get("MAIL_TO", "").split(","))))
-    sender, security = given.get("MAIL_FROM", ""), given.get("SMTP_SECURITY", "starttls")
-    port, user, password = given.get("SMTP_PORT", "0"), given.get("SMTP_USER", ""), given.get("SMTP_PASSWORD", "")
+def _mail(variables: Mapping[str, str]) -> Mail:
+    """Return the mail recipient; raise ValueError if its variables are incomplete or invalid."""
+    to = tuple(filter(None, (address.strip() for address in variables.get("MAIL_TO", "").split(","))))
+    sender, security = variables.get("MAIL_FROM", ""), variables.get("SMTP_SECURITY", "starttls")
+    port, user, password = (
+        variables.get("SMTP_PORT", "0"),
+        variables.get("SMTP_USER", ""),
+        variables.get("SMTP_PASSWORD", ""),
+    )
     if not to or not all(_is_address(address) for address in (sender, *to)):
         raise ValueError("MAIL_FROM has to be a mail address and MAIL_TO one or more, with commas between")
     if security not in get_args(Mail.__annotations__["security"]):
@@ -211,17 +217,20 @@ def _mail(given: Mapping[str, str]) -> Mail:
         raise ValueError("SMTP_PORT has to be a number up to 65535")
     if security == "none" and user:
         raise ValueError("a password is not sent in the clear; set SMTP_SECURITY to starttls or tls")
-    return Mail(given["SMTP_HOST"], sender, to, security, int(port), user, password)
+    return Mail(variables["SMTP_HOST"], sender, to, security, int(port), user, password)
 
 
 def _is_address(text: str) -> bool:
-    """Whether a text is one bare mail address."""
-    before, at, after = text.partition("@")
-    return bool(before and at and after) and text.isprintable() and not set(text) & set(" ,;<>@") - {"@"}
+    """Return True if a text is one bare mail address."""
+    local_part, at, domain = text.partition("@")
+    return bool(local_part and at and domain) and text.isprintable() and not set(text) & set(" ,;<>@") - {"@"}
 
 
 def slack(message: Message) -> dict[str, Any]:
-    """The message in Slack's format, with the three characters escaped by which Slack links and mentions."""
+    """Return the message in Slack's format.
+
+    The three characters by which Slack links and mentions are escaped.
+    """
     text = _escaped(message.title)
     fields = [
         {"title": name.capitalize(), "value": _escaped(value), "short": len(value) < 40}
@@ -231,35 +240,35 @@ def slack(message: Message) -> dict[str, Any]:
 
 
 def _escaped(text: str) -> str:
-    """The text as https://docs.slack.dev/messaging/formatting-message-text wants it: & < > and no others."""
+    """Return text with & < > escaped, as https://docs.slack.dev/messaging/formatting-message-text requires."""
     return text[:_LONGEST].replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def mail(message: Message, sender: str, to: tuple[str, ...]) -> email.message.EmailMessage:
-    """The message as a mail of plain text; its id stays the same when it is sent again."""
+    """Return the message as a plain-text mail; its id stays the same on a retry."""
     letter = email.message.EmailMessage()
     letter["From"], letter["To"] = sender, ", ".join(to)
     letter["Subject"] = " ".join(message.title.split())[:200]  # a header is one line
     letter["Date"] = email.utils.formatdate()
     letter["Message-ID"] = f"<{hashlib.sha256(message.run.encode()).hexdigest()[:32]}@{sender.partition('@')[2]}>"
-    letter["Auto-Submitted"] = "auto-generated"  # so that no absence note answers (RFC 3834)
+    letter["Auto-Submitted"] = "auto-generated"  # suppresses automatic replies (RFC 3834)
     letter.set_content("\n".join(f"{name.capitalize()}: {value}" for name, value in message.said.items()) + "\n")
     return letter
 
 
 def _post(url: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
-    """Post JSON, and follow no redirect: it would take the message elsewhere."""
-    own = {"Content-Type": "application/json", **(headers or {})}
+    """Post JSON; redirects are not followed, as they would send the message elsewhere."""
+    all_headers = {"Content-Type": "application/json", **(headers or {})}
     try:
-        answer = requests.post(url, data=body, headers=own, timeout=_TIMEOUT, allow_redirects=False)
-    except Exception as error:  # its text holds the URL, and a URL may be wrong in many ways
+        response = requests.post(url, data=body, headers=all_headers, timeout=_TIMEOUT, allow_redirects=False)
+    except Exception as error:  # a URL can fail in many ways; the error's text holds the secret URL
         raise Unreached(f"could not be reached ({type(error).__name__})") from None
-    if answer.ok and not answer.is_redirect:
+    if response.ok and not response.is_redirect:
         return
-    again = answer.status_code == 429 or answer.status_code >= 500
-    raise (Unreached if again else Refused)(f"answered {answer.status_code}")
+    is_temporary = response.status_code == 429 or response.status_code >= 500
+    raise (Unreached if is_temporary else Refused)(f"answered {response.status_code}")
 
 
 def _answered(code: int) -> Exception:
-    """What an SMTP answer means: 4xx for now, 5xx for good (RFC 5321, 4.2.1)."""
+    """Return the error of an SMTP reply code: 4xx is temporary, 5xx permanent (RFC 5321, 4.2.1)."""
     return (Refused if code >= 500 else Unreached)(f"answered {code}")

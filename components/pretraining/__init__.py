@@ -1,1 +1,1 @@
-"""Unlabelled photos become an encoder, by a convolutional autoencoder."""
+"""Step that pretrains an encoder on photos without labels, as a convolutional autoencoder."""

@@ -1,4 +1,4 @@
-"""The convolutional autoencoder that pretrains an encoder without labels."""
+"""Convolutional autoencoder that pretrains an encoder without labels."""
 
 import keras
 from keras import ops
@@ -6,23 +6,24 @@ from keras import ops
 from components.scorer.settings import Pretraining
 
 BOTTLENECK = 64
-"""Channels of the code. With a stride of 32 it holds 1/48 of the photo's numbers, so that it must summarise."""
+"""Channels of the code. At a stride of 32 the code has 1/48 of the photo's numbers, so that it must summarise."""
 
 _WIDTHS = (128, 64, 32, 24, 16)
 
 
 def build_autoencoder(encoder: keras.Model, settings: Pretraining) -> keras.Model:
-    """The encoder, a narrow code and a decoder that doubles the side until it is the photo's again.
+    """Build the autoencoder: the encoder, a narrow code, and a decoder that doubles the side up to the photo's.
 
     Args:
-        encoder: from ``encoder.build_encoder``; its layers are shared, so training this trains the encoder.
-        settings: names the side of the crop.
+        encoder: Encoder of ``encoder.build_encoder``. Its layers are shared: training the autoencoder trains the
+            encoder.
+        settings: Pretraining settings; name the side of the crop.
 
     Returns:
-        float ``[n, crop, crop, 3]``, 0..255, to the same shape, 0..1.
+        Model from float ``[n, crop, crop, 3]``, 0..255, to the same shape, 0..1.
 
     Raises:
-        ValueError: the crop is not the encoder's stride times a power of two, so the decoder cannot reach it.
+        ValueError: The crop is not the encoder's output side times a power of two, so the decoder cannot reach it.
     """
     code = keras.layers.Conv2D(BOTTLENECK, 1, name="code")(encoder.output)
     side = code.shape[1]
@@ -44,5 +45,5 @@ def build_autoencoder(encoder: keras.Model, settings: Pretraining) -> keras.Mode
 
 @keras.saving.register_keras_serializable("portrait_scorer")
 def reconstruction_error(pixels, photo):
-    """Mean squared error between pixels 0..255 ``[n, h, w, 3]`` and a reconstruction 0..1 of them, ``[n]``."""
+    """Return the mean squared error ``[n]`` between pixels 0..255 ``[n, h, w, 3]`` and their reconstruction 0..1."""
     return ops.mean(ops.square(ops.cast(pixels, "float32") / 255 - photo), axis=(1, 2, 3))

@@ -1,4 +1,4 @@
-"""Pretrain the scorer's backbone without labels: a convolutional autoencoder on portraits."""
+"""Pretraining of the scorer's backbone without labels, by a convolutional autoencoder on portraits."""
 
 import tempfile
 from pathlib import Path
@@ -21,7 +21,7 @@ from components.scorer.registry import integrity
 from components.scorer.settings import Pretraining
 
 HELD_OUT = 20
-"""One in so many photos of the pool is not trained on, for the second curve. Validation and test stay unseen."""
+"""Every 20th photo of the pool is held out for the validation curve. The splits validation and test are not read."""
 
 
 def pretrain(
@@ -35,26 +35,26 @@ def pretrain(
     fingerprint: str,
     show_photos: bool = False,
 ) -> dict[str, float]:
-    """Build the encoder and, unless ImageNet or random weights are asked for, train it as an autoencoder.
+    """Build the encoder and train it as an autoencoder, unless ImageNet or random weights are requested.
 
     Args:
         dataset: TFDS directory; the splits ``unlabelled`` and ``train`` are read.
-        encoder: folder to write the encoder to.
-        report: file to write the page to.
-        settings: what to build and how long to train it.
-        scale: side of the square that photos are scaled to before the crop, at least ``settings.crop``.
+        encoder: Folder to write the encoder to.
+        report: Path of the HTML report.
+        settings: Pretraining settings.
+        scale: Side of the square that photos are resized to before the crop, at least ``settings.crop``, pixels.
         checkpoints: URI of the folder of this step's checkpoints.
-        fingerprint: of the data set: checkpoints of another one are not gone on from.
-        show_photos: whether the page shows originals and reconstructions.
+        fingerprint: Fingerprint of the data set; checkpoints of another data set are not resumed.
+        show_photos: True to show originals and reconstructions in the report.
 
     Returns:
-        ``pretraining_loss`` and ``pretraining_held_out_loss`` (mean squared error, pixels 0..1),
-        ``pretraining_photos`` and ``pretraining_epochs``; empty when nothing was trained.
+        ``pretraining_loss`` and ``pretraining_held_out_loss`` (mean squared error, pixels 0..1), ``pretraining_photos``
+        and ``pretraining_epochs``; empty if nothing was trained.
 
     Raises:
-        ValueError: the settings contradict each other, there is no photo to train on, or ``settings.weights`` is of no
-            known kind or has another SHA-256 than ``settings.weights_sha256``.
-        FileNotFoundError: ``settings.weights`` is not there.
+        ValueError: The settings contradict each other, there is no photo to train on, or ``settings.weights`` has an
+            unknown suffix or a SHA-256 other than ``settings.weights_sha256``.
+        FileNotFoundError: ``settings.weights`` does not exist.
     """
     check_together(settings, scale)
     network = build_encoder(settings, _fetch(settings.weights, settings.weights_sha256))
@@ -62,8 +62,8 @@ def pretrain(
         settle_batch_norms(network, _some_photos(dataset, settings, scale))
     curves, panel, metrics = {}, None, {}
     if settings.unsupervised:
-        place = Checkpoints(checkpoints, fingerprint_of(as_parameters(settings), scale, fingerprint))
-        network, curves, panel = _train(dataset, network, settings, scale, place)
+        store = Checkpoints(checkpoints, fingerprint_of(as_parameters(settings), scale, fingerprint))
+        network, curves, panel = _train(dataset, network, settings, scale, store)
         metrics = {
             "pretraining_loss": curves["loss"][best_epoch(curves) - 1],
             "pretraining_held_out_loss": min(curves["val_loss"]),
@@ -76,9 +76,9 @@ def pretrain(
 
 
 def _train(
-    dataset: str | Path, encoder: keras.Model, settings: Pretraining, scale: int, place: Checkpoints
+    dataset: str | Path, encoder: keras.Model, settings: Pretraining, scale: int, store: Checkpoints
 ) -> tuple[keras.Model, Curves, tuple[np.ndarray, np.ndarray]]:
-    """Train the autoencoder; its encoder, its curves and a panel of originals and reconstructions."""
+    """Train the autoencoder; return its encoder, its curves and a panel of originals and reconstructions."""
     network = build_autoencoder(encoder, settings)
     settle_batch_norms(network, _some_photos(dataset, settings, scale))
     network.compile(keras.optimizers.Adam(settings.learning_rate), loss=reconstruction_error)
@@ -88,7 +88,7 @@ def _train(
         settings.epochs,
         lambda epoch: _epoch(dataset, settings, scale, epoch),
         what="pretraining",
-        checkpoints=place,
+        checkpoints=store,
         seed=settings.seed,
         validation=held_out,
     )
@@ -99,7 +99,7 @@ def _train(
 
 
 def _pool(dataset: str | Path) -> str:
-    """The splits that may be pretrained on."""
+    """Return the splits to pretrain on, joined by "+"."""
     sizes = photos.counts(dataset)
     return "+".join(split for split in ("unlabelled", "train") if sizes.get(split))
 
@@ -110,13 +110,13 @@ def _pool_size(dataset: str | Path) -> int:
 
 
 def _epoch(dataset: str | Path, settings: Pretraining, scale: int, epoch: int) -> tf.data.Dataset:
-    """The pool less what is held out; the target is the photo itself, the input perhaps a noisy copy of it."""
+    """Return an epoch of the pool without held-out photos; the target is the photo, the input may be a noisy copy."""
 
-    def pair(place: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    def pair(index: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         pixels, _ = batch
         if settings.start != "denoising":
             return pixels, pixels
-        seed = tf.stack([tf.constant(settings.seed * 100_003 + epoch, tf.int64), place])
+        seed = tf.stack([tf.constant(settings.seed * 100_003 + epoch, tf.int64), index])
         return augmentation.add_noise(pixels, settings.noise, seed), pixels
 
     batches = photos.augmented(
@@ -133,7 +133,7 @@ def _epoch(dataset: str | Path, settings: Pretraining, scale: int, epoch: int) -
 
 
 def _some_photos(dataset: str | Path, settings: Pretraining, scale: int) -> tf.Tensor:
-    """The first batch that is trained on."""
+    """Return the first training batch; raise ValueError if the data set has no photos."""
     if not _pool_size(dataset):
         raise ValueError(
             'pretraining needs photos: the data set has none; give unlabelled photos or set start to "none"'
@@ -142,14 +142,14 @@ def _some_photos(dataset: str | Path, settings: Pretraining, scale: int) -> tf.T
 
 
 def _held_out(dataset: str | Path, settings: Pretraining, scale: int) -> tf.data.Dataset:
-    """Every twentieth photo of the pool, for the second curve."""
+    """Return the held-out photos of the pool."""
     return photos.batches(
         dataset, _pool(dataset), scale=scale, crop=settings.crop, batch_size=settings.batch_size, only=HELD_OUT
     ).map(lambda pixels, votes: (pixels, pixels))  # fmt: skip
 
 
 def _fetch(weights: str, digest: str) -> Path | None:
-    """A local copy of the weights that the encoder starts from, once they are known to be those asked for."""
+    """Return a local copy of the encoder's initial weights with the expected SHA-256; None if none are requested."""
     if not weights:
         return None
     if not weights.endswith((".keras", ".weights.h5")):

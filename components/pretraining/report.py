@@ -1,4 +1,4 @@
-"""The page of a pretraining: curves, and originals beside their reconstructions."""
+"""Pretraining report: learning curves, and originals beside their reconstructions."""
 
 import io
 from pathlib import Path
@@ -23,13 +23,13 @@ _STARTS = {
 def write_report(
     file: str | Path, settings: Pretraining, curves: Curves, panel: tuple[np.ndarray, np.ndarray] | None
 ) -> None:
-    """Write the page.
+    """Write the pretraining report.
 
     Args:
-        file: where to.
-        settings: of this pretraining.
-        curves: ``loss``, ``val_loss`` and ``seconds``, a value an epoch; empty when nothing was trained.
-        panel: originals and reconstructions, each ``[n, h, w, 3]``, 0..1; None to show no photo.
+        file: Path of the HTML file.
+        settings: Settings of this pretraining.
+        curves: ``loss``, ``val_loss`` and ``seconds``, one value per epoch; empty if nothing was trained.
+        panel: Originals and reconstructions, each ``[n, h, w, 3]``, 0..1; None to show no photo.
     """
     page = Page("Pretraining", _STARTS[settings.start])
     if curves:

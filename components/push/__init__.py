@@ -1,1 +1,1 @@
-"""A scorer that passed its gates becomes a published version."""
+"""Step that publishes a scorer that passed its gates as a version."""

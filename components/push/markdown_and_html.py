@@ -1,4 +1,4 @@
-"""A text in sections that is written once and read twice: as Markdown and as a page."""
+"""Document in sections, rendered as Markdown and as an HTML page."""
 
 import math
 import re
@@ -15,7 +15,7 @@ from components.scorer.report.page import Page
 
 @dataclass(frozen=True)
 class Banner:
-    """A verdict: yes, no, or neither (None)."""
+    """Verdict: positive (True), negative (False) or neither (None)."""
 
     ok: bool | None
     words: str
@@ -23,14 +23,14 @@ class Banner:
 
 @dataclass(frozen=True)
 class Items:
-    """A list of sentences."""
+    """List of sentences."""
 
     sentences: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure in a table's cell with the ends of its interval, which need not be known."""
+    """Table cell of a value with the ends of its interval; unknown ends are NaN."""
 
     value: float
     low: float = math.nan
@@ -38,14 +38,17 @@ class Interval:
 
     @property
     def ends(self) -> str:
-        """The interval in words; empty where it is not known."""
+        """Interval as text; empty if its ends are unknown."""
         known = math.isfinite(self.low) and math.isfinite(self.high)
         return f"({self.low:.3f} to {self.high:.3f})" if known else ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """One dict a row; the columns are the keys in order of first appearance. None and NaN are shown as a dash."""
+    """Table with one dict per row; columns are the keys in order of first appearance.
+
+    None and NaN are shown as a dash.
+    """
 
     rows: Sequence[Mapping[str, Any]]
     caption: str = ""
@@ -53,59 +56,59 @@ class Table:
 
 @dataclass(frozen=True)
 class Code:
-    """Lines to copy."""
+    """Lines of code to copy."""
 
     lines: str
     language: str = "python"
 
 
 Block = str | Banner | Items | Table | Code
-"""A string is a paragraph."""
+"""Part of a section; a string is a paragraph."""
 
 
 @dataclass
 class Document:
-    """A title, a sentence under it, and sections in the order in which they are added."""
+    """Document with a title, a lead sentence, and sections in the order of their addition."""
 
     title: str
     lead: str = ""
     sections: list[tuple[str, list[Block]]] = field(default_factory=list)
 
     def section(self, heading: str, *blocks: Block) -> None:
-        """Add a section; one without anything in it is left out.
+        """Add a section, unless all of its blocks are empty.
 
         Args:
-            heading: plain text; empty for a section without one, such as the verdict on top.
-            *blocks: what the section says; empty lists, tables and texts are left out.
+            heading: Heading in plain text; empty for a section without a heading, such as the verdict on top.
+            *blocks: Blocks of the section; empty lists, tables and texts are left out.
         """
         filled = [block for block in blocks if not _empty(block)]
         if filled:
             self.sections.append((heading, filled))
 
     def markdown(self) -> str:
-        """The document as Markdown with GitHub's tables."""
+        """Return the document as GitHub-flavoured Markdown."""
         parts = [f"# {escape(self.title)}", _paragraph(self.lead)]
         for heading, blocks in self.sections:
             parts += [f"## {escape(heading)}" if heading else "", *(_markdown(block) for block in blocks)]
         return "\n\n".join(filter(None, parts)) + "\n"
 
     def page(self) -> Page:
-        """The document as a page that needs no network."""
-        shown = Page(self.title, self.lead)
+        """Return the document as an HTML page without external resources."""
+        result = Page(self.title, self.lead)
         for heading, blocks in self.sections:
-            shown.section(heading, *(_html(block) for block in blocks))
-        return shown
+            result.section(heading, *(_html(block) for block in blocks))
+        return result
 
 
 def escape(words: str) -> str:
-    """Text in one line that Markdown shows as it is, whoever wrote it."""
+    """Return text in one line, escaped so that Markdown shows it literally."""
     line = " ".join(words.split())
-    # An underscore within a word emphasises nothing, and escaped it would spoil every name for who reads the source.
+    # An underscore within a word is no emphasis. Escaping it would make names hard to read in the source.
     return re.sub(r"[\\`*<\[\]|~$]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", line)
 
 
 def shown(value: Any) -> str:
-    """A value as a table's cell in Markdown shows it: like a page's."""
+    """Return a value as text for a Markdown table cell, formatted as in the HTML page."""
     if value is None or (isinstance(value, Real) and math.isnan(value)):
         return "-"
     if isinstance(value, bool):
@@ -123,7 +126,7 @@ def _empty(block: Block) -> bool:
 
 
 def _paragraph(words: str) -> str:
-    """Escaped text that begins no list, heading or quotation."""
+    """Return escaped text that cannot begin a list, heading or quotation."""
     return re.sub(r"^(\d{1,9}(?=[.)])|(?=[-+#>=]))", r"\1\\", escape(words))
 
 
@@ -167,7 +170,7 @@ def _html(block: Block) -> Markup:
 
 
 def _html_cell(value: Any) -> Any:
-    """A value for a page's table, which knows all but intervals."""
+    """Return a cell value for the HTML page's table, which formats all types but intervals."""
     if not isinstance(value, Interval):
         return value
     return Markup('<span class="estimate">{:.3f} <small>{}</small></span>').format(value.value, value.ends)

@@ -1,10 +1,10 @@
-"""The model card of a published version: what it is, what it was made of, what it may be used for, and what not.
+"""Model card of a published version: provenance, intended use, limits and measurements.
 
-Its parts are those of Mitchell et al., "Model Cards for Model Reporting", 2019, https://arxiv.org/abs/1810.03993:
+The sections are those of Mitchell et al., "Model Cards for Model Reporting", 2019, https://arxiv.org/abs/1810.03993:
 model, intended use, factors, metrics, data, quantitative analyses, ethical considerations, caveats.
 
-The figures come from files of earlier steps, of which some may be missing or know fewer figures: what is not there is
-not shown, and never keeps a version from being published.
+The figures come from files of earlier steps. Some files or figures may be missing: a missing figure is left out and
+never keeps a version from being published.
 """
 
 import json
@@ -23,27 +23,27 @@ MARKDOWN, HTML = "model_card.md", "model_card.html"
 
 @dataclass(frozen=True)
 class Facts:
-    """What the card tells.
+    """Inputs of the model card.
 
     Attributes:
-        name: of the model.
-        version: its number.
-        uri: address of the version's folder.
-        date: of its publication, ISO 8601.
-        run: id of the pipeline's run.
-        revision: git revision of the code that trained it.
+        name: Name of the model.
+        version: Version number.
+        uri: Address of the version's folder.
+        date: Date of publication, ISO 8601.
+        run: Id of the pipeline's run.
+        revision: Git revision of the code that trained the scorer.
         scorer: SHA-256 of the trained bundle.
-        data_fingerprint: of the data set that it was trained on.
-        settings: of the network and its training, by phase.
-        decision: record of the decision, see ``decision.schema.json``.
-        metrics: the evaluation's ``metrics.json``.
-        ingestion: the data set's ``ingestion.json``.
-        sources: addresses of the data, by what they hold.
-        consent: where the photographed people's consent is documented.
-        images: references of the container images, by name.
-        faces: what it reads of faces, and by what.
-        stages: that a photo goes through before it is scored, where the scorer reads faces; see ``face_inputs.Stage``.
-        inputs: that the SavedModel's signature takes.
+        data_fingerprint: Fingerprint of the training data set.
+        settings: Settings of the network and its training, by phase.
+        decision: Record of the decision, see ``decision.schema.json``.
+        metrics: Content of the evaluation's ``metrics.json``.
+        ingestion: Content of the data set's ``ingestion.json``.
+        sources: Addresses of the data, by content.
+        consent: Where the photographed people's consent is documented.
+        images: References of the container images, by name.
+        faces: Description of the face inputs and of the networks that compute them.
+        stages: Stages of a photo before scoring, if the scorer reads faces; see ``face_inputs.Stage``.
+        inputs: Inputs of the SavedModel's signature.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Card:
-    """The card in both forms."""
+    """Model card as Markdown and as HTML."""
 
     markdown: str
     html: str
@@ -80,7 +80,7 @@ class Card:
 
 
 def card(facts: Facts) -> Card:
-    """The card of a version."""
+    """Build the model card of a version."""
     document = Document(
         f"Model card: {facts.name}, version {facts.version}",
         "A scorer of portrait photos: it says how people would rate a photo from 1 to 10. "
@@ -122,25 +122,25 @@ _MISUSES = (
 )
 
 
-def _verdict(facts: Facts) -> list[Block]:
-    made = decision.of(facts.decision)
-    blocks: list[Block] = [Banner(None if made.verdict == "forced" or made.warnings else True, made.summary)]
-    if made.verdict == "forced":
-        blocks += ["A person published this version although these gates said no:", Items(made.reasons)]
-    if made.warnings:
-        blocks += ["Warnings, which block nothing:", Items(made.warnings)]
+def _verdict(card_inputs: Facts) -> list[Block]:
+    decided = decision.of(card_inputs.decision)
+    blocks: list[Block] = [Banner(None if decided.verdict == "forced" or decided.warnings else True, decided.summary)]
+    if decided.verdict == "forced":
+        blocks += ["A person published this version although these gates said no:", Items(decided.reasons)]
+    if decided.warnings:
+        blocks += ["Warnings, which block nothing:", Items(decided.warnings)]
     return blocks
 
 
-def _model(facts: Facts) -> Table:
-    pretraining, training = (_object(facts.settings.get(phase)) for phase in ("pretraining", "training"))
+def _model(card_inputs: Facts) -> Table:
+    pretraining, training = (_object(card_inputs.settings.get(phase)) for phase in ("pretraining", "training"))
     crop = pretraining.get("crop")
     return Table(
         _pairs(
             {
-                "name": facts.name,
-                "version": str(facts.version),
-                "published": facts.date,
+                "name": card_inputs.name,
+                "version": str(card_inputs.version),
+                "published": card_inputs.date,
                 "network": " ".join(
                     filter(None, [str(pretraining.get("backbone", "")), _options(pretraining.get("backbone_options"))])
                 ),
@@ -148,8 +148,8 @@ def _model(facts: Facts) -> Table:
                 "reads": f"the middle {crop} by {crop} pixels of a photo scaled to {training.get('scale')}"
                 if crop
                 else "",
-                "faces": facts.faces,
-                "stages": ", ".join(facts.stages),
+                "faces": card_inputs.faces,
+                "stages": ", ".join(card_inputs.stages),
                 "answers": "the share of people who would give each score from 1 to 10, their mean and deviation",
                 "method": "NIMA: Neural Image Assessment (Talebi and Milanfar, 2018, arXiv:1709.05424)",
             }
@@ -161,39 +161,39 @@ def _options(value: Any) -> str:
     return f"({json.dumps(value)})" if value else ""
 
 
-def _data(facts: Facts) -> list[Block]:
-    ingested, ratings = facts.ingestion, _object(facts.ingestion.get("ratings"))
-    counts = {name: n for name, n in _object(ingested.get("counts")).items() if _number(n) is not None}
-    left_out = [{"left out because": reason, "photos": n} for reason, n in _object(ingested.get("reasons")).items()]
-    attributes = [name for name in _list(ingested.get("attributes")) if isinstance(name, str)]
-    consent = facts.consent.strip() or (
+def _data(card_inputs: Facts) -> list[Block]:
+    ingestion, ratings = card_inputs.ingestion, _object(card_inputs.ingestion.get("ratings"))
+    counts = {name: n for name, n in _object(ingestion.get("counts")).items() if _number(n) is not None}
+    excluded = [{"left out because": reason, "photos": n} for reason, n in _object(ingestion.get("reasons")).items()]
+    attributes = [name for name in _list(ingestion.get("attributes")) if isinstance(name, str)]
+    consent = card_inputs.consent.strip() or (
         "not stated. Whoever uses this model has to find out first whether the people in the photos have agreed."
     )
     return [
         f"Consent of the photographed people: {consent}",
         Table([{"split": name, "photos": number} for name, number in counts.items()]),
-        " ".join(_rated(ratings, _object(ingested.get("reliability")))),
+        " ".join(_rated(ratings, _object(ingestion.get("reliability")))),
         f"Attributes that are known of the photos: {', '.join(attributes)}." if attributes else "",
-        Table(_pairs(facts.sources, "source", "address")),
-        Table(left_out),
-        Items([note for note in _list(ingested.get("notes")) if isinstance(note, str)]),
+        Table(_pairs(card_inputs.sources, "source", "address")),
+        Table(excluded),
+        Items([note for note in _list(ingestion.get("notes")) if isinstance(note, str)]),
     ]
 
 
 def _rated(ratings: Mapping[str, Any], reliability: Mapping[str, Any]) -> Iterator[str]:
-    """How much people's word there is, and how well they agree, in sentences."""
-    number, people = _number(ratings.get("number")), _number(ratings.get("people"))
-    least, most = _number(ratings.get("least_a_photo")), _number(ratings.get("most_a_photo"))
-    if number:
-        by = f" by {people:,} people" if people else " by people who are not told apart"
-        span = f", {least:,} to {most:,} a photo" if least is not None and most is not None else ""
-        yield f"{number:,} ratings{by}{span}."
-    if without := _number(ratings.get("photos_without_number")):
-        yield f"How many people rated {without:,} {'more ' if number else ''}photos is not known."
-    if (groups := _number(ratings.get("groups"))) is not None:
-        yield f"The rated photos form {groups:,} groups (one person's, or alike), none of which is in two splits."
-    if (agreement := _number(reliability.get("spearman_brown"))) is not None:
-        yield f"Split-half reliability of people's mean scores (Spearman-Brown): {agreement:.3f}."
+    """Yield sentences on the number of people's ratings and on their agreement."""
+    n_ratings, n_people = _number(ratings.get("number")), _number(ratings.get("people"))
+    fewest, most = _number(ratings.get("least_a_photo")), _number(ratings.get("most_a_photo"))
+    if n_ratings:
+        raters = f" by {n_people:,} people" if n_people else " by people who are not told apart"
+        span = f", {fewest:,} to {most:,} a photo" if fewest is not None and most is not None else ""
+        yield f"{n_ratings:,} ratings{raters}{span}."
+    if n_unknown := _number(ratings.get("photos_without_number")):
+        yield f"How many people rated {n_unknown:,} {'more ' if n_ratings else ''}photos is not known."
+    if (n_groups := _number(ratings.get("groups"))) is not None:
+        yield f"The rated photos form {n_groups:,} groups (one person's, or alike), none of which is in two splits."
+    if (reliability_value := _number(reliability.get("spearman_brown"))) is not None:
+        yield f"Split-half reliability of people's mean scores (Spearman-Brown): {reliability_value:.3f}."
 
 
 _METRICS = {
@@ -209,21 +209,21 @@ _METRICS = {
 }
 
 
-def _metrics(facts: Facts) -> list[Block]:
-    found = facts.metrics
+def _metrics(card_inputs: Facts) -> list[Block]:
+    metrics = card_inputs.metrics
     scorers = {"this version": "challenger", "champion before it": "champion", "difference": "difference"}
-    columns = {title: _object(found.get(key)) for title, key in scorers.items()}
-    of_people = _object(found.get("ceiling"))
-    people = {"people's ceiling": _object(of_people.get("perfect")), "one person": _object(of_people.get("human"))}
-    known = [metric for metric in _METRICS if metric in columns["this version"]]
-    others = [metric for metric in columns["this version"] if metric not in _METRICS]
+    columns = {title: _object(metrics.get(key)) for title, key in scorers.items()}
+    ceiling = _object(metrics.get("ceiling"))
+    references = {"people's ceiling": _object(ceiling.get("perfect")), "one person": _object(ceiling.get("human"))}
+    known_metrics = [metric for metric in _METRICS if metric in columns["this version"]]
+    other_metrics = [metric for metric in columns["this version"] if metric not in _METRICS]
     rows = [
         {"metric": _METRICS.get(metric, metric)}
         | {title: _estimate(values.get(metric)) for title, values in columns.items() if values}
-        | {title: _number(values.get(metric)) for title, values in people.items() if values}
-        for metric in (*known, *others)
+        | {title: _number(values.get(metric)) for title, values in references.items() if values}
+        for metric in (*known_metrics, *other_metrics)
     ]
-    photos, confidence = _number(found.get("photos")), _number(_object(found.get("settings")).get("confidence"))
+    photos, confidence = _number(metrics.get("photos")), _number(_object(metrics.get("settings")).get("confidence"))
     interval = f"{100 * confidence:g} % bootstrap intervals" if confidence is not None else "bootstrap intervals"
     return [
         f"On the {photos:,} photos of the test split, with {interval}." if photos is not None else "",
@@ -231,31 +231,31 @@ def _metrics(facts: Facts) -> list[Block]:
         Table(rows),
         "People's ceiling is what a scorer reaches that knows each photo's true mean; one person is a single rater "
         "against the mean of the others."
-        if any(people.values())
+        if any(references.values())
         else "",
-        _against(facts),
-        _comparison(facts),
+        _against(card_inputs),
+        _comparison(card_inputs),
     ]
 
 
-def _comparison(facts: Facts) -> Table:
-    """The paired differences from the champion, which the gates judge."""
+def _comparison(card_inputs: Facts) -> Table:
+    """Return the paired differences from the champion, which the gates judge."""
     rows = [
         {
             "metric": metric.upper(),
-            "this version": _number(found.get("challenger")),
-            "champion before it": _number(found.get("champion")),
-            "paired difference": _estimate(found),
-            "photos needed to tell": _number(found.get("photos_needed")),
+            "this version": _number(difference.get("challenger")),
+            "champion before it": _number(difference.get("champion")),
+            "paired difference": _estimate(difference),
+            "photos needed to tell": _number(difference.get("photos_needed")),
         }
-        for metric, found in _object(facts.metrics.get("comparison")).items()
-        if isinstance(found, Mapping)
+        for metric, difference in _object(card_inputs.metrics.get("comparison")).items()
+        if isinstance(difference, Mapping)
     ]
     return Table(rows, "Against the champion on the same photos, drawn in pairs")
 
 
-def _against(facts: Facts) -> str:
-    champion = facts.decision["champion"]
+def _against(card_inputs: Facts) -> str:
+    champion = card_inputs.decision["champion"]
     if champion is None:
         return "There was no champion: this is the model's first version, or none was named."
     version = champion["version"]
@@ -274,10 +274,10 @@ _OF_A_SLICE = {
 }
 
 
-def _slices(facts: Facts) -> list[Block]:
-    found = facts.metrics.get("slices")
+def _slices(card_inputs: Facts) -> list[Block]:
+    slices = card_inputs.metrics.get("slices")
     rows = []
-    for row in _rows(found) or _rows(_object(found).get("slices")):
+    for row in _rows(slices) or _rows(_object(slices).get("slices")):
         figures = {name: _cell(value) for name, value in {**row, **_object(row.get("metrics"))}.items()}
         rows.append(
             {name: str(row.get(name, "")) for name in ("attribute", "value")}
@@ -292,8 +292,8 @@ def _slices(facts: Facts) -> list[Block]:
     ]
 
 
-def _behaviour(facts: Facts) -> list[Block]:
-    found = _object(facts.metrics.get("behaviour"))
+def _behaviour(card_inputs: Facts) -> list[Block]:
+    behaviour = _object(card_inputs.metrics.get("behaviour"))
     rows = [
         {
             "change": str(row.get("change", "")),
@@ -301,18 +301,18 @@ def _behaviour(facts: Facts) -> list[Block]:
             "mean change of the score": _estimate({**row, "value": row.get("mean")}),
             "largest": _number(row.get("largest")),
         }
-        for row in _rows(found.get("responses"))
+        for row in _rows(behaviour.get("responses"))
     ]
     return [Table(rows, "Score points by which photos of the test split moved when they were changed")] if rows else []
 
 
-def _numbers(facts: Facts, key: str) -> Table:
-    """Whatever figures a topic of ``metrics.json`` holds."""
-    return Table([{"figure": name, "value": value} for name, value in _figures(facts.metrics.get(key))])
+def _numbers(card_inputs: Facts, key: str) -> Table:
+    """Return a table of all figures of one topic of ``metrics.json``."""
+    return Table([{"figure": name, "value": value} for name, value in _figures(card_inputs.metrics.get(key))])
 
 
 def _figures(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The figures and words in nested objects by their path in words; lists hold single photos and are passed over."""
+    """Yield the figures and words in nested objects with their path in words; lists (single photos) are skipped."""
     if (cell := _cell(value)) not in (None, ""):
         yield path, cell
     elif isinstance(value, Mapping):
@@ -320,7 +320,7 @@ def _figures(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from _figures(item, f"{path} {name}".strip().replace("_", " "))
 
 
-def _gates(facts: Facts) -> Table:
+def _gates(card_inputs: Facts) -> Table:
     signs = {"passed": "✓ passed", "failed": "✗ failed", "not judged": "! not judged"}
     return Table(
         [
@@ -331,17 +331,18 @@ def _gates(facts: Facts) -> Table:
                 "threshold": gate["threshold"],
                 "reason": gate["reason"],
             }
-            for gate in facts.decision["gates"]
+            for gate in card_inputs.decision["gates"]
         ]
     )
 
 
-def _limits(facts: Facts) -> list[str]:
-    perturbation = _object(_object(facts.metrics.get("behaviour")).get("perturbation"))
-    rise, budget = _number(perturbation.get("rise")), _number(perturbation.get("budget"))
+def _limits(card_inputs: Facts) -> list[str]:
+    perturbation = _object(_object(card_inputs.metrics.get("behaviour")).get("perturbation"))
+    mean_rise, budget = _number(perturbation.get("rise")), _number(perturbation.get("budget"))
     measured = (
-        f" Measured: changes of at most {budget:g} of 255 at each pixel raised scores by {rise:.2f} points on average."
-        if rise is not None and budget is not None
+        f" Measured: changes of at most {budget:g} of 255 at each pixel raised scores by {mean_rise:.2f} points on"
+        " average."
+        if mean_rise is not None and budget is not None
         else " How far was not measured for this version."
     )
     return [
@@ -355,17 +356,17 @@ def _limits(facts: Facts) -> list[str]:
     ]
 
 
-def _loading(facts: Facts) -> list[Block]:
+def _loading(card_inputs: Facts) -> list[Block]:
     photo = 'photo = open("portrait.jpg", "rb").read()  # upright: EXIF orientation is not heeded\n'
-    said = 'print(answer["mean"], answer["std"], answer["distribution"])'
-    if facts.stages:
-        faces = " and ".join(facts.inputs[1:])
-        how = [
-            f"The version lies at {facts.uri}.",
+    print_line = 'print(answer["mean"], answer["std"], answer["distribution"])'
+    if card_inputs.stages:
+        faces = " and ".join(card_inputs.inputs[1:])
+        steps = [
+            f"The version lies at {card_inputs.uri}.",
             Banner(
                 None,
                 f"The SavedModel is not all of this scorer. Beside image_bytes its signatures take {faces}, which the "
-                f"stages {', '.join(facts.stages[:-1])} find out; a photo alone is refused, not scored worse. "
+                f"stages {', '.join(card_inputs.stages[:-1])} find out; a photo alone is refused, not scored worse. "
                 "TensorFlow Serving and KServe's TensorFlow runtime do not run these stages: serve the version by this "
                 "project's server, which takes photos alone, or run them before, as portable/portable.json says, with "
                 "the weights in portable/faces.",
@@ -373,54 +374,54 @@ def _loading(facts: Facts) -> list[Block]:
             "With this project's code, which runs them:",
             Code(
                 "from components.scorer.artifacts import saved_model\n\n"
-                f'scorer = saved_model.load("{facts.uri}")\n{photo}answer = scorer.answers([photo])\n{said}'
+                f'scorer = saved_model.load("{card_inputs.uri}")\n{photo}answer = scorer.answers([photo])\n{print_line}'
             ),
         ]
     else:
-        how = [
-            f"The version lies at {facts.uri}. With TensorFlow alone, from a local copy of that folder:",
+        steps = [
+            f"The version lies at {card_inputs.uri}. With TensorFlow alone, from a local copy of that folder:",
             Code(
                 "import tensorflow as tf\n\n"
-                f'model = tf.saved_model.load("{facts.version}").signatures["serving_default"]\n'
-                f"{photo}answer = model(image_bytes=tf.constant([photo]))\n{said}"
+                f'model = tf.saved_model.load("{card_inputs.version}").signatures["serving_default"]\n'
+                f"{photo}answer = model(image_bytes=tf.constant([photo]))\n{print_line}"
             ),
         ]
     return [
-        *how,
+        *steps,
         "A folder of photos, with the preparation that the training photos had:",
-        Code(f"python -m pipeline score {facts.uri} PHOTOS --out scores.csv", "text"),
+        Code(f"python -m pipeline score {card_inputs.uri} PHOTOS --out scores.csv", "text"),
     ]
 
 
-def _lineage(facts: Facts) -> list[Block]:
-    known = {
-        "run": facts.run,
-        "code that trained it (git)": facts.revision,
-        "code that judged it (git)": facts.decision["revision"],
-        "data it was trained on": facts.data_fingerprint,
-        "data it was judged on": facts.decision["data"],
-        "scorer (SHA-256)": facts.scorer,
-        **{f"image {name}": reference for name, reference in facts.images.items()},
+def _lineage(card_inputs: Facts) -> list[Block]:
+    provenance = {
+        "run": card_inputs.run,
+        "code that trained it (git)": card_inputs.revision,
+        "code that judged it (git)": card_inputs.decision["revision"],
+        "data it was trained on": card_inputs.data_fingerprint,
+        "data it was judged on": card_inputs.decision["data"],
+        "scorer (SHA-256)": card_inputs.scorer,
+        **{f"image {name}": image for name, image in card_inputs.images.items()},
     }
-    moving = [name for name, reference in facts.images.items() if "@sha256:" not in reference]
+    tagged = [name for name, image in card_inputs.images.items() if "@sha256:" not in image]
     return [
-        Table([{"what": name, "value": value or "unknown"} for name, value in known.items()]),
-        f"Named by a tag, which may point elsewhere later, and not by a digest: {', '.join(moving)}." if moving else "",
+        Table([{"what": name, "value": value or "unknown"} for name, value in provenance.items()]),
+        f"Named by a tag, which may point elsewhere later, and not by a digest: {', '.join(tagged)}." if tagged else "",
     ]
 
 
-def _settings(facts: Facts) -> Iterator[dict[str, str]]:
+def _settings(card_inputs: Facts) -> Iterator[dict[str, str]]:
     phases = {
-        "ingestion": facts.ingestion.get("settings"),
-        **facts.settings,
-        "evaluation": facts.metrics.get("settings"),
+        "ingestion": card_inputs.ingestion.get("settings"),
+        **card_inputs.settings,
+        "evaluation": card_inputs.metrics.get("settings"),
     }
     for phase, settings in phases.items():
         for name, value in _object(settings).items():
             yield {"phase": phase, "setting": name, "value": value if isinstance(value, str) else json.dumps(value)}
 
 
-# What files of other steps hold, whatever it is: each of these takes any JSON value.
+# Readers of other steps' files: each of these functions accepts any JSON value.
 
 
 def _object(value: Any) -> Mapping[str, Any]:
@@ -436,25 +437,25 @@ def _rows(value: Any) -> list[Mapping[str, Any]]:
 
 
 def _number(value: Any) -> Any:
-    """The value where it is a finite number, else None."""
-    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    return value if number else None
+    """Return the value if it is a finite number, else None."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return value if is_number else None
 
 
 def _cell(value: Any) -> Any:
-    """What a table's cell shows of a value; None for one that is nothing for a cell."""
+    """Return a value as a table cell; None if it cannot be shown in a cell."""
     if isinstance(value, bool | str):
         return value
     return _estimate(value) if isinstance(value, Mapping) else _number(value)
 
 
 def _estimate(value: Any) -> Interval | None:
-    """A value with its interval, however much of that is known; None where there is no value."""
+    """Return a value with its interval as far as it is known; None without a value."""
     figures = (_number(_object(value).get(name)) for name in ("value", "low", "high"))
     value, low, high = (math.nan if figure is None else figure for figure in figures)
     return None if math.isnan(value) else Interval(value, low, high)
 
 
 def _pairs(values: Mapping[str, Any], name: str = "what", value: str = "value") -> list[dict[str, Any]]:
-    """A table's rows of those values that are there."""
-    return [{name: key, value: each} for key, each in values.items() if each]
+    """Return table rows of the non-empty values."""
+    return [{name: key, value: item} for key, item in values.items() if item]

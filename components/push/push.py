@@ -1,4 +1,4 @@
-"""Publish a scorer: a version of its own, proved to answer as the scorer does, then the champion."""
+"""Push step: publish a scorer as a new version, check that it predicts as the scorer does, make it the champion."""
 
 import hashlib
 import shutil
@@ -23,19 +23,19 @@ from components.scorer.run import decision
 from components.scorer.run.paths import Workspace
 
 PROFILE = "profile.json"
-"""What validation found out about the data set, for the next version's validation to compare with."""
+"""File name of the data profile from validation, which the next version's validation compares with."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a scorer comes from, as far as its bundle does not tell.
+    """Provenance of a scorer, beyond what its bundle records.
 
     Attributes:
-        dataset: TFDS directory that it was trained and judged on; its ``ingestion.json`` is read.
-        checks: folder of what validation found; its ``profile.json`` becomes part of the version.
-        sources: addresses of the data, by what they hold.
-        consent: where the photographed people's consent is documented.
-        images: references of the container images, by name.
+        dataset: TFDS directory of its training and evaluation; its ``ingestion.json`` is read.
+        checks: Output folder of validation; its ``profile.json`` becomes part of the version.
+        sources: Addresses of the data, by content.
+        consent: Where the photographed people's consent is documented.
+        images: References of the container images, by name.
     """
 
     dataset: str | Path = ""
@@ -58,71 +58,72 @@ def push(
 ) -> str:
     """Publish a scorer as the next version of a model, with its model card, and make it the champion.
 
-    The version is loaded again from where it was published and must answer as the scorer does before
-    ``channels.json`` is switched. Tried again after it broke off, the same run goes on with the version that it
-    took the first time; when that was champion and was rolled back, it does not return. In the end the run's decision
-    names the version; when push breaks off, it says why. The Kubeflow Model Registry is told last, also what it could
-    not be told before; that it cannot be told fails nothing.
+    The version is loaded from its published address and must predict as the scorer does before ``channels.json``
+    changes. A retry of the same run continues with the version number of its first attempt. If that version was
+    champion and was rolled back, it does not become champion again.
+
+    At the end, the run's decision names the version, or the reason for a failure. The Kubeflow Model Registry is
+    updated last, including updates that failed before. A failed registry update does not fail the push.
 
     Args:
-        scorer: folder of the scorer bundle.
-        results: folder of what evaluation found: ``decision.json``, and ``metrics.json`` for the model card.
-        models: folder, ``gs://`` or ``s3://`` address of all models.
-        name: of the model.
-        workspace: the run's places; receives ``published.json`` and the completed ``decision.json``.
-        origin: of the scorer, for its model card.
-        photos: encoded, upright photos on which both must agree, beside those drawn here.
-        registry: URL of the Kubeflow Model Registry; empty: there is none.
+        scorer: Folder of the scorer bundle.
+        results: Output folder of evaluation, with ``decision.json``, and ``metrics.json`` for the model card.
+        models: Folder, ``gs://`` or ``s3://`` address of all models.
+        name: Name of the model.
+        workspace: Paths of the run; ``published.json`` and the final ``decision.json`` are written there.
+        origin: Provenance of the scorer, for its model card.
+        photos: Encoded, upright photos on which both must agree, in addition to the warm-up photos.
+        registry: URL of the Kubeflow Model Registry; empty for none.
 
     Returns:
         The version's address, ``<models>/<name>/<version>``.
 
     Raises:
-        FileNotFoundError: there is no complete bundle at ``scorer``, or no decision in ``results``.
-        ValueError: the decision is not to publish, the name cannot be a model's, the run's version has been removed as
-            too old, or the published version disagrees with the scorer; then it is removed and the champion stays.
-        components.scorer.storage.StorageError: the place cannot be reached or refuses.
+        FileNotFoundError: `scorer` is no complete bundle, or `results` has no decision.
+        ValueError: The decision is not to publish, the name is no valid model name, or the run's version was removed as
+            too old. Also if the published version disagrees with the scorer: it is then removed and the champion stays.
+        components.scorer.storage.StorageError: The storage is unreachable or refuses access.
     """
-    judged = _judged(results)
-    with _told_on_failure(judged, workspace):
+    evaluated = _judged(results)
+    with _told_on_failure(evaluated, workspace):
         challenger = bundle.load(scorer)
         fingerprint = _fingerprint(Path(scorer))
         version = channels.claim(models, name, workspace.run, fingerprint)
         uri = channels.address(models, name, version)
-        proved = channels.named(models, name, version)
+        was_champion = channels.named(models, name, version)
         complete = storage.exists(storage.join(uri, channels.COMPLETE))
-        if not (proved and complete):
+        if not (was_champion and complete):
             with _removed_on_failure(models, name, version):
                 if not complete:
                     print(f"push: uploading version {version} to {uri}", flush=True)
-                    made = decision.completed(judged, version, uri)
-                    facts = _facts(challenger, fingerprint, name, workspace.run, made, results, origin)
-                    _upload(challenger, Path(scorer), facts, origin.checks)
+                    record = decision.completed(evaluated, version, uri)
+                    card_inputs = _facts(challenger, fingerprint, name, workspace.run, record, results, origin)
+                    _upload(challenger, Path(scorer), card_inputs, origin.checks)
                 _compare(challenger, uri, [*warmup.photos(), *photos])
-            why = decision.of(judged).summary
-            serving = channels.switch(models, name, version, who=workspace.run, why=why)["champion"]
-            print(f"push: version {version} is published, the champion is version {serving}", flush=True)
-    # In this order: the exit handler completes a decision that a killed push has left, and knows the version from here.
+            summary = decision.of(evaluated).summary
+            champion = channels.switch(models, name, version, who=workspace.run, why=summary)["champion"]
+            print(f"push: version {version} is published, the champion is version {champion}", flush=True)
+    # In this order: if push is killed, the exit handler completes the decision and reads the version from this file.
     storage.write_json(workspace.published, {"version": version, "uri": uri})
-    decision.write(workspace.decision, decision.completed(judged, version, uri))
+    decision.write(workspace.decision, decision.completed(evaluated, version, uri))
     for line in kubeflow.tell(registry, models, name, version):
         print(f"push: {line}", flush=True)
     return uri
 
 
 def _judged(results: str | Path) -> dict[str, Any]:
-    """The evaluation's own word, which stays as it was when an earlier attempt has failed."""
+    """Read the evaluation's decision; it is the same after a failed attempt."""
     uri = storage.join(str(results), "decision.json")
-    judged = decision.read(uri)
-    if judged is None:
+    record = decision.read(uri)
+    if record is None:
         raise FileNotFoundError(f"expected the decision to publish at {uri}, found none; evaluation writes it")
-    if not decision.of(judged).publishes:
-        raise ValueError(f"expected a decision to publish in {uri}, got {judged['verdict']!r}: {judged['summary']}")
-    return judged
+    if not decision.of(record).publishes:
+        raise ValueError(f"expected a decision to publish in {uri}, got {record['verdict']!r}: {record['summary']}")
+    return record
 
 
 def _json(folder: str | Path, name: str) -> dict[str, Any]:
-    """What an earlier step has written; empty where it has not."""
+    """Return a JSON file of an earlier step, or an empty dict if it is missing."""
     try:
         return storage.read_json(storage.join(str(folder), name)) if folder else {}
     except FileNotFoundError:
@@ -134,22 +135,22 @@ def _facts(
     fingerprint: str,
     name: str,
     run: str,
-    made: dict[str, Any],
+    record: dict[str, Any],
     results: str | Path,
     origin: Origin,
 ) -> Facts:
-    """What the version's card and record tell."""
+    """Return the inputs of the version's model card and record."""
     return Facts(
         name=name,
-        version=made["published"]["version"],
-        uri=made["published"]["uri"],
+        version=record["published"]["version"],
+        uri=record["published"]["uri"],
         date=datetime.now(UTC).date().isoformat(),
         run=run,
         revision=challenger.revision,
         scorer=fingerprint,
         data_fingerprint=challenger.data_fingerprint,
         settings=challenger.settings,
-        decision=made,
+        decision=record,
         metrics=_json(results, "metrics.json"),
         ingestion=_json(origin.dataset, "ingestion.json"),
         sources=origin.sources,
@@ -161,76 +162,80 @@ def _facts(
     )
 
 
-def _upload(challenger: bundle.Bundle, scorer: Path, facts: Facts, checks: str | Path) -> None:
-    """Write the version, complete from the moment in which its last file is there."""
-    storage.delete_tree(facts.uri)  # what an attempt that was killed has left
+def _upload(challenger: bundle.Bundle, scorer: Path, card_inputs: Facts, checks: str | Path) -> None:
+    """Upload the version; it is complete once its last file exists."""
+    storage.delete_tree(card_inputs.uri)  # left by a killed attempt
     with tempfile.TemporaryDirectory() as folder:
-        saved_model.export(challenger, folder, facts.name)
+        saved_model.export(challenger, folder, card_inputs.name)
         saved_model.export_portable(
-            challenger, folder, facts.name, error=_error(facts.metrics), ingestion=facts.ingestion.get("settings")
+            challenger,
+            folder,
+            card_inputs.name,
+            error=_error(card_inputs.metrics),
+            ingestion=card_inputs.ingestion.get("settings"),
         )
         shutil.copytree(scorer, Path(folder, saved_model.BUNDLE))
         if checks and Path(checks, PROFILE).is_file():
             shutil.copyfile(Path(checks, PROFILE), Path(folder, PROFILE))
-        card(facts).write(folder)
-        integrity.write(folder, _record(facts))
-        storage.upload_tree(folder, facts.uri, last=[channels.COMPLETE])
+        card(card_inputs).write(folder)
+        integrity.write(folder, _record(card_inputs))
+        storage.upload_tree(folder, card_inputs.uri, last=[channels.COMPLETE])
 
 
-def _error(found: Mapping[str, Any]) -> float | None:
-    """By how much the scores differ from people's, in score points, as evaluation has found."""
-    return found.get("challenger", {}).get("rmse", {}).get("value")
+def _error(metrics: Mapping[str, Any]) -> float | None:
+    """Return the RMSE of the scores against people's mean scores, in score points; None if unknown."""
+    return metrics.get("challenger", {}).get("rmse", {}).get("value")
 
 
 def _compare(challenger: bundle.Bundle, uri: str, photos: list[bytes]) -> None:
-    """Raise ValueError unless the version, loaded again, answers as the scorer does, with and without TensorFlow.
+    """Raise ValueError unless the loaded version predicts as the scorer does, with and without TensorFlow.
 
-    It is asked with no job and, where the scorer knows any, with each of them by turns. Where it reads faces, each of
-    the three finds and reads them for itself.
+    Predictions are compared without a job and, if the scorer knows jobs, with its jobs in turn. If the scorer reads
+    faces, each of the three runs its own face detection and embedding.
     """
-    version, served = saved_model.load(uri), litert_model.load(uri)
-    given = face_inputs.together([served.given(photo) for photo in photos])
-    turns = [job for _, job in zip(photos, cycle(challenger.jobs), strict=False)] if challenger.jobs else None
-    for jobs in (None, turns) if turns else (None,):
+    version, portable = saved_model.load(uri), litert_model.load(uri)
+    inputs = face_inputs.together([portable.given(photo) for photo in photos])
+    cycled_jobs = [job for _, job in zip(photos, cycle(challenger.jobs), strict=False)] if challenger.jobs else None
+    for jobs in (None, cycled_jobs) if cycled_jobs else (None,):
         votes = challenger.score(photos, jobs)
         expected = {"mean": regression.mean_scores(votes), "std": regression.deviations(votes), "distribution": votes}
-        answered = {
+        outputs_by_runtime = {
             "SavedModel": version.answers(photos, jobs=jobs),
-            "portable network": served.answer(given, jobs),
+            "portable network": portable.answer(inputs, jobs),
         }
-        for what, answers in answered.items():
+        for runtime, outputs in outputs_by_runtime.items():
             for output, values in expected.items():
                 # A NaN is larger than any tolerance: the comparison is the other way round so that it fails too.
-                largest = float(np.abs(answers[output] - values).max())
+                largest = float(np.abs(outputs[output] - values).max())
                 if not largest <= saved_model.TOLERANCE:
                     raise ValueError(
-                        f"expected the {what} of {uri} to answer as the scorer does to within {saved_model.TOLERANCE},"
-                        f" but {output} differs by {largest:.2g} on {len(photos)} photos; the version is removed and"
-                        " the champion stays"
+                        f"expected the {runtime} of {uri} to answer as the scorer does to within"
+                        f" {saved_model.TOLERANCE}, but {output} differs by {largest:.2g} on {len(photos)} photos; the"
+                        " version is removed and the champion stays"
                     )
 
 
-def _record(facts: Facts) -> dict[str, Any]:
-    """Where the version comes from, for ``version.json``, and what it needs where that is more than a photo."""
-    needs = {"stages": [*facts.stages], "inputs": [*facts.inputs]} if facts.stages else {}
+def _record(card_inputs: Facts) -> dict[str, Any]:
+    """Return the content of ``version.json``: provenance, with stages and inputs if a photo alone is no valid input."""
+    needs = {"stages": [*card_inputs.stages], "inputs": [*card_inputs.inputs]} if card_inputs.stages else {}
     return needs | {
-        "version": facts.version,
-        "date": facts.date,
-        "run": facts.run,
-        "scorer": facts.scorer,
-        "revision": facts.revision,
-        "data_fingerprint": facts.data_fingerprint,
-        "sources": dict(facts.sources),
-        "consent": facts.consent,
-        "images": dict(facts.images),
-        "settings": facts.settings,
-        "decision": facts.decision,
-        "metrics": {name: figure.get("value") for name, figure in facts.metrics.get("challenger", {}).items()},
+        "version": card_inputs.version,
+        "date": card_inputs.date,
+        "run": card_inputs.run,
+        "scorer": card_inputs.scorer,
+        "revision": card_inputs.revision,
+        "data_fingerprint": card_inputs.data_fingerprint,
+        "sources": dict(card_inputs.sources),
+        "consent": card_inputs.consent,
+        "images": dict(card_inputs.images),
+        "settings": card_inputs.settings,
+        "decision": card_inputs.decision,
+        "metrics": {name: figure.get("value") for name, figure in card_inputs.metrics.get("challenger", {}).items()},
     }
 
 
 def _fingerprint(scorer: Path) -> str:
-    """SHA-256 of the bundle's files."""
+    """Return the SHA-256 of the bundle's files."""
     digest = hashlib.sha256()
     for file in storage.files(str(scorer)):
         digest.update(f"{file.name}\0{file.size}\0".encode() + storage.read_bytes(file.uri))
@@ -238,20 +243,20 @@ def _fingerprint(scorer: Path) -> str:
 
 
 @contextmanager
-def _told_on_failure(judged: dict[str, Any], workspace: Workspace) -> Iterator[None]:
-    """Leave the decision "failed" with the reason when the block fails."""
+def _told_on_failure(evaluated: dict[str, Any], workspace: Workspace) -> Iterator[None]:
+    """Record a failed decision with its reason if the block raises."""
     try:
         yield
     except BaseException as error:
-        with suppress(OSError):  # the exit handler writes it then, and the block's own error is what matters
-            why = f"push broke off: {quoting.in_short(error)}"
-            decision.write(workspace.decision, decision.failed(judged, why, workspace.run))
+        with suppress(OSError):  # the exit handler writes it then; the block's error matters more
+            reason = f"push broke off: {quoting.in_short(error)}"
+            decision.write(workspace.decision, decision.failed(evaluated, reason, workspace.run))
         raise
 
 
 @contextmanager
 def _removed_on_failure(models: str, name: str, version: int) -> Iterator[None]:
-    """Leave no version when the block fails; when even that fails, the next attempt cleans up.
+    """Delete the version if the block raises; if that fails, the next attempt deletes it.
 
     A version that a person has promoted in the meantime stays.
     """

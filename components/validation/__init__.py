@@ -1,1 +1,1 @@
-"""Whether a data set is worth training on, before the GPUs are asked for."""
+"""Step that decides if a data set is worth training on, before GPUs are requested."""

@@ -1,7 +1,7 @@
-"""How far a data set has moved from the champion's: the size of the shift, and not only whether it is chance.
+"""Drift of a data set from the champion's: effect sizes, with p-values beside them.
 
-With many photos any shift is beyond chance, however small, so the gates judge sizes: score points for labels, standard
-deviations for the looks of photos. Whether chance explains a shift is shown beside them.
+With many photos even a tiny shift is significant. Gates therefore judge effect sizes: score points for labels, standard
+deviations for the photos' appearance. The p-value is shown beside them.
 """
 
 import math
@@ -17,16 +17,16 @@ from components.validation.statistics.measured_features import APPEARANCE, SCORE
 
 @dataclass(frozen=True)
 class Shift:
-    """Of one quantity, from some photos to others; all NaN where either has none.
+    """Shift of one feature between two sets of photos; all NaN if either set is empty.
 
     Attributes:
-        before, after: mean, as the quantity is kept.
-        size: difference of the means in standard deviations, pooled of both (Cohen, "Statistical power analysis for
-            the behavioral sciences", 1988, section 2.2, d); above 0 there is more of it now.
-        distance: Wasserstein distance of the two distributions in units of the quantity, from their histograms.
-        p: chance that two samples of one distribution differ as much (Kolmogorov and Smirnov, large samples). The
-            histograms show at most the true difference, and photos in both samples make them alike: it is rather
-            too large than too small.
+        before: Mean before, in stored units.
+        after: Mean after, in stored units.
+        size: Cohen's d, the difference of means over the pooled standard deviation; above 0 if the mean rose (Cohen,
+            "Statistical power analysis for the behavioral sciences", 1988, section 2.2).
+        distance: Wasserstein distance of the two histograms, in the feature's stored units.
+        p: Asymptotic p-value of the two-sample Kolmogorov-Smirnov test. It is conservative: histograms can only
+            understate the difference, and photos in both samples make them alike.
     """
 
     before: float
@@ -37,30 +37,31 @@ class Shift:
 
 
 def shift(quantity: Quantity, before: Distribution, after: Distribution) -> Shift:
-    """From one distribution of a quantity to another."""
+    """Measure the shift of a feature from one distribution to another."""
     if not (before.count and after.count):
         return Shift(before.mean, after.mean, *[math.nan] * 3)
     total = before.count + after.count
     pooled = math.sqrt((before.count * before.deviation**2 + after.count * after.deviation**2) / total)
-    cumulated = [np.cumsum(each.histogram) / each.count for each in (before, after)]
-    apart = np.abs(cumulated[0] - cumulated[1])
+    cdfs = [np.cumsum(sample.histogram) / sample.count for sample in (before, after)]
+    gaps = np.abs(cdfs[0] - cdfs[1])
     return Shift(
         before=before.mean,
         after=after.mean,
         size=(after.mean - before.mean) / max(pooled, quantity.least),
-        distance=float(apart.sum() * (quantity.high - quantity.low) / quantity.bins),
-        p=float(kolmogorov(math.sqrt(before.count * after.count / total) * apart.max())),
+        distance=float(gaps.sum() * (quantity.high - quantity.low) / quantity.bins),
+        p=float(kolmogorov(math.sqrt(before.count * after.count / total) * gaps.max())),
     )
 
 
 @dataclass(frozen=True)
 class Drift:
-    """From some photos to others.
+    """Shifts of all features between two sets of photos.
 
     Attributes:
-        before, after: what they are, in words.
-        photos: how many they are.
-        shifts: by the quantity's name.
+        before: Name of the first set, in words.
+        after: Name of the second set, in words.
+        photos: Number of photos in each set.
+        shifts: Shift by feature name.
     """
 
     before: str
@@ -70,20 +71,21 @@ class Drift:
 
     @property
     def score(self) -> Shift:
-        """Of the mean scores."""
+        """Shift of the mean scores."""
         return self.shifts[SCORE.name]
 
     @property
     def largest(self) -> tuple[Quantity, Shift] | None:
-        """The look that has moved most; None where none could be compared."""
-        looks = [(each, self.shifts[each.name]) for each in APPEARANCE]
-        looks = [(each, moved) for each, moved in looks if math.isfinite(moved.size)]
-        return max(looks, key=lambda look: abs(look[1].size), default=None)
+        """Appearance feature with the largest effect size, and its shift; None if no feature could be compared."""
+        shifts = [(feature, self.shifts[feature.name]) for feature in APPEARANCE]
+        shifts = [(feature, shift) for feature, shift in shifts if math.isfinite(shift.size)]
+        return max(shifts, key=lambda item: abs(item[1].size), default=None)
 
 
 def drift(before: Part, after: Part, names: tuple[str, str]) -> Drift:
-    """From one part of a data set to another, or to that of another data set."""
+    """Compare two sets of photos, of one data set or of two."""
     shifts = {
-        each.name: shift(each, before.spread[each.name], after.spread[each.name]) for each in (SCORE, *APPEARANCE)
+        feature.name: shift(feature, before.spread[feature.name], after.spread[feature.name])
+        for feature in (SCORE, *APPEARANCE)
     }
     return Drift(*names, (before.photos, after.photos), shifts)

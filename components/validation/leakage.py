@@ -1,7 +1,7 @@
-"""Whether a photo that is held out was seen before, under this name or another.
+"""Leakage check: held-out photos that are also in another split, under any name.
 
-Ingestion keeps such photos together. This looks again at what is in the data set and trusts nothing that ingestion
-noted but the groups, so that a fault there, or a data set made otherwise, is found before a scorer is judged by it.
+Ingestion keeps such photos in one split. This check searches the data set itself and takes nothing from ingestion but
+the groups. A fault of ingestion, or a data set made otherwise, is thus found before a scorer is evaluated.
 """
 
 from dataclasses import dataclass
@@ -13,25 +13,30 @@ from components.scorer.imaging import perceptual_hash
 from components.validation.statistics.data_statistics import RATED
 
 STORING = 8
-"""Bits by which storing photos moves the distance of two of them: at most 6 among 20,000 pairs of portraits. A pair is
-near here when ingestion was sure to call it so."""
+"""Bits by which storing two photos changes their Hamming distance: at most 6 among 20,000 pairs of portraits.
+
+A pair counts as near here if ingestion was certain to call it near.
+"""
 
 KINDS = ("the same file", "a near duplicate", "the same group")
-"""Ways to be seen before, the plainest first."""
+"""Kinds of leakage, the most obvious first."""
 
 COLUMNS = ("photo", "split", "other", "other_split", "kind")
+"""Columns of `Leakage.found`."""
 
 
 @dataclass(frozen=True)
 class Leakage:
-    """Photos that are held out, and what else of the data set shows them.
+    """Held-out photos and their matches in other splits.
 
     Attributes:
-        found: a row for each photo and each split that it was found in: ``COLUMNS``. ``photo`` is in the rarer of the
-            two splits (see `RATED`), ``other`` is one photo of the other, ``kind`` the plainest of `KINDS`.
-        unlabelled: the same for photos in the unlabelled split, of which only the sampled ones can be near. Nobody's
-            score of them is learnt, so they are shown and not judged.
-        distance: of perceptual hashes up to which photos are near; None when only the same files are.
+        found: Matches between rated splits, one row per photo and other split, with `COLUMNS`. ``photo`` is in the
+            rarer of the two splits (see `RATED`), ``other`` is a matching photo of the other split, ``kind`` the most
+            obvious of `KINDS`.
+        unlabelled: Matches in the unlabelled split, with the same columns. Near duplicates are searched among sampled
+            photos only. These matches are shown and not judged, as no score of unlabelled photos is learnt.
+        distance: Maximum Hamming distance of the perceptual hashes of near duplicates. None if only identical files and
+            groups are searched.
     """
 
     found: pd.DataFrame
@@ -40,60 +45,63 @@ class Leakage:
 
     @property
     def photos(self) -> int:
-        """How many of the photos that are held out were seen in another rated split."""
+        """Number of held-out photos found in another rated split."""
         return len(self.found[["split", "photo"]].drop_duplicates())
 
 
 def search(rows: pd.DataFrame, duplicate_distance: int) -> Leakage:
-    """Look for photos that are held out among the others.
+    """Find held-out photos that are also in another split.
 
     Args:
-        rows: of a survey.
-        duplicate_distance: of perceptual hashes, as ingestion was told.
+        rows: Rows of `survey`.
+        duplicate_distance: Hamming distance of near duplicates in ingestion, bits.
     """
     distance = duplicate_distance - STORING if duplicate_distance >= STORING else None
     rows, near = _placed(rows, distance)
-    pairs = [(held, other) for place, held in enumerate(RATED) for other in RATED[place + 1 :]]
-    rated = [_between(rows, near, held, other) for held, other in pairs]
-    others = [_between(rows, near, held, "unlabelled") for held in RATED[:-1]]
-    return Leakage(pd.concat(rated, ignore_index=True), pd.concat(others, ignore_index=True), distance)
+    pairs = [(held_out, other) for index, held_out in enumerate(RATED) for other in RATED[index + 1 :]]
+    rated = [_between(rows, near, held_out, other) for held_out, other in pairs]
+    unlabelled = [_between(rows, near, held_out, "unlabelled") for held_out in RATED[:-1]]
+    return Leakage(pd.concat(rated, ignore_index=True), pd.concat(unlabelled, ignore_index=True), distance)
 
 
 def _placed(rows: pd.DataFrame, distance: int | None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows with the ``place`` of their hash among the distinct ones, -1 without; and the places that are near.
+    """Return the rows with the index of their hash, and the index pairs of near hashes.
 
-    These are pairs ``one`` and ``other``, both ways round, and each place with itself.
+    The column ``place`` is an index into the distinct hashes, or -1 without a hash. The pairs have the columns ``one``
+    and ``other``. They hold each pair both ways round, and each index with itself.
     """
-    hashed = rows["hash"].notna().to_numpy()
-    hashes = np.frombuffer(b"".join(rows["hash"][hashed]), np.uint8).reshape(-1, perceptual_hash.BITS // 8)
+    has_hash = rows["hash"].notna().to_numpy()
+    hashes = np.frombuffer(b"".join(rows["hash"][has_hash]), np.uint8).reshape(-1, perceptual_hash.BITS // 8)
     distinct, inverse = np.unique(hashes, axis=0, return_inverse=True)
-    places = np.full(len(rows), -1)
-    places[hashed] = inverse.ravel()
-    pairs, own = np.empty((0, 2), int), np.empty(0, int)
+    hash_indices = np.full(len(rows), -1)
+    hash_indices[has_hash] = inverse.ravel()
+    pairs, itself = np.empty((0, 2), int), np.empty(0, int)
     if distance is not None:
-        pairs, own = perceptual_hash.near_duplicates(distinct, distance), np.arange(len(distinct))
-    one, other = (np.concatenate([pairs[:, side], pairs[:, 1 - side], own]) for side in (0, 1))
-    return rows.assign(place=places), pd.DataFrame({"one": one, "other": other})
+        pairs, itself = perceptual_hash.near_duplicates(distinct, distance), np.arange(len(distinct))
+    left, right = (np.concatenate([pairs[:, side], pairs[:, 1 - side], itself]) for side in (0, 1))
+    return rows.assign(place=hash_indices), pd.DataFrame({"one": left, "other": right})
 
 
-def _between(rows: pd.DataFrame, near: pd.DataFrame, held: str, other: str) -> pd.DataFrame:
-    """The photos of one split that are found in another one."""
-    mine, theirs = rows[rows["split"] == held], rows[rows["split"] == other]
-    hashed = theirs[theirs["place"] >= 0]
-    beside = near.assign(photo=near["other"].map(_first(hashed, "place"))).dropna()
+def _between(rows: pd.DataFrame, near: pd.DataFrame, split: str, other_split: str) -> pd.DataFrame:
+    """Return the photos of one split that match a photo of another split."""
+    split_rows, other_rows = rows[rows["split"] == split], rows[rows["split"] == other_split]
+    hashed_rows = other_rows[other_rows["place"] >= 0]
+    near_photos = near.assign(photo=near["other"].map(_first(hashed_rows, "place"))).dropna()
     partners = {
-        "the same file": mine["content"].map(_first(theirs, "content")),
-        "a near duplicate": mine["place"].map(_first(beside, "one")),
-        "the same group": mine["group"].map(_first(theirs[theirs["group"] != ""], "group")),
+        "the same file": split_rows["content"].map(_first(other_rows, "content")),
+        "a near duplicate": split_rows["place"].map(_first(near_photos, "one")),
+        "the same group": split_rows["group"].map(_first(other_rows[other_rows["group"] != ""], "group")),
     }
-    found = [
-        pd.DataFrame({"photo": mine["photo"], "split": held, "other": partner, "other_split": other, "kind": kind})
+    matches = [
+        pd.DataFrame(
+            {"photo": split_rows["photo"], "split": split, "other": partner, "other_split": other_split, "kind": kind}
+        )
         for kind, partner in partners.items()
     ]
-    every = pd.concat(found).dropna(subset="other").drop_duplicates("photo")
-    return every.sort_values("photo")[list(COLUMNS)]
+    all_matches = pd.concat(matches).dropna(subset="other").drop_duplicates("photo")
+    return all_matches.sort_values("photo")[list(COLUMNS)]
 
 
 def _first(rows: pd.DataFrame, key: str) -> pd.Series:
-    """The first photo with each value of a column."""
+    """Return the first photo with each value of a column."""
     return rows.drop_duplicates(key).set_index(key)["photo"]

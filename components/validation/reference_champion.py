@@ -1,4 +1,4 @@
-"""What the champion was made of, as its version keeps it, and what is new since."""
+"""Champion's data profile, read from its published version."""
 
 import json
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from components.validation.statistics.data_statistics import Profile
 
 @dataclass(frozen=True)
 class Champion:
-    """The published version and the profile of its data, or the reason why there is none.
+    """Published version with its data profile, or the reason why it has none.
 
     Attributes:
-        uri: its folder.
-        version: its number.
-        profile: None when it has none that can be read.
-        error: why not; empty otherwise.
+        uri: Address of the version's folder.
+        version: Version number.
+        profile: Data profile; None if it is missing or cannot be read.
+        error: Reason for a missing profile; empty otherwise.
     """
 
     uri: str
@@ -27,27 +27,27 @@ class Champion:
 
 
 def read_champion(models: str, name: str) -> Champion | None:
-    """The champion of a model.
+    """Read the champion of a model.
 
     Args:
-        models: address of all models.
-        name: of the model.
+        models: Address of all models.
+        name: Name of the model.
 
     Returns:
-        None when no champion was ever named.
+        The champion, or None if no champion was ever named.
 
     Raises:
-        ValueError: ``channels.json`` is damaged, or the name cannot be a model's.
-        OSError: the place cannot be reached or refuses. An outage must not pass for a model without a champion.
+        ValueError: ``channels.json`` is damaged, or the name is no valid model name.
+        OSError: The storage is unreachable or refuses access. An outage must not pass for a model without a champion.
     """
     version = channels.read(models, name).get("champion")
     if version is None:
         return None
     uri = storage.join(channels.folder(models, name), str(version))
     try:
-        known = data_statistics.from_json(json.loads(integrity.read(uri, data_statistics.NAME)))
+        profile = data_statistics.from_json(json.loads(integrity.read(uri, data_statistics.NAME)))
     except FileNotFoundError:
         return Champion(uri, version, error=f"version {version} was published without a {data_statistics.NAME}")
     except ValueError as error:
         return Champion(uri, version, error=f"the {data_statistics.NAME} of version {version} cannot be read: {error}")
-    return Champion(uri, version, known)
+    return Champion(uri, version, profile)

@@ -1,4 +1,4 @@
-"""All that a validation finds out about a data set, before it is judged."""
+"""Results of a validation, before its gates judge them."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,16 +12,17 @@ from components.validation.statistics.data_statistics import LEARNT, Profile, is
 
 @dataclass(frozen=True)
 class Findings:
-    """What is known of a data set.
+    """Validation results of a data set.
 
     Attributes:
-        profile: of the data set.
-        champion: the published model; None when there is none.
-        learnt: labels of the splits that a scorer learns from.
-        new: those of them that the champion's data lack or have otherwise; all of them without such data.
-        leakage: what is held out and was seen.
-        since: how the rated photos moved since the champion's; None without such data.
-        others: further comparisons, which are shown and not judged.
+        profile: Profile of the data set.
+        champion: Published model; None if there is none.
+        learnt: Number of labels in the splits that a scorer learns from.
+        new: Number of these labels that are new or changed since the champion; all of them without a champion's
+            profile.
+        leakage: Held-out photos that are also in other splits.
+        since: Drift of the rated photos from the champion's; None without a champion's profile.
+        others: Further comparisons, shown and not judged.
     """
 
     profile: Profile
@@ -34,11 +35,11 @@ class Findings:
 
     @property
     def comparable(self) -> bool:
-        """Whether there is a champion whose data are known."""
+        """True if the champion's profile is known."""
         return self.since is not None
 
     def figures(self) -> dict[str, float]:
-        """Numbers for the pipeline's metrics, perhaps NaN; their names occur in no other step."""
+        """Return the pipeline's metrics, by names that no other step uses; values may be NaN."""
         figures = {"data_labels": self.learnt, "data_new_labels": self.new, "data_leaking_photos": self.leakage.photos}
         if self.since:
             score, largest = self.since.score, self.since.largest
@@ -48,29 +49,35 @@ class Findings:
 
 
 def find(dataset: str | Path, champion: Champion | None, duplicate_distance: int) -> Findings:
-    """Look at a data set.
+    """Validate a data set.
 
     Args:
         dataset: TFDS directory.
-        champion: the published model, if any.
-        duplicate_distance: of perceptual hashes, as ingestion was told.
+        champion: Published model, or None.
+        duplicate_distance: Hamming distance of near duplicates in ingestion, bits.
 
     Raises:
-        ValueError: no photo is rated, or a photo cannot be decoded.
+        ValueError: No photo is rated, or a photo cannot be decoded.
     """
     rows = survey(dataset)
-    now, before = profile(rows), champion.profile if champion else None
-    new = is_new(rows, before)
+    current, reference = profile(rows), champion.profile if champion else None
+    new = is_new(rows, reference)
     within = [
-        drift(now.parts["train"], now.parts["test"], ("train", "test")),
-        drift(now.unlabelled, now.rated, ("unlabelled", "rated")),
+        drift(current.parts["train"], current.parts["test"], ("train", "test")),
+        drift(current.unlabelled, current.rated, ("unlabelled", "rated")),
     ]
-    known = (now, champion, int(rows["split"].isin(LEARNT).sum()), int(new.sum()), search(rows, duplicate_distance))
-    if before is None:
-        return Findings(*known, others=within)
-    since = drift(before.rated, now.rated, ("the champion's rated", "rated"))
+    required = (
+        current,
+        champion,
+        int(rows["split"].isin(LEARNT).sum()),
+        int(new.sum()),
+        search(rows, duplicate_distance),
+    )
+    if reference is None:
+        return Findings(*required, others=within)
+    since = drift(reference.rated, current.rated, ("the champion's rated", "rated"))
     others = [
-        drift(before.rated, part(rows[new]), ("the champion's rated", "new or changed")),
-        drift(before.unlabelled, now.unlabelled, ("the champion's unlabelled", "unlabelled")),
+        drift(reference.rated, part(rows[new]), ("the champion's rated", "new or changed")),
+        drift(reference.unlabelled, current.unlabelled, ("the champion's unlabelled", "unlabelled")),
     ]
-    return Findings(*known, since, [*others, *within])
+    return Findings(*required, since, [*others, *within])

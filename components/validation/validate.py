@@ -1,4 +1,4 @@
-"""Decide whether a data set is worth training on: enough that is new, no leak, and not another world."""
+"""Validation step: decides if a data set has enough new labels, no leakage and no drift too large to train on."""
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,16 +20,16 @@ from components.validation.results import find
 from components.validation.statistics.data_statistics import NAME, to_json
 
 GATES = "gates.json"
-"""The file of the checks with the record of the gates, for the evaluation's decision."""
+"""File name of the gates' record in the output folder, for the evaluation's decision."""
 
 
 @dataclass(frozen=True)
 class Validated:
-    """What the contract hands to Kubeflow.
+    """Outputs of the validation component.
 
     Attributes:
-        metrics: finite numbers by names that no other step uses (``data_new_labels``, …).
-        decision: the gates and what they lead to: "publish" and "forced" mean that the run goes on.
+        metrics: Finite metrics by names that no other step uses (``data_new_labels``, …).
+        decision: Gates and their verdict; "publish" and "forced" mean that the run continues.
     """
 
     metrics: dict[str, float]
@@ -37,7 +37,7 @@ class Validated:
 
     @property
     def go_on(self) -> bool:
-        """Whether to train."""
+        """True if the run should train."""
         return self.decision.publishes
 
 
@@ -53,57 +53,57 @@ def validate(
     workspace: Workspace,
     duplicate_distance: int = Ingestion.duplicate_distance,
 ) -> Validated:
-    """Hold a data set against the champion's and against itself, and say whether to train on it.
+    """Validate a data set, compare it with the champion's, and decide if the run trains on it.
 
-    Too few new labels, and nothing else amiss, skip the run; any other gate that says no refuses it. When the run
-    ends here, its decision is written to ``workspace.decision``, after everything else; also, as "failed", when the
-    validation breaks off. When the run goes on, the evaluation decides, with the gates of this step among its own.
+    If too few labels are new and every other gate passes, the run is skipped. If any other blocking gate fails, the run
+    is refused. A run that ends here gets its decision in ``workspace.decision``, written last. If the validation raises
+    an error, that decision is "failed". If the run continues, the evaluation decides and includes this step's gates.
 
     Args:
         dataset: TFDS directory.
-        checks: folder that receives ``profile.json``, for the published version, and ``gates.json``.
-        report: file of the HTML page.
-        models: address of all published models.
-        name: of the model whose champion's data are compared with.
-        settings: thresholds.
-        policy: which gates only warn, and whether a person overrules the others.
-        workspace: the run's place.
-        duplicate_distance: bits of 256 in which the hashes of near duplicates differ at most, as in ingestion.
+        checks: Output folder for ``profile.json``, which the published version receives, and ``gates.json``.
+        report: Path of the HTML report.
+        models: Address of all published models.
+        name: Name of the model whose champion's data are compared with.
+        settings: Thresholds.
+        policy: Gates that only warn, and the reason of a person who overrules the others.
+        workspace: Paths of the run.
+        duplicate_distance: Maximum Hamming distance of near duplicates, bits of 256, as in ingestion.
 
     Returns:
-        The metrics and the decision. To skip and to refuse are results.
+        The metrics and the decision. Skipping and refusing are no errors.
 
     Raises:
-        ValueError: the settings contradict each other, the data set has no rated photo or one that does not decode, or
+        ValueError: The settings contradict each other, the data set has no rated photo or one that does not decode, or
             ``channels.json`` is damaged.
-        OSError: the data set or the models cannot be reached.
+        OSError: The data set or the models cannot be reached.
     """
-    about: dict[str, Any] = {"run": workspace.run, "model": name}
+    metadata: dict[str, Any] = {"run": workspace.run, "model": name}
     try:
         check_policy(policy)
-        storage.delete_tree(workspace.decision)  # of an attempt before, which must not outlive a run that goes on
-        about["data"] = photos.fingerprint(dataset)
+        storage.delete_tree(workspace.decision)  # left by an earlier attempt: a run that continues must not keep it
+        metadata["data"] = photos.fingerprint(dataset)
         champion = read_champion(models, name)
-        about["champion"] = decision.named(champion)
-        found = find(dataset, champion, duplicate_distance)
-        decided = _decided(decision.decide(all_gates(found, settings), policy))
-        write_report(report, found, decided, in_words(decided))
-        record = decision.record(decided, **about) | {"summary": in_words(decided)}
-        storage.write_json(str(Path(checks, NAME)), to_json(found.profile))
+        metadata["champion"] = decision.named(champion)
+        results = find(dataset, champion, duplicate_distance)
+        outcome = _decided(decision.decide(all_gates(results, settings), policy))
+        write_report(report, results, outcome, in_words(outcome))
+        record = decision.record(outcome, **metadata) | {"summary": in_words(outcome)}
+        storage.write_json(str(Path(checks, NAME)), to_json(results.profile))
         decision.write(str(Path(checks, GATES)), record)
     except Exception as error:
         with suppress(OSError):  # the step's own error is what matters
-            broken = decision.broken_off(error, "the validation")
-            decision.write(workspace.decision, decision.record(broken, **about))
+            failure = decision.broken_off(error, "the validation")
+            decision.write(workspace.decision, decision.record(failure, **metadata))
         raise
-    validated = Validated(regression.finite(found.figures()), decided)
+    validated = Validated(regression.finite(results.figures()), outcome)
     if not validated.go_on:
         decision.write(workspace.decision, record)
     return validated
 
 
 def in_words(decided: Decision) -> str:
-    """What becomes of the run."""
+    """Return a summary of the decision for people."""
     blocking = [gate for gate in decided.gates if gate.severity == "block"]
     passed = sum(gate.verdict == "passed" for gate in blocking)
     if decided.verdict == "publish":
@@ -123,8 +123,8 @@ def in_words(decided: Decision) -> str:
 
 
 def _decided(decided: Decision) -> Decision:
-    """The decision with "skipped" where nothing is amiss but that little is new."""
-    failed = {gate.key for gate in decided.gates if gate.severity == "block" and gate.verdict != "passed"}
-    if decided.verdict == "refused" and failed == {"new_labels"}:
+    """Return the decision, with the verdict "skipped" if new labels are the only blocking gate that failed."""
+    failed_gates = {gate.key for gate in decided.gates if gate.severity == "block" and gate.verdict != "passed"}
+    if decided.verdict == "refused" and failed_gates == {"new_labels"}:
         return replace(decided, verdict="skipped")
     return decided

@@ -1,1 +1,1 @@
-"""Statistics of a data set: the features that are measured, and one pass that collects them."""
+"""Statistics of a data set: the measured features, and one pass that collects them."""

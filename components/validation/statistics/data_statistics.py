@@ -1,7 +1,7 @@
-"""A data set in some hundred kilobytes: what later data sets are compared with when the photos are long gone.
+"""Data profile: statistics of a data set in some hundred kilobytes, for comparison with later data sets.
 
-It travels with each published version as ``profile.json``. It holds counts, histograms and hashes of 32 bits, and
-nothing by which a photo or a person could be named.
+The profile is published with each version as ``profile.json`` and outlives the photos. It holds counts, histograms and
+32-bit hashes. No photo or person can be identified by it.
 """
 
 import base64
@@ -18,27 +18,27 @@ import pandas as pd
 from components.validation.statistics.measured_features import APPEARANCE, SCORE, Quantity
 
 VERSION = 1
-"""Of the format; raised whenever a quantity, its histogram or what a label's hash covers changes."""
+"""Version of the format; raised whenever a feature, its histogram or the content of a label's hash changes."""
 
 NAME = "profile.json"
-"""The file's name in validation's checks and in a published version's folder."""
+"""File name, in validation's output folder and in a published version's folder."""
 
 RATED = ("test", "validation", "train")
-"""The splits of rated photos, the rarest first."""
+"""Splits of rated photos, the rarest first."""
 
 LEARNT = ("train", "validation")
-"""The splits whose labels a scorer learns from or is chosen by."""
+"""Splits whose labels a scorer is trained or selected on."""
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """How a quantity is spread.
+    """Distribution of a feature over photos.
 
     Attributes:
-        count: number of photos.
-        mean: NaN without photos.
-        deviation: standard deviation, over ``count``; NaN without photos.
-        histogram: photos in each of the quantity's bins.
+        count: Number of photos.
+        mean: Mean; NaN without photos.
+        deviation: Population standard deviation; NaN without photos.
+        histogram: Number of photos in each of the feature's bins.
     """
 
     count: int
@@ -47,35 +47,35 @@ class Distribution:
     histogram: tuple[int, ...]
 
     def __add__(self, other: "Distribution") -> "Distribution":
-        """That of both sets of photos together."""
-        sides = [side for side in (self, other) if side.count]
+        """Return the distribution over both sets of photos."""
+        non_empty = [part for part in (self, other) if part.count]
         count = self.count + other.count
-        mean = sum(side.count * side.mean for side in sides) / count if count else math.nan
-        variance = sum(side.count * (side.deviation**2 + (side.mean - mean) ** 2) for side in sides)
+        mean = sum(part.count * part.mean for part in non_empty) / count if count else math.nan
+        variance = sum(part.count * (part.deviation**2 + (part.mean - mean) ** 2) for part in non_empty)
         histogram = tuple(map(add, self.histogram, other.histogram))
         return Distribution(count, mean, math.sqrt(variance / count) if count else math.nan, histogram)
 
 
 def distribution(quantity: Quantity, values: pd.Series | np.ndarray) -> Distribution:
-    """Of values as they are kept; NaN is none."""
+    """Return the distribution of stored values; NaN values are left out."""
     values = np.asarray(values, float)
     values = values[np.isfinite(values)]
     histogram = tuple(np.histogram(values.clip(quantity.low, quantity.high), quantity.edges)[0].tolist())
     if not len(values):
         return Distribution(0, math.nan, math.nan, histogram)
-    mean = math.fsum(values) / len(values)  # to the last digit, so that the order of the photos does not matter
+    mean = math.fsum(values) / len(values)  # exact sum: the order of the photos does not matter
     deviation = math.sqrt(math.fsum((values - mean) ** 2) / len(values))
     return Distribution(len(values), mean, deviation, histogram)
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some photos of a data set.
+    """Statistics of some photos of a data set.
 
     Attributes:
-        photos: how many.
-        ratings: by people, of the photos of which their number is known.
-        spread: of each quantity, by its name; no photo has a score in the unlabelled part.
+        photos: Number of photos.
+        ratings: Number of people's ratings, of the photos for which it is known.
+        spread: Distribution of each feature by name; the mean score has no photos in the unlabelled split.
     """
 
     photos: int
@@ -83,24 +83,24 @@ class Part:
     spread: Mapping[str, Distribution]
 
     def __add__(self, other: "Part") -> "Part":
-        """Both together."""
+        """Return the statistics of both sets of photos."""
         spread = {name: self.spread[name] + other.spread[name] for name in self.spread}
         return Part(self.photos + other.photos, self.ratings + other.ratings, spread)
 
 
 def part(rows: pd.DataFrame) -> Part:
-    """Of some rows of a survey."""
-    spread = {each.name: distribution(each, rows[each.name]) for each in (SCORE, *APPEARANCE)}
+    """Return the statistics of some rows of `survey`."""
+    spread = {feature.name: distribution(feature, rows[feature.name]) for feature in (SCORE, *APPEARANCE)}
     return Part(len(rows), int(rows["raters"].sum()), spread)
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What is kept of a data set.
+    """Data profile of a data set.
 
     Attributes:
-        parts: by split; those without photos are there too.
-        labels: the hashes of what was learnt from, each 4 bytes with the lowest first, sorted.
+        parts: Statistics by split; splits without photos are included.
+        labels: Sorted hashes of the labels in `LEARNT`, 4 bytes each, little-endian.
     """
 
     parts: Mapping[str, Part]
@@ -108,45 +108,45 @@ class Profile:
 
     @property
     def rated(self) -> Part:
-        """The rated photos of all splits."""
+        """Statistics of the rated photos of all splits."""
         return reduce(add, (self.parts[split] for split in RATED))
 
     @property
     def unlabelled(self) -> Part:
-        """The other photos."""
+        """Statistics of the unlabelled photos."""
         return self.parts["unlabelled"]
 
 
 def profile(rows: pd.DataFrame) -> Profile:
-    """Of a survey's rows."""
+    """Return the data profile of the rows of `survey`."""
     parts = {split: part(rows[rows["split"] == split]) for split in (*RATED, "unlabelled")}
-    learnt = np.unique(rows.loc[rows["split"].isin(LEARNT), "label"].to_numpy(np.uint32))
-    return Profile(parts, learnt.astype("<u4").tobytes())
+    label_hashes = np.unique(rows.loc[rows["split"].isin(LEARNT), "label"].to_numpy(np.uint32))
+    return Profile(parts, label_hashes.astype("<u4").tobytes())
 
 
 def is_new(rows: pd.DataFrame, champion: Profile | None) -> np.ndarray:
-    """Which rows hold a label to learn from that the champion never saw, or saw with other votes: bool ``[n]``.
+    """Return a mask ``[n]`` of rows in `LEARNT` whose label is new or changed since the champion.
 
-    A label is taken for known by mistake about once in 4 billion divided by the number of the champion's labels.
+    A new label matches a known hash by chance with probability n / 4 billion, n being the champion's number of labels.
     """
     known = np.frombuffer(champion.labels, "<u4") if champion else np.empty(0, "<u4")
     return rows["split"].isin(LEARNT).to_numpy() & ~np.isin(rows["label"].to_numpy(), known)
 
 
 def to_json(value: Profile) -> dict[str, Any]:
-    """The profile as a JSON value; without photos, means are null."""
+    """Return the profile as a JSON value; means without photos are null."""
     parts = {
-        split: {**asdict(each), "spread": {name: _plain(one) for name, one in each.spread.items()}}
-        for split, each in value.parts.items()
+        split: {**asdict(statistics), "spread": {name: _plain(values) for name, values in statistics.spread.items()}}
+        for split, statistics in value.parts.items()
     }
     return {"version": VERSION, "parts": parts, "labels": base64.b64encode(value.labels).decode()}
 
 
 def from_json(value: Any) -> Profile:
-    """The profile of a JSON value.
+    """Return the profile of a JSON value.
 
     Raises:
-        ValueError: it is none, or one of another version.
+        ValueError: The value is no profile, or has another version.
     """
     version = value.get("version") if isinstance(value, dict) else None
     if version != VERSION:
@@ -167,15 +167,15 @@ def _plain(value: Distribution) -> dict[str, Any]:
 
 
 def _part(value: dict[str, Any]) -> Part:
-    spread = {each.name: _distribution(each, value["spread"][each.name]) for each in (SCORE, *APPEARANCE)}
+    spread = {feature.name: _distribution(feature, value["spread"][feature.name]) for feature in (SCORE, *APPEARANCE)}
     return Part(int(value["photos"]), int(value["ratings"]), spread)
 
 
-def _distribution(quantity: Quantity, value: dict[str, Any]) -> Distribution:
+def _distribution(feature: Quantity, value: dict[str, Any]) -> Distribution:
     count, histogram = int(value["count"]), tuple(map(int, value["histogram"]))
-    if len(histogram) != quantity.bins or sum(histogram) != count or min(histogram) < 0:
-        raise ValueError(f"the histogram of {quantity.name} does not hold {count} photos in {quantity.bins} bins")
+    if len(histogram) != feature.bins or sum(histogram) != count or min(histogram) < 0:
+        raise ValueError(f"the histogram of {feature.name} does not hold {count} photos in {feature.bins} bins")
     mean, deviation = (float(value[name]) if count else math.nan for name in ("mean", "deviation"))
     if count and not (math.isfinite(mean) and deviation >= 0):
-        raise ValueError(f"the mean and deviation of {quantity.name} are {mean} and {deviation}")
+        raise ValueError(f"the mean and deviation of {feature.name} are {mean} and {deviation}")
     return Distribution(count, mean, deviation, histogram)

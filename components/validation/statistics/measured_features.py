@@ -1,4 +1,4 @@
-"""What is followed from one data set to the next: the scores, and how the photos look."""
+"""Measured features of photos, compared between data sets: the mean score and the photos' appearance."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,19 +11,21 @@ from components.scorer.imaging import image_statistics, perceptual_hash
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number that each photo has, and how its distribution is kept.
+    """Feature measured on each photo, and the histogram that stores its distribution.
 
-    What varies by ratios (file sizes, sharpness) is kept as logarithms to base 2, whose mean a few odd photos cannot
-    carry away.
+    Features that vary by ratios (file size, sharpness) are stored as logarithms to base 2, so that a few outliers
+    cannot dominate the mean.
 
     Attributes:
-        name: in the profile and on the page.
-        meaning: of the number, in words.
-        low, high: ends of the histogram, as the number is kept; what lies beyond is counted in the last bin.
-        bins: of the histogram.
-        more, less: what photos with more of it are.
-        least: standard deviation below which differences mean nothing; it stands in for a smaller one.
-        scale: whether the number is kept as it is or as its logarithm.
+        name: Name in the profile and in the report.
+        meaning: Meaning of the number, in words.
+        low: Lower end of the histogram, in stored units; values below count in the first bin.
+        high: Upper end of the histogram, in stored units; values above count in the last bin.
+        bins: Number of bins.
+        more: Adjective for photos with a higher value.
+        less: Adjective for photos with a lower value.
+        least: Minimum standard deviation of an effect size; smaller deviations are replaced by this one.
+        scale: Stored scale: "linear" for the number itself, "log" for its logarithm.
     """
 
     name: str
@@ -38,16 +40,16 @@ class Quantity:
 
     @property
     def edges(self) -> np.ndarray:
-        """Of the bins, as the number is kept: float ``[bins + 1]``."""
+        """Edges of the bins, in stored units: float ``[bins + 1]``."""
         return np.linspace(self.low, self.high, self.bins + 1)
 
     def shown(self, kept: float | np.ndarray) -> float | np.ndarray:
-        """A kept number as people read it; of a mean of logarithms, the geometric mean."""
+        """Convert a stored value to the unit that people read; a mean of logarithms becomes the geometric mean."""
         return np.exp2(kept) if self.scale == "log" else kept
 
 
 SCORE = Quantity("mean score", "of a photo's votes, 1 to 10", 1, 10, 180, "higher scores", "lower scores", 0.05)
-"""Bins of a twentieth of a point: finer than what one vote of twenty moves."""
+"""Mean score. Bins of 1/20 point are finer than the effect of one vote in twenty."""
 
 APPEARANCE = (
     Quantity("brightness", "mean luma, 0 black to 1 white", 0, 1, 50, "brighter", "darker", 0.005),
@@ -59,15 +61,15 @@ APPEARANCE = (
     Quantity("size", "pixels of the shorter side", 5, 12, 56, "larger", "smaller", 0.05, "log"),
     Quantity("detail", "bits a pixel of the file", -3, 5, 48, "fuller of detail", "poorer in detail", 0.05, "log"),
 )  # fmt: skip
-"""How a photo of the data set looks. ``size`` and ``detail`` also follow changes of ingestion's own settings."""
+"""Appearance features. ``size`` and ``detail`` also reflect changes of ingestion's settings."""
 
 
 def measure(image: Image.Image, size: int) -> dict[str, float]:
-    """The numbers of ``APPEARANCE``, as they are kept.
+    """Return the `APPEARANCE` features of a photo, in stored units.
 
     Args:
-        image: upright picture in mode RGB; photos scaled while decoding tell ``size`` too small, so it is not.
-        size: bytes of the file.
+        image: Upright RGB image, decoded at full size: scaled decoding would make ``size`` too small.
+        size: File size, bytes.
     """
     width, height = image.size
     square = image.resize((perceptual_hash.SQUARE, perceptual_hash.SQUARE), Image.Resampling.BILINEAR)
