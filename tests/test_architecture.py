@@ -189,6 +189,12 @@ def test_the_init_of_a_room_holds_a_docstring_alone():
             assert all(isinstance(node, ast.Expr) for node in body), path
 
 
+def test_no_test_imports_a_test():
+    """Scripts in strings of a test are code of their own, and import builders and fakes as well."""
+    pattern = re.compile(r"^\s*(from|import) tests\.([\w.]+\.)?test_", re.MULTILINE)
+    assert not [path for path in (ROOT / "tests").rglob("*.py") if pattern.search(path.read_text(encoding="utf-8"))]
+
+
 @every_module
 def test_only_the_pipeline_and_the_contracts_know_kfp(name):
     if not name.startswith("pipeline") and not name.endswith(".component"):

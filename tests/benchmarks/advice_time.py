@@ -30,7 +30,7 @@ from components.scorer.faces.face_inputs import together
 from components.scorer.faces.geometry import Face
 from components.scorer.settings import Advising
 from images.serving.inference.advice_queue import scorers
-from tests.scorer.advice.test_search import colour, detail, face, stops
+from tests.builders.advised_photos import colour, detail, face, stops
 
 TARGET = 2.0  # seconds
 ROUNDS = 5

@@ -19,7 +19,7 @@ from components.scorer.advice import edits, search
 from components.scorer.artifacts import litert_model
 from components.scorer.registry import channels
 from components.scorer.settings import Advising
-from tests.scorer.advice.test_search import face
+from tests.builders.advised_photos import face
 
 PORTRAITS = 24
 FLAWLESS = {"exposure": 0.0, "blur": 0.0, "tilt": 0.0, "size": 0.42, "x": 0.5, "y": 0.42, "child": False}

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.builders.git_trees import git
 from tests.containers.engine import ROOT, Unavailable, docker, engine
 from tests.fakes import kubeflow
-from tests.images.test_release import git
 
 TINY = """FROM scratch AS {name}
 COPY images/{folder} /images

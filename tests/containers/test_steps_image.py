@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from pipeline import sagemaker_job
+from tests.builders.sagemaker_jobs import TINY, job
 from tests.containers.engine import ROOT, container, docker, revision
-from tests.pipeline.test_sagemaker_job import TINY, job
 
 LIMIT = 2.2e9  # bytes
 USER = 10001

@@ -32,7 +32,7 @@ from components.scorer.settings import Faces, Ingestion
 from components.validation import leakage
 from components.validation.statistics import collect
 from tests.builders import designed_faces
-from tests.ingestion.test_ingest import jpeg, picture
+from tests.builders.ingestions import jpeg, picture
 
 SETTINGS = Ingestion(minimum_side=32, validation_share=0.25, test_share=0.25, maximum_left_out=1.0)
 RUNS = 10

@@ -20,8 +20,7 @@ from components.scorer.registry import channels, integrity
 from components.scorer.run.paths import Workspace
 from components.scorer.settings import Policy
 from tests.builders import designed
-from tests.evaluation.test_evaluate import NOISY, PHOTOS, SETTINGS, SOUND
-from tests.evaluation.test_gates import SERVED
+from tests.builders.evaluations import NOISY, PHOTOS, SERVED, SETTINGS, SOUND
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DESK, PHONE = 1200, 390

@@ -22,24 +22,11 @@ from components.scorer.registry import channels, integrity
 from components.scorer.report.page import LARGEST
 from components.scorer.run.decision import Gate, decide, record, write
 from components.scorer.run.paths import Workspace
-from components.scorer.settings import Evaluation, Policy
+from components.scorer.settings import Policy
 from tests.builders import designed
+from tests.builders.evaluations import NOISY, PHOTOS, SERVED, SETTINGS, SOUND
 from tests.conftest import votes_around
-from tests.evaluation.test_gates import SERVED
 
-PHOTOS = 48
-SOUND = designed.SOUND
-NOISY = {**SOUND, "stripes": 40, "intercept": -1.5}
-SETTINGS = Evaluation(
-    bootstrap=60,
-    minimum_test_photos=40,
-    minimum_slice=20,
-    behaviour_photos=4,
-    perturbation_photos=1,
-    champion_margin=0.1,
-    champion_margin_emd=0.3,
-    maximum_rise=9.0,
-)
 POLICY = Policy(warn_only=())
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from components.evaluation import export_probe
-from components.evaluation.export_probe import Serving
 from components.evaluation.gates import all_gates
 from components.evaluation.results import Findings, find
 from components.scorer.artifacts import saved_model
@@ -16,12 +15,12 @@ from components.scorer.data import photos
 from components.scorer.registry import channels
 from components.scorer.settings import Evaluation
 from tests.builders import designed
+from tests.builders.evaluations import SERVED
 
 PHOTOS = 160
 SETTINGS = Evaluation(bootstrap=200, behaviour_photos=32, perturbation_photos=2)
 SOUND = designed.SOUND
 WORSE = {**SOUND, "stripes": 40, "intercept": -1.5}
-SERVED = Serving(32, 1e-6, 1e-6, 1.0, 20.0, 10.0, 12.0, 100.0, 700.0, 5.0)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import yaml
 
 from images import release
 from pipeline.__main__ import _parser
-from tests.images.test_manifests import ROOT
+from tests.builders.manifests import ROOT
 
 PATH = ROOT / ".github" / "workflows" / "ci.yaml"
 TEXT = PATH.read_text(encoding="utf-8")

@@ -18,11 +18,9 @@ import yaml
 from components.scorer.registry import integrity
 from images.serving.process import supervisor
 from images.serving.settings import PREFIX, Settings
+from tests.builders.manifests import MANIFESTS, ROOT, VERSIONS
 
-ROOT = Path(__file__).resolve().parents[2]
-MANIFESTS = ROOT / "images" / "manifests"
 KSERVE = ROOT / ".venv-kserve" / "bin" / "python"
-VERSIONS = ("1.30", kubernetes_validate.latest_version())
 
 
 def documents(path: Path) -> list[dict]:

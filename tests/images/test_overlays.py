@@ -14,7 +14,7 @@ from images.serving.settings import PREFIX, Settings
 from pipeline.__main__ import _parser
 from pipeline.kubeflow import schedules
 from pipeline.resources import LABEL
-from tests.images.test_manifests import MANIFESTS, ROOT, VERSIONS
+from tests.builders.manifests import MANIFESTS, ROOT, VERSIONS
 
 OVERLAYS = ("dev", "prod")
 KINDS = {

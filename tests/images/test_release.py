@@ -1,18 +1,13 @@
 """A release: what is refused before anything is built, and how digests are written. Pushing itself needs an engine."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from images import digests, release
+from tests.builders.git_trees import git
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
-
-
-def git(tree: Path, *words: str) -> str:
-    own = ["-c", "user.name=x", "-c", "user.email=x@x", "-c", "init.defaultBranch=main"]
-    return subprocess.run(["git", "-C", str(tree), *own, *words], check=True, capture_output=True, text=True).stdout
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from components.scorer.data import photos
 from components.scorer.faces import analyzer, embedder, weight_files
 from components.scorer.settings import Faces
 from tests.builders import designed_faces
-from tests.ingestion.test_ingest import BEAM, SETTINGS, Inputs, jpeg, picture
+from tests.builders.ingestions import BEAM, SETTINGS, Inputs, jpeg, picture
 
 PLACES = {0: (), 1: ((0.3, 0.3), (0.7, 0.7))}  # of faces, by the photo's number; the others have one in the middle
 

@@ -1,13 +1,9 @@
 """The exit handler: what people are told, and that a webhook harms nothing. Over true HTTP on loopback."""
 
-import json
 import signal
 import subprocess
 import sys
-import threading
 import time
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -20,50 +16,9 @@ from components.scorer.run import decision, step_status
 from components.scorer.run.decision import Decision, Gate
 from components.scorer.run.paths import Workspace
 from components.scorer.settings import Policy
+from tests.fakes.webhook import SECRET, VERSION, decided, passed_step, published, pushed, said_to, webhook
 
 ROOT = Path(__file__).resolve().parents[2]
-SECRET = "T0KEN-nobody-may-see"
-
-
-class Received(list):
-    """The messages that a webhook received, and their headers and bytes."""
-
-    def __init__(self):
-        self.headers, self.bodies = [], []
-
-    def take(self, headers, body: bytes) -> None:
-        self.headers.append(dict(headers))
-        self.bodies.append(body)
-        self.append(json.loads(body))
-
-
-@contextmanager
-def webhook(answers: list[int], delay: float = 0.0):
-    """A webhook that gives these answers in turn, the last one for ever; yields its URL and what it received."""
-    received = Received()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            received.take(self.headers, self.rfile.read(int(self.headers["Content-Length"])))
-            time.sleep(delay)
-            status = answers[min(len(received), len(answers)) - 1]
-            self.send_response(status)
-            if 300 <= status < 400:
-                self.send_header("Location", "/elsewhere")
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/services/{SECRET}", received
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.fixture
@@ -74,38 +29,8 @@ def place(tmp_path, monkeypatch) -> Workspace:
     return Workspace(str(tmp_path), "run-7")
 
 
-def passed_step(place: Workspace, name: str, report: str = "") -> None:
-    with step_status.step(name, place.uri, report):
-        pass
-
-
 SRCC = Gate("srcc", "Ranks as people do", "SRCC", 0.31, 0.5, "failed", "SRCC is .31; it has to be at least .5.")
 NOISE = Gate("noise", "Noise raises no score", "score points", 0.3, 0.0, "failed", "noise raises scores by .3.")
-VERSION = {"version": 3, "uri": "gs://models/portraits/3"}
-
-
-def decided(place: Workspace, *gates: Gate, policy: Policy = Policy(warn_only=("noise",))) -> dict:  # noqa: B008
-    """What evaluation writes; one gate passed beside those given."""
-    passed = Gate("emd", "Votes as people do", "EMD", 0.8, 1.5, "passed", "EMD is .8.")
-    value = decision.record(decision.decide([passed, *gates], policy), run=place.run)
-    decision.write(place.decision, value)
-    return value
-
-
-def pushed(place: Workspace) -> None:
-    """What push leaves."""
-    passed_step(place, "push")
-    decision.write(place.decision, decision.completed(decision.read(place.decision), **VERSION))
-    storage.write_json(place.published, VERSION)
-
-
-def published(place: Workspace) -> None:
-    """The records of a run that went well."""
-    for name in ("ingestion", "validation", "pretraining", "training"):
-        passed_step(place, name, f"gs://reports/{name}")
-    passed_step(place, "evaluation", "gs://reports/evaluation")
-    decided(place)
-    pushed(place)
 
 
 def refused(place: Workspace) -> None:
@@ -130,11 +55,6 @@ def failed(place: Workspace) -> None:
     passed_step(place, "ingestion")
     with pytest.raises(ValueError, match="row 3"), step_status.step("pretraining", place.uri):
         raise ValueError("ratings.csv, row 3: expected a score from 1 to 10, got 11\nand more")
-
-
-def said_to(received: list[dict]) -> dict[str, str]:
-    """The fields of the last message."""
-    return {field["title"]: field["value"] for field in received[-1]["attachments"][0]["fields"]}
 
 
 def test_a_published_run_is_told_with_its_version_verdict_and_report(place, capsys):

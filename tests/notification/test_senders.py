@@ -18,7 +18,7 @@ from components.notification.senders import Mail, Message, Misconfigured, Signed
 from components.scorer.run import step_status
 from components.scorer.run.paths import Workspace
 from tests.fakes import smtp
-from tests.notification.test_notify import published, said_to, webhook
+from tests.fakes.webhook import published, said_to, webhook
 
 KEY = bytes(range(32))
 SIGNING = "whsec_" + base64.b64encode(KEY).decode()

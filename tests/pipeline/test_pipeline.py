@@ -30,7 +30,7 @@ from pipeline.compiled import compiled
 from pipeline.pipeline import portrait_scorer
 from tests.builders import tiny
 from tests.fakes import kubeflow_backend
-from tests.notification.test_notify import said_to, webhook
+from tests.fakes.webhook import said_to, webhook
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = {"ingestion", "validation", "pretraining", "training", "evaluation", "push", "notification"}

@@ -13,34 +13,11 @@ from typing import NamedTuple
 
 import pytest
 
-from components.ingestion.sample import draw
 from components.scorer.settings import Faces
 from pipeline import parameters, sagemaker_job
+from tests.builders.sagemaker_jobs import TINY, config, job
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = {
-    "start": "none", "backbone_options": '{"alpha": 0.25}', "crop": "32", "scale": "36", "head_epochs": "1",
-    "epochs": "5", "batch_size": "8", "validation_share": "0.2", "test_share": "0.2", "camera_faults": "0.0",
-}  # fmt: skip
-
-
-def job(base: Path, hyperparameters: dict, photos: str = "photos") -> Path:
-    """The folders of a job on the drawn sample, as SageMaker lays them out."""
-    data = base / "input" / "data"
-    sample = draw(base / "drawn", labelled=48, unlabelled=8, seed=3)
-    for channel in ("ratings", "attributes"):
-        (data / channel).mkdir(parents=True)
-        getattr(sample, channel).rename(data / channel / getattr(sample, channel).name)
-    sample.photos.rename(data / photos)
-    sample.unlabelled.rename(data / "unlabelled")
-    config(base, hyperparameters)
-    return base
-
-
-def config(base: Path, hyperparameters: dict) -> None:
-    place = base / "input" / "config"
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "hyperparameters.json").write_text(json.dumps(hyperparameters))
 
 
 def start(base: Path) -> subprocess.Popen:

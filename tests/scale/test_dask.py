@@ -18,7 +18,7 @@ import pytest
 from components.ingestion import ingest
 from components.ingestion.photos import parallel_map, photo_inspection
 from components.scorer.run import beam
-from tests.ingestion.test_ingest import SETTINGS, Inputs, same_files
+from tests.builders.ingestions import SETTINGS, Inputs, same_files
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 2

@@ -2,8 +2,8 @@
 
 import pytest
 
+from tests.builders.ingestions import BEAM
 from tests.end_to_end.life import live, place
-from tests.ingestion.test_ingest import BEAM
 
 
 def test_a_life_on_this_machine(tmp_path):

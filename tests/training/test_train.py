@@ -23,10 +23,10 @@ from components.scorer.model.auxiliary_heads import Heads
 from components.scorer.model.encoder import build_encoder
 from components.scorer.model.inputs import WHOLE
 from components.scorer.parameters import from_parameters
-from components.scorer.settings import Pretraining, Training
+from components.scorer.settings import Pretraining
 from components.training.examples.degraded_copies import FAULT, worth_less
 from components.training.features import Reader
-from components.training.train import train
+from tests.builders.trainings import run_training, training
 from tests.conftest import SMALL, example
 
 SCORES = np.arange(1, 11)
@@ -36,18 +36,9 @@ def pretraining(**changes) -> Pretraining:
     return from_parameters(Pretraining, **{"start": "autoencoder", "epochs": 2, **SMALL, **changes})
 
 
-def training(**changes) -> Training:
-    return from_parameters(Training, **{"scale": 36, "head_epochs": 1, "epochs": 2, "dropout": 0.2, **changes})
-
-
 def run_pretraining(dataset: Path, folder: Path, settings: Pretraining) -> dict[str, float]:
     places = {"checkpoints": str(folder / "checkpoints"), "fingerprint": "data"}
     return pretrain(dataset, folder / "encoder", folder / "report.html", settings=settings, scale=36, **places)
-
-
-def run_training(dataset: Path, encoder: Path, folder: Path, settings: Training) -> dict[str, float]:
-    places = {"checkpoints": str(folder / "checkpoints"), "fingerprint": "data", "revision": "abc"}
-    return train(dataset, encoder, folder / "scorer", folder / "report.html", settings=settings, **places)
 
 
 def test_a_bundle_holds_the_network_and_not_the_optimizer_that_trained_it(small_dataset, small_encoder, tmp_path):
@@ -219,7 +210,7 @@ def test_an_epoch_is_the_same_when_it_is_read_again(small_dataset):
 SCRIPT = """
 import sys
 from pathlib import Path
-from tests.training.test_train import run_training, training
+from tests.builders.trainings import run_training, training
 dataset, encoder, folder = map(Path, sys.argv[1:])
 run_training(dataset, encoder, folder, training(epochs=6))
 """

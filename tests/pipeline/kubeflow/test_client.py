@@ -10,20 +10,14 @@ import yaml
 from pipeline.__main__ import main
 from pipeline.compiled import compiled
 from pipeline.kubeflow import client, schedules
+from tests.builders.schedules import DATA, WEEKLY, schedule
 from tests.fakes import kubeflow, smtp
 
-DATA = {"photos": "gs://data/photos", "ratings": "gs://data/r.csv", "models": "gs://models", "workspace": "gs://runs"}
 GIVEN = [f"--{name}={value}" for name, value in DATA.items()]
-WEEKLY = {"cron": "0 0 3 * * 1", "parameters": DATA}
 
 
 def submit(server, *arguments: str) -> int:
     return main(["submit", *GIVEN, "--host", server.url, *arguments])
-
-
-def schedule(server, file: Path, *arguments: str, **entries: dict) -> int:
-    file.write_text(yaml.safe_dump({"schedules": entries}))
-    return main(["schedule", str(file), "--host", server.url, *arguments])
 
 
 def changed_revision(monkeypatch, name: str) -> None:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from pipeline.__main__ import main
-from tests.pipeline.kubeflow.test_client import DATA, WEEKLY, schedule
+from tests.builders.schedules import DATA, WEEKLY, schedule
 
 DATED = WEEKLY | {"parameters": DATA | {"photos": "gs://data/photos/[[ScheduledTime.2006-01-02]]"}}
 JANUARY = ("--since=2026-01-01", "--until=2026-02-01")

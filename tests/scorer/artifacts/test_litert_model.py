@@ -22,8 +22,8 @@ from components.scorer.imaging.decoding import Unusable
 from components.scorer.model import serving_outputs
 from components.scorer.registry import integrity
 from components.scorer.upload_norms import policy
+from tests.builders.pushes import bundle_of, tiny
 from tests.conftest import drawn_photo
-from tests.push.test_push import bundle_of, tiny
 
 
 @pytest.fixture(scope="module")

@@ -27,12 +27,13 @@ from components.scorer.model.inputs import Sight
 from components.scorer.model.network import build_scorer
 from components.scorer.parameters import from_parameters
 from components.scorer.registry import channels, integrity
+from components.scorer.run.decision import decide
 from components.scorer.settings import Evaluation, Faces, Ingestion, Policy, Pretraining, Training
 from images.serving.settings import Settings
 from tests.builders import designed_faces
+from tests.builders.pushes import PASSED, Place, judged
 from tests.builders.servers import Here, imports_of_a_server, until
 from tests.conftest import drawn_photo
-from tests.push.test_push import PASSED, Place, decide, judged
 
 SIZE = designed_faces.READ
 JOBS = auxiliary_heads.Heads("job", ("carer", "tutor"))

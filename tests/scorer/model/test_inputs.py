@@ -34,8 +34,8 @@ from components.training.examples import targets
 from components.training.heads.pca import principal_components
 from components.training.train import train
 from tests.builders import designed_faces
+from tests.builders.model_cards import FACTS, readable
 from tests.conftest import drawn_photo, light_encoder, votes_around
-from tests.push.test_model_card import FACTS, told
 
 SIZE = 6
 """Numbers of an embedding."""
@@ -438,7 +438,7 @@ def test_a_bundle_tells_what_reads_faces(faced):
 
 def test_the_model_card_tells_what_reads_faces(faced):
     made = card(replace(FACTS, faces=faced.reads))
-    for words in (told(made.markdown), told(made.html)):
+    for words in (readable(made.markdown), readable(made.html)):
         assert faced.reads in words
 
 

@@ -1,0 +1,77 @@
+"""Decisions, bundles and places to push to."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from components.push.push import push
+from components.scorer import storage
+from components.scorer.artifacts import bundle
+from components.scorer.parameters import from_parameters
+from components.scorer.registry import channels
+from components.scorer.run import decision
+from components.scorer.run.decision import Decision, Gate
+from components.scorer.run.paths import Workspace
+from components.scorer.settings import Pretraining, Training
+
+SETTINGS = from_parameters(Pretraining, start="none", backbone_options={"alpha": 0.25}, crop=32)
+
+
+def bundle_of(model: keras.Model, folder: Path) -> Path:
+    """A bundle whose answers differ from photo to photo and from model to model."""
+    rng = np.random.default_rng(model.count_params())
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0  # or random weights let every photo's features fade to nothing
+        if isinstance(layer, keras.layers.Dense):
+            layer.kernel.assign(rng.normal(0, 3 / layer.kernel.shape[0] ** 0.5, layer.kernel.shape))
+    model(rng.uniform(0, 255, (16, 32, 32, 3)).astype("float32"), training=True)
+    history = {"loss": [0.3, 0.2]}
+    bundle.Bundle(model, SETTINGS, Training(scale=40), "fingerprint of the data", "revision", history).save(folder)
+    return folder
+
+
+def tiny(filters: int) -> keras.Model:
+    """A network that takes no time to export, for what does not depend on the network; the same each time."""
+    keras.utils.set_random_seed(filters)
+    pixels = keras.Input((32, 32, 3))
+    seen = keras.layers.Conv2D(filters, 5, strides=4, activation="relu")(keras.layers.Rescaling(1 / 255)(pixels))
+    pooled = keras.layers.GlobalAveragePooling2D()(seen)
+    return keras.Model(pixels, keras.layers.Dense(10, activation="softmax", name="votes")(pooled))
+
+
+PASSED = Gate("emd", "Votes as people do", "EMD", 0.8, 1.5, "passed", "EMD is .8; it has to be at most 1.5.")
+
+
+def judged(folder: Path, made: Decision, run: str = "run") -> Path:
+    """A folder as evaluation leaves it."""
+    decision.write(str(folder / "decision.json"), decision.record(made, run=run, model="portraits", data="the data"))
+    storage.write_json(
+        str(folder / "metrics.json"), {"photos": 324, "challenger": {"srcc": {"value": 0.671}, "rmse": {"value": 0.8}}}
+    )
+    return folder
+
+
+class Place:
+    """Where a test publishes to, and what is there."""
+
+    def __init__(self, uri: str, results: Path) -> None:
+        self.models, self.workspace, self.results = f"{uri}/models", f"{uri}/workspace", results
+
+    def push(self, scorer: Path, run: str = "run", **others: object) -> str:
+        options = {"results": self.results, "models": self.models, "name": "portraits", **others}
+        return push(scorer, workspace=Workspace(self.workspace, run), **options)
+
+    @property
+    def channels(self) -> dict:
+        return channels.read(self.models, "portraits")
+
+    def files(self, version: int) -> set[str]:
+        return {file.name for file in storage.files(f"{self.models}/portraits/{version}")}
+
+    def said(self, run: str = "run") -> dict:
+        return storage.read_json(Workspace(self.workspace, run).published)
+
+    def decision(self, run: str = "run") -> dict | None:
+        return decision.read(Workspace(self.workspace, run).decision)

@@ -1,0 +1,30 @@
+"""Folders and hyperparameters of a SageMaker training job."""
+
+import json
+from pathlib import Path
+
+from components.ingestion.sample import draw
+
+TINY = {
+    "start": "none", "backbone_options": '{"alpha": 0.25}', "crop": "32", "scale": "36", "head_epochs": "1",
+    "epochs": "5", "batch_size": "8", "validation_share": "0.2", "test_share": "0.2", "camera_faults": "0.0",
+}  # fmt: skip
+
+
+def job(base: Path, hyperparameters: dict, photos: str = "photos") -> Path:
+    """The folders of a job on the drawn sample, as SageMaker lays them out."""
+    data = base / "input" / "data"
+    sample = draw(base / "drawn", labelled=48, unlabelled=8, seed=3)
+    for channel in ("ratings", "attributes"):
+        (data / channel).mkdir(parents=True)
+        getattr(sample, channel).rename(data / channel / getattr(sample, channel).name)
+    sample.photos.rename(data / photos)
+    sample.unlabelled.rename(data / "unlabelled")
+    config(base, hyperparameters)
+    return base
+
+
+def config(base: Path, hyperparameters: dict) -> None:
+    place = base / "input" / "config"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "hyperparameters.json").write_text(json.dumps(hyperparameters))

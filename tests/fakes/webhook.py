@@ -1,0 +1,93 @@
+"""A webhook on loopback, and what a message to it says."""
+
+import json
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from components.scorer import storage
+from components.scorer.run import decision, step_status
+from components.scorer.run.decision import Gate
+from components.scorer.run.paths import Workspace
+from components.scorer.settings import Policy
+
+SECRET = "T0KEN-nobody-may-see"
+
+
+class Received(list):
+    """The messages that a webhook received, and their headers and bytes."""
+
+    def __init__(self):
+        self.headers, self.bodies = [], []
+
+    def take(self, headers, body: bytes) -> None:
+        self.headers.append(dict(headers))
+        self.bodies.append(body)
+        self.append(json.loads(body))
+
+
+@contextmanager
+def webhook(answers: list[int], delay: float = 0.0):
+    """A webhook that gives these answers in turn, the last one for ever; yields its URL and what it received."""
+    received = Received()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            received.take(self.headers, self.rfile.read(int(self.headers["Content-Length"])))
+            time.sleep(delay)
+            status = answers[min(len(received), len(answers)) - 1]
+            self.send_response(status)
+            if 300 <= status < 400:
+                self.send_header("Location", "/elsewhere")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/services/{SECRET}", received
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def passed_step(place: Workspace, name: str, report: str = "") -> None:
+    with step_status.step(name, place.uri, report):
+        pass
+
+
+VERSION = {"version": 3, "uri": "gs://models/portraits/3"}
+
+
+def decided(place: Workspace, *gates: Gate, policy: Policy = Policy(warn_only=("noise",))) -> dict:  # noqa: B008
+    """What evaluation writes; one gate passed beside those given."""
+    passed = Gate("emd", "Votes as people do", "EMD", 0.8, 1.5, "passed", "EMD is .8.")
+    value = decision.record(decision.decide([passed, *gates], policy), run=place.run)
+    decision.write(place.decision, value)
+    return value
+
+
+def pushed(place: Workspace) -> None:
+    """What push leaves."""
+    passed_step(place, "push")
+    decision.write(place.decision, decision.completed(decision.read(place.decision), **VERSION))
+    storage.write_json(place.published, VERSION)
+
+
+def published(place: Workspace) -> None:
+    """The records of a run that went well."""
+    for name in ("ingestion", "validation", "pretraining", "training"):
+        passed_step(place, name, f"gs://reports/{name}")
+    passed_step(place, "evaluation", "gs://reports/evaluation")
+    decided(place)
+    pushed(place)
+
+
+def said_to(received: list[dict]) -> dict[str, str]:
+    """The fields of the last message."""
+    return {field["title"]: field["value"] for field in received[-1]["attachments"][0]["fields"]}
