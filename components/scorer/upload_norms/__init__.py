@@ -1,5 +1,5 @@
-"""The client's upload norms: what a portrait must not be, checked photo by photo.
+"""Upload norms: the client's rules for acceptable portraits, checked photo by photo.
 
-``policy`` reads the file of norms, ``detectors`` measures a photo, ``check`` applies the norms to it, ``accuracy``
+``policy`` reads the norms file, ``detectors`` measures a photo, ``check`` applies the norms to it, and ``accuracy``
 compares the results with people's labels. Nothing here imports TensorFlow.
 """

@@ -1,4 +1,4 @@
-"""The upload norms applied to a photo."""
+"""Application of the upload norms to a photo."""
 
 from collections.abc import Mapping, Sequence
 
@@ -26,20 +26,20 @@ def check(
     size: tuple[int, int],
     job: str = "",
 ) -> list[Finding]:
-    """Hold a photo against the norms.
+    """Check a photo against the norms.
 
-    Where there is no face, norms about the face cannot be checked, so only the norm that asks for one speaks.
+    Without a face, norms about the face cannot be checked. Only the norm that requires a face then reports.
 
     Args:
-        norms: in force.
-        image: the photo as it is scored: upright, RGB, shorter side at most 320 pixels.
-        faces: on it, largest first; None when none were looked for.
-        attributes: probability, 0 to 1, that each attribute which the scorer has learnt has the value that counts.
-        size: width and height of the photo as it was sent, upright.
-        job: that the person offers to do; "" where it is not known.
+        norms: Norms in force.
+        image: Photo as it is scored: upright, RGB, shorter side at most 320 pixels.
+        faces: Faces on the photo, largest first; None if face detection did not run.
+        attributes: Probability, 0 to 1, that a learnt attribute has the value that counts, by attribute.
+        size: Width and height of the uploaded photo, upright, pixels.
+        job: Job that the person offers to do; "" if unknown.
 
     Returns:
-        One finding a norm, in the order of the norms.
+        One finding per norm, in the order of the norms.
     """
     scene = Scene(image if image.mode == "RGB" else image.convert("RGB"), faces, attributes, size)
     findings: dict[str, Finding] = {}
@@ -48,34 +48,34 @@ def check(
     return list(findings.values())
 
 
-def _find(norm: Norm, scene: "Scene", before: Mapping[str, Finding], job: str) -> Finding:
-    how = norm.check
-    if how.detector == "attribute" and norm.attribute not in scene.attributes and norm.otherwise:
-        how = norm.otherwise
-    threshold = how.allowed(job)
-    why = _reason_against(norm, how, scene)
+def _find(norm: Norm, scene: "Scene", earlier: Mapping[str, Finding], job: str) -> Finding:
+    rule = norm.check
+    if rule.detector == "attribute" and norm.attribute not in scene.attributes and norm.otherwise:
+        rule = norm.otherwise
+    threshold = rule.allowed(job)
+    reason = _reason_against(norm, rule, scene)
     for key in norm.unless:
-        if before[key].kept is False:
-            why = EXPLAINED.format(key=key)
-    if why:
-        return Finding(norm.key, None, None, threshold, why=why)
-    value, detector = _value(norm, how, scene), DETECTORS[how.detector]
+        if earlier[key].kept is False:
+            reason = EXPLAINED.format(key=key)
+    if reason:
+        return Finding(norm.key, None, None, threshold, why=reason)
+    value, detector = _value(norm, rule, scene), DETECTORS[rule.detector]
     kept = value <= threshold if detector.broken == "above" else value >= threshold
     return Finding(norm.key, kept, value, threshold, "" if kept else norm.sentence)
 
 
-def _value(norm: Norm, how: Check, scene: "Scene") -> float:
-    measure = DETECTORS[how.detector].measure
-    return measure(scene, **how.parameters) if measure else float(scene.attributes[norm.attribute])
+def _value(norm: Norm, rule: Check, scene: "Scene") -> float:
+    measure = DETECTORS[rule.detector].measure
+    return measure(scene, **rule.parameters) if measure else float(scene.attributes[norm.attribute])
 
 
-def _reason_against(norm: Norm, how: Check, scene: "Scene") -> str:
-    """Why a norm cannot be checked on a photo; empty when it can."""
-    needs = DETECTORS[how.detector].needs
-    if needs == "attribute" and norm.attribute not in scene.attributes:
+def _reason_against(norm: Norm, rule: Check, scene: "Scene") -> str:
+    """Return the reason why a norm cannot be checked on a photo; "" if it can."""
+    requirement = DETECTORS[rule.detector].needs
+    if requirement == "attribute" and norm.attribute not in scene.attributes:
         return NOT_LEARNT.format(attribute=norm.attribute)
-    if needs in ("faces", "face") and scene.faces is None:
+    if requirement in ("faces", "face") and scene.faces is None:
         return NO_DETECTOR
-    if needs == "face" and not scene.faces:
+    if requirement == "face" and not scene.faces:
         return NO_FACE
     return ""

@@ -1,4 +1,4 @@
-"""What the upload norms measure on a photo: light, blur, faces, lenses, borders, screens."""
+"""Measurements of a photo for the upload norms: light, blur, faces, dark lenses, screen borders."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +12,17 @@ from PIL import Image
 
 from components.scorer.faces.geometry import Face, aligned
 
-# ---- detectors
-
 
 @dataclass(frozen=True)
 class Scene:
-    """What the detectors look at."""
+    """Photo with the data that the detectors use.
+
+    Attributes:
+        image: Photo as it is scored, RGB.
+        faces: Faces on the photo, largest first; None if face detection did not run.
+        attributes: Probability, 0 to 1, that a learnt attribute has the value that counts, by attribute.
+        size: Width and height of the uploaded photo, upright, pixels.
+    """
 
     image: Image.Image
     faces: Sequence[Face] | None
@@ -26,72 +31,77 @@ class Scene:
 
     @property
     def face(self) -> Face:
-        """The largest face."""
+        """Largest face."""
         return self.faces[0]
 
     @cached_property
     def pixels(self) -> np.ndarray:
-        """The photo: uint8 [height, width, 3]."""
+        """Photo as uint8 [height, width, 3]."""
         return np.asarray(self.image)
 
     @cached_property
     def grey(self) -> np.ndarray:
-        """The photo: float32 [height, width], 0 to 255."""
+        """Photo as grey levels, float32 [height, width], 0 to 255."""
         return cv2.cvtColor(self.pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
 
     @cached_property
     def upright_face(self) -> np.ndarray:
-        """The light of the largest face, as `geometry.aligned` turns it: linear, 0 to 1, float32 [112, 112, 3]."""
+        """Linear light of the largest face after `geometry.aligned`: float32 [112, 112, 3], 0 to 1."""
         return _LINEAR[aligned(self.image, self.face)]
 
     @cached_property
     def stops(self) -> np.ndarray:
-        """The luminance of the upright face in stops below white: float32 [112, 112]."""
+        """Luminance of the upright face in stops relative to white, 0 or below: float32 [112, 112]."""
         return np.log2(self.upright_face @ _LUMINANCE + _NOISE)
 
 
 _LEVELS = np.arange(256, dtype=np.float32) / 255
 _LINEAR = np.where(_LEVELS <= 0.04045, _LEVELS / 12.92, ((_LEVELS + 0.055) / 1.055) ** 2.4)  # sRGB: IEC 61966-2-1
-_LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)  # of linear red, green and blue: the same
-_NOISE = 1 / 512  # of white: what is darker differs by the camera's noise, so it counts as equally dark
+_LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)  # weights of linear red, green and blue: the same source
+_NOISE = 1 / 512  # of white: camera noise dominates below this level, so all darker values count alike
 
 
 def _fewest_persons(scene: Scene) -> float:
-    """The number of faces."""
+    """Return the number of faces."""
     return float(len(scene.faces))
 
 
 def _most_persons(scene: Scene, share: float, confidence: float) -> float:
-    """The number of faces whose side is at least ``share`` of the largest's, found with at least this confidence.
+    """Return the number of prominent faces: the largest, and each other of sufficient size and confidence.
 
-    Who is smaller stands in the background. Other faces have to be surer than the first: leaves and stones that YuNet
-    takes for a face come to .77.
+    Smaller faces belong to people in the background. Other faces need more confidence than the first, because false
+    detections in leaves and stones reach .77.
+
+    Args:
+        scene: Photo with its faces.
+        share: Least side of another face, as a fraction of the side of the largest.
+        confidence: Least detector confidence of another face, 0 to 1.
     """
     smallest = share * scene.face.side(scene.image.size) if scene.faces else 0.0
-    others = [face for face in scene.faces[1:] if face.confidence >= confidence]
-    beside = [face for face in others if face.side(scene.image.size) >= smallest]
-    return float(len(scene.faces[:1]) + len(beside))
+    confident = [face for face in scene.faces[1:] if face.confidence >= confidence]
+    prominent = [face for face in confident if face.side(scene.image.size) >= smallest]
+    return float(len(scene.faces[:1]) + len(prominent))
 
 
 def _face_size(scene: Scene) -> float:
-    """The side of the largest face over the photo's shorter side."""
+    """Return the side of the largest face over the photo's shorter side."""
     return scene.face.side(scene.image.size) / min(scene.image.size)
 
 
 def _face_margin(scene: Scene) -> float:
-    """The distance of the largest face's box from the photo's edge, in widths and heights of the box.
+    """Return the distance of the largest face's box from the photo's edge, in box widths or heights.
 
-    It is negative where the box sticks out. That is no measure of how much of the face is missing: YuNet's boxes hug
-    the left and the upper edge.
+    Negative if the box extends beyond the photo. The value does not measure how much of the face is missing, because
+    YuNet's boxes stick to the left and the upper edge.
     """
     return scene.face.margin
 
 
 def _eye_shadow(scene: Scene) -> float:
-    """Stops by which the surroundings of both eyes are darker than the cheeks below them.
+    """Return by how many stops the surroundings of both eyes are darker than the cheeks below them.
 
-    An eye is held against the cheek below it, so that light from aside is no shadow and no skin is dark. What counts is
-    the brighter part of either, which is skin: dark brows, lashes and rims of glasses do not matter, nor does a beard.
+    Each eye is compared with the cheek below it, so side light is no shadow and dark skin is not dark. The 75th
+    percentile of each region is skin; dark brows, lashes, rims of glasses and beards do not count.
     """
     return float(min(_brighter(scene.stops[cheek]) - _brighter(scene.stops[eye]) for eye, cheek in _SIDES))
 
@@ -100,13 +110,13 @@ _SIDES = (
     (np.s_[42:66, 23:54], np.s_[68:84, 26:43]),
     (np.s_[42:66, 58:89], np.s_[68:84, 69:86]),
 )
-"""Rows and columns of eye and cheek on either side of `geometry.TEMPLATE`'s square."""
+"""Rows and columns of eye and cheek on each side of `geometry.TEMPLATE`'s square."""
 
 _LENSES = (np.s_[46:64, 27:50], np.s_[46:64, 62:85])
-"""Where the lenses of glasses are."""
+"""Rows and columns of the lenses of glasses."""
 
 _BELOW = (np.s_[50:74, 28:49], np.s_[50:74, 63:84])
-"""From the middle of a lens to the cheek below it."""
+"""Rows and columns from the middle of a lens to the cheek below it."""
 
 
 def _brighter(values: np.ndarray) -> float:
@@ -114,34 +124,34 @@ def _brighter(values: np.ndarray) -> float:
 
 
 def _dark_lenses(scene: Scene) -> float:
-    """The probability that the eyes are behind dark lenses, 0 to 1, from `lens_features`."""
+    """Return the probability that dark lenses cover the eyes, 0 to 1: logistic regression on `lens_features`."""
     score = float(lens_features(scene) @ LENS_WEIGHTS) + LENS_BIAS
     return 1 / (1 + math.exp(-score))
 
 
 LENS_WEIGHTS = np.array([0.76, 0.49, -1.63, 1.5, 1.38])
 LENS_BIAS = -4.25
-"""Of a logistic regression on half of the photos that the benchmark of the norms makes: portraits as they are, drawn
-ones, the same with shadows over the eyes, and with sunglasses pasted on (``python -m tests.benchmarks.norms --fit``).
+"""Coefficients of a logistic regression on half of the photos of the norms benchmark: original portraits, drawn
+portraits, and copies with shadows over the eyes or pasted sunglasses (``python -m tests.benchmarks.norms --fit``).
 """
 
 
 def lens_features(scene: Scene) -> np.ndarray:
-    """What tells dark lenses from eyes and from shadows: float [5].
+    """Return the features that separate dark lenses from eyes and shadows: float [5], stops, clipped to -6..6.
 
-    1. Stops by which the brighter part of the lenses is darker than the cheeks,
-    2. and by which their middle is.
-    3. Stops between the bright and the dark parts of the lenses: eyes have white and black.
-    4. Stops of the step from the lens to the cheek, on the side where it is smaller: a shadow ends softly.
-    5. Stops by which the lenses are less red, against blue, than the cheeks: a shadow keeps the skin's colour.
+    1. How much darker the bright part of the lenses (75th percentile) is than the cheeks.
+    2. How much darker the median of the lenses is than the cheeks.
+    3. Contrast between the bright and the dark parts of the lenses: eyes have white and black.
+    4. Step from the lens to the cheek, on the side where it is smaller: a shadow has a soft edge.
+    5. How much less red, relative to blue, the lenses are than the cheeks: a shadow keeps the colour of the skin.
     """
     sides = []
     for lens, below, (_, cheek) in zip(_LENSES, _BELOW, _SIDES, strict=True):
-        dark, middle, high, bright = np.percentile(scene.stops[lens], (10, 50, 75, 90))
+        low, middle, upper, bright = np.percentile(scene.stops[lens], (10, 50, 75, 90))
         skin = np.median(scene.stops[cheek])
         column = scene.stops[below]
         step = np.percentile((column[3:] - column[:-3]).max(0), 25)
-        sides.append((skin - high, skin - middle, bright - dark, step, _redness(scene, cheek) - _redness(scene, lens)))
+        sides.append((skin - upper, skin - middle, bright - low, step, _redness(scene, cheek) - _redness(scene, lens)))
     values = np.array(sides)
     features = values.mean(0)
     features[3] = values[:, 3].min()
@@ -154,18 +164,20 @@ def _redness(scene: Scene, region: tuple[slice, slice]) -> float:
 
 
 def _blur(scene: Scene) -> float:
-    """How blurred the sharpest edges are: standard deviation of a Gaussian, in hundredths of the photo's shorter side.
+    """Return the blur of the sharpest edges: Gaussian standard deviation, in hundredths of the photo's shorter side.
 
-    It is measured on the largest face, and on the whole photo where there is none. An edge that a Gaussian of deviation
-    s has blurred gets less steep by the factor ``√((s² + b²) / (s² + a²))`` between two more Gaussians, a and b, from
-    which s follows (Zhuo and Sim, "Defocus map estimation from a single image", Pattern Recognition 44, 2011). The
-    steepest edges are free of noise, and the sharper ones among them are no shadows.
+    Measured on the largest face, or on the whole photo without a face. An edge blurred by a Gaussian of deviation s is
+    blurred again by deviations a and b. The ratio of the two gradients is ``√((s² + b²) / (s² + a²))``, solved for s.
+    Source: Zhuo and Sim, "Defocus map estimation from a single image", Pattern Recognition 44, 2011. The steepest edges
+    are free of noise, and the sharper quarter of them are not shadows.
     """
-    first, second = 0.7, 1.4  # pixels: as fine as a JPEG's noise lets it be
+    first, second = 0.7, 1.4  # deviations a and b, pixels: the finest that JPEG noise allows
     grey = _within(scene.grey, scene.face) if scene.faces else scene.grey
-    steep, less = (_steepness(cv2.GaussianBlur(grey, (0, 0), deviation)) for deviation in (first, second))
-    edges = steep >= np.percentile(steep, 98)
-    ratio = np.clip(steep[edges] / np.maximum(less[edges], 1e-3), 1.001, second / first)
+    gradient, blurred_gradient = (
+        _steepness(cv2.GaussianBlur(grey, (0, 0), deviation)) for deviation in (first, second)
+    )
+    edges = gradient >= np.percentile(gradient, 98)
+    ratio = np.clip(gradient[edges] / np.maximum(blurred_gradient[edges], 1e-3), 1.001, second / first)
     deviations = np.sqrt(np.maximum(second**2 - ratio**2 * first**2, 0) / (ratio**2 - 1))
     return float(np.percentile(deviations, 25)) / min(scene.image.size) * 100
 
@@ -175,7 +187,7 @@ def _steepness(grey: np.ndarray) -> np.ndarray:
 
 
 def _within(grey: np.ndarray, face: Face) -> np.ndarray:
-    """The part of a photo that is inside the box of a face; the whole where that is hardly any."""
+    """Return the part of a photo inside the box of a face; the whole photo if that part is narrower than 16 pixels."""
     height, width = grey.shape
     left, right = (round(float(np.clip(x, 0, 1)) * width) for x in (face.box.x, face.box.x + face.box.width))
     top, bottom = (round(float(np.clip(y, 0, 1)) * height) for y in (face.box.y, face.box.y + face.box.height))
@@ -184,10 +196,10 @@ def _within(grey: np.ndarray, face: Face) -> np.ndarray:
 
 
 def _darkness(scene: Scene) -> float:
-    """Stops by which the bright parts of the photo, its lightest fiftieth, are below white.
+    """Return by how many stops the brightest 2 % of the photo are below white.
 
-    Of each pixel the strongest colour counts, so that red light and a blue wall are bright. The whole photo is judged:
-    on a portrait in good light something is bright whatever the colour of the skin, be it the whites of the eyes.
+    The strongest colour channel of each pixel counts, so red light and a blue wall are bright. The whole photo is
+    measured: in good light some part of a portrait is bright for any skin colour, if only the whites of the eyes.
     """
     red, green, blue = cv2.split(scene.pixels)
     counts = cv2.calcHist([cv2.max(cv2.max(red, green), blue)], [0], None, [256], [0, 256])
@@ -196,34 +208,34 @@ def _darkness(scene: Scene) -> float:
 
 
 def _screen(scene: Scene) -> float:
-    """Share of the width, or height, along which a straight edge ends a bar of one colour; 1 under a status bar.
+    """Return the fraction of the width or height along which a straight edge ends a bar of one colour.
 
-    Screens put photos between bars: above them, below or beside. Where a photo fills a phone's whole screen, only the
-    clock and the signs at its upper edge tell.
+    Screens show photos between bars: above, below or beside them. A photo that fills a phone's screen is recognised
+    only by the clock and the icons at its upper edge; a status bar returns 1.
     """
     bars = max(_longest_edge(scene.grey), _longest_edge(scene.grey.T))
     return 1.0 if _has_status_bar(scene) else bars
 
 
 def _longest_edge(grey: np.ndarray) -> float:
-    """The largest share of a row, 0 to 1, that differs from a bar of one colour next to it."""
-    thick = max(3, round(_BAR * min(grey.shape)))
-    even = np.abs(grey - np.median(grey, axis=1, keepdims=True)) <= _EVEN
-    flat = even.mean(1) >= _FLAT
-    bars = np.convolve(flat, np.ones(thick)) == thick
-    ends, begins = bars[: len(flat)], bars[thick - 1 :]  # whether a bar ends, or begins, at a row
+    """Return the largest fraction of a row, 0 to 1, that differs from an adjacent bar of one colour."""
+    thickness = max(3, round(_BAR * min(grey.shape)))
+    near_median = np.abs(grey - np.median(grey, axis=1, keepdims=True)) <= _EVEN
+    flat = near_median.mean(1) >= _FLAT
+    bars = np.convolve(flat, np.ones(thickness)) == thickness
+    ends, begins = bars[: len(flat)], bars[thickness - 1 :]  # True at rows where a bar ends, or begins
     steps = (np.abs(grey[2:] - grey[:-2]) > _STEP).mean(1)
-    beside = ends[:-2] | begins[2:]
-    return float((steps * beside).max(initial=0.0))
+    at_bar = ends[:-2] | begins[2:]
+    return float((steps * at_bar).max(initial=0.0))
 
 
-_BAR = 0.02  # of the photo's shorter side: what is thinner is a photo's own rim
-_EVEN, _FLAT = 3, 0.8  # levels of 255 by which a share of a row differs from its median at most; text may be on it
-_STEP = 12  # levels of 255
+_BAR = 0.02  # least thickness over the photo's shorter side: thinner bars are a photo's own rim
+_EVEN, _FLAT = 3, 0.8  # a row is flat if 80 % of it is within 3 of 255 levels of its median; it may carry text
+_STEP = 12  # least step at the edge, levels of 255
 
 
 def _has_status_bar(scene: Scene) -> bool:
-    """Whether a photo as high as a phone's screen has light or dark signs in both upper corners and not between."""
+    """Return whether a photo as tall as a phone's screen has light or dark signs in both upper corners only."""
     width, height = scene.size
     if height < _PHONE * width:
         return False
@@ -231,14 +243,16 @@ def _has_status_bar(scene: Scene) -> bool:
     low, high = band.min(2), band.max(2)
     light = (low > 170) & (low > cv2.medianBlur(high, 15).astype(int) + 40)
     dark = (high < 85) & (high < cv2.medianBlur(low, 15).astype(int) - 40)
-    ink = (light | dark) & (high - low < 30)
-    left, middle, right = (ink[:, int(a * ink.shape[1]) : int(b * ink.shape[1])].mean() for a, b in _THIRDS)
+    signs = (light | dark) & (high - low < 30)
+    left, middle, right = (
+        signs[:, int(start * signs.shape[1]) : int(end * signs.shape[1])].mean() for start, end in _THIRDS
+    )
     return left > _CLOCK and right > _SIGNS and middle < _NOTHING
 
 
-_PHONE = 1.6  # height over width: between a camera's 3:2 and the 16:9 of the first phones
+_PHONE = 1.6  # least height over width: between a camera's 3:2 and the 16:9 of the first phones
 _THIRDS = ((0, 0.3), (0.35, 0.65), (0.7, 1))
-_CLOCK, _SIGNS, _NOTHING = 0.0015, 0.006, 0.001  # shares that are ink; drawn clocks have .0015 to .015
+_CLOCK, _SIGNS, _NOTHING = 0.0015, 0.006, 0.001  # fractions of sign pixels; drawn clocks have .0015 to .015
 
 
 Needs = Literal["photo", "faces", "face", "attribute"]
@@ -246,17 +260,17 @@ Needs = Literal["photo", "faces", "face", "attribute"]
 
 @dataclass(frozen=True)
 class Detector:
-    """A way of measuring.
+    """Detector: a measurement that a norm compares with its threshold.
 
     Attributes:
-        needs: an attribute that the scorer has learnt; that faces were looked for; that one was found; or no more
-            than the photo.
-        broken: on which side of the threshold a value breaks the norm; the threshold itself keeps it.
-        unit: what the value is.
-        lowest: threshold that makes sense.
-        highest: threshold that makes sense.
-        parameters: default, lowest and highest value by name.
-        measure: the value on a photo.
+        needs: Required input: ``attribute``, a learnt attribute; ``faces``, that face detection ran; ``face``, a
+            detected face; ``photo``, only the photo.
+        broken: Side of the threshold on which a value breaks the norm. The threshold itself keeps it.
+        unit: Unit of the value.
+        lowest: Lowest allowed threshold.
+        highest: Highest allowed threshold.
+        parameters: Default, lowest and highest value of each parameter, by name.
+        measure: Function from the photo and the parameters to the value; None for a learnt attribute's probability.
     """
 
     needs: Needs
@@ -282,4 +296,4 @@ DETECTORS: Mapping[str, Detector] = {
     "darkness": Detector("photo", "above", "stops", 0, 10, {}, _darkness),
     "screen": Detector("photo", "above", "share of an edge", 0, 1, {}, _screen),
 }
-"""The detectors that a norms file can name."""
+"""Detectors that a norms file can name."""

@@ -1,8 +1,8 @@
-"""The file of upload norms, read and checked.
+"""The file of upload norms: reading and validation.
 
-Each norm names a detector, the threshold that its value is held against, and the sentence that the person reads. The
-file beside this module, ``norms.json``, is in force unless the client gives another with other thresholds, sentences,
-fewer norms, or more of the same detectors.
+Each norm names a detector, a threshold for its value, and the sentence that the person reads. The default file is
+``norms.json`` beside this module. The client may give another file with other thresholds, other sentences, fewer norms,
+or more norms of the same detectors.
 """
 
 import json
@@ -15,18 +15,18 @@ from typing import Any
 from components.scorer.upload_norms.detectors import DETECTORS
 
 BUILT_IN = Path(__file__).with_name("norms.json")
-"""The norms that are in force when the client gives none."""
+"""Path of the default norms file."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One way of finding out whether a norm is kept.
+    """Rule that decides whether a norm is kept.
 
     Attributes:
-        detector: name of one of `DETECTORS`.
-        threshold: that its value is held against.
-        parameters: of the detector, complete.
-        jobs: other thresholds, by the job that the person offers to do.
+        detector: Name of one of `DETECTORS`.
+        threshold: Threshold for the detector's value.
+        parameters: All parameters of the detector, defaults included.
+        jobs: Thresholds that replace ``threshold``, by the job that the person offers to do.
     """
 
     detector: str
@@ -35,23 +35,23 @@ class Check:
     jobs: Mapping[str, float] = field(default_factory=dict)
 
     def allowed(self, job: str) -> float:
-        """The threshold for a person who offers to do this job; "" where it is not known."""
+        """Return the threshold for a person who offers to do this job; "" is an unknown job."""
         return self.jobs.get(job, self.threshold)
 
 
 @dataclass(frozen=True)
 class Norm:
-    """One thing that a portrait must not be.
+    """One requirement of a portrait.
 
     Attributes:
-        key: a name for programs.
-        check: how it is checked.
-        sentence: what the person reads who broke it.
-        otherwise: how it is checked where the scorer has not learnt the attribute that ``check`` asks for.
-        unless: keys of norms that explain what this one would find: when one of them is broken, this one is silent.
-        attribute: the column of the data set that knows whether the norm is broken.
-        yes: the value in that column that says so.
-        source: where the threshold comes from.
+        key: Identifier for programs.
+        check: Rule of the norm.
+        sentence: Message to the person whose photo breaks the norm.
+        otherwise: Rule to use if the scorer has not learnt the attribute of ``check``.
+        unless: Keys of earlier norms that explain this one. If one of them is broken, this norm is not checked.
+        attribute: Data set column that holds people's labels of the norm.
+        yes: Value of the column that means broken.
+        source: Origin of the threshold.
     """
 
     key: str
@@ -66,27 +66,27 @@ class Norm:
 
 @dataclass(frozen=True)
 class Norms:
-    """The norms in force, in the order in which people read them."""
+    """Norms in force, in the order in which people read them."""
 
     norms: tuple[Norm, ...]
 
     @property
     def attributes(self) -> dict[str, str]:
-        """The columns that the scorer is asked to learn, each with the value whose probability counts."""
+        """Columns that the scorer has to learn, each with the value whose probability counts."""
         return {norm.attribute: norm.yes for norm in self.norms if norm.check.detector == "attribute"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one norm on one photo.
+    """Result of one norm on one photo.
 
     Attributes:
-        key: of the norm.
-        kept: None when it could not be checked.
-        value: that the detector measured; None when it could not.
-        threshold: that the value was held against.
-        sentence: what the person reads; empty unless the norm is broken.
-        why: why it could not be checked; empty when it was.
+        key: Key of the norm.
+        kept: True if the photo keeps the norm; None if it could not be checked.
+        value: Measured value; None if it could not be measured.
+        threshold: Threshold that applied.
+        sentence: Message to the person; "" unless the norm is broken.
+        why: Reason why the norm could not be checked; "" if it was.
     """
 
     key: str
@@ -103,17 +103,15 @@ NOT_LEARNT = "the scorer has not learnt the attribute {attribute!r}"
 EXPLAINED = "{key} says it already"
 
 
-# ---- the file
-
-
 def load(source: bytes | str | Mapping[str, Any] | None = None) -> Norms:
-    """Read and check a norms file.
+    """Read and validate a norms file.
 
     Args:
-        source: the file's content, or what it holds; None: the built-in norms.
+        source: Content of the file, or its parsed object. None loads the built-in norms.
 
     Raises:
-        ValueError: the content is not JSON, or not norms; the message names the norm, what was expected and what came.
+        ValueError: The content is not JSON or not a valid norms file. The message names the norm, the expected and the
+            actual value.
     """
     if source is None:
         source = BUILT_IN.read_bytes()
@@ -124,8 +122,8 @@ def load(source: bytes | str | Mapping[str, Any] | None = None) -> Norms:
             raise ValueError(f"expected norms as JSON, got text that is none: {error}") from error
     entries = _entries(source)
     norms: list[Norm] = []
-    for place, entry in enumerate(entries):
-        norms.append(_norm(entry, f"norm {place + 1}", [norm.key for norm in norms]))
+    for index, entry in enumerate(entries):
+        norms.append(_norm(entry, f"norm {index + 1}", [norm.key for norm in norms]))
     return Norms(tuple(norms))
 
 
@@ -141,18 +139,20 @@ def _entries(value: Any) -> list:
     return value["norms"]
 
 
-def _norm(entry: Any, where: str, before: Sequence[str]) -> Norm:
+def _norm(entry: Any, where: str, known_keys: Sequence[str]) -> Norm:
     _fields(entry, _NORM, {"key", "detector", "threshold", "sentence"}, where)
     key = _text(entry, "key", where)
     if not _KEY.fullmatch(key):
         raise ValueError(f"{where}: expected a key of small letters, digits and _, got {key!r}")
     where = f"norm {key!r}"
-    if key in before:
+    if key in known_keys:
         raise ValueError(f"{where}: expected each key once, got it twice")
     otherwise = _otherwise(entry, where)
     unless = entry.get("unless", [])
-    if not isinstance(unless, list) or not set(map(str, unless)) <= set(before):
-        raise ValueError(f"{where}: expected unless to be a list of keys of earlier norms ({before}), got {unless!r}")
+    if not isinstance(unless, list) or not set(map(str, unless)) <= set(known_keys):
+        raise ValueError(
+            f"{where}: expected unless to be a list of keys of earlier norms ({known_keys}), got {unless!r}"
+        )
     return Norm(
         key,
         _check(entry, where),
@@ -172,10 +172,10 @@ def _otherwise(entry: Mapping[str, Any], where: str) -> Check | None:
         raise ValueError(f"{where}: expected otherwise beside the detector 'attribute' only, got {entry['detector']!r}")
     where = f"{where}, otherwise"
     _fields(entry["otherwise"], _CHECK, {"detector", "threshold"}, where)
-    way = _check(entry["otherwise"], where)
-    if way.detector == "attribute":
+    check = _check(entry["otherwise"], where)
+    if check.detector == "attribute":
         raise ValueError(f"{where}: expected a detector that needs nothing learnt, got 'attribute'")
-    return way
+    return check
 
 
 def _check(entry: Mapping[str, Any], where: str) -> Check:
@@ -189,8 +189,8 @@ def _check(entry: Mapping[str, Any], where: str) -> Check:
         name,
         _number(entry["threshold"], detector.lowest, detector.highest, f"{where}: threshold"),
         {
-            each: _number(parameters.get(each, default), lowest, highest, f"{where}: {each}")
-            for each, (default, lowest, highest) in detector.parameters.items()
+            parameter: _number(parameters.get(parameter, default), lowest, highest, f"{where}: {parameter}")
+            for parameter, (default, lowest, highest) in detector.parameters.items()
         },
         {
             job: _number(value, detector.lowest, detector.highest, f"{where}: threshold for the job {job!r}")
@@ -222,7 +222,7 @@ def _text(entry: Mapping[str, Any], name: str, where: str, default: str | None =
     return value
 
 
-def _number(value: Any, lowest: float, highest: float, what: str) -> float:
+def _number(value: Any, lowest: float, highest: float, label: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value <= highest:
-        raise ValueError(f"{what} must be a number from {lowest} to {highest}, got {value!r}")
+        raise ValueError(f"{label} must be a number from {lowest} to {highest}, got {value!r}")
     return float(value)
