@@ -1,1 +1,1 @@
-"""The data set of a run: its records and batches, and each worker's shard of them."""
+"""Data set of a run: records, batches, and the shard of each worker."""

@@ -1,4 +1,4 @@
-"""The data set's photos as batches, and its records as a table."""
+"""Photos of the data set as tf.data batches, and records as tables."""
 
 import json
 import re
@@ -19,18 +19,19 @@ from components.scorer.imaging import augmentation, preprocessing_tf
 from components.scorer.settings import SCORES
 
 _LARGEST = 8.0
-"""Sides of a face's crop that the whole photo may have: a fault of the camera is no stronger on a smaller face."""
+"""Largest side of the full photo, in sides of its face crop. It limits the strength of a camera fault on a small face.
+"""
 
 _SHUFFLED = 16_384
-"""Encoded photos held for shuffling: about 400 MB at 25 KB each; a smaller split is shuffled whole."""
+"""Size of the shuffle buffer, encoded photos: about 400 MB at 25 KB each. A smaller split is shuffled completely."""
 
 
 class Reading(NamedTuple):
-    """What the records of a data set carry of faces.
+    """Face features in the records of a data set.
 
     Attributes:
-        embedding: size of ``embedding``; 0: there is none.
-        face: whether there is ``face``.
+        embedding: Size of the feature ``embedding``; 0 if absent.
+        face: True if the feature ``face`` is present.
     """
 
     embedding: int
@@ -39,11 +40,11 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """An upright crop of the face, beside the photo; see ``geometry.crop``.
+    """Specification of the upright face crop used besides the photo; see ``geometry.crop``.
 
     Attributes:
-        side: of it, pixels.
-        scale: share of its side that the face's template takes.
+        side: Side of the crop, pixels.
+        scale: Fraction of the side that the face template takes.
     """
 
     side: int
@@ -51,28 +52,28 @@ class View:
 
 
 def builder(dataset: str | Path) -> tfds.core.DatasetBuilder:
-    """The data set in a TFDS directory, which is read as data: none of its files says what is imported.
+    """Return the TFDS builder of a data set directory, which is read as data: its files import no code.
 
     Raises:
-        ValueError: it names a class of features that is not TFDS's own.
+        ValueError: A feature's class is not one of TFDS.
     """
     check_features(dataset)
     return tfds.builder_from_directory(str(dataset))
 
 
 def check_features(dataset: str | Path) -> None:
-    """Raise ValueError where ``features.json`` in a TFDS directory names a class that is not TFDS's own.
+    """Raise ValueError if ``features.json`` in a TFDS directory names a class that is not one of TFDS.
 
-    TFDS imports the module of whatever class is named there.
+    TFDS would import the module of any class named there.
     """
-    file = Path(dataset, "features.json")
-    for name in _classes(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else ():
+    path = Path(dataset, "features.json")
+    for name in _classes(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else ():
         if not re.fullmatch(r"tensorflow_datasets\.core\.features(\.\w+)+", name):
-            raise ValueError(f"expected only features of tensorflow_datasets in {file}, got the class {name!r}")
+            raise ValueError(f"expected only features of tensorflow_datasets in {path}, got the class {name!r}")
 
 
 def _classes(value: Any) -> Iterator[str]:
-    """What TFDS takes for a class's name in ``features.json``, in its present form and the one before."""
+    """Yield the strings of ``features.json`` that TFDS takes for class names, in its current and its previous form."""
     if isinstance(value, dict):
         names = ("pythonClassName", "python_class_name", *(("type",) if "content" in value else ()))
         yield from (value[name] for name in names if isinstance(value.get(name), str))
@@ -82,18 +83,18 @@ def _classes(value: Any) -> Iterator[str]:
 
 
 def reading(dataset: str | Path) -> Reading:
-    """What the records of a data set directory carry of faces."""
-    known = builder(dataset).info.features
-    return Reading(known["embedding"].shape[0] if "embedding" in known else 0, "face" in known)
+    """Return the face features in the records of a data set directory."""
+    features = builder(dataset).info.features
+    return Reading(features["embedding"].shape[0] if "embedding" in features else 0, "face" in features)
 
 
 def counts(dataset: str | Path) -> dict[str, int]:
-    """Number of records of each split of a data set directory."""
+    """Return the number of records of each split of a data set directory."""
     return {name: split.num_examples for name, split in builder(dataset).info.splits.items()}
 
 
 def fingerprint(dataset: str | Path) -> str:
-    """Of a data set, as ingestion wrote it beside; empty for a data set from elsewhere."""
+    """Return the fingerprint of a data set from its ``ingestion.json``; "" without such a file."""
     try:
         return storage.read_json(str(Path(dataset, "ingestion.json"))).get("fingerprint", "")
     except FileNotFoundError:
@@ -101,14 +102,14 @@ def fingerprint(dataset: str | Path) -> str:
 
 
 def encoded(dataset: str | Path, split: str) -> tf.data.Dataset:
-    """The records of a split, in the order in which they are stored, with the photo still encoded.
+    """Return the records of a split in stored order, photos still encoded.
 
     Args:
         dataset: TFDS directory.
-        split: ``train``, or several as ``train+unlabelled`` (TFDS's split syntax).
+        split: Split, or several such as ``train+unlabelled`` (TFDS split syntax).
     """
-    found = builder(dataset)
-    return found.as_dataset(
+    tfds_builder = builder(dataset)
+    return tfds_builder.as_dataset(
         split=split,
         decoders={"photo": tfds.decode.SkipDecoding()},
         read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
@@ -116,9 +117,10 @@ def encoded(dataset: str | Path, split: str) -> tf.data.Dataset:
 
 
 def records(dataset: str | Path, split: str) -> Iterator[dict]:
-    """The records of a split as plain values: photo (bytes), photo_id, votes ``[10]``, raters, group, attributes.
+    """Yield the records of a split as plain values.
 
-    Where there are, also ``face`` and ``embedding``; see ``ingestion.builder.features``.
+    Each has photo (bytes), photo_id, votes ``[10]``, raters, group and attributes; with face features also ``face`` and
+    ``embedding``. See ``ingestion.builder.features``.
     """
     for record in encoded(dataset, split).as_numpy_iterator():
         attributes = {name: value.decode() for name, value in record.get("attributes", {}).items()}
@@ -127,13 +129,13 @@ def records(dataset: str | Path, split: str) -> Iterator[dict]:
 
 
 def table(dataset: str | Path, split: str) -> pd.DataFrame:
-    """The records of a split without their photos, a row each: photo_id, p1..p10, raters, group and attributes.
+    """Return the records of a split without their photos: photo_id, p1..p10, raters, group and attributes.
 
-    Where faces were looked for, also ``face_count`` and ``face_confidence``, of the largest face, 0 without one.
+    With face features also ``face_count``, and ``face_confidence`` of the largest face, 0 without a face.
     """
     rows = []
     for record in records(dataset, split):
-        votes = {f"p{score}": float(share) for score, share in enumerate(record["votes"], 1)}
+        votes = {f"p{score}": float(fraction) for score, fraction in enumerate(record["votes"], 1)}
         plain = {name: record[name] for name in ("photo_id", "raters", "group")}
         face = {}
         if "face" in record:
@@ -143,23 +145,24 @@ def table(dataset: str | Path, split: str) -> pd.DataFrame:
 
 
 def attributes(dataset: str | Path, split: str) -> pd.DataFrame:
-    """The attributes of a split's records, a row each, in stored order: texts, empty where unknown."""
-    # With the raters, for there may be no attribute, and a pipeline of nothing is none.
-    told = encoded(dataset, split).map(lambda record: (record["raters"], record.get("attributes", {})))
+    """Return the attributes of a split's records as text columns, in stored order; "" if unknown."""
+    # Includes the raters: a data set may have no attributes, and tf.data needs at least one component.
+    labels = encoded(dataset, split).map(lambda record: (record["raters"], record.get("attributes", {})))
     return pd.DataFrame(
-        [{name: value.decode() for name, value in each.items()} for _, each in told.as_numpy_iterator()], dtype=str
+        [{name: value.decode() for name, value in values.items()} for _, values in labels.as_numpy_iterator()],
+        dtype=str,
     )
 
 
 def votes(dataset: str | Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """People's votes on a split's photos, in stored order.
+    """Return the votes on a split's photos, in stored order.
 
     Returns:
-        The votes, float32 ``[n, 10]``, and how many people they are of, int ``[n]``, 0 where unknown.
+        The vote distributions, float32 ``[n, 10]``, and the numbers of raters, int ``[n]``, 0 if unknown.
     """
-    told = encoded(dataset, split).map(lambda record: (record["votes"], record["raters"]))
-    found = [*told.as_numpy_iterator()]
-    return np.array([each for each, _ in found]).reshape(-1, len(SCORES)), np.array([each for _, each in found])
+    labels = encoded(dataset, split).map(lambda record: (record["votes"], record["raters"]))
+    pairs = [*labels.as_numpy_iterator()]
+    return np.array([votes for votes, _ in pairs]).reshape(-1, len(SCORES)), np.array([raters for _, raters in pairs])
 
 
 def _photo_and_votes(pixels: tf.Tensor, record: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -167,7 +170,7 @@ def _photo_and_votes(pixels: tf.Tensor, record: dict[str, Any]) -> tuple[tf.Tens
 
 
 Example = Callable[[tf.Tensor, dict[str, Any]], Any]
-"""What a network is given and has to answer, of a photo's pixels and its record."""
+"""Function from a photo's pixels and its record to a training example: inputs, targets and perhaps weights."""
 
 
 def batches(
@@ -182,31 +185,31 @@ def batches(
     example: Example = _photo_and_votes,
     share: Share | None = None,
 ) -> tf.data.Dataset:
-    """The middle of each photo, once, in stored order.
+    """Return batches of the centre crop of each photo, once, in stored order.
 
     Args:
         dataset: TFDS directory.
-        split: as in ``encoded``.
-        scale: side of the square that a photo is scaled to.
-        crop: side of the middle that is kept.
-        batch_size: photos a batch; the last one may be smaller.
-        only: read one photo in so many.
-        view: of the face, which the example then finds in its record as ``face_pixels``, float32
-            ``[side, side, 3]``, 0..255; without a face the middle of the photo.
-        example: what is made of each photo.
-        share: of one worker among several; see `batched`.
+        split: Split in TFDS split syntax, as in ``encoded``.
+        scale: Side of the square that a photo is resized to, pixels.
+        crop: Side of the centre crop, pixels.
+        batch_size: Photos per batch; the last batch may be smaller.
+        only: Read every ``only``-th photo; 1 reads all.
+        view: Face crop to add to the record as ``face_pixels``, float32 ``[side, side, 3]``, 0..255. Without a face it
+            is the centre of the photo. None adds nothing.
+        example: Function that makes an example of each photo.
+        share: Shard of one worker; None reads all photos. See `batched`.
 
     Returns:
         Batches of examples, by default ``(pixels float32 [b, crop, crop, 3] 0..255, votes float32 [b, 10])``.
     """
 
-    def read(record):
+    def to_example(record):
         decoded = preprocessing_tf.decode(record["photo"])
         if view:
             record = {**record, "face_pixels": _face(decoded, record, view)[0]}
         return example(preprocessing_tf.centre(preprocessing_tf.square(decoded, scale), crop), record)
 
-    return batched(encoded(dataset, split).shard(only, 0), batch_size, read, share)
+    return batched(encoded(dataset, split).shard(only, 0), batch_size, to_example, share)
 
 
 def augmented(
@@ -224,76 +227,80 @@ def augmented(
     example: Example = _photo_and_votes,
     share: Share | None = None,
 ) -> tf.data.Dataset:
-    """One epoch in random order, randomly cropped and mirrored: the same for the same seed and epoch.
+    """Return one epoch in random order, randomly cropped and mirrored, repeatable by seed and epoch.
 
     Args:
         dataset: TFDS directory.
-        split: as in ``encoded``.
-        scale: side of the square that a photo is scaled to.
-        crop: side of the random part of it that is kept.
-        batch_size: photos a batch; the last one may be smaller.
-        seed: of the whole training.
-        epoch: number of the epoch, from 0.
-        leave: leave out the photos that ``batches(..., only=leave)`` reads.
-        camera_faults: share of photos slightly blurred or wrongly exposed; the example finds in its record, as
-            ``fault``, whether this is one.
-        view: as in `batches`; mirrored, blurred and exposed as its photo is.
-        example: what is made of each photo.
-        share: of one worker among several; see `batched`.
+        split: Split in TFDS split syntax, as in ``encoded``.
+        scale: Side of the square that a photo is resized to, pixels.
+        crop: Side of the random crop, pixels.
+        batch_size: Photos per batch; the last batch may be smaller.
+        seed: Seed of the whole training.
+        epoch: Epoch number, from 0.
+        leave: Exclude the photos that ``batches(..., only=leave)`` reads; 0 excludes none.
+        camera_faults: Fraction of photos slightly blurred or wrongly exposed, 0 to 1. The record's ``fault`` tells
+            whether the photo is one of them.
+        view: Face crop as in `batches`. The crop gets the same mirroring and the same camera fault as its photo.
+        example: Function that makes an example of each photo.
+        share: Shard of one worker; None reads all photos. See `batched`.
 
     Returns:
         Batches of examples, by default ``(pixels float32 [b, crop, crop, 3] 0..255, votes float32 [b, 10])``.
     """
 
-    def read(place, record):
+    def to_example(index, record):
         decoded = preprocessing_tf.decode(record["photo"])
         photo = preprocessing_tf.square(decoded, scale)
-        drawn = tf.stack([tf.constant(seed * 100_003 + epoch, tf.int64), place])
-        record = {**record, "fault": augmentation.is_faulty(camera_faults, drawn)}
+        photo_seed = tf.stack([tf.constant(seed * 100_003 + epoch, tf.int64), index])
+        record = {**record, "fault": augmentation.is_faulty(camera_faults, photo_seed)}
         if camera_faults:
-            photo = augmentation.camera_fault(photo, camera_faults, drawn)
+            photo = augmentation.camera_fault(photo, camera_faults, photo_seed)
         if view:
-            face, whole = _face(decoded, record, view)
+            face, full_side = _face(decoded, record, view)
             if camera_faults:
-                face = augmentation.camera_fault(face, camera_faults, drawn, whole)
-            record = {**record, "face_pixels": augmentation.flip(face, drawn)}
-        return example(augmentation.crop_and_flip(photo, crop, drawn), record)
+                face = augmentation.camera_fault(face, camera_faults, photo_seed, full_side)
+            record = {**record, "face_pixels": augmentation.flip(face, photo_seed)}
+        return example(augmentation.crop_and_flip(photo, crop, photo_seed), record)
 
-    order = encoded(dataset, split).enumerate()
+    elements = encoded(dataset, split).enumerate()
     if leave:
-        left = -(-len(order) // leave)
-        kept = order.filter(lambda place, record: place % leave != 0)
-        order = kept.apply(tf.data.experimental.assert_cardinality(len(order) - left))
-    order = order.shuffle(_SHUFFLED, seed=seed + epoch, reshuffle_each_iteration=False)
-    return batched(order, batch_size, read, share)
+        n_excluded = -(-len(elements) // leave)
+        remaining = elements.filter(lambda index, record: index % leave != 0)
+        elements = remaining.apply(tf.data.experimental.assert_cardinality(len(elements) - n_excluded))
+    elements = elements.shuffle(_SHUFFLED, seed=seed + epoch, reshuffle_each_iteration=False)
+    return batched(elements, batch_size, to_example, share)
 
 
 def batched(
     elements: tf.data.Dataset, batch_size: int, read: Callable[..., Any] | None = None, share: Share | None = None
 ) -> tf.data.Dataset:
-    """Elements read and put into batches.
+    """Map elements to examples and batch them.
 
     Args:
-        elements: a finite number of them, the same for every worker.
-        batch_size: elements a batch; the last one may be smaller.
-        read: what is made of each; None: it is an example already.
-        share: with it, only one worker's part of each batch is read, and given with weights; see `Share.level`.
+        elements: Finite data set, equal on all workers.
+        batch_size: Elements per batch; the last batch may be smaller.
+        read: Function from an element to an example; None if elements are examples.
+        share: Shard of one worker: only its part of each batch is read, and weights are added; see `Share.level`.
     """
-    own = share.of(elements) if share else elements
-    made = own.map(read, tf.data.AUTOTUNE) if read else own
-    batches = made.batch(share.rows(batch_size) if share else batch_size)
+    shard_elements = share.of(elements) if share else elements
+    examples = shard_elements.map(read, tf.data.AUTOTUNE) if read else shard_elements
+    batches = examples.batch(share.rows(batch_size) if share else batch_size)
     if share:
         batches = share.level(batches, int(elements.cardinality()), batch_size)
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
 def _face(photo: tf.Tensor, record: dict[str, Any], view: View) -> tuple[tf.Tensor, tf.Tensor]:
-    """The view of a decoded photo's face, float32 ``[side, side, 3]``, and the side of the whole photo at its scale."""
+    """Return the face crop of a decoded photo, float32 ``[side, side, 3]``, and the full photo's side at the crop's
+    scale.
+    """
 
-    def cut(pixels: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.float32]:
+    def crop_face(pixels: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.float32]:
         height, width = pixels.shape[:2]
-        whole = geometry.enlarged((width, height), landmarks, view.side, view.scale) * np.sqrt(width * height)
-        return geometry.crop(pixels, landmarks, view.side, view.scale), np.float32(min(whole, _LARGEST * view.side))
+        full_side = geometry.enlarged((width, height), landmarks, view.side, view.scale) * np.sqrt(width * height)
+        return geometry.crop(pixels, landmarks, view.side, view.scale), np.float32(min(full_side, _LARGEST * view.side))
 
-    pixels, whole = tf.numpy_function(cut, [photo, record["face"]["landmarks"]], [tf.uint8, tf.float32], stateful=False)
-    return tf.cast(tf.ensure_shape(pixels, [view.side, view.side, 3]), tf.float32), tf.ensure_shape(whole, [])
+    pixels, full_side = tf.numpy_function(
+        crop_face, [photo, record["face"]["landmarks"]], [tf.uint8, tf.float32], stateful=False
+    )
+    return tf.cast(tf.ensure_shape(pixels, [view.side, view.side, 3]), tf.float32), tf.ensure_shape(full_side, [])

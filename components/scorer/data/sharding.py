@@ -1,4 +1,4 @@
-"""A training worker's shard of each batch."""
+"""Sharding of training batches across workers."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,21 +8,21 @@ import tensorflow as tf
 
 @dataclass(frozen=True)
 class Share:
-    """A worker's part of each batch, so that all workers' parts together are the batch.
+    """Shard of each batch for one worker. The shards of all workers together are the batch.
 
     Attributes:
-        index: of the worker, from 0.
-        workers: their number.
+        index: Index of the worker, from 0.
+        workers: Number of workers.
     """
 
     index: int
     workers: int
 
     def rows(self, batch_size: int) -> int:
-        """Examples of each batch that are this worker's.
+        """Return the number of examples of each batch for this worker.
 
         Raises:
-            ValueError: a batch cannot be parted evenly.
+            ValueError: ``batch_size`` is not divisible by the number of workers.
         """
         if batch_size % self.workers:
             raise ValueError(
@@ -31,38 +31,40 @@ class Share:
         return batch_size // self.workers
 
     def of(self, elements: tf.data.Dataset) -> tf.data.Dataset:
-        """Its elements of a data set that is the same for every worker: every so manyth."""
+        """Return every ``workers``-th element, starting at ``index``, of a data set equal on all workers."""
         return elements.shard(self.workers, self.index)
 
     def level(self, batches: tf.data.Dataset, size: int, batch_size: int) -> tf.data.Dataset:
-        """Its batches with weights, as many and as large as every other worker's.
+        """Pad and weight this worker's batches, so that all workers have equally many batches of equal size.
 
         Args:
-            batches: of `rows` examples ``(given, truth)`` or ``(given, truth, weight)``, made of `of`; the last may be
-                smaller or missing.
-            size: examples of all workers.
-            batch_size: of all workers.
+            batches: Batches of up to `rows` examples ``(inputs, targets)`` or ``(inputs, targets, weights)``, made from
+                `of`. The last batch may be smaller or missing.
+            size: Number of examples of all workers.
+            batch_size: Batch size of all workers together.
 
         Returns:
-            ``(given, truth, weights)``: examples of zeros fill up the last batch, with a weight of 0; the weights
-            float32 ``[rows]`` of the others are such that their sum over all workers is ``batch_size``, times their
-            own.
+            ``(inputs, targets, weights)``, weights float32 ``[rows]``. Padding examples are zeros with weight 0. The
+            weights of the real examples of a batch sum to ``batch_size`` over all workers, before multiplication by the
+            examples' own weights.
         """
         rows, steps = self.rows(batch_size), -(-size // batch_size)
 
-        def fill(step: tf.Tensor, example: Any) -> Any:
-            there = tf.shape(tf.nest.flatten(example)[0])[0]
-            whole = tf.minimum(tf.cast(batch_size, tf.int64), size - step * batch_size)
-            weight = tf.cast(batch_size, tf.float32) / tf.cast(whole, tf.float32)
-            weights = tf.where(tf.range(rows) < there, weight, 0.0)
+        def pad_and_weight(step: tf.Tensor, example: Any) -> Any:
+            n_examples = tf.shape(tf.nest.flatten(example)[0])[0]
+            global_examples = tf.minimum(tf.cast(batch_size, tf.int64), size - step * batch_size)
+            weight = tf.cast(batch_size, tf.float32) / tf.cast(global_examples, tf.float32)
+            weights = tf.where(tf.range(rows) < n_examples, weight, 0.0)
 
-            def filled(part: tf.Tensor) -> tf.Tensor:
-                added = tf.pad(part, [[0, rows - there], *[[0, 0]] * (part.shape.rank - 1)])
-                return tf.ensure_shape(added, [rows, *part.shape[1:]])
+            def pad(part: tf.Tensor) -> tf.Tensor:
+                padded = tf.pad(part, [[0, rows - n_examples], *[[0, 0]] * (part.shape.rank - 1)])
+                return tf.ensure_shape(padded, [rows, *part.shape[1:]])
 
-            given, truth, *own = tf.nest.map_structure(filled, example)
-            return given, truth, weights * own[0] if own else weights
+            inputs, targets, *own_weights = tf.nest.map_structure(pad, example)
+            return inputs, targets, weights * own_weights[0] if own_weights else weights
 
-        none = tf.nest.map_structure(lambda spec: tf.zeros([0, *spec.shape[1:]], spec.dtype), batches.element_spec)
-        endless = batches.concatenate(tf.data.Dataset.from_tensors(none).repeat())
-        return endless.take(steps).enumerate().map(fill)
+        empty_batch = tf.nest.map_structure(
+            lambda spec: tf.zeros([0, *spec.shape[1:]], spec.dtype), batches.element_spec
+        )
+        with_padding = batches.concatenate(tf.data.Dataset.from_tensors(empty_batch).repeat())
+        return with_padding.take(steps).enumerate().map(pad_and_weight)
