@@ -1,1 +1,1 @@
-"""Scoring of many photos at once, on this machine or through Apache Beam."""
+"""Batch scoring of many photos, on this machine or through Apache Beam."""

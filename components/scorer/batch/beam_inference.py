@@ -1,6 +1,6 @@
-"""The published scorer as a model of Apache Beam's RunInference, without TensorFlow.
+"""Published scorer as a model handler of Apache Beam's RunInference, without TensorFlow.
 
-Imports Apache Beam: whoever may be without it imports this module late.
+This module imports Apache Beam, which is optional. Modules that work without Beam import it inside a function.
 """
 
 import threading
@@ -24,42 +24,51 @@ from components.scorer.redaction import redacted
 
 @dataclass(frozen=True)
 class Loaded:
-    """A scorer in a worker's memory, and whose turn it is: its network answers one thread at a time."""
+    """Scorer in a worker's memory, with a lock: the network runs one thread at a time.
+
+    Attributes:
+        scorer: Published version.
+        turn: Lock to hold while the network runs.
+    """
 
     scorer: Portable
     turn: threading.Lock
 
 
 class ScorerHandler(ModelHandler[Shard, Scored, Loaded]):
-    """How RunInference loads a published version, once a process, and has it score shards of photos."""
+    """RunInference model handler: loads a published version once per process and scores shards."""
 
     def __init__(self, uri: str):
-        """Takes the address of the version's folder."""
+        """Store the address of the version.
+
+        Args:
+            uri: Address of the version's folder.
+        """
         super().__init__()
         self._uri = uri
 
     def load_model(self) -> Loaded:
-        """The version, on one thread: cores are used by processes, each with its own."""
+        """Load the version on one thread. Beam uses the cores by processes, each with its own copy."""
         return Loaded(litert_model.load(self._uri), threading.Lock())
 
     def run_inference(
         self, batch: Sequence[Shard], model: Loaded, inference_args: dict[str, Any] | None = None
     ) -> Iterator[Scored]:
-        """What the scorer says of each shard."""
+        """Score each shard of the batch; see `score`."""
         for shard in batch:
             yield score(shard, model)
 
 
 def scoring(uri: str, shards: Sequence[Shard]) -> Callable[[beam.Pipeline], Any]:
-    """What builds a pipeline that scores shards and writes each as soon as it is done.
+    """Return a function that builds a pipeline to score shards, each written as soon as it is done.
 
     Args:
-        uri: of the version's folder.
-        shards: those that are missing.
+        uri: Address of the version's folder.
+        shards: Shards to score.
     """
 
     def build(pipeline: beam.Pipeline) -> None:
-        # A batch of its own each, and no batching by Beam: Dask's runner loses what a bundle gives at its end.
+        # Each shard is a batch and Beam does not batch: Dask's runner loses what a bundle emits at its end.
         batches = pipeline | beam.Create([[shard] for shard in shards]) | beam.Reshuffle()
         scored = batches | RunInference(ScorerHandler(uri).with_no_batching())
         _ = scored | "write" >> beam.FlatMap(_written)
@@ -68,29 +77,33 @@ def scoring(uri: str, shards: Sequence[Shard]) -> Callable[[beam.Pipeline], Any]
 
 
 def score(shard: Shard, loaded: Loaded) -> Scored:
-    """Score the photos of a shard one by one, so that no score depends on what else is in it.
+    """Score the photos of a shard one by one, so that no score depends on the other photos.
 
-    A photo that cannot be scored for whatever reason of its own is listed with it and stops nothing.
+    A photo that cannot be decoded or read is added to the problems; scoring continues.
 
     Raises:
-        OSError: the storage failed, other than by not having a photo.
+        OSError: The storage failed in another way than by missing a photo.
     """
-    names, answers, problems = [], [], []
+    names, score_rows, problems = [], [], []
     for photo, reading in storage.read_ahead(shard.photos):
         try:
-            given = _given(reading, loaded.scorer)
+            inputs = _given(reading, loaded.scorer)
         except decoding.Unusable as error:
             problems.append(Problem(photo, str(error)))
             continue
         with loaded.turn:
-            answer = loaded.scorer.answer(face_inputs.together([given]), [shard.job])
+            outputs = loaded.scorer.answer(face_inputs.together([inputs]), [shard.job])
         names.append(photo)
-        answers.append([answer["mean"][0], answer["std"][0], *answer["distribution"][0]])
-    return Scored(shard, names, answers, problems)
+        score_rows.append([outputs["mean"][0], outputs["std"][0], *outputs["distribution"][0]])
+    return Scored(shard, names, score_rows, problems)
 
 
 def _given(reading: "Future[bytes]", scorer: Portable) -> Given:
-    """What the network is given of a photo, or `decoding.Unusable`."""
+    """Return the model inputs of a photo.
+
+    Raises:
+        decoding.Unusable: The photo cannot be read or decoded.
+    """
     try:
         data = reading.result()
     except storage.MISSING as error:

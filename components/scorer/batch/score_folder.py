@@ -1,4 +1,4 @@
-"""Score a folder of photos with a published model."""
+"""Scoring of a folder of photos with a published model, to one CSV file."""
 
 import csv
 import os
@@ -20,23 +20,23 @@ _BATCH = 32  # photos in memory at a time
 
 
 def score(model: str, photos: str, out: str | Path, job: str = "") -> tuple[int, int]:
-    """Write the scores of every photo below an address as CSV, or nothing when it breaks off.
+    """Score every photo below an address and write a CSV file; write nothing if the scoring fails midway.
 
-    Photos take the way of the model's training: upright, sRGB, shrunk, and the face read where it reads faces.
+    Photos are processed as in training: upright, sRGB, shrunk, with face analysis if the model has face inputs.
 
     Args:
-        model: address of a published version, or of a folder whose champion is meant.
-        photos: folder, ``gs://`` or ``s3://`` address; files that are no photos are passed over.
-        out: file to write: ``photo`` (its path below the address), ``mean`` (1..10), ``std``, ``p1`` to ``p10``.
-        job: that the people on the photos offer to do; "" where it is not known.
+        model: Address of a published version, or of a folder of versions, whose champion is used.
+        photos: Folder, ``gs://`` or ``s3://`` address. Files that are not photos are skipped.
+        out: CSV file to write: ``photo`` (path below the address), ``mean`` (1..10), ``std``, ``p1`` to ``p10``.
+        job: Job that the people on the photos offer to do; "" if unknown.
 
     Returns:
-        The number of photos scored, and of those that could not be read: beside the scores, a file that ends in
-        ``.problems.csv`` says which (``photo``) and why (``reason``).
+        The number of photos scored and the number that could not be read. A file ending in ``.problems.csv`` beside
+        ``out`` lists the latter (``photo``, ``reason``).
 
     Raises:
-        ValueError: there is no photo at the address, or the model does not know the job.
-        FileNotFoundError: there is no published model.
+        ValueError: There is no photo at the address, or the model does not know the job.
+        FileNotFoundError: There is no published model.
     """
     files = shards.listed(photos)
     scorer = saved_model.load(channels.resolve(model))
@@ -46,34 +46,34 @@ def score(model: str, photos: str, out: str | Path, job: str = "") -> tuple[int,
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".scoring-") as folder, ThreadPoolExecutor() as pool:
-        written = Path(folder, out.name)
-        with written.open("w", newline="", encoding="utf-8") as stream:
+        partial_file = Path(folder, out.name)
+        with partial_file.open("w", newline="", encoding="utf-8") as stream:
             rows = csv.writer(stream)
             rows.writerow(shards.COLUMNS)
             for batch in track(batches, f"scoring, batches of {_BATCH} photos"):
-                read = pool.map(partial(_photo, settings=scorer.settings), (file.uri for file in batch))
+                decoded = pool.map(partial(_photo, settings=scorer.settings), (file.uri for file in batch))
                 usable = []
-                for file, photo in zip(batch, read, strict=True):
+                for file, photo in zip(batch, decoded, strict=True):
                     if isinstance(photo, bytes):
                         usable.append((file.name, photo))
                     else:
                         unreadable.append(shards.Problem(file.name, str(photo)))
                 rows.writerows(_rows(scorer, usable, job))
-        os.replace(written, out)
+        os.replace(partial_file, out)
     if unreadable:
         storage.write_bytes(str(problems(out)), shards.table(shards.Problem._fields, unreadable))
     else:
-        problems(out).unlink(missing_ok=True)  # an earlier call's
+        problems(out).unlink(missing_ok=True)  # written by an earlier call
     return len(files) - len(unreadable), len(unreadable)
 
 
 def problems(out: str | Path) -> Path:
-    """Where `score` says which photos could not be read."""
+    """Return the path of the file in which `score` lists the photos that could not be read."""
     return Path(out).with_suffix(".problems.csv")
 
 
 def _photo(uri: str, settings: Ingestion) -> bytes | decoding.Unusable:
-    """The photo as ingestion would store it, or why not."""
+    """Return the photo as ingestion would store it, or the error that prevents it."""
     try:
         return decoding.normalise(storage.read_bytes(uri), settings)
     except decoding.Unusable as error:
@@ -81,9 +81,9 @@ def _photo(uri: str, settings: Ingestion) -> bytes | decoding.Unusable:
 
 
 def _rows(scorer: saved_model.Published, photos: list[tuple[str, bytes]], job: str) -> list[list[str]]:
-    """A row of the file for each photo."""
-    answers = scorer.answers([data for _, data in photos], jobs=[job] * len(photos) if job else None)
-    numbers = zip(answers["mean"], answers["std"], answers["distribution"], strict=True)
+    """Return a row of the CSV file for each photo."""
+    outputs = scorer.answers([data for _, data in photos], jobs=[job] * len(photos) if job else None)
+    numbers = zip(outputs["mean"], outputs["std"], outputs["distribution"], strict=True)
     return [
         [name, *(f"{value:.4f}" for value in (mean, std, *votes))]
         for (name, _), (mean, std, votes) in zip(photos, numbers, strict=True)

@@ -1,10 +1,10 @@
-"""Scores of many photos as files, each of some photos: made anywhere, found again, put together.
+"""Score shards: files with the scores of some photos each, written by any worker and merged at the end.
 
     <address>/shards/<place>-of-<number>-<digest>.csv|.parquet   photo,mean,std,p1,…,p10, in the order of the photos
-    <address>/shards/<place>-of-<number>-<digest>.problems.csv   photo,reason, where a photo could not be scored
+    <address>/shards/<place>-of-<number>-<digest>.problems.csv   photo,reason of photos that could not be scored
 
-The digest is of what the shard depends on: its photos and their versions, the scorer and the job. So a shard that is
-there need not be made again, and none of other photos or another scorer is taken for it.
+The digest covers all inputs of the shard: photos and their versions, scorer and job. So an existing shard is reused
+only for the same photos and the same scorer.
 """
 
 import csv
@@ -25,14 +25,14 @@ Form = Literal["csv", "parquet"]
 COLUMNS = ("photo", "mean", "std", *(f"p{score}" for score in SCORES))
 
 PHOTOS = 256
-"""Photos in a shard: some ten seconds of work, which is what a kill loses, in some 20 KB."""
+"""Number of photos per shard: about ten seconds of work, which a killed worker loses, in about 20 KB."""
 
 FOLDER = "shards"
 _NAME = re.compile(r"\d{5,}-of-\d{5,}-[0-9a-f]{16}\.(problems\.csv|csv|parquet)")
 
 
 class Problem(NamedTuple):
-    """A photo that could not be scored, by its path below the address of the photos."""
+    """Photo that could not be scored, by its path below the address of the photos, and the reason."""
 
     photo: str
     reason: str
@@ -40,14 +40,14 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Shard:
-    """Some photos to score, with all that it takes to do so in another process or on another machine.
+    """Photos to score, with all that another process or machine needs to score them.
 
     Attributes:
-        photos: of each its path below the address of all, its own address, and its version there.
-        job: that the people on the photos offer to do; "" where it is not known.
-        folder: address that receives the shard's files.
-        name: of the files, without ending.
-        form: of the scores' file.
+        photos: Path below the common address, full address, and version of each photo.
+        job: Job that the people on the photos offer to do; "" if unknown.
+        folder: Address that receives the shard's files.
+        name: File name without suffix.
+        form: File format of the scores.
     """
 
     photos: tuple[tuple[str, str, str], ...]
@@ -58,24 +58,24 @@ class Shard:
 
     @property
     def uri(self) -> str:
-        """Address of the scores; written last, so that it tells that the shard is complete."""
+        """Address of the scores file. It is written last, so it marks a complete shard."""
         return storage.join(self.folder, f"{self.name}.{self.form}")
 
     @property
     def problems(self) -> str:
-        """Address of the problems; there is no such file where there is none."""
+        """Address of the problems file, which exists only if there are problems."""
         return storage.join(self.folder, f"{self.name}.problems.csv")
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What came of a shard.
+    """Result of a shard.
 
     Attributes:
-        shard: the shard.
-        photos: those that were scored, in the shard's order.
-        answers: of each mean, standard deviation and ten votes.
-        problems: the others.
+        shard: Shard that was scored.
+        photos: Paths of the photos that were scored, in the shard's order.
+        answers: Mean, standard deviation and ten votes of each of these photos.
+        problems: Photos that could not be scored.
     """
 
     shard: Shard
@@ -84,18 +84,18 @@ class Scored:
     problems: list[Problem]
 
     def write(self) -> None:
-        """Write the shard's files."""
+        """Write the shard's files, the scores last."""
         if self.problems:
             storage.write_bytes(self.shard.problems, table(Problem._fields, self.problems))
-        write = {"csv": _csv, "parquet": _parquet}[self.shard.form]
-        storage.write_bytes(self.shard.uri, write(self.photos, self.answers))
+        to_bytes = {"csv": _csv, "parquet": _parquet}[self.shard.form]
+        storage.write_bytes(self.shard.uri, to_bytes(self.photos, self.answers))
 
 
 def listed(photos: str) -> list[storage.File]:
-    """The photos below an address; others are passed over, see `decoding.is_photo`.
+    """Return the photos below an address; other files are skipped, see `decoding.is_photo`.
 
     Raises:
-        ValueError: there is none.
+        ValueError: There is no photo.
     """
     files = [
         file for file in storage.files(photos) if decoding.is_photo(file.name, partial(storage.read_beginning, file))
@@ -106,37 +106,37 @@ def listed(photos: str) -> list[storage.File]:
 
 
 def parted(photos: Sequence[storage.File], scorer: str, job: str, address: str, form: Form) -> list[Shard]:
-    """The shards of photos, in their order.
+    """Split photos into shards of `PHOTOS`, in their order.
 
     Args:
-        photos: all of them.
-        scorer: address of the published version.
-        job: that it is told.
-        address: that receives everything.
+        photos: All photos.
+        scorer: Address of the published version.
+        job: Job given to the scorer; "" if unknown.
+        address: Address that receives all files.
         form: ``"csv"`` or ``"parquet"``.
 
     Raises:
-        ValueError: the form is another.
+        ValueError: ``form`` is another format.
     """
     if form not in get_args(Form):
         raise ValueError(f"expected the form of the shards to be one of {list(get_args(Form))}, got {form!r}")
     parts = [photos[start : start + PHOTOS] for start in range(0, len(photos), PHOTOS)]
     shards = []
-    for place, part in enumerate(parts):
-        told = tuple((file.name, file.uri, file.version) for file in part)
-        digest = hashlib.sha256(repr((told, scorer, job)).encode()).hexdigest()[:16]
-        name = f"{place:05}-of-{len(parts):05}-{digest}"
-        shards.append(Shard(told, job, storage.join(address, FOLDER), name, form))
+    for index, part in enumerate(parts):
+        photo_keys = tuple((file.name, file.uri, file.version) for file in part)
+        digest = hashlib.sha256(repr((photo_keys, scorer, job)).encode()).hexdigest()[:16]
+        name = f"{index:05}-of-{len(parts):05}-{digest}"
+        shards.append(Shard(photo_keys, job, storage.join(address, FOLDER), name, form))
     return shards
 
 
 def there(address: str) -> set[str]:
-    """Addresses of the shards' files that an address holds, of whatever photos and scorer."""
+    """Return the addresses of all shard files below an address, for any photos and scorer."""
     return {file.uri for file in storage.files(storage.join(address, FOLDER)) if _NAME.fullmatch(file.name)}
 
 
 def scores(shard: Shard) -> Iterator[tuple[str, float, float]]:
-    """Photo, mean and standard deviation of each photo that was scored, as the shard's file has them."""
+    """Yield path, mean and standard deviation of each scored photo from the shard's file."""
     data = storage.read_bytes(shard.uri)
     if shard.form == "csv":
         rows = csv.DictReader(io.StringIO(data.decode()))
@@ -149,13 +149,13 @@ def scores(shard: Shard) -> Iterator[tuple[str, float, float]]:
 
 
 def problems(shard: Shard) -> list[Problem]:
-    """The photos of a shard that could not be scored."""
+    """Return the photos of a shard that could not be scored, from its problems file."""
     rows = csv.DictReader(io.StringIO(storage.read_bytes(shard.problems).decode()))
     return [Problem(**row) for row in rows]
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
-    """A CSV file."""
+    """Return a CSV file with a header row, as bytes."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -163,16 +163,16 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _csv(photos: list[str], answers: list[list[float]]) -> bytes:
-    rows = ((photo, *(f"{value:.4f}" for value in answer)) for photo, answer in zip(photos, answers, strict=True))
+def _csv(photos: list[str], score_rows: list[list[float]]) -> bytes:
+    rows = ((photo, *(f"{value:.4f}" for value in values)) for photo, values in zip(photos, score_rows, strict=True))
     return table(COLUMNS, list(rows))
 
 
-def _parquet(photos: list[str], answers: list[list[float]]) -> bytes:
+def _parquet(photos: list[str], score_rows: list[list[float]]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    numbers = list(zip(*answers, strict=True)) or [()] * (len(COLUMNS) - 1)
+    numbers = list(zip(*score_rows, strict=True)) or [()] * (len(COLUMNS) - 1)
     columns = [pa.array(photos, pa.string()), *(pa.array(map(float, values), pa.float32()) for values in numbers)]
     sink = io.BytesIO()
     pq.write_table(pa.table(columns, names=list(COLUMNS)), sink)
