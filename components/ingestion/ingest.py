@@ -287,7 +287,7 @@ def _check_left_out(name: str, pool: Side, settings: Ingestion, listing: str, hi
         return
     reasons = Counter(entry.reason for entry in faults)
     reason, number = reasons.most_common(1)[0]
-    n_unmatched = reasons["no photo"] + reasons["path outside the folder"]  # as many photos may lack their ratings
+    n_unmatched = reasons["no photo"] + reasons["path outside the folder"]  # an equal number of photos may lack ratings
     advice = f"{ADVICE[reason]}. {hint}" if hint and 3 * n_unmatched >= len(faults) else f"{ADVICE[reason]}."
     other_reasons = ", ".join(f"{count:,} {other_reason!r}" for other_reason, count in reasons.most_common()[1:])
     raise ValueError(

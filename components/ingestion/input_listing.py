@@ -114,11 +114,11 @@ def _known(metadata: pd.DataFrame, photos: dict[str, str], rated: pd.DataFrame |
     names = spellings(photos)
     ids = [names.get(name) for name in metadata.index]
     matched = metadata[[bool(photo) for photo in ids]].set_axis([photo for photo in ids if photo])
-    known = matched[~matched.index.duplicated()].reindex(list(photos)).fillna("")
+    values = matched[~matched.index.duplicated()].reindex(list(photos)).fillna("")
     for column in () if rated is None else rated:
-        rated_values = rated[column].reindex(known.index).fillna("").astype(str)
-        known[column] = known[column].where(known[column] != "", rated_values) if column in known else rated_values
-    return known
+        rated_values = rated[column].reindex(values.index).fillna("").astype(str)
+        values[column] = values[column].where(values[column] != "", rated_values) if column in values else rated_values
+    return values
 
 
 def _table(photos: dict[str, str], labelled: bool, metadata: pd.DataFrame, attributes: tuple[str, ...]) -> pd.DataFrame:

@@ -80,8 +80,8 @@ def likely_cause(names: Collection[str], places: Mapping[str, str], photos: Coll
 def _difference(names: list[str], photos: list[str]) -> str:
     """Return the smallest difference that explains at least half of the names."""
     first = shown(names[0][: names[0].find("/", 1) + 1])
-    same = len({name[: name.find("/", 1) + 1] for name in names}) == 1
-    folders = f"the folders before the names{f': all begin with {first}' if same and len(first) > 2 else ''}"
+    shared = len({name[: name.find("/", 1) + 1] for name in names}) == 1
+    folders = f"the folders before the names{f': all begin with {first}' if shared and len(first) > 2 else ''}"
     simplifications: dict[str, Callable[[str], str]] = {
         "upper and lower case differ; write the names as the files are called.": str.casefold,
         "the endings differ (such as .jpg and .png); write the names as the files are called.": _stem,

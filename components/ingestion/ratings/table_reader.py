@@ -192,7 +192,7 @@ def _parsed(uri: str, stream: io.StringIO, lines_above: int, names: list[str], *
                 stream, header=None, names=names, index_col=False, dtype=str, na_filter=False,
                 skip_blank_lines=False, **options,
             )  # fmt: skip
-            return rows.astype("category")  # pandas would parse 007 as 7 in a numeric category
+            return rows.astype("category")  # read_csv(dtype="category") would turn 007 into 7
     except pd.errors.EmptyDataError:
         return pd.DataFrame(columns=names, dtype="category")
     except pd.errors.ParserWarning:

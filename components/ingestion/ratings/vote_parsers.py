@@ -282,8 +282,8 @@ def _same_again(table: Sheet, photos: Photos, values: np.ndarray) -> None:
     """Raise ValueError if two rows of a photo differ in their values, float [rows, columns]."""
     first_rows = photos.first[photos.codes]
     later_rows = np.flatnonzero(first_rows != np.arange(len(first_rows)))
-    same = np.isclose(values[later_rows], values[first_rows[later_rows]], equal_nan=True).all(axis=1)
-    for row in later_rows[~same][:1]:
+    equal = np.isclose(values[later_rows], values[first_rows[later_rows]], equal_nan=True).all(axis=1)
+    for row in later_rows[~equal][:1]:
         raise table.error(
             row, f"expected one row for a photo, got another one for the photo of {table.place(first_rows[row])}, with "
             "other values; keep one, or set rating_format to ratings if each row is one person's rating"

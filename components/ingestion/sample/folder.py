@@ -19,11 +19,11 @@ from components.ingestion.sample.raters import Raters
 
 SIDE = 320  # pixels: width of a photo
 RATERS = 60
-RATINGS = (8, 16)  # fewest and most ratings of a photo
+RATINGS = (8, 16)  # minimum and maximum number of ratings of a photo
 
 _EVERY = 50  # the last of every 50 photos is a copy
 _QUALITY = 90  # JPEG quality
-_ORIENTATION, _TURNED_LEFT = 0x0112, 6  # EXIF tag; its value for pixels that are stored turned 90° to the left
+_ORIENTATION, _TURNED_LEFT = 0x0112, 6  # EXIF tag; its value for pixels stored rotated 90° to the left
 
 
 class Sample(NamedTuple):

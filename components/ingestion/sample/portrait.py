@@ -47,7 +47,7 @@ class Portrait:
     skin_tone: int = 3  # 0 to TONES - 1
     hair: Hair = "short"
     hair_colour: int = 1  # 0 to HAIR_COLOURS - 1
-    face_width: float = 0.74  # of half the head's height
+    face_width: float = 0.74  # share of half the head's height
     beard: bool = False
     eyewear: Eyewear = "none"
     smile: float = 0.6  # -1 (corners of the mouth down) to 1 (laughing)
@@ -62,11 +62,11 @@ class Portrait:
     child_hair: Hair = "bob"
     child_side: Literal[-1, 1] = 1  # left or right of the person
     job: Job = "child carer"  # stated by the person, not visible on the photo
-    x: float = 0.5  # centre of the head (without a child), of the width
-    y: float = 0.42  # centre of the head, of the height
-    size: float = 0.42  # height of the head, of the photo's height
-    tilt: float = 0.0  # degrees that the camera is turned clockwise
-    exposure: float = 0.0  # stops over (positive) or under (negative) the right one
+    x: float = 0.5  # centre of the head (without a child), share of the width
+    y: float = 0.42  # centre of the head, share of the height
+    size: float = 0.42  # height of the head, share of the photo's height
+    tilt: float = 0.0  # clockwise rotation of the camera, degrees
+    exposure: float = 0.0  # exposure error in stops: positive is over-, negative underexposed
     blur: float = 0.0  # standard deviation of the Gaussian blur, in hundredths of the photo's width
 
     @property
