@@ -1,4 +1,4 @@
-"""The search for edits of a photo that raise its score.
+"""Search for edits of a photo that raise its score.
 
-The server alone uses it. It stands here because ``images`` holds what speaks HTTP and starts processes, no more.
+Only the server uses this package. It is part of the scorer because ``images`` holds only HTTP and process code.
 """

@@ -1,4 +1,4 @@
-"""A photo on trial: pictures of it with edits, their scores, and whether they still are that photo, taken soundly."""
+"""Edit session of one photo: edited pictures, their scores, and limits that keep an edited photo plausible."""
 
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,25 +15,30 @@ from components.scorer.imaging import image_statistics, resizing
 from components.scorer.settings import Advising
 
 Score = Callable[[list[Image.Image]], np.ndarray]
-"""From normalised RGB pictures to their mean scores ``[n]``."""
+"""Function from normalised RGB pictures to their mean scores ``[n]``."""
 
 Hold = Callable[[Image.Image], Score]
-"""Reads the face of a normalised RGB picture, and gives what scores others that show that face by this one reading."""
+"""Function that analyses the face of one normalised RGB picture once.
+
+It returns a score function that uses this analysis for every picture.
+"""
 
 Values = Mapping[EditKey, float]
-"""What each edit is set to; 0 is the same as not there."""
+"""Value of each edit; 0 or a missing edit changes nothing."""
 
 Quantity = Literal["light", "contrast", "highlights", "shadows", "warmth"]
 
 USUAL: dict[Quantity, tuple[float, float]] = {
-    "light": (0.40, 0.62),  # mean luma. A quarter of portraits is darker than .33: what scorers get wrong is to like it
+    "light": (0.40, 0.62),  # mean luma; a quarter of portraits is darker than .33, which scorers wrongly like
     "contrast": (0.16, 0.29),  # standard deviation of luma: the middle four fifths
-    "highlights": (0.64, 0.84),  # luma that a tenth of the photo is above: the middle half
-    "shadows": (0.075, 0.19),  # luma that a tenth of the photo is below: the middle half
+    "highlights": (0.64, 0.84),  # 90th percentile of luma: the middle half
+    "shadows": (0.075, 0.19),  # 10th percentile of luma: the middle half
     "warmth": (0.0, 0.21),  # red less blue: the middle four fifths
 }
-"""What portraits in the wild are like (1,000 of MEBeauty), of a range of 1: where an edited photo has to be, or come
-nearer to."""
+"""Usual ranges of portraits in the wild (1,000 of MEBeauty), on a scale of 0..1.
+
+An edited photo has to lie within them, or at least no further away than the original.
+"""
 
 _FRAMING: tuple[EditKey, ...] = ("straighten", "crop")
 _LIGHT: tuple[Quantity, ...] = ("light", "contrast")
@@ -44,29 +49,32 @@ _JUDGED: dict[EditKey, tuple[Quantity, ...]] = {
     "contrast": _LIGHT,
     "warmth": ("warmth",),
 }
-_COLOURLESS = 8.0  # colourfulness, below which a photo is black and white, as 9 % of portraits are; 15 is slight colour
-_FACE_BURNT = 0.03  # share of the face's box that gets burnt: a shiny forehead, no more
-_TOP = 250  # level of the brightest colour; of skin that is red, which burns before the luma does
-_THUMBNAIL = 96  # pixels of the longer side, on which light and colour are compared
-_BURNT, _BLACK = 250, 5  # luma from which on, and up to which, nothing can be told apart
-_LEVEL = 5.0  # degrees off level that the line through the eyes may come to: people hold their heads so
-_TURNING = 1.35  # times the scored side: of photos up to 3:2 the strongest straightening leaves the scored side
-_FACE_HIGH = 0.4  # of a frame's height, brows to chin: with hair, three fifths, as networks ask of profile photos
-_HEAD_CUT = 0.05  # share of the head's box that straightening may cut off
-_PERCENT = 0.015  # stops that are a percent of light: half of the least difference that eyes see (Weber, 2 %)
-_REENCODING = 95  # quality of JPEG that is called visually lossless
+_COLOURLESS = 8.0  # colourfulness below which a photo is black and white, as 9 % of portraits are; 15 is slight colour
+_FACE_BURNT = 0.03  # largest fraction of the face's box that may get burnt: a shiny forehead
+_TOP = 250  # level of the brightest colour from which skin is burnt; red clips before the luma does
+_THUMBNAIL = 96  # pixels of the longer side of the thumbnail on which light and colour are compared
+_BURNT, _BLACK = 250, 5  # luma from which on, and up to which, no detail is visible
+_LEVEL = 5.0  # degrees: largest tilt of the line through the eyes after straightening; people hold their heads so
+_TURNING = 1.35  # times the scored side: the strongest straightening of photos up to 3:2 leaves the scored side
+_FACE_HIGH = (
+    0.4  # largest face in a frame's height, brows to chin: with hair three fifths, as networks ask of profile photos
+)
+_HEAD_CUT = 0.05  # largest fraction of the head's box that straightening may cut off
+_PERCENT = 0.015  # stops of a percent of light: half of the least visible difference (Weber, 2 %)
+_REENCODING = 95  # JPEG quality that counts as visually lossless
 
 
 class Trial:
-    """One photo, its score, and pictures of it with edits.
+    """Edit session of one photo: its score, edited pictures and their scores.
 
     Attributes:
-        pixels: uint8 ``[h, w, 3]``, as large as it came.
-        face: box of the largest face, None where none is known.
-        mean: its score, on `copies`.
-        noise: standard deviation of the score from copy to copy.
-        wobble: standard deviation of what reading the face anew changes from copy to copy; 0 where none is read.
-        scorings: pictures that were scored so far.
+        pixels: Full photo, uint8 ``[h, w, 3]``.
+        face: Box of the largest face; None if no face is known.
+        mean: Mean of the scores of `copies`.
+        noise: Standard deviation of the scores of `copies`.
+        wobble: Standard deviation, over `copies`, of the score change that analysing the face again makes; 0 if the
+            scorer uses no faces.
+        scorings: Number of pictures scored so far.
     """
 
     def __init__(
@@ -79,7 +87,18 @@ class Trial:
         find_faces: Callable[[Image.Image], Sequence[Face]] | None,
         hold: Hold | None = None,
     ) -> None:
-        """Scores the photo as it is; see `search.advise`."""
+        """Score the unedited photo; see `search.advise`.
+
+        Args:
+            image: Upright RGB photo.
+            score: Score function.
+            faces: Faces on the photo, the largest first; None if they are not known.
+            settings: Advice settings.
+            side: Shorter side of a scored picture, pixels.
+            find_faces: Function that detects the faces of a picture; None disables the check that the face is still
+                detected.
+            hold: Function that fixes the face analysis; None if ``score`` uses no faces.
+        """
         self.pixels = np.asarray(image.convert("RGB"))
         self.settings, self.scorings = settings, 0
         self._score, self._side, self._find_faces, self._hold = score, side, find_faces, hold
@@ -89,52 +108,55 @@ class Trial:
         self._thumbnail = _thumbnail(self._small)
         self._before = self._measured(self._thumbnail)
         self._plain: dict[tuple, float] = {}
-        alike = copies(self._small)
-        scores = self.scores(alike)
+        variants = copies(self._small)
+        scores = self.scores(variants)
         self.mean, self.noise = float(scores.mean()), float(scores.std(ddof=1))
         self._held = self.held(self._small)
-        self.wobble = float((scores - self.scores(alike, self._held)).std(ddof=1)) if hold else 0.0
+        self.wobble = float((scores - self.scores(variants, self._held)).std(ddof=1)) if hold else 0.0
 
     def held(self, picture: np.ndarray) -> Score:
-        """What scores pictures by the face that is read on this one; anew on each where reading costs nothing."""
+        """Return a score function that uses the face of this picture for all; without face analysis, the plain score function."""
         return self._hold(Image.fromarray(picture)) if self._hold else self._score
 
     def scores(self, pictures: Sequence[np.ndarray], score: Score | None = None) -> np.ndarray:
-        """Scores of pictures, float64 ``[n]``.
+        """Return scores of pictures, float64 ``[n]``.
 
         Args:
-            pictures: normalised.
-            score: by what, see `held`; None: the face of each is read.
+            pictures: Normalised pictures, uint8 ``[h, w, 3]``.
+            score: Score function, see `held`; None analyses the face of each picture.
 
         Raises:
-            ValueError: there is not one finite number a picture.
+            ValueError: The score function does not return one finite number a picture.
         """
-        found = np.asarray((score or self._score)([Image.fromarray(one) for one in pictures]), float)
-        if found.shape != (len(pictures),) or not np.isfinite(found).all():
-            raise ValueError(f"expected a finite score for each of {len(pictures)} pictures, got {found!r}")
+        scores = np.asarray((score or self._score)([Image.fromarray(picture) for picture in pictures]), float)
+        if scores.shape != (len(pictures),) or not np.isfinite(scores).all():
+            raise ValueError(f"expected a finite score for each of {len(pictures)} pictures, got {scores!r}")
         self.scorings += len(pictures)
-        return found
+        return scores
 
     def search_scores(self, several: Sequence[Values]) -> list[float]:
-        """Scores of the photo edited in several ways, each picture once; those known are not scored again.
+        """Return scores of the photo edited in several ways; known scores are reused.
 
-        Light, colour and sharpness leave the face what it is: the search goes by the photo's own. Another frame shows
-        it larger or turned, so it is read again.
+        Light, colour and sharpness do not change the face, so these edits are scored with the original face analysis.
+        Another frame shows the face larger or turned, so straightened and cropped pictures are analysed again.
         """
         keys = [tuple(sorted(values.items())) for values in several]
-        new = [key for key in dict.fromkeys(keys) if key not in self._plain]
-        for score, those in ((self._held, [key for key in new if not _frames(key)]), (None, [*filter(_frames, new)])):
-            if those:
-                found = self.scores([self.quick(dict(key)) for key in those], score)
-                self._plain.update(zip(those, found.tolist(), strict=True))
+        unknown = [key for key in dict.fromkeys(keys) if key not in self._plain]
+        for score, group in (
+            (self._held, [key for key in unknown if not _frames(key)]),
+            (None, [*filter(_frames, unknown)]),
+        ):
+            if group:
+                scores = self.scores([self.quick(dict(key)) for key in group], score)
+                self._plain.update(zip(group, scores.tolist(), strict=True))
         return [self._plain[key] for key in keys]
 
     def values(self, key: EditKey) -> list[float]:
-        """The values of an edit, alone, whose score is known, in the order in which they were looked at."""
-        return [value for known in self._plain for name, value in known if len(known) == 1 and name == key]
+        """Return the values of an edit, alone, whose score is known, in the order in which they were scored."""
+        return [value for scored in self._plain for name, value in scored if len(scored) == 1 and name == key]
 
     def quick(self, values: Values) -> np.ndarray:
-        """The edited photo in the size that is scored; it is shrunk as early as that loses nothing that is seen."""
+        """Return the edited photo in the scored size; it is shrunk as early as possible without visible loss."""
         frame = {key: values[key] for key in _FRAMING if values.get(key)}
         tone = {key: value for key, value in values.items() if key not in frame}
         if not frame:
@@ -143,27 +165,33 @@ class Trial:
         return edits.edited(self.shrunk(edits.edited(source, frame, self.face).pixels), tone).pixels
 
     def framed(self, values: Values) -> np.ndarray:
-        """The whole photo, edited."""
+        """Return the full photo, edited."""
         return edits.edited(self.pixels, values, self.face).pixels
 
     def shrunk(self, pixels: np.ndarray) -> np.ndarray:
-        """A picture in the size that is scored."""
+        """Shrink a picture to the scored size."""
         return _shrunk(pixels, self._side)
 
     def sound(self, values: Values) -> bool:
-        """Whether the edited photo still is the photo, and nearer to what portraits usually are, not further off."""
+        """Return whether the edited photo stays similar to the original and does not move away from the usual ranges."""
         return self._frame_is_sound(values) and self._tone_is_sound(values)
 
     def face_found(self, picture: np.ndarray) -> bool:
-        """Whether a face is found on an edited picture, if there is one on the photo and somebody to look."""
+        """Return whether a face is detected on an edited picture.
+
+        True also if the original has no known face, or there is no detector.
+        """
         if self.face is None or self._find_faces is None:
             return True
         return len(self._find_faces(Image.fromarray(picture))) > 0
 
     def closest(self, degrees: float = 0) -> float:
-        """The strongest crop, in percent, of the photo turned so far.
+        """Return the strongest crop, in percent, of the photo turned by an angle; 0 without a face.
 
-        It keeps the head whole and no larger than portraits show it, and as many pixels as the scorer reads.
+        The crop keeps the full head, no larger than usual in portraits, and as many pixels as the scorer reads.
+
+        Args:
+            degrees: Clockwise turn.
         """
         if self.face is None:
             return 0.0
@@ -174,7 +202,7 @@ class Trial:
         return min(edits.closest(face), 100 * max(0.0, 1 - smallest))
 
     def within_reach(self, values: Values) -> Values:
-        """The same values, with the crop no closer than the head allows."""
+        """Return the values with the crop limited to `closest`."""
         if "crop" not in values:
             return values
         return {**values, "crop": min(values["crop"], self.closest(values.get("straighten", 0)))}
@@ -205,7 +233,7 @@ class Trial:
         return all(_nearer(before[quantity], now[quantity], USUAL[quantity]) for quantity in judged)
 
     def _measured(self, pixels: np.ndarray) -> dict[str, float]:
-        """The quantities that are judged, of a thumbnail; shares of it that are burnt, black, and burnt in the face."""
+        """Return the tone statistics of a thumbnail, and the fractions of it that are burnt, black, and burnt in the face."""
         luma = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
         shadows, highlights = np.percentile(luma, [10, 90]) / 255
         face = edits.crop(pixels, edits.inside(self.face)) if self.face else pixels
@@ -223,15 +251,15 @@ class Trial:
 
 
 def _frames(edits: Iterable[tuple[EditKey, float]]) -> bool:
-    """Whether edits change what the frame shows."""
+    """Return whether edits straighten or crop."""
     return any(key in _FRAMING and value for key, value in edits)
 
 
 def copies(picture: np.ndarray) -> list[np.ndarray]:
-    """Eight pictures that nobody can tell from this one, and that are not this very one.
+    """Return eight variants of a picture that nobody can tell from the original, none of them identical to it.
 
-    Mirrored; moved by a pixel to and fro; re-encoded; mirrored and moved; mirrored and re-encoded; a percent more and
-    less light.
+    They are: mirrored; shifted by a pixel right and down, and left and up; re-encoded; mirrored and shifted; mirrored
+    and re-encoded; a percent more and less light.
     """
     mirrored = np.ascontiguousarray(picture[:, ::-1])
     return [
@@ -247,7 +275,7 @@ def copies(picture: np.ndarray) -> list[np.ndarray]:
 
 
 def encoded(pixels: np.ndarray, quality: int, longest: int | None = None) -> bytes:
-    """A JPEG of a picture, at most ``longest`` pixels wide and high."""
+    """Return a JPEG of a picture, at most ``longest`` pixels wide and high."""
     image = Image.fromarray(pixels)
     if longest and max(image.size) > longest:
         image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
@@ -256,11 +284,11 @@ def encoded(pixels: np.ndarray, quality: int, longest: int | None = None) -> byt
     return stream.getvalue()
 
 
-def _moved(picture: np.ndarray, by: int) -> np.ndarray:
-    """Moved right and down by a pixel, or left and up; the edges are repeated."""
+def _moved(picture: np.ndarray, offset: int) -> np.ndarray:
+    """Shift a picture by one pixel: right and down (1), or left and up (-1); the edges are repeated."""
     padded = np.pad(picture, ((1, 1), (1, 1), (0, 0)), mode="edge")
     height, width = picture.shape[:2]
-    return np.ascontiguousarray(padded[1 - by : 1 - by + height, 1 - by : 1 - by + width])
+    return np.ascontiguousarray(padded[1 - offset : 1 - offset + height, 1 - offset : 1 - offset + width])
 
 
 def _reencoded(picture: np.ndarray) -> np.ndarray:
@@ -268,7 +296,7 @@ def _reencoded(picture: np.ndarray) -> np.ndarray:
 
 
 def _shrunk(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Pixels with the shorter side at most ``side``, as `decoding` shrinks photos."""
+    """Shrink a picture to a shorter side of at most ``side`` pixels, as `decoding` shrinks photos."""
     height, width = pixels.shape[:2]
     scale = min(1.0, side / min(height, width))
     if scale == 1:
@@ -282,23 +310,23 @@ def _thumbnail(pixels: np.ndarray) -> np.ndarray:
     return cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
-def _difference(one: np.ndarray, other: np.ndarray) -> float:
-    """Mean colour difference ΔE*ab (CIE 1976)."""
-    lab = [cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2Lab) for pixels in (one, other)]
+def _difference(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the mean colour difference ΔE*ab (CIE 1976)."""
+    lab = [cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2Lab) for pixels in (first, second)]
     return float(np.linalg.norm(lab[0] - lab[1], axis=-1).mean())
 
 
 def _nearer(before: float, after: float, usual: tuple[float, float]) -> bool:
-    """Whether a quantity ends within what is usual, or at least nearer to it."""
+    """Return whether a value ends within the usual range, or no further from it than before."""
     return _off(after, usual) <= max(0.0, _off(before, usual))
 
 
 def _off(value: float, usual: tuple[float, float]) -> float:
-    """How far a value is beyond a range, 0 within it."""
+    """Return the distance of a value from a range; 0 within it."""
     return max(usual[0] - value, value - usual[1], 0.0)
 
 
 def _outside(box: Box) -> float:
-    """Share of a box that is beyond the photo's edges."""
-    seen = edits.inside(box)
-    return 1 - seen.width * seen.height / (box.width * box.height)
+    """Return the fraction of a box that lies beyond the photo's edges."""
+    visible = edits.inside(box)
+    return 1 - visible.width * visible.height / (box.width * box.height)

@@ -1,20 +1,22 @@
-"""What would make a photo score higher: edits that are searched for, and told only when they hold.
+"""Search for edits that would raise a photo's score; only edits whose gain is verified are suggested.
 
-A scorer is easily fooled: gradients find changes that nobody sees and that are worth points. So advice is searched only
-among edits that people make (``edits``), and what the search finds has to pass, on the edited photo itself:
+A scorer is easily fooled: gradients find invisible changes that are worth points. So the search tries only edits that
+people make (``edits``), and a candidate has to pass these checks on the edited photo itself:
 
-* **Sound** (``trial.Trial.sound``): the photo still looks like itself, little more of it is burnt out or black, the
-  head is whole and the face still found, and light, contrast and colour move toward what portraits usually have, never
-  away from it: from a scorer that likes dark photos nobody with a dark photo hears to darken it.
-* **Gain**: the difference of the mean scores of copies that nobody can tell apart, of the photo and of the edited one
-  (``edit_session.copies``). The picture that the search chose is not among them: the best of many noisy scores is too
-  high. The gain has to be a multiple of its standard error, and large enough to matter. Where the scorer reads faces,
-  which takes longer than to score, the search goes by the photo's own face as long as light and colour alone change,
-  and the face of the edited photo is read once for all of its copies: what one reading is off counts as error.
+* **Plausible** (``edit_session.Trial.sound``): the photo still looks like itself, and little more of it is burnt out or
+  black. The head is complete and the face still detected. Light, contrast and colour move toward what portraits usually
+  have, never away from it. So if a scorer likes dark photos, nobody is told to darken a dark photo.
+* **Gain**: the difference of the mean scores of indistinguishable copies, of the photo and of the edited one
+  (``edit_session.copies``). The picture that the search chose is not among them, because the best of many noisy scores
+  is too high. The gain has to be a multiple of its standard error, and large enough to matter.
 * **Plateau**: half a step of the slider to either side, where no hand feels a difference, much of the gain is left.
-* **Turning**: straightening crops as well; what the same crop gains without turning is not owed to it.
+* **Turning**: straightening crops as well. What the same crop gains without turning does not count.
 
-Nothing here knows what the scorer runs on. The same photo and scorer give the same advice.
+If the scorer uses faces, analysing a face takes longer than scoring. So the search uses the original face as long as
+only light and colour change. The face of the edited photo is analysed once for all of its copies, and the error of one
+analysis is added to the standard error.
+
+This module does not depend on the scorer's runtime. The same photo and scorer give the same advice.
 """
 
 import math
@@ -33,30 +35,34 @@ from components.scorer.imaging import decoding
 from components.scorer.settings import Advising, Ingestion
 
 Why = Literal["small", "noise", "spike", "frame", "face", "unlooked", "unfit"]
-"""Why an edit is not advised: it gains too little; not beyond noise; only at one exact value; only by its tighter
-frame; the face is not found any more; there was no time; there is nothing to do it to."""
+"""Reason why an edit is not suggested.
 
-_STRIP = 3  # times the shorter side: no camera's photo is longer, but for panoramas
-_VERIFYING = 16  # scorings that settle one edit, at most
-_TOGETHER = 40  # scorings that are kept for several edits at once
-_DROPPED = 0.02  # score points that an edit must add to several others, or it is left out
-_ALIKE = 0.15  # of a gain that a milder value may lack
-_ATTEMPTS = 2  # at another value, when the best one does not hold
+``small``: the gain is too small. ``noise``: the gain is not beyond noise. ``spike``: it gains only at one exact value.
+``frame``: it gains only by its tighter frame. ``face``: the face is no longer detected. ``unlooked``: there was no time
+to check it. ``unfit``: the photo has no face to crop toward, or cannot be cropped.
+"""
+
+_STRIP = 3  # times the shorter side: longest side of a working copy; only panoramas are longer
+_VERIFYING = 16  # largest number of scorings that verify one edit
+_TOGETHER = 40  # scorings reserved for the combination of edits
+_DROPPED = 0.02  # score points that an edit must add to a combination
+_ALIKE = 0.15  # largest fraction of a gain that a milder value may lack
+_ATTEMPTS = 2  # number of values of an edit that are verified
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """One edit that is advised.
+    """One suggested edit.
 
     Attributes:
-        edit: which.
-        value: what it is set to.
-        unit: of the value.
-        gain: score points, measured on copies of the photo and of the edited one.
-        error: standard error of the gain.
-        mean: the edited photo's score, on its copies.
-        sentence: what the person reads.
-        preview: the edited photo, a JPEG.
+        edit: Name of the edit.
+        value: Value of the edit.
+        unit: Unit of the value.
+        gain: Score points, measured on copies of the photo and of the edited photo.
+        error: Standard error of the gain.
+        mean: Score of the edited photo, on its copies.
+        sentence: Advice for the person.
+        preview: Edited photo, a JPEG.
     """
 
     edit: EditKey
@@ -71,10 +77,10 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Together:
-    """Several edits at once, where they gain more than any of them; the other attributes as of `Suggestion`.
+    """Several edits at once, if they gain more than each alone; the other attributes are those of `Suggestion`.
 
     Attributes:
-        settings: value by edit, in the order in which they are done.
+        settings: Value by edit, in the order in which the edits are applied.
     """
 
     settings: dict[EditKey, float]
@@ -87,13 +93,13 @@ class Together:
 
 @dataclass(frozen=True)
 class Refusal:
-    """An edit that looked as if it gained, or that could not be tried.
+    """Edit that seemed to gain and was rejected, or that could not be tried.
 
     Attributes:
-        edit: which.
-        value: where it looked best; None when it could not be tried.
-        why: in a word.
-        reason: in a sentence.
+        edit: Name of the edit.
+        value: Value with the highest score; None if the edit could not be tried.
+        why: Reason as a key.
+        reason: Reason as a sentence.
     """
 
     edit: EditKey
@@ -104,15 +110,15 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Advice:
-    """What would make a photo score higher.
+    """Result of the search for one photo.
 
     Attributes:
-        mean: the photo's score, on its copies.
-        noise: standard deviation of the score over the copies, which nobody can tell apart.
-        suggestions: the edits that are advised, each alone, the largest gain first.
-        together: several of them at once; None when that is no better than the first.
-        refused: the edits that looked good and are not advised.
-        scorings: how many pictures were scored.
+        mean: Score of the photo, on its copies.
+        noise: Standard deviation of the score over the indistinguishable copies.
+        suggestions: Suggested edits, each alone, the largest gain first.
+        together: Several of them at once; None if that is no better than the first.
+        refused: Rejected edits.
+        scorings: Number of pictures scored.
     """
 
     mean: float
@@ -124,17 +130,17 @@ class Advice:
 
 
 def working(data: bytes, settings: Advising, ingestion: Ingestion) -> Image.Image:
-    """The copy of a photo that `advise` works on: larger than the one that is scored, so that a crop keeps its detail.
+    """Decode the working copy of a photo for `advise`: larger than the scored size, so that a crop keeps its detail.
 
-    A strip is made smaller: its length would cost time, and is squeezed into the scorer's square anyway.
+    A strip is shrunk more: its length would cost time, and is squeezed into the scorer's square anyway.
 
     Args:
-        data: an encoded photo in any format.
-        settings: ``working_side`` is read.
-        ingestion: how photos are normalised.
+        data: Encoded photo in any format.
+        settings: Advice settings; ``working_side`` is read.
+        ingestion: Settings that normalise photos.
 
     Raises:
-        components.scorer.imaging.decoding.Unusable: the bytes are no photo, or one too small or too large.
+        components.scorer.imaging.decoding.Unusable: The bytes are no photo, or the photo is too small or too large.
     """
     side = max(settings.working_side, ingestion.shorter_side)
     image = decoding.upright(data, replace(ingestion, shorter_side=side))
@@ -152,40 +158,41 @@ def advise(
     find_faces: Callable[[Image.Image], Sequence[Face]] | None = None,
     hold: Hold | None = None,
 ) -> Advice:
-    """Search edits for a photo, and tell those that hold.
+    """Search edits for a photo, and return those whose gain is verified.
 
     Args:
-        image: upright RGB, as of `working`. The normalised photo does too, but then bears only slight crops.
-        score: gives the mean scores ``[n]`` of n RGB pictures, which it gets normalised: upright and small.
-        faces: the faces on the photo, the largest first; None when nobody looked for them. Shares, so that those of
-            the normalised photo hold.
-        settings: what is believed, and how much is tried.
-        side: pixels of the shorter side of a normalised photo; what is smaller stays as it is.
-        find_faces: looks for the faces on an edited picture; None: it is not checked that the face is still found.
-        hold: where ``score`` reads faces, reads one and scores other pictures of it by that; None: ``score`` reads
-            none, or it costs nothing.
+        image: Upright RGB photo, from `working`. A normalised photo works too, but then only slight crops are possible.
+        score: Function from n RGB pictures to mean scores ``[n]``. It gets them normalised: upright and small.
+        faces: Faces on the photo, the largest first; None if they are not known. Their boxes are fractions, so the
+            faces of the normalised photo are valid.
+        settings: Thresholds of the checks and limits of the search.
+        side: Shorter side of a normalised photo, pixels; a smaller photo keeps its size.
+        find_faces: Function that detects the faces of an edited picture; None disables the check that the face is still
+            detected.
+        hold: Function that analyses one face, and returns a score function that uses it for other pictures. None if
+            ``score`` uses no faces, or if the analysis costs nothing.
 
     Returns:
         The advice.
 
     Raises:
-        ValueError: ``score`` does not give one finite number a picture.
+        ValueError: ``score`` does not return one finite number a picture.
     """
     photo = Trial(image, score, faces, settings, side, find_faces, hold)
-    held, refused = [], list(_unfit(photo))
+    accepted, refused = [], list(_unfit(photo))
     for key in _by_promise(photo):
         verdict = _settle(photo, EDITS[key])
         if isinstance(verdict, _Held):
-            held.append(verdict)
+            accepted.append(verdict)
         elif verdict is not None:
             refused.append(verdict)
-    held.sort(key=lambda one: -one.gain)  # stable: those that gain alike stay in the order of promise
+    accepted.sort(key=lambda edit: -edit.gain)  # stable: edits of equal gain stay in the order of the search
     return Advice(
         mean=photo.mean,
         noise=photo.noise,
-        suggestions=tuple(_suggestion(photo, one) for one in held),
-        together=_together(photo, held),
-        refused=tuple(sorted(refused, key=lambda one: get_args(EditKey).index(one.edit))),
+        suggestions=tuple(_suggestion(photo, edit) for edit in accepted),
+        together=_together(photo, accepted),
+        refused=tuple(sorted(refused, key=lambda rejected: get_args(EditKey).index(rejected.edit))),
         scorings=photo.scorings,
     )
 
@@ -203,56 +210,66 @@ def _unfit(photo: Trial) -> Iterator[Refusal]:
 
 
 def _by_promise(photo: Trial) -> list[EditKey]:
-    """The edits that seem to gain at some value, the most promising first."""
+    """Return the edits that seem to gain at some value, the most promising first."""
     tries = [{key: value} for key, edit in EDITS.items() for value in edit.tries if photo.sound({key: value})]
     photo.search_scores([{}, *tries])
-    tops = [{key: _top(photo, edit, _highest(photo, edit))} for key, edit in EDITS.items()]  # between two tries, maybe
-    photo.search_scores([top for top in tops if all(top.values()) and photo.sound(top)])
-    promise = {key: _rise(photo, key, value) for key, edit in EDITS.items() if (value := _highest(photo, edit))}
-    worth = [key for key, rise in promise.items() if rise > 0 and rise >= photo.settings.minimum_gain / 2]
-    return sorted(worth, key=lambda key: -promise[key])
+    maxima = [
+        {key: _top(photo, edit, _highest(photo, edit))} for key, edit in EDITS.items()
+    ]  # may lie between two tries
+    photo.search_scores([maximum for maximum in maxima if all(maximum.values()) and photo.sound(maximum)])
+    gains = {key: _rise(photo, key, value) for key, edit in EDITS.items() if (value := _highest(photo, edit))}
+    promising = [key for key, gain in gains.items() if gain > 0 and gain >= photo.settings.minimum_gain / 2]
+    return sorted(promising, key=lambda key: -gains[key])
 
 
 def _rise(photo: Trial, key: EditKey, value: float) -> float:
-    """What one picture gains: noisy, and too high where it is the best of many."""
+    """Return the gain of one picture, unverified.
+
+    It is noisy, and too high if it is the best of many.
+    """
     after, before = photo.search_scores([_put({}, key, value), {}])
     return after - before
 
 
 def _known(photo: Trial, edit: Edit, spikes: Collection[float] = ()) -> list[float]:
-    """The values that were looked at, 0 included, but not those right beside one that did not hold."""
+    """Return the values that were scored, 0 included, except those next to a value that failed the verification."""
     return [
-        value for value in (0.0, *photo.values(edit.key)) if all(abs(value - at) > 1.5 * edit.step for at in spikes)
+        value
+        for value in (0.0, *photo.values(edit.key))
+        if all(abs(value - spike) > 1.5 * edit.step for spike in spikes)
     ]
 
 
 def _highest(photo: Trial, edit: Edit, spikes: Collection[float] = ()) -> float:
-    """The value that scores highest; of several the one nearest to 0."""
+    """Return the value with the highest score; of equal scores the one nearest to 0."""
     return max(_known(photo, edit, spikes), key=lambda value: (_rise(photo, edit.key, value), -abs(value)), default=0.0)
 
 
 def _beside(photo: Trial, edit: Edit, value: float) -> tuple[float | None, float | None]:
-    """The values looked at that are next below and next above one."""
-    known = _known(photo, edit)
-    low, high = [each for each in known if each < value], [each for each in known if each > value]
-    return max(low, default=None), min(high, default=None)
+    """Return the scored values next below and next above a value; None where there is none."""
+    scored = _known(photo, edit)
+    lower, higher = (
+        [neighbour for neighbour in scored if neighbour < value],
+        [neighbour for neighbour in scored if neighbour > value],
+    )
+    return max(lower, default=None), min(higher, default=None)
 
 
 def _top(photo: Trial, edit: Edit, value: float) -> float:
-    """Where the parabola through a value and its neighbours is highest, in whole steps; 0 where there is no telling."""
+    """Return the maximum of the parabola through a value and its neighbours, in whole steps; 0 without a maximum."""
     low, high = _beside(photo, edit, value)
     if low is None or high is None:
         return 0.0
-    vertex = _vertex((low, value, high), [_rise(photo, edit.key, each) for each in (low, value, high)])
+    vertex = _vertex((low, value, high), [_rise(photo, edit.key, point) for point in (low, value, high)])
     return 0.0 if vertex is None else edit.nearest(vertex)
 
 
 def _refined(photo: Trial, edit: Edit, spikes: Collection[float]) -> float:
-    """The best value, after a few more beside it, or one that is as good and milder.
+    """Refine the best value by a few more scorings near it, and return it or a milder value that is as good.
 
-    Looked at is the top of the parabola through the best value and its two neighbours; where that is known or there is
-    none, the middle of the way to either neighbour, or toward the end of the range, the longer first: what whole steps
-    leave of a golden section search.
+    Each round scores the maximum of the parabola through the best value and its two neighbours. If that is known or
+    does not exist, the round scores the middle between the best value and a neighbour or the end of the range, the
+    longer way first. In whole steps that is what is left of a golden-section search.
     """
     for _ in range(photo.settings.refinements):
         best = _highest(photo, edit, spikes)
@@ -260,9 +277,9 @@ def _refined(photo: Trial, edit: Edit, spikes: Collection[float]) -> float:
         ends = sorted(
             (edit.low if low is None else low, edit.high if high is None else high), key=lambda end: -abs(end - best)
         )
-        wanted = [_top(photo, edit, best), *(edit.nearest((best + end) / 2) for end in ends)]
-        known = _known(photo, edit)
-        new = [value for value in wanted if value not in known and photo.sound({edit.key: value})]
+        candidates = [_top(photo, edit, best), *(edit.nearest((best + end) / 2) for end in ends)]
+        scored = _known(photo, edit)
+        new = [value for value in candidates if value not in scored and photo.sound({edit.key: value})]
         if not new:
             break
         photo.search_scores([{edit.key: new[0]}])
@@ -270,26 +287,26 @@ def _refined(photo: Trial, edit: Edit, spikes: Collection[float]) -> float:
 
 
 def _mildest(photo: Trial, edit: Edit, best: float, spikes: Collection[float]) -> float:
-    """The value nearest to 0, on the side of the best one, that scores nearly as high: by less than the noise."""
-    rise = _rise(photo, edit.key, best)
-    enough = rise - min(photo.noise, _ALIKE * rise)
+    """Return the value nearest to 0, on the side of the best one, whose score is lower by less than the noise."""
+    gain = _rise(photo, edit.key, best)
+    sufficient = gain - min(photo.noise, _ALIKE * gain)
     same_side = [value for value in _known(photo, edit, spikes) if value * best > 0]
-    return min((value for value in same_side if _rise(photo, edit.key, value) >= enough), key=abs, default=best)
+    return min((value for value in same_side if _rise(photo, edit.key, value) >= sufficient), key=abs, default=best)
 
 
-def _vertex(places: Sequence[float], scores: Sequence[float]) -> float | None:
-    """Where the parabola through three points is highest; None where it has no top between them.
+def _vertex(positions: Sequence[float], scores: Sequence[float]) -> float | None:
+    """Return the position of the maximum of the parabola through three points; None if there is none between them.
 
     >>> _vertex([0, 1, 3], [0, 3, 3])
     2.0
     """
-    (a, b, c), (fa, fb, fc) = places, scores
+    (a, b, c), (fa, fb, fc) = positions, scores
     left, right = (fb - fa) / (b - a), (fc - fb) / (c - b)
-    bend = (right - left) / (c - a)
-    if bend >= 0:
+    curvature = (right - left) / (c - a)
+    if curvature >= 0:
         return None
-    top = (a + b) / 2 - left / (2 * bend)
-    return top if a < top < c else None
+    vertex = (a + b) / 2 - left / (2 * curvature)
+    return vertex if a < vertex < c else None
 
 
 # What holds
@@ -297,7 +314,15 @@ def _vertex(places: Sequence[float], scores: Sequence[float]) -> float | None:
 
 @dataclass(frozen=True)
 class _Held:
-    """An edit, or several, whose gain holds."""
+    """One edit, or several, whose gain is verified.
+
+    Attributes:
+        values: Value by edit.
+        gain: Score points.
+        error: Standard error of the gain.
+        mean: Score of the edited photo.
+        pixels: Full photo, edited.
+    """
 
     values: dict[EditKey, float]
     gain: float
@@ -307,7 +332,10 @@ class _Held:
 
 
 def _settle(photo: Trial, edit: Edit) -> _Held | Refusal | None:
-    """The best value that holds; else why the first did not, None where that is of no interest."""
+    """Return the best value that passes the checks, or the reason why the first candidate failed.
+
+    None if the edit does not seem to gain enough.
+    """
     first: Refusal | None = None
     spikes: set[float] = set()
     for _ in range(_ATTEMPTS):
@@ -326,10 +354,10 @@ def _settle(photo: Trial, edit: Edit) -> _Held | Refusal | None:
 
 
 def _verdict(photo: Trial, values: Values) -> _Held | tuple[Why, str]:
-    """Whether edits hold, measured on pictures that the search has not seen."""
+    """Check a candidate on pictures that the search has not scored; return the verified edits, or the reason of failure."""
     settings = photo.settings
-    whole = photo.framed(values)
-    picture = photo.shrunk(whole)
+    full = photo.framed(values)
+    picture = photo.shrunk(full)
     if not photo.face_found(picture):
         return "face", "The face is not found any more once the photo is edited so."
     score = photo.held(picture)
@@ -344,44 +372,50 @@ def _verdict(photo: Trial, values: Values) -> _Held | tuple[Why, str]:
         return "spike", "It gains only at this exact value, which no hand can set, and not right beside it."
     if (degrees := values.get("straighten")) and _frame_alone(photo, degrees, score) > (1 - settings.plateau) * gain:
         return "frame", "Most of its gain comes from the tighter frame, not from turning."
-    return _Held(dict(values), gain, error, photo.mean + gain, whole)
+    return _Held(dict(values), gain, error, photo.mean + gain, full)
 
 
 def _half_a_step_away(photo: Trial, values: Values, score: Score) -> float:
-    """The lower of what is gained half a step above and below, each the mean of the picture and its mirror image."""
+    """Return the lower of the gains half a step above and half a step below.
+
+    Each gain is the mean of a picture and its mirror image.
+    """
     pictures = []
     for sign in (-0.5, 0.5):
-        moved = {
+        shifted = {
             key: min(max(value + sign * EDITS[key].step, EDITS[key].low), EDITS[key].high)
             for key, value in values.items()
         }
-        picture = photo.quick(photo.within_reach(moved))
+        picture = photo.quick(photo.within_reach(shifted))
         pictures += [picture, np.ascontiguousarray(picture[:, ::-1])]
     scores = photo.scores(pictures, score)
     return float(min(scores[:2].mean(), scores[2:].mean())) - photo.mean
 
 
 def _frame_alone(photo: Trial, degrees: float, score: Score) -> float:
-    """What is gained by the crop that comes with turning."""
+    """Return the gain of the crop that comes with turning, without the turning."""
     height, width = photo.pixels.shape[:2]
     kept = edits.kept_by_turning(degrees, width, height)
-    middle = Box((1 - kept) / 2, (1 - kept) / 2, kept, kept)
-    picture = photo.shrunk(edits.crop(photo.pixels, middle))
+    frame = Box((1 - kept) / 2, (1 - kept) / 2, kept, kept)
+    picture = photo.shrunk(edits.crop(photo.pixels, frame))
     return float(photo.scores([picture, np.ascontiguousarray(picture[:, ::-1])], score).mean()) - photo.mean
 
 
 # Several edits at once
 
 
-def _together(photo: Trial, held: Sequence[_Held]) -> Together | None:
-    """The advised edits at once, their values tuned to each other, where that holds and gains more than the best."""
-    if len(held) < 2:
+def _together(photo: Trial, accepted: Sequence[_Held]) -> Together | None:
+    """Combine the suggested edits, with their values tuned to each other.
+
+    Return None unless the combination passes the checks and gains more than the best edit alone.
+    """
+    if len(accepted) < 2:
         return None
-    values = _ascended(photo, held)
+    values = _ascended(photo, accepted)
     if sum(1 for value in values.values() if value) < 2:
         return None
     verdict = _verdict(photo, values)
-    if not isinstance(verdict, _Held) or verdict.gain <= held[0].gain:
+    if not isinstance(verdict, _Held) or verdict.gain <= accepted[0].gain:
         return None
     return Together(
         settings=verdict.values,
@@ -393,21 +427,21 @@ def _together(photo: Trial, held: Sequence[_Held]) -> Together | None:
     )
 
 
-def _ascended(photo: Trial, held: Sequence[_Held]) -> dict[EditKey, float]:
-    """Coordinate ascent from the edits' own best values, added one by one as long as all stays sound.
+def _ascended(photo: Trial, accepted: Sequence[_Held]) -> dict[EditKey, float]:
+    """Tune several edits by coordinate ascent from their own best values; edits are added one by one.
 
-    Edits overlap (a brighter photo needs less light in its shadows), so each is tried in full and at half, then once
-    more a step less, a step more, and left out.
+    Edits overlap: a brighter photo needs less light in its shadows. So each edit is tried in full and at half. Then
+    each is tried once more: a step less, a step more, and left out.
     """
     values: dict[EditKey, float] = {}
-    for one in held:
-        for key, value in one.values.items():
+    for edit_set in accepted:
+        for key, value in edit_set.values.items():
             choices = [_put(values, key, part) for part in _parts(EDITS[key], value)]
             choices = [choice for choice in choices if photo.sound(choice)]
             if photo.scorings + len(choices) + _VERIFYING > photo.settings.scorings:
                 return values
             values = _choose(photo, values, choices)
-    for key in [*values]:  # once more, now that the others are there
+    for key in [*values]:  # once more, now that all edits are set
         edit, value = EDITS[key], values[key]
         near = [_put(values, key, edit.nearest(value + move)) for move in (-edit.step, edit.step, -value)]
         near = [choice for choice in near if photo.sound(choice)]
@@ -418,50 +452,50 @@ def _ascended(photo: Trial, held: Sequence[_Held]) -> dict[EditKey, float]:
 
 
 def _parts(edit: Edit, value: float) -> list[float]:
-    """Half of a value and all of it, in whole steps."""
+    """Return half of a value, in whole steps, and the value."""
     return [*dict.fromkeys([edit.nearest(value / 2), value])]
 
 
 def _put(values: Values, key: EditKey, value: float) -> dict[EditKey, float]:
-    """With one edit set anew, in the order in which edits are done; 0 leaves it out."""
+    """Return the values with one edit changed, in the order in which edits are applied; 0 removes the edit."""
     new = {**values, key: value}
     return {key: new[key] for key in get_args(EditKey) if new.get(key)}
 
 
 def _choose(photo: Trial, values: dict[EditKey, float], choices: list[dict[EditKey, float]]) -> dict[EditKey, float]:
-    """The choice that scores highest; one with fewer edits where more add next to nothing."""
-    every = [values, *choices]
-    scores = photo.search_scores(every)
-    worth = [score - _DROPPED * len(choice) for score, choice in zip(scores, every, strict=True)]
-    return every[int(np.argmax(worth))]
+    """Return the choice with the highest score; each edit costs `_DROPPED` points, so that useless edits are dropped."""
+    candidates = [values, *choices]
+    scores = photo.search_scores(candidates)
+    penalised = [score - _DROPPED * len(choice) for score, choice in zip(scores, candidates, strict=True)]
+    return candidates[int(np.argmax(penalised))]
 
 
 # What the person reads and sees
 
 
-def _suggestion(photo: Trial, held: _Held) -> Suggestion:
-    ((key, value),) = held.values.items()
+def _suggestion(photo: Trial, accepted: _Held) -> Suggestion:
+    ((key, value),) = accepted.values.items()
     return Suggestion(
         edit=key,
         value=value,
         unit=EDITS[key].unit,
-        gain=held.gain,
-        error=held.error,
-        mean=held.mean,
-        sentence=sentence(held.values, held.gain),
-        preview=_preview(photo, held),
+        gain=accepted.gain,
+        error=accepted.error,
+        mean=accepted.mean,
+        sentence=sentence(accepted.values, accepted.gain),
+        preview=_preview(photo, accepted),
     )
 
 
-def _preview(photo: Trial, held: _Held) -> bytes:
-    return edit_session.encoded(held.pixels, photo.settings.preview_quality, photo.settings.preview_side)
+def _preview(photo: Trial, accepted: _Held) -> bytes:
+    return edit_session.encoded(accepted.pixels, photo.settings.preview_quality, photo.settings.preview_side)
 
 
 def sentence(values: Values, gain: float) -> str:
-    """What the person reads of edits that gain so many points."""
-    words = [_words(key, value) for key, value in values.items()]
-    what = ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else words[0]
-    return f"{what[0].upper()}{what[1:]}: it would score {gain:.1f} higher."
+    """Return the advice for the person: the edits in words, and their gain in score points."""
+    instructions = [_words(key, value) for key, value in values.items()]
+    joined = ", ".join(instructions[:-1]) + " and " + instructions[-1] if len(instructions) > 1 else instructions[0]
+    return f"{joined[0].upper()}{joined[1:]}: it would score {gain:.1f} higher."
 
 
 _STOPS = {0.25: "a quarter of a stop", 0.5: "half a stop", 0.75: "three quarters of a stop", 1.0: "one stop",
@@ -470,25 +504,25 @@ _STOPS = {0.25: "a quarter of a stop", 0.5: "half a stop", 0.75: "three quarters
 
 
 def _words(key: EditKey, value: float) -> str:
-    """What to do, as one would say it to a friend with a phone."""
-    more, size = value > 0, abs(value)
-    share = size / max(EDITS[key].high, -EDITS[key].low)
-    degree = " a little" if share <= 0.3 else "" if share <= 0.6 else " a lot"
-    slider = f"{'+' if more else '−'}{size:.0f}"  # noqa: RUF001 - a minus, as editors show it
+    """Return one edit as an everyday instruction."""
+    positive, size = value > 0, abs(value)
+    fraction = size / max(EDITS[key].high, -EDITS[key].low)
+    degree = " a little" if fraction <= 0.3 else "" if fraction <= 0.6 else " a lot"
+    slider = f"{'+' if positive else '−'}{size:.0f}"  # noqa: RUF001 - a minus, as editors show it
     match key:
         case "straighten":
-            return f"turn the photo {size:.0f}° {'clockwise' if more else 'anticlockwise'}"
+            return f"turn the photo {size:.0f}° {'clockwise' if positive else 'anticlockwise'}"
         case "crop":
             return f"crop closer to the face, leaving off about {size:.0f} % of width and height"
         case "brightness":
-            return f"{'brighten' if more else 'darken'} the photo{degree} (about {_STOPS[size]})"
+            return f"{'brighten' if positive else 'darken'} the photo{degree} (about {_STOPS[size]})"
         case "highlights":
-            return f"turn the highlights {'up' if more else 'down'}{degree} (to about {slider})"
+            return f"turn the highlights {'up' if positive else 'down'}{degree} (to about {slider})"
         case "shadows":
-            return f"{'lift' if more else 'deepen'} the shadows{degree} (to about {slider})"
+            return f"{'lift' if positive else 'deepen'} the shadows{degree} (to about {slider})"
         case "contrast":
-            return f"turn the contrast {'up' if more else 'down'}{degree} (to about {slider})"
+            return f"turn the contrast {'up' if positive else 'down'}{degree} (to about {slider})"
         case "warmth":
-            return f"make the colours{degree} {'warmer' if more else 'cooler'} (warmth about {slider})"
+            return f"make the colours{degree} {'warmer' if positive else 'cooler'} (warmth about {slider})"
         case "sharpness":
             return f"sharpen the photo{degree} (sharpness about {slider})"

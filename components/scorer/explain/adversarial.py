@@ -1,4 +1,4 @@
-"""Changes of a photo's pixels that raise its score: gradient ascent, and a PGD attack within a budget.
+"""Adversarial changes of a photo's pixels that raise its score: gradient ascent, and a PGD attack within a budget.
 
 Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", 2018,
 https://arxiv.org/abs/1706.06083.
@@ -16,8 +16,8 @@ from components.scorer.explain.attribution import NOTHING, Held
 from components.scorer.model.inputs import PIXELS, in_order
 from components.scorer.settings import SCORES
 
-_REACH = 2.5  # times the budget, what all steps reach together (code of Madry et al.): enough to come back from an edge
-RATE = 0.05  # of 255, root mean square over a photo: what one step of an enhancement changes
+_REACH = 2.5  # sum of all step lengths, in budgets (code of Madry et al.): enough to come back from an edge
+RATE = 0.05  # of 255: root mean square change of a photo by one step of `enhance`
 
 
 # What would raise the score
@@ -28,8 +28,8 @@ class Enhancement:
     """Photos changed for a higher score.
 
     Attributes:
-        pixels: float32 ``[n, crop, crop, 3]``, 0..255.
-        means: float32 ``[steps + 1, n]``, the mean scores from before the first step to after the last.
+        pixels: Changed photos, float32 ``[n, crop, crop, 3]``, 0..255.
+        means: Mean scores before the first step, after it, …, after the last: float32 ``[steps + 1, n]``.
     """
 
     pixels: np.ndarray
@@ -37,7 +37,7 @@ class Enhancement:
 
     @property
     def before(self) -> np.ndarray:
-        """Mean scores of the photos as they were, float32 ``[n]``."""
+        """Mean scores of the original photos, float32 ``[n]``."""
         return self.means[0]
 
     @property
@@ -49,22 +49,22 @@ class Enhancement:
 def enhance(
     model: keras.Model, pixels: np.ndarray, steps: int = 100, rate: float = RATE, held: Held = NOTHING
 ) -> Enhancement:
-    """Change photos for a higher mean score by plain gradient ascent on their pixels.
+    """Raise the mean scores of photos by plain gradient ascent on their pixels.
 
-    Nothing holds the change to what a photographer could do: most of what is gained is noise made for this network.
+    No limit keeps the change to a photographer's means: most of the gain is noise fitted to this network.
 
     Args:
-        model: a scorer.
-        pixels: float ``[n, crop, crop, 3]``, 0..255.
-        steps: of the ascent, each along the gradient.
-        rate: root mean square of one step's change of a photo, of 255, before pixels are kept within 0..255.
-        held: what the scorer takes beside.
+        model: A scorer.
+        pixels: Photos, float ``[n, crop, crop, 3]``, 0..255.
+        steps: Number of steps along the gradient.
+        rate: Root mean square change of a photo by one step, of 255, before clipping to 0..255.
+        held: Other inputs of the scorer, which stay fixed.
 
     Returns:
-        The changed photos and their scores on the way.
+        The changed photos and their mean scores after each step.
 
     Raises:
-        ValueError: the rate or the steps are negative.
+        ValueError: The rate or the number of steps is negative.
     """
     _check("rate", rate, steps)
     changed = np.asarray(pixels, "float32")
@@ -74,58 +74,61 @@ def enhance(
         mean, gradient = ascent(changed)
         means.append(mean)
         if step < steps:
-            size = np.sqrt(np.mean(np.square(gradient), axis=(1, 2, 3), keepdims=True))
-            changed = np.clip(changed + rate * gradient / np.maximum(size, 1e-12), 0, 255, dtype="float32")
+            norm = np.sqrt(np.mean(np.square(gradient), axis=(1, 2, 3), keepdims=True))
+            changed = np.clip(changed + rate * gradient / np.maximum(norm, 1e-12), 0, 255, dtype="float32")
     return Enhancement(changed, np.stack(means))
 
 
 def perturb(
     model: keras.Model, pixels: np.ndarray, budget: float, steps: int = 100, held: Held = NOTHING
 ) -> np.ndarray:
-    """Raise the mean score as far as changes too small to be seen can.
+    """Raise the mean scores of photos as far as imperceptible changes can: a PGD attack.
 
-    Projected gradient ascent by signs, from the photo itself (Madry et al., section 2.1, with the mean score in place
-    of the loss). Each photo's best step is returned, so that none scores lower than before.
+    Projected gradient ascent by signs, started from the photo itself (Madry et al., section 2.1, with the mean score in
+    place of the loss). Each photo's best step is returned, so no score is lower than before.
 
     Args:
-        model: a scorer.
-        pixels: float ``[n, crop, crop, 3]``, 0..255.
-        budget: largest change of any pixel's red, green or blue, of 255.
-        steps: of the ascent.
-        held: what the scorer takes beside.
+        model: A scorer.
+        pixels: Photos, float ``[n, crop, crop, 3]``, 0..255.
+        budget: Largest change of any pixel's red, green or blue, of 255.
+        steps: Number of steps.
+        held: Other inputs of the scorer, which stay fixed.
 
     Returns:
-        float32 like ``pixels``, within ``budget`` of them and within 0..255, not rounded to whole numbers. The
-        same photos give the same result on one machine.
+        Changed photos, float32 like ``pixels``, within ``budget`` of the originals and within 0..255, not rounded to
+        integers. The same photos give the same result on one machine.
 
     Raises:
-        ValueError: the budget or the steps are negative.
+        ValueError: The budget or the number of steps is negative.
     """
     _check("budget", budget, steps)
     origin = np.asarray(pixels, "float32")
     low, high = np.maximum(origin - budget, 0), np.minimum(origin + budget, 255)
-    length = np.float32(_REACH * budget / max(steps, 1))
+    step_length = np.float32(_REACH * budget / max(steps, 1))
     ascent = _mean_and_gradient(model, held)
     best, highest = origin.copy(), np.full(len(origin), -np.inf)
     changed = origin
     for step in range(steps + 1):
         means, gradient = ascent(changed)
-        better = means > highest
-        best[better], highest[better] = changed[better], means[better]
+        improved = means > highest
+        best[improved], highest[improved] = changed[improved], means[improved]
         if step < steps:
-            changed = np.clip(changed + length * np.sign(gradient), low, high)
+            changed = np.clip(changed + step_length * np.sign(gradient), low, high)
     return best
 
 
 def _check(name: str, value: float, steps: int) -> None:
-    """Refuse what would descend, or not end."""
+    """Raise ValueError if a value or the number of steps is negative; the ascent would descend or not end."""
     if not value >= 0 or steps < 0:
         raise ValueError(f"expected a {name} and a number of steps that are not negative, got {value} and {steps}")
 
 
 def _mean_and_gradient(model: keras.Model, held: Held) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """A function of pixels float32 ``[n, crop, crop, 3]``: mean scores ``[n]`` and their gradients, like the pixels."""
-    shapes = {PIXELS if len(model.inputs) == 1 else each.name: each.shape for each in model.inputs}
+    """Return a function of pixels float32 ``[n, crop, crop, 3]`` that gives mean scores ``[n]`` and their gradients.
+
+    The gradients have the shape of the pixels.
+    """
+    shapes = {PIXELS if len(model.inputs) == 1 else tensor.name: tensor.shape for tensor in model.inputs}
 
     @tf.function(input_signature=[{name: tf.TensorSpec(shape, tf.float32) for name, shape in shapes.items()}])
     def of_batch(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:

@@ -1,8 +1,8 @@
-"""Maps and pixels as pictures that people can read.
+"""Images of heat maps and pixels for people.
 
-Colours are matplotlib's ``viridis``, whose brightness rises with the value, and ``PuOr``, from purple to orange: both
-are told apart with any kind of colour vision. Under a map the photo is grey, so that all colour is the map's. The
-tables are OpenCV's and ColorBrewer's own, for matplotlib is a burden on a server.
+Colours are matplotlib's ``viridis``, whose brightness rises with the value, and ``PuOr``, from purple to orange. Both
+can be read with any kind of colour vision. Under a map the photo is grey, so all colour belongs to the map. The tables
+come from OpenCV and ColorBrewer, because matplotlib is too large for a server.
 """
 
 import io
@@ -17,12 +17,12 @@ _PUOR = (  # from purple to orange, evenly spaced (https://colorbrewer2.org, Apa
     (45, 0, 75), (84, 39, 136), (128, 115, 172), (178, 171, 210), (216, 218, 235), (247, 247, 247),
     (254, 224, 182), (253, 184, 99), (224, 130, 20), (179, 88, 6), (127, 59, 8),
 )  # fmt: skip
-_OPACITY = 0.55  # of a heat map: the photo shows through
-_STRONGEST = 0.8  # opacity where a signed map is largest; where it is nothing, so is its colour
-_UNSEEN = 0.5  # brightness of what the network does not see
-_OUTLIERS = 99.5  # percentile of a gradient's size that is drawn white: single pixels would hide the rest
+_OPACITY = 0.55  # opacity of a heat map: the photo shows through
+_STRONGEST = 0.8  # opacity where a signed map is largest; it is 0 where the map is 0
+_UNSEEN = 0.5  # brightness of the margin that the network does not see
+_OUTLIERS = 99.5  # percentile of a gradient's size that is drawn white: a few extreme pixels would hide the rest
 _QUALITY = 90
-_STEPS = 256  # of a colour table
+_STEPS = 256  # size of a colour table
 
 _HEAT = cv2.applyColorMap(np.arange(_STEPS, dtype=np.uint8), cv2.COLORMAP_VIRIDIS).reshape(-1, 3)[:, ::-1].astype(float)
 _PLACES = np.linspace(0, len(_PUOR) - 1, _STEPS)
@@ -38,26 +38,26 @@ def overlay(
     signed: bool = False,
     form: Literal["JPEG", "PNG"] = "JPEG",
 ) -> bytes:
-    """Draw a map on the photo, stretched over the part of it that the network sees; the rest is darkened.
+    """Draw a map on the photo, stretched over the part of the photo that the network sees; the margin is darkened.
 
-    The network reads the middle of the photo scaled to a square, so its map is a square too; here it is brought back
-    to the photo's own width and height.
+    The network reads the middle of the photo resized to a square, so its map is a square too. Here the map is stretched
+    back to the photo's own width and height.
 
     Args:
-        photo: encoded and upright.
-        heatmap: float ``[h, w]``, from 0 on, or of either sign where ``signed``.
-        seen: share of the photo's width and height that the network sees, 0..1 (``Bundle.seen``).
-        largest: size of a value that gets the strongest colour; by default the map's own largest, so that maps are
-            only to be compared when they are given the same. A map of zeros gets the weakest colour.
-        signed: orange for values above 0, purple for those below, none at 0.
-        form: of the result.
+        photo: Encoded, upright photo.
+        heatmap: Map, float ``[h, w]``, 0 or more, or of either sign if ``signed``.
+        seen: Fraction of the photo's width and height that the network sees, 0..1 (``Bundle.seen``).
+        largest: Absolute value that gets the strongest colour; by default the map's own maximum. Maps can only be
+            compared if they are drawn with the same value. A map of zeros gets the weakest colour.
+        signed: True draws values above 0 orange, values below 0 purple, and 0 without colour.
+        form: File format of the result.
 
     Returns:
-        A picture as large as the photo.
+        An image as large as the photo.
 
     Raises:
-        ValueError: the map is not ``[h, w]``.
-        PIL.UnidentifiedImageError: the bytes are no photo.
+        ValueError: The map is not ``[h, w]``.
+        PIL.UnidentifiedImageError: The bytes are no photo.
     """
     values = np.asarray(heatmap, "float32")
     if values.ndim != 2:
@@ -65,33 +65,33 @@ def overlay(
     with Image.open(io.BytesIO(photo)) as opened:
         grey = np.asarray(opened.convert("L"), "float32")[..., None].repeat(3, axis=2)
     largest = np.abs(values).max() if largest is None else largest
-    part = _middle(grey.shape, seen)
-    height, width = grey[part].shape[:2]
+    middle = _middle(grey.shape, seen)
+    height, width = grey[middle].shape[:2]
     smooth = Image.fromarray(values / (largest or 1)).resize((width, height), Image.Resampling.BICUBIC)
-    shown = np.asarray(smooth).clip(-1 if signed else 0, 1)
-    colours = _coloured((shown + 1) / 2, _GAINS) if signed else _coloured(shown, _HEAT)
-    opacity = _STRONGEST * np.abs(shown)[..., None] if signed else _OPACITY
-    drawn = _UNSEEN * grey
-    drawn[part] = (1 - opacity) * grey[part] + opacity * colours
-    return _encoded(drawn, form, **({"quality": _QUALITY} if form == "JPEG" else {}))
+    clipped = np.asarray(smooth).clip(-1 if signed else 0, 1)
+    colours = _coloured((clipped + 1) / 2, _GAINS) if signed else _coloured(clipped, _HEAT)
+    opacity = _STRONGEST * np.abs(clipped)[..., None] if signed else _OPACITY
+    blended = _UNSEEN * grey
+    blended[middle] = (1 - opacity) * grey[middle] + opacity * colours
+    return _encoded(blended, form, **({"quality": _QUALITY} if form == "JPEG" else {}))
 
 
 def picture(pixels: npt.ArrayLike, size: tuple[int, int] | None = None) -> bytes:
-    """Pixels as the network reads them, as a PNG.
+    """Return pixels, as the network reads them, as a PNG.
 
     Args:
-        pixels: ``[h, w, 3]``, 0..255.
-        size: width and height to stretch them to, such as the photo's own; by default they stay.
+        pixels: Pixels ``[h, w, 3]``, 0..255.
+        size: Width and height to resize to, e.g. the photo's own; None keeps the size.
     """
     return _encoded(np.asarray(pixels), "PNG", size)
 
 
 def details(gradient: npt.ArrayLike, size: tuple[int, int] | None = None) -> bytes:
-    """The size of a gradient by the pixels, black to white, as a PNG.
+    """Return the absolute gradient by the pixels, black to white, as a PNG.
 
     Args:
-        gradient: ``[h, w, 3]``; the largest of the three colours is drawn.
-        size: as for `picture`.
+        gradient: Gradient ``[h, w, 3]``; the largest of the three colours is drawn.
+        size: Width and height to resize to; None keeps the size.
     """
     strength = np.abs(gradient).max(axis=-1)
     white = np.percentile(strength, _OUTLIERS) or 1
@@ -99,25 +99,25 @@ def details(gradient: npt.ArrayLike, size: tuple[int, int] | None = None) -> byt
 
 
 def change(before: npt.ArrayLike, after: npt.ArrayLike, times: float, size: tuple[int, int] | None = None) -> bytes:
-    """What was changed, several times as strong and around middle grey, as a PNG.
+    """Return the difference of two images, amplified, around middle grey, as a PNG.
 
     Args:
-        before: ``[h, w, 3]``, 0..255.
-        after: the same.
-        times: how much stronger.
-        size: as for `picture`.
+        before: Pixels ``[h, w, 3]``, 0..255.
+        after: Changed pixels ``[h, w, 3]``, 0..255.
+        times: Amplification of the difference.
+        size: Width and height to resize to; None keeps the size.
     """
     return _encoded(128 + times * (np.asarray(after) - np.asarray(before)), "PNG", size)
 
 
 def _coloured(values: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Colours 0..255 ``[…, 3]`` of values 0..1, each that of the step it falls in."""
+    """Return the colours 0..255 ``[…, 3]`` of values 0..1, by the table entry that each value falls in."""
     return table[np.minimum((values * _STEPS).astype(int), _STEPS - 1)]
 
 
-def _middle(shape: tuple[int, ...], seen: float) -> tuple[slice, slice]:
-    """The middle of a photo, by this share of its height and width, at least one pixel."""
-    margins = [min(round(side * (1 - seen) / 2), (side - 1) // 2) for side in shape[:2]]
+def _middle(shape: tuple[int, ...], fraction: float) -> tuple[slice, slice]:
+    """Return the slices of the middle of a photo, by a fraction of its height and width; at least one pixel."""
+    margins = [min(round(side * (1 - fraction) / 2), (side - 1) // 2) for side in shape[:2]]
     return tuple(slice(margin, side - margin) for margin, side in zip(margins, shape, strict=False))
 
 

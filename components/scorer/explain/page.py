@@ -1,4 +1,4 @@
-"""Explain the scores of a few photos on one page."""
+"""HTML page that explains the scores of a few photos."""
 
 import io
 from collections.abc import Sequence
@@ -22,14 +22,26 @@ from components.scorer.settings import SCORES, Ingestion
 
 PAGE = "index.html"
 
-_MOST = 20  # photos: with all their pictures, about what a page of 5 MB holds
-_TIMES = 20  # what was changed is a few of 255: at this strength it is seen
-_QUALITY = 75  # of a JPEG as sites store it
+_MOST = 20  # photos of a page: with all their pictures the page has about 5 MB
+_TIMES = 20  # changes are a few of 255: amplified so, they are visible
+_QUALITY = 75  # JPEG quality that sites store photos in
 
 
 @dataclass(frozen=True)
 class _Photo:
-    """All that is told of one photo; the arrays are those of ``attribution`` for it alone."""
+    """Explanation of one photo; the arrays are those of ``attribution`` without the batch axis.
+
+    Attributes:
+        name: File name of the photo.
+        data: Encoded, normalised photo.
+        seen: Fraction of the photo's width and height that the network sees.
+        maps: Scores and maps.
+        guided: Guided gradients; None if the network has no ReLU.
+        before: Pixels before the gradient ascent.
+        after: Pixels after the gradient ascent.
+        means: Mean scores before the first step, …, after the last.
+        gain_kept: Score points of the gain that are left when both images are stored as JPEG.
+    """
 
     name: str
     data: bytes
@@ -43,50 +55,51 @@ class _Photo:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of what the network sees of the photo."""
+        """Width and height of the part of the photo that the network sees, pixels."""
         with Image.open(io.BytesIO(self.data)) as image:
             return tuple(max(1, round(side * self.seen)) for side in image.size)
 
 
 def explain(model: str, photos: Sequence[str], out: str | Path, steps: int = 100) -> Path:
-    """Write a page that explains the scores of photos, and its pictures as files; nothing when it breaks off.
+    """Write a page that explains the scores of photos, and its pictures as files; after an error nothing is written.
 
-    Photos take the way of ingestion: upright, sRGB, shrunk.
+    Photos are processed as in ingestion: upright, sRGB, shrunk.
 
     Args:
-        model: address of a published version, of a folder whose champion is meant, or of a scorer bundle.
-        photos: paths, ``gs://`` or ``s3://`` addresses.
-        out: folder that receives ``index.html`` and a folder of pictures for each photo. Those whose exact pixels
-            count are PNGs.
-        steps: of the ascent by which a photo is enhanced.
+        model: Address of a published version, of a model's folder (its champion is used), or of a scorer bundle.
+        photos: Paths, ``gs://`` or ``s3://`` addresses.
+        out: Folder for ``index.html`` and one folder of pictures a photo. Pictures whose exact pixels count are PNGs.
+        steps: Steps of the gradient ascent that raises a photo's score.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
-        ValueError: a photo cannot be read, there are too many, or there is no step.
-        FileNotFoundError: a photo or the model is missing.
+        ValueError: A photo cannot be read, there are too many photos, or there is no step.
+        FileNotFoundError: A photo or the model is missing.
     """
     if not 1 <= len(photos) <= _MOST:
         raise ValueError(f"expected 1 to {_MOST} photos to explain on one page, got {len(photos)}")
     if steps < 1:
         raise ValueError(f"expected at least 1 step, got {steps}")
-    data = [_read(photo, place) for place, photo in enumerate(photos, 1)]
-    scorer, called = _load(model)
-    told = _explained([Path(photo).name for photo in photos], data, scorer, steps)
-    shown = page.Page("Why these scores", f"What {called} sees in {len(photos)} photos, from 1 (low) to 10 (high).")
-    shown.section("Scores", page.table([_row(photo) for photo in told]))
-    shown.section("How to read this", *_HOW, *([_HELD] if scorer.sight else []))
+    data = [_read(photo, number) for number, photo in enumerate(photos, 1)]
+    scorer, scorer_name = _load(model)
+    explanations = _explained([Path(photo).name for photo in photos], data, scorer, steps)
+    report = page.Page(
+        "Why these scores", f"What {scorer_name} sees in {len(photos)} photos, from 1 (low) to 10 (high)."
+    )
+    report.section("Scores", page.table([_row(photo) for photo in explanations]))
+    report.section("How to read this", *_HOW, *([_HELD] if scorer.sight else []))
     files = {}
-    for number, photo in enumerate(told, 1):
+    for number, photo in enumerate(explanations, 1):
         pictures = _pictures(photo)
-        shown.section(photo.name, *_blocks(photo, pictures))
+        report.section(photo.name, *_blocks(photo, pictures))
         folder = f"{number:02d}-{Path(photo.name).stem}"
-        files |= {f"{folder}/{name}": each for name, each in pictures.items()}
+        files |= {f"{folder}/{name}": picture_bytes for name, picture_bytes in pictures.items()}
     path = Path(out, PAGE)
-    shown.write(path)
-    for name, each in files.items():
-        storage.write_bytes(str(Path(out, name)), each)
+    report.write(path)
+    for name, picture_bytes in files.items():
+        storage.write_bytes(str(Path(out, name)), picture_bytes)
     return path
 
 
@@ -107,16 +120,16 @@ _HELD = (
 )
 
 
-def _read(photo: str, place: int) -> bytes:
-    """The photo as ingestion would store it."""
+def _read(photo: str, number: int) -> bytes:
+    """Read a photo and normalise it as ingestion does."""
     try:
         return decoding.normalise(storage.read_bytes(photo), Ingestion())
     except decoding.Unusable as error:
-        raise ValueError(f"photo {place} cannot be used: {error}") from None
+        raise ValueError(f"photo {number} cannot be used: {error}") from None
 
 
 def _load(model: str) -> tuple[bundle.Bundle, str]:
-    """The scorer, and what to call it."""
+    """Return the scorer and its name for the page."""
     if storage.exists(storage.join(model, "bundle.json")):
         return saved_model.read_bundle(model), "the scorer"
     uri = channels.resolve(model)
@@ -124,7 +137,7 @@ def _load(model: str) -> tuple[bundle.Bundle, str]:
 
 
 def _explained(names: Sequence[str], data: list[bytes], scorer: bundle.Bundle, steps: int) -> list[_Photo]:
-    """All maps and the enhancement of all photos."""
+    """Compute all maps of all photos, and raise the scores by gradient ascent."""
     maps = attribution.explain(scorer, data)
     pixels, held = attribution.hold(scorer.given(data))
     relu = attribution.has_relu(scorer.model)
@@ -132,37 +145,37 @@ def _explained(names: Sequence[str], data: list[bytes], scorer: bundle.Bundle, s
     print(f"enhancing {len(data)} photos in {steps} steps", flush=True)
     enhanced = adversarial.enhance(scorer.model, pixels, steps, held=held)
     before, after = (
-        regression.mean_scores(np.asarray(scorer.model(in_order(scorer.model, {PIXELS: _stored(each), **held}))))
-        for each in (pixels, enhanced.pixels)
+        regression.mean_scores(np.asarray(scorer.model(in_order(scorer.model, {PIXELS: _stored(batch), **held}))))
+        for batch in (pixels, enhanced.pixels)
     )
     return [
         _Photo(
             name=name,
-            data=data[place],
+            data=data[index],
             seen=scorer.seen,
-            maps={key: values[place] for key, values in maps.items()},
-            guided=None if guided is None else guided[place],
-            before=pixels[place],
-            after=enhanced.pixels[place],
-            means=enhanced.means[:, place],
-            gain_kept=float((after - before)[place]),
+            maps={key: values[index] for key, values in maps.items()},
+            guided=None if guided is None else guided[index],
+            before=pixels[index],
+            after=enhanced.pixels[index],
+            means=enhanced.means[:, index],
+            gain_kept=float((after - before)[index]),
         )
-        for place, name in enumerate(names)
+        for index, name in enumerate(names)
     ]
 
 
 def _stored(pixels: np.ndarray) -> np.ndarray:
-    """Pixels ``[n, h, w, 3]`` after they were stored as JPEG."""
+    """Return pixels ``[n, h, w, 3]`` after encoding to JPEG and decoding."""
     stored = []
-    for each in pixels:
+    for image in pixels:
         data = io.BytesIO()
-        Image.fromarray(each.round().astype("uint8")).save(data, "JPEG", quality=_QUALITY)
+        Image.fromarray(image.round().astype("uint8")).save(data, "JPEG", quality=_QUALITY)
         stored.append(np.asarray(Image.open(data), "float32"))
     return np.stack(stored)
 
 
 def _pictures(photo: _Photo) -> dict[str, bytes]:
-    """The pictures of one photo, by file name; the ten classes' maps have one scale."""
+    """Return the pictures of one photo by file name; the maps of the ten classes share one scale."""
     size, maps = photo.size, photo.maps
     classes = maps["class_heatmaps"]
     pictures = {
@@ -170,14 +183,14 @@ def _pictures(photo: _Photo) -> dict[str, bytes]:
         "heat.jpg": overlay(photo.data, maps["heatmap"], seen=photo.seen),
         "gains.jpg": overlay(photo.data, maps["gains"], seen=photo.seen, signed=True),
     }
-    for place, score in enumerate(SCORES):
+    for index, score in enumerate(SCORES):
         pictures[f"score-{score}.jpg"] = overlay(
-            photo.data, classes[..., place], seen=photo.seen, largest=float(classes.max())
+            photo.data, classes[..., index], seen=photo.seen, largest=float(classes.max())
         )
     if photo.guided is not None:
         pictures |= {
-            f"details-{score}.png": details(each, size)
-            for score, each in zip(attribution.HIGH, photo.guided, strict=True)
+            f"details-{score}.png": details(gradient, size)
+            for score, gradient in zip(attribution.HIGH, photo.guided, strict=True)
         }
     return pictures | {
         "before.png": picture(photo.before),
@@ -187,7 +200,7 @@ def _pictures(photo: _Photo) -> dict[str, bytes]:
 
 
 def _row(photo: _Photo) -> dict[str, str | float]:
-    """The figures of one photo."""
+    """Return the row of one photo in the table of scores."""
     return {
         "photo": photo.name,
         "score": float(photo.maps["mean"]),
@@ -198,10 +211,10 @@ def _row(photo: _Photo) -> dict[str, str | float]:
 
 
 def _blocks(photo: _Photo, pictures: dict[str, bytes]) -> list[str]:
-    """The section of one photo."""
+    """Return the blocks of one photo's section."""
     maps, steps = photo.maps, len(photo.means) - 1
     before, after = photo.means[[0, -1]]
-    changed = np.sqrt(np.mean(np.square(photo.after - photo.before)))
+    rms_change = np.sqrt(np.mean(np.square(photo.after - photo.before)))
     blocks = [
         page.text(f"Score {maps['mean']:.2f}; the predicted votes spread by {maps['std']:.2f} (standard deviation)."),
         page.gallery(
@@ -236,7 +249,7 @@ def _blocks(photo: _Photo, pictures: dict[str, bytes]) -> list[str]:
         *blocks,
         page.text(
             f"Enhanced by {steps} steps along the score's gradient, the photo scores {after:.2f} instead of"
-            f" {before:.2f}, though its pixels changed by only {changed:.1f} of 255 (root mean square)."
+            f" {before:.2f}, though its pixels changed by only {rms_change:.1f} of 255 (root mean square)."
         ),
         page.verdict(
             None,
