@@ -56,9 +56,7 @@ _THUMBNAIL = 96  # pixels of the longer side of the thumbnail on which light and
 _BURNT, _BLACK = 250, 5  # luma from which on, and up to which, no detail is visible
 _LEVEL = 5.0  # degrees: largest tilt of the line through the eyes after straightening; people hold their heads so
 _TURNING = 1.35  # times the scored side: the strongest straightening of photos up to 3:2 leaves the scored side
-_FACE_HIGH = (
-    0.4  # largest face in a frame's height, brows to chin: with hair three fifths, as networks ask of profile photos
-)
+_FACE_HIGH = 0.4  # largest face in a frame's height, brows to chin: with hair three fifths, as social networks ask
 _HEAD_CUT = 0.05  # largest fraction of the head's box that straightening may cut off
 _PERCENT = 0.015  # stops of a percent of light: half of the least visible difference (Weber, 2 %)
 _REENCODING = 95  # JPEG quality that counts as visually lossless
@@ -72,8 +70,8 @@ class Trial:
         face: Box of the largest face; None if no face is known.
         mean: Mean of the scores of `copies`.
         noise: Standard deviation of the scores of `copies`.
-        wobble: Standard deviation, over `copies`, of the score change that analysing the face again makes; 0 if the
-            scorer uses no faces.
+        wobble: Standard deviation, over `copies`, of the score change that analysing the face again makes; 0 if
+            `hold` is None.
         scorings: Number of pictures scored so far.
     """
 
@@ -115,7 +113,10 @@ class Trial:
         self.wobble = float((scores - self.scores(variants, self._held)).std(ddof=1)) if hold else 0.0
 
     def held(self, picture: np.ndarray) -> Score:
-        """Return a score function that uses the face of this picture for all; without face analysis, the plain score function."""
+        """Return a score function that uses the face analysis of this picture for every picture.
+
+        Without a function that fixes the face analysis, return the plain score function.
+        """
         return self._hold(Image.fromarray(picture)) if self._hold else self._score
 
     def scores(self, pictures: Sequence[np.ndarray], score: Score | None = None) -> np.ndarray:
@@ -173,7 +174,10 @@ class Trial:
         return _shrunk(pixels, self._side)
 
     def sound(self, values: Values) -> bool:
-        """Return whether the edited photo stays similar to the original and does not move away from the usual ranges."""
+        """Return whether the edited photo is plausible.
+
+        It has to stay similar to the original, and must not move away from the usual ranges of portraits.
+        """
         return self._frame_is_sound(values) and self._tone_is_sound(values)
 
     def face_found(self, picture: np.ndarray) -> bool:
@@ -196,9 +200,9 @@ class Trial:
         if self.face is None:
             return 0.0
         height, width = self.pixels.shape[:2]
-        kept = edits.kept_by_turning(degrees, width, height)
+        fraction = edits.kept_by_turning(degrees, width, height)
         face = edits.turned(self.face, degrees, width, height)
-        smallest = max(face.height / _FACE_HIGH, self.settings.smallest_crop / (min(width, height) * kept))
+        smallest = max(face.height / _FACE_HIGH, self.settings.smallest_crop / (min(width, height) * fraction))
         return min(edits.closest(face), 100 * max(0.0, 1 - smallest))
 
     def within_reach(self, values: Values) -> Values:
@@ -233,7 +237,11 @@ class Trial:
         return all(_nearer(before[quantity], now[quantity], USUAL[quantity]) for quantity in judged)
 
     def _measured(self, pixels: np.ndarray) -> dict[str, float]:
-        """Return the tone statistics of a thumbnail, and the fractions of it that are burnt, black, and burnt in the face."""
+        """Return the tone statistics of a thumbnail, and three fractions of clipped pixels.
+
+        These are ``burnt`` and ``black``, fractions of the thumbnail, and ``face``, the burnt fraction of the face's
+        box.
+        """
         luma = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
         shadows, highlights = np.percentile(luma, [10, 90]) / 255
         face = edits.crop(pixels, edits.inside(self.face)) if self.face else pixels
@@ -250,9 +258,9 @@ class Trial:
         }
 
 
-def _frames(edits: Iterable[tuple[EditKey, float]]) -> bool:
+def _frames(items: Iterable[tuple[EditKey, float]]) -> bool:
     """Return whether edits straighten or crop."""
-    return any(key in _FRAMING and value for key, value in edits)
+    return any(key in _FRAMING and value for key, value in items)
 
 
 def copies(picture: np.ndarray) -> list[np.ndarray]:

@@ -216,8 +216,10 @@ def _lighter(pixels: np.ndarray, change: np.ndarray) -> np.ndarray:
 
     The differences between the colours stay.
     """
-    more, less = np.maximum(change, 0).astype(np.uint8), np.maximum(-change, 0).astype(np.uint8)
-    return cv2.subtract(cv2.add(pixels, cv2.merge([more] * 3)), cv2.merge([less] * 3))  # both saturate at 0 and 255
+    increase, decrease = np.maximum(change, 0).astype(np.uint8), np.maximum(-change, 0).astype(np.uint8)
+    return cv2.subtract(
+        cv2.add(pixels, cv2.merge([increase] * 3)), cv2.merge([decrease] * 3)
+    )  # both saturate at 0 and 255
 
 
 def _bump(percent: float, start: float) -> np.ndarray:
@@ -258,8 +260,8 @@ def straighten(pixels: np.ndarray, degrees: float) -> np.ndarray:
     if not degrees:
         return pixels
     height, width = pixels.shape[:2]
-    kept = kept_by_turning(degrees, width, height)
-    size = (max(1, int(kept * width)), max(1, int(kept * height)))
+    fraction = kept_by_turning(degrees, width, height)
+    size = (max(1, int(fraction * width)), max(1, int(fraction * height)))
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     to_source = np.array([[cosine, sine], [-sine, cosine]])  # image coordinates, y down
     start = np.array([width - 1, height - 1]) / 2 - to_source @ (np.array(size) - 1) / 2
@@ -287,14 +289,14 @@ def turned(box: Box, degrees: float, width: float, height: float) -> Box:
         width: Width of the photo before, in any unit.
         height: Height of the photo before, in the same unit.
     """
-    kept = kept_by_turning(degrees, width, height)
+    fraction = kept_by_turning(degrees, width, height)
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     x, y = (box.x + box.width / 2 - 0.5) * width, (box.y + box.height / 2 - 0.5) * height
     x, y = cosine * x - sine * y, sine * x + cosine * y
-    turned_width, turned_height = box.width / kept, box.height / kept
+    turned_width, turned_height = box.width / fraction, box.height / fraction
     return Box(
-        x / width / kept + 0.5 - turned_width / 2,
-        y / height / kept + 0.5 - turned_height / 2,
+        x / width / fraction + 0.5 - turned_width / 2,
+        y / height / fraction + 0.5 - turned_height / 2,
         turned_width,
         turned_height,
     )
@@ -350,13 +352,13 @@ def window(percent: float, face: Box) -> Box:
     """
     if percent > closest(face) + 1e-6:
         raise ValueError(f"a crop of {percent:g} % would cut the head; at most {closest(face):.1f} % keep it whole")
-    kept, (x, y, width, height) = 1 - percent / 100, head(face)
+    fraction, (x, y, width, height) = 1 - percent / 100, head(face)
     corner = []
     for start, length, target in ((x, width, _HEAD_AT[0]), (y, height, _HEAD_AT[1])):
-        position = start + length / 2 - target * kept
-        position = min(max(position, start + length - kept), start)  # keeps the full head
-        corner.append(min(max(position, 0.0), 1 - kept))
-    return Box(*corner, kept, kept)
+        position = start + length / 2 - target * fraction
+        position = min(max(position, start + length - fraction), start)  # keeps the full head
+        corner.append(min(max(position, 0.0), 1 - fraction))
+    return Box(*corner, fraction, fraction)
 
 
 def within(box: Box, frame: Box) -> Box:

@@ -47,7 +47,7 @@ _VERIFYING = 16  # largest number of scorings that verify one edit
 _TOGETHER = 40  # scorings reserved for the combination of edits
 _DROPPED = 0.02  # score points that an edit must add to a combination
 _ALIKE = 0.15  # largest fraction of a gain that a milder value may lack
-_ATTEMPTS = 2  # number of values of an edit that are verified
+_ATTEMPTS = 2  # largest number of values of one edit that are checked
 
 
 @dataclass(frozen=True)
@@ -354,7 +354,7 @@ def _settle(photo: Trial, edit: Edit) -> _Held | Refusal | None:
 
 
 def _verdict(photo: Trial, values: Values) -> _Held | tuple[Why, str]:
-    """Check a candidate on pictures that the search has not scored; return the verified edits, or the reason of failure."""
+    """Check a candidate on pictures that the search has not scored; return the verified edits or the failure."""
     settings = photo.settings
     full = photo.framed(values)
     picture = photo.shrunk(full)
@@ -395,8 +395,8 @@ def _half_a_step_away(photo: Trial, values: Values, score: Score) -> float:
 def _frame_alone(photo: Trial, degrees: float, score: Score) -> float:
     """Return the gain of the crop that comes with turning, without the turning."""
     height, width = photo.pixels.shape[:2]
-    kept = edits.kept_by_turning(degrees, width, height)
-    frame = Box((1 - kept) / 2, (1 - kept) / 2, kept, kept)
+    fraction = edits.kept_by_turning(degrees, width, height)
+    frame = Box((1 - fraction) / 2, (1 - fraction) / 2, fraction, fraction)
     picture = photo.shrunk(edits.crop(photo.pixels, frame))
     return float(photo.scores([picture, np.ascontiguousarray(picture[:, ::-1])], score).mean()) - photo.mean
 
@@ -443,11 +443,11 @@ def _ascended(photo: Trial, accepted: Sequence[_Held]) -> dict[EditKey, float]:
             values = _choose(photo, values, choices)
     for key in [*values]:  # once more, now that all edits are set
         edit, value = EDITS[key], values[key]
-        near = [_put(values, key, edit.nearest(value + move)) for move in (-edit.step, edit.step, -value)]
-        near = [choice for choice in near if photo.sound(choice)]
-        if photo.scorings + len(near) + _VERIFYING > photo.settings.scorings:
+        neighbours = [_put(values, key, edit.nearest(value + move)) for move in (-edit.step, edit.step, -value)]
+        neighbours = [choice for choice in neighbours if photo.sound(choice)]
+        if photo.scorings + len(neighbours) + _VERIFYING > photo.settings.scorings:
             return values
-        values = _choose(photo, values, near)
+        values = _choose(photo, values, neighbours)
     return values
 
 
@@ -463,7 +463,7 @@ def _put(values: Values, key: EditKey, value: float) -> dict[EditKey, float]:
 
 
 def _choose(photo: Trial, values: dict[EditKey, float], choices: list[dict[EditKey, float]]) -> dict[EditKey, float]:
-    """Return the choice with the highest score; each edit costs `_DROPPED` points, so that useless edits are dropped."""
+    """Return the choice with the highest score, less `_DROPPED` points an edit, so that useless edits are dropped."""
     candidates = [values, *choices]
     scores = photo.search_scores(candidates)
     penalised = [score - _DROPPED * len(choice) for score, choice in zip(scores, candidates, strict=True)]

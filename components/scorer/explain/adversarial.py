@@ -123,7 +123,7 @@ def _check(name: str, value: float, steps: int) -> None:
         raise ValueError(f"expected a {name} and a number of steps that are not negative, got {value} and {steps}")
 
 
-def _mean_and_gradient(model: keras.Model, held: Held) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def _mean_and_gradient(model: keras.Model, fixed_inputs: Held) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Return a function of pixels float32 ``[n, crop, crop, 3]`` that gives mean scores ``[n]`` and their gradients.
 
     The gradients have the shape of the pixels.
@@ -138,4 +138,4 @@ def _mean_and_gradient(model: keras.Model, held: Held) -> Callable[[np.ndarray],
             means = tf.linalg.matvec(votes, tf.constant(SCORES, tf.float32))
         return means, tape.gradient(means, batch[PIXELS])
 
-    return lambda pixels: attribution.batched(of_batch, pixels, held, (), shapes[PIXELS][1:])
+    return lambda pixels: attribution.batched(of_batch, pixels, fixed_inputs, (), shapes[PIXELS][1:])

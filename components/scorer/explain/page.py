@@ -139,13 +139,15 @@ def _load(model: str) -> tuple[bundle.Bundle, str]:
 def _explained(names: Sequence[str], data: list[bytes], scorer: bundle.Bundle, steps: int) -> list[_Photo]:
     """Compute all maps of all photos, and raise the scores by gradient ascent."""
     maps = attribution.explain(scorer, data)
-    pixels, held = attribution.hold(scorer.given(data))
+    pixels, fixed_inputs = attribution.hold(scorer.given(data))
     relu = attribution.has_relu(scorer.model)
-    guided = attribution.guided_gradients(scorer.model, pixels, held=held) if relu else None
+    guided = attribution.guided_gradients(scorer.model, pixels, held=fixed_inputs) if relu else None
     print(f"enhancing {len(data)} photos in {steps} steps", flush=True)
-    enhanced = adversarial.enhance(scorer.model, pixels, steps, held=held)
+    enhanced = adversarial.enhance(scorer.model, pixels, steps, held=fixed_inputs)
     before, after = (
-        regression.mean_scores(np.asarray(scorer.model(in_order(scorer.model, {PIXELS: _stored(batch), **held}))))
+        regression.mean_scores(
+            np.asarray(scorer.model(in_order(scorer.model, {PIXELS: _stored(batch), **fixed_inputs})))
+        )
         for batch in (pixels, enhanced.pixels)
     )
     return [

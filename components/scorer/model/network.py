@@ -141,23 +141,23 @@ def _pooling(name: str) -> keras.layers.Layer:
     return keras.layers.GlobalAveragePooling2D(name=name, dtype="float32")
 
 
-def _embedded(sight: Sight) -> dict[str, keras.KerasTensor]:
+def _embedded(input_spec: Sight) -> dict[str, keras.KerasTensor]:
     """Return the embedding inputs by name; empty without an embedding."""
-    if not sight.embedding:
+    if not input_spec.embedding:
         return {}
-    return {EMBEDDING: keras.Input((sight.embedding,), name=EMBEDDING), FOUND: keras.Input((), name=FOUND)}
+    return {EMBEDDING: keras.Input((input_spec.embedding,), name=EMBEDDING), FOUND: keras.Input((), name=FOUND)}
 
 
 def _votes(
-    inputs: Mapping[str, keras.KerasTensor], dropout: float, sight: Sight, quadratic_rank: int
+    inputs: Mapping[str, keras.KerasTensor], dropout: float, input_spec: Sight, quadratic_rank: int
 ) -> keras.KerasTensor:
     """Return the votes: dropout and softmax on all features together.
 
     The layers compute in float32 even under mixed precision.
     """
     parts = [inputs[name] for name in (POOLED, POOLED_FACE) if name in inputs]
-    if sight.embedding:
-        parts.append(seeing.build_face(inputs[EMBEDDING], inputs[FOUND], sight))
+    if input_spec.embedding:
+        parts.append(seeing.build_face(inputs[EMBEDDING], inputs[FOUND], input_spec))
     joined = keras.layers.Concatenate(name="features", dtype="float32")(parts) if len(parts) > 1 else parts[0]
     if quadratic_rank:
         joined = layers.Quadratic(quadratic_rank, name=layers.NAME, dtype="float32")(joined)
