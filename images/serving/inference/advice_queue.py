@@ -1,4 +1,7 @@
-"""Advice on photos, one at a time in each worker: it takes up to two seconds, and scores come in between."""
+"""Advice queue: each worker searches advice for one photo at a time.
+
+A search takes up to two seconds. Requests for scores are answered in between.
+"""
 
 import asyncio
 import base64
@@ -24,28 +27,27 @@ from images.serving.problem_details import busy
 from images.serving.prometheus_metrics import Metrics
 from images.serving.settings import Settings
 
-_SECONDS = 2  # that one takes, for who is told to come again
+_SECONDS = 2  # of one search, for the Retry-After header
 
 
 class Advising:
-    """The one thread that searches advice, and who waits for it."""
+    """The thread that searches advice and the limit of its queue. The first request starts the thread."""
 
     def __init__(self, settings: Settings, batching: Batching, metrics: Metrics) -> None:
-        """Starts no thread before the first photo."""
         self._settings, self._batching, self._metrics = settings, batching, metrics
         self._pool = ThreadPoolExecutor(1, "advising")
         self._under_way = 0
 
     async def advise(self, served: Served, data: bytes, photo: Photo) -> Advice:
-        """Advice on a photo.
+        """Return advice on a photo.
 
         Args:
-            served: the version that scores.
-            data: the photo as it was sent.
-            photo: the same, scored.
+            served: Version that scores.
+            data: The photo's bytes as sent.
+            photo: The same photo after scoring.
 
         Raises:
-            Problem: 429, too many wait.
+            Problem: 429 if `Settings.advising` requests for advice are under way.
         """
         if self._under_way >= self._settings.advising:
             self._metrics.refused["advice"].inc()
@@ -63,25 +65,27 @@ class Advising:
 
     def _advise(self, served: Served, data: bytes, photo: Photo) -> Advice:
         portable, settings = served.portable, Believed()
-        # Each picture is scored while the next one is being scaled, and its face read.
+        # The network scores each picture while this thread resizes the next one and analyses its face.
         score, hold = scorers(portable, lambda pictures: served.network.ask(pictures, photo.job)["mean"])
         image = self._batching.alone_when_large(
             data, portable.settings, lambda: search.working(data, settings, portable.settings)
         )
-        seen = see(portable, photo)
+        analysis = see(portable, photo)
         return search.advise(
-            image, score, seen.faces if seen else None, settings, side=portable.settings.shorter_side,
+            image, score, analysis.faces if analysis else None, settings, side=portable.settings.shorter_side,
             find_faces=portable.detector.find if portable.detector else None,
             hold=hold,
         )  # fmt: skip
 
 
 def scorers(portable: Portable, ask: Callable[[Iterable[Given]], np.ndarray]) -> tuple[Score, Hold | None]:
-    """What scores pictures for advice, and what holds the face of one; None where no face is read.
+    """Return the score function for edited pictures, and the factory of score functions with a fixed face.
+
+    The factory is None if the network uses no faces.
 
     Args:
-        portable: the version that scores.
-        ask: gives the mean scores of what the network is given of pictures.
+        portable: Version that scores.
+        ask: Function from the model inputs of pictures to their mean scores.
     """
 
     def score(pictures: list[Image.Image], held: Seen | None = None) -> np.ndarray:
@@ -93,22 +97,25 @@ def scorers(portable: Portable, ask: Callable[[Iterable[Given]], np.ndarray]) ->
     return score, hold if portable.reads.faces else None
 
 
-def _by(portable: Portable, picture: Image.Image, held: Seen | None) -> Seen | None:
-    """What is known of a picture's face where another one's embedding is held: a second view is cut out of it anew."""
-    if held is None or not portable.reads.view:
-        return held
-    return Seen(portable.look(picture, embedded=False).faces if held.found else (), held.embedding)
+def _by(portable: Portable, picture: Image.Image, fixed: Seen | None) -> Seen | None:
+    """Return the face analysis for a picture that is scored with a fixed embedding.
+
+    If the network has a face crop as a second view, the picture's own face is detected anew for the crop.
+    """
+    if fixed is None or not portable.reads.view:
+        return fixed
+    return Seen(portable.look(picture, embedded=False).faces if fixed.found else (), fixed.embedding)
 
 
 def told(found: Advice) -> dict[str, Any]:
-    """Advice as JSON."""
+    """Return advice as JSON."""
     return {
-        "advice": [_suggestion(each) for each in found.suggestions],
+        "advice": [_suggestion(edit) for edit in found.suggestions],
         "together": _suggestion(found.together) if found.together else None,
-        "refused": [asdict(each) for each in found.refused],
+        "refused": [asdict(edit) for edit in found.refused],
     }
 
 
-def _suggestion(found: Suggestion | Together) -> dict[str, Any]:
-    preview = "data:image/jpeg;base64," + base64.b64encode(found.preview).decode()
-    return {**asdict(found), "preview": preview}
+def _suggestion(suggestion: Suggestion | Together) -> dict[str, Any]:
+    preview = "data:image/jpeg;base64," + base64.b64encode(suggestion.preview).decode()
+    return {**asdict(suggestion), "preview": preview}

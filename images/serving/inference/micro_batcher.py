@@ -1,8 +1,8 @@
-"""Photos of all connections: decoded by some threads, gathered, scored by one thread that alone has the network.
+"""Micro-batcher: a thread pool decodes the photos of all connections, and one thread scores them in batches.
 
-A photo goes from the event loop to a thread that decodes it, from there to the network's thread, and back: three
-changes of thread, some 0.2 ms. The network's thread takes what is decoded, up to a batch; it waits for more only while
-others are being decoded, and only a moment.
+A photo goes from the event loop to a decoding thread, then to the network's thread, then back to the event loop.
+These three changes of thread take about 0.2 ms. The network's thread takes all decoded photos, up to `Settings.batch`.
+It waits for more photos only while others are being decoded, and for `Settings.deadline` seconds at most.
 """
 
 import asyncio
@@ -31,24 +31,26 @@ from images.serving.problem_details import Problem, busy
 from images.serving.prometheus_metrics import Metrics
 from images.serving.settings import Settings
 
-# Above either a worker decodes one photo at a time: many pixels take long, and one photo may take 384 MiB.
-_LARGE, _MEMORY = 16_000_000, 64 * 2**20  # pixels; bytes while it is decoded
-_APART = 30.0  # seconds that decoding may take in a process of its own, which needs one to begin
+# Above either limit a worker decodes one photo at a time: many pixels take long, and one photo may take 384 MiB.
+_LARGE, _MEMORY = 16_000_000, 64 * 2**20  # pixels; bytes of memory while decoding
+_APART = 30.0  # seconds for decoding in a separate process, of which its start takes one
 
 
 @dataclass
 class Photo:
-    """One photo on its way.
+    """One photo of a request, from its bytes to its score.
 
     Attributes:
-        data: as it was sent; given up once it is decoded.
-        job: that the person offers to do; "" when it is not known.
-        jpeg: the photo as the data set holds photos.
-        size: width and height that it was sent with, upright.
-        given: what the network is given of it; given up once it has answered.
-        seen: its faces, where they were looked for; once a photo (see `see`).
-        apart: it is decoded in a process of its own.
-        answer: what the network says of it, arrays by name.
+        data: The file's bytes as sent. Empty after decoding.
+        job: Job that the person offers to do. "" means that the job is unknown.
+        jpeg: The photo after normalisation and encoding, as the data set stores photos.
+        size: Width and height of the sent photo, upright, pixels.
+        given: Model inputs. None before decoding and after scoring.
+        seen: Face analysis. None while faces were not looked for; `see` fills it in.
+        apart: True if the photo is decoded in a separate process.
+        answer: Model outputs, arrays by name.
+        until: Time of ``time.monotonic()`` at which the request stops waiting.
+        done: Callback that receives this photo or an exception.
     """
 
     data: bytes
@@ -59,66 +61,73 @@ class Photo:
     seen: Seen | None = field(default=None, repr=False)
     apart: bool = False
     answer: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
-    until: float = float("inf")  # of time.monotonic(): from then on nobody waits for it
-    done: Callable[[Any], None] | None = field(default=None, repr=False)  # is given this, or an exception
+    until: float = float("inf")
+    done: Callable[[Any], None] | None = field(default=None, repr=False)
 
     def finish(self, result: Any) -> None:
-        """Hand this photo, or why it has no answer, to who waits for it; once."""
+        """Call `done` with this photo or an exception. Later calls do nothing."""
         done, self.done = self.done, None
         if done:
             done(result)
 
     @property
     def image(self) -> Image.Image:
-        """The photo as the data set holds photos, opened."""
+        """The photo of `jpeg`, decoded to RGB."""
         return Image.open(io.BytesIO(self.jpeg)).convert("RGB")
 
 
 class Network:
-    """A loaded version with the one thread that lets it answer."""
+    """A loaded version and the one thread that runs its network, started by the constructor."""
 
     def __init__(self, portable: Portable, settings: Settings, metrics: Metrics) -> None:
-        """Starts the thread."""
         self.portable = portable
-        self._coming, self._lock = 0, Lock()  # photos that are being decoded for it
+        self._coming, self._lock = 0, Lock()  # photos that are being decoded for this network
         self._settings, self._metrics = settings, metrics
         self._waiting: SimpleQueue[Photo | None] = SimpleQueue()
         self._thread = Thread(target=self._run, name=f"network-{portable.version}", daemon=True)
         self._thread.start()
 
     def expect(self, change: int) -> None:
-        """Note that a photo begins to be decoded (1), or is decoded or never will be (-1)."""
+        """Adjust the count of photos being decoded: 1 when decoding begins, -1 when decoding ends or fails."""
         with self._lock:
             self._coming += change
 
     def put(self, photo: Photo) -> None:
-        """Let a decoded photo be scored; it is finished then."""
+        """Enqueue a decoded photo. The network's thread scores it and calls `Photo.finish`."""
         self._waiting.put(photo)
 
     def ask(self, pictures: Iterable[Given], job: str = "") -> dict[str, np.ndarray]:
-        """Score pictures at once, from another thread; other photos come in between.
+        """Score pictures and block until all have scores. For other threads than the network's.
+
+        The network's thread may score photos of other requests in between.
 
         Args:
-            pictures: what the network is given of each.
-            job: see `Photo`.
+            pictures: Model inputs of each picture.
+            job: Job that the person offers to do. "" means that the job is unknown.
 
         Returns:
-            What the network says of them, arrays ``[n, …]`` by name.
+            Model outputs, arrays ``[n, …]`` by name.
+
+        Raises:
+            BaseException: The exception that scoring raised.
         """
-        waiting = []
-        for given in pictures:
+        futures = []
+        for inputs in pictures:
             future: Future[Photo] = Future()
-            self.put(Photo(b"", job, given=given, done=partial(_settle, future)))
-            waiting.append(future)
-        answers = [future.result().answer for future in waiting]
-        return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}
+            self.put(Photo(b"", job, given=inputs, done=partial(_settle, future)))
+            futures.append(future)
+        outputs = [future.result().answer for future in futures]
+        return {name: np.stack([answer[name] for answer in outputs]) for name in outputs[0]}
 
     def close(self) -> None:
-        """End the thread when what waits is answered."""
+        """End the thread after it has scored the photos that wait."""
         self._waiting.put(None)
 
     def answer(self, photos: Sequence[Photo]) -> dict[str, np.ndarray]:
-        """What the network says of decoded photos; for its own thread, and before it has begun."""
+        """Return the model outputs of decoded photos, arrays ``[n, …]`` by name.
+
+        Only for the network's thread, or before the first photo is enqueued.
+        """
         return self.portable.answer(
             face_inputs.together([photo.given for photo in photos]), [photo.job for photo in photos]
         )
@@ -127,18 +136,18 @@ class Network:
         while (first := self._waiting.get()) is not None:
             batch, ended = self._gathered(first)
             self._score(batch)
-            del first, batch  # or they would be kept until the next ones come
+            del first, batch  # otherwise their memory stays in use until the next batch
             if ended:
                 return
 
     def _gathered(self, first: Photo) -> tuple[list[Photo], bool]:
-        """The first photo and those that are there, or come within the deadline; and whether the end came."""
-        batch, until = [first], time.monotonic() + self._settings.deadline
+        """Return a batch of the first photo and those that arrive before the deadline, and whether to end."""
+        batch, deadline = [first], time.monotonic() + self._settings.deadline
         while len(batch) < self._settings.batch:
-            left = until - time.monotonic()
+            remaining = deadline - time.monotonic()
             try:
-                wait = self._coming > 0 and left > 0
-                photo = self._waiting.get(timeout=left) if wait else self._waiting.get_nowait()
+                wait = self._coming > 0 and remaining > 0
+                photo = self._waiting.get(timeout=remaining) if wait else self._waiting.get_nowait()
             except Empty:
                 break
             if photo is None:
@@ -149,31 +158,30 @@ class Network:
     def _score(self, batch: list[Photo]) -> None:
         began = time.perf_counter()
         try:
-            answers = self.answer(batch)
+            outputs = self.answer(batch)
         except BaseException as error:
             for photo in batch:
                 photo.finish(error)
             return
         self._metrics.batches.observe(len(batch))
         self._metrics.stages["network"].observe(time.perf_counter() - began)
-        for place, photo in enumerate(batch):
-            photo.answer = {name: values[place] for name, values in answers.items()}
+        for index, photo in enumerate(batch):
+            photo.answer = {name: values[index] for name, values in outputs.items()}
             photo.given = None
             photo.finish(photo)
 
 
 class Batching:
-    """Everything that the worker's photos have in common: the bound of its queue and its decoding threads."""
+    """A worker's decoding threads and the limit of its queue. The first photo starts the threads."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        """Starts no thread before the first photo."""
         self.settings, self._metrics = settings, metrics
         self._pool = ThreadPoolExecutor(settings.threads, "decoding")
-        self._large = ThreadPoolExecutor(1, "decoding-large")  # with a queue of its own: a small photo waits for none
+        self._large = ThreadPoolExecutor(1, "decoding-large")  # a separate queue: small photos never wait for large
         self._under_way = 0
 
     def check(self, photos: int = 1) -> None:
-        """Raise Problem, 429, where the queue has no room for so many photos."""
+        """Raise Problem 429 if the queue has no room for this number of photos."""
         if self._under_way + photos > self.settings.queue:
             self._metrics.refused["queue"].inc()
             raise busy(
@@ -184,46 +192,49 @@ class Batching:
     async def score(
         self, network: Network, photos: Sequence[bytes], job: Sequence[str] = ("",)
     ) -> list[Photo | Problem]:
-        """Score photos.
+        """Decode and score photos.
 
         Args:
-            network: that answers.
-            photos: as they were sent.
-            job: one a photo, or one for all.
+            network: Network that scores.
+            photos: Files as sent.
+            job: One job for each photo, or one job for all.
 
         Returns:
-            Each photo with its answer, or why it has none.
+            Each photo with its model outputs, or the problem that prevented them, in the order of `photos`.
 
         Raises:
-            Problem: 429, there is no room in the queue.
+            Problem: 429 if the queue has no room.
         """
         self.check(len(photos))
         loop = asyncio.get_running_loop()
         jobs = list(job) * len(photos) if len(job) == 1 else job
         until = time.monotonic() + self.settings.seconds
-        waiting = []
+        futures = []
         self._count(len(photos))
         try:
-            for data, each in zip(photos, jobs, strict=True):
+            for data, photo_job in zip(photos, jobs, strict=True):
                 future = loop.create_future()
                 done = partial(loop.call_soon_threadsafe, _settle_unless_done, future)
-                photo = Photo(data, each, apart=attempts.SECOND.get(), until=until, done=done)
+                photo = Photo(data, photo_job, apart=attempts.SECOND.get(), until=until, done=done)
                 network.expect(1)
                 self._pool.submit(self._assign, network, photo)
-                waiting.append(future)
-            found = (
-                await asyncio.gather(*waiting, return_exceptions=True) if len(waiting) > 1 else [await _one(waiting[0])]
+                futures.append(future)
+            results = (
+                await asyncio.gather(*futures, return_exceptions=True) if len(futures) > 1 else [await _one(futures[0])]
             )
         finally:
             self._count(-len(photos))
-        return [self._told(each) for each in found]
+        return [self._told(result) for result in results]
 
     async def work(self, function: Any, *arguments: Any) -> Any:
-        """The function's result, from one of the threads that decode."""
+        """Run a function in a decoding thread and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
     def alone_when_large(self, data: bytes, settings: Ingestion, work: Callable[[], Any]) -> Any:
-        """The work's result, for another thread; of photos with very many pixels one at a time is worked on."""
+        """Return the result of `work`. Work on large photos runs one at a time; see `_LARGE`.
+
+        Blocks, so it is only for other threads than the event loop's.
+        """
         return self._large.submit(work).result() if _is_large(data, settings) else work()
 
     def close(self) -> None:
@@ -235,20 +246,20 @@ class Batching:
         self._under_way += change
         self._metrics.queue.set(self._under_way)
 
-    def _told(self, found: Any) -> Photo | Problem:
-        if isinstance(found, Photo):
+    def _told(self, result: Any) -> Photo | Problem:
+        if isinstance(result, Photo):
             self._metrics.photos["scored"].inc()
-            return found
-        if isinstance(found, Unusable):
-            self._metrics.photos[found.reason.replace(" ", "_")].inc()
-            return unusable(found, self.settings)
-        if isinstance(found, Problem):
+            return result
+        if isinstance(result, Unusable):
+            self._metrics.photos[result.reason.replace(" ", "_")].inc()
+            return unusable(result, self.settings)
+        if isinstance(result, Problem):
             self._metrics.photos["waited"].inc()
-            return found
-        raise found
+            return result
+        raise result
 
     def _assign(self, network: Network, photo: Photo) -> None:
-        """Decode a photo at once, or when it is its turn among those that take long."""
+        """Decode a photo now, or queue it with the large photos, which are decoded one at a time."""
         if photo.apart or _is_large(photo.data, network.portable.settings):
             self._large.submit(self._decode, network, photo)
         else:
@@ -270,22 +281,23 @@ class Batching:
 
 
 def decode(portable: Portable, photo: Photo) -> None:
-    """Bring a photo to what the network reads, the way of training: normalised, encoded, scaled and cropped.
+    """Turn a photo into model inputs with the steps of training: normalise, encode, resize and crop.
 
-    Where the network reads faces, the face is found and read here, once for all that is asked of the photo.
+    If the network uses faces, they are analysed here once, and every later step reuses the analysis.
 
     Args:
-        portable: knows how.
-        photo: receives ``jpeg``, ``size``, ``given`` and, where faces are read, ``seen``, and gives its ``data`` up.
+        portable: Version that scores the photo.
+        photo: Photo to decode. Its `jpeg`, `size` and `given` are set, and its `seen` if the network uses faces.
+            Its `data` is emptied.
 
     Raises:
-        components.scorer.imaging.decoding.Unusable: it is no photo.
+        components.scorer.imaging.decoding.Unusable: The bytes are not a usable photo.
     """
     if photo.apart:
         photo.jpeg, photo.size = attempts.normalise_apart(photo.data, portable.settings, _APART)
     else:
-        found = decoding.decode(photo.data, portable.settings)
-        photo.jpeg, photo.size = decoding.encode(found.image, portable.settings), (found.width, found.height)
+        decoded = decoding.decode(photo.data, portable.settings)
+        photo.jpeg, photo.size = decoding.encode(decoded.image, portable.settings), (decoded.width, decoded.height)
     if portable.reads.faces:
         image = photo.image
         photo.seen = portable.look(image)
@@ -296,9 +308,9 @@ def decode(portable: Portable, photo: Photo) -> None:
 
 
 def see(portable: Portable, photo: Photo) -> Seen | None:
-    """The faces on a scored photo, as they were found for its score or, if not for that, are found now.
+    """Return the face analysis of a scored photo: the one made for its score, or else a new one without embedding.
 
-    None where faces are not looked for.
+    None if the version has no face detector.
     """
     if photo.seen is None:
         photo.seen = portable.look(photo.image, embedded=False)
@@ -306,7 +318,7 @@ def see(portable: Portable, photo: Photo) -> Seen | None:
 
 
 def unusable(error: Unusable, settings: Settings) -> Problem:
-    """Why a photo cannot be read, as a problem; without any of its bytes."""
+    """Return the problem document for an unusable photo, without any of the photo's bytes."""
     status, kind = {"bomb": (413, "too-many-pixels"), "too small": (422, "photo-too-small")}.get(
         error.reason, (422, "photo-unreadable")
     )

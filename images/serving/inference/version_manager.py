@@ -1,4 +1,4 @@
-"""Which version answers: follows a channel, and switches to a new version without dropping a request."""
+"""Version manager: follows a channel and switches to a new version without dropping a request."""
 
 import asyncio
 import contextlib
@@ -23,15 +23,23 @@ from images.serving.problem_details import Problem, not_ready
 from images.serving.prometheus_metrics import Metrics
 from images.serving.settings import DRAINING, Settings
 
-_LOOK = 0.2  # seconds between two looks whether other workers answer
-_LONGEST_WAIT = 300.0  # seconds between two tries of a version that cannot be loaded
+_LOOK = 0.2  # seconds between two checks whether other workers have a version
+_LONGEST_WAIT = 300.0  # seconds at most between two attempts to load a version that failed
 
 
 class Served:
-    """A version that answers, and how many requests it is answering."""
+    """A loaded version and its reference count.
+
+    Attributes:
+        network: Network of the version, with its thread.
+        uri: Address of the version's folder.
+        place: Local folder from which the version was loaded.
+        portable: The version that `network` runs.
+        requests: Number of requests that use the version.
+        retired: True once another version has replaced this one. The version is freed when `requests` is 0.
+    """
 
     def __init__(self, network: Network, uri: str, place: str) -> None:
-        """Begins with none."""
         self.network, self.uri, self.place = network, uri, place
         self.portable = network.portable
         self.requests = 0
@@ -39,54 +47,59 @@ class Served:
 
     @property
     def version(self) -> str:
-        """Its number as a text; "1" for a folder that is not named by one, for clients that want a number."""
+        """Version number as text. "1" if the folder's name is not a number, because clients expect a number."""
         return str(self.portable.version or 1)
 
     @property
     def jobs(self) -> tuple[str, ...]:
-        """The jobs that it knows."""
+        """Jobs that the version's head knows."""
         return self.portable.jobs
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        """The attributes that it has learnt."""
+        """Attributes that the version's auxiliary heads predict."""
         return self.portable.attributes
 
 
 class Models:
-    """The version in charge.
+    """Manager of the served version. `follow` loads the first version.
 
     Attributes:
-        source: what the server was told to serve.
-        current: the version that answers; None before the first is loaded.
-        failure: of the last attempt to load a version: ``version`` (its address) and ``why``; None when all is well.
+        source: Model or version that the settings name. None before it is resolved.
+        current: The served version. None before the first is loaded.
+        failure: Last failure to load a version: ``version`` (its address) and ``why``. None after a success.
+        labels: Version number by channel, as last read.
+        loaded: Event that is set after the first attempt to load a version, successful or not.
+        answers: Event that is set once a version is loaded.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        """Nothing is loaded before `follow`."""
         self._settings, self._metrics = settings, metrics
         self.source: Source | None = None
         self.current: Served | None = None
         self.failure: dict[str, str] | None = None
         self.labels: dict[str, int] = {}
-        self.loaded = asyncio.Event()  # or failed for the first time
-        self.answers = asyncio.Event()  # a version is loaded
-        self._answered: Answered | None = None  # as it was written down, or tried, last
+        self.loaded = asyncio.Event()
+        self.answers = asyncio.Event()
+        self._answered: Answered | None = None  # the record last written, or last tried by `_fall_back`
         self._tries, self._next_try = 0, 0.0
-        self._freed = False  # a version, since memory was last given back
+        self._freed = False  # True if a version was freed since memory was last returned
 
     @property
     def draining(self) -> bool:
-        """Whether the server was told to end: then this file is there."""
+        """True if the server is shutting down: the supervisor then creates the file `DRAINING`."""
         return bool(self._settings.run) and Path(self._settings.run, DRAINING).exists()
 
     @property
     def ready(self) -> bool:
-        """Whether requests are welcome: a version answers, and the server was not told to end."""
+        """True if a version is loaded and the server is not shutting down."""
         return self.current is not None and not self.draining
 
     async def welcome(self) -> None:
-        """Wait until a version answers, or no other worker has one either: this one would take their requests."""
+        """Wait until a version is loaded, or until no other worker has a version either.
+
+        A worker that starts without a version would take requests that other workers can answer.
+        """
         while not self.current and self._others_answer():
             await asyncio.sleep(_LOOK)
 
@@ -95,10 +108,10 @@ class Models:
         return bool(run) and self._settings.nginx and sockets.taken(run, self._settings.workers)
 
     async def follow(self) -> None:
-        """Load what is wanted, and look again and again whether another version is; ends when cancelled.
+        """Load the wanted version, then poll the source every `Settings.interval` seconds until cancelled.
 
-        What answered last in this run is taken first, without asking anybody: this worker takes the place of one that
-        has died.
+        The version that this run served last is loaded first, without a request to the source. This worker then
+        replaces a worker that died.
         """
         try:
             await self._fall_back(self._settings.run)
@@ -113,13 +126,13 @@ class Models:
                 self._retire(self.current)
 
     async def look(self) -> None:
-        """Ask the source once, and switch where it names another version."""
+        """Poll the source once, and switch if it names another version."""
         if self._freed:
             self._freed = False
             await asyncio.to_thread(_give_back_memory)
         try:
             wanted = await asyncio.to_thread(self._ask)
-        except Exception as error:  # an outage of the store, say: what answers goes on answering
+        except Exception as error:  # an outage of the store, for example: the loaded version keeps answering
             self._failed(self.source.uri if self.source else self._settings.model, error)
             await self._fall_back()
             return
@@ -131,14 +144,14 @@ class Models:
             await self._fall_back()
             return
         try:
-            place = await asyncio.to_thread(version_source.fetch, wanted, self._settings)
-            served = await asyncio.to_thread(self._load, wanted, place)
+            folder = await asyncio.to_thread(version_source.fetch, wanted, self._settings)
+            served = await asyncio.to_thread(self._load, wanted, folder)
         except Exception as error:
             self._metrics.loads["failed"].inc()
             self._failed(wanted, error)
             self._tries += 1
-            wait = min(self._settings.interval * 2**self._tries, _LONGEST_WAIT)
-            self._next_try = time.monotonic() + wait
+            delay = min(self._settings.interval * 2**self._tries, _LONGEST_WAIT)
+            self._next_try = time.monotonic() + delay
             await self._fall_back()
             return
         self._tries = 0
@@ -147,55 +160,59 @@ class Models:
         await self._remember()
 
     def _switch(self, served: Served) -> None:
-        before, self.current = self.current, served
+        previous, self.current = self.current, served
         self._metrics.loads["served"].inc()
         self._metrics.version.set(served.portable.version or 0)
-        json_log.event("serving", version=served.version, before=before.version if before else None)
+        json_log.event("serving", version=served.version, before=previous.version if previous else None)
         self.answers.set()
-        if before:
-            self._retire(before)
+        if previous:
+            self._retire(previous)
 
     async def _fall_back(self, run: str | None = None) -> None:
-        """Where no version answers, take the one that did last, of a run or of any."""
+        """If no version is loaded, load the one that was served last.
+
+        Args:
+            run: Folder of the run that must have served the version. None accepts any run.
+        """
         if self.current:
             return
-        last = await asyncio.to_thread(version_source.recall, self._settings)
-        if not last or last == self._answered or run not in (None, last.run):
+        record = await asyncio.to_thread(version_source.recall, self._settings)
+        if not record or record == self._answered or run not in (None, record.run):
             return
-        self._answered = last
+        self._answered = record
         try:
-            served = await asyncio.to_thread(self._load, last.uri, last.place)
+            served = await asyncio.to_thread(self._load, record.uri, record.place)
         except Exception as error:
             self._metrics.loads["failed"].inc()
-            self._failed(last.uri, error)
+            self._failed(record.uri, error)
             return
-        self.labels = last.labels
+        self.labels = record.labels
         self._switch(served)
 
     async def _remember(self) -> None:
-        """Write down what answers, where that has changed."""
+        """Write the record of the served version if the record has changed."""
         served = self.current
-        answered = Answered(served.uri, served.place, self.labels, self._settings.run)
-        if answered != self._answered:
-            self._answered = answered
+        record = Answered(served.uri, served.place, self.labels, self._settings.run)
+        if record != self._answered:
+            self._answered = record
             try:
-                await asyncio.to_thread(version_source.remember, answered, self._settings)
-            except OSError as error:  # a full disk, say, which does not keep this worker from answering
+                await asyncio.to_thread(version_source.remember, record, self._settings)
+            except OSError as error:  # a full disk, for example: this worker can still answer
                 json_log.event("forgetting", level="error", why=str(error))
 
     @asynccontextmanager
     async def using(
         self, name: str | None = None, version: str | None = None, label: str | None = None
     ) -> AsyncIterator[Served]:
-        """Hold the version that is asked for while a request is answered by it: it is not freed before.
+        """Lease the served version for one request. The version is not freed before the lease ends.
 
         Args:
-            name: of the model; None: whichever it is.
-            version: its number; None: whichever answers.
-            label: a channel that must name it; None: whichever does.
+            name: Name of the model. None accepts any name.
+            version: Version number as text. None accepts any version.
+            label: Channel that must name the served version. None requires no channel.
 
         Raises:
-            Problem: 404, it is not what is served; 503, nothing is yet.
+            Problem: 404 if another model, version or channel is served; 503 if no version is loaded.
         """
         if not self.current:
             await self._first()
@@ -213,9 +230,9 @@ class Models:
             detail = f"expected the version {served.version!r}, which is served, got {version[:40]!r}"
             raise Problem(404, "unknown-version", detail)
         if label is not None and self.labels.get(label) != served.portable.version:
-            own = sorted(each for each, number in self.labels.items() if number == served.portable.version)
+            own = sorted(channel for channel, number in self.labels.items() if number == served.portable.version)
             raise Problem(404, "unknown-label", f"expected a label of the served version ({own}), got {label[:100]!r}")
-        served.requests += 1  # without an await since it was read, or it might be freed by now
+        served.requests += 1  # no await since `current` was read: otherwise the version could be freed by now
         try:
             yield served
         finally:
@@ -223,7 +240,7 @@ class Models:
             self._free(served)
 
     async def _first(self) -> None:
-        """Wait for the first version as long as a request may wait."""
+        """Wait for the first attempt to load a version, for `Settings.seconds` at most."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.loaded.wait(), self._settings.seconds)
 
@@ -233,9 +250,9 @@ class Models:
         self.labels = self.source.labels()
         return self.source.current()
 
-    def _load(self, uri: str, place: str) -> Served:
-        """A version, loaded from its copy and tried."""
-        loaded = litert_model.load(place)
+    def _load(self, uri: str, folder: str) -> Served:
+        """Load a version from its local copy, and check it with the warm-up photos."""
+        loaded = litert_model.load(folder)
         pixels = min(loaded.settings.maximum_pixels, self._settings.pixels)
         limited = replace(loaded, uri=uri, settings=replace(loaded.settings, maximum_pixels=pixels))
         network = Network(limited, self._settings, self._metrics)
@@ -244,7 +261,7 @@ class Models:
         except BaseException:
             network.close()
             raise
-        return Served(network, uri, place)
+        return Served(network, uri, folder)
 
     def _retire(self, served: Served) -> None:
         served.retired = True
@@ -268,38 +285,38 @@ class Models:
 
 
 def _give_back_memory() -> None:
-    """Let the allocator return what a freed version has left: 60 MB that it would keep for itself."""
-    with contextlib.suppress(AttributeError):  # another C library than glibc keeps less
+    """Return the memory of a freed version to the system: 60 MB that glibc's allocator would keep."""
+    with contextlib.suppress(AttributeError):  # C libraries other than glibc keep less
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def check(network: Network, loaded: Portable) -> None:
-    """Let a version answer the warm-up photos, each alone and all at once, before people ask it.
+    """Score the warm-up photos, each alone and all in one batch, before the version serves requests.
 
     Args:
-        network: that answers.
-        loaded: its version, by whose own limits the photos are normalised.
+        network: Network to check.
+        loaded: The network's version with its own limits, by which the photos are normalised.
 
     Raises:
-        ValueError: an answer cannot be right: a number that is none, a score outside 1 to 10, votes that do not sum
-            to 1, or other answers together than alone.
+        ValueError: A score is not finite or outside 1 to 10, votes do not sum to 1 (±0.001), or a photo's score in
+            the batch differs from its score alone by more than 0.001.
     """
     photos = [Photo(data) for data in warmup.photos()]
     for photo in photos:
         decode(loaded, photo)
-    alone = [network.answer([photo]) for photo in photos]
-    together = network.answer(photos)
-    for place, answer in enumerate(alone):
-        _check(answer, place)
-        if not np.allclose(answer["mean"][0], together["mean"][place], atol=1e-3):
+    single_outputs = [network.answer([photo]) for photo in photos]
+    batch_outputs = network.answer(photos)
+    for index, outputs in enumerate(single_outputs):
+        _check(outputs, index)
+        if not np.allclose(outputs["mean"][0], batch_outputs["mean"][index], atol=1e-3):
             raise ValueError(
-                f"expected the same score for a photo alone and among others, got another for photo {place}"
+                f"expected the same score for a photo alone and among others, got another for photo {index}"
             )
 
 
-def _check(answer: dict[str, Any], place: int) -> None:
-    mean, votes = float(answer["mean"][0]), answer["distribution"][0]
+def _check(outputs: dict[str, Any], index: int) -> None:
+    mean, votes = float(outputs["mean"][0]), outputs["distribution"][0]
     if not math.isfinite(mean) or not 1 - 1e-3 <= mean <= 10 + 1e-3:
-        raise ValueError(f"expected a score from 1 to 10 for warm-up photo {place}, got {mean}")
+        raise ValueError(f"expected a score from 1 to 10 for warm-up photo {index}, got {mean}")
     if not abs(float(votes.sum()) - 1) <= 1e-3:
-        raise ValueError(f"expected votes that sum to 1 for warm-up photo {place}, got {float(votes.sum())}")
+        raise ValueError(f"expected votes that sum to 1 for warm-up photo {index}, got {float(votes.sum())}")

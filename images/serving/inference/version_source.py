@@ -1,8 +1,8 @@
-"""Where versions come from: which one an address and a channel mean, and its files on this machine.
+"""Version source: resolves an address and a channel to a version, and copies its files to this machine.
 
-Below ``<folder>/versions``, or that of the run for versions on a local disk, lie copies of the newest versions and, by
-what is served, a record of the version that answered last (`Answered`). All of it is trusted only where it is this
-account's own.
+``<folder>/versions`` holds copies of the newest versions. It also holds, for each setting of model, channel and
+version, a record of the version that was served last (`Answered`). Versions on a local disk are copied into the run's
+folder instead. The server trusts these files only if they belong to its own account.
 """
 
 import fcntl
@@ -22,17 +22,17 @@ from components.scorer.registry import channels, integrity
 from images.serving.settings import Settings
 
 _CHANNELS = "channels.json"
-_KEPT = 3  # fetched versions: the one that answers, the one before, and one that another worker may still be loading
+_KEPT = 3  # copies: the served version, the one before, and one that another worker may still be loading
 
 
 @dataclass(frozen=True)
 class Source:
-    """What the server was told to serve.
+    """The model or the version that the server serves.
 
     Attributes:
-        uri: a model's folder, or a version's where there is none around it.
-        channel: that is followed; "" when one version is served for good.
-        version: that is served for good; 0 when a channel is followed or the folder has no number.
+        uri: Folder of a model, or folder of a single version.
+        channel: Channel to follow. "" means that one fixed version is served.
+        version: Number of the fixed version. 0 if a channel is followed or the folder has no number.
     """
 
     uri: str
@@ -40,38 +40,38 @@ class Source:
     version: int = 0
 
     def current(self) -> str:
-        """The address of the version that is to be served now.
+        """Return the address of the version to serve now.
 
         Raises:
-            FileNotFoundError: the channel names none.
-            ValueError: its file is broken.
-            components.scorer.storage.StorageError: the place cannot be reached.
+            FileNotFoundError: The channel names no version.
+            ValueError: The channels file is broken.
+            components.scorer.storage.StorageError: The store cannot be reached.
         """
         if not self.channel:
             return storage.join(self.uri, str(self.version)) if self.version else self.uri
-        named = self.labels()
-        if (version := named.get(self.channel)) is None:
-            raise FileNotFoundError(f"expected {_CHANNELS} in {self.uri} to name a {self.channel}, it names {named}")
+        labels = self.labels()
+        if (version := labels.get(self.channel)) is None:
+            raise FileNotFoundError(f"expected {_CHANNELS} in {self.uri} to name a {self.channel}, it names {labels}")
         return storage.join(self.uri, str(version))
 
     def labels(self) -> dict[str, int]:
-        """Version by channel; none where one version is served for good."""
+        """Return the version number of each channel. Empty if one fixed version is served."""
         if not self.channel:
             return {}
         models, _, name = self.uri.rstrip("/").rpartition("/")
-        told = channels.read(models or "/", name)
-        return {channel: version for channel, version in told.items() if type(version) is int}
+        channel_versions = channels.read(models or "/", name)
+        return {channel: version for channel, version in channel_versions.items() if type(version) is int}
 
 
 @dataclass(frozen=True)
 class Answered:
-    """The version that was loaded last and found sound.
+    """Record of the last version that was loaded and passed its check.
 
     Attributes:
-        uri: its address.
-        place: its copy on this machine.
-        labels: version by channel, as they were then.
-        run: the server's run that loaded it.
+        uri: Address of the version.
+        place: Folder of the version's copy on this machine.
+        labels: Version number by channel at the time of the record.
+        run: Folder of the server's run that loaded the version.
     """
 
     uri: str
@@ -81,17 +81,17 @@ class Answered:
 
 
 def absolute(uri: str) -> str:
-    """An address that means the same wherever a process works; "" for none."""
+    """Return an address that does not depend on the working folder. "" stays ""."""
     return str(Path(uri.removeprefix("file://")).absolute()) if uri and not storage.is_remote(uri) else uri
 
 
 def find(settings: Settings) -> Source:
-    """What the settings mean.
+    """Resolve the settings to a model or a version.
 
     Raises:
-        FileNotFoundError: there is no version at the address.
-        ValueError: there are several models, or an option does not fit the address.
-        components.scorer.storage.StorageError: the place cannot be reached.
+        FileNotFoundError: There is no version at the address.
+        ValueError: The address holds several models, or an option does not fit the address.
+        components.scorer.storage.StorageError: The store cannot be reached.
     """
     uri = settings.model.rstrip("/")
     if not uri:
@@ -110,29 +110,29 @@ def find(settings: Settings) -> Source:
 
 
 def fetch(uri: str, settings: Settings) -> str:
-    """A copy of a version's portable network and what belongs to it, on this machine.
+    """Copy a version's portable network and its files to this machine, and return the copy's folder.
 
-    Workers that want the same version at once fetch it once: the first one does, the others wait for it.
+    If several workers want the same version, the first one fetches it and the others wait.
 
     Args:
-        uri: the version's folder.
-        settings: name the folder in which copies are kept. A version on a local disk is used where it is when no run
-            needs a copy that stays as it was, whatever becomes of the version.
+        uri: Folder of the version.
+        settings: Settings that name the folder of the copies. A local version is copied too during a run, so that
+            later changes to the version do not reach the server. Without a run, a local version is used in place.
 
     Returns:
-        A local folder from which ``litert_model.load`` loads it.
+        A local folder from which ``litert_model.load`` loads the version.
 
     Raises:
-        FileNotFoundError: the version is not complete.
-        PermissionError: the folder of the copies is another account's.
-        ValueError: a file of it is not as it was published.
-        components.scorer.storage.StorageError: the place cannot be reached.
+        FileNotFoundError: The version is not complete.
+        PermissionError: The folder of the copies belongs to another account.
+        ValueError: A file differs from the published one.
+        components.scorer.storage.StorageError: The store cannot be reached.
     """
     copies = _copies(settings)
     if not copies:
         return uri
     from components.scorer.artifacts import (
-        litert_model,  # imports what runs it, of which the launching process has no need
+        litert_model,  # imports LiteRT, which the supervisor does not need
     )
 
     if not storage.exists(storage.join(uri, channels.COMPLETE)):
@@ -142,43 +142,43 @@ def fetch(uri: str, settings: Settings) -> str:
     copies.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _is_own(copies):
         raise PermissionError(f"expected {copies} to be a folder of this account: give another --folder")
-    place = copies / key
-    with _locked(place.with_suffix(".lock")):
-        target = place / uri.rsplit("/", 1)[-1]
+    copy = copies / key
+    with _locked(copy.with_suffix(".lock")):
+        target = copy / uri.rsplit("/", 1)[-1]
         if not _whole(target, litert_model.FOLDER):
-            shutil.rmtree(place, ignore_errors=True)
-            with tempfile.TemporaryDirectory(dir=place.parent) as partial:
+            shutil.rmtree(copy, ignore_errors=True)
+            with tempfile.TemporaryDirectory(dir=copy.parent) as partial:
                 integrity.download(uri, Path(partial, target.name), litert_model.FOLDER)
                 Path(partial, target.name, channels.COMPLETE).touch()
-                os.rename(partial, place)
-                Path(partial).mkdir()  # for the context to remove
-        os.utime(place)
-    _forget(place.parent)
+                os.rename(partial, copy)
+                Path(partial).mkdir()  # the context manager removes a folder of this name
+        os.utime(copy)
+    _forget(copy.parent)
     return str(target)
 
 
 def remember(version: Answered, settings: Settings) -> None:
-    """Write down which version answers, for workers and servers that start when it cannot be asked for."""
+    """Write the record of the served version, for workers and servers that start while the store is unreachable."""
     if copies := _copies(settings):
         storage.write_json(str(_record(copies, settings)), asdict(version))
 
 
 def recall(settings: Settings) -> Answered | None:
-    """What `remember` wrote down of what the settings mean; None where that is not there, or not to be trusted."""
+    """Return the record that `remember` wrote for these settings. None if it is missing, broken or not trusted."""
     if not (copies := _copies(settings)):
         return None
     try:
         path = _record(copies, settings)
         version = Answered(**json.loads(path.read_text(encoding="utf-8")))
         return version if _is_own(copies) and Path(version.place).parent.parent == copies else None
-    except (OSError, ValueError, TypeError):  # none, or a broken one
+    except (OSError, ValueError, TypeError):  # missing or broken
         return None
 
 
 def _copies(settings: Settings) -> Path | None:
-    """The folder of the copies; None when there is none, for a version on a local disk that is used where it is.
+    """Return the folder of the copies. None if a version on a local disk is used in place.
 
-    Copies of remote versions outlive a run, for the next one; those of local ones end with it.
+    Copies of remote versions are kept for the next run. Copies of local versions are deleted with the run.
     """
     folder = settings.folder if storage.is_remote(settings.model) else settings.run
     return Path(folder, "versions") if folder else None
@@ -190,13 +190,13 @@ def _record(copies: Path, settings: Settings) -> Path:
 
 
 def _is_own(folder: Path) -> bool:
-    """Whether nobody else can have written to a folder."""
+    """Return whether a folder belongs to this account and no other account may write to it."""
     status = folder.lstat()
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
 def _whole(version: Path, part: str) -> bool:
-    """Whether a version was fetched to its end, and lies there as it was published."""
+    """Return whether a copy is complete and all its files match the published checksums."""
     if not (version / channels.COMPLETE).is_file():
         return False
     try:
@@ -207,7 +207,7 @@ def _whole(version: Path, part: str) -> bool:
 
 
 def _only_model(uri: str, settings: Settings) -> str:
-    """The model's folder where the address is its own, or that of all models and there is just one."""
+    """Return the folder of the only model: the address itself, or the one model's folder below it."""
     if settings.version and storage.exists(storage.join(uri, str(settings.version), channels.COMPLETE)):
         return uri
     models = [name for name in storage.folders(uri) if storage.exists(storage.join(uri, name, _CHANNELS))]
@@ -223,7 +223,7 @@ def _only_model(uri: str, settings: Settings) -> str:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes waiting; the lock dies with its holder."""
+    """Hold an exclusive file lock. The system releases the lock if its process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -231,9 +231,9 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _forget(folder: Path) -> None:
-    """Remove all copies but the newest and those of versions that answer."""
-    places = sorted((place for place in folder.iterdir() if place.is_dir()), key=lambda place: -place.stat().st_mtime)
-    needed = " ".join(record.read_text(encoding="utf-8") for record in folder.glob("answered-*.json"))
-    for place in [place for place in places if len(place.name) == 32][_KEPT:]:
-        if place.name not in needed:
-            shutil.rmtree(place, ignore_errors=True)
+    """Remove all copies except the newest `_KEPT` and those that a record names."""
+    copies = sorted((copy for copy in folder.iterdir() if copy.is_dir()), key=lambda copy: -copy.stat().st_mtime)
+    records = " ".join(record.read_text(encoding="utf-8") for record in folder.glob("answered-*.json"))
+    for copy in [copy for copy in copies if len(copy.name) == 32][_KEPT:]:
+        if copy.name not in records:
+            shutil.rmtree(copy, ignore_errors=True)
