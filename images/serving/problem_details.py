@@ -1,6 +1,6 @@
-"""What goes wrong, as RFC 9457 says it: problem documents that tell what was expected and what came.
+"""Problem documents (RFC 9457): the server's errors, which say what was expected and what came.
 
-Each has ``error`` as well, the sentence again: where the clients of TensorFlow Serving, KServe and Triton look for it.
+Each document repeats ``detail`` as ``error``, the member that clients of TensorFlow Serving, KServe and Triton read.
 """
 
 import json
@@ -12,54 +12,62 @@ from fastapi import Response
 
 MEDIA = "application/problem+json"
 AS_JSON = ("/v1/", "/v2/")
-"""Where addresses begin that give problems as application/json: KServe's client reads the sentence of no others."""
+"""Path prefixes whose problems have the media type application/json: KServe's client reads the detail of no other."""
 _KIND = "urn:portrait-scorer:problem:"
 
 
 class Problem(Exception):
-    """A request, or one photo of it, that is not answered.
+    """The error of a request, or of one photo in a request.
 
     Attributes:
-        status: of HTTP.
-        kind: a name for programs, the end of the document's ``type``.
-        detail: what was expected, what came, what to do.
-        headers: of the answer.
-        more: further members of the document.
+        status: HTTP status.
+        kind: Name for programs, the last part of the document's ``type``.
+        detail: Sentence that says what was expected, what came and what to do.
+        headers: Headers of the response.
+        more: Extension members of the document.
     """
 
     def __init__(
         self, status: int, kind: str, detail: str, *, headers: Mapping[str, str] | None = None, **more: Any
     ) -> None:
-        """Keeps what is said."""
         super().__init__(status, kind, detail)
         self.status, self.kind, self.detail = status, kind, detail
         self.headers, self.more = dict(headers or {}), more
 
     def document(self) -> dict[str, Any]:
-        """The problem as JSON."""
+        """Return the problem document as a JSON object."""
         title = HTTPStatus(self.status).phrase
-        told = {"type": _KIND + self.kind, "title": title, "status": self.status, "detail": self.detail}
-        return {**told, "error": self.detail, **self.more}
+        members = {"type": _KIND + self.kind, "title": title, "status": self.status, "detail": self.detail}
+        return {**members, "error": self.detail, **self.more}
 
     def answer(self) -> Response:
-        """The problem as a response."""
+        """Return the problem as an HTTP response."""
         return json_answer(self.document(), self.status, MEDIA, self.headers)
 
 
 def json_answer(
     value: Any, status: int = 200, media: str = "application/json", headers: Mapping[str, str] | None = None
 ) -> Response:
-    """A value as a JSON response. ASCII only: a client's lone surrogates, which no encoding has, come back as sent."""
+    """Return a JSON response in ASCII, so that lone surrogates from a client can be sent back escaped."""
     return Response(json.dumps(value, separators=(",", ":")), status, headers, media)
 
 
 def busy(what: str, seconds: float = 1.0) -> Problem:
-    """Too much is under way."""
+    """Return problem 429.
+
+    Args:
+        what: Detail of the problem.
+        seconds: Seconds after which the client may try again, rounded to at least 1.
+    """
     after = str(max(1, round(seconds)))
     detail = f"{what}; try again in {after} s"
     return Problem(HTTPStatus.TOO_MANY_REQUESTS, "busy", detail, headers={"Retry-After": after})
 
 
 def not_ready(why: str) -> Problem:
-    """No version answers yet."""
+    """Return problem 503: no version is loaded yet.
+
+    Args:
+        why: Detail of the problem.
+    """
     return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "not-ready", why, headers={"Retry-After": "1"})

@@ -1,4 +1,4 @@
-"""Around every request: the key, the host, the headers, the time it takes, and what is counted and logged of it."""
+"""Security middleware: checks key and host, adds security headers, counts, times and logs every request."""
 
 import hashlib
 import hmac
@@ -17,10 +17,10 @@ from images.serving.prometheus_metrics import Metrics
 from images.serving.settings import Settings
 
 OPEN = ("/live", "/ready", "/ping", "/v2/health/live", "/v2/health/ready", "/", "/docs", "/openapi.json")
-"""Addresses that need no key: an orchestrator's probes, and pages that hold nothing of anybody."""
+"""Paths that need no key: an orchestrator's probes, and pages without any user's data."""
 
 OPEN_BELOW = ("/desk/", "/docs/")
-"""Where addresses that begin so need none either."""
+"""Path prefixes that need no key."""
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -32,27 +32,34 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:;"
     " connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
-"""Of every answer: they keep browsers in check."""
+"""Security headers of every response, for browsers."""
 
 _ENCODED = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 _NO_STORE = (b"cache-control", b"no-store")
 _PROBLEM, _JSON = (b"content-type", MEDIA.encode()), (b"content-type", b"application/json")
-_PRIVATE = (".local", ".localhost", ".internal", ".svc")  # no stranger can own a name that ends so
+_PRIVATE = (".local", ".localhost", ".internal", ".svc")  # suffixes that nobody can register in public DNS
 
 
 class Guard:
-    """ASGI middleware, the outermost of ours."""
+    """ASGI middleware for keys, hosts, headers, metrics and the access log."""
 
     def __init__(self, app: Any, settings: Settings, metrics: Metrics, room: Room) -> None:
-        """Stands before ``app``; gives back what a request has taken of the room for bodies."""
+        """Wrap an ASGI application.
+
+        Args:
+            app: Next ASGI application.
+            settings: Settings of the server.
+            metrics: Metrics that count the requests.
+            room: Byte budget of bodies. A request's bytes are released when the request ends.
+        """
         self._app, self._settings, self._metrics, self._room = app, settings, metrics, room
         self._keys = [bytes.fromhex(digest) for digest in settings.keys]
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        """Let a request through."""
+        """Answer a request, or refuse it."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        if scope["method"] == "HEAD":  # as GET; what stands before all of this leaves the content away
+        if scope["method"] == "HEAD":  # handled as GET; the HTTP server drops the body
             scope = {**scope, "method": "GET"}
         began, status = time.perf_counter(), 0
 
@@ -74,7 +81,7 @@ class Guard:
                 return await refusal.answer()(scope, receive, sending)
             await self._app(scope, receive, sending)
         except ClientDisconnect:
-            status = status or 499  # Nginx's number for a client that went away
+            status = status or 499  # Nginx's status for a client that closed the connection
         except Exception as error:
             json_log.event(
                 "error", level="error", route=_route(scope), error=type(error).__name__, where=json_log.where(error)
@@ -94,7 +101,7 @@ class Guard:
         return None
 
     def _refusal(self, scope: dict[str, Any]) -> Problem | None:
-        """Why a request may not pass; None where it may."""
+        """Return the problem that refuses a request: 421 or 401. None if the request may pass."""
         if scope["method"] == "OPTIONS" or scope["path"] in OPEN or scope["path"].startswith(OPEN_BELOW):
             return None
         headers = dict(scope["headers"])
@@ -107,11 +114,13 @@ class Guard:
         return None
 
     def _is_ours(self, host: str) -> bool:
-        """Whether the server may be known by the name of a host.
+        """Return whether the server accepts a Host header.
 
-        A stranger's page can let a name of its own mean this server's address, and a browser would then take the page
-        and the server for one. Where no key is asked for, that is all it needs. So a name is taken that is listed, or
-        else one that no stranger can own.
+        The check prevents DNS rebinding. A malicious page can point its own domain name at this server's address, and
+        a browser then treats the page and the server as one origin. Without keys, the page could use the server.
+
+        If `Settings.hosts` is set, only its names are accepted. Otherwise, if keys are set, any name is accepted.
+        Otherwise only IP addresses and names that no stranger can own are accepted.
         """
         name = re.sub(r":\d*$", "", host).lower().rstrip(".")
         if self._settings.hosts:
@@ -121,25 +130,25 @@ class Guard:
         try:
             return bool(ipaddress.ip_address(name))
         except ValueError:
-            return name.startswith("[")  # an address of version 6
+            return name.startswith("[")  # an IPv6 address
 
     def _has_key(self, headers: dict[bytes, bytes]) -> bool:
-        """Whether a request brings a key that is known."""
-        given = headers.get(b"x-api-key", b"").strip()
+        """Return whether a request has a known key, as X-API-Key or as a bearer token."""
+        key = headers.get(b"x-api-key", b"").strip()
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-        if not given and scheme.lower() == b"bearer":
-            given = token.strip()
-        digest = hashlib.sha256(given).digest()
-        # All of them are compared, each in constant time: how long it takes tells nothing.
-        return bool(given) and sum(hmac.compare_digest(digest, key) for key in self._keys) > 0
+        if not key and scheme.lower() == b"bearer":
+            key = token.strip()
+        digest = hashlib.sha256(key).digest()
+        # Every key is compared, each in constant time, so the time does not depend on the key sent.
+        return bool(key) and sum(hmac.compare_digest(digest, known_digest) for known_digest in self._keys) > 0
 
 
 def refused() -> Problem:
-    """No key, or one that is not known."""
+    """Return problem 401 for a missing or an unknown key."""
     detail = "expected a key as 'Authorization: Bearer …' or 'X-API-Key: …', got none that is known"
     return Problem(401, "key", detail, headers={"WWW-Authenticate": "Bearer", "Connection": "close"})
 
 
 def _route(scope: dict[str, Any]) -> str:
-    """The address's pattern: never what the client put into it."""
+    """Return the route's path pattern, without any value that the client sent. "none" if no route matched."""
     return getattr(scope.get("route"), "path", "") or "none"

@@ -1,4 +1,7 @@
-"""Reads the bodies of requests within limits: nothing is read further than the limit, nothing is written to a disk."""
+"""Request bodies: raw, JSON, multipart forms and base64, read within limits.
+
+Reading stops at the limit. Nothing is written to disk.
+"""
 
 import asyncio
 import base64
@@ -22,29 +25,32 @@ from images.serving.settings import Settings
 if TYPE_CHECKING:
     from images.serving.http.worker_state import State
 
-_TEXT = 1024  # bytes of a field that is not a photo
+_TEXT = 1024  # bytes of a text field, at most
 _DEEPEST = "nested too deeply"
-_PREAMBLE = 8192  # bytes before a form's first boundary
-_PADDING = 64  # blanks behind a form's boundary
-_VALUES = 100_000  # in JSON, each of which takes up to 350 bytes of memory, of a few bytes of text
-_MARKS = (b",", b":", b"[", b"{")  # of which there is one before each value but the first
-_PIECE = 2**20  # bytes that are looked at before it is clear that there are too many
-_EXTENDED = re.compile(rb"(?i);\s*filename\*\s*=\s*utf-8'[^']*'([^;\s]+)")  # RFC 8187, as some clients send alone
-_TAKEN = "scorer.bytes"  # in a request's scope: what it took of the room
+_PREAMBLE = 8192  # bytes before a form's first boundary, at most
+_PADDING = 64  # blanks after a form's boundary, at most
+_VALUES = 100_000  # values in JSON, at most: a few bytes of text each, but up to 350 bytes of memory
+_MARKS = (b",", b":", b"[", b"{")  # one of these precedes each JSON value except the first
+_PIECE = 2**20  # bytes between two checks of the number of values
+_EXTENDED = re.compile(rb"(?i);\s*filename\*\s*=\s*utf-8'[^']*'([^;\s]+)")  # RFC 8187; some clients send only this
+_TAKEN = "scorer.bytes"  # key in a request's scope: bytes reserved for the request
 
 
 class Room:
-    """How many bytes of bodies a worker holds; what a request takes of it is given back when it ends."""
+    """Byte budget of the request bodies that a worker holds: `Settings.held` bytes."""
 
     def __init__(self, settings: Settings) -> None:
-        """Begins empty."""
         self._limit, self._taken = settings.held, 0
 
     def take(self, scope: MutableMapping[str, Any], size: int) -> None:
-        """Take room for a request.
+        """Reserve bytes for a request.
+
+        Args:
+            scope: ASGI scope of the request, which records the reserved bytes.
+            size: Bytes to reserve.
 
         Raises:
-            Problem: 429, there is none left.
+            Problem: 429 if fewer bytes are left.
         """
         if self._taken + size > self._limit:
             raise busy(f"expected room for {size} bytes more, but requests of {self._limit} bytes are under way")
@@ -52,17 +58,17 @@ class Room:
         scope[_TAKEN] = scope.get(_TAKEN, 0) + size
 
     def give_back(self, scope: MutableMapping[str, Any]) -> None:
-        """Give back what a request took."""
+        """Release all bytes that a request reserved."""
         self._taken -= scope.pop(_TAKEN, 0)
 
 
 @dataclass
 class Form:
-    """A form that was sent.
+    """A parsed multipart form.
 
     Attributes:
-        photos: the names of the photos' files as the client sent them, and their bytes.
-        fields: texts by name.
+        photos: File name as sent and bytes of each photo.
+        fields: Text fields by name.
     """
 
     photos: list[tuple[str, bytes]] = field(default_factory=list)
@@ -70,16 +76,16 @@ class Form:
 
 
 def media(request: Request) -> str:
-    """The request's media type without parameters, in small letters; "" when it names none."""
+    """Return the request's media type in lower case, without parameters. "" if the header is missing."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def read(request: Request, state: "State") -> bytes:
-    """The body.
+    """Return the body of a request.
 
     Raises:
-        Problem: 413 when it is too large, 408 when it takes too long, 415 when it is compressed, 429 when too much is
-            under way.
+        Problem: 413 if the body is larger than `Settings.body` bytes, 408 if it takes longer than `Settings.seconds`,
+            415 if it is compressed, 429 if the byte budget is used up.
     """
     parts: list[bytes] = []
     await _stream(request, state, parts.append)
@@ -87,53 +93,53 @@ async def read(request: Request, state: "State") -> bytes:
 
 
 async def read_json(request: Request, state: "State") -> Any:
-    """The value in a JSON body.
+    """Return the value of a JSON body.
 
     Raises:
-        Problem: as of `read`, or 400 when it is not JSON.
+        Problem: The errors of `read` and `parse`.
     """
     return parse(await read(request, state))
 
 
 def parse(data: bytes) -> Any:
-    """The value in JSON.
+    """Return the value of a JSON text.
 
     Raises:
-        Problem: 400, it is not JSON; 413, it has too many values.
+        Problem: 400 if the text is not JSON; 413 if it has more than 100,000 values.
     """
     marks = 0
     for start in range(0, len(data), _PIECE):
         marks += sum(data.count(mark, start, start + _PIECE) for mark in _MARKS)
         if marks > _VALUES:
             raise Problem(413, "too-many-values", f"expected at most {_VALUES} values in JSON, got more")
-    with contextlib.suppress(ValueError):  # twenty times as fast; what it refuses is judged, and told of, below
+    with contextlib.suppress(ValueError):  # twenty times as fast as `json`, which parses again after an error
         return pydantic_core.from_json(data, cache_strings="keys")
     try:
         return json.loads(data)
     except RecursionError:
-        why = _DEEPEST
-    except ValueError as error:  # also a text that is not UTF-8, whose message would show it
-        why = f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else "no valid text"
-    raise Problem(400, "not-json", f"expected JSON, got {len(data)} bytes that are not: {why}")
+        reason = _DEEPEST
+    except ValueError as error:  # includes UnicodeDecodeError, whose message would show the text
+        reason = f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else "no valid text"
+    raise Problem(400, "not-json", f"expected JSON, got {len(data)} bytes that are not: {reason}")
 
 
 async def read_form(request: Request, state: "State", names: Iterable[str], limit: int) -> Form:
-    """The photos and fields of a multipart form.
+    """Return the photos and text fields of a multipart form.
 
     Args:
-        request: whose body is read.
-        state: whose limits are heeded.
-        names: of the fields that may hold photos.
-        limit: photos at most.
+        request: Request with the form as its body.
+        state: State of the worker, for its limits.
+        names: Names of the fields that may hold photos.
+        limit: Photos in the form, at most.
 
     Raises:
-        Problem: as of `read`; 415 for another media type, 400 for a broken form, 413 for too many photos, 422 for a
-            field that is not known or too long.
+        Problem: The errors of `read`; 415 for another media type; 400 for a broken form; 413 for too many photos; 422
+            for a field that is unknown, repeated or too long.
     """
-    kind, options = parse_options_header(request.headers.get("content-type", ""))
-    if kind.lower() != b"multipart/form-data" or not options.get(b"boundary"):
-        came = media(request) or "none"
-        raise Problem(415, "media-type", f"expected multipart/form-data with a boundary, got {came[:100]!r}")
+    content_type, options = parse_options_header(request.headers.get("content-type", ""))
+    if content_type.lower() != b"multipart/form-data" or not options.get(b"boundary"):
+        actual = media(request) or "none"
+        raise Problem(415, "media-type", f"expected multipart/form-data with a boundary, got {actual[:100]!r}")
     reader = _FormReader(tuple(names), limit)
     try:
         parser = MultipartParser(options[b"boundary"], reader.callbacks(), max_size=state.settings.body + 1)
@@ -149,14 +155,20 @@ async def read_form(request: Request, state: "State", names: Iterable[str], limi
 
 
 def from_base64(text: str, where: str) -> bytes:
-    """Bytes from base64, also with line breaks, of the alphabet for URLs, without padding or in a ``data:`` address.
+    """Decode base64.
+
+    Line breaks, the URL-safe alphabet, missing padding and ``data:`` URLs are accepted too.
+
+    Args:
+        text: Base64 text.
+        where: Location of the text in the request, for the error.
 
     Raises:
-        Problem: 400, it is not base64.
+        Problem: 400 if the text is not base64.
     """
-    if text.startswith("data:"):  # as a browser's FileReader gives it
+    if text.startswith("data:"):  # as from a browser's FileReader
         text = text[text.find(";base64,", 0, 200) + len(";base64,") :] if ";base64," in text[:200] else text
-    with contextlib.suppress(ValueError):  # not canonical, or no base64
+    with contextlib.suppress(ValueError):  # not canonical, or not base64
         return _BASE64.validate_strings(text)
     try:
         plain = "".join(text.split()).translate(_URL_ALPHABET).rstrip("=")
@@ -167,20 +179,20 @@ def from_base64(text: str, where: str) -> bytes:
 
 
 _URL_ALPHABET = str.maketrans("-_", "+/")
-# Four times as fast as Python's own decoder, and here already: FastAPI stands on it.
+# Four times as fast as Python's decoder, and already a dependency of FastAPI.
 _BASE64 = SchemaValidator(core_schema.bytes_schema(), CoreConfig(val_json_bytes="base64"))
 
 
 async def _stream(request: Request, state: "State", sink: Callable[[bytes], Any]) -> None:
-    """Hand the body on as it arrives, up to the limits."""
+    """Pass the chunks of a body to `sink` as they arrive, within the limits of size, time and byte budget."""
     settings = state.settings
-    if (coding := request.headers.get("content-encoding", "").strip().lower()) not in ("", "identity"):
+    if (encoding := request.headers.get("content-encoding", "").strip().lower()) not in ("", "identity"):
         raise Problem(
-            415, "content-encoding", f"expected a body as it is, got one in {coding[:40]!r}: photos are small"
+            415, "content-encoding", f"expected a body as it is, got one in {encoding[:40]!r}: photos are small"
         )
-    told = request.headers.get("content-length", "")[:20]
-    if told.isdecimal() and int(told) > settings.body:
-        raise _too_large(settings, told)
+    length = request.headers.get("content-length", "")[:20]
+    if length.isdecimal() and int(length) > settings.body:
+        raise _too_large(settings, length)
     size = 0
     try:
         async with asyncio.timeout(settings.seconds):
@@ -202,36 +214,36 @@ def _too_large(settings: Settings, came: str) -> Problem:
 
 
 def _after_preamble(write: Callable[[bytes], Any], boundary: bytes) -> Callable[[bytes], None]:
-    """Hands a form on from its first boundary, before which RFC 2046 allows words that nobody reads."""
-    begins = re.compile(rb"(?:^|\r\n)(--%b)" % re.escape(boundary))
-    held: bytearray | None = bytearray()
+    """Return a function that drops a form's preamble (RFC 2046) and passes the rest to `write`."""
+    first_boundary = re.compile(rb"(?:^|\r\n)(--%b)" % re.escape(boundary))
+    buffer: bytearray | None = bytearray()
 
-    def take(chunk: bytes) -> None:
-        nonlocal held
-        if held is None:
+    def write_after_preamble(chunk: bytes) -> None:
+        nonlocal buffer
+        if buffer is None:
             write(chunk)
             return
-        held += chunk
-        if found := begins.search(held):
-            write(bytes(held[found.start(1) :]))
-            held = None
-        elif len(held) > _PREAMBLE:
+        buffer += chunk
+        if match := first_boundary.search(buffer):
+            write(bytes(buffer[match.start(1) :]))
+            buffer = None
+        elif len(buffer) > _PREAMBLE:
             raise FormParserError("no boundary")
 
-    return take
+    return write_after_preamble
 
 
 class _Unpadded:
-    """Hands a form on without the blanks that RFC 2046 allows behind a boundary, and that the parser refuses."""
+    """Filter that removes blanks after boundaries, which RFC 2046 allows but the parser refuses."""
 
     def __init__(self, write: Callable[[bytes], Any], boundary: bytes) -> None:
         self._write, self._boundary = write, b"--" + boundary
         self._padded = re.compile(rb"(\r\n%b(?:--)?)[ \t]{1,%d}(?=\r\n)" % (re.escape(self._boundary), _PADDING))
         self._longest = len(b"\r\n--\r\n") + len(self._boundary) + _PADDING
-        self._held = bytearray(b"\r\n")  # as before every boundary but the first
+        self._held = bytearray(b"\r\n")  # every boundary except the first follows a line break
 
     def write(self, chunk: bytes) -> None:
-        """Hand on what cannot be the beginning of a padded boundary."""
+        """Pass on all bytes that cannot be part of an incomplete padded boundary."""
         self._held += chunk
         if self._boundary in self._held:
             self._held = bytearray(self._padded.sub(rb"\1", self._held))
@@ -240,12 +252,15 @@ class _Unpadded:
             del self._held[: -self._longest]
 
     def finalize(self) -> None:
-        """Hand on the rest."""
+        """Pass on the remaining bytes."""
         self._write(bytes(self._held))
 
 
 class _FormReader:
-    """Collects the parts of a form while they arrive."""
+    """Callbacks for `MultipartParser` that collect the parts of a form as they arrive.
+
+    Mirrors ``starlette.formparsers.MultiPartParser``, but keeps photos in memory instead of spooled files.
+    """
 
     def __init__(self, names: tuple[str, ...], limit: int) -> None:
         self.form, self.ended = Form(), False

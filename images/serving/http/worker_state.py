@@ -1,4 +1,4 @@
-"""What every request of a worker can reach."""
+"""State of a worker process: the objects that its request handlers share."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from images.serving.settings import Settings
 
 @dataclass(frozen=True)
 class State:
-    """The parts of a worker."""
+    """The settings and shared objects of one worker."""
 
     settings: Settings
     metrics: Metrics
@@ -25,16 +25,20 @@ class State:
     room: Room
 
     def check_photos(self, photos: int) -> None:
-        """Raise Problem, 413, where a request has too many photos."""
+        """Raise Problem 413 if a request has more photos than `Settings.photos`."""
         if photos > self.settings.photos:
             detail = f"expected at most {self.settings.photos} photos in a request, got {photos}: send several requests"
             raise Problem(413, "too-many-photos", detail, limit=self.settings.photos)
 
     def job(self, name: str, served: Served) -> str:
-        """A job that the version knows; "" for none.
+        """Return the name of a job unchanged if the version knows the job or knows no jobs at all.
+
+        Args:
+            name: Name of the job. "" means that the job is unknown, and is always accepted.
+            served: Version that scores.
 
         Raises:
-            Problem: 422, it knows others.
+            Problem: 422 if the version knows other jobs only.
         """
         if name and served.jobs and name not in served.jobs:
             detail = f"expected a job among {list(served.jobs)}, or none, got {name[:60]!r}"
@@ -43,5 +47,5 @@ class State:
 
 
 def of(request: Request) -> State:
-    """The state of the worker that answers the request."""
+    """Return the state of the worker that answers a request."""
     return request.app.state.server
