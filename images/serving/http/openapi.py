@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of each address, and the page that shows it without any other host's help."""
+"""OpenAPI: arguments that document routes, the document itself, and a page that shows it without other hosts."""
 
 import html
 import json
@@ -20,7 +20,7 @@ TAGS = (
     {"name": "SageMaker", "description": "What SageMaker asks of a container."},
     {"name": "Operation", "description": "Probes and metrics."},
 )
-"""The groups of addresses, in the order in which the document shows them."""
+"""OpenAPI tags, in the order in which the document shows them."""
 
 DESCRIPTION = """Rates portrait photos from 1 to 10 the way people would: mean, standard deviation and votes.
 
@@ -94,10 +94,10 @@ PROBLEMS = {
         Problem(503, "not-ready", "expected a version to answer: none is loaded yet"),
     )
 }
-"""An example of each kind of problem that the document tells of, as the server says it."""
+"""Example of each documented problem, by kind, with the detail that the server writes."""
 
-_GUARDED = ("key", "host", "busy")  # what the guard, or Nginx before it, may answer in place of an address
-_UNKNOWN = {"{label}": "unknown-label", "{version}": "unknown-version", "{name}": "unknown-model"}  # by what is asked
+_GUARDED = ("key", "host", "busy")  # kinds of problems from `Guard` or Nginx, on every route with a key
+_UNKNOWN = {"{label}": "unknown-label", "{version}": "unknown-version", "{name}": "unknown-model"}  # by path parameter
 BODY = ("not-ready", "not-json", "slow-body", "body-too-large", "content-encoding", "unknown-job")
 FORM = ("not-ready", "broken-form", "slow-body", "too-many-photos", "media-type", "unknown-field")
 
@@ -108,49 +108,49 @@ _SECURITY = {
 
 
 def schema(*models: type) -> dict[str, Any]:
-    """What the document says where JSON is of a model, or of any of several."""
+    """Return the schema reference of one model, or of any of several models."""
     named = [{"$ref": _REFERENCE.format(model=model.__name__)} for model in models]
     return {"schema": {"anyOf": named} if len(named) > 1 else named[0]}
 
 
 @cache
 def problem(kind: str, *more: type) -> dict[str, Any]:
-    """What the document says of an error.
+    """Return the response object of an error.
 
     Args:
-        kind: of the problem that is its example.
-        more: models of problem documents that say more.
+        kind: Kind of the problem that serves as the example.
+        more: Models of problem documents with further members.
     """
     example = PROBLEMS[kind]
-    told = {**schema(schemas.Problem, *more), "example": example.document()}
-    return {"description": _WORDS[example.status], "content": {MEDIA: told}}
+    content = {**schema(schemas.Problem, *more), "example": example.document()}
+    return {"description": _WORDS[example.status], "content": {MEDIA: content}}
 
 
 def json_of(*models: type, words: str = "", example: Any = None, **content: Any) -> dict[str, Any]:
-    """What the document says of an answer of JSON.
+    """Return the response object of a JSON response.
 
     Args:
-        models: of which it is one.
-        words: what it is; by default the first model's docstring.
-        example: by default the first model's.
-        content: what there may be of other media types instead.
+        models: Models of the JSON; a response follows one of them.
+        words: Description. Default: the first model's docstring.
+        example: Example. Default: the first model's example.
+        content: Media type objects of alternative content, by media type.
     """
-    told = schema(*models) | ({"example": example} if example else {})
-    return {"description": words or models[0].__doc__, "content": {JSON: told, **content}}
+    media_type_object = schema(*models) | ({"example": example} if example else {})
+    return {"description": words or models[0].__doc__, "content": {JSON: media_type_object, **content}}
 
 
 def route(summary: str, answer: type | Mapping[str, Any], *kinds: str, body: Any = None, **more: Any) -> dict[str, Any]:
-    """The arguments of a route that say what it does: nothing of them is done when it is asked.
+    """Return FastAPI's arguments for a route that document the route and change nothing at run time.
 
     Args:
-        summary: what it does, in words.
-        answer: the model of its JSON, or FastAPI's ``responses`` by status.
-        kinds: of the problems that it may answer instead, beside those that follow from its address.
-        body: what a request may hold, by media type.
-        more: further members of the operation.
+        summary: Summary of the operation.
+        answer: Model of the JSON response, or FastAPI's ``responses`` by status.
+        kinds: Kinds of the problems that the route may return. The path implies further kinds; see `document`.
+        body: Media type objects of the request body, by media type. None means no body.
+        more: Further members of the operation object.
     """
-    good = answer if isinstance(answer, Mapping) else {"200": json_of(answer)}
-    responses = _problems(*kinds) | good
+    success = answer if isinstance(answer, Mapping) else {"200": json_of(answer)}
+    responses = _problems(*kinds) | success
     if body:
         more["requestBody"] = {"required": True, "content": body}
     return {"summary": summary, "responses": responses, "response_model": None, "openapi_extra": more}
@@ -161,80 +161,85 @@ def _problems(*kinds: str) -> dict[str, Any]:
 
 
 def document(app: FastAPI, without_key: Collection[str]) -> dict[str, Any]:
-    """The OpenAPI document: what FastAPI knows of the addresses, the schemas of the models, and how a key is sent.
+    """Return the OpenAPI document: FastAPI's own, completed with schemas, implied problems, examples and security.
 
     Args:
-        app: whose addresses are described.
-        without_key: addresses that ask for no key. The others ask for one where the server has keys.
+        app: Application with the documented routes.
+        without_key: Paths that need no key. All other paths need a key if the server has keys.
     """
     if app.openapi_schema:
         return app.openapi_schema
-    whole = FastAPI.openapi(app)
-    operations = [(path, each) for path, every in whole["paths"].items() for each in every.values()]
+    document = FastAPI.openapi(app)
+    operations = [(path, operation) for path, methods in document["paths"].items() for operation in methods.values()]
     for path, operation in operations:
         _complete(operation, path, path in without_key)
-    found = _schemas(set(re.findall(_REFERENCE.format(model=r"(\w+)"), json.dumps(whole["paths"]))))
+    models = _schemas(set(re.findall(_REFERENCE.format(model=r"(\w+)"), json.dumps(document["paths"]))))
     for _, operation in operations:
-        for each in (operation.get("requestBody", {}), *operation["responses"].values()):
-            if JSON in (content := each.get("content", {})):
-                content[JSON].setdefault("example", _example(content[JSON]["schema"], found))
-    whole["components"] = {"schemas": found, "securitySchemes": _SECURITY}
-    whole["security"] = [{name: []} for name in _SECURITY] + [{}]
-    return whole
+        for member in (operation.get("requestBody", {}), *operation["responses"].values()):
+            if JSON in (content := member.get("content", {})):
+                content[JSON].setdefault("example", _example(content[JSON]["schema"], models))
+    document["components"] = {"schemas": models, "securitySchemes": _SECURITY}
+    document["security"] = [{name: []} for name in _SECURITY] + [{}]
+    return document
 
 
 def _complete(operation: dict[str, Any], path: str, without_key: bool) -> None:
-    """Add what follows from the address, and leave out FastAPI's own 422, which none here answers."""
-    answers = operation["responses"]
-    if MEDIA not in answers.get("422", {}).get("content", {}):
-        answers.pop("422", None)
+    """Add the problems that the path implies, and remove FastAPI's own 422, which no route returns."""
+    responses = operation["responses"]
+    if MEDIA not in responses.get("422", {}).get("content", {}):
+        responses.pop("422", None)
     if without_key:
         operation["security"] = []
     else:
-        answers |= _problems(*_GUARDED)
-    answers |= _problems(*[kind for part, kind in _UNKNOWN.items() if part in path][:1])
+        responses |= _problems(*_GUARDED)
+    responses |= _problems(*[kind for part, kind in _UNKNOWN.items() if part in path][:1])
     if path.startswith(AS_JSON):
-        answers = {status: _as_json(answer) for status, answer in answers.items()}
-    operation["responses"] = dict(sorted(answers.items()))
+        responses = {status: _as_json(answer) for status, answer in responses.items()}
+    operation["responses"] = dict(sorted(responses.items()))
 
 
-def _as_json(answer: dict[str, Any]) -> dict[str, Any]:
-    """Return an answer whose problem is of the media type of JSON, beside what else is."""
-    content = dict(answer.get("content", {}))
-    if not (told := content.pop(MEDIA, None)):
-        return answer
+def _as_json(response: dict[str, Any]) -> dict[str, Any]:
+    """Return a response object whose problem has the media type application/json."""
+    content = dict(response.get("content", {}))
+    if not (problem := content.pop(MEDIA, None)):
+        return response
     if other := content.get(JSON):
-        told = {**other, "schema": {"anyOf": [other["schema"], told["schema"]]}}
-    return {**answer, "content": {**content, JSON: told}}
+        problem = {**other, "schema": {"anyOf": [other["schema"], problem["schema"]]}}
+    return {**response, "content": {**content, JSON: problem}}
 
 
 def _schemas(names: Collection[str]) -> dict[str, Any]:
-    """The schemas of models, and of all that they are made of, by name."""
+    """Return the JSON schemas of models and of their nested models, by name."""
     adapters = [(name, "serialization", TypeAdapter(getattr(schemas, name))) for name in sorted(names)]
     return TypeAdapter.json_schemas(adapters, ref_template=_REFERENCE)[1]["$defs"]
 
 
-def _example(schema: Mapping[str, Any], found: Mapping[str, Any]) -> Any:
-    """An example of a schema, made of those of its members; what may be missing comes where it has one of its own."""
+def _example(schema: Mapping[str, Any], models: Mapping[str, Any]) -> Any:
+    """Return an example of a schema, composed from its members' examples.
+
+    Optional members are included if they have examples.
+    """
     if "examples" in schema:
         return schema["examples"][0]
     if "$ref" in schema:
-        return _example(_referred(schema, found), found)
+        return _example(_referred(schema, models), models)
     if "anyOf" in schema:
-        return _example(schema["anyOf"][0], found)
+        return _example(schema["anyOf"][0], models)
     if "items" in schema:
-        return [_example(schema["items"], found)]
+        return [_example(schema["items"], models)]
     members = schema["properties"].items()
-    return {name: _example(each, found) for name, each in members if name in schema["required"] or "examples" in each}
+    return {
+        name: _example(member, models) for name, member in members if name in schema["required"] or "examples" in member
+    }
 
 
-def _referred(schema: Mapping[str, Any], found: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A schema, or the one that it refers to."""
-    return found[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+def _referred(schema: Mapping[str, Any], models: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the schema that a ``$ref`` names, or the schema itself if it has no ``$ref``."""
+    return models[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
 
 
 def page(document: dict[str, Any]) -> str:
-    """The OpenAPI document as one plain page."""
+    """Return the OpenAPI document as one plain HTML page."""
     parts = []
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
@@ -245,31 +250,31 @@ def page(document: dict[str, Any]) -> str:
     )
 
 
-def _section(path: str, method: str, operation: dict[str, Any], found: Mapping[str, Any]) -> str:
+def _section(path: str, method: str, operation: dict[str, Any], models: Mapping[str, Any]) -> str:
     lines = [
         f"<section><h2><code>{method.upper()} {html.escape(path)}</code></h2>",
         f"<p><b>{html.escape(operation.get('summary', ''))}.</b> {html.escape(operation.get('description', ''))}</p>",
     ]
     for parameter in operation.get("parameters", []):
-        words = html.escape(parameter.get("description", ""))
-        lines.append(f"<p><code>{html.escape(parameter['name'])}</code> ({parameter['in']}) {words}</p>")
-    lines += _content("Takes", operation.get("requestBody", {}).get("content", {}), found)
+        description = html.escape(parameter.get("description", ""))
+        lines.append(f"<p><code>{html.escape(parameter['name'])}</code> ({parameter['in']}) {description}</p>")
+    lines += _content("Takes", operation.get("requestBody", {}).get("content", {}), models)
     for status, answer in sorted(operation.get("responses", {}).items()):
         good = status.startswith("2")
         lines.append(f"<p><code>{status}</code> {html.escape(answer['description'])}</p>")
-        lines += _content("Gives", answer.get("content", {}), found) if good else []
+        lines += _content("Gives", answer.get("content", {}), models) if good else []
     return "\n".join([*lines, "</section>"])
 
 
-def _content(word: str, content: dict[str, Any], found: Mapping[str, Any]) -> list[str]:
+def _content(verb: str, content: dict[str, Any], models: Mapping[str, Any]) -> list[str]:
     lines = []
-    for media, told in content.items():
-        lines.append(f"<p>{word} <code>{html.escape(media)}</code></p>")
-        if "example" in told:
-            example = told["example"]
+    for media_type, media_type_object in content.items():
+        lines.append(f"<p>{verb} <code>{html.escape(media_type)}</code></p>")
+        if "example" in media_type_object:
+            example = media_type_object["example"]
             text = example if isinstance(example, str) else json.dumps(example, indent=2, ensure_ascii=False)
             lines.append(f"<pre>{html.escape(text)}</pre>")
-        elif fields := _referred(told.get("schema", {}), found).get("properties"):
+        elif fields := _referred(media_type_object.get("schema", {}), models).get("properties"):
             lines.append(f"<p>Fields: {', '.join(f'<code>{html.escape(name)}</code>' for name in fields)}</p>")
     return lines
 
