@@ -1,8 +1,9 @@
-"""The JSON that is asked for and answered, as the OpenAPI document tells it.
+"""Models of the JSON in requests and responses, for the OpenAPI document.
 
-Pydantic makes the schemas of these models when somebody asks for the document. Requests are read and answers written
-without it, which would take time and change bytes; tests hold what the server really answers against the models. A
-member that a model does not name is passed over in a request, and may come with a later release in an answer.
+Pydantic makes the schemas of these models when a client requests the document. The server reads requests and writes
+responses without Pydantic, which would take time and change bytes. Tests validate the server's real responses against
+the models. Requests may have members that a model does not name; the server ignores them. Later releases may add
+members to responses.
 """
 
 from typing import Annotated, Any, Literal, NotRequired
@@ -16,7 +17,7 @@ from components.scorer.faces.face_inputs import Stage
 from images.serving import problem_details
 
 BLACK = "UklGRhYAAABXRUJQVlA4TAkAAAAvP8APAIiI/gcA"
-"""A photo as small as they may be, a black WebP in base64: examples can be sent as they are."""
+"""The smallest accepted photo, a black WebP in base64. Examples with this photo can be sent unchanged."""
 
 VOTES = [0.0, 0.01, 0.03, 0.08, 0.15, 0.24, 0.26, 0.15, 0.06, 0.02]
 
@@ -28,9 +29,9 @@ Signature = Literal["serving_default", "with_job"]
 Output = Literal["mean", "std", "distribution"]
 
 
-def _as(example: Any, words: str | None = None, **more: Any) -> Any:
-    """What is said of a member: examples of whole answers are made of those of their members."""
-    return Field(examples=[example], description=words, **more)
+def _as(example: Any, description: str | None = None, **more: Any) -> Any:
+    """Return a member's example and description. Examples of whole responses are composed from members' examples."""
+    return Field(examples=[example], description=description, **more)
 
 
 class Problem(TypedDict):
@@ -66,7 +67,7 @@ class Norm(TypedDict):
 
 
 class Limits(TypedDict):
-    """What a request may be."""
+    """The limits of a request."""
 
     photos: Annotated[int, _as(32)]
     bytes: Annotated[int, _as(33554432)]
@@ -90,7 +91,7 @@ class About(Model):
 
 
 class Face(TypedDict):
-    """The largest face; null where faces are not looked for."""
+    """The largest face. null if the model has no face detector."""
 
     found: Annotated[bool, _as(True)]
     count: Annotated[int, _as(1)]
@@ -102,7 +103,7 @@ class Face(TypedDict):
 
 
 class Finding(TypedDict):
-    """What became of one upload norm on one photo."""
+    """The result of one upload norm for one photo."""
 
     key: Annotated[str, _as("too_dark")]
     kept: Annotated[bool | None, _as(False, "null: it could not be checked, for the reason in why")]
@@ -126,7 +127,7 @@ class Photo(TypedDict):
 
 
 class Scores(TypedDict):
-    """Mean and standard deviation of the votes, and the share of votes for each of 1 to 10."""
+    """Mean and standard deviation of the votes, and the share of votes for each score from 1 to 10."""
 
     mean: Annotated[float, _as(6.3, ge=1, le=10)]
     std: Annotated[float, _as(1.59, ge=0)]
@@ -148,7 +149,7 @@ class Failed(Photo):
 
 
 class ScoredPhotos(TypedDict):
-    """The scores, in the order of the photos; one that cannot be read has a problem instead."""
+    """The scores in the order of the photos. A photo that cannot be read has a problem instead of scores."""
 
     model: Model
     job: Annotated[str | None, _as("tutor")]
@@ -156,7 +157,7 @@ class ScoredPhotos(TypedDict):
 
 
 class Ranked(Photo):
-    """A photo in its place."""
+    """A photo with its rank."""
 
     rank: Annotated[int, _as(1)]
     mean: Annotated[float, _as(7.4)]
@@ -167,7 +168,7 @@ class Ranked(Photo):
 
 
 class RankedPhotos(TypedDict):
-    """The photos by score; those that cannot be told apart share a rank (1, 1, 3)."""
+    """The photos by score, best first. A photo within the error of a rank's best photo shares that rank (1, 1, 3)."""
 
     model: Model
     job: Annotated[str | None, _as("tutor")]
@@ -176,15 +177,15 @@ class RankedPhotos(TypedDict):
 
 
 class NothingScored(Problem, ScoredPhotos):
-    """The problem that none of the photos can be read, and the one of each."""
+    """The problem that no photo can be read, with the problem of each photo."""
 
 
 class NothingRanked(Problem, RankedPhotos):
-    """The problem that none of the photos can be read, and the one of each."""
+    """The problem that no photo can be read, with the problem of each photo."""
 
 
 class Gain(TypedDict):
-    """What is gained by an edit."""
+    """The gain of an edit."""
 
     gain: Annotated[float, _as(0.6, "score points")]
     error: Annotated[float, _as(0.05, "standard error of the gain")]
@@ -194,7 +195,7 @@ class Gain(TypedDict):
 
 
 class Suggestion(Gain):
-    """One edit that is advised."""
+    """One suggested edit."""
 
     edit: Annotated[EditKey, _as("brightness")]
     value: Annotated[float, _as(0.5)]
@@ -202,13 +203,13 @@ class Suggestion(Gain):
 
 
 class Together(Gain):
-    """Several edits at once, where they gain more than any of them."""
+    """Several edits together, if they gain more than any single one."""
 
     settings: Annotated[dict[EditKey, float], _as({"brightness": 0.5})]
 
 
 class Refused(TypedDict):
-    """An edit that looked as if it gained, or that could not be tried."""
+    """A rejected edit: its gain could not be confirmed, or it could not be tried."""
 
     edit: Annotated[EditKey, _as("crop")]
     value: Annotated[float | None, _as(10.0, "null: it could not be tried")]
@@ -217,7 +218,7 @@ class Refused(TypedDict):
 
 
 class Advised(TypedDict):
-    """Edits that hold, the largest gain first, all of them together, and those that were refused."""
+    """Suggested edits, the largest gain first, their combination, and the rejected edits."""
 
     model: Model
     job: Annotated[str | None, _as("tutor")]
@@ -232,7 +233,7 @@ class Advised(TypedDict):
 
 @with_config(extra="forbid")
 class PhotosForm(TypedDict):
-    """Photos, and the job that they are for."""
+    """Photos and, optionally, their job."""
 
     photos: Annotated[list[bytes], Field(min_length=1)]
     job: NotRequired[str]
@@ -240,7 +241,7 @@ class PhotosForm(TypedDict):
 
 @with_config(extra="forbid")
 class PhotoForm(TypedDict):
-    """A photo, and the job that it is for."""
+    """A photo and, optionally, its job."""
 
     photo: bytes
     job: NotRequired[str]
@@ -262,14 +263,14 @@ class Bare(Base64):
 
 
 class Named(TypedDict):
-    """The same under the name of the model's input."""
+    """A photo and its job, under the names of the model's inputs."""
 
     image_bytes: Base64
     job: NotRequired[Annotated[str, _as("tutor")]]
 
 
 class Rows(TypedDict):
-    """A photo a row."""
+    """Photos as rows."""
 
     instances: Annotated[list[Named | Bare], Field(min_length=1)]
     signature_name: NotRequired[Signature]
@@ -298,26 +299,26 @@ class ScoresOfAll(TypedDict):
 
 
 class PredictedRows(TypedDict):
-    """A score a row."""
+    """The scores as rows."""
 
     predictions: list[Scores]
 
 
 class PredictedColumns(TypedDict):
-    """The scores of a request that has columns."""
+    """The scores as columns, for a request with columns."""
 
     outputs: ScoresOfAll
 
 
 class FailedLine(TypedDict):
-    """What stands in the place of a score for a line that cannot be scored."""
+    """The error of a line that cannot be scored."""
 
     error: Annotated[str, _as(UNREADABLE["detail"])]
     problem: Problem
 
 
 class PredictedLines(TypedDict):
-    """A score or a problem a line, for a request of JSON lines that accepts JSON."""
+    """A score or an error for each line of a JSON lines request that accepts JSON."""
 
     predictions: list[Scores | FailedLine]
 
@@ -329,7 +330,7 @@ class Models(TypedDict):
 
 
 class Well(TypedDict):
-    """That nothing is wrong."""
+    """The status without an error."""
 
     error_code: Annotated[str, _as("OK")]
     error_message: Annotated[str, _as("")]
@@ -344,7 +345,7 @@ class VersionStatus(TypedDict):
 
 
 class Status(TypedDict):
-    """The status of the version that is served."""
+    """The status of the served version."""
 
     model_version_status: list[VersionStatus]
     name: Annotated[str, _as("portraits", "for clients of KServe, as ready is")]
@@ -352,7 +353,7 @@ class Status(TypedDict):
 
 
 class ModelSpec(TypedDict):
-    """Which model it is."""
+    """Name, signature and version of the model."""
 
     name: Annotated[str, _as("portraits")]
     signature_name: Annotated[str, _as("")]
@@ -360,14 +361,14 @@ class ModelSpec(TypedDict):
 
 
 class Size(TypedDict):
-    """A length of a tensor."""
+    """The size of one dimension of a tensor."""
 
     size: Annotated[str, Field(description="-1: any")]
     name: str
 
 
 class Shape(TypedDict):
-    """The lengths of a tensor."""
+    """The shape of a tensor."""
 
     dim: list[Size]
     unknown_rank: bool
@@ -382,7 +383,7 @@ class Tensor(TypedDict):
 
 
 class Signed(TypedDict):
-    """What a signature takes and gives."""
+    """The inputs and outputs of a signature."""
 
     inputs: dict[str, Tensor]
     outputs: dict[Output, Tensor]
@@ -402,7 +403,7 @@ _SIGNED = {
 
 
 class Metadata(TypedDict):
-    """The signature, as TensorFlow Serving gives it."""
+    """The model's signature, in the form of TensorFlow Serving."""
 
     model_spec: ModelSpec
     metadata: Annotated[
@@ -467,7 +468,7 @@ class ModelMetadata(TypedDict):
 
 
 class InputTensor(TypedDict):
-    """Photos, or jobs; in base64 here, or after the JSON where binary_data_size is among the parameters."""
+    """Photos or jobs: in data (photos as base64), or after the JSON if the parameters have binary_data_size."""
 
     name: Annotated[Literal["image_bytes", "job"], _as("image_bytes")]
     shape: Annotated[list[int], _as([1], min_length=1, max_length=2)]
@@ -477,7 +478,7 @@ class InputTensor(TypedDict):
 
 
 class RequestedOutput(TypedDict):
-    """An output that is asked for."""
+    """A requested output."""
 
     name: Output
     parameters: NotRequired[Annotated[dict[str, Any], Field(description="binary_data: whether it is to be binary")]]
@@ -493,7 +494,7 @@ class Infer(TypedDict):
 
 
 class OutputTensor(TypedDict):
-    """A score of all photos; after the JSON where binary_data_size is among the parameters."""
+    """One output for all photos: in data, or after the JSON if the parameters have binary_data_size."""
 
     name: Annotated[Output, _as("mean")]
     datatype: Annotated[Literal["FP32"], _as("FP32")]
@@ -503,7 +504,7 @@ class OutputTensor(TypedDict):
 
 
 class Inferred(TypedDict):
-    """Scores; with binary tensors where they were asked for."""
+    """The scores, with binary tensors if the request asks for them."""
 
     model_name: Annotated[str, _as("portraits")]
     model_version: Annotated[str, _as("3")]
@@ -515,7 +516,7 @@ class Inferred(TypedDict):
 
 
 class Readiness(TypedDict):
-    """Whether requests are welcome, and why not."""
+    """The readiness of the server: whether it accepts requests, and if not, why."""
 
     ready: Annotated[bool, _as(True)]
     version: Annotated[str | None, _as("3")]
