@@ -1,9 +1,9 @@
-"""Sees to it that all of a body arrives in time, and that the bodies of all requests find room.
+"""Relay of request bodies, which limits the time of each body and the bytes of all bodies.
 
-Nginx holds a body until it is whole, but has a limit neither for the time that all of it takes nor for the bytes of all
-bodies. So its server in front passes requests with a body on as they come, each over a connection of its own, and the
-launching process passes them on to its server inside: see ``nginx.conf``. Nothing of a request is looked at here, and
-nothing is kept. What is refused is answered by a page of Nginx's own.
+Nginx buffers a body until it is complete. But Nginx limits neither the time of a whole body nor the bytes of all
+bodies. So Nginx's front server passes requests with a body on unbuffered, each over its own connection. The supervisor
+relays them to Nginx's inside server; see ``nginx.conf``. The relay neither parses nor stores requests. Refused
+requests get an error page of Nginx.
 """
 
 import asyncio
@@ -18,84 +18,85 @@ from images.serving import sockets
 from images.serving.settings import Settings
 
 LATE, FULL = "/refused/late", "/refused/full"
-"""Nginx's places for a body that is not whole in time, and for one that finds no room."""
+"""Nginx's internal locations for a body that is late, and for a body beyond the byte budget."""
 
-_PIECE = 2**17  # bytes that are passed on at once
-_BACKLOG = 2048  # connections that wait, as many as at Nginx itself
+_PIECE = 2**17  # bytes read at once
+_BACKLOG = 2048  # connections that wait to be accepted, as many as at Nginx
 _REFUSAL = "HTTP/1.1 200 OK\r\nX-Accel-Redirect: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 def room(settings: Settings) -> int:
-    """Bytes of the bodies that Nginx holds for all workers."""
+    """Return the byte budget of all bodies that Nginx holds: `Settings.held` for each worker."""
     return settings.workers * settings.held
 
 
 def listen(settings: Settings) -> None:
-    """Pass requests on, in a thread of this process, until it ends."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a request takes two
+    """Start the relay in a thread of this process."""
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))  # each request needs two open files
     loop = uvloop.new_event_loop()
-    opened = asyncio.start_unix_server(
+    starting = asyncio.start_unix_server(
         Arriving(settings).pass_on, sockets.arriving(settings.run), limit=_PIECE // 2, backlog=_BACKLOG
     )
-    server = loop.run_until_complete(opened)
-    # It serves as long as something refers to it: uvloop closes a server that is garbage.
+    server = loop.run_until_complete(starting)
+    # The thread keeps a reference to the server: uvloop closes a server that is garbage-collected.
     threading.Thread(
         target=loop.run_until_complete, args=(server.serve_forever(),), name="arriving", daemon=True
     ).start()
 
 
 class Arriving:
-    """All requests that arrive or are being answered."""
+    """The relay, with the byte budget that its requests share."""
 
     def __init__(self, settings: Settings) -> None:
-        """Begins with none."""
         self._onward, self._seconds = sockets.arrived(settings.run), settings.seconds
         self._left = room(settings)
 
     async def pass_on(self, reader: StreamReader, writer: StreamWriter) -> None:
-        """Pass one request on, and its answer back; the connection is closed then."""
-        with contextlib.suppress(OSError):  # whoever is gone needs nothing more
-            answers, onward = await asyncio.open_unix_connection(self._onward, limit=_PIECE // 2)
-            answering = asyncio.create_task(_pass(answers, writer))
-            arriving = asyncio.create_task(self._arrive(reader, onward))
-            await asyncio.wait((answering, arriving), return_when=asyncio.FIRST_COMPLETED)
-            refusal = arriving.result() if arriving.done() else ""
-            arriving.cancel()
-            answering.cancel()
-            onward.close()
+        """Relay one request and its response, then close the connection."""
+        with contextlib.suppress(OSError):  # a peer that closed its connection needs no response
+            response_reader, request_writer = await asyncio.open_unix_connection(self._onward, limit=_PIECE // 2)
+            response_task = asyncio.create_task(_pass(response_reader, writer))
+            request_task = asyncio.create_task(self._arrive(reader, request_writer))
+            await asyncio.wait((response_task, request_task), return_when=asyncio.FIRST_COMPLETED)
+            refusal = request_task.result() if request_task.done() else ""
+            request_task.cancel()
+            response_task.cancel()
+            request_writer.close()
             if refusal:
                 writer.write(_REFUSAL.format(refusal).encode())
                 while await reader.read(_PIECE):
-                    pass  # until the answer is taken, and the connection closed
+                    pass  # until Nginx has taken the response and closes the connection
         writer.close()
 
     async def _arrive(self, reader: StreamReader, onward: StreamWriter) -> str:
-        """Pass a request on until it ends; return the page that refuses it, or "".
+        """Relay a request until its end.
 
-        A body that is sent slowly is not silent, and whoever is silent Nginx gives up: so it is enough to refuse what
-        comes after its time.
+        The time is checked only when bytes arrive. Nginx itself ends a request whose client sends nothing.
+
+        Returns:
+            The location that refuses the request: `LATE`, `FULL` or "" for none.
         """
-        taken, until = 0, asyncio.get_running_loop().time() + self._seconds
+        held_bytes, deadline = 0, asyncio.get_running_loop().time() + self._seconds
         try:
-            while piece := await reader.read(_PIECE):
-                if asyncio.get_running_loop().time() > until:
+            while chunk := await reader.read(_PIECE):
+                if asyncio.get_running_loop().time() > deadline:
                     return LATE
-                if len(piece) > self._left:
+                if len(chunk) > self._left:
                     return FULL
-                self._left -= len(piece)
-                taken += len(piece)
-                onward.write(piece)
+                self._left -= len(chunk)
+                held_bytes += len(chunk)
+                onward.write(chunk)
                 await onward.drain()
         except OSError:
-            pass  # it is answered before it is whole
+            pass  # the inside server responded before the end of the body
         finally:
-            self._left += taken
+            self._left += held_bytes
         return ""
 
 
 async def _pass(reader: StreamReader, writer: StreamWriter) -> None:
     with contextlib.suppress(OSError):
-        while piece := await reader.read(_PIECE):
-            writer.write(piece)
+        while chunk := await reader.read(_PIECE):
+            writer.write(chunk)
             await writer.drain()

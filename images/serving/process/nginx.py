@@ -1,7 +1,7 @@
-"""Nginx's configurations: the template ``nginx.conf`` with either of its servers, filled in from the settings.
+"""Nginx's configurations: the template ``nginx.conf`` with one of its two servers, filled in from the settings.
 
-Whom Nginx lets through it asks a worker (``/key``) before it reads a body, so that the rule stands in `middleware`
-alone.
+Before Nginx reads a body, it asks a worker (``/key``) whether the request may pass. The rule for keys therefore exists
+in `middleware` only.
 """
 
 import json
@@ -17,40 +17,46 @@ from images.serving.process import arriving
 from images.serving.settings import Settings
 
 FRONT, INSIDE = "nginx-front", "nginx-inside"
-"""The two servers, by the names of their files."""
+"""The two servers of Nginx, named like their template files."""
 
 
 def configuration(settings: Settings, name: str) -> str:
-    """What Nginx is started with to be `FRONT` or `INSIDE`."""
+    """Return the configuration of one of Nginx's servers.
+
+    Args:
+        settings: Settings of the server.
+        name: `FRONT` or `INSIDE`.
+    """
     template, server = (
-        Path(__file__).with_name(f"{each}.conf").read_text(encoding="utf-8") for each in ("nginx", name)
+        Path(__file__).with_name(f"{template_name}.conf").read_text(encoding="utf-8")
+        for template_name in ("nginx", name)
     )
-    client = "$key" if settings.keys else "$binary_remote_addr"
-    every = 2 * settings.workers * settings.queue
+    client_key = "$key" if settings.keys else "$binary_remote_addr"
+    max_requests = 2 * settings.workers * settings.queue
     values = {
-        "user": "user root;" if os.geteuid() == 0 else "",  # else its worker could not read the run's folder
+        "user": "user root;" if os.geteuid() == 0 else "",  # else Nginx's worker could not read the run's folder
         "name": name,
         "run": settings.run,
         "grace": max(1, int(settings.grace)),
         "body": settings.body,
-        "whole": 2 * settings.body,  # of one in chunks the lengths of these take room as well
+        "whole": 2 * settings.body,  # twice, because a chunked body includes the lengths of its chunks
         "arriving": sockets.arriving(settings.run),
         "arrived": sockets.arrived(settings.run),
         "seconds": max(1, int(settings.seconds)),
         "answer": max(1, int(2 * settings.seconds)),
         "workers": "\n        ".join(
-            f'server "unix:{sockets.socket_of(settings.run, place)}" max_fails=0;' for place in range(settings.workers)
+            f'server "unix:{sockets.socket_of(settings.run, index)}" max_fails=0;' for index in range(settings.workers)
         ),
         "whoever": sockets.shared(settings.run),
         "listen": "\n        ".join(f"listen {address} backlog=2048;" for address in _addresses(settings)),
         "proxies": "\n    ".join(f"set_real_ip_from {proxy};" for proxy in settings.proxies),
-        # A key that is refused costs no place: nobody can take those of another.
-        "client": client,
+        # Counted by key, requests with a refused key cannot use up the limit of another client.
+        "client": client_key,
         "connections": settings.connections,
-        "every": every,
-        "sockets": 4096 + 4 * every,  # of connections that wait for a request; and the four of each that is under way
+        "every": max_requests,
+        "sockets": 4096 + 4 * max_requests,  # idle connections, and four connections for each request under way
         "origins": "\n        ".join(f'"{origin}" $http_origin;' for origin in settings.origins),
-        "rate_zone": f"limit_req_zone {client} zone=rate:4m rate={settings.rate}r/s;" if settings.rate else "",
+        "rate_zone": f"limit_req_zone {client_key} zone=rate:4m rate={settings.rate}r/s;" if settings.rate else "",
         "rate": f"limit_req zone=rate burst={settings.rate} nodelay;" if settings.rate else "",
         "key": "auth_request /key;" if settings.keys else "",
         "open": "|".join([*map(re.escape, OPEN), *(f"{re.escape(folder)}.*" for folder in OPEN_BELOW)]),
@@ -69,9 +75,9 @@ def _addresses(settings: Settings) -> list[str]:
 
 
 def _errors(settings: Settings) -> list[str]:
-    """Where Nginx's own errors lead, each to a problem document as all others are, with the same headers."""
+    """Return the lines that replace Nginx's own error pages by problem documents with the server's headers."""
     seconds, body = settings.seconds, settings.body
-    many = f"expected at most {settings.connections} requests at once" + (
+    rate_limit = f"expected at most {settings.connections} requests at once" + (
         f" and {settings.rate} a second" if settings.rate else ""
     )
     problems = {
@@ -88,7 +94,7 @@ def _errors(settings: Settings) -> list[str]:
         "414 431 494": Problem(
             431, "headers-too-large", "expected an address and headers of at most 16 KiB each, got more"
         ),
-        "429": busy(f"{many} from one client, got more"),
+        "429": busy(f"{rate_limit} from one client, got more"),
         "599": busy(f"expected room for this body, but requests of {arriving.room(settings)} bytes are under way"),
         "500 502 503 504": Problem(
             502, "worker-gone",
@@ -96,19 +102,19 @@ def _errors(settings: Settings) -> list[str]:
             headers={"Retry-After": "1"},
         ),
     }  # fmt: skip
-    allowed = {"Vary": "Origin", "Access-Control-Expose-Headers": "Retry-After"} if settings.origins else {}
-    found = []
+    cors_headers = {"Vary": "Origin", "Access-Control-Expose-Headers": "Retry-After"} if settings.origins else {}
+    lines = []
     for statuses, problem in problems.items():
         name = f"/problems/{statuses.split()[0]}"
-        found += [f"        error_page {statuses} = {name}$as_json;", _page(name, problem, allowed)]
-    return found
+        lines += [f"        error_page {statuses} = {name}$as_json;", _page(name, problem, cors_headers)]
+    return lines
 
 
 def _page(name: str, problem: Problem, more: Mapping[str, str]) -> str:
-    """One of Nginx's pages, which no client can ask for."""
+    """Return the internal location of an error page. Clients cannot request the location."""
     headers = {**HEADERS, "Cache-Control": "no-store", **more, **problem.headers}
-    for name_of_its_own in ("Connection", "WWW-Authenticate"):  # Nginx adds it, and takes it from the worker
-        headers.pop(name_of_its_own, None)
+    for header in ("Connection", "WWW-Authenticate"):  # Nginx adds Connection, a worker WWW-Authenticate
+        headers.pop(header, None)
     lines = [
         "types { application/json json; }",
         f"default_type {MEDIA};",
@@ -128,6 +134,6 @@ def _text(problem: Problem) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A text as Nginx reads it; ``$`` could not be told from a variable."""
+    """Return a text quoted for Nginx's configuration. The text must not contain ``$``, which begins a variable."""
     assert "$" not in text
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

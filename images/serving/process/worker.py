@@ -1,4 +1,4 @@
-"""One Gunicorn worker: uvicorn, which takes a socket of its own, too, once it can answer: see sockets."""
+"""Gunicorn worker class: uvicorn, which also listens on its own socket once a version is loaded; see `sockets`."""
 
 import asyncio
 import contextlib
@@ -12,25 +12,29 @@ from images.serving.inference.version_manager import Models
 from images.serving.settings import from_environment
 
 _SETTINGS = from_environment()
-_ON_ITS_WAY = 1.0  # seconds that a request may take after its connection
+_ON_ITS_WAY = 1.0  # seconds between a new connection and its request, at most
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's, which closes a connection after its answer where that is to be made anew with another worker.
+    """uvicorn's HTTP protocol, which disables keep-alive where Nginx should connect to another worker next time.
 
-    That is one that Nginx has made by the shared socket, for want of the worker that it meant, and any once the server
-    was told to end: a connection that is closed later, while idle, might be closed in the face of its next request.
+    This applies to connections through the shared socket, which Nginx makes while the intended worker cannot answer.
+    It also applies to all connections while the server is shutting down. A connection closed later, while idle, could
+    be closed just as its next request arrives.
     """
 
     def on_headers_complete(self) -> None:
-        """A request begins."""
+        """Decide about keep-alive when a request begins."""
         super().on_headers_complete()
         models: Models = self.config.app.state.server.models
         if models.draining or (self.server and self.server[0] == sockets.shared(_SETTINGS.run)):
             self.cycle.keep_alive = False
 
     def shutdown(self) -> None:
-        """The worker ends; a connection over which nothing has come yet may have been made for a request on its way."""
+        """Close the connection when the worker ends. A connection without a request yet is closed after a delay.
+
+        The request of such a connection may be on its way.
+        """
         if self.cycle is None:
             self.loop.call_later(_ON_ITS_WAY, super().shutdown)
         else:
@@ -38,7 +42,11 @@ class Protocol(HttpToolsProtocol):
 
 
 class Worker(UvicornWorker):
-    """uvicorn under Gunicorn."""
+    """uvicorn worker under Gunicorn.
+
+    Attributes:
+        place: Index of the worker, from 0. Set in `gunicorn_settings`.
+    """
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "uvloop",
@@ -52,10 +60,10 @@ class Worker(UvicornWorker):
         "timeout_graceful_shutdown": max(1, int(_SETTINGS.grace)),
     }
 
-    place = 0  # among the workers, from 0; given by Gunicorn's settings
+    place = 0
 
     async def _serve(self) -> None:
-        """Answer until told to end."""
+        """Serve requests until the worker is stopped."""
         if not _SETTINGS.nginx:
             return await super()._serve()
         self.sockets = [*self.sockets, sockets.listen(_SETTINGS.run, self.place)]
@@ -66,9 +74,9 @@ class Worker(UvicornWorker):
             occupying.cancel()
 
     async def _occupy(self, models: Models) -> None:
-        """Be asked as soon as there is a version."""
+        """Link the worker's name to its own socket as soon as a version is loaded."""
         while not models.current:
-            self.notify()  # that it lives, which uvicorn tells only when the application has started
+            self.notify()  # Gunicorn's heartbeat, which uvicorn sends only after the application has started
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(models.answers.wait(), 1)
         sockets.occupy(_SETTINGS.run, self.place)
