@@ -1,4 +1,4 @@
-"""The application: which address is answered by what."""
+"""ASGI application of a worker: routes, middleware and error handlers."""
 
 import asyncio
 import contextlib
@@ -44,17 +44,17 @@ PAGE = Path(__file__).parents[1] / "desk"
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The application of one worker; it loads its version when it starts.
+    """Return the application of one worker. The application loads its version at startup.
 
     Args:
-        settings: by default those of the environment.
+        settings: Settings of the server. Default: the settings from the environment.
     """
     settings = settings or from_environment()
-    measured = prometheus_metrics.Metrics()
-    batching = Batching(settings, measured)
-    advising = Advising(settings, batching, measured)
+    metrics = prometheus_metrics.Metrics()
+    batching = Batching(settings, metrics)
+    advising = Advising(settings, batching, metrics)
     room = Room(settings)
-    state = State(settings, measured, batching, advising, Models(settings, measured), room)
+    state = State(settings, metrics, batching, advising, Models(settings, metrics), room)
     app = FastAPI(
         title="Portrait scorer",
         version="1",
@@ -62,7 +62,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         openapi_tags=list(openapi.TAGS),
         servers=[{"url": "/", "description": "The server that this document comes from"}],
         lifespan=_lifespan,
-        docs_url=None,  # FastAPI's own loads from a foreign host
+        docs_url=None,  # FastAPI's page loads scripts from another host
         redoc_url=None,
         default_response_class=Response,
         redirect_slashes=False,
@@ -71,7 +71,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.openapi = partial(openapi.document, app, OPEN)
     if settings.nginx and settings.run:
         app.add_middleware(Attempts, run=settings.run)
-    app.add_middleware(Guard, settings=settings, metrics=measured, room=room)
+    app.add_middleware(Guard, settings=settings, metrics=metrics, room=room)
     if settings.origins:
         app.add_middleware(
             CORSMiddleware,
@@ -92,7 +92,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Follow the source from the start of a worker to its end."""
+    """Follow the version source while the worker runs, and close its threads at the end."""
     state: State = app.state.server
     following = asyncio.create_task(state.models.follow())
     try:
@@ -107,39 +107,42 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _operation(app: FastAPI) -> None:
-    """What operates the server."""
+    """Add the routes for operating the server: key check, probes and metrics."""
 
     @app.api_route("/key", methods=["GET", "HEAD", "POST", "OPTIONS"], include_in_schema=False)
     async def key() -> Response:
-        """Nginx asks here, before it reads a body, whether a request may pass: it may, for it has come so far."""
+        """Return 204 to Nginx, which checks a request here before it reads the body. `Guard` has accepted the key."""
         return Response(status_code=204)
 
     @app.get("/live", tags=["Operation"], **openapi.route("The process answers", schemas.Live))
     async def live() -> Response:
-        """The process answers, whether or not a version is loaded."""
+        """Return 200 while the process runs, even if no version is loaded."""
         return json_answer({"live": True})
 
     @app.get("/ready", tags=["Operation"], **_READY)
     async def ready(request: Request) -> Response:
-        """A version answers and the server is not about to end; tells too whether a newer one could not be loaded."""
+        """Return 200 if a version is loaded and the server is not shutting down.
+
+        `failing` tells whether the wanted version could not be loaded.
+        """
         models = of(request).models
-        told = {
+        readiness = {
             "ready": models.ready,
             "version": models.current.version if models.current else None,
             "draining": models.draining,
-            "failing": models.failure is not None,  # why stands in the log: addresses are no stranger's business
+            "failing": models.failure is not None,  # the reason is only in the log, because it contains addresses
         }
-        return json_answer(told, 200 if models.ready else 503)
+        return json_answer(readiness, 200 if models.ready else 503)
 
     @app.get("/metrics", tags=["Operation"], **_METRICS)
     async def read_metrics(request: Request) -> Response:
-        """Counts, times and queues over all workers."""
+        """Return counts, times and queues, summed over all workers."""
         text = await asyncio.to_thread(of(request).metrics.text)
         return Response(text, media_type=prometheus_metrics.MEDIA)
 
 
 def _pages(app: FastAPI) -> None:
-    """What people look at."""
+    """Add the routes of the web pages: documentation and desk."""
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
@@ -152,7 +155,7 @@ def _pages(app: FastAPI) -> None:
     @app.get("/", include_in_schema=False)
     async def desk(request: Request) -> Response:
         if "text/html" not in request.headers.get("accept", ""):
-            return json_answer({"status": "alive"})  # what KServe's client of version 1 looks for
+            return json_answer({"status": "alive"})  # KServe's v1 client expects this
         index = PAGE / "index.html"
         return (
             FileResponse(index, headers={"Cache-Control": "no-cache"}) if index.is_file() else RedirectResponse("docs")
@@ -166,9 +169,9 @@ async def _problem(request: Request, problem: Problem) -> Response:
 
 
 async def _http(request: Request, error: HTTPException) -> Response:
-    """Starlette's own 404 and 405."""
-    words = {404: "there is nothing at this address: see /docs", 405: "this address takes another method: see /docs"}
-    detail = words.get(error.status_code, HTTPStatus(error.status_code).phrase)
+    """Return Starlette's own errors, 404 and 405, as problem documents."""
+    details = {404: "there is nothing at this address: see /docs", 405: "this address takes another method: see /docs"}
+    detail = details.get(error.status_code, HTTPStatus(error.status_code).phrase)
     headers = dict(error.headers or {})
     if "Allow" in headers:
         methods = {*headers["Allow"].split(", "), "OPTIONS", *(["HEAD"] if "GET" in headers["Allow"] else [])}
@@ -179,5 +182,5 @@ async def _http(request: Request, error: HTTPException) -> Response:
 
 
 async def _unfit(request: Request, error: RequestValidationError) -> Response:
-    places: list[Any] = [".".join(map(str, each["loc"])) + ": " + each["msg"] for each in error.errors()[:3]]
-    return Problem(422, "unfit-request", "; ".join(places)).answer()
+    details: list[Any] = [".".join(map(str, item["loc"])) + ": " + item["msg"] for item in error.errors()[:3]]
+    return Problem(422, "unfit-request", "; ".join(details)).answer()

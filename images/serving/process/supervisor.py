@@ -1,12 +1,12 @@
-"""Starts the server: Nginx and Gunicorn as children of this process, which ends when it is told to or one of them ends.
+"""Supervisor of the server: starts Nginx and Gunicorn as child processes, and ends when a child ends.
 
     python -m images.serving --model runs/models/portraits
 
-Bodies on their way through Nginx pass this process: see ``arriving``.
+Request bodies pass through this process on their way between Nginx's two servers; see `arriving`.
 
-When it is told to end (SIGTERM, SIGINT), ``/ready`` says no for the time of ``drain``, while requests are still
-answered, each over a connection that is closed by its answer; when it is told again that time is over. Then Nginx stops
-listening and ends when the requests in flight are answered, and Gunicorn after it.
+Shutdown begins with SIGTERM or SIGINT. For `Settings.drain` seconds, ``/ready`` returns 503 while requests are still
+answered, and each response closes its connection. A second signal ends this time early. Then Nginx stops listening and
+ends after the requests in flight. Gunicorn ends after Nginx.
 """
 
 import argparse
@@ -34,12 +34,12 @@ from images.serving.settings import DRAINING, METRICS, PREFIX, Settings, from_en
 
 GUNICORN = "python:images.serving.process.gunicorn_settings"
 MEMORY = "/dev/shm"
-"""Where the workers' metrics lie, some 300 KB a worker; in the run's folder where it is missing."""
+"""Parent folder of the workers' metrics files, about 300 KB a worker. The run's folder is used if this is missing."""
 
-_LONGEST_ADDRESS = 107  # bytes of a socket's address, see unix(7)
-_LOOK = 0.1  # seconds between two looks at the children
+_LONGEST_ADDRESS = 107  # bytes of a socket's address, at most; see unix(7)
+_LOOK = 0.1  # seconds between two checks of the children
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
-_CLIENT = re.compile(r", (client|server|request|upstream|host|referrer): ")  # where Nginx begins to tell of a request
+_CLIENT = re.compile(r", (client|server|request|upstream|host|referrer): ")  # start of a message's details of a request
 _NGINX_LINE = re.compile(r"^\S+ \S+ \[(\w+)\] \d+#\d+: (?:\*\d+ )?")
 
 _WORDS = {
@@ -74,14 +74,14 @@ _WORDS = {
 
 
 def main(arguments: Sequence[str] | None = None, gunicorn: str = GUNICORN) -> int:
-    """Serve until told to end.
+    """Serve until SIGTERM or SIGINT.
 
     Args:
-        arguments: of the command line; by default this process's.
-        gunicorn: its settings, as its option ``--config`` takes them.
+        arguments: Command line arguments. Default: this process's.
+        gunicorn: Value of Gunicorn's option ``--config``.
 
     Returns:
-        The exit status: 0 when it was told to end, 1 when a child ended by itself, 2 when it could not begin.
+        Exit status: 0 after a signal, 1 if a child ended by itself, 2 if the server could not start.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -98,11 +98,11 @@ def main(arguments: Sequence[str] | None = None, gunicorn: str = GUNICORN) -> in
 
 
 def parse(arguments: Sequence[str] | None = None) -> Settings:
-    """Settings from the command line, else from the environment.
+    """Return the settings from the command line, else from the environment, else the defaults.
 
     Raises:
-        ValueError: a value is out of its type or range.
-        OSError: the file of keys cannot be read.
+        ValueError: A value has the wrong type or is out of range.
+        OSError: The file of keys cannot be read.
     """
     parser = argparse.ArgumentParser(
         prog="python -m images.serving",
@@ -111,10 +111,12 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
         f" or {PREFIX}KEYS_FILE (one a line) name the API keys of which one is asked for, as such or as sha256:….",
     )
     defaults = Settings()
-    for name, words in _WORDS.items():
+    for name, help_text in _WORDS.items():
         default = getattr(defaults, name)
         parser.add_argument(
-            f"--{name.replace('_', '-')}", metavar=name.upper(), help=f"{words}" + (f" ({default})" if default else "")
+            f"--{name.replace('_', '-')}",
+            metavar=name.upper(),
+            help=f"{help_text}" + (f" ({default})" if default else ""),
         )
     parser.add_argument("--no-nginx", dest="nginx", action="store_const", const="0", help="Gunicorn alone")
     parser.add_argument("--access", action="store_const", const="1", help="log a line a request")
@@ -122,11 +124,11 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
 
 
 def _host(settings: Settings) -> str:
-    """The host as it stands before a port.
+    """Return the host as written before a port: IPv6 addresses in brackets.
 
     Raises:
-        ValueError: it is none of this machine's, or both ports are one.
-        OSError: somebody listens there already, or this account may not.
+        ValueError: The host is not an address or a name of this machine, or both ports are equal.
+        OSError: A port is in use, or this account may not listen at it.
     """
     host = settings.host.strip("[]")
     if settings.port == settings.metrics_port:
@@ -137,30 +139,30 @@ def _host(settings: Settings) -> str:
 
 
 def _try(host: str, port: int) -> None:
-    """Raise as `_host` does unless a port of a host can be listened at."""
+    """Raise the errors of `_host` unless this process can listen at a port of a host."""
     try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError):
         raise ValueError(f"expected an address or a name of this machine as host, got {host!r}") from None
-    for family, kind, protocol, _, address in found:
+    for family, socket_type, protocol, _, address in addresses:
         try:
-            with socket.socket(family, kind, protocol) as tried:
-                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with socket.socket(family, socket_type, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if family == socket.AF_INET6:
-                    tried.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                tried.bind(address)
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind(address)
         except OSError as error:
-            if host or error.errno in (errno.EADDRINUSE, errno.EACCES):  # else it is a protocol that is not spoken here
-                why = f"cannot listen at port {port} of {host or 'any address'}: {os.strerror(error.errno)}"
-                raise OSError(f"{why}; give another --port or --host") from None
+            if host or error.errno in (errno.EADDRINUSE, errno.EACCES):  # else this machine lacks the protocol
+                reason = f"cannot listen at port {port} of {host or 'any address'}: {os.strerror(error.errno)}"
+                raise OSError(f"{reason}; give another --port or --host") from None
 
 
 def _folder(settings: Settings) -> str:
-    """The folder, made.
+    """Create the server's folder and return its absolute path.
 
     Raises:
-        ValueError: it cannot be named to Nginx, or its sockets could not be named to the system.
-        OSError: it cannot be made, or another account could change what lies in it.
+        ValueError: The path has characters that Nginx cannot read, or is too long for the addresses of sockets.
+        OSError: The folder cannot be created, or another account can write to it.
     """
     folder = os.path.abspath(settings.folder)
     if not folder.isprintable() or set(folder) & set('"$\\'):
@@ -184,44 +186,49 @@ def _folder(settings: Settings) -> str:
 
 
 def _fetch(settings: Settings) -> None:
-    """Fetch the version to serve, so that the workers find it; raise where there is none, and never was."""
+    """Fetch the version to serve before the workers start.
+
+    Raises:
+        ValueError: The version cannot be fetched, and no earlier run left a record of a version.
+        OSError: The version cannot be fetched, and no earlier run left a record of a version.
+    """
     try:
         version_source.fetch(version_source.find(settings).current(), settings)
     except (ValueError, OSError) as error:
-        if not (last := version_source.recall(settings)):
+        if not (record := version_source.recall(settings)):
             raise
-        json_log.event("failing", level="error", version=last.uri, why=str(error))
+        json_log.event("failing", level="error", version=record.uri, why=str(error))
 
 
-def _serve(settings: Settings, nginx: str | None, configuration: str) -> int:
-    words: list[int] = []  # to end
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: words.append(number))
-    # A place of its own: a worker that writes to a mapped file on a full file system dies of SIGBUS.
+def _serve(settings: Settings, nginx: str | None, gunicorn_config: str) -> int:
+    signals: list[int] = []  # received so far
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signal_number, lambda signal_number, _: signals.append(signal_number))
+    # A separate file system, if there is one: writing to a mapped file on a full file system kills a worker (SIGBUS).
     metrics = tempfile.mkdtemp(prefix="portrait-scorer-", dir=MEMORY if os.access(MEMORY, os.W_OK) else settings.run)
     environment = {
         **os.environ,
         **to_environment(settings),
         METRICS: metrics,
-        "MALLOC_ARENA_MAX": "2",  # or each thread keeps its own freed memory: half as much again resident
+        "MALLOC_ARENA_MAX": "2",  # otherwise each thread keeps freed memory: 50 % more resident memory
         "PYTHONUNBUFFERED": "1",
     }
-    environment.pop(PREFIX + "KEYS_FILE", None)  # its keys are among the settings now, as digests
+    environment.pop(PREFIX + "KEYS_FILE", None)  # the settings already contain the digests of its keys
     if settings.metrics_port:
-        from images.serving.prometheus_metrics import listen  # of which the launching process has no need else
+        from images.serving.prometheus_metrics import listen  # not needed in this process otherwise
 
         listen(settings.host, settings.metrics_port, str(metrics))
-    # Gunicorn takes modules from its working folder before all others: that of the code is it.
+    # Gunicorn imports modules from its working folder first, so it runs in the root of the code.
     code = Path(__file__).parents[3]
-    gunicorn = _start([sys.executable, "-m", "gunicorn", "-c", configuration], environment, cwd=code)
+    gunicorn = _start([sys.executable, "-m", "gunicorn", "-c", gunicorn_config], environment, cwd=code)
     children = {"gunicorn": gunicorn}
     try:
         if nginx:
-            last = Path(sockets.socket_of(settings.run, settings.workers - 1))
-            _await(lambda: last.exists() or gunicorn.poll() is not None)
+            last_worker_socket = Path(sockets.socket_of(settings.run, settings.workers - 1))
+            _await(lambda: last_worker_socket.exists() or gunicorn.poll() is not None)
             children |= _start_nginx(nginx, settings)
         json_log.event("started", port=settings.port, workers=settings.workers, nginx=bool(nginx))
-        while not words:
+        while not signals:
             time.sleep(_LOOK)
             for name, child in children.items():
                 if child.poll() is not None:
@@ -229,19 +236,19 @@ def _serve(settings: Settings, nginx: str | None, configuration: str) -> int:
                     return 1
         json_log.event("draining", seconds=settings.drain)
         Path(settings.run, DRAINING).touch()
-        until = time.monotonic() + settings.drain
-        while len(words) < 2 and time.monotonic() < until:
+        deadline = time.monotonic() + settings.drain
+        while len(signals) < 2 and time.monotonic() < deadline:
             time.sleep(_LOOK)
         return 0
     finally:
-        for name, child in reversed(children.items()):  # each answers what the one before has passed on to it
+        for name, child in reversed(children.items()):  # front to back: each child still answers the one before
             _stop(child, signal.SIGTERM if name == "gunicorn" else signal.SIGQUIT, settings.grace)
         shutil.rmtree(metrics, ignore_errors=True)
         json_log.event("stopped")
 
 
 def _start(command: list[str], environment: dict[str, str], **options: Any) -> subprocess.Popen:
-    """A child in a process group of its own, so that a terminal's Ctrl-C reaches this process alone."""
+    """Start a child in its own process group, so that a terminal's Ctrl-C reaches only this process."""
     return subprocess.Popen(command, env=environment, process_group=0, preexec_fn=_end_with_parent, **options)
 
 
@@ -250,16 +257,16 @@ def _end_with_parent() -> None:
 
 
 def _start_nginx(nginx: str, settings: Settings) -> dict[str, subprocess.Popen]:
-    """Nginx's two servers by name, the one in front last."""
+    """Start Nginx's two servers, and return them by name, the front server last."""
     from images.serving.process import arriving
-    from images.serving.process.nginx import FRONT, INSIDE, configuration  # imports much, while Gunicorn starts
+    from images.serving.process.nginx import FRONT, INSIDE, configuration  # a slow import, done while Gunicorn starts
 
     children = {}
     for name in (INSIDE, FRONT):
         path = Path(settings.run, f"{name}.conf")
         path.write_text(configuration(settings, name))
         command = [nginx, "-e", "stderr", "-p", settings.run, "-c", str(path)]
-        # Or the allocator would keep the memory of bodies for itself.
+        # Above this size freed memory returns to the system; otherwise the allocator would keep the memory of bodies.
         environment = {"PATH": os.environ.get("PATH", ""), "MALLOC_MMAP_THRESHOLD_": str(2**17)}
         child = children[name] = _start(command, environment, stderr=subprocess.PIPE, text=True)
         threading.Thread(target=_pass_on, args=(child,), daemon=True).start()
@@ -270,9 +277,9 @@ def _start_nginx(nginx: str, settings: Settings) -> dict[str, subprocess.Popen]:
 
 
 def _pass_on(child: subprocess.Popen) -> None:
-    """Nginx's messages as lines of the log, each up to where it tells of a request and its address."""
+    """Write Nginx's messages to the log, each cut before its details of a request, which include addresses."""
     for line in child.stderr:
-        level = found[1] if (found := _NGINX_LINE.match(line)) else "error"
+        level = match[1] if (match := _NGINX_LINE.match(line)) else "error"
         message = _CLIENT.split(_NGINX_LINE.sub("", line).strip())[0]
         json_log.event(
             "nginx", level={"emerg": "error", "crit": "error", "warn": "warning"}.get(level, level), message=message
@@ -280,16 +287,16 @@ def _pass_on(child: subprocess.Popen) -> None:
 
 
 def _await(ready: Callable[[], bool]) -> None:
-    """Wait for a moment that comes soon."""
-    until = time.monotonic() + 30
-    while not ready() and time.monotonic() < until:
+    """Wait until `ready` returns True, for 30 seconds at most."""
+    deadline = time.monotonic() + 30
+    while not ready() and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
-def _stop(child: subprocess.Popen, number: int, grace: float) -> None:
-    """Ask a child to end, and make it after the grace."""
+def _stop(child: subprocess.Popen, signal_number: int, grace: float) -> None:
+    """Send a child a signal to end, and kill it after `grace` seconds."""
     if child.poll() is None:
-        child.send_signal(number)
+        child.send_signal(signal_number)
     try:
         child.wait(grace)
     except subprocess.TimeoutExpired:
