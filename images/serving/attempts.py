@@ -1,8 +1,8 @@
-"""A request that comes a second time, because the worker that had it died, has its photos decoded in a process apart.
+"""Retries of requests whose worker died: their photos are decoded in a separate process.
 
-Nginx numbers the requests and hands one whose worker died to another worker, under the same number. A file of that
-name lies in the run's folder while a worker has the request, so a worker that finds the file knows that another one
-died over it. Should a photo have been the reason, it ends a process that has nothing else to do.
+Nginx gives each request a number, and passes a request whose worker died to another worker under the same number. A
+file of that name exists in the run's folder while a worker processes the request. A worker that finds the file knows
+that another worker died during this request. If a photo was the reason, it now kills only the separate process.
 """
 
 import multiprocessing
@@ -17,68 +17,76 @@ from components.scorer.imaging.decoding import Unusable
 from components.scorer.settings import Ingestion
 
 SECOND: ContextVar[bool] = ContextVar("SECOND", default=False)
-"""Whether the worker that had this request before died."""
+"""True if another worker died during this request."""
 
 _NUMBER = re.compile(rb"[0-9a-f]{32}")  # Nginx's $request_id
 
 
 class Attempts:
-    """ASGI middleware that sets `SECOND`; stands behind Nginx, whose header no client can write."""
+    """ASGI middleware that sets `SECOND`. Only for use behind Nginx, which overwrites the header ``X-Request-Id``."""
 
     def __init__(self, app: Any, run: str) -> None:
-        """Stands before ``app``; ``run`` is the folder that all workers share."""
+        """Wrap an ASGI application.
+
+        Args:
+            app: Next ASGI application.
+            run: Folder of the run, which all workers share.
+        """
         self._app, self._run = app, Path(run)
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        """Let a request through."""
+        """Pass a request on, and keep its file while the application answers."""
         number = dict(scope.get("headers", ())).get(b"x-request-id", b"")
         if scope["type"] != "http" or scope["method"] != "POST" or not _NUMBER.fullmatch(number):
             return await self._app(scope, receive, send)
-        under_way = self._run / f"request-{number.decode()}"
+        request_file = self._run / f"request-{number.decode()}"
         try:
-            under_way.touch(exist_ok=False)
+            request_file.touch(exist_ok=False)
         except FileExistsError:
             SECOND.set(True)
         try:
             return await self._app(scope, receive, send)
         finally:
-            under_way.unlink(missing_ok=True)
+            request_file.unlink(missing_ok=True)
 
 
 def normalise_apart(data: bytes, settings: Ingestion, seconds: float) -> tuple[bytes, tuple[int, int]]:
-    """A photo as the data set holds photos, and its width and height upright, from a process of its own.
+    """Decode and normalise a photo in a separate process.
 
     Args:
-        data: as it was sent.
-        settings: as of `decoding.decode`.
-        seconds: after which the process is ended.
+        data: The file's bytes as sent.
+        settings: Settings for `decoding.decode` and `decoding.encode`.
+        seconds: Seconds after which the process is killed.
+
+    Returns:
+        The photo encoded as in the data set, and its width and height, upright, pixels.
 
     Raises:
-        Unusable: as of `decoding.decode`; or the process died, or took too long.
+        Unusable: `decoding.decode` refuses the photo, or the process died or took longer than `seconds`.
     """
-    context = multiprocessing.get_context("spawn")  # a fork would inherit the other threads' locks
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_normalise, args=(there, data, settings), daemon=True)
+    context = multiprocessing.get_context("spawn")  # a forked process would inherit the locks of other threads
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_normalise, args=(sender, data, settings), daemon=True)
     process.start()
-    there.close()
+    sender.close()
     try:
-        if not here.poll(seconds):
+        if not receiver.poll(seconds):
             raise Unusable("unreadable", f"expected a photo that is decoded within {seconds:g} s, got one that is not")
-        result = here.recv()
+        result = receiver.recv()
     except EOFError:
         raise Unusable("unreadable", "expected a photo, got one that ends the process that decodes it") from None
     finally:
         process.kill()
         process.join()
-        here.close()
+        receiver.close()
     if isinstance(result, Unusable):
         raise result
     return result
 
 
-def _normalise(there: Connection, data: bytes, settings: Ingestion) -> None:
+def _normalise(sender: Connection, data: bytes, settings: Ingestion) -> None:
     try:
         photo = decoding.decode(data, settings)
-        there.send((decoding.encode(photo.image, settings), (photo.width, photo.height)))
+        sender.send((decoding.encode(photo.image, settings), (photo.width, photo.height)))
     except Unusable as error:
-        there.send(error)
+        sender.send(error)

@@ -1,4 +1,4 @@
-"""The log: one line of JSON an event, on standard error. No photo, no file name, no address that a client sent."""
+"""JSON log on standard error, one line for each event. Contains no photo, file name or address from a client."""
 
 import json
 import logging
@@ -8,26 +8,35 @@ from typing import Any
 
 
 def event(name: str, level: str = "info", **facts: Any) -> None:
-    """Write one event."""
+    """Write one event.
+
+    Args:
+        name: Name of the event.
+        level: Log level in lower case.
+        **facts: Further members of the line.
+    """
     sys.stderr.write(_line(name, level, facts))
     sys.stderr.flush()
 
 
 def where(error: BaseException) -> list[str]:
-    """Where an error came from, innermost last; without its message, which may hold what a client sent."""
-    places, trace = [], error.__traceback__
+    """Return the last eight frames of an error's traceback, innermost last.
+
+    The error's message is left out, because it may contain a client's data.
+    """
+    frames, trace = [], error.__traceback__
     while trace:
         code = trace.tb_frame.f_code
-        places.append(f"{code.co_filename}:{trace.tb_lineno} {code.co_name}")
+        frames.append(f"{code.co_filename}:{trace.tb_lineno} {code.co_name}")
         trace = trace.tb_next
-    return places[-8:]
+    return frames[-8:]
 
 
 class Lines(logging.Formatter):
-    """Gunicorn's and uvicorn's own messages in the same form."""
+    """Log formatter that writes the messages of Gunicorn and uvicorn as lines of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line; of an exception its type and places only."""
+        """Return one line of JSON. Of an exception it contains only the type and the frames of the traceback."""
         facts: dict[str, Any] = {"message": record.getMessage(), "process": record.process}
         if record.exc_info and record.exc_info[1]:
             facts |= {"error": type(record.exc_info[1]).__name__, "where": where(record.exc_info[1])}

@@ -1,8 +1,8 @@
-"""What Prometheus reads at ``/metrics``, over all workers.
+"""Prometheus metrics of the server, summed over all workers.
 
-Under Gunicorn each worker writes its values to files of its own below ``PROMETHEUS_MULTIPROC_DIR``, and whichever
-worker is asked adds them up, or the launching process at a port of its own. No label can tell who asked or what was
-sent.
+Under Gunicorn each worker writes its values to its own files below ``PROMETHEUS_MULTIPROC_DIR``. The worker that
+answers ``/metrics`` adds up the files of all workers. If `Settings.metrics_port` is set, the supervisor does so too,
+at a separate port. No label reveals a client or its data.
 """
 
 import os
@@ -29,15 +29,15 @@ _REFUSALS = ("queue", "advice", "key", "host")
 
 
 def listen(host: str, port: int, folder: str) -> None:
-    """Tell Prometheus the values of all workers at a port of its own, in threads of this process, until it ends.
+    """Serve the metrics of all workers at a separate port, in threads of this process.
 
     Args:
-        host: the server's.
-        port: where nobody else listens.
-        folder: that the workers write to.
+        host: Address or name of this machine. "", "0.0.0.0" and "::" mean all addresses.
+        port: Free port.
+        folder: Folder of the workers' metrics files.
 
     Raises:
-        OSError: the port cannot be listened at.
+        OSError: This process cannot listen at the port.
     """
     registry = CollectorRegistry()
     multiprocess.MultiProcessCollector(registry, folder)
@@ -47,44 +47,51 @@ def listen(host: str, port: int, folder: str) -> None:
 
 
 class Metrics:
-    """The server's metrics; one of it a worker."""
+    """The metrics of one worker, in a registry of their own."""
 
     def __init__(self) -> None:
-        """Registers them."""
-        every = {"registry": CollectorRegistry(), "namespace": "scorer"}
-        self._registry = every["registry"]
-        self._requests = Counter("requests", "Requests by route and status.", ["route", "status"], **every)
-        self._took = Histogram("request_seconds", "Seconds of a request.", ["route"], buckets=_SECONDS, **every)
-        self.in_flight = Gauge("requests_in_flight", "Requests under way.", multiprocess_mode="livesum", **every)
-        self.queue = Gauge("photos_in_flight", "Photos under way.", multiprocess_mode="livesum", **every)
+        options = {"registry": CollectorRegistry(), "namespace": "scorer"}
+        self._registry = options["registry"]
+        self._requests = Counter("requests", "Requests by route and status.", ["route", "status"], **options)
+        self._took = Histogram("request_seconds", "Seconds of a request.", ["route"], buckets=_SECONDS, **options)
+        self.in_flight = Gauge("requests_in_flight", "Requests under way.", multiprocess_mode="livesum", **options)
+        self.queue = Gauge("photos_in_flight", "Photos under way.", multiprocess_mode="livesum", **options)
         self.batches = Histogram(
-            "batch_photos", "Photos in a call of the network.", buckets=(1, 2, 4, 8, 16, 32), **every
+            "batch_photos", "Photos in a call of the network.", buckets=(1, 2, 4, 8, 16, 32), **options
         )
-        photos = Counter("photos", "Photos by outcome.", ["outcome"], **every)
+        photos = Counter("photos", "Photos by outcome.", ["outcome"], **options)
         self.photos = {name: photos.labels(name) for name in _OUTCOMES}
-        stages = Histogram("stage_seconds", "Seconds of a photo's stage.", ["stage"], buckets=_STAGE_SECONDS, **every)
+        stages = Histogram("stage_seconds", "Seconds of a photo's stage.", ["stage"], buckets=_STAGE_SECONDS, **options)
         self.stages = {name: stages.labels(name) for name in ("decoding", "network")}
-        refused = Counter("refused", "Requests refused before they were looked at, by reason.", ["reason"], **every)
+        refused = Counter("refused", "Requests refused before they were looked at, by reason.", ["reason"], **options)
         self.refused = {name: refused.labels(name) for name in _REFUSALS}
-        loads = Counter("model_loads", "Versions that were to be loaded, by outcome.", ["outcome"], **every)
+        loads = Counter("model_loads", "Versions that were to be loaded, by outcome.", ["outcome"], **options)
         self.loads = {name: loads.labels(name) for name in ("served", "failed")}
-        self.version = Gauge("model_version", "Version that answers, by worker.", multiprocess_mode="liveall", **every)
+        self.version = Gauge(
+            "model_version", "Version that answers, by worker.", multiprocess_mode="liveall", **options
+        )
         self.failing = Gauge(
-            "model_failing", "Workers that cannot load the version wanted.", multiprocess_mode="livesum", **every
+            "model_failing", "Workers that cannot load the version wanted.", multiprocess_mode="livesum", **options
         )
         self._children: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     def request(self, route: str, status: int, seconds: float) -> None:
-        """Count a request that has ended."""
+        """Count a finished request and its time.
+
+        Args:
+            route: Path pattern of the route.
+            status: HTTP status of the response.
+            seconds: Time from the request to the end of the response, seconds.
+        """
         key = route, status
         if key not in self._children:
             self._children[key] = self._requests.labels(route, status), self._took.labels(route)
-        count, took = self._children[key]
-        count.inc()
-        took.observe(seconds)
+        counter, histogram = self._children[key]
+        counter.inc()
+        histogram.observe(seconds)
 
     def text(self) -> bytes:
-        """All values, as Prometheus reads them."""
+        """Return the metrics of all workers in Prometheus's text format."""
         if not os.environ.get(METRICS):
             return generate_latest(self._registry)
         registry = CollectorRegistry()

@@ -1,4 +1,4 @@
-"""Every setting of the server, once, with its origin; each is an option and an environment variable too."""
+"""Settings of the server: defaults with reasons. Each is also a command line option and an environment variable."""
 
 import hashlib
 import ipaddress
@@ -13,87 +13,88 @@ from typing import Any, get_type_hints
 from components.scorer.run.environment import without_services
 
 PREFIX = "SCORER_"
-"""Before the setting's name in capitals: ``SCORER_MODEL``, ``SCORER_QUEUE``, …"""
+"""Prefix of the settings' environment variables: ``SCORER_MODEL``, ``SCORER_QUEUE``, …"""
 
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
-"""The environment variable by which prometheus_client knows the folder that all workers write to."""
+"""Environment variable that names the folder of the workers' metrics files, read by prometheus_client."""
 
 DRAINING = "draining"
-"""The file in the run's folder by which the workers are told that the end is near."""
+"""Name of the file in the run's folder that tells the workers that the server is shutting down."""
 
 _DIGEST = "sha256:"
 
 
 def cores() -> int:
-    """Cores that this process may use: of the machine, and of its container where that is held to fewer."""
-    own = len(os.sched_getaffinity(0))
+    """Return the number of CPU cores that this process may use: its affinity or its cgroup's quota, if that is less."""
+    available = len(os.sched_getaffinity(0))
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(own, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no such limit, or one of an older kernel
-        return own
+        return max(1, min(available, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no quota, or cgroup v1
+        return available
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the server runs."""
+    """Settings of the server."""
 
-    model: str = ""  # a version's folder, a model's, or that of all models; local, gs:// or s3://
-    channel: str = "champion"  # followed; the pipeline moves it (components.scorer.registry.channels)
-    version: int = 0  # served for good instead of a channel; 0: the channel is followed
-    interval: float = 10.0  # seconds between two looks at the channel: a switch then takes no longer than a rollout
-    host: str = "0.0.0.0"
-    port: int = 8080  # that SageMaker asks, and that needs no root
-    metrics_port: int = 0  # at which the metrics are told without a key, for Prometheus alone; 0: none
-    workers: int = 0  # processes; 0: one a core. A second one on a core gains nothing, for all of them compute
-    threads: int = 2  # that decode, in each worker: one decodes while the other reads or waits for the lock
-    # Photos in a call of the network. LiteRT gains nothing from more (5.0 ms each of one, 5.1 of four), but one call
-    # instead of four spares three changes of thread; with more, the first photo waits for the last.
+    model: str = ""  # folder of a version, of a model, or of all models; local, gs:// or s3://
+    channel: str = "champion"  # channel to follow; the pipeline moves it (components.scorer.registry.channels)
+    version: int = 0  # fixed version to serve; 0 follows the channel
+    interval: float = 10.0  # seconds between two polls of the channel: a switch takes no longer than a rollout
+    host: str = "0.0.0.0"  # address to listen at
+    port: int = 8080  # port to listen at: SageMaker requires 8080, which needs no root
+    metrics_port: int = 0  # extra port for /metrics without a key, only for Prometheus; 0 disables it
+    workers: int = 0  # worker processes; 0 means one for each core. More gain nothing, because all of them compute
+    threads: int = 2  # decoding threads of a worker: one decodes while the other reads or waits for the lock
+    # Batch size of the network, at most. LiteRT gains nothing from larger batches (5.0 ms a photo alone, 5.1 in four),
+    # but one call instead of four saves three changes of thread. In larger batches, the first photo waits for the last.
     batch: int = 4
-    deadline: float = 0.002  # seconds that a photo waits for others, only while others are being decoded
-    queue: int = 64  # photos under way in a worker; at 80 a second the last one waits for less than a second
-    photos: int = 32  # in a request; half of the queue, so that one request never fills it
-    body: int = 32 * 2**20  # bytes of a request: ten photos of a phone's 3 MB; SageMaker passes on 25 MB at most
-    # Bytes of bodies in a worker, and in Nginx for each worker: four of the largest; more would crowd out the network.
+    deadline: float = 0.002  # seconds that a decoded photo waits for a batch, only while others are being decoded
+    queue: int = 64  # photos under way in a worker, at most; at 80 a second the last waits for less than a second
+    photos: int = 32  # photos in a request, at most; half of the queue, so that one request never fills it
+    body: int = 32 * 2**20  # bytes of a request, at most: ten phone photos of 3 MB; SageMaker passes 25 MB at most
+    # Byte budget of the bodies in a worker, and in Nginx for each worker: four of the largest bodies. More would leave
+    # too little memory for the network.
     held: int = 4 * 32 * 2**20
-    pixels: int = 50_000_000  # of a photo, as large as phones take them; a version's own limit may be lower
-    seconds: float = 30.0  # for a body to arrive, and for a photo to wait
-    advising: int = 4  # requests for advice under way in a worker, each up to two seconds; they are answered in turn
-    keys: tuple[str, ...] = ()  # SHA-256 of the keys of which one is asked for; none: everybody is answered
-    # Names by which the server may be asked, with * for any part. None: where a key is asked for, all; else addresses,
-    # names without a dot, and those that end in .local, .localhost, .internal or .svc.
+    pixels: int = 50_000_000  # pixels of a photo, at most, as large as phone photos; a version may have a lower limit
+    seconds: float = 30.0  # seconds for a body to arrive, and for a photo to wait for its turn
+    advising: int = 4  # requests for advice under way in a worker, at most; each takes up to 2 s, one after another
+    keys: tuple[str, ...] = ()  # SHA-256 digests of the accepted keys; empty means that no key is needed
+    # Accepted host names, with * for any part. Empty: with keys, all names; without keys, addresses, names without a
+    # dot, and names that end in .local, .localhost, .internal or .svc.
     hosts: tuple[str, ...] = ()
-    # Whose pages may ask from a browser, as in https://market.example; the server's own need not be named.
+    # CORS origins whose pages may send requests, such as https://market.example. The server's own need not be listed.
     origins: tuple[str, ...] = ()
-    # By Nginx, for each key, or for each address where none is asked for:
-    connections: int = 64  # requests at once, as many as photos in a worker's queue
-    rate: int = 0  # requests a second, and as many at once; 0: as many as come
-    proxies: tuple[str, ...] = ()  # networks whose X-Forwarded-For tells the address; else all of them are one client
-    drain: float = 2.0  # seconds between "not ready" and the end of listening: what a load balancer needs to notice
+    # Nginx's limits for each client: a key, or an address if the server has no keys.
+    connections: int = 64  # concurrent requests, at most; as many as the photos of a worker's queue
+    rate: int = 0  # requests a second, and burst size; 0 means unlimited
+    proxies: tuple[str, ...] = ()  # trusted proxies for X-Forwarded-For; other proxies count as one client
+    drain: float = 2.0  # seconds between "not ready" and the end of listening: a load balancer needs them to notice
     grace: float = 25.0  # seconds for requests in flight after that; Kubernetes kills after 30
-    folder: str = "/tmp/portrait-scorer"  # of fetched versions and of `run`: all that is written but metrics
-    run: str = ""  # folder of one start's sockets and metrics, made by it
-    nginx: bool = True  # before Gunicorn, where it is installed
-    access: bool = False  # one line a request in the log: method, route, status, time
+    folder: str = "/tmp/portrait-scorer"  # folder of fetched versions and of `run`: all written files except metrics
+    run: str = ""  # folder of one run's sockets and metrics; the supervisor creates it
+    nginx: bool = True  # start Nginx in front of Gunicorn if Nginx is installed
+    access: bool = False  # write one log line for each request: method, route, status, time
 
 
 def from_environment(environment: Mapping[str, str] = os.environ, **given: Any) -> Settings:
-    """Settings from given values, else from the environment, else the defaults.
+    """Return the settings from the keyword arguments, else from the environment, else the defaults.
 
     Args:
-        environment: holds ``SCORER_<NAME>``; ``SCORER_KEYS`` is a list of keys or ``sha256:…`` divided by commas, and
-            ``SCORER_KEYS_FILE`` names a file of one a line.
-        **given: values by name; None is no value.
+        environment: Environment with variables ``SCORER_<NAME>``. ``SCORER_KEYS`` is a comma-separated list of keys or
+            of digests ``sha256:…``. ``SCORER_KEYS_FILE`` names a file with one key or digest a line.
+        **given: Values by setting's name. None means no value.
 
     Raises:
-        ValueError: a value is out of its type or range; the message says what was expected and what came.
-        OSError: the file of keys cannot be read.
+        ValueError: A value has the wrong type or is out of range. The message says what was expected and what came.
+        OSError: The file of keys cannot be read.
     """
     environment = without_services(environment)
     texts = {
-        each.name: environment[PREFIX + each.name.upper()]
-        for each in fields(Settings)
-        if environment.get(PREFIX + each.name.upper(), "") != ""
+        setting.name: environment[PREFIX + setting.name.upper()]
+        for setting in fields(Settings)
+        if environment.get(PREFIX + setting.name.upper(), "") != ""
     }
     texts |= {name: str(value) for name, value in given.items() if value is not None}
     hints = get_type_hints(Settings)
@@ -108,8 +109,8 @@ def from_environment(environment: Mapping[str, str] = os.environ, **given: Any) 
 
 
 def to_environment(settings: Settings) -> dict[str, str]:
-    """The environment from which `from_environment` makes the same settings; keys only as their digests."""
-    values = {each.name: getattr(settings, each.name) for each in fields(settings)}
+    """Return the environment from which `from_environment` restores these settings. Keys appear only as digests."""
+    values = {setting.name: getattr(settings, setting.name) for setting in fields(settings)}
     values["keys"] = tuple(_DIGEST + digest for digest in settings.keys)
     values |= {name: int(value) for name, value in values.items() if isinstance(value, bool)}
     values |= {name: ",".join(value) for name, value in values.items() if isinstance(value, tuple)}
@@ -117,20 +118,23 @@ def to_environment(settings: Settings) -> dict[str, str]:
 
 
 def digests(keys: Any) -> tuple[str, ...]:
-    """SHA-256 of each key, as hexadecimal digits; a key may be given as ``sha256:…`` of it. Empty ones are left out.
+    """Return the SHA-256 digest of each key in hexadecimal. Empty keys are skipped.
+
+    Args:
+        keys: Iterable of keys or of digests ``sha256:…``.
 
     Raises:
-        ValueError: what follows ``sha256:`` is no such digest.
+        ValueError: The text after ``sha256:`` is not a SHA-256 digest.
     """
-    found = []
+    digests_of_keys = []
     for key in filter(None, (key.strip() for key in keys)):
         digest = (
             key.removeprefix(_DIGEST).lower() if key.startswith(_DIGEST) else hashlib.sha256(key.encode()).hexdigest()
         )
         if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
             raise ValueError(f"expected 64 hexadecimal digits after {_DIGEST}, got {len(digest)} characters")
-        found.append(digest)
-    return tuple(found)
+        digests_of_keys.append(digest)
+    return tuple(digests_of_keys)
 
 
 def _hosts(names: list[str]) -> tuple[str, ...]:
@@ -166,24 +170,28 @@ _RANGES = {
 }  # fmt: skip
 
 
-def _parsed(name: str, text: str, kind: type) -> Any:
-    """A setting's value from its text."""
-    if kind is str:
+def _parsed(name: str, text: str, type_: type) -> Any:
+    """Parse and validate a setting's value.
+
+    Raises:
+        ValueError: The text has the wrong form or is out of range.
+    """
+    if type_ is str:
         return text
-    if kind == tuple[str, ...]:
+    if type_ == tuple[str, ...]:
         return _LISTS[name]([part for part in (part.strip() for part in text.split(",")) if part])
-    if kind is bool:
-        words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-        if text.lower() not in words:
+    if type_ is bool:
+        booleans = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+        if text.lower() not in booleans:
             raise ValueError(f"{name} must be true or false, got {text!r}")
-        return words[text.lower()]
+        return booleans[text.lower()]
     low, high = _RANGES[name]
     try:
-        value = kind(text)
+        value = type_(text)
     except ValueError:
         value = None
     if value is None or not low <= value <= high:
         raise ValueError(
-            f"{name} must be {'a whole number' if kind is int else 'a number'} from {low} to {high}, got {text!r}"
+            f"{name} must be {'a whole number' if type_ is int else 'a number'} from {low} to {high}, got {text!r}"
         )
     return value
