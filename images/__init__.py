@@ -1,1 +1,1 @@
-"""Container images: what the steps and the server run in."""
+"""Container images of the pipeline's steps and of the server."""

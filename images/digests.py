@@ -1,8 +1,8 @@
-"""The images that the steps and the server run in.
+"""Names of the images of the steps and of the server.
 
-A release (``make images PUSH=…``) writes digests here, ``name@sha256:…`` with the tag as a comment: the execution cache
-of Kubeflow keys on this string and not on what it points at, so under a tag that moves, old results would pass for new
-ones.
+A release (``make images PUSH=…``) writes digests here, ``name@sha256:…`` with the tag as a comment. Kubeflow's
+execution cache uses this string as its key, and not the image's content. With a moving tag, the cache would return old
+results for a new image.
 """
 
 STEPS_CPU = "portrait-scorer/steps:0.1.0-cpu"

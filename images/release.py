@@ -1,9 +1,9 @@
-"""Push the images that ``make images`` has built, and write down by digest what was pushed.
+"""Push the images that ``make images`` has built, and write their digests to ``digests.py``.
 
     make images PUSH=europe-west4-docker.pkg.dev/project/portraits
 
-Before anything is built, the tree has to be as it is committed: an image says of which revision it is, and so does its
-tag, which is never given to another content. Nothing is written before every image is in the registry.
+The working tree must have no uncommitted changes, because each image and its tag name the revision. A tag is never
+reused for other content. No file is written before every image is in the registry.
 """
 
 import argparse
@@ -19,17 +19,17 @@ DIGESTS = ROOT / "images" / "digests.py"
 MANIFEST = ROOT / "images" / "manifests" / "release" / "kustomization.yaml"
 
 IMAGES = {"STEPS_CPU": ("steps", "-cpu"), "STEPS_GPU": ("steps", "-gpu"), "SERVING": ("serving", "")}
-"""Each constant of ``digests.py``: the image's name, and what ends its tag."""
+"""Image name and tag suffix of each constant in ``digests.py``."""
 
 LOCAL = "portrait-scorer"
-"""Before the names of images that are only here."""
+"""Prefix of the names of images that exist only on this machine."""
 
 _PREFIX = r"[a-z0-9]+([._-]+[a-z0-9]+)*(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
-_SHOWN = 5  # files that are named where the tree differs
+_SHOWN = 5  # changed files that the error names, at most
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check the tree, or push; 2 where that cannot be done."""
+    """Check the working tree or push the images. Return the exit status: 0, or 2 after an error."""
     parser = argparse.ArgumentParser(prog="python -m images.release", description=__doc__.partition("\n")[0])
     parser.add_argument("prefix", metavar="REGISTRY/PREFIX", help="before the names of the pushed images")
     parser.add_argument("--version", required=True, help="of the project, as the built images are tagged")
@@ -42,16 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         revision = clean(ROOT)
         if not options.check:
             pushed = {}
-            for constant, (name, ending) in IMAGES.items():
-                built = f"{LOCAL}/{name}:{options.version}{ending}"
-                tag = f"{options.version}-{revision}{ending}"
-                check_built(built, revision)
-                pushed[constant] = push(built, f"{options.prefix}/{name}", tag), tag
+            for constant, (name, suffix) in IMAGES.items():
+                local_image = f"{LOCAL}/{name}:{options.version}{suffix}"
+                tag = f"{options.version}-{revision}{suffix}"
+                check_built(local_image, revision)
+                pushed[constant] = push(local_image, f"{options.prefix}/{name}", tag), tag
                 print(f"{pushed[constant][0]}  # {tag}", flush=True)
             DIGESTS.write_text(written(DIGESTS.read_text(encoding="utf-8"), pushed), encoding="utf-8")
             MANIFEST.write_text(manifest(DIGESTS.read_text(encoding="utf-8")), encoding="utf-8")
-            both = f"{DIGESTS.relative_to(ROOT)} and {MANIFEST.relative_to(ROOT)}"
-            print(f"{both} name these: commit them together with pipeline.yaml")
+            written_files = f"{DIGESTS.relative_to(ROOT)} and {MANIFEST.relative_to(ROOT)}"
+            print(f"{written_files} name these: commit them together with pipeline.yaml")
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -59,21 +59,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def check_prefix(prefix: str) -> None:
-    """Raise ValueError unless images can be pushed below a prefix."""
+    """Raise ValueError unless a prefix is a registry and a path in it."""
     if not re.fullmatch(_PREFIX, prefix) or "/" not in prefix:
         expected = "a registry and a place in it, such as europe-west4-docker.pkg.dev/project/portraits"
         raise ValueError(f"PUSH: expected {expected}, got {prefix!r}")
 
 
 def clean(tree: Path) -> str:
-    """The revision of a tree that is as it is committed, in twelve digits.
+    """Return the first twelve digits of the revision of a working tree without changes.
 
     Raises:
-        ValueError: it is no git repository, or files differ from the revision; names some.
+        ValueError: The folder is not a git repository, or files differ from the revision. The message names some files.
     """
-    done = _git(tree, "rev-parse", "--short=12", "HEAD")
-    if done.returncode:
-        raise ValueError(f"expected a git repository with a commit in {tree}: {done.stderr.strip()}")
+    head = _git(tree, "rev-parse", "--short=12", "HEAD")
+    if head.returncode:
+        raise ValueError(f"expected a git repository with a commit in {tree}: {head.stderr.strip()}")
     changed = [line[3:] for line in _git(tree, "status", "--porcelain").stdout.splitlines()]
     if changed:
         more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
@@ -81,11 +81,11 @@ def clean(tree: Path) -> str:
             f"the tree differs from the revision that its images would name, in {', '.join(changed[:_SHOWN])}{more}:"
             " commit or remove that, then push"
         )
-    return done.stdout.strip()[:12]
+    return head.stdout.strip()[:12]
 
 
 def check_built(image: str, revision: str) -> None:
-    """Raise ValueError unless an image of this revision was built here."""
+    """Raise ValueError unless the label of a local image names this revision."""
     form = '{{index .Config.Labels "org.opencontainers.image.revision"}}'
     built = _docker("image", "inspect", "--format", form, image).strip()
     if not built.startswith(revision):
@@ -93,34 +93,38 @@ def check_built(image: str, revision: str) -> None:
 
 
 def push(built: str, repository: str, tag: str) -> str:
-    """Push an image and return it by its digest, ``repository@sha256:…``.
+    """Push an image and return its name with digest, ``repository@sha256:…``.
 
     Args:
-        built: its tag here.
-        repository: where it goes, with the registry.
-        tag: that it gets there.
+        built: Local name of the image, with tag.
+        repository: Target repository, with the registry.
+        tag: Tag in the target repository.
 
     Raises:
-        ValueError: Docker fails, or what it pushed is not what it knows of the image.
+        ValueError: Docker fails, or the pushed digest is not among the image's digests.
     """
     _docker("tag", built, f"{repository}:{tag}")
-    said = _docker("push", f"{repository}:{tag}")
-    found = re.findall(rf"^{re.escape(tag)}: digest: (sha256:[0-9a-f]{{64}}) ", said, re.MULTILINE)
-    known = json.loads(_docker("image", "inspect", "--format", "{{json .RepoDigests}}", f"{repository}:{tag}"))
-    if len(found) != 1 or f"{repository}@{found[0]}" not in known:
-        raise ValueError(f"expected one digest of {repository}:{tag}, pushing told {found}, Docker knows {known}")
-    return f"{repository}@{found[0]}"
+    output = _docker("push", f"{repository}:{tag}")
+    digests = re.findall(rf"^{re.escape(tag)}: digest: (sha256:[0-9a-f]{{64}}) ", output, re.MULTILINE)
+    repository_digests = json.loads(
+        _docker("image", "inspect", "--format", "{{json .RepoDigests}}", f"{repository}:{tag}")
+    )
+    if len(digests) != 1 or f"{repository}@{digests[0]}" not in repository_digests:
+        raise ValueError(
+            f"expected one digest of {repository}:{tag}, pushing told {digests}, Docker knows {repository_digests}"
+        )
+    return f"{repository}@{digests[0]}"
 
 
 def written(text: str, pushed: dict[str, tuple[str, str]]) -> str:
-    """The text of ``digests.py`` with other images.
+    """Return the text of ``digests.py`` with other images.
 
     Args:
-        text: as it is.
-        pushed: the image by digest, and its tag, for each constant.
+        text: Present text of the file.
+        pushed: Image name with digest, and tag, for each constant.
 
     Raises:
-        ValueError: a constant is not there, once.
+        ValueError: The text does not contain exactly one line for each constant.
     """
     for constant, (image, tag) in pushed.items():
         text, count = re.subn(rf"^{constant} = .*$", f'{constant} = "{image}"  # {tag}', text, flags=re.MULTILINE)
@@ -130,32 +134,32 @@ def written(text: str, pushed: dict[str, tuple[str, str]]) -> str:
 
 
 def manifest(text: str) -> str:
-    """The component that lets kustomize name the images of a ``digests.py`` where a manifest has their local names."""
-    said = re.findall(r'^(\w+) = "([^"]+)"(?:  # (.+))?$', text, re.MULTILINE)
+    """Return the kustomize component that replaces the images' local names in manifests by those of ``digests.py``."""
+    constants = re.findall(r'^(\w+) = "([^"]+)"(?:  # (.+))?$', text, re.MULTILINE)
     entries = []
     for name, image, tag in (
-        (IMAGES[constant][0], image, tag) for constant, image, tag in said if constant != "STEPS_GPU"
+        (IMAGES[constant][0], image, tag) for constant, image, tag in constants if constant != "STEPS_GPU"
     ):
-        place, at, digest = image.partition("@")
-        place, _, own = (place, "", "") if at else image.rpartition(":")
-        version = f"digest: {digest}  # {tag}" if at else f'newTag: "{own}"'
-        entries.append(f"  - name: {LOCAL}/{name}\n    newName: {place}\n    {version}\n")
+        repository, separator, digest = image.partition("@")
+        repository, _, local_tag = (repository, "", "") if separator else image.rpartition(":")
+        version = f"digest: {digest}  # {tag}" if separator else f'newTag: "{local_tag}"'
+        entries.append(f"  - name: {LOCAL}/{name}\n    newName: {repository}\n    {version}\n")
     return (
         "# Which images run: written by make images PUSH=…, from images/digests.py.\n"
         "apiVersion: kustomize.config.k8s.io/v1alpha1\nkind: Component\nimages:\n" + "".join(entries)
     )
 
 
-def _git(tree: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", "-C", str(tree), *words], capture_output=True, text=True)
+def _git(tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", "-C", str(tree), *arguments], capture_output=True, text=True)
 
 
-def _docker(*words: str) -> str:
-    """What a command of Docker's prints; ValueError with its own words when it fails."""
-    done = subprocess.run(["docker", *words], capture_output=True, text=True)
-    if done.returncode:
-        raise ValueError(f"docker {' '.join(words[:2])}: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout
+def _docker(*arguments: str) -> str:
+    """Run a Docker command and return its output. Raise ValueError with Docker's message if the command fails."""
+    result = subprocess.run(["docker", *arguments], capture_output=True, text=True)
+    if result.returncode:
+        raise ValueError(f"docker {' '.join(arguments[:2])}: {result.stderr.strip() or result.stdout.strip()}")
+    return result.stdout
 
 
 if __name__ == "__main__":

@@ -1,19 +1,21 @@
-"""The server: a published version answers over HTTP, without TensorFlow.
+"""HTTP server for a published version, without TensorFlow.
 
-Its modules, in the order of a request:
+The modules, in the order of a request:
 
-launch       Nginx and Gunicorn as children of one command, ``python -m images.serving``
-worker       one Gunicorn worker
-places       the socket of its own by which Nginx asks a worker that can answer
-nginx        what Nginx is told: limits for each client, and that a worker is asked for the key before a body is read
-app          the application: which address is answered by what
-guard        before and after every request: keys, hosts, headers, time, metrics
-attempts     has the photos of a request whose worker died decoded apart
-bodies       reads bodies within limits
-predict_v1, infer_v2, sagemaker, product    what the addresses of each protocol do
-models       which version answers: follows the channel, switches without dropping a request
-source       where versions come from
-batching     photos of all connections, decoded by some threads, scored by one
-schemas, reference           the JSON that is asked for and answered, and the OpenAPI document that tells of it
-problems, metrics, settings  what all of them share
+- `process.supervisor`: starts Nginx and Gunicorn; ``python -m images.serving``.
+- `process.nginx`, `process.arriving`: Nginx's configuration with limits for each client; relay of request bodies.
+- `process.gunicorn_settings`, `process.worker`: Gunicorn's configuration and worker class.
+- `process.app`: the ASGI application of a worker.
+- `http.middleware`: keys, hosts, security headers, metrics and access log.
+- `http.request_body`: request bodies within limits.
+- `http.worker_state`: the objects that the request handlers of a worker share.
+- `protocols`: the routes of each protocol.
+- `inference.version_source`: resolves and downloads versions.
+- `inference.version_manager`: follows a channel and switches versions without dropping a request.
+- `inference.micro_batcher`: decodes photos in a thread pool and scores them in batches.
+- `inference.advice_queue`: advice on photos, one at a time.
+- `http.schemas`, `http.openapi`: models of the JSON, and the OpenAPI document.
+
+Shared by all rooms: `settings`, `problem_details`, `prometheus_metrics`, `json_log`, `sockets` (names of the workers'
+sockets) and `attempts` (retries of requests whose worker died).
 """

@@ -1,4 +1,4 @@
-"""``python -m images.serving``: see `supervisor`."""
+"""Entry point of ``python -m images.serving``; see `process.supervisor`."""
 
 import sys
 

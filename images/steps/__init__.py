@@ -1,1 +1,1 @@
-"""What runs in the image of the steps besides the steps: SageMaker's training contract."""
+"""Image of the pipeline's steps. Its command ``train`` implements SageMaker's training contract."""

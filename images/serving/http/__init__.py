@@ -1,1 +1,1 @@
-"""HTTP: middleware, request bodies, a worker's state, the OpenAPI document."""
+"""HTTP layer: middleware, request bodies, worker state, JSON models and the OpenAPI document."""

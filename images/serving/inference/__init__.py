@@ -1,1 +1,1 @@
-"""Inference: versions are fetched, loaded and swapped; photos are decoded and scored in batches."""
+"""Inference: fetches, loads and switches versions; decodes and scores photos in batches; searches advice."""

@@ -1,1 +1,1 @@
-"""The processes of the server: supervisor, Nginx, Gunicorn and its workers, and the application in each."""
+"""Processes of the server: supervisor, Nginx, Gunicorn, its workers, and the application of each worker."""

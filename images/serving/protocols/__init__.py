@@ -1,1 +1,1 @@
-"""The protocols that the server speaks: its own, TensorFlow Serving's v1, Open Inference v2, SageMaker's."""
+"""Protocols of the server: its own API, TensorFlow Serving (KServe v1), Open Inference (KServe v2) and SageMaker."""
