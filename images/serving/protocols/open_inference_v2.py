@@ -1,6 +1,6 @@
-"""The Open Inference Protocol: KServe's version 2, as Triton and MLServer speak it, with binary tensors.
+"""Open Inference Protocol (KServe v2), as in Triton and MLServer, with binary tensors.
 
-https://github.com/open-inference/open-inference-protocol and, for bytes after the JSON,
+Protocol: https://github.com/open-inference/open-inference-protocol. Binary tensors after the JSON:
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md.
 """
 
@@ -31,18 +31,18 @@ _INFER = openapi.route(
     body={openapi.JSON: openapi.schema(schemas.Infer)},
 )
 _OUTPUTS = {"mean": (), "std": (), "distribution": (10,)}
-_SIZE = struct.Struct("<I")  # before each element of a binary tensor of BYTES
+_SIZE = struct.Struct("<I")  # size that precedes each element of a binary BYTES tensor
 
 
 @router.get("", **openapi.route("What this server is", schemas.Server))
 async def server() -> Response:
-    """What this server is."""
+    """Return the server's name, version and extensions."""
     return json_answer({"name": "portrait-scorer", "version": "1", "extensions": ["binary_tensor_data"]})
 
 
 @router.get("/health/live", **openapi.route("The process answers", schemas.Live))
 async def live() -> Response:
-    """The process answers."""
+    """Return 200 while the process runs."""
     return json_answer({"live": True})
 
 
@@ -53,7 +53,7 @@ async def live() -> Response:
     ),
 )
 async def ready(request: Request) -> Response:
-    """A version answers."""
+    """Return 200 if a version is loaded and the server is not shutting down."""
     if of(request).models.ready:
         return json_answer({"ready": True})
     return json_answer({"ready": False, "error": "no version answers yet, or the server is about to end"}, 503)
@@ -61,31 +61,31 @@ async def ready(request: Request) -> Response:
 
 @router.get("/models/{name}/versions/{version}/ready", **_READY)
 async def version_ready(request: Request, name: str, version: str) -> Response:
-    """A version is the one that answers."""
+    """Return 200 if this version is served."""
     return await _ready(request, name, version)
 
 
 @router.get("/models/{name}/ready", **_READY)
 async def model_ready(request: Request, name: str) -> Response:
-    """The model answers."""
+    """Return 200 if a version of the model is loaded."""
     return await _ready(request, name)
 
 
 @router.get("/models/{name}/versions/{version}", **_MODEL)
 async def version_metadata(request: Request, name: str, version: str) -> Response:
-    """The tensors of a version."""
+    """Return the input and output tensors of a version, if the version is served."""
     return await _metadata(request, name, version)
 
 
 @router.get("/models/{name}", **_MODEL)
 async def metadata(request: Request, name: str) -> Response:
-    """The tensors of the model."""
+    """Return the input and output tensors of the model."""
     return await _metadata(request, name)
 
 
 @router.post("/models/{name}/versions/{version}/infer", **_INFER)
 async def infer_version(request: Request, name: str, version: str) -> Response:
-    """Score photos by a version, if it is the one that is served."""
+    """Score photos with a version, if the version is served."""
     return await _infer(request, name, version)
 
 
@@ -106,23 +106,31 @@ async def _metadata(request: Request, name: str, version: str | None = None) -> 
         if served.jobs:
             inputs.append({"name": "job", "datatype": "BYTES", "shape": [-1]})
         outputs = [{"name": output, "datatype": "FP32", "shape": [-1, *shape]} for output, shape in _OUTPUTS.items()]
-        told = {"name": name, "versions": [served.version], "platform": "litert", "inputs": inputs}
-        return json_answer(told | {"outputs": outputs})
+        model_metadata = {"name": name, "versions": [served.version], "platform": "litert", "inputs": inputs}
+        return json_answer(model_metadata | {"outputs": outputs})
 
 
 async def _infer(request: Request, name: str, version: str | None = None) -> Response:
     state = of(request)
     async with state.models.using(name, version) as served:
         state.batching.check()
-        asked, binary = _split(await request_body.read(request, state), request.headers.get(LENGTH))
-        photos, jobs = _inputs(asked, binary, state, served)
-        wanted = _wanted(asked)
-        found = await state.batching.score(served.network, photos, jobs)
-        return _answer(asked, served, found, wanted)
+        request_json, binary = _split(await request_body.read(request, state), request.headers.get(LENGTH))
+        photos, jobs = _inputs(request_json, binary, state, served)
+        requested = _wanted(request_json)
+        photo_results = await state.batching.score(served.network, photos, jobs)
+        return _answer(request_json, served, photo_results, requested)
 
 
 def _split(body: bytes, length: str | None) -> tuple[Mapping[str, Any], memoryview]:
-    """The JSON of a request, and the binary tensors after it."""
+    """Return the JSON of a request and the binary tensors after the JSON.
+
+    Args:
+        body: Body of the request.
+        length: Value of the header `LENGTH`. None means that the whole body is JSON.
+
+    Raises:
+        Problem: 400 if the length or the JSON is invalid; 413 if the JSON has too many values.
+    """
     size = len(body) if length is None else int(length[:20]) if length.isdecimal() else -1
     if not 0 <= size <= len(body):
         raise _unfit(f"expected {LENGTH} to be from 0 to {len(body)}, got {str(length)[:20]!r}")
@@ -135,11 +143,15 @@ def _split(body: bytes, length: str | None) -> tuple[Mapping[str, Any], memoryvi
 
 
 def _inputs(
-    asked: Mapping[str, Any], binary: memoryview, state: State, served: Served
+    request_json: Mapping[str, Any], binary: memoryview, state: State, served: Served
 ) -> tuple[list[bytes], list[str]]:
-    """Photos, and a job each."""
+    """Return the photos of a request and one job for each photo.
+
+    Raises:
+        Problem: 400 for invalid inputs; 413 for too many photos; 422 for an unknown job.
+    """
     tensors: dict[str, list[bytes | str]] = {}
-    for entry in asked["inputs"]:
+    for entry in request_json["inputs"]:
         name, values, binary = _tensor(entry, binary, state)
         tensors[name] = values
     if len(binary):
@@ -152,14 +164,18 @@ def _inputs(
     if len(jobs) != len(photos):
         raise _unfit(f"expected a job a photo ({len(photos)}), got {len(jobs)}")
     encoded = [
-        photo if isinstance(photo, bytes) else request_body.from_base64(photo, f"image_bytes[{place}]")
-        for place, photo in enumerate(photos)
+        photo if isinstance(photo, bytes) else request_body.from_base64(photo, f"image_bytes[{index}]")
+        for index, photo in enumerate(photos)
     ]
     return encoded, [state.job(job, served) for job in jobs]
 
 
 def _tensor(entry: Any, binary: memoryview, state: State) -> tuple[str, list[bytes | str], memoryview]:
-    """An input's name and elements, and the binary data after it."""
+    """Return an input's name, its elements and the remaining binary data.
+
+    Raises:
+        Problem: 400 for an invalid input; 413 for too many elements.
+    """
     if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
         raise _unfit('expected each input to be an object with a "name"')
     name = entry["name"][:40]
@@ -177,12 +193,12 @@ def _tensor(entry: Any, binary: memoryview, state: State) -> tuple[str, list[byt
     else:
         values = entry.get("data")
         if isinstance(values, list) and values and all(isinstance(value, list) for value in values):
-            values = [element for row in values for element in row]  # [n, 1] written as it is shaped
+            values = [element for row in values for element in row]  # nested lists of the shape [n, 1]
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
             raise _unfit(f'input {name!r}: expected "data" to be a list of texts, photos in base64')
     if len(values) != count:
-        came = len(values) if len(values) < count else "more"
-        raise _unfit(f"input {name!r}: expected {count} elements, as its shape says, got {came}")
+        actual = len(values) if len(values) < count else "more"
+        raise _unfit(f"input {name!r}: expected {count} elements, as its shape says, got {actual}")
     return name, values, binary
 
 
@@ -197,7 +213,10 @@ def _count(shape: Any, name: str) -> int:
 
 
 def _elements(data: memoryview, name: str, count: int) -> list[bytes]:
-    """The elements of a binary tensor of BYTES, each after its size; one more than the count at most."""
+    """Return the elements of a binary BYTES tensor, in which a 4-byte size precedes each element.
+
+    Stops at one element more than `count`, which shows the caller that there are too many.
+    """
     elements = []
     while len(data) and len(elements) <= count:
         size = _SIZE.unpack(data[:4])[0] if len(data) >= 4 else len(data)
@@ -212,50 +231,56 @@ def _text(job: bytes | str) -> str:
     return job.decode("utf-8", "replace") if isinstance(job, bytes) else job
 
 
-def _wanted(asked: Mapping[str, Any]) -> dict[str, bool]:
-    """The outputs that are asked for, each with whether it is to be binary."""
-    parameters = asked.get("parameters") or {}
+def _wanted(request_json: Mapping[str, Any]) -> dict[str, bool]:
+    """Return the requested outputs by name; True means binary.
+
+    Raises:
+        Problem: 400 for an unknown output.
+    """
+    parameters = request_json.get("parameters") or {}
     binary = isinstance(parameters, Mapping) and parameters.get("binary_data_output") is True
-    outputs = asked.get("outputs")
+    outputs = request_json.get("outputs")
     if outputs is None or outputs == []:
         return dict.fromkeys(_OUTPUTS, binary)
-    wanted = {}
+    requested = {}
     for output in outputs if isinstance(outputs, list) else [outputs]:
         name = output.get("name") if isinstance(output, Mapping) else None
         if not isinstance(name, str) or name not in _OUTPUTS:
             raise _unfit(f"expected outputs among {list(_OUTPUTS)}, got {str(name)[:40]!r}")
-        own = output.get("parameters")
-        told = own.get("binary_data") if isinstance(own, Mapping) else None
-        wanted[name] = told if isinstance(told, bool) else binary
-    return wanted
+        output_parameters = output.get("parameters")
+        is_binary = output_parameters.get("binary_data") if isinstance(output_parameters, Mapping) else None
+        requested[name] = is_binary if isinstance(is_binary, bool) else binary
+    return requested
 
 
 def _answer(
-    asked: Mapping[str, Any], served: Served, photos: list[Photo | Problem], wanted: Mapping[str, bool]
+    request_json: Mapping[str, Any], served: Served, photos: list[Photo | Problem], requested: Mapping[str, bool]
 ) -> Response:
-    for place, photo in enumerate(photos):
+    for index, photo in enumerate(photos):
         if isinstance(photo, Problem):
-            status = 400 if photo.status == 422 else photo.status  # which these clients do not know
+            status = 400 if photo.status == 422 else photo.status  # clients of this protocol do not know 422
             raise Problem(
-                status, photo.kind, f"image_bytes[{place}]: {photo.detail}", headers=photo.headers, index=place
+                status, photo.kind, f"image_bytes[{index}]: {photo.detail}", headers=photo.headers, index=index
             )
-    outputs, tail = [], []
-    for name, binary in wanted.items():
+    outputs, binary_tensors = [], []
+    for name, binary in requested.items():
         values = np.stack([np.asarray(photo.answer[name], "<f4") for photo in photos])
         output: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(values.shape)}
         if binary:
-            tail.append(values.tobytes())
-            output["parameters"] = {"binary_data_size": len(tail[-1])}
+            binary_tensors.append(values.tobytes())
+            output["parameters"] = {"binary_data_size": len(binary_tensors[-1])}
         else:
             output["data"] = [round(value, 6) for value in values.ravel().tolist()]
         outputs.append(output)
-    told = {"model_name": served.portable.name, "model_version": served.version}
-    told |= {"id": asked["id"]} if "id" in asked else {}
-    told |= {"outputs": outputs}
-    if not tail:
-        return json_answer(told)
-    head = json.dumps(told, separators=(",", ":")).encode()
-    return Response(b"".join([head, *tail]), 200, {LENGTH: str(len(head))}, "application/octet-stream")
+    response_json = {"model_name": served.portable.name, "model_version": served.version}
+    response_json |= {"id": request_json["id"]} if "id" in request_json else {}
+    response_json |= {"outputs": outputs}
+    if not binary_tensors:
+        return json_answer(response_json)
+    header_json = json.dumps(response_json, separators=(",", ":")).encode()
+    return Response(
+        b"".join([header_json, *binary_tensors]), 200, {LENGTH: str(len(header_json))}, "application/octet-stream"
+    )
 
 
 def _unfit(detail: str) -> Problem:

@@ -1,4 +1,4 @@
-"""What the product's own clients ask: scores, an order, maps and advice."""
+"""The project's own API: scores, ranks, maps and advice."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -36,7 +36,7 @@ _PHOTO = {"multipart/form-data": openapi.schema(schemas.PhotoForm)}
 
 @router.get("/about", **openapi.route("What is served, and what it takes", schemas.About, "not-ready"))
 async def about(request: Request) -> Response:
-    """What is served, and what it takes."""
+    """Return the served model with its jobs, norms, stages and limits."""
     state = of(request)
     async with state.models.using() as served:
         settings = state.settings
@@ -73,22 +73,24 @@ async def about(request: Request) -> Response:
     ),
 )
 async def score(request: Request) -> Response:
-    """Score photos, each with its face and the upload norms. A photo that cannot be read fails alone."""
+    """Score photos, and return each photo's face and upload norms. An unreadable photo fails alone."""
     state = of(request)
     async with state.models.using() as served:
         form, job = await _form(request, state, served)
-        found = await _scored(state, served, form, job)
-        told = []
-        for index, ((name, _), photo) in enumerate(zip(form.photos, found, strict=True)):
+        results = await _scored(state, served, form, job)
+        entries = []
+        for index, ((name, _), photo) in enumerate(zip(form.photos, results, strict=True)):
             if isinstance(photo, Problem):
-                told.append({"index": index, "name": name, "problem": photo.document()})
+                entries.append({"index": index, "name": name, "problem": photo.document()})
             else:
-                seen = await state.batching.work(examine, served, photo)
-                told.append({"index": index, "name": name, **scores(photo), "error": served.portable.error, **seen})
-        answer = {"model": _model(served), "job": job or None, "photos": told}
-        if any("problem" not in each for each in told):
+                details = await state.batching.work(examine, served, photo)
+                entries.append(
+                    {"index": index, "name": name, **scores(photo), "error": served.portable.error, **details}
+                )
+        answer = {"model": _model(served), "job": job or None, "photos": entries}
+        if any("problem" not in entry for entry in entries):
             return json_answer(answer)
-        first = next(photo for photo in found if isinstance(photo, Problem))
+        first = next(photo for photo in results if isinstance(photo, Problem))
         why = "expected at least one photo that can be read, got none"
         return json_answer(
             {**Problem(422, first.kind, f"{why}; the first: {first.detail}").document(), **answer}, 422, MEDIA
@@ -108,26 +110,26 @@ async def score(request: Request) -> Response:
     ),
 )
 async def rank(request: Request) -> Response:
-    """Order photos by score; those that the scorer cannot tell apart share a rank."""
+    """Rank photos by score. Photos that the scorer cannot tell apart share a rank."""
     state = of(request)
     async with state.models.using() as served:
         form, job = await _form(request, state, served)
-        found = await _scored(state, served, form, job)
+        results = await _scored(state, served, form, job)
         names = [name for name, _ in form.photos]
         problems = [
             {"index": index, "name": names[index], "problem": photo.document()}
-            for index, photo in enumerate(found)
+            for index, photo in enumerate(results)
             if isinstance(photo, Problem)
         ]
-        good = [(index, photo) for index, photo in enumerate(found) if isinstance(photo, Photo)]
+        scored = [(index, photo) for index, photo in enumerate(results) if isinstance(photo, Photo)]
         error = served.portable.error or 0.0
         answer = {
             "model": _model(served),
             "job": job or None,
-            "order": _ordered(good, names, error),
+            "order": _ordered(scored, names, error),
             "problems": problems,
         }
-        if good:
+        if scored:
             return json_answer(answer)
         why = "expected at least one photo that can be read, got none"
         return json_answer({**Problem(422, "photo-unreadable", why).document(), **answer}, 422, MEDIA)
@@ -145,38 +147,44 @@ async def rank(request: Request) -> Response:
     ),
 )
 async def explain(request: Request) -> Response:
-    """A photo under a map of where its score comes from (heat) or of what each place gains or costs it (gains)."""
+    """Return a photo under a map: where its score comes from (heat), or what each place gains or costs (gains)."""
     state = of(request)
-    kind = request.query_params.get("map", "heat")
-    if kind not in _MAPS:
-        raise Problem(422, "unknown-map", f"expected map to be one of {list(_MAPS)}, got {kind[:40]!r}")
+    map_name = request.query_params.get("map", "heat")
+    if map_name not in _MAPS:
+        raise Problem(422, "unknown-map", f"expected map to be one of {list(_MAPS)}, got {map_name[:40]!r}")
     async with state.models.using() as served:
         form, job = await _form(request, state, served, limit=1)
         photo = await _one(state, served, form, job)
-        if _MAPS[kind] not in photo.answer:
+        if _MAPS[map_name] not in photo.answer:
             why = "expected a network that ends in pooling, which alone has maps; the one that is served does not"
             raise Problem(409, "no-maps", why)
-        drawn = await state.batching.work(_drawn, served, photo, kind)
-        return Response(drawn, media_type="image/png")
+        png = await state.batching.work(_drawn, served, photo, map_name)
+        return Response(png, media_type="image/png")
 
 
 @router.post(
     "/advise", **openapi.route("What would make a photo score higher", schemas.Advised, *openapi.FORM, body=_PHOTO)
 )
 async def advise(request: Request) -> Response:
-    """What would make a photo score higher, and what the upload norms say of it."""
+    """Return edits that would raise a photo's score, and the results of the upload norms."""
     state = of(request)
     async with state.models.using() as served:
         form, job = await _form(request, state, served, limit=1)
         photo = await _one(state, served, form, job)
-        seen = await state.batching.work(examine, served, photo)
-        found = await state.advising.advise(served, form.photos[0][1], photo)
+        details = await state.batching.work(examine, served, photo)
+        advice = await state.advising.advise(served, form.photos[0][1], photo)
         score = {"mean": scores(photo)["mean"], "std": scores(photo)["std"]}
-        return json_answer({"model": _model(served), "job": job or None, **score, **seen, **advice_queue.told(found)})
+        return json_answer(
+            {"model": _model(served), "job": job or None, **score, **details, **advice_queue.told(advice)}
+        )
 
 
 async def _form(request: Request, state: State, served: Served, limit: int = 0) -> tuple[request_body.Form, str]:
-    """The photos that were sent, at least one, and the job; "" for none."""
+    """Return the photos of a form, at least one, and their job. "" means that the job is unknown.
+
+    Raises:
+        Problem: 429 if the queue is full; the errors of `request_body.read_form`; 422 for no photo or an unknown job.
+    """
     state.batching.check()
     form = await request_body.read_form(request, state, _NAMES, limit or state.settings.photos)
     if not form.photos:
@@ -196,9 +204,9 @@ async def _one(state: State, served: Served, form: request_body.Form, job: str) 
 
 
 def examine(served: Served, photo: Photo) -> dict[str, Any]:
-    """The face and the upload norms of a scored photo, as JSON."""
+    """Return the face and the upload norm results of a scored photo, as JSON."""
     image, portable = photo.image, served.portable
-    faces = seen.faces if (seen := see(portable, photo)) else None
+    faces = analysis.faces if (analysis := see(portable, photo)) else None
     values = photo.answer.get("attributes", np.empty(0)).tolist()
     attributes = dict(zip(served.attributes, values, strict=True))
     findings = check.check(portable.norms, image, faces, attributes, photo.size, photo.job)
@@ -206,32 +214,32 @@ def examine(served: Served, photo: Photo) -> dict[str, Any]:
 
 
 def _face(faces: Sequence[Face] | None) -> schemas.Face | None:
-    """The largest face as JSON; None when none was looked for."""
+    """Return the largest face as JSON. None if the version has no face detector."""
     if faces is None:
         return None
-    told = {"found": bool(faces), "count": len(faces), "box": None, "confidence": None}
+    result = {"found": bool(faces), "count": len(faces), "box": None, "confidence": None}
     if faces:
-        told |= {"box": [round(side, 4) for side in faces[0].box], "confidence": round(faces[0].confidence, 4)}
-    return told
+        result |= {"box": [round(side, 4) for side in faces[0].box], "confidence": round(faces[0].confidence, 4)}
+    return result
 
 
 def _ordered(photos: list[tuple[int, Photo]], names: list[str], error: float) -> list[schemas.Ranked]:
-    """Photos by score with competition ranks, see `ranks`."""
-    best_first = sorted(photos, key=lambda each: (-float(each[1].answer["mean"]), each[0]))
-    scored = [(index, scores(photo)) for index, photo in best_first]
-    shared = ranks([score["mean"] for _, score in scored], error)
-    told = []
-    for rank, (index, score) in zip(shared, scored, strict=True):
+    """Return the photos by score, best first, with competition ranks (see `ranks`)."""
+    best_first = sorted(photos, key=lambda item: (-float(item[1].answer["mean"]), item[0]))
+    scored_photos = [(index, scores(photo)) for index, photo in best_first]
+    shared_ranks = ranks([score["mean"] for _, score in scored_photos], error)
+    entries = []
+    for rank, (index, score) in zip(shared_ranks, scored_photos, strict=True):
         mean = score["mean"]
         low, high = max(1.0, round(mean - error, 6)), min(10.0, round(mean + error, 6))
         entry = {"rank": rank, "index": index, "name": names[index], "mean": mean, "std": score["std"]}
-        told.append({**entry, "low": low, "high": high, "tied": shared.count(rank) > 1})
-    return told
+        entries.append({**entry, "low": low, "high": high, "tied": shared_ranks.count(rank) > 1})
+    return entries
 
 
-def _drawn(served: Served, photo: Photo, kind: str) -> bytes:
-    heat = photo.answer[_MAPS[kind]]
-    return overlay.overlay(photo.jpeg, heat, seen=served.portable.seen, signed=kind == "gains", form="PNG")
+def _drawn(served: Served, photo: Photo, map_name: str) -> bytes:
+    map_values = photo.answer[_MAPS[map_name]]
+    return overlay.overlay(photo.jpeg, map_values, seen=served.portable.seen, signed=map_name == "gains", form="PNG")
 
 
 def _model(served: Served) -> schemas.Model:

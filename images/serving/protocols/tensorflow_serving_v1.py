@@ -1,8 +1,8 @@
-"""TensorFlow Serving's REST protocol, which is KServe's version 1 too.
+"""TensorFlow Serving's REST protocol, which is also KServe's v1 protocol.
 
 https://www.tensorflow.org/tfx/serving/api_rest and
-https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol. A request is answered whole or not
-at all, as there: one photo that cannot be read fails it.
+https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol. As in these protocols, one
+unreadable photo fails the whole request.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from images.serving.inference.micro_batcher import Photo
 from images.serving.inference.version_manager import Served
 from images.serving.problem_details import Problem, json_answer
 
-SIGNATURE, WITH_JOB = get_args(schemas.Signature)  # those of the SavedModel; here both take a job
+SIGNATURE, WITH_JOB = get_args(schemas.Signature)  # the SavedModel's signatures; this server accepts a job for both
 router = APIRouter(tags=["TensorFlow Serving and KServe v1"])
 
 BODY = openapi.schema(schemas.Rows, schemas.Columns)
@@ -35,7 +35,13 @@ _INSTANCE = 'expected {"image_bytes": {"b64": "…"}} or {"b64": "…"}, and opt
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request asks: photos with a job each, and whether the answer is to be columns."""
+    """A parsed prediction request.
+
+    Attributes:
+        photos: The files' bytes as sent.
+        jobs: Job of each photo. "" means that the job is unknown.
+        columns: True if the response has columns, False if it has rows.
+    """
 
     photos: list[bytes]
     jobs: list[str]
@@ -50,44 +56,44 @@ async def predict(request: Request, name: str) -> Response:
 
 @router.post("/v1/models/{name}/versions/{version}:predict", **_PREDICT)
 async def predict_version(request: Request, name: str, version: str) -> Response:
-    """Score photos by a version, if it is the one that is served."""
+    """Score photos with a version, if the version is served."""
     return await _predict(request, name, version=version)
 
 
 @router.post("/v1/models/{name}/labels/{label}:predict", **_PREDICT)
 async def predict_label(request: Request, name: str, label: str) -> Response:
-    """Score photos by the version that a channel names, if it is the one that is served."""
+    """Score photos with the version that a channel names, if the version is served."""
     return await _predict(request, name, label=label)
 
 
 @router.get("/v1/models", **openapi.route("The models", schemas.Models, "not-ready"))
 async def models(request: Request) -> Response:
-    """The names of the models that are served: one."""
+    """Return the names of the served models: always one."""
     async with of(request).models.using() as served:
         return json_answer({"models": [served.portable.name]})
 
 
 @router.get("/v1/models/{name}/versions/{version}/metadata", **_METADATA)
 async def version_metadata(request: Request, name: str, version: str) -> Response:
-    """The signature of a version."""
+    """Return the signature of a version, if the version is served."""
     return await _metadata(request, name, version)
 
 
 @router.get("/v1/models/{name}/metadata", **_METADATA)
 async def metadata(request: Request, name: str) -> Response:
-    """The signature of the model."""
+    """Return the signature of the model."""
     return await _metadata(request, name)
 
 
 @router.get("/v1/models/{name}/versions/{version}", **_STATUS)
 async def version_status(request: Request, name: str, version: str) -> Response:
-    """Whether a version is served."""
+    """Return the status of a version, if the version is served."""
     return await _status(request, name, version)
 
 
 @router.get("/v1/models/{name}", **_STATUS)
 async def status(request: Request, name: str) -> Response:
-    """Which version is served."""
+    """Return the status of the served version."""
     return await _status(request, name)
 
 
@@ -95,9 +101,9 @@ async def _predict(request: Request, name: str, version: str | None = None, labe
     state = of(request)
     async with state.models.using(name, version, label) as served:
         state.batching.check()
-        asked = read(await request_body.read_json(request, state), state, served)
-        photos = await state.batching.score(served.network, asked.photos, asked.jobs)
-        return json_answer(told(photos, asked.columns))
+        predict_request = read(await request_body.read_json(request, state), state, served)
+        photos = await state.batching.score(served.network, predict_request.photos, predict_request.jobs)
+        return json_answer(told(photos, predict_request.columns))
 
 
 async def _metadata(request: Request, name: str, version: str | None = None) -> Response:
@@ -109,19 +115,24 @@ async def _status(request: Request, name: str, version: str | None = None) -> Re
     async with of(request).models.using(name, version) as served:
         well = {"error_code": "OK", "error_message": ""}
         available = {"version": served.version, "state": "AVAILABLE", "status": well}
-        # "name" and "ready" are what KServe's clients look for at the same address.
+        # KServe's clients expect "name" and "ready" at the same address.
         return json_answer({"model_version_status": [available], "name": name, "ready": True})
 
 
 def read(value: Any, state: State, served: Served) -> Asked:
-    """The photos and jobs of a request's JSON.
+    """Parse the photos and jobs of a request's JSON.
+
+    Args:
+        value: JSON value of the body.
+        state: State of the worker.
+        served: Version that scores.
 
     Raises:
-        Problem: 400, it has another form; 413, too many photos.
+        Problem: 400 for another form; 413 for too many photos; 422 for an unknown job.
     """
     if not isinstance(value, Mapping) or ("instances" in value) == ("inputs" in value):
-        came = f"an object with {sorted(map(str, value))[:5]}" if isinstance(value, Mapping) else type(value).__name__
-        raise _unfit(f'expected an object with "instances" (rows) or "inputs" (columns), got {came[:200]}')
+        actual = f"an object with {sorted(map(str, value))[:5]}" if isinstance(value, Mapping) else type(value).__name__
+        raise _unfit(f'expected an object with "instances" (rows) or "inputs" (columns), got {actual[:200]}')
     if (signature := value.get("signature_name") or SIGNATURE) not in (SIGNATURE, WITH_JOB):
         raise _unfit(f"expected the signature {SIGNATURE!r} or {WITH_JOB!r}, got {str(signature)[:40]!r}")
     columns = "inputs" in value
@@ -129,23 +140,31 @@ def read(value: Any, state: State, served: Served) -> Asked:
     if not isinstance(rows, list) or not rows:
         raise _unfit(f"expected a list of at least one instance, got {_kind(rows)}")
     state.check_photos(len(rows))
-    read = [_instance(row, place) for place, row in enumerate(rows)]
+    read = [_instance(row, index) for index, row in enumerate(rows)]
     return Asked([photo for photo, _ in read], [state.job(job, served) for _, job in read], columns)
 
 
 def told(photos: list[Photo | Problem], columns: bool) -> dict[str, Any]:
-    """The answer to all photos; the first problem, if there is one, is raised instead."""
+    """Return the scores of all photos as JSON.
+
+    Args:
+        photos: Scored photos, or problems.
+        columns: True for columns, False for rows.
+
+    Raises:
+        Problem: The first problem among `photos`, with status 400 instead of 422.
+    """
     rows = []
-    for place, photo in enumerate(photos):
+    for index, photo in enumerate(photos):
         if isinstance(photo, Problem):
-            status = 400 if photo.status == 422 else photo.status  # which these clients do not know
-            raise Problem(status, photo.kind, f"photo {place}: {photo.detail}", headers=photo.headers, index=place)
+            status = 400 if photo.status == 422 else photo.status  # clients of this protocol do not know 422
+            raise Problem(status, photo.kind, f"photo {index}: {photo.detail}", headers=photo.headers, index=index)
         rows.append(scores(photo))
     return {"outputs": {key: [row[key] for row in rows] for key in rows[0]}} if columns else {"predictions": rows}
 
 
 def scores(photo: Photo) -> schemas.Scores:
-    """A photo's score as JSON; six digits are a thousandth of what it is exact to."""
+    """Return a photo's score as JSON, rounded to six digits. The score itself is exact to 0.001."""
     answer = photo.answer
     return {
         "mean": round(float(answer["mean"]), 6),
@@ -155,7 +174,14 @@ def scores(photo: Photo) -> schemas.Scores:
 
 
 def _rows(inputs: Any) -> Any:
-    """Columns as rows: ``{"image_bytes": […], "job": […]}``, or a list of photos."""
+    """Return columns as rows.
+
+    Args:
+        inputs: Either ``{"image_bytes": […], "job": […]}`` or a list of photos.
+
+    Raises:
+        Problem: 400 for another form.
+    """
     if isinstance(inputs, list):
         return inputs
     if not isinstance(inputs, Mapping) or not isinstance(inputs.get("image_bytes"), list):
@@ -168,21 +194,25 @@ def _rows(inputs: Any) -> Any:
     return [{"image_bytes": photo, "job": job} for photo, job in zip(photos, jobs, strict=True)]
 
 
-def _instance(row: Any, place: int) -> tuple[bytes, str]:
-    """A photo's bytes and its job."""
+def _instance(row: Any, index: int) -> tuple[bytes, str]:
+    """Return a row's photo and job.
+
+    Raises:
+        Problem: 400 for another form or invalid base64.
+    """
     if not isinstance(row, Mapping):
-        raise _unfit(f"instance {place}: {_INSTANCE}, got {_kind(row)}")
+        raise _unfit(f"instance {index}: {_INSTANCE}, got {_kind(row)}")
     photo = row.get("image_bytes", row)
-    text, job = photo.get("b64") if isinstance(photo, Mapping) else None, row.get("job", "")
-    if not isinstance(text, str) or not isinstance(job, str):
-        raise _unfit(f"instance {place}: {_INSTANCE}, got an object with {str(sorted(map(str, row))[:5])[:200]}")
-    return request_body.from_base64(text, f"instance {place}"), job
+    encoded, job = photo.get("b64") if isinstance(photo, Mapping) else None, row.get("job", "")
+    if not isinstance(encoded, str) or not isinstance(job, str):
+        raise _unfit(f"instance {index}: {_INSTANCE}, got an object with {str(sorted(map(str, row))[:5])[:200]}")
+    return request_body.from_base64(encoded, f"instance {index}"), job
 
 
 def _signature(served: Served) -> dict[str, Any]:
-    def tensor(name: str, kind: str, *shape: int) -> dict[str, Any]:
+    def tensor(name: str, dtype: str, *shape: int) -> dict[str, Any]:
         sizes = [{"size": str(size), "name": ""} for size in (-1, *shape)]
-        return {"dtype": kind, "tensor_shape": {"dim": sizes, "unknown_rank": False}, "name": f"{SIGNATURE}_{name}:0"}
+        return {"dtype": dtype, "tensor_shape": {"dim": sizes, "unknown_rank": False}, "name": f"{SIGNATURE}_{name}:0"}
 
     signature = {
         "inputs": {"image_bytes": tensor("image_bytes", "DT_STRING")},
@@ -206,5 +236,5 @@ def _unfit(detail: str) -> Problem:
 
 
 def _kind(value: Any) -> str:
-    """What came, without its content."""
+    """Return a value's type and length, without its content."""
     return f"{type(value).__name__} of {len(value)}" if isinstance(value, list | dict | str) else type(value).__name__
