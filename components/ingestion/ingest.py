@@ -109,7 +109,7 @@ def ingest(
 
         assigned = split_assignment.register_and_assign(workspace.splits, table, settings, check)
         rated_pool, unlabelled_pool = _sides(inputs, left_out, assigned.left_out)
-        outcome = Outcome(
+        summary = Outcome(
             schema=inputs.rated.schema,
             table=assigned.table,
             attributes=inputs.attributes,
@@ -121,10 +121,10 @@ def ingest(
             people=_people(inputs.rated, assigned.table),
             faces=face_weights,
         )
-        report_page = page(outcome, shown_faces(outcome) if face_weights and show_photos else None)
-        _write(dataset, outcome, spool, weights_folder if face_weights else "")
+        report_page = page(summary, shown_faces(summary) if face_weights and show_photos else None)
+        _write(dataset, summary, spool, weights_folder if face_weights else "")
         report_page.write(report)
-    return outcome.figures() | {"fingerprint": outcome.fingerprint}
+    return summary.figures() | {"fingerprint": summary.fingerprint}
 
 
 @contextmanager
@@ -347,21 +347,21 @@ def _reliability(rated: Ratings, table: pd.DataFrame) -> rater_agreement.Reliabi
     )
 
 
-def _write(dataset: str, outcome: Outcome, spool: str, weights: str) -> None:
+def _write(dataset: str, summary: Outcome, spool: str, weights: str) -> None:
     """Write the data set in shards of about ``SHARD_BYTES``."""
     from components.ingestion import tfds_writer  # after the inspection: TensorFlow takes half a gigabyte
 
     splits, size = {}, embedder.size(weights) if weights else None
-    for split, photos in outcome.table.groupby("split"):
+    for split, photos in summary.table.groupby("split"):
         number = (photos["length"].cumsum() - 1) // SHARD_BYTES
         splits[split] = [_Stored(shard, size) for _, shard in photos.groupby(number)]
     tfds_writer.write(
         dataset,
         splits,
-        outcome.attributes,
-        outcome.record(),
+        summary.attributes,
+        summary.record(),
         faces=weights,
-        beam_options=outcome.settings.beam_options,
+        beam_options=summary.settings.beam_options,
         shared=storage.join(spool, "written"),
     )
 

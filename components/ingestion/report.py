@@ -45,17 +45,17 @@ def page(outcome: Outcome, crops: Mapping[str, Sequence[bytes]] | None = None) -
     return report_page
 
 
-def _dataset(outcome: Outcome) -> list[str]:
+def _dataset(summary: Outcome) -> list[str]:
     rows = []
     for split in SPLITS:
-        photos = outcome.table[outcome.table["split"] == split]
+        photos = summary.table[summary.table["split"] == split]
         row = {"split": split, "photos": len(photos), "groups": photos["group"].nunique()}
-        rated = outcome.labelled[outcome.labelled["split"] == split]
+        rated = summary.labelled[summary.labelled["split"] == split]
         if len(rated):
             n_ratings = int(rated["raters"].sum()) or None
             row |= {"mean score": rated["mean"].mean(), "spread": rated["mean"].std(ddof=0), "ratings": n_ratings}
         rows.append(row)
-    size = outcome.labelled.groupby("group").size()
+    size = summary.labelled.groupby("group").size()
     grouped = int(size[size > 1].sum())
     return [
         table(rows, "Spread: standard deviation of the photos' mean scores"),
@@ -64,13 +64,13 @@ def _dataset(outcome: Outcome) -> list[str]:
             "or person where a group was given. A group never spans two of the rated splits, and photos keep their "
             "split as others are added."
         ),
-        text(f"Fingerprint {outcome.fingerprint[:16]}: the same for the same photos, ratings and splits."),
+        text(f"Fingerprint {summary.fingerprint[:16]}: the same for the same photos, ratings and splits."),
     ]
 
 
-def _ratings(outcome: Outcome) -> list[str]:
-    rated = outcome.labelled
-    blocks = [text(f"The ratings were recognised as: {SCHEMAS[outcome.schema]}."), *map(text, outcome.notes)]
+def _ratings(summary: Outcome) -> list[str]:
+    rated = summary.labelled
+    blocks = [text(f"The ratings were recognised as: {SCHEMAS[summary.schema]}."), *map(text, summary.notes)]
     charts = [
         _histogram("Mean score", {"": rated["mean"]}, np.arange(1, 10.01, 0.25), "photos", share=False),
     ]
@@ -88,8 +88,8 @@ def _ratings(outcome: Outcome) -> list[str]:
     return [*blocks, gallery(charts)]
 
 
-def _agreement(outcome: Outcome) -> list[str]:
-    result = outcome.reliability
+def _agreement(summary: Outcome) -> list[str]:
+    result = summary.reliability
     if result is None:
         return [text("These ratings do not tell: it takes single ratings or vote counts, two or more a photo.")]
     figures = {
@@ -111,9 +111,9 @@ def _agreement(outcome: Outcome) -> list[str]:
     ]
 
 
-def _photos(outcome: Outcome) -> list[str]:
-    unlabelled = outcome.table["split"] == "unlabelled"
-    pools = {"rated": outcome.table[~unlabelled], "unlabelled": outcome.table[unlabelled]}
+def _photos(summary: Outcome) -> list[str]:
+    unlabelled = summary.table["split"] == "unlabelled"
+    pools = {"rated": summary.table[~unlabelled], "unlabelled": summary.table[unlabelled]}
     pools = {name: photos for name, photos in pools.items() if len(photos)}
 
     def histogram(label: str, values: dict[str, pd.Series], bins: np.ndarray, **options: Any) -> str:
@@ -137,15 +137,15 @@ def _photos(outcome: Outcome) -> list[str]:
     ]
 
 
-def _faces(outcome: Outcome, crops: Mapping[str, Sequence[bytes]] | None) -> list[str]:
+def _faces(summary: Outcome, crops: Mapping[str, Sequence[bytes]] | None) -> list[str]:
     rows = []
     for split in SPLITS[:-1]:
-        counts = outcome.labelled.loc[outcome.labelled["split"] == split, "face_count"]
+        counts = summary.labelled.loc[summary.labelled["split"] == split, "face_count"]
         row = {"no face": counts == 0, "one": counts == 1, "several": counts > 1}
         rows.append({"split": split, **{name: int(mask.sum()) for name, mask in row.items()}})
-    size = outcome.faces.get("size", 0)
+    size = summary.faces.get("size", 0)
     network = f"The largest one is read by a network that says {size:,} numbers of it. " if size else ""
-    confidence = outcome.labelled.loc[outcome.labelled["face_count"] > 0, "face_confidence"]
+    confidence = summary.labelled.loc[summary.labelled["face_count"] > 0, "face_confidence"]
     blocks = []
     if len(confidence):
         blocks.append(gallery([
@@ -165,12 +165,12 @@ def _faces(outcome: Outcome, crops: Mapping[str, Sequence[bytes]] | None) -> lis
     ]
 
 
-def _by_attribute(outcome: Outcome, name: str) -> str:
-    values = outcome.table["attributes"].map(lambda attributes: attributes[name])
+def _by_attribute(summary: Outcome, name: str) -> str:
+    values = summary.table["attributes"].map(lambda attributes: attributes[name])
     # Splits with a value only: attributes are often known for rated photos only.
-    splits = [split for split in SPLITS if (values[outcome.table["split"] == split] != "").any()]
-    rows = outcome.table["split"].isin(splits)
-    counts = Counter(zip(values[rows], outcome.table["split"][rows], strict=True))
+    splits = [split for split in SPLITS if (values[summary.table["split"] == split] != "").any()]
+    rows = summary.table["split"].isin(splits)
+    counts = Counter(zip(values[rows], summary.table["split"][rows], strict=True))
     totals = Counter(values[rows])
     return table(
         [
@@ -181,19 +181,19 @@ def _by_attribute(outcome: Outcome, name: str) -> str:
     )
 
 
-def _left_out(outcome: Outcome) -> list[str]:
-    if not outcome.reasons:
+def _left_out(summary: Outcome) -> list[str]:
+    if not summary.reasons:
         return [text("No photo was left out.")]
-    pools = {"rated": outcome.rated, "unlabelled": outcome.unlabelled}
+    pools = {"rated": summary.rated, "unlabelled": summary.unlabelled}
     reasons = [
         {
             "reason": reason,
             **{name: sum(entry.reason == reason for entry in pool.left_out) for name, pool in pools.items()},
             "meaning": REASONS[reason],
         }
-        for reason in outcome.reasons
+        for reason in summary.reasons
     ]
-    order = list(outcome.reasons)
+    order = list(summary.reasons)
     files = [
         {"photo": entry.photo, "of": name, "reason": entry.reason, "detail": entry.detail}
         for name, pool in pools.items()
@@ -201,7 +201,7 @@ def _left_out(outcome: Outcome) -> list[str]:
     ]
     return [
         table(
-            reasons, f"Of {outcome.rated.considered:,} rated and {outcome.unlabelled.considered:,} unlabelled photos"
+            reasons, f"Of {summary.rated.considered:,} rated and {summary.unlabelled.considered:,} unlabelled photos"
         ),
         table(files, "Each of them; ingestion.json in the data set has the whole list", most=_FILES),
     ]

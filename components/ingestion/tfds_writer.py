@@ -79,7 +79,7 @@ def write(
     beam_options: str = "",
     shared: str = "",
 ) -> None:
-    """Write a data set atomically, replacing an existing one.
+    """Write a data set. It appears as a whole or not at all, and replaces an existing one.
 
     >>> write("faces", {"train": [[{"photo": jpeg, "photo_id": "a.jpg", "votes": votes, "raters": 7,
     ...                             "group": "anna", "attributes": {}}]]})  # doctest: +SKIP

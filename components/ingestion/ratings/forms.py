@@ -35,25 +35,25 @@ def form_of(sheet: Sheet) -> tuple[str, Names]:
     Raises:
         ValueError: The header fits no form, or the cells are ambiguous. The message names the setting to change.
     """
-    names = names_of(sheet)
-    if names.photo is None:
+    roles = names_of(sheet)
+    if roles.photo is None:
         raise _unknown(sheet)
-    if names.rater and names.score:
-        return "ratings", names
-    if names.votes:
-        return _of_numbered(sheet, names)
-    wide = with_raters(sheet, names)
-    if names.mean is None:
+    if roles.rater and roles.score:
+        return "ratings", roles
+    if roles.votes:
+        return _of_numbered(sheet, roles)
+    wide = with_raters(sheet, roles)
+    if roles.mean is None:
         if _rest_of(wide.raters) is None and not _alike(sheet, wide.raters):
             raise _unknown(sheet)
         return "wide", wide
-    if wide.raters and (stated_means := _numbers(sheet, names.mean)) is not None:
+    if wide.raters and (stated_means := _numbers(sheet, roles.mean)) is not None:
         cells = _cells(sheet, wide.raters)
         if _agreement(stated_means, row_means(cells), cells) > 0.5:
             return "wide", wide
         if _rest_of(wide.raters) in {"", *_RATERS}:
-            raise _contradiction(sheet, names, wide.raters)
-    return ("ratings" if names.mean == names.score and _repeats(sheet, names) else "means"), names
+            raise _contradiction(sheet, roles, wide.raters)
+    return ("ratings" if roles.mean == roles.score and _repeats(sheet, roles) else "means"), roles
 
 
 def with_raters(sheet: Sheet, names: Names) -> Names:
@@ -80,32 +80,32 @@ def agree(one: np.ndarray, other: np.ndarray, width: float) -> np.ndarray:
         return ~(np.abs(one - other) > MEANS_AGREE * width)
 
 
-def _of_numbered(table: Sheet, names: Names) -> tuple[str, Names]:
+def _of_numbered(table: Sheet, roles: Names) -> tuple[str, Names]:
     """Return the form, "counts" or "wide", of a table with columns numbered as the scores of a scale.
 
     Raises:
         ValueError: The cells are ambiguous, or the column of means contradicts both readings.
     """
-    wide = replace(names, votes=(), levels=(), raters=names.votes)
-    if not all(map(table.is_numeric, names.votes)):  # the parser then raises an error that names the cell
-        return "counts", names
-    cells = _cells(table, names.votes)
-    if (stated_means := _numbers(table, names.mean)) is not None:
-        as_counts = _agreement(stated_means, level_means(cells, names.levels), np.array(names.levels))
+    wide = replace(roles, votes=(), levels=(), raters=roles.votes)
+    if not all(map(table.is_numeric, roles.votes)):  # the parser then raises an error that names the cell
+        return "counts", roles
+    cells = _cells(table, roles.votes)
+    if (stated_means := _numbers(table, roles.mean)) is not None:
+        as_counts = _agreement(stated_means, level_means(cells, roles.levels), np.array(roles.levels))
         as_scores = _agreement(stated_means, row_means(cells), cells)
         if max(as_counts, as_scores) <= 0.5:
-            raise _contradiction(table, names, names.votes)
+            raise _contradiction(table, roles, roles.votes)
         if min(as_counts, as_scores) <= 0.5:
-            return ("counts", names) if as_counts > as_scores else ("wide", wide)
-    counts, scores = _evidence(cells, _numbers(table, names.count), _rest_of(names.votes))
+            return ("counts", roles) if as_counts > as_scores else ("wide", wide)
+    counts, scores = _evidence(cells, _numbers(table, roles.count), _rest_of(roles.votes))
     if bool(counts) == bool(scores):
         why = f" ({'; '.join([*counts, *scores])})" if counts else ""
         raise ValueError(
             f"{table.uri}, line {table.first - 1}: expected to see from the cells whether the columns "
-            f"{listed(names.votes)} are votes for each score or one rater's scores each, which they leave open{why}; "
+            f"{listed(roles.votes)} are votes for each score or one rater's scores each, which they leave open{why}; "
             "set rating_format to counts or to wide"
         )
-    return ("counts", names) if counts else ("wide", wide)
+    return ("counts", roles) if counts else ("wide", wide)
 
 
 def _evidence(cells: np.ndarray, totals: np.ndarray | None, affix: str) -> tuple[list[str], list[str]]:
@@ -191,12 +191,12 @@ def _numbers(table: Sheet, column: str | None) -> np.ndarray | None:
     return None if np.isnan(values).all() else values
 
 
-def _repeats(table: Sheet, names: Names) -> bool:
+def _repeats(table: Sheet, roles: Names) -> bool:
     """Return whether most photos have several different scores, so that each row is one rating.
 
     If only a few photos do, the table is a contradictory table of means. Exact repeats of a row do not count.
     """
-    photos, scores = table.texts(names.photo), table.numbers(names.score)
+    photos, scores = table.texts(roles.photo), table.numbers(roles.score)
     scores_per_photo = (
         pd.DataFrame({"photo": photos.codes, "score": scores}).dropna().drop_duplicates().groupby("photo").size()
     )
@@ -218,9 +218,9 @@ def _alike(table: Sheet, columns: tuple[str, ...]) -> bool:
     return bool((highest > 0).all() and highest.max() <= _UNEVEN * highest.min())
 
 
-def _contradiction(table: Sheet, names: Names, columns: tuple[str, ...]) -> ValueError:
+def _contradiction(table: Sheet, roles: Names, columns: tuple[str, ...]) -> ValueError:
     return ValueError(
-        f"{table.uri}, line {table.first - 1}: expected the column {shown(names.mean)} to be the mean of the columns "
+        f"{table.uri}, line {table.first - 1}: expected the column {shown(roles.mean)} to be the mean of the columns "
         f"{listed(columns)}, read as votes for each score or as one rater's scores each, and it is neither; remove or "
         "rename the column that is something else, or set rating_format to means, counts or wide"
     )

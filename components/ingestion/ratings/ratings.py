@@ -177,12 +177,12 @@ def read_ratings(uri: str, settings: Ingestion) -> Ratings:
     if schema == "idealo":
         return _read(schema, *_read_idealo(uri, text), settings)
     table = read_table(uri, text)
-    names = names_of(table)
+    roles = names_of(table)
     if schema == "auto":
-        schema, names = forms.form_of(table)
+        schema, roles = forms.form_of(table)
     elif schema == "wide":
-        names = forms.with_raters(table, names)
-    return _read(schema, table, names, settings)
+        roles = forms.with_raters(table, roles)
+    return _read(schema, table, roles, settings)
 
 
 def read_attributes(uri: str) -> pd.DataFrame:
@@ -201,27 +201,27 @@ def read_attributes(uri: str) -> pd.DataFrame:
         ValueError: The file is malformed or contradicts itself. The message names file and line.
     """
     source_table = read_table(uri, read_text(uri))
-    names = names_of(source_table)
-    if names.photo is None:
+    roles = names_of(source_table)
+    if roles.photo is None:
         raise no_column(source_table, "a photo", PHOTO)
-    photos = Photos.of(source_table, names.photo)
-    metadata = about_photos(source_table, photos, [names.photo], strict=True)
+    photos = Photos.of(source_table, roles.photo)
+    metadata = about_photos(source_table, photos, [roles.photo], strict=True)
     table = metadata.table
     table.attrs["notes"] = metadata.notes
     return table
 
 
-def _read(schema: str, source_table: Sheet, names: Names, settings: Ingestion) -> Ratings:
+def _read(schema: str, source_table: Sheet, roles: Names, settings: Ingestion) -> Ratings:
     """Return the ratings in a table of known form."""
     parse, notes = READERS[schema], []
-    if names.photo is None:
+    if roles.photo is None:
         raise no_column(source_table, "a photo", PHOTO)
     if schema != "ratings":  # two unnamed people may give the same rating
         source_table, n_repeated = source_table.distinct()
         notes += [f"{n_repeated:,} rows repeat another one word for word and were dropped."] if n_repeated else []
-    photos = Photos.of(source_table, names.photo)
-    votes = parse(source_table, names, photos, settings)
-    metadata = about_photos(source_table, photos, [*names.used, *VOTES, "raters"])
+    photos = Photos.of(source_table, roles.photo)
+    votes = parse(source_table, roles, photos, settings)
+    metadata = about_photos(source_table, photos, [*roles.used, *VOTES, "raters"])
 
     for position in np.flatnonzero((votes.raters > 0) & (votes.raters < settings.minimum_raters)):
         detail = f"{votes.raters[position]} where at least {settings.minimum_raters} are asked for"

@@ -37,17 +37,17 @@ class Votes:
     single: pd.DataFrame | None = None
 
 
-def _one_row_a_rating(table: Sheet, names: Names, photos: Photos, settings: Ingestion) -> Votes:
+def _one_row_a_rating(table: Sheet, roles: Names, photos: Photos, settings: Ingestion) -> Votes:
     """Parse the form "ratings"."""
-    if names.score is None:
+    if roles.score is None:
         raise no_column(table, "a score", SCORE)
     rows = np.arange(len(table.rows))
-    raters, rater_known = _raters(table, names.rater)
-    mean_column = names.mean if names.mean != names.score else None
+    raters, rater_known = _raters(table, roles.rater)
+    mean_column = roles.mean if roles.mean != roles.score else None
     votes = _of_single_scores(
-        table, photos, settings, mean_column, _Scores(rows, table.numbers(names.score), raters, rater_known)
+        table, photos, settings, mean_column, _Scores(rows, table.numbers(roles.score), raters, rater_known)
     )
-    if names.rater is None:
+    if roles.rater is None:
         votes.notes.append(
             "The file names no raters (in a column called rater, user, worker, annotator, participant, …): every "
             "rating counts as another rater's."
@@ -55,16 +55,16 @@ def _one_row_a_rating(table: Sheet, names: Names, photos: Photos, settings: Inge
     return votes
 
 
-def _one_column_a_rater(table: Sheet, names: Names, photos: Photos, settings: Ingestion) -> Votes:
+def _one_column_a_rater(table: Sheet, roles: Names, photos: Photos, settings: Ingestion) -> Votes:
     """Parse the form "wide"."""
-    if not names.raters:
+    if not roles.raters:
         raise no_column(table, "one rater's scores, two or more of them", ("rater1", "rater2", "…"))
-    cells = np.stack([table.numbers(name) for name in names.raters], axis=1)
+    cells = np.stack([table.numbers(name) for name in roles.raters], axis=1)
     rows, columns = np.nonzero(~np.isnan(cells))
-    raters = pd.Categorical.from_codes(columns, list(names.raters))
+    raters = pd.Categorical.from_codes(columns, list(roles.raters))
     scores = _Scores(rows, cells[rows, columns], raters, np.ones(len(rows), bool))
-    votes = _of_single_scores(table, photos, settings, names.mean, scores)
-    votes.notes.insert(0, f"{len(names.raters):,} columns hold one rater's scores each: {listed(names.raters)}.")
+    votes = _of_single_scores(table, photos, settings, roles.mean, scores)
+    votes.notes.insert(0, f"{len(roles.raters):,} columns hold one rater's scores each: {listed(roles.raters)}.")
     return votes
 
 
@@ -143,17 +143,17 @@ def _raters(table: Sheet, column: str | None) -> tuple[pd.Categorical, np.ndarra
     return raters, ~unknown
 
 
-def _vote_counts(table: Sheet, names: Names, photos: Photos, settings: Ingestion) -> Votes:
+def _vote_counts(table: Sheet, roles: Names, photos: Photos, settings: Ingestion) -> Votes:
     """Parse the forms "counts", "ava" and "idealo"."""
-    if not names.votes:
+    if not roles.votes:
         raise no_column(table, "vote counts, one for each score", ("1 … 10", "p1 … p10", "votes_1 … votes_10"))
-    counts = np.stack([_from_zero(table, name) for name in names.votes], axis=1)
+    counts = np.stack([_from_zero(table, name) for name in roles.votes], axis=1)
     for row, column in np.argwhere(np.isnan(counts))[:1]:
         raise table.error(
-            row, f"expected a vote count in column {shown(names.votes[column])}, got an empty cell; write 0, or set "
+            row, f"expected a vote count in column {shown(roles.votes[column])}, got an empty cell; write 0, or set "
             "rating_format to wide if the columns are raters"
         )  # fmt: skip
-    _same_again(table, photos, np.column_stack([counts, _numbers_or_zeros(table, names.count)]))
+    _same_again(table, photos, np.column_stack([counts, _numbers_or_zeros(table, roles.count)]))
     counts = counts[photos.first]
     totals = counts.sum(axis=1)
     empty = totals == 0
@@ -162,22 +162,22 @@ def _vote_counts(table: Sheet, names: Names, photos: Photos, settings: Ingestion
         for position in np.flatnonzero(empty)
     }
 
-    scale, notes = _scale_of_levels(table, names, settings)
-    _check_means(table, names.mean, photos, forms.level_means(counts, names.levels), scale)
+    scale, notes = _scale_of_levels(table, roles, settings)
+    _check_means(table, roles.mean, photos, forms.level_means(counts, roles.levels), scale)
     are_shares = bool((counts % 1 > 0).any()) and (
         np.allclose(totals[~empty], 1, atol=0.01) or np.allclose(totals[~empty], 100, atol=1)
     )
     raters = np.rint(totals).astype(int)
     if are_shares:
-        raters = np.rint(_numbers_or_zeros(table, names.count)[photos.first]).astype(int)
+        raters = np.rint(_numbers_or_zeros(table, roles.count)[photos.first]).astype(int)
         notes.append("The votes are shares that add up to 1 or 100 %, not counts.")
         notes += _unknown_raters(raters)
-    return Votes(_shares(counts @ _weights(scale, names.levels)), raters, reasons, notes)
+    return Votes(_shares(counts @ _weights(scale, roles.levels)), raters, reasons, notes)
 
 
-def _scale_of_levels(table: Sheet, names: Names, settings: Ingestion) -> tuple[Scale, list[str]]:
+def _scale_of_levels(table: Sheet, roles: Names, settings: Ingestion) -> tuple[Scale, list[str]]:
     """Return the scale from the first to the last score that has a column, and notes about it."""
-    scale = Scale(names.levels[0], names.levels[-1])
+    scale = Scale(roles.levels[0], roles.levels[-1])
     if (limits := scale_limits(settings.rating_scale)) and Scale(*limits) != scale:
         raise ValueError(
             f"{table.uri}: expected votes for the scores {Scale(*limits)}, as rating_scale says, got votes for "
@@ -195,13 +195,13 @@ def _weights(scale: Scale, levels: Sequence[int]) -> np.ndarray:
     return np.maximum(0, 1 - np.abs(scale.to_ten(np.array(levels))[:, None] - np.array(SCORES)))
 
 
-def _means(table: Sheet, names: Names, photos: Photos, settings: Ingestion) -> Votes:
+def _means(table: Sheet, roles: Names, photos: Photos, settings: Ingestion) -> Votes:
     """Parse the form "means"."""
-    if names.mean is None:
+    if roles.mean is None:
         raise no_column(table, "a mean", MEAN)
-    means = table.numbers(names.mean)
-    stds = _from_zero(table, names.std) if names.std else np.full(len(means), np.nan)
-    counts = _numbers_or_zeros(table, names.count)
+    means = table.numbers(roles.mean)
+    stds = _from_zero(table, roles.std) if roles.std else np.full(len(means), np.nan)
+    counts = _numbers_or_zeros(table, roles.count)
     scale, notes = scale_of(means[~np.isnan(means)], settings.rating_scale, False, table.uri)
     outside = ~np.isnan(means) & ~scale.has(means)
     reasons = _out_of_range(table, photos.codes, np.arange(len(means)), means, outside)
