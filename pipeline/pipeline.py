@@ -179,144 +179,145 @@ def portrait_scorer(
         attributes: File with attributes of the photos, by photo; the report counts the splits by each.
         name: Name of the published model.
         resume: Id of an earlier run whose checkpoints pretraining and training go on from.
-        webhook: Name of the Kubernetes Secret that says whom to tell of the end; without it the log alone is told.
+        webhook: Name of the Kubernetes Secret with the notification's recipients; empty only logs it.
         revision: Git revision of this code, for the scorer's record; submit and schedule fill it in.
-        consent: How the people on the photos agreed to this use, or where that is documented; for the model card.
-        rating_format: How the ratings are written; auto recognises it.
+        consent: Text or link that documents how the people on the photos agreed to this use; for the model card.
+        rating_format: Form of the ratings file; auto recognises the form.
         rating_scale: Lowest and highest score that people could give, such as 1-5 or 0-100; auto recognises it.
         ava_tags: Semantic tags of AVA.txt to keep: 17 is Portraiture, 47 Self Portrait; empty keeps all.
-        minimum_raters: Photos with fewer raters are left out.
-        rater_std: Standard deviation of the raters' scores on a photo, where the ratings are means without it.
+        minimum_raters: Least number of raters; photos with fewer are left out.
+        rater_std: Standard deviation of the raters' scores on a photo, for ratings that are means without deviations.
         minimum_side: Pixels of the shorter side; smaller photos are left out.
-        maximum_pixels: Photos of more pixels are left out unopened, as decompression bombs.
-        shorter_side: Pixels that the shorter side is shrunk to in the data set.
+        maximum_pixels: Largest number of pixels; larger photos are left out unopened, as decompression bombs.
+        shorter_side: Shorter side of the photos in the data set, pixels; larger photos are shrunk to it.
         jpeg_quality: JPEG quality of the data set's photos, 1 to 100.
-        maximum_left_out: Share of photos; when more are left out, the run stops.
+        maximum_left_out: Largest share of photos that may be left out; above it the run stops.
         validation_share: Share of rated photos in the validation split.
         test_share: Share of rated photos in the test split.
-        duplicate_distance: Bits of 256 in which the hashes of near duplicates differ at most.
+        duplicate_distance: Largest Hamming distance of near duplicates, in bits of the 256-bit perceptual hash.
         beam_options: Options of an Apache Beam runner for large input; empty works on the step's own cores.
-        face_detector: Address of YuNet's ONNX file; without it faces are looked for on no photo.
-        face_detector_sha256: SHA-256 that this file has to have; empty takes any.
-        face_embedder: Address of a .keras, .tflite or .onnx file that reads faces, or deepface:VGG-Face.
-        face_embedder_sha256: SHA-256 that this file has to have; empty takes any.
-        face_preprocessing: How the embedder wants pixels.
-        face_layers: Layers of a .keras embedder to read in place of its output, for example ["AvgPool"].
-        face_scales: Of each crop of a face that is read, the share of its side that ArcFace's template takes.
-        face_precision: Of a Keras embedder's weights; more bits where fewer would change what it says.
-        face_mirror: Average what is read of a face and of its mirror image.
-        embedding_size: Principal components of the face's embedding that the scorer reads, at most; 0 reads none.
-        face_view: Where faces are known, show the network the aligned one as well, beside the whole photo.
-        face_view_scale: Share of that view's side that the face takes.
-        start: What the network starts from: an autoencoder, a denoising one, ImageNet or nothing.
+        face_detector: Address of YuNet's ONNX file; empty skips face detection.
+        face_detector_sha256: SHA-256 that the detector's file must have; empty accepts any.
+        face_embedder: Address of a .keras, .tflite or .onnx embedder, or deepface:VGG-Face; empty skips embeddings.
+        face_embedder_sha256: SHA-256 that the embedder's file must have; empty accepts any.
+        face_preprocessing: Pixel scaling that the embedder was trained with.
+        face_layers: Layers of a .keras embedder that are read in place of its output, for example ["AvgPool"].
+        face_scales: Scales of the face crops: the share of the crop's side that ArcFace's template takes.
+        face_precision: Precision of a Keras embedder's weights; a higher one where a lower one changes embeddings.
+        face_mirror: Average the embeddings of a face and of its mirror image.
+        embedding_size: Largest number of PCA components of the face embedding that the scorer reads; 0 reads none.
+        face_view: Give the network the aligned face as a second view beside the photo, where faces are known.
+        face_view_scale: Share of the second view's side that the face takes.
+        start: Initial weights of the network: an autoencoder, a denoising autoencoder, ImageNet or random (none).
         weights: Address of a .keras or .weights.h5 file that the encoder starts from.
-        weights_sha256: SHA-256 that this file has to have; empty takes any.
+        weights_sha256: SHA-256 that the weights' file must have; empty accepts any.
         backbone: Network of keras.applications.
-        backbone_options: Its options, for example {"alpha": 0.25}.
-        scaling: How pixels are scaled for the backbone.
-        scale: Pixels of the square that photos are scaled to before a crop is read.
-        crop: Pixels of the square that the network reads.
+        backbone_options: Keyword arguments of the backbone, for example {"alpha": 0.25}.
+        scaling: Pixel scaling before the backbone.
+        scale: Side of the square that photos are scaled to before cropping, pixels.
+        crop: Side of the square crop that the network reads, pixels.
         pretraining_epochs: Epochs of the autoencoder.
-        pretraining_learning_rate: Its learning rate (Adam).
-        pretraining_batch_size: Photos in a batch of it.
-        noise: Standard deviation of the denoising autoencoder's noise, where pixels range from 0 to 1.
-        fitting: Head in closed form on the network as it is, or head and network by epochs; auto: by what is read.
-        pairs: Components of the features whose pairs the closed form weighs.
-        dropout: Share of features dropped before the ten-way softmax.
+        pretraining_learning_rate: Learning rate of the autoencoder (Adam).
+        pretraining_batch_size: Photos in a batch of the autoencoder.
+        noise: Standard deviation of the denoising autoencoder's noise, for pixels from 0 to 1.
+        fitting: Solver: closed fits a ridge head on fixed features, gradient trains head and network; auto chooses.
+        pairs: Rank of the quadratic features that the ridge head weighs.
+        dropout: Share of the features that is dropped before the ten-way softmax.
         head_epochs: Epochs in which only the head is trained.
         head_learning_rate: Learning rate of the head (Adam).
         epochs: Epochs in which the whole network is trained, after the head.
         learning_rate: Learning rate of the whole network (Adam).
         batch_size: Photos in a batch.
-        averaging: Epochs over which a running mean of the weights reaches, which is judged and kept; 0 for none.
-        correlation_term: Adds so many times 1 less a batch's correlation to the loss of training by epochs.
-        rank_term: Adds so many times the logistic loss of a batch's pairs to it.
-        rater_weighting: Whether photos that few people rated count less in training.
-        rater_smoothing: Whether their votes are drawn toward those of all photos.
-        camera_faults: Share of training photos slightly blurred or wrongly exposed, so that neither raises a score.
-        job: Column of the attributes that holds the job which the person offers to do; without it all are unknown.
-        minimum_job: Training photos of a job that the scorer is to know; a rarer one counts as unknown.
-        norms: Address of the JSON file of upload norms; empty takes those of this project.
+        averaging: Epochs over which the weights are averaged (EMA); the averaged weights are kept. 0 averages none.
+        correlation_term: Weight of 1 minus the batch's correlation in the loss of training by epochs.
+        rank_term: Weight of the pairwise logistic rank loss in the loss of training by epochs.
+        rater_weighting: Weigh photos by the reliability of their mean score, which falls with fewer raters.
+        rater_smoothing: Draw the votes of photos with few raters toward the votes of all photos.
+        camera_faults: Share of training photos made slightly blurred or badly exposed, so that faults raise no score.
+        job: Column of the attributes that holds the job that the person offers; empty makes every job unknown.
+        minimum_job: Least number of training photos of a job that the scorer learns; rarer jobs count as unknown.
+        norms: Address of the JSON file of upload norms; empty takes the built-in norms.
         mixed_precision: Compute in 16 bits where that is safe; faster on GPUs with tensor cores.
-        devices: One GPU, or all of the machine; workers, several machines, is for training outside of the pipeline.
-        seed: Seed of every draw.
-        minimum_new_labels: Gate: photos newly rated since the champion's data; with fewer the run is skipped.
-        maximum_label_drift: Gate: shift of people's mean scores since the champion's data, in score points.
-        maximum_photo_drift: Gate: shift of brightness, sharpness and the like since then, in standard deviations.
-        accuracy_threshold: Score that parts high quality from low.
-        bootstrap: Resamples for the intervals.
-        confidence: Confidence of the intervals.
+        devices: One GPU or all GPUs of the machine; workers (several machines) is for training outside of the pipeline.
+        seed: Seed of every random draw.
+        minimum_new_labels: Gate: least number of photos rated since the champion's data; with fewer the run is skipped.
+        maximum_label_drift: Gate: largest shift of people's mean score since the champion's data, in score points.
+        maximum_photo_drift: Gate: largest shift of brightness, sharpness and others since then, in standard deviations.
+        accuracy_threshold: Score at which high quality begins.
+        bootstrap: Number of bootstrap resamples for the intervals.
+        confidence: Confidence level of the intervals.
         minimum_test_photos: Gate: least number of test photos.
-        minimum_srcc: Gate: least rank correlation with people.
+        minimum_srcc: Gate: least rank correlation (SRCC) with people.
         maximum_emd: Gate: largest earth mover's distance to people's votes, in score points.
-        minimum_spread: Gate: least spread of the predictions as a share of the truth's.
+        minimum_spread: Gate: least standard deviation of the predictions as a share of that of people's means.
         minimum_slope: Gate: least slope of people's means on the predictions.
         minimum_outside: Gate: least share of scores outside 4 to 7, as a share of people's.
-        champion_mode: What a challenger has to show: that it is not worse than the champion, or that it is better.
-        champion_margin: Gate: correlation (SRCC, LCC) that may be lost against the champion.
-        champion_margin_emd: Gate: EMD that may be lost against the champion, in score points.
-        significance: Chance of letting through a challenger that is worse by the margin.
-        crossings: Attributes to slice by together, for example ["gender*ethnicity"]; each alone is always sliced by.
-        minimum_slice: Photos of a slice that is judged; smaller ones are only shown.
+        champion_mode: Proof that a challenger needs: non-inferiority to the champion or superiority over it.
+        champion_margin: Gate: largest loss of correlation (SRCC, LCC) against the champion.
+        champion_margin_emd: Gate: largest loss of EMD against the champion, in score points.
+        significance: Probability of accepting a challenger that is worse by the margin.
+        crossings: Attributes crossed for slices, for example ["gender*ethnicity"]; single ones are always sliced.
+        minimum_slice: Least number of photos of a slice that is judged; smaller slices are shown only.
         minimum_slice_srcc: Gate: least rank correlation of the worst slice.
-        maximum_slice_gap: Gate: largest mean error of a slice, in score points, people's ratings allowed for.
-        behaviour_photos: Test photos that are blurred, darkened and so on.
-        maximum_rise: Gate: score points that photos made worse may gain on average.
-        behaviour_tolerance: Gate: score points that a mirror image or a re-encoding may move a photo on average.
-        perturbation_photos: Test photos that are perturbed by the scorer's own gradient.
-        perturbation_budget: Largest change of a pixel in that, of 255.
-        maximum_perturbation: Gate: score points that it may gain on average.
-        maximum_latency: Gate: milliseconds for one photo, the 95th percentile on the step's CPU.
-        maximum_size: Gate: megabytes of the exported model.
+        maximum_slice_gap: Gate: largest mean error of a slice, in score points, after adjusting for people's ratings.
+        behaviour_photos: Number of test photos that are blurred, darkened and so on.
+        maximum_rise: Gate: largest mean rise of the score of degraded photos, in score points.
+        behaviour_tolerance: Gate: largest mean change of the score by mirroring or re-encoding, in score points.
+        perturbation_photos: Number of test photos that are attacked by PGD with the scorer's gradient.
+        perturbation_budget: Largest change of a pixel in the attack, of 255.
+        maximum_perturbation: Gate: largest mean rise of the score by the attack, in score points.
+        maximum_latency: Gate: largest 95th percentile of the time for one photo on the step's CPU, milliseconds.
+        maximum_size: Gate: largest size of the exported model, megabytes.
         show_photos: Show photos in the reports; they are people's faces.
-        warn_only: Gates that warn and do not block, by their names in decision.json.
-        force_publish: Publish although gates say no; needs force_reason.
-        force_reason: Why, for the decision, the model card and the notification.
-        model_registry: URL of the Kubeflow Model Registry that is told of each version; empty tells none.
+        warn_only: Gates that warn and do not block, by their keys in decision.json.
+        force_publish: Publish although gates failed; needs force_reason.
+        force_reason: Reason of force_publish, for the decision, the model card and the notification.
+        model_registry: URL of the Kubeflow Model Registry in which each version is registered; empty registers none.
         accelerator: Kubernetes resource name of the accelerator of pretraining and training; empty asks for none.
         accelerator_count: Accelerators for each of these steps.
         node_selector: Labels of the node pool of these steps, for example {"cloud.google.com/gke-spot": "true"}.
-        tolerations: More Kubernetes tolerations than those of NVIDIA's taint and of GKE's spot nodes.
+        tolerations: Kubernetes tolerations in addition to those of NVIDIA's taint and of GKE's spot nodes.
     """
-    given = dict(locals())
+    parameters = dict(locals())
     pool = (accelerator, accelerator_count, node_selector, tolerations)
-    asked = {"accelerator": accelerator, "accelerator_count": accelerator_count}
+    accelerators = {"accelerator": accelerator, "accelerator_count": accelerator_count}
 
-    told = notification(workspace=workspace, run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER)
-    resources.tell(resources.uncached(resources.give(told, resources.NOTIFICATION)), webhook)
+    exit_task = notification(workspace=workspace, run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER)
+    resources.tell(resources.uncached(resources.give(exit_task, resources.NOTIFICATION)), webhook)
 
-    with dsl.ExitHandler(told, name="steps"):
+    with dsl.ExitHandler(exit_task, name="steps"):
         data = ingestion(
             photos=photos, ratings=ratings, unlabelled=unlabelled, attributes=attributes, workspace=workspace,
             models=models, weights=weights, norms=norms, show_photos=show_photos,
-            **among(given, Faces), **among(given, Ingestion), **asked, node_selector=node_selector,
+            **among(parameters, Faces), **among(parameters, Ingestion), **accelerators, node_selector=node_selector,
         )  # fmt: skip
         resources.uncached(resources.give(data, resources.INGESTION))
 
         checked = validation(
             dataset=data.outputs["dataset"], workspace=workspace, models=models, name=name,
-            duplicate_distance=duplicate_distance, **among(given, Validation), **among(given, Policy),
+            duplicate_distance=duplicate_distance, **among(parameters, Validation), **among(parameters, Policy),
         )  # fmt: skip
         resources.uncached(resources.give(checked, resources.VALIDATION))
 
         with dsl.If(checked.outputs["Output"] == True, name="worth-training"):  # noqa: E712 - this builds the condition
             encoder = pretraining(
                 dataset=data.outputs["dataset"], fingerprint=data.outputs["Output"], workspace=workspace, resume=resume,
-                scale=scale, show_photos=show_photos, **asked, **among(given, Pretraining, prefix="pretraining_"),
+                scale=scale, show_photos=show_photos, **accelerators,
+                **among(parameters, Pretraining, prefix="pretraining_"),
             )  # fmt: skip
             resources.accelerate(resources.give(encoder, resources.PRETRAINING), *pool)
 
             scorer = training(
                 dataset=data.outputs["dataset"], fingerprint=data.outputs["Output"],
                 encoder=encoder.outputs["encoder"], encoder_run=encoder.outputs["Output"],
-                workspace=workspace, resume=resume, revision=revision, **asked, **among(given, Training),
+                workspace=workspace, resume=resume, revision=revision, **accelerators, **among(parameters, Training),
             )  # fmt: skip
             resources.accelerate(resources.give(scorer, resources.TRAINING), *pool)
 
             judged = evaluation(
                 dataset=data.outputs["dataset"], checks=checked.outputs["checks"], scorer=scorer.outputs["scorer"],
                 workspace=workspace, models=models, name=name, revision=revision,
-                **among(given, Evaluation), **among(given, Policy),
+                **among(parameters, Evaluation), **among(parameters, Policy),
             )  # fmt: skip
             resources.uncached(resources.give(judged, resources.EVALUATION))
 
@@ -324,7 +325,7 @@ def portrait_scorer(
                 published = push(
                     dataset=data.outputs["dataset"], checks=checked.outputs["checks"],
                     scorer=scorer.outputs["scorer"], results=judged.outputs["results"],
-                    workspace=workspace, models=models, name=name, consent=consent, **among(given, Push),
+                    workspace=workspace, models=models, name=name, consent=consent, **among(parameters, Push),
                     # Compiled in: within the images, which are older than their digests, nobody knows them.
                     images={"steps (CPU)": STEPS_CPU, "steps (GPU)": STEPS_GPU},
                 )  # fmt: skip

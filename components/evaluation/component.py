@@ -49,25 +49,25 @@ def evaluation(
     force_publish: bool,
     force_reason: str,
 ) -> bool:
-    """Find out all about the scorer on the test split; returns whether to publish it."""
+    """Evaluate the scorer on the test split; returns True if the gates let it be published."""
     parameters = dict(locals())
     from components.scorer.run.step_status import step
 
-    with step("evaluation", workspace, report.uri) as place:
+    with step("evaluation", workspace, report.uri) as run_paths:
         from components.evaluation.evaluate import evaluate
         from components.scorer.parameters import among, from_parameters
         from components.scorer.settings import Evaluation, Policy
 
-        found = evaluate(
+        outputs = evaluate(
             dataset.path, scorer.path, report.path,
             models=models, name=name, settings=from_parameters(Evaluation, **among(parameters, Evaluation)),
             policy=from_parameters(Policy, **among(parameters, Policy)),
-            workspace=place, checks=checks.path, revision=revision, results=results.path,
+            workspace=run_paths, checks=checks.path, revision=revision, results=results.path,
         )  # fmt: skip
-        for metric, value in found.metrics.items():
+        for metric, value in outputs.metrics.items():
             metrics.log_metric(metric, value)
-        classes.log_confusion_matrix(found.categories, found.confusion)
-        roc = found.roc
+        classes.log_confusion_matrix(outputs.categories, outputs.confusion)
+        roc = outputs.roc
         if roc["threshold"]:  # empty when people call all test photos high, or all low
             classes.log_roc_curve(roc["false_positive_rate"], roc["true_positive_rate"], roc["threshold"])
-        return found.passed
+        return outputs.passed

@@ -56,7 +56,7 @@ def ingestion(
     parameters = dict(locals())
     from components.scorer.run.step_status import step
 
-    with step("ingestion", workspace, report.uri) as place:
+    with step("ingestion", workspace, report.uri) as run_paths:
         from components.ingestion.ingest import ingest
         from components.scorer.parameters import among, from_parameters
         from components.scorer.run.preflight import examine
@@ -67,30 +67,30 @@ def ingestion(
         for line in examine(parameters, dataset.path):
             if line.startswith("accelerator"):  # what is right is no news, what the cluster has at the moment is
                 print(f"ingestion: {line}", flush=True)
-        found = ingest(
+        summary = ingest(
             photos, ratings, dataset.path, report.path,
-            unlabelled=unlabelled, attributes=attributes, workspace=place, settings=settings,
+            unlabelled=unlabelled, attributes=attributes, workspace=run_paths, settings=settings,
             faces=faces, show_photos=show_photos,
         )  # fmt: skip
         dataset.metadata.update(photos=photos, ratings=ratings, unlabelled=unlabelled, attributes=attributes)
-        fingerprint = found.pop("fingerprint")
-        for name, value in found.items():
+        fingerprint = summary.pop("fingerprint")
+        for name, value in summary.items():
             metrics.log_metric(name, value)
         return fingerprint
 
 
 def examine(parameters: Mapping[str, Any]) -> str:
-    """Find out, before anything runs, whether the photos and ratings that a run names go together.
+    """Check, before anything runs, that the photos and ratings of a run go together.
 
     Args:
-        parameters: of the pipeline; those left out keep their default.
+        parameters: Pipeline parameters; a missing one takes its default.
 
     Returns:
-        What was found.
+        One sentence that says how many photos, ratings and attributes were summary.
 
     Raises:
-        FileNotFoundError: an input is not there.
-        ValueError: the ratings cannot be used, in the words of the step.
+        FileNotFoundError: An input does not exist.
+        ValueError: The ratings cannot be used; the message is that of the ingestion step.
     """
     from components.ingestion.ingest import examine
     from components.scorer.parameters import among, from_parameters

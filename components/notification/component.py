@@ -16,14 +16,15 @@ SECRET = {
     "mail-from": "MAIL_FROM",
     "mail-to": "MAIL_TO",
 }
-"""Keys of the Kubernetes Secret, none of which has to be there, and the environment variables that they become."""
+"""Optional keys of the Kubernetes Secret, and the environment variables that hold their values."""
 
 
 @dsl.component(base_image=STEPS_CPU, install_kfp_package=False)
 def notification(status: dsl.PipelineTaskFinalStatus, workspace: str, run_name: str):
-    """Tell people how the run ended: in the log, and whoever the environment names (recipients.read).
+    """Notify people how the run ended, in the log and through the senders that the environment configures.
 
-    They are no parameters: addresses and passwords are secrets, and Kubeflow shows parameters in its pages and its log.
+    Recipients are not parameters: addresses and passwords are secrets, and Kubeflow shows parameters in its pages and
+    logs.
     """
     import os
 

@@ -31,11 +31,14 @@ def pretraining(
     seed: int,
     show_photos: bool,
 ) -> str:
-    """Make an encoder of unlabelled photos; returns the run that made it, which stays the same from the cache."""
+    """Pretrain an encoder on unlabelled photos.
+
+    Returns the id of the run that trained the encoder; a cached step returns the id of the original run.
+    """
     parameters = dict(locals())
     from components.scorer.run.step_status import step
 
-    with step("pretraining", workspace, report.uri) as place:
+    with step("pretraining", workspace, report.uri) as run_paths:
         from components.scorer.run.accelerators import expect
 
         expect(accelerator, accelerator_count)
@@ -45,12 +48,12 @@ def pretraining(
         from components.scorer.run.paths import Workspace
         from components.scorer.settings import Pretraining
 
-        found = pretrain(
+        results = pretrain(
             dataset.path, encoder.path, report.path,
             settings=from_parameters(Pretraining, **among(parameters, Pretraining)), scale=scale,
-            checkpoints=Workspace(workspace, resume or place.run).checkpoints("pretraining"),
+            checkpoints=Workspace(workspace, resume or run_paths.run).checkpoints("pretraining"),
             fingerprint=fingerprint, show_photos=show_photos,
         )  # fmt: skip
-        for name, value in found.items():
+        for name, value in results.items():
             metrics.log_metric(name, value)
-        return place.run
+        return run_paths.run

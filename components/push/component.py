@@ -18,10 +18,13 @@ def push(
     model_registry: str,
     images: dict,
 ) -> str:
-    """Publish the scorer as a version with its model card and make it the champion; returns the version's URI."""
+    """Publish the scorer as a version with its model card and make it the champion.
+
+    Returns the URI of the version.
+    """
     from components.scorer.run.step_status import step
 
-    with step("push", workspace) as place:
+    with step("push", workspace) as run_paths:
         from itertools import islice
 
         from components.push.push import Origin, push
@@ -31,13 +34,13 @@ def push(
             dataset=dataset.path,
             checks=checks.path,
             sources={
-                each: dataset.metadata.get(each, "") for each in ("photos", "ratings", "unlabelled", "attributes")
+                source: dataset.metadata.get(source, "") for source in ("photos", "ratings", "unlabelled", "attributes")
             },
             consent=consent,
             images=images,
         )
         photos = [record["photo"] for record in islice(records(dataset.path, "test"), 16)]
         return push(
-            scorer.path, results=results.path, models=models, name=name, workspace=place, origin=origin, photos=photos,
-            registry=model_registry,
+            scorer.path, results=results.path, models=models, name=name, workspace=run_paths, origin=origin,
+            photos=photos, registry=model_registry,
         )  # fmt: skip

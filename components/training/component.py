@@ -52,7 +52,7 @@ def training(
     parameters = dict(locals())
     from components.scorer.run.step_status import step
 
-    with step("training", workspace, report.uri) as place:
+    with step("training", workspace, report.uri) as run_paths:
         from components.scorer.run.accelerators import expect
 
         expect(accelerator, accelerator_count)
@@ -62,11 +62,11 @@ def training(
         from components.scorer.settings import Training
         from components.training.train import train
 
-        found = train(
+        results = train(
             dataset.path, encoder.path, scorer.path, report.path,
             settings=from_parameters(Training, **among(parameters, Training)),
-            checkpoints=Workspace(workspace, resume or place.run).checkpoints("training"),
+            checkpoints=Workspace(workspace, resume or run_paths.run).checkpoints("training"),
             revision=revision, fingerprint=fingerprint,
         )  # fmt: skip
-        for name, value in found.items():
+        for name, value in results.items():
             metrics.log_metric(name, value)

@@ -22,21 +22,24 @@ def validation(
     force_publish: bool,
     force_reason: str,
 ) -> bool:
-    """Compare the data set with the champion's and with itself; returns whether training is worth its cost."""
+    """Compare the data set with the champion's, and search it for leakage between splits.
+
+    Returns True if training is worth its cost.
+    """
     parameters = dict(locals())
     from components.scorer.run.step_status import step
 
-    with step("validation", workspace, report.uri) as place:
+    with step("validation", workspace, report.uri) as run_paths:
         from components.scorer.parameters import among, from_parameters
         from components.scorer.settings import Policy, Validation
         from components.validation.validate import validate
 
-        found = validate(
+        outputs = validate(
             dataset.path, checks.path, report.path,
             models=models, name=name, settings=from_parameters(Validation, **among(parameters, Validation)),
             policy=from_parameters(Policy, **among(parameters, Policy)),
-            workspace=place, duplicate_distance=duplicate_distance,
+            workspace=run_paths, duplicate_distance=duplicate_distance,
         )  # fmt: skip
-        for metric, value in found.metrics.items():
+        for metric, value in outputs.metrics.items():
             metrics.log_metric(metric, value)
-        return found.go_on
+        return outputs.go_on
