@@ -1,4 +1,4 @@
-/** The advice for a photo: edits with what each would gain, all together, and those that were refused. */
+/** The advice for a photo: suggested edits with their gains, their combination, and rejected edits. */
 
 import { element } from "./drawing.js";
 import { gain, named, points } from "./words.js";
@@ -10,15 +10,15 @@ export class Advice {
   #chosen = null;
 
   /**
-   * @param node where it is written.
-   * @param choose called when people choose an edit to look at.
+   * @param node element that shows the advice.
+   * @param choose callback for the edit that a person chooses to view.
    */
   constructor(node, choose) {
     this.#node = node;
     this.#choose = choose;
   }
 
-  /** The edit to look at, `{preview, mean}`, or null. */
+  /** The chosen edit, `{preview, mean}`, or null. */
   get chosen() {
     return this.#chosen;
   }
@@ -42,7 +42,7 @@ export class Advice {
     this.#chosen = edits[0]?.[1] ?? null;
   }
 
-  /** Marks the chosen edit when it is being looked at. */
+  /** Marks the chosen edit while it is shown. */
   press(looking) {
     for (const [button, edit] of this.#edits) button.setAttribute("aria-pressed", looking && edit === this.#chosen);
   }

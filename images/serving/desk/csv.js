@@ -1,8 +1,8 @@
-/** The ranking as a table that spreadsheets open. */
+/** The ranking as a CSV file for spreadsheets. */
 
 const COLUMNS = ["rank", "name", "mean", "uncertainty", "std", ...Array.from({ length: 10 }, (_, at) => `p${at + 1}`)];
 const HEAD = [...COLUMNS, "face", "broken_norms", "error"];
-const MARK = "\ufeff"; // without it, spreadsheets on Windows take UTF-8 for something else
+const MARK = "\ufeff"; // byte order mark: without it, spreadsheets on Windows do not recognise UTF-8
 
 /**
  * Rows of photos as CSV (RFC 4180, UTF-8 with a byte order mark).
@@ -31,7 +31,7 @@ function line(cells) {
   return `${cells.map((cell) => (typeof cell === "number" ? cell : quoted(cell ?? ""))).join(",")}\r\n`;
 }
 
-/** Text of a cell, which no spreadsheet takes for a formula: what begins like one gets an apostrophe. */
+/** Text of a cell. A leading apostrophe keeps spreadsheets from reading the text as a formula. */
 function quoted(text) {
   const plain = /^\s*[=+\-@\t\r\n]/.test(text) ? `'${text}` : text;
   return /[",\r\n;]/.test(plain) ? `"${plain.replaceAll('"', '""')}"` : plain;

@@ -1,4 +1,4 @@
-/** The review desk: takes photos, has them scored and lists them by rank. Photos go to this server and nowhere else. */
+/** The review desk: takes photos, has them scored and lists them by rank. Photos are sent only to this server. */
 
 import { csv } from "./csv.js";
 import { Opened } from "./opened.js";
@@ -11,7 +11,7 @@ import { Problem, Server } from "./server.js";
 import { chosen, dropped, pasted } from "./taking.js";
 import { counted, points } from "./words.js";
 
-const AHEAD = "800px"; // above and below what is seen of the list: there, small pictures are made
+const AHEAD = "800px"; // margin around the visible part of the list within which thumbnails are made
 const MEGABYTE = 1e6;
 
 const FILTERS = {
@@ -43,10 +43,10 @@ class Desk {
   #opened = new Opened(this.#server, this);
   #about = null;
   #queue = null;
-  #early = []; // given before the server had said what it is
+  #early = []; // photos added before the server has described itself
   #seen = new IntersectionObserver((entries) => this.#look(entries), { rootMargin: AHEAD });
 
-  // What an opened photo asks of the desk
+  // Interface for the opened photo
 
   shown() {
     return this.#shown.filter((photo) => photo.state === "scored");
@@ -70,7 +70,7 @@ class Desk {
 
   // The server
 
-  /** Asks what the server is, and opens the desk. */
+  /** Requests the server's description, then opens the desk. */
   async start() {
     notice("");
     at("again").hidden = true;
@@ -100,9 +100,9 @@ class Desk {
     this.#change();
   }
 
-  // Photos come and go
+  // Adding and removing photos
 
-  /** Puts photos on the desk and has them scored; those that are there already are left out. */
+  /** Adds photos to the desk and has them scored. Photos that are already there are skipped. */
   add(given) {
     if (!this.#queue) {
       this.#early.push(...given);
@@ -149,19 +149,19 @@ class Desk {
     this.#queue.start(this.job);
   }
 
-  /** Stops, or goes on. */
+  /** Pauses or resumes scoring. */
   toggle() {
     if (this.#queue.running) this.#queue.stop();
     else this.#queue.start(this.job);
   }
 
-  /** Scores everything for another job. */
+  /** Scores all photos for another job. */
   choose(job) {
     this.job = job;
     this.anew();
   }
 
-  /** Scores everything once more. */
+  /** Scores all photos again. */
   anew() {
     this.#opened.forget();
     this.#queue.stop();
@@ -191,10 +191,10 @@ class Desk {
     link.href = url;
     link.download = `${parts.filter(Boolean).join("-")}.csv`;
     link.click();
-    setTimeout(() => URL.revokeObjectURL(url), 1000); // when the download has begun
+    setTimeout(() => URL.revokeObjectURL(url), 1000); // after the download has begun
   }
 
-  /** Draws at the next frame, however much changes until then. */
+  /** Draws once at the next frame, for any number of changes before it. */
   #change() {
     if (this.#drawing) return;
     this.#drawing = true;
@@ -245,7 +245,7 @@ class Desk {
     }
   }
 
-  /** Says what shared ranks mean, where there are any, and when the server has changed its model in between. */
+  /** Explains shared ranks if there are any, and warns if the server changed its model between scores. */
   #tell(scored) {
     const tied = scored.filter((photo) => this.#places.get(photo).tied);
     const error = tied[0]?.score.error;
@@ -287,7 +287,7 @@ class Desk {
     buttons[place].focus();
   }
 
-  /** Makes small pictures of the photos that come into sight. */
+  /** Makes thumbnails of the photos that scroll into view. */
   #look(entries) {
     for (const { target, isIntersecting } of entries) {
       if (!isIntersecting) continue;
@@ -314,12 +314,12 @@ function notice(words) {
   at("notice").hidden = !words;
 }
 
-/** Tells those who hear the page. */
+/** Announces a text to screen readers. */
 function say(words) {
   at("spoken").textContent = words;
 }
 
-/** Asks people for the API key; null when they give none. */
+/** Asks the person for the API key. Null if none is entered. */
 function askKey(refused) {
   const dialog = at("locked");
   at("locked-why").textContent = refused
@@ -337,7 +337,7 @@ at("again").addEventListener("click", () => desk.start());
 for (const id of ["add", "choose"]) at(id).addEventListener("click", () => at("files").click());
 at("files").addEventListener("change", ({ target }) => {
   desk.add(chosen(target.files));
-  target.value = ""; // the same file can be chosen again
+  target.value = ""; // so that the same file can be chosen again
 });
 at("download").addEventListener("click", () => desk.download());
 at("clear").addEventListener("click", () => desk.clear());

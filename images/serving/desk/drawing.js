@@ -1,10 +1,10 @@
-/** Elements and drawings made without markup in strings, so that no name or sentence is ever taken for HTML. */
+/** Elements and drawings, made without markup in strings, so that no name or sentence is parsed as HTML. */
 
 const SVG = "http://www.w3.org/2000/svg";
-const STEP = 24, FLOOR = 36, HEIGHT = 58; // of the chart of votes: width of a score, where bars stand, height in all
-const FULLEST = 0.4; // share of votes at which a bar is as high as it can be; fuller ones scale the chart down
+const STEP = 24, FLOOR = 36, HEIGHT = 58; // chart of votes: width of a score, baseline of the bars, total height
+const FULLEST = 0.4; // share of votes of a bar of full height; a larger share scales the whole chart down
 
-/** An element with attributes and children; an attribute that is null or false is left out. */
+/** An element with attributes and children. Attributes that are null or false are left out. */
 export function element(name, attributes = {}, ...children) {
   return filled(document.createElement(name), attributes, children);
 }
@@ -25,7 +25,7 @@ function filled(node, attributes, children) {
  * Ten votes as bars over the scale from 1 to 10, with the mean and its uncertainty beneath.
  *
  * @param score `{distribution, mean, std, error}`.
- * @param numbers whether every score of the scale is named, or only its ends.
+ * @param numbers true to label every score of the scale, false to label only its ends.
  */
 export function votes({ distribution, mean, std, error }, numbers = false) {
   const top = Math.max(FULLEST, ...distribution);

@@ -1,4 +1,4 @@
-/** One photo opened: large, under its maps, with advice before and after, and everything that the server said of it. */
+/** An opened photo: large, under its maps, before and after an edit, and with all results from the server. */
 
 import { Advice } from "./advice.js";
 import { element, mark, votes } from "./drawing.js";
@@ -8,7 +8,7 @@ import { Problem } from "./server.js";
 import { faces, named, points } from "./words.js";
 
 const KEPT = 24; // photos whose maps and advice are kept
-const RESTING = 400; // milliseconds that a photo is looked at before advice is asked for: none for those passed over
+const RESTING = 400; // milliseconds that a photo is shown before advice is requested: photos skipped over get none
 const CAPTIONS = {
   heat: "Bright places speak for the votes that are expected, whether low or high.",
   gains: "Orange places raise the score, purple ones lower it.",
@@ -22,25 +22,25 @@ export class Opened {
   #dialog = at("opened");
   #frame = at("frame");
   #photo = null;
-  #wanted = "photo"; // what people last chose to look at: it stays from photo to photo
-  #looking = new AbortController(); // ended when another photo is shown
-  #turn = 0; // of what is drawn in the frame: what arrives late is not drawn
+  #wanted = "photo"; // the view that the person chose last, kept from photo to photo
+  #looking = new AbortController(); // aborted when another photo is shown
+  #turn = 0; // number of the present drawing: results for an earlier number are not drawn
   #url = null;
   #maps = { heat: new Kept(KEPT, URL.revokeObjectURL), gains: new Kept(KEPT, URL.revokeObjectURL) };
   #advices = new Kept(KEPT);
   #advice;
 
   /**
-   * @param server asked for maps and advice.
-   * @param desk what it is opened from: `shown()` the photos in their order, `place(photo)`, `job`, `norms` by key,
-   *   `remove(photo)`, and `focus(photo)`, which takes the focus back.
+   * @param server source of maps and advice.
+   * @param desk the desk: `shown()` returns the photos in their order; `place(photo)`; `job`; `norms` by key;
+   *   `remove(photo)`; `focus(photo)` moves the focus back to the list.
    */
   constructor(server, desk) {
     this.#server = server;
     this.#desk = desk;
     this.#advice = new Advice(at("advice"), () => {
       this.#look("advice");
-      this.#frame.scrollIntoView({ block: "nearest" }); // on a phone it is above
+      this.#frame.scrollIntoView({ block: "nearest" }); // on a phone the frame is above the advice
     });
     at("previous").addEventListener("click", () => this.#step(-1));
     at("next").addEventListener("click", () => this.#step(1));
@@ -58,7 +58,7 @@ export class Opened {
     at("opened-name").focus();
   }
 
-  /** What was fetched for another job, or for photos that are gone, is given back. */
+  /** Discards maps and advice of another job or of removed photos. */
   forget() {
     for (const kept of [this.#maps.heat, this.#maps.gains, this.#advices]) kept.clear();
   }
@@ -81,7 +81,7 @@ export class Opened {
   #key(event) {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (!step || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
-    if (event.target.matches("input, pre")) return; // there, arrows move something else
+    if (event.target.matches("input, pre")) return; // there, arrow keys move the slider or the text
     event.preventDefault();
     this.#step(step);
   }
@@ -154,12 +154,12 @@ export class Opened {
     }
   }
 
-  /** Before and after can be looked at once there is an after. */
+  /** Enables the comparison of before and after once an edit is chosen. */
   #offer() {
     at("views").querySelector("[data-view=advice]").disabled = !this.#advice.chosen;
   }
 
-  // What is in the frame
+  // The frame
 
   #look(view) {
     this.#wanted = view;
@@ -172,7 +172,7 @@ export class Opened {
     const view = this.#wanted === "advice" && !this.#advice.chosen ? "photo" : this.#wanted;
     for (const button of at("views").children) button.setAttribute("aria-pressed", button.dataset.view === view);
     this.#advice.press(view === "advice");
-    this.#frame.setAttribute("aria-busy", "true"); // what is seen is of the photo before, and is dimmed
+    this.#frame.setAttribute("aria-busy", "true"); // the frame still shows the photo before, dimmed
     try {
       const drawn = await this.#drawn(view, signal);
       if (turn !== this.#turn) return;
@@ -191,7 +191,7 @@ export class Opened {
     this.#frame.removeAttribute("aria-busy");
   }
 
-  /** The node of a view and the words under it. */
+  /** The node of a view and its caption. */
   async #drawn(view, signal) {
     const photo = this.#photo;
     if (view === "advice") return this.#compared(photo, this.#advice.chosen);
@@ -217,14 +217,14 @@ export class Opened {
     return { node: comparison(before, after, photo.score.mean, edit.mean), caption: "Drag the line, or tab to it and use the arrow keys." };
   }
 
-  /** The photo with about as many pixels as its edited copy: a sharper one would compare unfairly. */
+  /** The photo with about as many pixels as its edited copy: a sharper photo would compare unfairly. */
   async #before(photo, after) {
     const whole = await loaded(this.#url, photo.name);
     if (!whole) return null;
     const scale = Math.min(1, Math.min(after.naturalWidth, after.naturalHeight) / Math.min(whole.naturalWidth, whole.naturalHeight));
     const url = await sized(photo.file, Math.round(scale * whole.naturalWidth), Math.round(scale * whole.naturalHeight));
     const image = url && (await loaded(url, photo.name));
-    if (url) URL.revokeObjectURL(url); // the image is decoded
+    if (url) URL.revokeObjectURL(url); // no longer needed, because the image is decoded
     return image;
   }
 
@@ -234,7 +234,7 @@ export class Opened {
   }
 }
 
-/** What is wrong in sentences, what could not be checked with why, and what is right in one line. */
+/** Broken norms as sentences, unchecked norms with their reasons, and kept norms in one line. */
 function norms(score) {
   const norm = (verdict, words) => element("li", { class: verdict }, mark(verdict), element("span", {}, words));
   const keys = (every) => every.map(({ key }) => named(key).toLowerCase()).join(", ");
@@ -260,7 +260,7 @@ function picture(image, ...over) {
   return node;
 }
 
-/** Two pictures with a line between them, which a slider over all of them moves. */
+/** Two pictures on top of each other, divided by a line that a slider moves. */
 function comparison(before, after, from, to) {
   after.className = "part";
   const slider = element("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": "Before and after" });

@@ -1,7 +1,7 @@
-/** One photo on the desk: its file, where it stands, and what the server said of it. */
+/** One photo on the desk: its file, its state and its results from the server. */
 
-const WIDE = 1.2; // times the middle photo's spread from which on people would disagree about a photo
-const FEW = 5; // photos below which no spread is unusual
+const WIDE = 1.2; // multiple of the median spread from which a photo counts as one that people disagree about
+const FEW = 5; // number of photos below which no spread counts as unusual
 
 export class Photo {
   /** `waiting`, `sent`, `scored` or `failed`. */
@@ -12,9 +12,9 @@ export class Photo {
   version = null;
   /** Why it failed. */
   problem = null;
-  /** Whether its votes would spread far more than those of the other photos; see `compareSpreads`. */
+  /** Whether its votes spread far more than those of the other photos; see `compareSpreads`. */
   unsure = false;
-  /** Object URL of its small picture; null when this browser cannot show it, undefined until it was tried. */
+  /** Object URL of its thumbnail. Null if this browser cannot show the photo, undefined before the first attempt. */
   picture = undefined;
 
   constructor(file, name) {
@@ -22,18 +22,18 @@ export class Photo {
     this.name = name;
   }
 
-  /** The upload norms that it breaks. */
+  /** The upload norms that the photo breaks. */
   get broken() {
     return this.score?.norms.filter((norm) => norm.kept === false) ?? [];
   }
 
-  /** Sends it anew; what was said of it no longer holds. */
+  /** Sets the photo to be sent again, and drops its earlier results. */
   reset() {
     Object.assign(this, { state: "waiting", score: null, problem: null, unsure: false });
   }
 }
 
-/** Marks the photos on which people would disagree unusually, beside the others on the desk. */
+/** Marks the photos whose spread of votes is unusual among the photos on the desk. */
 export function compareSpreads(scored) {
   const spreads = scored.map((photo) => photo.score.std).sort((one, other) => one - other);
   const usual = spreads.length < FEW ? Infinity : spreads[Math.floor(spreads.length / 2)];

@@ -1,16 +1,16 @@
-/** Pictures of photos, made in the browser, at most one at a time in memory at full size, and given back when done. */
+/** Thumbnails and reduced copies of photos, made in the browser. At most one full-size photo is in memory at a time. */
 
-const SMALL = 240; // pixels: height of a picture in the list, on dense screens twice its place
+const SMALL = 240; // pixels: height of a thumbnail, twice its height in the list for dense screens
 const QUALITY = 0.85;
 
 let turn = Promise.resolve();
 
 /**
- * A small copy of a photo, made when its turn comes.
+ * A thumbnail of a photo, made when its turn comes.
  *
  * @param file the photo.
- * @param shown tells whether it is still wanted.
- * @returns an object URL, null when this browser cannot show the format, undefined when it is not wanted any more.
+ * @param shown returns whether the thumbnail is still needed.
+ * @returns an object URL; null if this browser cannot show the format; undefined if no longer needed.
  */
 export function small(file, shown) {
   const made = turn.then(() => (shown() ? reduced(file, { resizeHeight: SMALL, resizeQuality: "medium" }) : undefined));
@@ -18,7 +18,7 @@ export function small(file, shown) {
   return made;
 }
 
-/** A copy of a photo with these pixels, so that it compares fairly with a picture of that size; null as for `small`. */
+/** A copy of a photo with a number of pixels, for a fair comparison with another picture. Null as in `small`. */
 export function sized(file, width, height) {
   return reduced(file, { resizeWidth: width, resizeHeight: height, resizeQuality: "high" });
 }
@@ -39,7 +39,7 @@ async function reduced(file, size) {
   return blob && URL.createObjectURL(blob);
 }
 
-/** Promises the image once it can be drawn, or null when this browser cannot show it. */
+/** A promise of the image once it can be drawn, or of null if this browser cannot show it. */
 export async function loaded(url, alt) {
   const image = new Image();
   image.alt = alt;
@@ -52,7 +52,7 @@ export async function loaded(url, alt) {
   }
 }
 
-/** What was fetched of the photos looked at last; what is pushed out, or forgotten, is disposed of. */
+/** Cache of fetched results of the photos viewed last. Evicted and removed results are disposed of. */
 export class Kept {
   #most;
   #dispose;
@@ -63,7 +63,7 @@ export class Kept {
     this.#dispose = dispose;
   }
 
-  /** The kept answer for a photo, or a new one; failures are not kept. */
+  /** The cached result for a photo, or a new one. Failures are not cached. */
   async get(photo, make) {
     if (this.#entries.has(photo)) return this.#entries.get(photo);
     const made = await make();

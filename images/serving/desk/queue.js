@@ -1,10 +1,10 @@
-/** Sends photos in batches within the server's limits, two requests at a time, until none is left or people stop it. */
+/** Sends photos in batches within the server's limits, two requests at a time, until all are sent or it is stopped. */
 
 import { Problem } from "./server.js";
 
 const LANES = 2; // requests in flight
-const BATCH = 8; // photos a request: few, so that the first scores come soon
-const ROOM = 4096; // bytes of a request that are its form and not photos
+const BATCH = 8; // photos in a request: few, so that the first scores come soon
+const ROOM = 4096; // bytes of a request reserved for the form around the photos
 const MEGABYTE = 1e6;
 
 export class Queue {
@@ -14,14 +14,14 @@ export class Queue {
   #changed;
   #refused;
   #job = "";
-  #run = null; // its stopper and the number of lanes at work
+  #run = null; // the present run: its abort controller and its number of active lanes
 
   /**
-   * @param server asked for scores.
-   * @param limits `photos` and `bytes` of a request, as the server tells them.
-   * @param photos the desk's photos; those that are waiting are sent.
-   * @param changed called whenever a photo or the queue itself changed.
-   * @param refused called with the problem when the server lets nobody in.
+   * @param server source of scores.
+   * @param limits `photos` and `bytes` of a request, from the server's description.
+   * @param photos the desk's photos; waiting photos are sent.
+   * @param changed callback for each change of a photo or of the queue.
+   * @param refused callback for the problem with which the server refuses every request.
    */
   constructor(server, limits, photos, { changed, refused }) {
     this.#server = server;
@@ -35,15 +35,15 @@ export class Queue {
     return this.#run !== null;
   }
 
-  /** Sends what is waiting; what is added meanwhile goes on the way too. */
+  /** Sends all waiting photos, including those added meanwhile. */
   start(job) {
     this.#job = job;
     const run = (this.#run ??= { stopper: new AbortController(), lanes: 0 });
-    for (let free = LANES - run.lanes; free > 0; free--) this.#lane(run); // one that finds nothing to do ends at once
+    for (let free = LANES - run.lanes; free > 0; free--) this.#lane(run); // a lane without photos ends at once
     this.#changed();
   }
 
-  /** Leaves what is not scored waiting. */
+  /** Stops sending. Photos without scores stay waiting. */
   stop() {
     this.#run?.stopper.abort();
     this.#run = null;
@@ -100,7 +100,7 @@ export class Queue {
         this.stop();
         this.#refused(error);
       } else if (error.status >= 400 && error.status < 500 && batch.length > 1) {
-        for (const photo of batch) await this.#score([photo], signal); // so that it fails for its own photo only
+        for (const photo of batch) await this.#score([photo], signal); // one request a photo, so that only the faulty photo fails
       } else for (const photo of batch) fail(photo, error);
     }
   }
@@ -110,7 +110,7 @@ function fail(photo, problem) {
   Object.assign(photo, { state: "failed", score: null, problem });
 }
 
-/** Those of the photos whose files are still there; the others fail. */
+/** The photos whose files can still be read. All other photos are marked as failed. */
 async function readable(batch) {
   const found = await Promise.all(
     batch.map((photo) => photo.file.slice(0, 1).arrayBuffer().then(() => true, () => false)),

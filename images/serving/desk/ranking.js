@@ -1,4 +1,4 @@
-/** The order of the scored photos, as `POST /rank` tells it for one request, here over the scores of many requests. */
+/** The ranking of scored photos, by the rule of `POST /rank`, over the scores of many requests. */
 
 /**
  * Rank photos by their mean scores, best first.
@@ -19,7 +19,7 @@ export function ranked(photos) {
   return places;
 }
 
-/** Whether two photos' difference is within the scorer's uncertainty. */
+/** Whether the difference of two photos is within the scorer's uncertainty. */
 function within(one, other) {
   const error = one.score.error ?? 0;
   return Math.abs(one.score.mean - other.score.mean) <= error;

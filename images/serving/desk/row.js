@@ -1,4 +1,4 @@
-/** A photo's row in the list: rank, small picture, what is wrong with it, its votes and its score. */
+/** A photo's row in the list: rank, thumbnail, broken norms or problem, votes and score. */
 
 import { element, votes } from "./drawing.js";
 import { points } from "./words.js";
@@ -7,12 +7,12 @@ const template = document.querySelector("#row");
 
 export class Row {
   #parts;
-  #shown = null; // the score or problem that is drawn
+  #shown = null; // the drawn score or problem
 
   /**
-   * @param photo whose row it is.
-   * @param open called to open the photo.
-   * @param retry called to send it again.
+   * @param photo the photo of the row.
+   * @param open callback that opens the photo.
+   * @param retry callback that sends the photo again.
    */
   constructor(photo, open, retry) {
     this.photo = photo;
@@ -33,10 +33,10 @@ export class Row {
   }
 
   /**
-   * Shows where the photo stands.
+   * Shows the photo's state.
    *
-   * @param place `{rank, tied}` when it is scored.
-   * @param joins `{before, after}`: whether the rows next to it in the list share its rank.
+   * @param place `{rank, tied}` of a scored photo.
+   * @param joins `{before, after}`: whether the neighbouring rows share the photo's rank.
    */
   update(place, joins) {
     const { photo } = this;
@@ -58,14 +58,14 @@ export class Row {
     this.#place();
   }
 
-  /** Shows the small picture, or says that there is none. */
+  /** Shows the thumbnail, or says that there is none. */
   picture(url) {
     const type = this.photo.name.split(".").pop().toUpperCase();
     this.#parts.thumbnail.replaceChildren(url ? element("img", { src: url, alt: "" }) : type.slice(0, 5));
     this.#place();
   }
 
-  /** Moves the small picture so that the face is in the middle of its frame, where there is one. */
+  /** Centres the thumbnail on the face, if there is one. */
   #place() {
     const image = this.#parts.thumbnail.querySelector("img");
     const box = this.photo.score?.face?.box;
@@ -79,7 +79,7 @@ function clamped(share) {
   return Math.min(Math.max(share, 0), 100).toFixed(1);
 }
 
-/** A rank; a shared one with the sign that tables of results use, and in words for those who hear it. */
+/** A rank. A shared rank has the sign of results tables, and words for screen readers. */
 export function rankOf(place) {
   if (!place) return [];
   const shared = place.tied ? [element("span", { "aria-hidden": "true" }, "="), element("span", { class: "unseen" }, " shared")] : [];

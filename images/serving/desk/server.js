@@ -1,15 +1,15 @@
 /**
- * What the desk asks of its server, and how it waits, tries again and gives up.
+ * Client of the desk's server: requests, waiting, retries and giving up.
  *
- * Every path is relative, so the desk also works behind a proxy that adds a prefix, and asks no other host.
+ * All paths are relative, so the desk also works behind a proxy that adds a prefix. No other host receives requests.
  */
 
 const BUSY = [429, 503];
-const TRIES = 4; // of a request that the server did not answer at all
-const PATIENCE = 20; // answers "busy" to one request before it is given up
+const TRIES = 4; // attempts for a request without any response
+const PATIENCE = 20; // responses 429 to one request before it is given up
 const SECOND = 1000;
 
-/** A request or a photo that the server, or the way to it, refused; `message` is what people read. */
+/** The error of a request or a photo, from the server or from the network. `message` is the text for people. */
 export class Problem extends Error {
   constructor(message, { status = 0, told = null } = {}) {
     super(message);
@@ -17,7 +17,7 @@ export class Problem extends Error {
     this.told = told;
   }
 
-  /** From a problem document (RFC 9457): its detail, or what else it says. */
+  /** A problem from a problem document (RFC 9457): its detail, or another of its texts. */
   static of(told, status = told?.status ?? 0) {
     const message = told?.detail || told?.title || `The server answered ${status} without a reason.`;
     return new Problem(message[0].toUpperCase() + message.slice(1), { status, told });
@@ -26,20 +26,20 @@ export class Problem extends Error {
 
 export class Server {
   #key = "";
-  #asked = null; // the one dialog that several refused requests wait for
+  #asked = null; // the dialog for the key, shared by all refused requests
   #askKey;
   #wait;
 
   /**
-   * @param askKey called with whether a key was refused; promises the API key, or null when nobody gives one.
-   * @param wait called with the seconds after which a busy server is asked again, 0 when it answered.
+   * @param askKey callback with true if a key was refused; returns a promise of the API key, or of null for none.
+   * @param wait callback with the seconds until a busy server is tried again; 0 when the server has answered.
    */
   constructor({ askKey, wait }) {
     this.#askKey = askKey;
     this.#wait = wait;
   }
 
-  /** What this server is: model, jobs, norms and limits. */
+  /** The server's description: model, jobs, norms and limits. */
   async about(signal) {
     return (await this.#ask("about", null, signal)).json();
   }
@@ -47,8 +47,8 @@ export class Server {
   /**
    * Scores of photos.
    *
-   * @returns `{version, photos}`: who scored, and one answer a photo, in their order: a score, or `{problem}`.
-   * @throws {Problem} the request as a whole was refused.
+   * @returns `{version, photos}`: the model's version, and a score or `{problem}` for each photo, in their order.
+   * @throws {Problem} if the whole request is refused.
    */
   async score(files, job, signal) {
     const answer = await this.#ask("score", form("photos", files, job), signal, [422]);
@@ -62,7 +62,7 @@ export class Server {
     return (await this.#ask(`explain?map=${map}`, form("photo", [file], job), signal)).blob();
   }
 
-  /** Edits that would raise the score, with previews, and those that were refused. */
+  /** Edits that would raise the score, with previews, and rejected edits. */
   async advise(file, job, signal) {
     return (await this.#ask("advise", form("photo", [file], job), signal)).json();
   }
@@ -86,7 +86,7 @@ export class Server {
     }
   }
 
-  /** The answer, or null when there is none. */
+  /** The response, or null if there is none. */
   async #send(path, body, key, signal) {
     const headers = { Accept: "application/json, application/problem+json, image/png" };
     if (key) headers.Authorization = `Bearer ${key}`;
@@ -108,9 +108,9 @@ export class Server {
     }
   }
 
-  /** Asks for the key, once for all requests that were refused with the same one. */
+  /** Asks for the key, once for all requests that were refused with the same key. */
   async #unlock(used, answer) {
-    if (this.#key !== used) return; // another request has brought a newer one
+    if (this.#key !== used) return; // another request has already obtained a newer key
     this.#asked ??= this.#askKey(used !== "").finally(() => (this.#asked = null));
     const key = await this.#asked;
     if (!key) throw Problem.of(await json(answer), 401);
@@ -118,7 +118,7 @@ export class Server {
   }
 }
 
-/** Seconds to wait: `Retry-After` tells seconds or a date; without it, two. */
+/** Seconds to wait: from `Retry-After`, which holds seconds or a date. Two without the header. */
 export function retryAfter(header) {
   const seconds = header?.match(/^\d+$/) ? Number(header) : (Date.parse(header) - Date.now()) / SECOND;
   return Number.isFinite(seconds) ? Math.min(Math.max(seconds, 0.25), 120) : 2;
@@ -135,7 +135,7 @@ async function json(answer) {
   try {
     return await answer.json();
   } catch {
-    return null; // a proxy's page, or nothing
+    return null; // not JSON: a proxy's page, or an empty body
   }
 }
 

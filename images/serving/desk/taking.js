@@ -1,4 +1,4 @@
-/** Photos as people give them: chosen, dropped (also whole folders) or pasted. Each as `{file, name}`. */
+/** Photos that a person chooses, drops (folders too) or pastes, as `{file, name}`. */
 
 const PHOTO = /\.(jpe?g|png|webp|hei[cf]|gif|tiff?|bmp)$/i;
 
@@ -8,7 +8,7 @@ export function chosen(files) {
   return [...files].map((file) => ({ file, name: file.name }));
 }
 
-/** From a clipboard, where every picture has the same name. */
+/** Photos from a clipboard, where every picture has the same name. */
 export function pasted(files) {
   return [...files].map((file) => {
     const name = `pasted-${++pastes}.${file.type.split("/").pop()}`;
@@ -17,9 +17,9 @@ export function pasted(files) {
 }
 
 /**
- * From a drop; of folders, the photos in them, named by their way from there.
+ * Photos from a drop. Photos in dropped folders are named by their path.
  *
- * Must be called while the event is handled: afterwards it is empty.
+ * Must be called while the event is handled, because its data is empty afterwards.
  */
 export async function dropped(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
@@ -41,7 +41,7 @@ async function walked(entry) {
   return found;
 }
 
-/** Of a folder: browsers tell a hundred at a time. */
+/** The entries of a folder. Browsers return a hundred at a time. */
 async function children(folder) {
   const reader = folder.createReader();
   const every = [];

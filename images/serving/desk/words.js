@@ -1,4 +1,4 @@
-/** Figures and names as people read them. */
+/** Numbers and names as text for people. */
 
 /** A score on the scale from 1 to 10. */
 export function points(value) {
@@ -21,7 +21,7 @@ export function counted(number, one, several = `${one}s`) {
   return `${number.toLocaleString()} ${number === 1 ? one : several}`;
 }
 
-/** What a face detector found, or null when none looked. */
+/** The result of the face detector as text, or null if there is no detector. */
 export function faces(face) {
   if (!face) return null;
   if (!face.found) return "No face found";
