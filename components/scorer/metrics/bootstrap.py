@@ -11,7 +11,7 @@ import numpy.typing as npt
 from components.scorer.metrics import regression
 from components.scorer.metrics.regression import METRICS, Array, MetricInputs
 
-_CHUNK = 100_000  # numbers of a bootstrap held at once: 0.8 MB a copy stay in the cache, twice as fast as 16 MB
+_CHUNK = 100_000  # numbers resampled at once: copies of 0.8 MB stay in the CPU cache, twice as fast as 16 MB
 
 
 def bootstrap(
@@ -24,67 +24,67 @@ def bootstrap(
     names: tuple[str, ...] = METRICS,
     groups: Sequence[str] = (),
 ) -> dict[str, Array]:
-    """Each metric on photos drawn again and again, with replacement.
+    """Return each metric on bootstrap resamples of the photos, drawn with replacement.
 
-    The same number of photos (or the same groups) and the same seed draw the same photos: for two scorers on the
-    same photos the draws are paired, and their difference is that of the two on one draw.
+    The same number of photos (or the same groups) and the same seed draw the same photos. The resamples of two scorers
+    on the same photos are therefore paired, and the difference of two metrics can be taken resample by resample.
 
     Photos of one group resemble each other and are drawn together, as many groups as there are (the cluster
     bootstrap: Davison and Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8, strategy 1).
 
     Args:
-        truth: float [n, 10], people's votes.
-        predicted: float [n, 10], the scorer's.
-        threshold: of accuracy.
-        resamples: how many draws.
-        seed: of the draws.
-        names: the metrics wanted.
-        groups: n labels; "" is a group of its own, and so is each photo where there are none.
+        truth: float [n, 10], votes of people.
+        predicted: float [n, 10], votes predicted by the scorer.
+        threshold: Mean score from which accuracy counts a photo as high.
+        resamples: Number of resamples.
+        seed: Seed of the random draws.
+        names: Names of the metrics.
+        groups: n group labels. A photo labelled "" is its own group; without labels, every photo is its own group.
 
     Returns:
-        float64 [resamples] by name.
+        float64 [resamples] by name of the metric.
 
     Raises:
-        ValueError: the shapes differ or are not [n, 10], or there are labels for more or fewer photos.
+        ValueError: The shapes differ or are not [n, 10], or the number of labels is not the number of photos.
     """
-    pairs = MetricInputs.of(truth, predicted)
-    if not len(pairs.truth):
+    inputs = MetricInputs.of(truth, predicted)
+    if not len(inputs.truth):
         return {name: np.full(resamples, np.nan) for name in names}
-    parts: dict[str, list[Array]] = {name: [] for name in names}
-    for index in _draws(cluster(groups, len(pairs.truth)), resamples, np.random.default_rng(seed)):
-        drawn = pairs.take(index)
+    chunks: dict[str, list[Array]] = {name: [] for name in names}
+    for index in _draws(cluster(groups, len(inputs.truth)), resamples, np.random.default_rng(seed)):
+        resample = inputs.take(index)
         for name in names:
-            parts[name].append(drawn.measure(name, threshold))
-    return {name: np.concatenate(part) for name, part in parts.items()}
+            chunks[name].append(resample.measure(name, threshold))
+    return {name: np.concatenate(metric_chunks) for name, metric_chunks in chunks.items()}
 
 
 def cluster(groups: Sequence[str], photos: int) -> npt.NDArray[np.integer]:
-    """Photos by group as numbers.
+    """Return the group index of each photo.
 
     Args:
-        groups: a label a photo; "" is a group of its own. No labels at all: each photo is one.
-        photos: how many there are.
+        groups: One label per photo. A photo labelled "" is its own group; without labels, every photo is its own group.
+        photos: Number of photos.
 
     Returns:
-        int64 [photos], from 0 to one less than the number of groups.
+        int64 [photos], from 0 to the number of groups minus 1.
 
     Raises:
-        ValueError: there are labels for more or fewer photos.
+        ValueError: The number of labels is not the number of photos.
     """
     if not len(groups):
         return np.arange(photos)
     if len(groups) != photos:
         raise ValueError(f"expected a group for each of {photos} photos, got {len(groups)}")
-    labels = [(group, 0 if group else place) for place, group in enumerate(groups)]
-    numbers: dict[tuple[str, int], int] = {}
-    return np.array([numbers.setdefault(label, len(numbers)) for label in labels])
+    labels = [(group, 0 if group else index) for index, group in enumerate(groups)]
+    indices: dict[tuple[str, int], int] = {}
+    return np.array([indices.setdefault(label, len(indices)) for label in labels])
 
 
 def interval(draws: Array, confidence: float = 0.95) -> tuple[float, float]:
-    """The percentile interval of bootstrap draws [resamples].
+    """Return the percentile interval, low and high, of a metric's bootstrap resamples [resamples].
 
-    Draws that left a metric undefined (a handful of photos drawn all alike) are passed over; with none left
-    both ends are NaN.
+    Resamples without a finite metric (a few photos, all drawn alike) are ignored. If no resample is left, both ends
+    are NaN.
     """
     defined = draws[np.isfinite(draws)]
     if not len(defined):
@@ -94,67 +94,69 @@ def interval(draws: Array, confidence: float = 0.95) -> tuple[float, float]:
 
 
 def redraws(cluster_of: npt.NDArray[np.integer], resamples: int, seed: int) -> Iterator[Array]:
-    """How often each photo is taken by draws with replacement, for statistics that can weigh photos.
+    """Yield bootstrap resamples as the count of each photo, for statistics that take weights.
 
-    Weighing is much faster than drawing where many slices of the same photos are measured.
+    Weighting is much faster than indexing when many slices of the same photos are measured.
 
     Args:
-        cluster_of: int [n], from 0 and without gaps: photos with one number are drawn together.
-        resamples: how many draws.
-        seed: of the draws.
+        cluster_of: int [n], group index of each photo, from 0 and without gaps; a group is drawn as a whole.
+        resamples: Number of resamples.
+        seed: Seed of the random draws.
 
     Yields:
-        float64 [some, n], whole numbers from 0; together ``resamples`` rows.
+        float64 [rows, n], whole numbers from 0; ``resamples`` rows in total.
     """
     rng, clusters = np.random.default_rng(seed), int(cluster_of.max(initial=-1)) + 1
-    at_once = max(1, _CHUNK // max(1, len(cluster_of)))
-    for start in range(0, resamples if clusters else 0, at_once):
-        rows = min(at_once, resamples - start)
+    chunk_rows = max(1, _CHUNK // max(1, len(cluster_of)))
+    for start in range(0, resamples if clusters else 0, chunk_rows):
+        rows = min(chunk_rows, resamples - start)
         drawn = rng.integers(clusters, size=(rows, clusters)) + clusters * np.arange(rows)[:, None]
         yield np.bincount(drawn.ravel(), minlength=rows * clusters).reshape(rows, clusters)[:, cluster_of].astype(float)
 
 
 def weighted_srcc(truth: Array, predicted: Array, weights: Array) -> Array:
-    """Spearman's rank correlation of photos taken several times, or not at all.
+    """Return Spearman's rank correlation (SRCC) of weighted photos.
 
     Args:
-        truth: float [n], mean scores.
-        predicted: float [n].
-        weights: float [..., n], how often each photo is taken.
+        truth: float [n], mean scores of people.
+        predicted: float [n], predicted mean scores.
+        weights: float [..., n], number of times that each photo counts.
 
     Returns:
-        float64 [...], as ``srcc`` finds with the photos repeated; NaN where one side is constant.
+        float64 [...], equal to ``srcc`` of the repeated photos; NaN where one side is constant.
     """
     if not (regression.varies(truth) and regression.varies(predicted)):
         return np.full(weights.shape[:-1], np.nan)
     t, p = _weighted_ranks(truth, weights), _weighted_ranks(predicted, weights)
-    together, alone, other = ((weights * a * b).sum(axis=-1) for a, b in ((t, p), (t, t), (p, p)))
+    covariance, truth_variance, predicted_variance = (
+        (weights * a * b).sum(axis=-1) for a, b in ((t, p), (t, t), (p, p))
+    )
     with np.errstate(invalid="ignore", divide="ignore"):
-        r = together / np.sqrt(alone * other)
-    # Two different values have ranks whose squares sum to 0.5 at least: below that all are tied.
-    return np.where(np.minimum(alone, other) > 0.25, np.clip(r, -1, 1), np.nan)
+        r = covariance / np.sqrt(truth_variance * predicted_variance)
+    # Ranks of two different values have a sum of squares of at least 0.5; below it all values are tied.
+    return np.where(np.minimum(truth_variance, predicted_variance) > 0.25, np.clip(r, -1, 1), np.nan)
 
 
 def _draws(
     group: npt.NDArray[np.integer], resamples: int, rng: np.random.Generator
 ) -> Iterator[npt.NDArray[np.integer]]:
-    """Places of the photos drawn, [resamples at once, photos]: with replacement, whole groups."""
+    """Yield indices of the drawn photos, [rows, photos]: whole groups, drawn with replacement."""
     photos, groups = len(group), group.max() + 1
     if groups == photos:
-        at_once = max(1, _CHUNK // photos)
-        for start in range(0, resamples, at_once):
-            yield rng.integers(photos, size=(min(at_once, resamples - start), photos))
+        chunk_rows = max(1, _CHUNK // photos)
+        for start in range(0, resamples, chunk_rows):
+            yield rng.integers(photos, size=(min(chunk_rows, resamples - start), photos))
         return
     members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
     for _ in range(resamples):
-        yield np.concatenate([members[drawn] for drawn in rng.integers(groups, size=groups)])[None]
+        yield np.concatenate([members[chosen] for chosen in rng.integers(groups, size=groups)])[None]
 
 
 def _weighted_ranks(values: Array, weights: Array) -> Array:
-    """Ranks of values [n] that are taken ``weights`` [..., n] times, ties by their mean, less the mean rank."""
-    different, place = np.unique(values, return_inverse=True)
-    order = np.argsort(place, kind="stable")
-    starts = np.searchsorted(place[order], np.arange(len(different)))
-    taken = np.add.reduceat(weights[..., order], starts, axis=-1)
-    ranks = np.cumsum(taken, axis=-1) - taken / 2
-    return ranks[..., place] - weights.sum(axis=-1, keepdims=True) / 2
+    """Return centred ranks of values [n] repeated ``weights`` [..., n] times; tied values get their mean rank."""
+    distinct, index = np.unique(values, return_inverse=True)
+    order = np.argsort(index, kind="stable")
+    starts = np.searchsorted(index[order], np.arange(len(distinct)))
+    counts = np.add.reduceat(weights[..., order], starts, axis=-1)
+    ranks = np.cumsum(counts, axis=-1) - counts / 2
+    return ranks[..., index] - weights.sum(axis=-1, keepdims=True) / 2

@@ -1,4 +1,4 @@
-"""Confusion matrix and ROC curve of photos that are accepted from a score on."""
+"""Confusion matrix and ROC curve of classifying photos by a threshold on their mean score."""
 
 import numpy as np
 
@@ -6,37 +6,51 @@ from components.scorer.metrics.regression import Array
 
 
 def confusion(truth: Array, predicted: Array, threshold: float = 5.5) -> list[list[int]]:
-    """Photos by people's class (rows: low, high) and the scorer's (columns: low, high); mean scores [n] each.
+    """Return the confusion matrix: rows are people's class (low, high), columns the scorer's class (low, high).
 
-    A photo for which the scorer has no number is in neither column.
+    A photo without a finite predicted score is counted in neither column.
+
+    Args:
+        truth: float [n], people's mean scores.
+        predicted: float [n], predicted mean scores.
+        threshold: Mean score from which a photo is high.
     """
     known = np.isfinite(predicted)
-    high, called_high = np.asarray(truth)[known] >= threshold, np.asarray(predicted)[known] >= threshold
-    return [[int(np.sum((high == row) & (called_high == column))) for column in (False, True)] for row in (False, True)]
+    is_high, predicted_high = np.asarray(truth)[known] >= threshold, np.asarray(predicted)[known] >= threshold
+    return [
+        [int(np.sum((is_high == row) & (predicted_high == column))) for column in (False, True)]
+        for row in (False, True)
+    ]
 
 
 def roc(truth: Array, predicted: Array, threshold: float = 5.5, points: int = 200) -> dict[str, list[float]]:
-    """The receiver operating characteristic of calling a photo high when its predicted mean is high enough.
+    """Return the ROC curve (receiver operating characteristic) of predicting high photos by the predicted mean score.
 
     Args:
-        truth: float [n], people's mean scores; at or above ``threshold`` a photo is truly high.
-        predicted: float [n], the scorer's.
-        threshold: that parts people's high and low.
-        points: at most so many are given, evenly taken.
+        truth: float [n], people's mean scores; a photo is truly high from ``threshold`` on.
+        predicted: float [n], predicted mean scores.
+        threshold: Mean score from which a photo is truly high.
+        points: Largest number of points; more points are thinned out evenly.
 
     Returns:
-        ``false_positive_rate``, ``true_positive_rate`` and ``threshold`` (of the predicted mean, falling), lists of
-        finite floats from (0, 0) to (1, 1); empty lists where a class has no photo or a prediction is not finite.
+        ``false_positive_rate``, ``true_positive_rate`` and ``threshold`` (of the predicted mean, falling): lists of
+        finite floats from (0, 0) to (1, 1). The lists are empty if a class has no photo or a prediction is not finite.
     """
-    high = np.asarray(truth) >= threshold
-    if not high.any() or high.all() or not np.isfinite(predicted).all():
+    is_high = np.asarray(truth) >= threshold
+    if not is_high.any() or is_high.all() or not np.isfinite(predicted).all():
         return {"false_positive_rate": [], "true_positive_rate": [], "threshold": []}
-    # Above the highest prediction no photo is called high: the curve's first point, without an infinity.
-    cuts = np.concatenate([[np.max(predicted) + 1], np.unique(predicted)[::-1]])
-    cuts = cuts[np.unique(np.linspace(0, len(cuts) - 1, min(points, len(cuts))).round().astype(int))]
-    highs, lows = np.sort(predicted[high]), np.sort(predicted[~high])
+    # The first threshold lies above the highest prediction: no photo is predicted high, and no infinity is needed.
+    thresholds = np.concatenate([[np.max(predicted) + 1], np.unique(predicted)[::-1]])
+    thresholds = thresholds[
+        np.unique(np.linspace(0, len(thresholds) - 1, min(points, len(thresholds))).round().astype(int))
+    ]
+    high_scores, low_scores = np.sort(predicted[is_high]), np.sort(predicted[~is_high])
     return {
-        "false_positive_rate": [float(1 - np.searchsorted(lows, cut) / len(lows)) for cut in cuts],
-        "true_positive_rate": [float(1 - np.searchsorted(highs, cut) / len(highs)) for cut in cuts],
-        "threshold": [float(cut) for cut in cuts],
+        "false_positive_rate": [
+            float(1 - np.searchsorted(low_scores, limit) / len(low_scores)) for limit in thresholds
+        ],
+        "true_positive_rate": [
+            float(1 - np.searchsorted(high_scores, limit) / len(high_scores)) for limit in thresholds
+        ],
+        "threshold": [float(limit) for limit in thresholds],
     }

@@ -1,6 +1,6 @@
-"""How well raters agree with each other, and how well a scorer can agree with them at most.
+"""Reliability of raters, and the ceiling that the raters' noise sets for any scorer's correlations.
 
-Source: reliability after Spearman (1910) and Brown (1910).
+Source: split-half reliability by Spearman (1910) and Brown (1910).
 """
 
 from collections.abc import Callable
@@ -16,71 +16,74 @@ from components.scorer.settings import SCORES
 
 @dataclass(frozen=True)
 class Reliability:
-    """How well raters agree with each other, and the ceiling that this sets for any scorer."""
+    """Split-half reliability of the raters' mean scores, and the ceiling that it sets for any scorer's LCC."""
 
     split_half: float
-    """Pearson correlation between photos' means by one random half of the raters and by the other."""
+    """Pearson correlation of photos' means between two random halves of the raters, averaged over the splits."""
     spearman_brown: float
-    """The same for means by all raters, 2r / (1 + r) (Spearman 1910, Brown 1910): the means' reliability."""
+    """Reliability of the means of all raters, 2r / (1 + r) of `split_half` (Spearman 1910, Brown 1910)."""
     ceiling: float
-    """The highest LCC that even a perfect scorer can reach against the observed means: its square root."""
+    """Highest LCC of a perfect scorer with the observed means: the square root of `spearman_brown`."""
     photos: int
-    """Photos with a rater in both halves, on average over the splits."""
+    """Number of photos with a rater in both halves, averaged over the splits."""
     splits: int
-    """Random splits over which the correlation is averaged."""
+    """Number of random splits."""
 
 
 def reliability(
     photos: npt.ArrayLike, raters: npt.ArrayLike, scores: npt.ArrayLike, *, splits: int = 100, seed: int = 1
 ) -> Reliability | None:
-    """Reliability from single ratings: the raters are parted at random, each with all of their ratings.
+    """Return the reliability of single ratings by splitting the raters at random, each with all of their ratings.
 
-    Parting the raters, not each photo's ratings, keeps a harsh rater on one side, so that raters' habits count
-    as the noise they are.
+    Splitting the raters instead of each photo's ratings keeps a harsh rater on one side. Raters' habits therefore
+    count as noise.
 
     Args:
-        photos: [m], whose rating it is: any labels.
-        raters: [m], by whom: any labels.
+        photos: [m], label of the rated photo.
+        raters: [m], label of the rater.
         scores: float [m], from 1 to 10.
-        splits: random splits to average over.
-        seed: of the splits.
+        splits: Number of random splits to average over.
+        seed: Seed of the splits.
 
     Returns:
-        None where fewer than three photos have two raters, or the halves' means do not vary.
+        The reliability; None if fewer than three photos have two raters, or the halves' means do not vary.
 
     Raises:
-        ValueError: the three differ in length.
+        ValueError: The three arrays differ in length.
     """
     photo, rater, score = np.asarray(photos), np.asarray(raters), np.asarray(scores, float)
     if not len(photo) == len(rater) == len(score):
         raise ValueError(
             f"expected a photo, a rater and a score a rating, got {len(photo)}, {len(rater)} and {len(score)} of them"
         )
-    photo, rater = np.unique(photo, return_inverse=True)[1], np.unique(rater, return_inverse=True)[1]
+    photo, rater = (
+        np.unique(photo, return_inverse=True)[1],
+        np.unique(rater, return_inverse=True)[1],
+    )
     size, rng = photo.max(initial=-1) + 1, np.random.default_rng(seed)
 
-    def half_means() -> tuple[Array, Array]:
-        chosen = (rng.permutation(rater.max(initial=-1) + 1) % 2 == 0)[rater]
-        return tuple(_group_means(photo[side], score[side], size) for side in (chosen, ~chosen))
+    def random_half_means() -> tuple[Array, Array]:
+        in_first_half = (rng.permutation(rater.max(initial=-1) + 1) % 2 == 0)[rater]
+        return tuple(_group_means(photo[mask], score[mask], size) for mask in (in_first_half, ~in_first_half))
 
-    return _over_splits(half_means, splits)
+    return _over_splits(random_half_means, splits)
 
 
 def reliability_of_counts(counts: npt.ArrayLike, *, splits: int = 100, seed: int = 1) -> Reliability | None:
-    """Reliability from vote counts: each photo's votes are parted at random into halves.
+    """Return the reliability of vote counts by splitting each photo's votes into random halves.
 
     A random half of ten counts follows the multivariate hypergeometric distribution.
 
     Args:
-        counts: [n, 10], how many raters gave a photo each score; shares times raters are rounded.
-        splits: random splits to average over.
-        seed: of the splits.
+        counts: [n, 10], number of raters that gave a photo each score. Counts from shares of votes are rounded.
+        splits: Number of random splits to average over.
+        seed: Seed of the splits.
 
     Returns:
-        None where fewer than three photos have two votes, or the halves' means do not vary.
+        The reliability; None if fewer than three photos have two votes, or the halves' means do not vary.
 
     Raises:
-        ValueError: ``counts`` is not [n, 10], or is negative or not finite.
+        ValueError: ``counts`` is not [n, 10], or has negative or non-finite values.
     """
     votes, rng = _whole(counts), np.random.default_rng(seed)
 
@@ -92,88 +95,90 @@ def reliability_of_counts(counts: npt.ArrayLike, *, splits: int = 100, seed: int
 
 
 def ceilings(counts: npt.ArrayLike, *, splits: int = 100, seed: int = 1) -> dict[str, float] | None:
-    """The LCC, SRCC and KRCC that a scorer which knows each photo's true mean reaches against the observed means.
+    """Return the LCC, SRCC and KRCC of a perfect scorer, which knows each photo's true mean, with the observed means.
 
-    The observed means carry the noise of the raters who happened to be asked. For LCC the ceiling is the square root
-    of their reliability. Ranks have no such law, so that each rank correlation is taken between random halves of the
-    raters, turned into the Pearson correlation that a bivariate normal distribution has with it, stepped up and
-    rooted like that one, and turned back: ``r = sin(π τ / 2)`` (Greiner 1909) and ``r = 2 sin(π ρ / 6)`` (Pearson
-    1907; both in Kruskal, "Ordinal measures of association", 1958). For means that are not normal these
-    two are approximate.
+    The observed means carry the sampling noise of their raters. The ceiling of LCC is the square root of the means'
+    reliability. Rank correlations have no such law. Each rank correlation between random halves of the raters is
+    therefore converted to the Pearson correlation of a bivariate normal distribution. That correlation is corrected
+    by Spearman and Brown's formula, its square root is taken, and the result is converted back. The conversions are
+    ``r = sin(π τ / 2)`` (Greiner 1909) and ``r = 2 sin(π ρ / 6)`` (Pearson 1907; both in Kruskal, "Ordinal measures of
+    association", 1958). They are approximate for means that are not normal.
 
     Args:
-        counts: [n, 10], how many raters gave a photo each score.
-        splits: random splits to average over.
-        seed: of the splits.
+        counts: [n, 10], number of raters that gave a photo each score.
+        splits: Number of random splits to average over.
+        seed: Seed of the splits.
 
     Returns:
-        Floats from 0 to 1 by ``lcc``, ``srcc`` and ``krcc``; None where fewer than three photos have two votes, or
-        the halves' means do not vary.
+        Floats from 0 to 1 by ``lcc``, ``srcc`` and ``krcc``; None if fewer than three photos have two votes, or the
+        halves' means do not vary.
 
     Raises:
-        ValueError: as ``reliability_of_counts``.
+        ValueError: ``counts`` is not [n, 10], or has negative or non-finite values.
     """
     votes, rng = _whole(counts), np.random.default_rng(seed)
-    halves: list[tuple[float, ...]] = []
+    correlations: list[tuple[float, ...]] = []
     for _ in range(splits):
         half = _random_half(votes, rng)
-        one, other = regression.mean_scores(half), regression.mean_scores(votes - half)
-        both = np.isfinite(one) & np.isfinite(other)
-        if both.sum() >= 3:
-            halves.append(tuple(float(OF_MEANS[name](one[both], other[both])) for name in _AS_NORMAL))
-    if not np.isfinite(halves).any():
+        first_means, second_means = regression.mean_scores(half), regression.mean_scores(votes - half)
+        is_valid = np.isfinite(first_means) & np.isfinite(second_means)
+        if is_valid.sum() >= 3:
+            correlations.append(
+                tuple(float(OF_MEANS[name](first_means[is_valid], second_means[is_valid])) for name in _AS_NORMAL)
+            )
+    if not np.isfinite(correlations).any():
         return None
-    found = dict(zip(_AS_NORMAL, np.nanmean(halves, axis=0).tolist(), strict=True))
+    average = dict(zip(_AS_NORMAL, np.nanmean(correlations, axis=0).tolist(), strict=True))
     return {
-        name: float(back(_stepped_up(to_pearson(found[name])) ** 0.5))
-        for name, (to_pearson, back) in _AS_NORMAL.items()
+        name: float(from_pearson(_stepped_up(to_pearson(average[name])) ** 0.5))
+        for name, (to_pearson, from_pearson) in _AS_NORMAL.items()
     }
 
 
 def one_against_rest(counts: npt.ArrayLike, *, draws: int = 100, seed: int = 1) -> dict[str, float] | None:
-    """How well one rater, drawn at random for each photo, agrees with the mean of the photo's others.
+    """Return the correlations of one random rater of each photo with the mean of the photo's other raters.
 
-    Each photo draws its own rater, so that raters' differing severity counts as the noise that it is for a photo.
+    The rater is drawn for each photo anew. Differences in the raters' severity therefore count as noise.
 
     Args:
-        counts: [n, 10], how many raters gave a photo each score.
-        draws: of raters, to average over.
-        seed: of the draws.
+        counts: [n, 10], number of raters that gave a photo each score.
+        draws: Number of random draws to average over.
+        seed: Seed of the draws.
 
     Returns:
-        Floats by ``lcc``, ``srcc`` and ``krcc``; None where fewer than three photos have two votes, or the scores
-        do not vary.
+        Floats by ``lcc``, ``srcc`` and ``krcc``; None if fewer than three photos have two votes, or the scores do not
+        vary.
 
     Raises:
-        ValueError: as ``reliability_of_counts``.
+        ValueError: ``counts`` is not [n, 10], or has negative or non-finite values.
     """
     votes, rng = _whole(counts), np.random.default_rng(seed)
     votes = votes[votes.sum(axis=1) >= 2]
     if len(votes) < 3:
         return None
     scores, raters, total = np.asarray(SCORES), votes.sum(axis=1), votes @ np.asarray(SCORES)
-    found: list[tuple[float, ...]] = []
+    correlations: list[tuple[float, ...]] = []
     for _ in range(draws):
         picked = rng.integers(raters)[:, None] >= np.cumsum(votes, axis=1)
-        one = scores[picked.sum(axis=1)]
-        rest = (total - one) / (raters - 1)
-        found.append(tuple(float(OF_MEANS[name](rest, one.astype(float))) for name in _AS_NORMAL))
-    if not np.isfinite(found).any():
+        drawn_scores = scores[picked.sum(axis=1)]
+        rest_means = (total - drawn_scores) / (raters - 1)
+        correlations.append(tuple(float(OF_MEANS[name](rest_means, drawn_scores.astype(float))) for name in _AS_NORMAL))
+    if not np.isfinite(correlations).any():
         return None
-    return dict(zip(_AS_NORMAL, np.nanmean(found, axis=0).tolist(), strict=True))
+    return dict(zip(_AS_NORMAL, np.nanmean(correlations, axis=0).tolist(), strict=True))
 
 
 def typical_raters(raters: npt.ArrayLike) -> float:
-    """How many people rated a photo of which that is not known: the median of the numbers that are.
+    """Return the median of the known numbers of raters, an estimate for photos with an unknown number.
 
     Args:
-        raters: int [n], 0 where unknown.
+        raters: int [n], number of raters of each photo; 0 means unknown.
 
     Returns:
-        From 1; 1 where no photo's number is known.
+        Median, at least 1; 1 if every number is unknown.
     """
-    known = np.asarray(raters)[np.asarray(raters) > 0]
-    return float(np.median(known)) if len(known) else 1.0
+    known_counts = np.asarray(raters)[np.asarray(raters) > 0]
+    return float(np.median(known_counts)) if len(known_counts) else 1.0
 
 
 _AS_NORMAL: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {
@@ -181,7 +186,7 @@ _AS_NORMAL: dict[str, tuple[Callable[[float], float], Callable[[float], float]]]
     "srcc": (lambda rho: 2 * np.sin(np.pi * rho / 6), lambda r: 6 / np.pi * np.arcsin(r / 2)),
     "krcc": (lambda tau: np.sin(np.pi * tau / 2), lambda r: 2 / np.pi * np.arcsin(r)),
 }
-"""Each correlation as Pearson's under a bivariate normal distribution, and back."""
+"""Conversion of each correlation to Pearson's under a bivariate normal distribution, and back."""
 
 
 def _group_means(group: npt.NDArray[np.integer], score: Array, size: int) -> Array:
@@ -190,42 +195,44 @@ def _group_means(group: npt.NDArray[np.integer], score: Array, size: int) -> Arr
 
 
 def _random_half(votes: npt.NDArray[np.integer], rng: np.random.Generator) -> npt.NDArray[np.integer]:
-    """Half of each photo's votes, drawn score by score; the odd vote goes to either half."""
-    left = votes.sum(axis=1)
-    wanted = (left + rng.integers(2, size=len(left))) // 2
+    """Draw half of each photo's votes, score by score; an odd vote goes to a random half."""
+    remaining = votes.sum(axis=1)
+    n_to_draw = (remaining + rng.integers(2, size=len(remaining))) // 2
     half = np.zeros_like(votes)
     for score in range(votes.shape[1]):
-        left = left - votes[:, score]
-        half[:, score] = rng.hypergeometric(votes[:, score], left, wanted)
-        wanted = wanted - half[:, score]
+        remaining = remaining - votes[:, score]
+        half[:, score] = rng.hypergeometric(votes[:, score], remaining, n_to_draw)
+        n_to_draw = n_to_draw - half[:, score]
     return half
 
 
-def _over_splits(half_means, splits: int) -> Reliability | None:
-    """The average over random splits, each with the photos that have a mean in both halves."""
-    correlations, photos = [], []
+def _over_splits(random_half_means, splits: int) -> Reliability | None:
+    """Return the average over random splits; each split uses the photos with a mean in both halves."""
+    correlations, photo_counts = [], []
     for _ in range(splits):
-        one, other = half_means()
-        both = np.isfinite(one) & np.isfinite(other)
-        correlations.append(float(regression.lcc(one[both], other[both])) if both.sum() >= 3 else np.nan)
-        photos.append(both.sum())
+        first_means, second_means = random_half_means()
+        is_valid = np.isfinite(first_means) & np.isfinite(second_means)
+        correlations.append(
+            float(regression.lcc(first_means[is_valid], second_means[is_valid])) if is_valid.sum() >= 3 else np.nan
+        )
+        photo_counts.append(is_valid.sum())
     if not np.isfinite(correlations).any():
         return None
     split_half = float(np.nanmean(correlations))
-    whole = _stepped_up(split_half)
-    return Reliability(split_half, whole, whole**0.5, round(float(np.mean(photos))), splits)
+    full = _stepped_up(split_half)
+    return Reliability(split_half, full, full**0.5, round(float(np.mean(photo_counts))), splits)
 
 
 def _stepped_up(split_half: float) -> float:
-    """The reliability of means by all raters from the correlation of halves (Spearman 1910, Brown 1910).
+    """Return the reliability of all raters' means from the correlation of halves (Spearman 1910, Brown 1910).
 
-    Halves that disagree say that the means hold nothing in common: no reliability, and not an imaginary ceiling.
+    A negative correlation gives the reliability 0, so that the ceiling, its square root, is real.
     """
     return max(0.0, 2 * split_half / (1 + split_half)) if split_half > -1 else 0.0
 
 
 def _whole(counts: npt.ArrayLike) -> npt.NDArray[np.integer]:
-    """Counts [n, 10] as whole numbers, or a ValueError."""
+    """Return counts [n, 10] rounded to integers; raise ValueError for another shape or invalid values."""
     counts = np.asarray(counts, float)
     if counts.ndim != 2 or counts.shape[1] != len(SCORES) or not (np.isfinite(counts) & (counts >= 0)).all():
         raise ValueError(f"expected counts [n, 10], finite and at least 0, got an array of shape {counts.shape}")

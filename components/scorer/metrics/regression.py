@@ -1,4 +1,4 @@
-"""Agreement of predicted votes with people's: accuracy, correlations, errors and EMD.
+"""Metrics of predicted votes against people's votes: accuracy, correlations, errors and EMD.
 
 Sources: accuracy, LCC, SRCC and EMD as in NIMA (Talebi and Milanfar, 2018), KRCC after Kendall's tau-b.
 """
@@ -15,16 +15,16 @@ from components.scorer.settings import SCORES
 
 Array = npt.NDArray[np.floating]
 METRICS = ("accuracy", "lcc", "srcc", "krcc", "rmse", "mae", "emd", "bias", "spread")
-"""What ``all`` measures, in the order in which people read it."""
+"""The metrics that `all` computes, in the order of the reports."""
 
-_ALIKE = 1e-6  # score points: numbers closer than this differ by rounding only
+_ALIKE = 1e-6  # score points; values closer than this differ by rounding only
 
 
 def mean_scores(votes: Array) -> Array:
-    """The mean score of each photo.
+    """Return the mean score of each photo.
 
     Args:
-        votes: float [n, 10], shares of votes for the scores 1 to 10 or their counts.
+        votes: float [n, 10], shares or counts of votes for the scores 1 to 10.
 
     Returns:
         float64 [n], from 1 to 10; NaN where a photo has no votes.
@@ -37,38 +37,47 @@ def mean_scores(votes: Array) -> Array:
 
 
 def deviations(votes: Array) -> Array:
-    """The standard deviation of each photo's votes, in score points, float64 [n]; see ``mean_scores``."""
+    """Return the standard deviation of each photo's votes [n, 10], in score points, float64 [n]; NaN without votes."""
     shares = _shares(votes)
-    away = np.asarray(SCORES, float) - mean_scores(votes)[:, None]
-    return np.sqrt((shares * away**2).sum(axis=1))
+    differences = np.asarray(SCORES, float) - mean_scores(votes)[:, None]
+    return np.sqrt((shares * differences**2).sum(axis=1))
 
 
 def distances(truth: Array, predicted: Array) -> Array:
-    """The earth mover's distance between two distributions of votes, photo by photo.
+    """Return the earth mover's distance (EMD) between two vote distributions for each photo.
 
-    It is the area between the cumulative distributions, which for ordered scores one point apart equals
+    The EMD is the area between the cumulative distributions. For ordered scores one point apart it equals
     ``scipy.stats.wasserstein_distance``.
 
     Args:
-        truth: float [n, 10].
-        predicted: float [n, 10].
+        truth: float [n, 10], votes of people.
+        predicted: float [n, 10], predicted votes.
 
     Returns:
         float64 [n], in score points, from 0 to 9.
     """
-    gaps = np.cumsum(_shares(truth) - _shares(predicted), axis=1)
-    return np.abs(gaps[:, :-1]).sum(axis=1)
+    cumulative_differences = np.cumsum(_shares(truth) - _shares(predicted), axis=1)
+    return np.abs(cumulative_differences[:, :-1]).sum(axis=1)
 
 
 def accuracy(truth: Array, predicted: Array, threshold: float = 5.5) -> Array:
-    """The share of photos that both call high (at or above ``threshold``) or both call low; mean scores [..., n]."""
-    high = threshold - _ALIKE  # in MEBeauty 1 photo of 130 has a mean of just 5.5, and shares of votes are rounded
-    alike = (np.asarray(truth) >= high) == (np.asarray(predicted) >= high)
-    return np.where(np.isnan(truth) | np.isnan(predicted), np.nan, alike).mean(axis=-1)
+    """Return the fraction of photos that both classify as high (at or above ``threshold``) or both as low.
+
+    Args:
+        truth: float [..., n], people's mean scores.
+        predicted: float [..., n], predicted mean scores.
+        threshold: Mean score from which a photo is high.
+
+    Returns:
+        float64 [...], from 0 to 1; NaN if a score is NaN.
+    """
+    limit = threshold - _ALIKE  # in MEBeauty 1 photo of 130 has a mean of just 5.5, and shares of votes are rounded
+    is_same_class = (np.asarray(truth) >= limit) == (np.asarray(predicted) >= limit)
+    return np.where(np.isnan(truth) | np.isnan(predicted), np.nan, is_same_class).mean(axis=-1)
 
 
 def lcc(truth: Array, predicted: Array) -> Array:
-    """Pearson's linear correlation of mean scores [..., n]; NaN where either side is constant."""
+    """Return Pearson's linear correlation (LCC) of mean scores [..., n]; NaN where either side is constant."""
     t = truth - np.mean(truth, axis=-1, keepdims=True)
     p = predicted - np.mean(predicted, axis=-1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -77,14 +86,17 @@ def lcc(truth: Array, predicted: Array) -> Array:
 
 
 def srcc(truth: Array, predicted: Array) -> Array:
-    """Spearman's rank correlation of mean scores [..., n], ties ranked by their mean; NaN where one is constant."""
-    varied = varies(truth) & varies(predicted)
-    ranked = lcc(stats.rankdata(truth, axis=-1), stats.rankdata(predicted, axis=-1))
-    return np.where(varied, ranked, np.nan)
+    """Return Spearman's rank correlation (SRCC) of mean scores [..., n]; NaN where either side is constant.
+
+    Tied scores get their mean rank.
+    """
+    is_defined = varies(truth) & varies(predicted)
+    correlation = lcc(stats.rankdata(truth, axis=-1), stats.rankdata(predicted, axis=-1))
+    return np.where(is_defined, correlation, np.nan)
 
 
 def krcc(truth: Array, predicted: Array) -> Array:
-    """Kendall's rank correlation tau-b of mean scores [..., n]; NaN where one is constant."""
+    """Return Kendall's rank correlation tau-b (KRCC) of mean scores [..., n]; NaN where either side is constant."""
     pairs = np.stack(np.broadcast_arrays(truth, predicted), axis=-2)
     if pairs.ndim > 2:
         return np.array([krcc(*pair) for pair in pairs])
@@ -94,24 +106,24 @@ def krcc(truth: Array, predicted: Array) -> Array:
 
 
 def rmse(truth: Array, predicted: Array) -> Array:
-    """The root mean squared error of mean scores [..., n], in score points."""
+    """Return the root mean squared error (RMSE) of mean scores [..., n], in score points."""
     return np.sqrt(np.mean((predicted - truth) ** 2, axis=-1))
 
 
 def mae(truth: Array, predicted: Array) -> Array:
-    """The mean absolute error of mean scores [..., n], in score points."""
+    """Return the mean absolute error (MAE) of mean scores [..., n], in score points."""
     return np.mean(np.abs(predicted - truth), axis=-1)
 
 
 def bias(truth: Array, predicted: Array) -> Array:
-    """The mean error of mean scores [..., n], in score points: positive where the scorer is kinder than people."""
+    """Return the mean error of mean scores [..., n], in score points: positive if the scorer scores higher."""
     return np.mean(predicted - truth, axis=-1)
 
 
 def spread(truth: Array, predicted: Array) -> Array:
-    """The standard deviation of predicted mean scores over that of the true ones, [..., n].
+    """Return the standard deviation of predicted mean scores divided by that of the true mean scores, [..., n].
 
-    It is 0 for a scorer that answers the same for every photo; NaN where the truth is constant.
+    The ratio is 0 for a scorer with the same score for every photo, and NaN if the true scores are constant.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.std(predicted, axis=-1) / np.std(truth, axis=-1)
@@ -119,30 +131,30 @@ def spread(truth: Array, predicted: Array) -> Array:
 
 
 def emd(truth: Array, predicted: Array) -> float:
-    """The mean over photos of ``distances``: votes [n, 10] each, in score points."""
+    """Return the mean of `distances` over photos, in score points, from votes [n, 10]; NaN without photos."""
     return float(distances(truth, predicted).mean()) if len(truth) else float("nan")
 
 
 def all(truth: Array, predicted: Array, threshold: float = 5.5) -> dict[str, float]:
-    """Every metric of ``METRICS`` for a set of photos.
+    """Return every metric of `METRICS` for a set of photos.
 
     Args:
-        truth: float [n, 10], people's votes.
-        predicted: float [n, 10], the scorer's.
-        threshold: of accuracy, a mean score from 1 to 10.
+        truth: float [n, 10], votes of people.
+        predicted: float [n, 10], votes predicted by the scorer.
+        threshold: Mean score, from 1 to 10, from which accuracy counts a photo as high.
 
     Returns:
-        Floats by name; NaN where the data do not define a metric.
+        Floats by name of the metric; NaN where the data do not define a metric.
 
     Raises:
-        ValueError: the shapes differ or are not [n, 10].
+        ValueError: The shapes differ or are not [n, 10].
     """
-    pairs = MetricInputs.of(truth, predicted)
-    return {name: float(pairs.measure(name, threshold)) for name in METRICS}
+    inputs = MetricInputs.of(truth, predicted)
+    return {name: float(inputs.measure(name, threshold)) for name in METRICS}
 
 
 def why_undefined(truth: Array, predicted: Array) -> str:
-    """Why mean scores [n] have no correlation, in words for a report; empty where they have one."""
+    """Return the reason why mean scores [n] have no correlation, in words for a report; "" if they have one."""
     if len(truth) < 2:
         return "there are fewer than two photos"
     if not np.isfinite(predicted).all():
@@ -153,7 +165,7 @@ def why_undefined(truth: Array, predicted: Array) -> str:
 
 
 def finite(figures: Mapping[str, float]) -> dict[str, float]:
-    """The figures that are numbers: Kubeflow's page shows none of a task's metrics when one of them is not."""
+    """Return the finite figures: Kubeflow's page shows no metric of a task if one of them is NaN or infinite."""
     return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
@@ -162,7 +174,7 @@ OF_MEANS = {"lcc": lcc, "srcc": srcc, "krcc": krcc, "rmse": rmse, "mae": mae, "b
 
 @dataclass(frozen=True)
 class MetricInputs:
-    """What the metrics need of each photo, [..., n]: both mean scores, their places, the distance between the votes."""
+    """Per-photo inputs of the metrics, each [..., n]: mean scores, their indices among the distinct scores, and EMD."""
 
     truth: Array
     predicted: Array
@@ -178,38 +190,40 @@ class MetricInputs:
                 f"true and predicted votes must be of the same photos, got {np.shape(truth)} and {np.shape(predicted)}"
             )
         means = mean_scores(truth), mean_scores(predicted)
-        return cls(*means, distances(truth, predicted), *(np.unique(each, return_inverse=True)[1] for each in means))
+        return cls(
+            *means, distances(truth, predicted), *(np.unique(scores, return_inverse=True)[1] for scores in means)
+        )
 
     def take(self, index: npt.NDArray[np.integer]) -> "MetricInputs":
-        """Return the inputs of the photos at an index."""
-        return MetricInputs(*(each[index] for each in vars(self).values()))
+        """Return the inputs of the photos at an index array."""
+        return MetricInputs(*(values[index] for values in vars(self).values()))
 
     def measure(self, name: str, threshold: float) -> Array:
-        """Return the metric of a name; ``threshold`` is the accuracy's."""
+        """Return a metric by name; only accuracy uses ``threshold``."""
         if self.truth.shape[-1] == 0:
             return np.full(self.truth.shape[:-1], np.nan)
         if name == "emd":
             return self.distance.mean(axis=-1)
         if name == "srcc":
-            varied = varies(self.truth) & varies(self.predicted)
-            return np.where(varied, lcc(ranks(self.truth_place), ranks(self.predicted_place)), np.nan)
+            is_defined = varies(self.truth) & varies(self.predicted)
+            return np.where(is_defined, lcc(ranks(self.truth_place), ranks(self.predicted_place)), np.nan)
         if name == "accuracy":
             return accuracy(self.truth, self.predicted, threshold)
         return OF_MEANS[name](self.truth, self.predicted)
 
 
 def ranks(places: npt.NDArray[np.integer]) -> Array:
-    """``scipy.stats.rankdata`` along the last axis of whole numbers from 0, counted, which is six times faster."""
+    """Return ``scipy.stats.rankdata`` along the last axis of integers from 0, by counting: six times faster."""
     rows = places.reshape(-1, places.shape[-1])
     size = int(rows.max(initial=0)) + 1
-    found = np.bincount((rows + size * np.arange(len(rows))[:, None]).ravel(), minlength=size * len(rows))
-    found = found.reshape(-1, size)
-    middle = np.cumsum(found, axis=1) - (found - 1) / 2
+    counts = np.bincount((rows + size * np.arange(len(rows))[:, None]).ravel(), minlength=size * len(rows))
+    counts = counts.reshape(-1, size)
+    middle = np.cumsum(counts, axis=1) - (counts - 1) / 2
     return np.take_along_axis(middle, rows, axis=1).reshape(places.shape)
 
 
 def _shares(votes: Array) -> Array:
-    """Votes as float64 shares that sum to 1 a photo (NaN for a photo without votes)."""
+    """Return votes as float64 shares that sum to 1 for each photo (NaN for a photo without votes)."""
     votes = np.asarray(votes, float)
     if votes.ndim != 2 or votes.shape[1] != len(SCORES):
         raise ValueError(f"expected votes of shape [n, {len(SCORES)}], got {list(votes.shape)}")
@@ -218,6 +232,6 @@ def _shares(votes: Array) -> Array:
 
 
 def varies(scores: Array) -> npt.NDArray[np.bool_]:
-    """Whether there are two different scores along the last axis; False for NaN."""
+    """Return True where scores differ along the last axis by more than rounding; False for NaN."""
     scores = np.asarray(scores)
     return np.ptp(scores, axis=-1) > _ALIKE if scores.shape[-1] else np.zeros(scores.shape[:-1], bool)

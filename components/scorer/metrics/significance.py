@@ -1,43 +1,45 @@
-"""Williams' test of two correlations that share a variable."""
+"""Williams' test of the difference of two correlations that share a variable."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
-_PERFECT = 1e-12  # below 1: correlations closer to it are perfect but for rounding
+_PERFECT = 1e-12  # distance from 1 below which a correlation is perfect but for rounding
 
 
 @dataclass(frozen=True)
 class Williams:
-    """Williams' test of one correlation against another that shares a variable with it; NaN where undefined."""
+    """Result of Williams' test of two correlations that share a variable; NaN where undefined."""
 
     t: float
-    """Positive where the first correlation is the larger."""
+    """Test statistic; positive if the first correlation is larger."""
     degrees: int
-    """Of freedom of Student's t."""
+    """Degrees of freedom of Student's t."""
     p: float
-    """One-sided: the chance of such a t or a larger one, were the two correlations equal."""
+    """One-sided p-value: probability of a t at least as large if the two correlations are equal."""
     error: float
-    """The standard error of their difference, were they equal: the difference over ``t``."""
+    """Standard error of the difference if the two correlations are equal: the difference divided by ``t``."""
 
 
 def williams(first: float, second: float, between: float, n: int) -> Williams:
-    """Whether two scorers that were tried on the same photos correlate differently with people.
+    """Test by Williams' test if two scorers correlate differently with people on the same photos.
 
-    Two correlations on the same photos are dependent, the more so the more alike the scorers are, which tests of
-    independent correlations pass over. The test is Williams' ("The comparison of regression variables", 1959) in the
-    form that Steiger recommends ("Tests for comparing elements of a correlation matrix", 1980, equation 7). It
-    assumes independent photos and normal variables; with Spearman's correlations it is an approximation.
+    Two correlations on the same photos are dependent, and more so the more similar the scorers are. Tests of
+    independent correlations ignore this. The test is that of Williams ("The comparison of regression variables",
+    1959) in the form that Steiger recommends ("Tests for comparing elements of a correlation matrix", 1980,
+    equation 7). The test assumes independent photos and normal variables; for Spearman's correlations it is an
+    approximation.
 
     Args:
-        first: correlation of one scorer with people, from -1 to 1.
-        second: correlation of the other.
-        between: correlation of the two scorers with each other.
-        n: photos.
+        first: Correlation of the first scorer with people, from -1 to 1.
+        second: Correlation of the second scorer with people, from -1 to 1.
+        between: Correlation of the two scorers with each other, from -1 to 1.
+        n: Number of photos.
 
     Returns:
-        NaN (but for the degrees) for fewer than four photos, or two scorers that are alike but for scale.
+        The test's result. All values but the degrees of freedom are NaN for fewer than four photos, and for two
+        scorers that differ by scale only.
     """
     nan, degrees = float("nan"), max(n - 3, 0)
     if not degrees or not np.isfinite([first, second, between]).all() or 1 - between < _PERFECT:
