@@ -1,44 +1,46 @@
-"""The jobs that a scorer can be told, by name and by number; without TensorFlow, for servers ask it too."""
+"""Names and ids of the jobs, the scorer's optional categorical input; without TensorFlow, as the server imports it."""
 
 from collections.abc import Collection, Sequence
 
 import numpy as np
 
 UNKNOWN = 0
-"""The number of the unknown job, "" by name; the known ones follow in their order."""
+"""Id of the unknown job, whose name is ""; the known jobs have the ids from 1 in their order."""
 
 
 def numbers(jobs: Sequence[str], known: Sequence[str]) -> np.ndarray:
-    """The numbers of jobs by name, int32 ``[n]``; `UNKNOWN` for "" and for one that is not known."""
+    """Return the ids of jobs by name, int32 ``[n]``; `UNKNOWN` for "" and for jobs that are not known."""
     return np.array([1 + known.index(job) if job in known else UNKNOWN for job in jobs], "int32")
 
 
 def expect_known(jobs: Collection[str], known: Collection[str]) -> None:
-    """Refuse a job that a scorer does not know; one that knows none takes every job for unknown.
+    """Raise ValueError if a job is not known to the scorer; a scorer without jobs accepts every job as unknown.
 
     Raises:
-        ValueError: names the known jobs and the first that is not among them.
+        ValueError: A job is not known; the message names the known jobs and the first unknown one.
     """
-    if known and (strange := [job for job in jobs if job and job not in known]):
-        raise ValueError(f"expected a job among {list(known)}, or none, got {strange[0]!r}")
+    if known and (unknown := [job for job in jobs if job and job not in known]):
+        raise ValueError(f"expected a job among {list(known)}, or none, got {unknown[0]!r}")
 
 
 def expect_told(job: str, known: Collection[str], model: str) -> None:
-    """Refuse a job, "" for none, that a model cannot be told: also one that knows none, which would leave it unheeded.
+    """Raise ValueError if a model does not take a job as input; "" stands for no job and is always accepted.
+
+    A model without jobs would ignore the job, so any job is an error.
 
     Raises:
-        ValueError: names the model and the jobs that it knows.
+        ValueError: The model does not know the job; the message names the model and its jobs.
     """
     if job and job not in known:
-        told = f"one of the jobs {list(known)}" if known else "no job, as it was trained without"
-        raise ValueError(f"{model} can be told {told}, got {job!r}")
+        accepted = f"one of the jobs {list(known)}" if known else "no job, as it was trained without"
+        raise ValueError(f"{model} can be told {accepted}, got {job!r}")
 
 
 def expect_one_each(jobs: Collection[str], photos: int) -> None:
-    """Refuse more or fewer jobs than photos.
+    """Raise ValueError unless there are as many jobs as photos.
 
     Raises:
-        ValueError: says how many of each came.
+        ValueError: The numbers differ; the message names both.
     """
     if len(jobs) != photos:
         raise ValueError(f"expected a job, or an empty text, for each of {photos} photos, got {len(jobs)}")

@@ -1,4 +1,4 @@
-"""LiteRT's interpreter, loaded without what it tells on standard error."""
+"""Loading of LiteRT interpreters without LiteRT's messages on standard error."""
 
 import os
 import tempfile
@@ -8,23 +8,23 @@ from threading import Lock
 
 from ai_edge_litert.interpreter import Interpreter
 
-_turn = Lock()  # to have standard error: of two threads one would put the other's file back in its place
+_turn = Lock()  # lock on standard error: two threads at once would restore each other's temporary file
 
 
 def load(network: bytes | str, threads: int) -> Interpreter:
-    """A network ready to run.
+    """Return an interpreter of a network with its tensors allocated.
 
     Args:
-        network: the content of a ``.tflite`` file, or the path of one, which processes then share in memory.
-        threads: that one run may use.
+        network: Content or path of a ``.tflite`` file; processes share the memory of a file loaded by path.
+        threads: Number of threads of one run.
 
     Raises:
-        ValueError: it is no network, or has operations that LiteRT does not know.
+        ValueError: The file is not a network, or has operations that LiteRT does not know.
     """
-    given = {"model_content": network} if isinstance(network, bytes) else {"model_path": network}
+    model_argument = {"model_content": network} if isinstance(network, bytes) else {"model_path": network}
     try:
         with _turn, _told_less():
-            interpreter = Interpreter(**given, num_threads=threads)
+            interpreter = Interpreter(**model_argument, num_threads=threads)
             interpreter.allocate_tensors()
     except RuntimeError as error:
         raise ValueError(str(error)) from error
@@ -33,19 +33,20 @@ def load(network: bytes | str, threads: int) -> Interpreter:
 
 @contextmanager
 def _told_less() -> Iterator[None]:
-    """Keep LiteRT from telling on standard error, which holds a server's log, which kernels it takes.
+    """Drop LiteRT's ``INFO:`` lines from standard error, where the server writes its log.
 
-    It has no switch for that. What else is written meanwhile, also by other threads, is passed on afterwards.
+    LiteRT has no switch for these lines, which name its kernels. Other lines, also those of other threads, are passed
+    on when the block ends.
     """
-    with tempfile.TemporaryFile() as kept:
-        before = os.dup(2)
-        os.dup2(kept.fileno(), 2)
+    with tempfile.TemporaryFile() as buffer:
+        original = os.dup(2)
+        os.dup2(buffer.fileno(), 2)
         try:
             yield
         finally:
-            os.dup2(before, 2)
-            os.close(before)
-            kept.seek(0)
-            for line in kept:
+            os.dup2(original, 2)
+            os.close(original)
+            buffer.seek(0)
+            for line in buffer:
                 if not line.startswith(b"INFO: "):
                     os.write(2, line)

@@ -1,4 +1,4 @@
-"""What a process makes once, however many threads ask for it at the same time: clients, networks, late imports."""
+"""Thread-safe caching of one result per process, for clients, networks and late imports."""
 
 import os
 import threading
@@ -12,39 +12,39 @@ _turn = threading.RLock()
 
 
 def once(make: Callable[..., Made]) -> Callable[..., Made]:
-    """A function whose result is made by the first thread that asks for it, while the others wait.
+    """Wrap a function so that the first calling thread computes the result and the other threads wait for it.
 
-    ``functools.lru_cache`` lets each of them make its own. And an import within the function is done by one thread at
-    a time: of two that enter a package by different modules while it is being imported, Python hands one a package
-    that is half there. All functions of this kind have one turn between them, as what they import may overlap.
+    With ``functools.lru_cache`` every waiting thread would compute a result of its own. The lock also serialises
+    imports within the functions: if two threads import different modules of one package at the same time, Python may
+    hand one thread a partly imported package. All wrapped functions share one lock, as their imports may overlap.
 
     Args:
-        make: takes positional arguments that can be compared, and does not wait for other threads. What it made for
-            the last arguments is kept; a forked process, which must not share connections and locks with the one that
-            it comes from, makes its own.
+        make: Function of positional arguments that can be compared; it must not wait for other threads. The result for
+            the last arguments is cached. A forked process must not share connections and locks with its parent, so it
+            computes its own result.
     """
-    kept: tuple[tuple[Any, ...], Made] | None = None
+    cached: tuple[tuple[Any, ...], Made] | None = None
 
     @wraps(make)
-    def asked(*arguments: Any) -> Made:
-        nonlocal kept
-        last = kept
-        if last is None or last[0] != arguments:
+    def wrapper(*arguments: Any) -> Made:
+        nonlocal cached
+        entry = cached
+        if entry is None or entry[0] != arguments:
             with _turn:
-                if (last := kept) is None or last[0] != arguments:
-                    last = kept = arguments, make(*arguments)
-        return last[1]
+                if (entry := cached) is None or entry[0] != arguments:
+                    entry = cached = arguments, make(*arguments)
+        return entry[1]
 
     def forget() -> None:
-        nonlocal kept
-        kept = None
+        nonlocal cached
+        cached = None
 
     os.register_at_fork(after_in_child=forget)
-    return asked
+    return wrapper
 
 
 def _renew() -> None:
-    """Free the turn, which a thread of the process that this one comes from may have had."""
+    """Replace the lock in a forked process: a thread of the parent process may have held it."""
     global _turn
     _turn = threading.RLock()
 

@@ -1,37 +1,37 @@
-"""Progress of long work in the log: what, how far, how long still."""
+"""Progress lines of long work in the log: the work's name, the fraction done and the time left."""
 
 import time
 from collections.abc import Iterable, Iterator
 
 
 def track(iterable: Iterable, what: str, total: int | None = None, every: float = 5.0) -> Iterator:
-    """Yield the items of ``iterable``, printing a line when it begins to take long.
+    """Yield the items of ``iterable`` and print progress lines if the work takes long.
 
-    Pods log lines, not terminals, so this prints whole lines and rarely: after ``every`` seconds, then at
-    intervals that grow to a minute, then once at the end when anything was printed before.
+    Pods log lines and have no terminal, so whole lines are printed, and rarely: after ``every`` seconds, then at
+    intervals that grow to a minute. A last line follows at the end if any line was printed before.
 
     Args:
-        iterable: the work, one item a unit of it.
-        what: the name of the work, e.g. ``"inspecting photos"``.
-        total: number of items; by default ``len(iterable)`` where it has one.
-        every: seconds before the first line.
+        iterable: Items of the work.
+        what: Name of the work, e.g. ``"inspecting photos"``.
+        total: Number of items; by default ``len(iterable)``, if it has a length.
+        every: Seconds before the first line.
     """
     total = total if total is not None else getattr(iterable, "__len__", lambda: None)()
     start = time.monotonic()
-    due, gap, done = start + every, every, 0
+    next_line, pause, done = start + every, every, 0
     for done, item in enumerate(iterable, 1):
         yield item
         now = time.monotonic()
-        if now >= due:
+        if now >= next_line:
             print(f"{what}: {line(done, total, now - start)}", flush=True)
-            gap = min(gap * 1.5, 60.0)
-            due = now + gap
-    if gap > every:
+            pause = min(pause * 1.5, 60.0)
+            next_line = now + pause
+    if pause > every:
         print(f"{what}: {done} done in {duration(time.monotonic() - start)}", flush=True)
 
 
 def line(done: int, total: int | None, elapsed: float) -> str:
-    """How far and how long still, in words.
+    """Return the progress and the time left in words.
 
     >>> line(30, 120, 60.0)
     '30 of 120 (25 %), 3 min left'
@@ -43,7 +43,7 @@ def line(done: int, total: int | None, elapsed: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the largest unit that reads well.
+    """Return seconds as text in seconds, minutes or hours.
 
     >>> duration(5), duration(200), duration(9000)
     ('5 s', '3 min', '2.5 h')

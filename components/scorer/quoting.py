@@ -1,4 +1,4 @@
-"""Values and errors quoted in messages: cut to a length that can be read, and without any photo's name."""
+"""Quoting of values and errors in messages: shortened, and without names of photos."""
 
 from collections.abc import Collection
 from typing import Any
@@ -6,20 +6,23 @@ from typing import Any
 from components.scorer.redaction import redacted
 
 LONGEST = 80
-"""Characters of one value that a message quotes."""
+"""Largest number of characters that a message quotes of one value."""
 
 MOST = 12
-"""Values that a message lists."""
+"""Largest number of values that a message lists."""
 
 
 def in_short(error: BaseException) -> str:
-    """An error in one line, without names of photos; TensorFlow's go on for pages."""
+    """Return the first line of an error, at most 500 characters, without names of photos.
+
+    TensorFlow's error messages are pages long.
+    """
     first = redacted(str(error).strip().partition("\n")[0])
     return f"{type(error).__name__}: {first[:500]}" if first else type(error).__name__
 
 
 def shown(value: Any) -> str:
-    """A value as Python writes it, cut to `LONGEST` characters; names of photos lose all but their shape.
+    """Return a value's ``repr``, cut to `LONGEST` characters; names of photos are reduced to their shape.
 
     >>> shown("x" * 100)
     "'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx… (100 characters)"
@@ -31,7 +34,7 @@ def shown(value: Any) -> str:
 
 
 def listed(values: Collection[Any]) -> str:
-    """Values as Python writes a list of them, at most `MOST`, each cut as `shown` cuts it.
+    """Return the ``repr`` of a list of values: at most `MOST` values, each cut as `shown` cuts it.
 
     >>> listed(range(14))
     '[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, … and 2 more]'

@@ -1,13 +1,13 @@
-"""Files under one kind of address: a local folder (or ``file://``), ``gs://`` or ``s3://``.
+"""File storage on local disks, Google Cloud Storage and S3: paths, ``file://``, ``gs://`` and ``s3://`` addresses.
 
-Google Cloud Storage is reached through google-cloud-storage and S3 through boto3, each imported when first
-needed and once a process, with their own ways of finding credentials and endpoints (``STORAGE_EMULATOR_HOST``,
+Google Cloud Storage is accessed through google-cloud-storage, and S3 through boto3. Each library is imported at its
+first use, once per process, and finds credentials and endpoints its own way (``STORAGE_EMULATOR_HOST``,
 ``AWS_ENDPOINT_URL``, …). Every cloud call has a deadline, is repeated on 429, 5xx and lost connections, and
 fails with one `StorageError` that names the address.
 
-An object's version is an opaque text that changes whenever the object is written: the generation on Google
-Cloud Storage, the entity tag on S3, the content's SHA-256 on a local disk. `read_versioned` and `write_if`
-make of it a compare-and-swap that no concurrent writer can slip through.
+An object's version is an opaque text that changes whenever the object is written. It is the generation on Google
+Cloud Storage, the entity tag on S3, and the content's SHA-256 on a local disk. `read_versioned` and `write_if`
+use the version for a compare-and-swap that is safe against concurrent writers.
 """
 
 import fcntl
@@ -28,38 +28,38 @@ from typing import Any
 from components.scorer.once import once
 
 DEADLINE = 30.0
-"""Seconds for which a failing cloud call is repeated; the clients' own 120 s a call make an outage a hang."""
+"""Seconds for which a failing cloud call is repeated; with the clients' 120 s an outage would look like a hang."""
 
 TIMEOUT = (5.0, 30.0)
-"""Seconds to wait for a connection, and for the next bytes of an answer."""
+"""Seconds to wait for a connection, and for the next bytes of a response."""
 
 MISSING = (FileNotFoundError, PermissionError, IsADirectoryError)
-"""What is raised where one object cannot be read; anything else is an outage."""
+"""Errors of a single object that cannot be read; any other error is an outage."""
 
-_READ_AHEAD = 8  # objects fetched before they are needed: hides a bucket's latency, costs some 30 MB of photos
-_ATTEMPTS = 6  # of a call to S3, whose client counts instead of timing: its doubling waits add up to some DEADLINE
-_CHUNK = 8 * 2**20  # bytes after which an interrupted upload can go on; both clouds' clients part files at this size
-_THREADS = 8  # transfers at a time: enough to hide the latency of small files, below the clients' pools of 10
-_OWN = (".partial", ".lock")  # endings of this module's own local files, which no listing shows
+_READ_AHEAD = 8  # objects fetched before their use: hides a bucket's latency, takes about 30 MB for photos
+_ATTEMPTS = 6  # attempts of an S3 call: the client has no deadline, and its doubling waits add up to about DEADLINE
+_CHUNK = 8 * 2**20  # bytes per part of a resumable upload; the part size of both clouds' clients
+_THREADS = 8  # parallel transfers: hides the latency of small files, below the clients' connection pools of 10
+_OWN = (".partial", ".lock")  # suffixes of this module's temporary local files, which listings leave out
 
 
 class StorageError(OSError):
-    """A cloud call failed for good; the message says what was tried, on which address, and why it failed."""
+    """Permanent failure of a cloud call; the message names the operation, the address and the reason."""
 
 
 class Conflict(RuntimeError):
-    """The object was written by someone else since its version was read: read it again and decide anew."""
+    """Write conflict: another writer wrote the object since its version was read; read it again and decide anew."""
 
 
 @dataclass(frozen=True)
 class File:
-    """A file found under an address.
+    """A listed file.
 
     Attributes:
-        uri: its full address.
-        name: its path relative to the address that was listed, with ``/``.
-        size: bytes.
-        version: an opaque text that changes when the file is written; comparable only between listings.
+        uri: Full address of the file.
+        name: Path relative to the listed address, with ``/``.
+        size: Size in bytes.
+        version: Opaque text that changes when the file is written; comparable between listings only.
     """
 
     uri: str
@@ -69,58 +69,60 @@ class File:
 
 
 def join(uri: str, *parts: str) -> str:
-    """An address below another one; empty parts and doubled slashes vanish.
+    """Return an address joined with path parts; empty parts and doubled slashes are dropped.
 
     Raises:
-        ValueError: the address is empty, or a part leads upwards with ``..``.
+        ValueError: The address is empty, or a part contains ``..``.
     """
     if not uri:
         raise ValueError("expected a folder, gs:// or s3:// address, got an empty one")
-    steps = [step for part in parts for step in part.split("/") if step not in ("", ".")]
-    if ".." in steps:
+    segments = [segment for part in parts for segment in part.split("/") if segment not in ("", ".")]
+    if ".." in segments:
         raise ValueError(f"expected a path below {uri}, got {'/'.join(parts)!r}, which leads upwards")
-    base = uri.rstrip("/")
-    return "/".join([base, *steps]) if steps else base or "/"
+    root = uri.rstrip("/")
+    return "/".join([root, *segments]) if segments else root or "/"
 
 
 def is_below(name: str, paths: Collection[str]) -> bool:
-    """Whether a file's path is one of these paths or lies below one; every path lies below ""."""
-    steps = [part for part in name.split("/") if part]
-    return any(steps[: len(way)] == way for way in ([part for part in path.split("/") if part] for path in paths))
+    """Return True if a path equals one of the paths or lies below one of them; every path lies below ""."""
+    segments = [part for part in name.split("/") if part]
+    return any(
+        segments[: len(prefix)] == prefix for prefix in ([part for part in path.split("/") if part] for path in paths)
+    )
 
 
 def is_remote(uri: str) -> bool:
-    """Whether the address lies in a cloud's storage and not on a local disk."""
+    """Return True for an address in cloud storage (``gs://`` or ``s3://``), False for a local one."""
     return uri.startswith(("gs://", "s3://"))
 
 
 def read_bytes(uri: str) -> bytes:
-    """The content of a file.
+    """Return the content of a file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        StorageError: the cloud cannot be reached or refuses.
+        FileNotFoundError: There is no such file.
+        StorageError: The cloud cannot be reached or refuses.
     """
     store, key = _at(uri)
     return store.read(key)
 
 
 def read_beginning(file: File, size: int = 32) -> bytes:
-    """The first bytes of a file that was listed.
+    """Return the first ``size`` bytes of a listed file.
 
     Raises:
-        FileNotFoundError: it is gone.
-        StorageError: the cloud cannot be reached or refuses.
+        FileNotFoundError: The file was removed since it was listed.
+        StorageError: The cloud cannot be reached or refuses.
     """
     store, key = _at(file.uri)
     return store.beginning(key, size) if file.size else b""
 
 
 def read_ahead(objects: Iterable[tuple[str, ...]]) -> Iterator[tuple[str, Future[bytes]]]:
-    """What some objects are called and their bytes to come, some under way while others are worked on.
+    """Yield the name and the content, as a future, of each object in order; prefetch `_READ_AHEAD` objects.
 
     Args:
-        objects: of each what it is called and its address, and perhaps more, which is passed over.
+        objects: Tuples of an object's name and address; further elements are ignored.
     """
     with ThreadPoolExecutor(_READ_AHEAD) as pool:
         waiting: deque[tuple[str, Future[bytes]]] = deque()
@@ -132,46 +134,46 @@ def read_ahead(objects: Iterable[tuple[str, ...]]) -> Iterator[tuple[str, Future
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    """Write a file as a whole: a reader sees the old content or the new, never a part. Folders are made."""
+    """Write a file atomically: a reader sees the old content or the new. Missing parent folders are created."""
     store, key = _at(uri)
     store.write(key, data)
 
 
 def exists(uri: str) -> bool:
-    """Whether there is a file at the address, or a folder with anything in it."""
+    """Return True if the address is that of a file or of a folder with files in it."""
     store, key = _at(uri)
     return store.exists(key) or next(iter(store.list(key)), None) is not None
 
 
 def read_json(uri: str) -> Any:
-    """The value in a JSON file.
+    """Return the value of a JSON file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not JSON.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not JSON.
     """
     return _json(uri, read_bytes(uri))
 
 
 def write_json(uri: str, value: Any) -> None:
-    """Write a value as indented JSON, as a whole; NaN and infinities, which JSON lacks, are refused."""
+    """Write a value atomically as indented JSON; raise ValueError for NaN and infinities, which JSON lacks."""
     write_bytes(uri, to_json(value))
 
 
 def to_json(value: Any) -> bytes:
-    """A value as the bytes that `write_json` writes."""
+    """Return a value as the bytes that `write_json` writes."""
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def files(uri: str) -> Iterator[File]:
-    """Every file below an address, at any depth, in the order of their names; none when there is no folder."""
+    """Yield every file below an address, at any depth, sorted by name; no file if the folder does not exist."""
     store, key = _at(uri)
     for name, size, version in store.list(key):
         yield File(f"{uri.rstrip('/')}/{name}", name, size, version)
 
 
 def folders(uri: str) -> list[str]:
-    """The names of the folders directly below an address, sorted."""
+    """Return the names of the folders directly below an address, sorted."""
     store, key = _at(uri)
     return sorted(store.folders(key))
 
@@ -180,88 +182,94 @@ def upload_tree(folder: str | Path, uri: str, last: Iterable[str] = ("saved_mode
     """Copy a local folder to an address.
 
     Args:
-        folder: the local folder.
-        uri: the address that receives its content.
-        last: file names written after all others, in this order: while they are missing, a reader knows
-            that the copy is not complete.
+        folder: Local folder.
+        uri: Address that receives the content of the folder.
+        last: Names of files that are written after all others, in this order. While these files are missing, a reader
+            knows that the copy is incomplete.
+
+    Raises:
+        FileNotFoundError: The local folder does not exist.
     """
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"expected a folder to copy to {uri}, found none at {folder}")
-    late = list(last)
+    last_names = list(last)
     names = [file.name for file in files(str(folder))]
-    early = [name for name in names if name.rsplit("/", 1)[-1] not in late]
-    rest = sorted(set(names) - set(early), key=lambda name: late.index(name.rsplit("/", 1)[-1]))
+    first_uploads = [name for name in names if name.rsplit("/", 1)[-1] not in last_names]
+    last_uploads = sorted(set(names) - set(first_uploads), key=lambda name: last_names.index(name.rsplit("/", 1)[-1]))
 
     def upload(name: str) -> None:
         store, key = _at(f"{uri.rstrip('/')}/{name}")
         store.put(Path(folder, name), key)
 
-    _all(upload, early)
-    for name in rest:
+    _all(upload, first_uploads)
+    for name in last_uploads:
         upload(name)
 
 
 def download_tree(uri: str, folder: str | Path, without: Collection[str] = ()) -> None:
-    """Copy everything below an address into a local folder, which is made.
+    """Copy every file below an address into a local folder, which is created.
 
     Args:
-        uri: the address.
-        folder: the local folder.
-        without: paths below the address, of files or folders, that are not copied.
+        uri: Address to copy from.
+        folder: Local folder.
+        without: Paths of files and folders below the address that are not copied.
 
     Raises:
-        FileNotFoundError: there is nothing at the address.
-        ValueError: an object's name leads out of the folder.
+        FileNotFoundError: There is no file below the address.
+        ValueError: An object's name leads out of the folder.
     """
-    found = [file for file in files(uri) if not is_below(file.name, without)]
-    if not found:
+    listed = [file for file in files(uri) if not is_below(file.name, without)]
+    if not listed:
         raise FileNotFoundError(f"expected files below {uri}, found none")
-    targets = [Path(join(str(folder), file.name)) for file in found]
+    targets = [Path(join(str(folder), file.name)) for file in listed]
 
     def download(file: File, target: Path) -> None:
         store, key = _at(file.uri)
         with _replacing(target) as partial:
             store.get(key, partial)
 
-    _all(download, found, targets)
+    _all(download, listed, targets)
 
 
 def delete_tree(uri: str, first: Iterable[str] = ("saved_model.pb",)) -> None:
-    """Remove a file, or a folder with everything below it; nothing there is no error.
+    """Delete a file, or a folder with everything below it; a missing file or folder is no error.
 
     Args:
-        uri: the address; the root of a bucket or disk is refused.
-        first: file names removed before all others, so that no reader takes the remainder for whole.
+        uri: Address of the file or folder.
+        first: Names of files that are deleted before all others, so that no reader takes the rest for a complete copy.
+
+    Raises:
+        ValueError: The address is the root of a bucket or disk.
     """
     store, key = _at(uri)
     if key in ("", "/"):
         raise ValueError(f"expected a folder to remove, got {uri}, which is everything there is")
-    found = list(files(uri))
-    late = [file for file in found if file.name.rsplit("/", 1)[-1] not in first]
-    for file in [*(file for file in found if file not in late), *late]:
+    listed = list(files(uri))
+    others = [file for file in listed if file.name.rsplit("/", 1)[-1] not in first]
+    for file in [*(file for file in listed if file not in others), *others]:
         store.delete(_at(file.uri)[1])
     store.delete(key)
 
 
 def read_versioned(uri: str) -> tuple[bytes | None, str]:
-    """A file's content and its version for `write_if`; ``(None, "")`` when there is no such file."""
+    """Return a file's content and its version for `write_if`; ``(None, "")`` if there is no such file."""
     store, key = _at(uri)
     return store.read_versioned(key)
 
 
 def write_if(uri: str, data: bytes, version: str) -> None:
-    """Write a file only if it still has this version: compare-and-swap.
+    """Write a file only if it still has a version (compare-and-swap).
 
-    A write whose answer got lost is repeated and then finds its own content: that counts as success. Two
-    writers that must not both win therefore write different content.
+    A write whose response got lost is repeated and then finds its own content, which counts as success. Two
+    writers that must not both win therefore have to write different contents.
 
     Args:
-        uri: the file.
-        data: its new content.
-        version: from `read_versioned`; ``""`` demands that there is no such file yet.
+        uri: Address of the file.
+        data: New content.
+        version: Version that `read_versioned` returned; ``""`` requires that the file does not exist.
 
     Raises:
-        Conflict: someone else wrote the file in between.
+        Conflict: Another writer wrote the file in between.
     """
     store, key = _at(uri)
     try:
@@ -279,11 +287,11 @@ def _json(uri: str, data: bytes) -> Any:
 
 
 def _all(action: Callable[..., None], *arguments: list[Any]) -> None:
-    """The action on all arguments, some at a time; the first failure is raised when those under way have ended."""
+    """Call an action on all arguments in parallel; raise the first error once the running calls have ended."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        waiting = [pool.submit(action, *each) for each in zip(*arguments, strict=True)]
+        futures = [pool.submit(action, *values) for values in zip(*arguments, strict=True)]
         try:
-            for future in waiting:
+            for future in futures:
                 future.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -291,7 +299,7 @@ def _all(action: Callable[..., None], *arguments: list[Any]) -> None:
 
 
 def _at(uri: str) -> tuple[Any, str]:
-    """The store that an address lies in, and the key there."""
+    """Return the store of an address, and the key within the store."""
     scheme, separator, rest = uri.partition("://")
     if not uri:
         raise ValueError("expected a folder, gs:// or s3:// address, got an empty one")
@@ -306,7 +314,7 @@ def _at(uri: str) -> tuple[Any, str]:
 
 
 class _Folder:
-    """A local disk; a key is a path."""
+    """Store on a local disk; a key is a path."""
 
     def read(self, key: str) -> bytes:
         return Path(key).read_bytes()
@@ -330,7 +338,7 @@ class _Folder:
             shutil.copyfile(path, partial)
 
     def list(self, key: str) -> Iterator[tuple[str, int, str]]:
-        found = []
+        entries = []
         for folder, _, names in os.walk(key):
             for name in names:
                 path = os.path.join(folder, name)
@@ -338,8 +346,8 @@ class _Folder:
                     continue
                 status = os.stat(path)
                 relative = os.path.relpath(path, key).replace(os.sep, "/")
-                found.append((relative, status.st_size, f"{status.st_mtime_ns}-{status.st_size}"))
-        yield from sorted(found)
+                entries.append((relative, status.st_size, f"{status.st_mtime_ns}-{status.st_size}"))
+        yield from sorted(entries)
 
     def folders(self, key: str) -> Iterator[str]:
         if Path(key).is_dir():
@@ -367,7 +375,7 @@ class _Folder:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A new file that takes the path's place when the block ends well, and vanishes when it does not."""
+    """Yield a temporary file that replaces the path if the block succeeds and is deleted if the block fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".partial", dir=path.parent)
     os.close(handle)
@@ -376,7 +384,7 @@ def _replacing(path: Path) -> Iterator[Path]:
         yield partial
         partial.chmod(0o666 & ~_umask())
         with partial.open("rb") as file:
-            os.fsync(file.fileno())  # or a power cut may keep the name and lose the content
+            os.fsync(file.fileno())  # otherwise a power cut may keep the name and lose the content
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -385,7 +393,10 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 @once
 def _umask() -> int:
-    """The process's file mode mask, which can be read only by setting it: of two threads one would read 0o022."""
+    """Return the process's file mode mask.
+
+    The mask can be read by setting it only: of two concurrent threads, one would read 0o022.
+    """
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
@@ -393,7 +404,7 @@ def _umask() -> int:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes' `_locked` of the same path waiting; the lock dies with its holder."""
+    """Hold an exclusive lock on a path against other processes; the lock ends with its process."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -401,14 +412,14 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 class _Gcs:
-    """A bucket of Google Cloud Storage."""
+    """Store in a bucket of Google Cloud Storage."""
 
     def __init__(self, bucket: str) -> None:
         self._name = bucket
 
     @contextmanager
     def _calling(self, verb: str, key: str) -> Iterator[tuple[Any, dict[str, Any]]]:
-        """The bucket and the arguments of every call; the client's errors become this module's."""
+        """Yield the bucket and the options of every call; convert the client's errors to this module's."""
         google, requests = _google()
         api, media = google.api_core.exceptions, google.cloud.storage.exceptions
         uri = f"gs://{self._name}/{key}"
@@ -426,7 +437,9 @@ class _Gcs:
             api.GoogleAPIError, google.auth.exceptions.GoogleAuthError, requests.RequestException, ConnectionError,
             media.InvalidResponse, media.DataCorruption,
         ) as error:  # fmt: skip
-            reason = getattr(error, "cause", None) or error  # of an error that says that the deadline has passed
+            reason = (
+                getattr(error, "cause", None) or error
+            )  # the last error before the deadline, if the deadline passed
             if isinstance(reason, media.InvalidResponse):
                 reason = f"the server answers {reason.response.status_code} {reason.response.text[:200]}".strip()
             raise _failed(verb, uri, reason) from error
@@ -476,7 +489,7 @@ class _Gcs:
         prefix = _prefix(key)
         with self._calling("list", key) as (bucket, options):
             for page in bucket.list_blobs(prefix=prefix, delimiter="/", **options).pages:
-                yield from (found[len(prefix) : -1] for found in page.prefixes)
+                yield from (path[len(prefix) : -1] for path in page.prefixes)
 
     def delete(self, key: str) -> None:
         with suppress(FileNotFoundError), self._calling("remove", key) as (bucket, options):
@@ -485,7 +498,7 @@ class _Gcs:
     def read_versioned(self, key: str) -> tuple[bytes | None, str]:
         with self._calling("read", key) as (bucket, options):
             while blob := bucket.get_blob(key, **options):
-                # The content asked for is that of the generation just seen; when it is gone, look again.
+                # The download asks for the generation that was just read; if it is gone, repeat.
                 with suppress(_google()[0].api_core.exceptions.NotFound):
                     return blob.download_as_bytes(**options), str(blob.generation)
         return None, ""
@@ -496,14 +509,14 @@ class _Gcs:
 
 
 class _S3:
-    """A bucket of S3 or of a store that speaks its protocol, conditional writes (If-Match) included."""
+    """Store in a bucket of S3, or of a service with S3's protocol including conditional writes (If-Match)."""
 
     def __init__(self, bucket: str) -> None:
         self._name = bucket
 
     @contextmanager
     def _calling(self, verb: str, key: str) -> Iterator[Any]:
-        """The client; its errors become this module's."""
+        """Yield the client; convert its errors to this module's."""
         boto3, botocore = _amazon()
         uri = f"s3://{self._name}/{key}"
         try:
@@ -529,10 +542,10 @@ class _S3:
         with self._calling("read", key) as client:
             for attempt in range(_ATTEMPTS):
                 try:
-                    answer = client.get_object(**self._object(key), **options)
-                    return answer["Body"].read(), answer["ETag"]
+                    response = client.get_object(**self._object(key), **options)
+                    return response["Body"].read(), response["ETag"]
                 except (errors.HTTPClientError, errors.IncompleteReadError):
-                    # The client repeats a call, but not an answer that breaks off while it is read.
+                    # The client repeats a failed call, but not a response that is interrupted while it is read.
                     if attempt == _ATTEMPTS - 1:
                         raise
         raise AssertionError("unreachable")
@@ -568,13 +581,13 @@ class _S3:
 
     def list(self, key: str) -> Iterator[tuple[str, int, str]]:
         for page in self._pages(key):
-            for found in page.get("Contents", []):
-                if not found["Key"].endswith("/"):
-                    yield found["Key"][len(_prefix(key)) :], found["Size"], found["ETag"].strip('"')
+            for item in page.get("Contents", []):
+                if not item["Key"].endswith("/"):
+                    yield item["Key"][len(_prefix(key)) :], item["Size"], item["ETag"].strip('"')
 
     def folders(self, key: str) -> Iterator[str]:
         for page in self._pages(key, Delimiter="/"):
-            yield from (found["Prefix"][len(_prefix(key)) : -1] for found in page.get("CommonPrefixes", []))
+            yield from (item["Prefix"][len(_prefix(key)) : -1] for item in page.get("CommonPrefixes", []))
 
     def delete(self, key: str) -> None:
         with self._calling("remove", key) as client:
@@ -598,7 +611,7 @@ def _prefix(key: str) -> str:
 
 
 def _content_type(key: str) -> str:
-    """So that a browser shows a report or a photo in a bucket instead of saving it."""
+    """Return the content type by suffix, so that a browser shows a report or photo in a bucket instead of saving it."""
     return mimetypes.guess_type(key)[0] or "application/octet-stream"
 
 
@@ -609,7 +622,7 @@ def _failed(verb: str, uri: str, reason: object) -> StorageError:
 
 @once
 def _google() -> tuple[Any, Any]:
-    """The package google with what is used of it, and requests, whose errors pass through."""
+    """Import and return the package google with the modules used here, and requests, whose errors pass through."""
     import google.api_core.exceptions
     import google.auth.exceptions
     import google.cloud.storage.exceptions
@@ -621,7 +634,7 @@ def _google() -> tuple[Any, Any]:
 
 @once
 def _amazon() -> tuple[Any, Any]:
-    """boto3 and botocore, with the modules of their errors."""
+    """Import and return boto3 and botocore with the modules of their errors."""
     import boto3.exceptions
     import boto3.session
     import botocore.config
@@ -633,10 +646,12 @@ def _amazon() -> tuple[Any, Any]:
 @once
 def _gcs_client(endpoint: str) -> Any:
     google, _ = _google()
-    # Else it asks, for its own traces and in threads of its own, what the bucket is: once a process and after each file
-    # that is not there. That needs a permission that reading and writing do not.
+    # Otherwise the client requests the bucket's metadata for its traces, in its own threads: once per process and after
+    # each missing file. The request needs a permission that reading and writing do not need.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
-    return google.cloud.storage.Client(project=None)  # objects need none, and not every credential brings one
+    return google.cloud.storage.Client(
+        project=None
+    )  # access to objects needs no project, and not every credential has one
 
 
 @once
