@@ -1,6 +1,6 @@
-"""Settings made from pipeline parameters, with every value checked.
+"""Conversion of pipeline parameters to settings dataclasses, with a check of every value.
 
-Nothing here imports TensorFlow: compiling the pipeline must not need it.
+The module does not import TensorFlow, as compiling the pipeline must not need it.
 """
 
 import re
@@ -12,41 +12,41 @@ from components.scorer.settings import Faces, Policy, Pretraining
 
 
 def scale_limits(rating_scale: str) -> tuple[float, float] | None:
-    """The lowest and the highest score of a scale.
+    """Return the lowest and the highest score of a rating scale.
 
     Args:
-        rating_scale: such as ``1-5`` or ``0-100``, or ``auto``.
+        rating_scale: Scale such as ``1-5`` or ``0-100``, or ``auto``.
 
     Returns:
-        Both, or None for ``auto``.
+        Lowest and highest score; None for ``auto``.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: The text is neither a scale nor ``auto``.
     """
     if rating_scale == "auto":
         return None
-    found = re.fullmatch(r"\s*(-?\d{1,6}(?:\.\d{1,6})?)\s*-\s*(-?\d{1,6}(?:\.\d{1,6})?)\s*", rating_scale)
-    if not found or float(found[1]) >= float(found[2]):
+    match = re.fullmatch(r"\s*(-?\d{1,6}(?:\.\d{1,6})?)\s*-\s*(-?\d{1,6}(?:\.\d{1,6})?)\s*", rating_scale)
+    if not match or float(match[1]) >= float(match[2]):
         raise ValueError(
             "rating_scale must be auto, or the lowest and the highest score such as 1-5 or 0-100, "
             f"got {shown(rating_scale)}"
         )
-    return float(found[1]), float(found[2])
+    return float(match[1]), float(match[2])
 
 
 def from_parameters(settings: type, **parameters: Any) -> Any:
     """Build a settings dataclass from pipeline parameters and check every value.
 
     Args:
-        settings: one of the dataclasses above.
-        **parameters: values by field name; fields left out keep their default. Lists become tuples.
+        settings: Dataclass of `components.scorer.settings`.
+        **parameters: Values by field name; omitted fields keep their default. Lists become tuples.
 
     Returns:
         An instance of ``settings``.
 
     Raises:
-        ValueError: a name is unknown, or a value is outside its type, choices or range; the message names
-            the parameter, what was expected and what came.
+        ValueError: A name is unknown, or a value is outside its type, choices or range; the message names the
+            parameter, the expected value and the actual value.
     """
     known = {f.name for f in fields(settings)}
     if unknown := sorted(set(parameters) - known):
@@ -57,31 +57,31 @@ def from_parameters(settings: type, **parameters: Any) -> Any:
 
 
 def among(parameters: dict[str, Any], settings: type, prefix: str = "") -> dict[str, Any]:
-    """The parameters that are fields of ``settings``, by field name.
+    """Return the parameters that are fields of ``settings``, by field name.
 
-    Several settings share one signature, so fields that would collide carry a prefix there.
+    Several settings dataclasses share one signature, in which fields of the same name have a prefix.
 
     Args:
-        parameters: values by parameter name, e.g. the ``locals()`` of a function.
-        settings: one of the dataclasses above.
-        prefix: where ``prefix + field`` is a parameter, it goes before ``field``.
+        parameters: Values by parameter name, e.g. the ``locals()`` of a function.
+        settings: Dataclass of `components.scorer.settings`.
+        prefix: Prefix of parameter names; a parameter ``prefix + field`` takes precedence over ``field``.
 
     >>> among({"epochs": 3, "pretraining_epochs": 5, "photos": "x"}, Pretraining, prefix="pretraining_")
     {'epochs': 5}
     """
-    names = {f.name: prefix + f.name if prefix + f.name in parameters else f.name for f in fields(settings)}
-    return {field: parameters[name] for field, name in names.items() if name in parameters}
+    parameter_names = {f.name: prefix + f.name if prefix + f.name in parameters else f.name for f in fields(settings)}
+    return {field: parameters[name] for field, name in parameter_names.items() if name in parameters}
 
 
 def check_together(pretraining: Pretraining, scale: int) -> None:
-    """Refuse settings that are each right but contradict each other.
+    """Raise ValueError if settings are each valid but contradict each other.
 
     Args:
-        pretraining: names the crop, the start and the epochs.
-        scale: side of the square that photos are scaled to before the crop.
+        pretraining: Settings of pretraining, with the crop, the start and the epochs.
+        scale: Side of the square that photos are scaled to before the crop, pixels.
 
     Raises:
-        ValueError: says which two, and what to do.
+        ValueError: Two settings contradict each other; the message names both and the remedy.
     """
     if scale < pretraining.crop:
         raise ValueError(f"scale must be at least crop, which is cut from it; got {scale} and {pretraining.crop}")
@@ -95,10 +95,10 @@ def check_together(pretraining: Pretraining, scale: int) -> None:
 
 
 def check_policy(policy: Policy) -> None:
-    """Refuse to overrule the gates without a reason, or to give a reason that would not be heeded.
+    """Raise ValueError if the gates are overruled without a reason, or if a reason is given without effect.
 
     Raises:
-        ValueError: says what to give.
+        ValueError: ``force_publish`` and ``force_reason`` are not set together.
     """
     reason = policy.force_reason.strip()
     if policy.force_publish and not reason:
@@ -108,10 +108,10 @@ def check_policy(policy: Policy) -> None:
 
 
 def check_faces(faces: Faces) -> None:
-    """Refuse settings of faces that contradict each other.
+    """Raise ValueError if settings of faces contradict each other.
 
     Raises:
-        ValueError: says which, and what to do.
+        ValueError: Two settings contradict each other; the message names both and the remedy.
     """
     if faces.face_embedder and not faces.face_detector:
         raise ValueError("face_embedder needs face_detector, which finds the faces that it reads: give both or none")
@@ -132,7 +132,7 @@ def check_faces(faces: Faces) -> None:
 
 
 def as_parameters(settings: Any) -> dict[str, Any]:
-    """A settings instance as plain JSON values (tuples become lists)."""
+    """Return a settings instance as JSON values by field name; tuples become lists."""
     return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(settings).items()}
 
 
@@ -162,7 +162,7 @@ _RANGES = {
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:
-    """The value in the field's own type, or a ValueError that says what was expected."""
+    """Return the value converted to its field's type; raise ValueError if the type, choice or range is wrong."""
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise ValueError(f"{name} must be one of {list(get_args(hint))}, got {shown(value)}")
@@ -184,15 +184,15 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     return value
 
 
-def _checked_list(name: str, value: Any, each: Any) -> tuple:
-    """The values of a list parameter as a tuple."""
-    if each in (int, float):
-        kind = "whole numbers" if each is int else "numbers"
+def _checked_list(name: str, value: Any, item_type: Any) -> tuple:
+    """Return the values of a list parameter as a tuple; raise ValueError if one of them is invalid."""
+    if item_type in (int, float):
+        kind = "whole numbers" if item_type is int else "numbers"
         if not isinstance(value, list | tuple) or any(not isinstance(n, int | float) for n in value):
             raise ValueError(f"{name} must be a list of {kind}, got {shown(value)}")
-        return tuple(_checked(name, number, each) for number in value)
+        return tuple(_checked(name, number, item_type) for number in value)
     if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
         raise ValueError(f"{name} must be a list of texts, got {shown(value)}")
-    if get_origin(each) is Literal and (unknown := [text for text in value if text not in get_args(each)]):
-        raise ValueError(f"{name} must hold only {list(get_args(each))}, got {shown(unknown[0])}")
+    if get_origin(item_type) is Literal and (unknown := [text for text in value if text not in get_args(item_type)]):
+        raise ValueError(f"{name} must hold only {list(get_args(item_type))}, got {shown(unknown[0])}")
     return tuple(value)

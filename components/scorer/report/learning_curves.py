@@ -1,4 +1,4 @@
-"""Learning curves as a chart, the same for every training."""
+"""Chart of learning curves, used in the reports of pretraining and training."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,14 +6,14 @@ from matplotlib.figure import Figure
 
 
 def plot(curves: Mapping[str, Sequence[float]], kept: int, measure: str, unseen: str, title: str = "") -> Figure:
-    """The loss by epoch, on what was trained on and on what was not; the epoch that was kept is marked.
+    """Plot training and validation loss by epoch, with a line at the epoch whose weights were kept.
 
     Args:
-        curves: ``loss`` and ``val_loss``, a value an epoch.
-        kept: The epoch whose weights were kept, from 1.
-        measure: name of the loss.
-        unseen: name of the photos that ``val_loss`` was measured on.
-        title: above the chart, which is then made for two to stand side by side.
+        curves: ``loss`` and ``val_loss``, one value per epoch.
+        kept: Epoch whose weights were kept, from 1.
+        measure: Name of the loss.
+        unseen: Name of the validation photos, on which ``val_loss`` was measured.
+        title: Title above the chart; a chart with a title is narrower, so that two fit side by side.
     """
     figure = Figure(figsize=(4.5, 3.2) if title else (7, 3.2), layout="constrained")
     axes = figure.subplots()

@@ -1,8 +1,8 @@
-"""A report as one self-contained page: no network, no script, readable on a phone, in light and in dark.
+"""HTML report as one self-contained page: no network, no script, readable on a phone, in light and dark mode.
 
 The pipeline's UI shows a report in a sandboxed frame that can load nothing, so charts are inline SVG and
-photos are small inline JPEGs. What a block function returns is safe HTML; any other string is text and is
-escaped, so a photo's name or an attribute's value can never become markup.
+photos are small inline JPEGs. Block functions return safe HTML. Any other string is text and is escaped, so a
+photo's name or an attribute's value can never become markup.
 
     page = Page("Ingestion", "1,989 photos, 48,427 ratings")
     page.section("Ratings", "Each photo has at least 7.", table(rows), gallery([chart(figure, "Means")]))
@@ -24,20 +24,20 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
 LARGEST = 5_000_000
-"""Bytes of a page: what the pipeline's UI still shows at once, as it puts the page into a frame's attribute."""
+"""Largest size of a page, bytes: the pipeline's UI, which puts the page into a frame's attribute, shows it at once."""
 
 _TEMPLATE = Environment(autoescape=True).from_string(Path(__file__).with_name("page.html").read_text("utf-8"))
 
 
 class Page:
-    """A title, a sentence under it, and sections of blocks in the order in which they are added."""
+    """HTML report: a title, a lead sentence, and sections of blocks in the order of their addition."""
 
     def __init__(self, title: str, lead: str = ""):
         """Start a page.
 
         Args:
-            title: plain text.
-            lead: one or two sentences under the title, plain text.
+            title: Title, plain text.
+            lead: One or two sentences under the title, plain text.
         """
         self.title, self.lead = title, lead
         self._sections: list[tuple[str, list[Markup]]] = []
@@ -46,20 +46,20 @@ class Page:
         """Add a section.
 
         Args:
-            heading: plain text; empty for a section without one, such as the verdict on top.
-            *blocks: what the functions of this module return; a plain string becomes a paragraph.
+            heading: Heading, plain text; "" for a section without a heading, such as the verdict on top.
+            *blocks: HTML blocks returned by the functions of this module; a plain string becomes a paragraph.
         """
-        self._sections.append((heading, [b if isinstance(b, Markup) else text(b) for b in blocks]))
+        self._sections.append((heading, [block if isinstance(block, Markup) else text(block) for block in blocks]))
 
     def html(self) -> str:
-        """The whole page."""
+        """Return the page as HTML."""
         return _TEMPLATE.render(title=self.title, lead=self.lead, sections=self._sections)
 
     def write(self, path: str | Path) -> None:
-        """Write the page as UTF-8, making the folders above it.
+        """Write the page as UTF-8; create the folders above it.
 
         Raises:
-            ValueError: the page is larger than ``LARGEST``; nothing is written.
+            ValueError: The page is larger than `LARGEST`; nothing is written.
         """
         data = self.html().encode("utf-8")
         if len(data) > LARGEST:
@@ -73,36 +73,36 @@ class Page:
 
 
 def text(words: str) -> Markup:
-    """A paragraph."""
+    """Return a paragraph."""
     return Markup("<p>{}</p>").format(words)
 
 
 def verdict(ok: bool | None, words: str) -> Markup:
-    """A banner: yes, no, or neither (None), told by a sign as well as by colour."""
+    """Return a banner for yes (True), no (False) or undecided (None), marked by a sign as well as by colour."""
     kind, sign = {True: ("yes", "✓"), False: ("no", "✗"), None: ("open", "!")}[ok]
     return Markup('<p class="verdict {}">{} {}</p>').format(kind, sign, words)
 
 
 def mark(ok: bool | None, words: str) -> Markup:
-    """A few words in a table's cell in the colour and with the sign of a verdict."""
+    """Return a few words for a table cell, with the colour and sign of a `verdict`."""
     kind, sign = {True: ("yes", "✓"), False: ("no", "✗"), None: ("open", "!")}[ok]
     return Markup('<strong class="{}">{}&nbsp;{}</strong>').format(kind, sign, words)
 
 
 def table(rows: list[dict[str, Any]], caption: str = "", most: int = 500) -> Markup:
-    """A table. On a phone one with sentences in it becomes a list of its rows, and any other scrolls sideways.
+    """Return a table. On a phone, a table with sentences becomes a list of its rows; other tables scroll sideways.
 
     Args:
-        rows: one dict a row; the columns are the keys in order of first appearance. Whole numbers get
+        rows: One dict per row; the columns are the keys in order of first appearance. Whole numbers get
             thousands separators, other numbers three decimals, None and NaN a dash.
-        caption: plain text above the table.
-        most: rows shown; a last line says how many more there are.
+        caption: Plain text above the table.
+        most: Largest number of rows shown; a last line gives the number of further rows.
     """
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    numeric = {c: all(isinstance(row.get(c), Real | None) for row in rows) for c in columns}
-    head = Markup("").join(Markup("<th{}>{}</th>").format(_number(numeric[c]), c) for c in columns)
+    numeric = {name: all(isinstance(row.get(name), Real | None) for row in rows) for name in columns}
+    head = Markup("").join(Markup("<th{}>{}</th>").format(_number(numeric[name]), name) for name in columns)
     body = Markup("").join(
-        Markup("<tr>{}</tr>\n").format(Markup("").join(_cell(c, row.get(c), numeric[c]) for c in columns))
+        Markup("<tr>{}</tr>\n").format(Markup("").join(_cell(name, row.get(name), numeric[name]) for name in columns))
         for row in rows[:most]
     )
     if len(rows) > most:
@@ -116,25 +116,25 @@ def table(rows: list[dict[str, Any]], caption: str = "", most: int = 500) -> Mar
 
 
 def chart(figure: Figure, alt: str) -> Markup:
-    """A figure as inline SVG whose text stays text.
+    """Return a figure as inline SVG whose text stays text.
 
     Black and white of the figure become the page's own text and background colours, so matplotlib's defaults
-    are legible in light and dark; choose colours of middling brightness for data. A figure 4.5 inches wide
-    reads well on a phone, and two stand side by side in a ``gallery`` on a desk. Draw more than about
+    are legible in light and dark mode. Choose colours of medium brightness for data. A figure 4.5 inches wide
+    is readable on a phone, and two fit side by side in a `gallery` on a desktop. Draw more than about
     2,000 points with ``rasterized=True``.
 
     Args:
-        figure: made with ``matplotlib.figure.Figure``, without pyplot's global state.
-        alt: what the chart shows, for those who cannot see it.
+        figure: Figure made with ``matplotlib.figure.Figure``, without pyplot's global state.
+        alt: Description of the chart for people who cannot see it.
     """
     buffer = io.StringIO()
-    # With this salt the same chart has the same ids each time, and two charts of a page have different ones.
+    # With this salt a chart has the same ids in every report, and two charts of a page have different ids.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": alt}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     drawing = buffer.getvalue()
     drawing = drawing[drawing.index("<svg") :]
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
-    drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)  # nothing refers to them, and two charts would share them
+    drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)  # nothing refers to these ids, and two charts would share them
     drawing = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', drawing, count=1)
     drawing = drawing.replace("#000000", "currentColor").replace("#ffffff", "var(--background)")
     drawing = re.sub(r'font-family: [^;"]*;? ?', "", drawing)  # the page's own font
@@ -146,15 +146,15 @@ def chart(figure: Figure, alt: str) -> Markup:
 
 
 def photo(data: bytes, caption: str = "", side: int = 160) -> Markup:
-    """A small photo with words under it.
+    """Return a small photo with a caption.
 
     Args:
-        data: an encoded photo in any format that Pillow reads.
-        caption: plain text.
-        side: pixels of the longer side.
+        data: Encoded photo in any format that Pillow reads.
+        caption: Caption, plain text.
+        side: Longer side, pixels.
 
     Raises:
-        PIL.UnidentifiedImageError: ``data`` is no photo.
+        PIL.UnidentifiedImageError: ``data`` is not a photo.
     """
     small = io.BytesIO()
     with Image.open(io.BytesIO(data)) as opened:
@@ -169,12 +169,12 @@ def photo(data: bytes, caption: str = "", side: int = 160) -> Markup:
 
 
 def pair(items: list[str]) -> Markup:
-    """Photos that belong together and stay so when a row is full."""
+    """Return photos that stay side by side when a row of a gallery is full."""
     return Markup('<div class="pair">{}</div>').format(Markup("").join(items))
 
 
 def gallery(items: list[str]) -> Markup:
-    """Photos or charts side by side, as many in a row as the screen holds."""
+    """Return photos or charts side by side, as many in a row as fit on the screen."""
     return Markup('<div class="gallery">{}</div>').format(Markup("\n").join(items))
 
 
@@ -183,7 +183,7 @@ def _number(numeric: bool) -> Markup:
 
 
 def _long(value: Any) -> bool:
-    """Whether a cell holds a sentence, which needs room to be read, and not a name."""
+    """Return True for a text of more than 60 characters, a sentence that needs a wide cell."""
     return isinstance(value, str) and not isinstance(value, Markup) and len(value) > 60
 
 
