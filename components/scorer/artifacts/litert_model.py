@@ -10,7 +10,7 @@ A photo is processed as in training:
 
 1. `Portable.normalise` (ingestion's decoding) makes it upright, small and a JPEG.
 2. `Portable.given` detects and embeds the face, if the scorer uses faces (``face_inputs``). It also resizes and crops
-the photo, equal to ``preprocessing_tf`` but for rounding.
+   the photo, equal to ``preprocessing_tf`` but for rounding.
 3. `Portable.answer` scores it.
 
 Nothing here imports TensorFlow or Keras: with them a process needs seven times the memory and starts two seconds later.
@@ -213,7 +213,7 @@ def _load(uri: str, folder: str, threads: int) -> Portable:
         raise FileNotFoundError(f"{uri} was published without {FOLDER}/{NETWORK}: publish its scorer again")
     try:
         metadata = json.loads(metadata_json)
-        reads = Reads(**metadata["reads"]) if "reads" in metadata else PHOTO_ALONE
+        face_input_spec = Reads(**metadata["reads"]) if "reads" in metadata else PHOTO_ALONE
         return Portable(
             uri=uri,
             version=channels.version_of(uri),
@@ -223,11 +223,11 @@ def _load(uri: str, folder: str, threads: int) -> Portable:
             error=metadata["error"],
             settings=from_parameters(Ingestion, **metadata["ingestion"]),
             norms=policy.load(norms_json),
-            reader=reader(folder, reads, threads),
-            reads=reads,
+            reader=reader(folder, face_input_spec, threads),
+            reads=face_input_spec,
             jobs=tuple(metadata.get("jobs", ())),
             attributes=tuple(metadata.get("attributes", ())),
-            _run=_signature(network_bytes, threads, reads),
+            _run=_signature(network_bytes, threads, face_input_spec),
         )
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"expected a portable network at {uri}/{FOLDER}, which cannot be read: {error}") from error
@@ -292,14 +292,16 @@ def about(
     return metadata | ({"reads": asdict(reads), "stages": _told(reads, settings, faces or {})} if reads.faces else {})
 
 
-def _told(reads: Reads, normalising: Mapping[str, Any], faces: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _told(face_input_spec: Reads, normalising: Mapping[str, Any], faces: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the stages of preprocessing in their order, each with its parameters.
 
     File names are relative to the folder of ``portable.json``.
     """
     digests, kind = faces.get("sha256", {}), faces.get("kind", "")
-    squares = {"embed": {"side": faces.get("side"), "scales": faces.get("scales")}} if reads.embedding else {}
-    squares |= {"score": {"side": reads.view, "scale": reads.view_scale}} if reads.view else {}
+    squares = {"embed": {"side": faces.get("side"), "scales": faces.get("scales")}} if face_input_spec.embedding else {}
+    squares |= (
+        {"score": {"side": face_input_spec.view, "scale": face_input_spec.view_scale}} if face_input_spec.view else {}
+    )
     parameters: dict[Stage, dict[str, Any]] = {
         "normalise": dict(normalising),
         "detect": {"file": f"{embedder.FOLDER}/{embedder.DETECTOR}", "sha256": digests.get("detector")},
@@ -309,9 +311,9 @@ def _told(reads: Reads, normalising: Mapping[str, Any], faces: Mapping[str, Any]
             "sha256": digests.get("embedder"),
             **{name: faces.get(name) for name in ("preprocessing", "mirror", "size")},
         },
-        "score": {"file": NETWORK, "inputs": ["pixels", *reads.inputs]},
+        "score": {"file": NETWORK, "inputs": ["pixels", *face_input_spec.inputs]},
     }
-    return [{"stage": stage, **parameters[stage]} for stage in reads.stages]
+    return [{"stage": stage, **parameters[stage]} for stage in face_input_spec.stages]
 
 
 def _file(folder: str, name: str) -> bytes | None:
@@ -322,9 +324,9 @@ def _file(folder: str, name: str) -> bytes | None:
         return None
 
 
-def _signature(network: bytes, threads: int, reads: Reads) -> Any:
+def _signature(network: bytes, threads: int, face_input_spec: Reads) -> Any:
     runner = litert.load(network, threads).get_signature_runner()
     inputs, outputs = set(runner.get_input_details()), set(runner.get_output_details())
-    if inputs - {"job"} != {"pixels", *reads.inputs} or not outputs >= {"mean", "std", "distribution"}:
+    if inputs - {"job"} != {"pixels", *face_input_spec.inputs} or not outputs >= {"mean", "std", "distribution"}:
         raise ValueError(f"its signature takes {sorted(inputs)} and gives {sorted(outputs)}")
     return runner

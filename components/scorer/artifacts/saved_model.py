@@ -158,9 +158,9 @@ def export(bundle: Bundle, folder: str | Path, name: str = "scorer") -> None:
     networks = {SIGNATURE: serving_outputs.scores(bundle.model)}
     if serving_outputs.is_pooled(bundle.model):
         networks[EXPLAIN] = serving_outputs.closed_form(bundle.model)
-    reads = bundle.needs
+    face_input_spec = bundle.needs
     photos, job = (tf.TensorSpec([None], tf.string, name) for name in ("image_bytes", "job"))
-    faces = [tf.TensorSpec([None, *shape], tf.float32, name) for name, shape in reads.shapes.items()]
+    faces = [tf.TensorSpec([None, *shape], tf.float32, name) for name, shape in face_input_spec.shapes.items()]
     for signature, network in networks.items():
         archive.track(network)
         archive.add_endpoint(signature, _of_encoded(network, bundle), [photos, *faces])
@@ -169,8 +169,8 @@ def export(bundle: Bundle, folder: str | Path, name: str = "scorer") -> None:
         archive.track(network)
         archive.add_endpoint(WITH_JOB, _of_encoded_and_named(network, bundle), [photos, *faces, job])
     archive.write_out(str(folder), verbose=False)
-    warmup.write(folder, name, reads)
-    if reads.faces:
+    warmup.write(folder, name, face_input_spec)
+    if face_input_spec.faces:
         _describe(bundle, Path(folder), name)
 
 
@@ -239,9 +239,8 @@ def _of_encoded_and_named(network: keras.Model, bundle: Bundle) -> Callable[...,
 
     def score(image_bytes: tf.Tensor, *rest: tf.Tensor) -> dict[str, tf.Tensor]:
         *faces, job = rest
-        index = tf.argmax(
-            tf.cast(job[:, None] == names, tf.int32), axis=-1, output_type=tf.int32
-        )  # all False gives 0, unknown
+        # A name that matches none of them gives index 0, unknown.
+        index = tf.argmax(tf.cast(job[:, None] == names, tf.int32), axis=-1, output_type=tf.int32)
         return network([bundle.pixels(image_bytes), *faces, index], training=False)
 
     return score
@@ -263,8 +262,8 @@ def load(uri: str, whole: bool = False) -> Published:
     excluded = () if whole else (BUNDLE, f"{litert_model.FOLDER}/{litert_model.NETWORK}")
     with integrity.local(uri, without=excluded) as folder:
         metadata = _about(folder)
-        reads = Reads(**metadata.get("reads", {}))
-        reader = litert_model.reader(folder, reads) if reads.faces else None
+        face_input_spec = Reads(**metadata.get("reads", {}))
+        reader = litert_model.reader(folder, face_input_spec) if face_input_spec.faces else None
         try:
             loaded = tf.saved_model.load(folder)
         except (OSError, ValueError, tf.errors.OpError) as error:
@@ -279,7 +278,7 @@ def load(uri: str, whole: bool = False) -> Published:
     settings = from_parameters(Ingestion, **metadata.get("ingestion", {}))
     jobs = tuple(metadata.get("jobs", ()))
     explain = loaded.signatures.get(EXPLAIN)
-    return Published(uri, version_of(uri), signature, explain, loaded, jobs, reads, reader, settings)
+    return Published(uri, version_of(uri), signature, explain, loaded, jobs, face_input_spec, reader, settings)
 
 
 def _about(uri: str) -> dict[str, Any]:

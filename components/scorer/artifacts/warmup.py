@@ -21,11 +21,7 @@ from components.scorer.faces.face_inputs import PHOTO_ALONE, Reads
 
 FILE = "assets.extra/tf_serving_warmup_requests"
 
-_SIZES = (
-    (320, 427),
-    (320, 320),
-    (480, 320),
-)  # width and height in pixels; the shorter side is 320, as ingestion writes photos
+_SIZES = ((320, 427), (320, 320), (480, 320))  # pixels; the shorter side is 320, as ingestion writes photos
 
 
 @lru_cache(maxsize=1)

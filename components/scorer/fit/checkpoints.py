@@ -154,7 +154,7 @@ def fit(
         ValueError: A loss is not finite. It is raised after the batch with that loss, and the epoch is not saved.
     """
     resumed = checkpoints.latest()
-    first, curves = resumed or (0, {})
+    first, history = resumed or (0, {})
     if resumed:
         print(f"{what}: going on from epoch {first} of {epochs}", flush=True)
         model = checkpoints.load(first)
@@ -169,17 +169,17 @@ def fit(
         values = train(data(epoch), validation, progress)
         expect_finite([*values.values()], what, f"losses of epoch {epoch + 1}")
         for name, value in {**values, "seconds": time.monotonic() - began}.items():
-            curves.setdefault(name, []).append(value)
-        checkpoints.save(model, epoch + 1, curves, {best_epoch(curves)}, write=workers is None or workers.chief)
+            history.setdefault(name, []).append(value)
+        checkpoints.save(model, epoch + 1, history, {best_epoch(history)}, write=workers is None or workers.chief)
         if workers:  # wait until the chief has written
             workers.agree(epoch + 1, "the epochs that are done")
         losses = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
-        print(f"{what}: epoch {epoch + 1} of {epochs}, {losses}, {duration(curves['seconds'][-1])}", flush=True)
-    best = best_epoch(curves)
-    if best != len(curves.get("loss", [])):
+        print(f"{what}: epoch {epoch + 1} of {epochs}, {losses}, {duration(history['seconds'][-1])}", flush=True)
+    best = best_epoch(history)
+    if best != len(history.get("loss", [])):
         model = checkpoints.load(best)
     ema.settle(model)
-    return model, curves
+    return model, history
 
 
 def best_epoch(curves: Curves) -> int:

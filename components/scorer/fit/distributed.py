@@ -4,7 +4,7 @@
 created, and sums the workers' gradients at each step. Keras 3's ``fit`` fails under it. Keras 3.15 reduces the first
 batch to build the model, and TensorFlow refuses that for a single worker's values: "unsupported type PerReplica". So
 `Workers.epochs` drives the steps itself; layers, loss and optimizer are Keras's. With dropout each worker draws the
-same mask for its shard. Several workers therefore compute the same as one only without dropout.
+same mask for its shard, so several workers compute the same as one worker only without dropout.
 
 A worker learns of the others from the environment variable ``TF_CONFIG``
 (https://www.tensorflow.org/api_docs/python/tf/distribute/cluster_resolver/TFConfigClusterResolver), or from variables
@@ -30,7 +30,8 @@ TF_CONFIG = "TF_CONFIG"
 Run = Callable[[tf.data.Dataset, tf.data.Dataset | None, keras.callbacks.Callback], dict[str, float]]
 """Function that trains one epoch, evaluates the validation batches, and returns ``loss``, ``val_loss``, …
 
-Its arguments are the training batches, the validation batches or None, and a progress callback."""
+Its arguments are the training batches, the validation batches or None, and a progress callback.
+"""
 
 
 @dataclass(frozen=True)

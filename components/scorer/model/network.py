@@ -26,7 +26,7 @@ def build_scorer(encoder: keras.Model, dropout: float, sight: Sight = WHOLE, for
 
     Args:
         encoder: Model of ``build_encoder``; its layers are shared with the result.
-        dropout: Share of the features that is dropped in training.
+        dropout: Fraction of the features that is dropped in training.
         sight: Specification of the inputs.
         form: Rank of the quadratic features: the number of components whose pairs get weights, see ``layers``. 0: the
             head is linear.
@@ -52,7 +52,7 @@ def build_head(channels: int, dropout: float, sight: Sight = WHOLE, form: int = 
 
     Args:
         channels: Number of the encoder's feature channels.
-        dropout: Share of the features that is dropped in training.
+        dropout: Fraction of the features that is dropped in training.
         sight: Specification of the inputs.
         form: Rank of the quadratic features; 0: the head is linear.
 

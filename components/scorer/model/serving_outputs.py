@@ -141,9 +141,9 @@ def closed_form(model: keras.Model, heads: keras.Model | None = None) -> keras.M
         raise ValueError(f"expected a network that ends in global average pooling and a dense softmax: {model.name}")
     network, votes, attributes = _joined(model, heads)
     tilt = next((layer for layer in network.layers if isinstance(layer, Tilt)), None)
-    pairing = networks.pairing(model)
-    maps = Maps(model.layers[-1], pairing, tilt, name="maps", dtype="float32")
-    options = {"read": pairing.input} if pairing else {}
+    quadratic = networks.pairing(model)
+    maps = Maps(model.layers[-1], quadratic, tilt, name="maps", dtype="float32")
+    options = {"read": quadratic.input} if quadratic else {}
     options |= {"job": network.inputs[-1]} if tilt else {}
     outputs = Told(name="told", dtype="float32")(votes) | maps(networks.maps(model), votes, **options) | attributes
     return keras.Model(network.inputs, outputs, name="closed_form")
