@@ -1,1 +1,1 @@
-"""The DAG, and the command line that compiles, runs, submits and schedules it."""
+"""Pipeline definition (DAG), and the command line that compiles, runs, submits and schedules it."""

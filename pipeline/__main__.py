@@ -1,4 +1,4 @@
-"""The command line: ``python -m pipeline --help``."""
+"""Command line of the pipeline: ``python -m pipeline --help``."""
 
 import argparse
 import os
@@ -36,18 +36,19 @@ _PATHS = (
     "photos", "ratings", "unlabelled", "attributes", "models", "workspace", "weights", "norms", "face_detector",
     "face_embedder",
 )  # fmt: skip
-"""Parameters that hold an address."""
+"""Parameters that hold a path or an address."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        arguments: by default the process's.
+        arguments: Command-line arguments; None: those of the process.
 
     Returns:
-        0: done, and for ``run`` also when the gates said no. 1: a step failed, ``pipeline.yaml`` is stale, or a photo
-        could not be read. 2: the command cannot be carried out as it was given.
+        The exit status. 0: success; for ``run`` also if the gates refused the scorer. 1: a step failed,
+        ``pipeline.yaml`` is stale, or a photo could not be read. 2: the arguments or their inputs are wrong. 130: the
+        command was interrupted.
     """
     options = _parser().parse_args(arguments)
     os.environ.update({name: value for name, value in resources.QUIET.items() if name not in os.environ})
@@ -62,55 +63,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Run the DAG on this machine."""
-    own = _given(options)
-    given, folder = _completed(own, options.build)
-    if "photos" not in own:
+    """Run the pipeline on this machine."""
+    cli_parameters = _given(options)
+    parameters_of_run, folder = _completed(cli_parameters, options.build)
+    if "photos" not in cli_parameters:
         print("No photos given: this run is on the embedded sample, drawn by code. It shows the pipeline at work;")
         print("its figures say nothing about real portraits.", flush=True)
-    values = parameters.check({"revision": local_runner.revision(), **_absolute(given)})
-    if (old := values.get("resume")) and not storage.exists(Workspace(values["workspace"], old).steps):
-        raise ValueError(f"there is no run {old!r} in the workspace {values['workspace']}")
+    values = parameters.check({"revision": local_runner.revision(), **_absolute(parameters_of_run)})
+    if (resumed := values.get("resume")) and not storage.exists(Workspace(values["workspace"], resumed).steps):
+        raise ValueError(f"there is no run {resumed!r} in the workspace {values['workspace']}")
     began, run = time.monotonic(), local_runner.new_run()
     print(f"run {run}", flush=True)
     outcome = local_runner.here(values, folder.absolute(), run)
     return _tell(outcome, Workspace(values["workspace"], run), time.monotonic() - began)
 
 
-def _completed(given: dict[str, Any], build: Path) -> tuple[dict[str, Any], Path]:
-    """The parameters with what `run` fills in where they are left out, and the folder for what it makes."""
+def _completed(values: dict[str, Any], build: Path) -> tuple[dict[str, Any], Path]:
+    """Return the parameters with the defaults of `run`, and the folder for its results."""
     folder = build
-    if "photos" not in given:
-        if stray := [name for name in ("ratings", "unlabelled", "attributes") if name in given]:
+    if "photos" not in values:
+        if stray := [name for name in ("ratings", "unlabelled", "attributes") if name in values]:
             raise ValueError(f"--{stray[0]} needs --photos; without both the embedded sample is run")
-        given, folder = local_runner.SAMPLE | given, build / "sample"
-    elif not given.get("ratings") and not given["photos"].startswith("sample:"):
+        values, folder = local_runner.SAMPLE | values, build / "sample"
+    elif not values.get("ratings") and not values["photos"].startswith("sample:"):
         raise ValueError("--photos needs --ratings")
-    return {name: str((folder / name).absolute()) for name in ("models", "workspace")} | given, folder
+    return {name: str((folder / name).absolute()) for name in ("models", "workspace")} | values, folder
 
 
-def _tell(outcome: local_runner.Outcome, place: Workspace, seconds: float) -> int:
-    """Say how the run ended and where its results are."""
-    account = outcome.account
-    said = {"Run": f"{account.run} {account.state} after {progress.duration(seconds)}"}
-    if account.step:
-        said |= {"Failed": account.step, "Reason": account.reason}
-        if not account.wrong_input and any(
-            storage.exists(place.checkpoints(step)) for step in ("pretraining", "training")
+def _tell(outcome: local_runner.Outcome, workspace: Workspace, seconds: float) -> int:
+    """Print the outcome of the run and the paths of its results; return the exit status."""
+    summary = outcome.account
+    lines = {"Run": f"{summary.run} {summary.state} after {progress.duration(seconds)}"}
+    if summary.step:
+        lines |= {"Failed": summary.step, "Reason": summary.reason}
+        if not summary.wrong_input and any(
+            storage.exists(workspace.checkpoints(step)) for step in ("pretraining", "training")
         ):
-            said["Go on"] = f"the same command with --resume {account.run} takes up the last complete epoch"
-    said |= {"Gates": account.verdict or "not reached", "Model": account.published or "not published"}
+            lines["Go on"] = f"the same command with --resume {summary.run} takes up the last complete epoch"
+    lines |= {"Gates": summary.verdict or "not reached", "Model": summary.published or "not published"}
     for number, page in enumerate(reversed(outcome.pages)):
-        said["Report" if not number else " " * number] = str(page)
-    print("\n" + "\n".join(f"{name.strip():<8}{value}" for name, value in said.items()))
-    return 1 if account.state == "failed" else 0
+        lines["Report" if not number else " " * number] = str(page)
+    print("\n" + "\n".join(f"{name.strip():<8}{value}" for name, value in lines.items()))
+    return 1 if summary.state == "failed" else 0
 
 
 def _check(options: argparse.Namespace) -> int:
-    """Find out from here what would stop a run."""
-    given = _given(options)
-    values = parameters.check(_absolute(_completed(given, BUILD)[0], check=False))
-    print(f"parameters: {len(given)} given, each of them in its range")
+    """Check from this machine whether a run could start."""
+    cli_parameters = _given(options)
+    values = parameters.check(_absolute(_completed(cli_parameters, BUILD)[0], check=False))
+    print(f"parameters: {len(cli_parameters)} given, each of them in its range")
     further = [("the ratings", lambda: examine(values))] if values.get("ratings") else []
     if options.kubeconfig:
         values = {name: parameters.default(name) for name in ("accelerator", "accelerator_count")} | values
@@ -120,13 +121,13 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _compile(options: argparse.Namespace) -> int:
-    """Write pipeline.yaml, or say whether it is fresh."""
+    """Write pipeline.yaml, or check whether it is fresh."""
     if not options.check:
         storage.write_bytes(str(options.file), compiled().encode())
         print(options.file)
         return 0
-    if found := difference(options.file):
-        print(f"{options.file} is stale; write it anew with: python -m pipeline compile\n{found}", file=sys.stderr)
+    if diff := difference(options.file):
+        print(f"{options.file} is stale; write it anew with: python -m pipeline compile\n{diff}", file=sys.stderr)
         return 1
     print(f"{options.file} is fresh")
     return 0
@@ -143,9 +144,9 @@ def _submit(options: argparse.Namespace) -> int:
 
 
 def _upload(options: argparse.Namespace) -> int:
-    """Upload this version, and start nothing."""
-    if (found := difference(PATH)) and PATH.exists():  # what is uploaded is what was reviewed
-        raise ValueError(f"{PATH.name} is stale; write it anew with: python -m pipeline compile\n{found}")
+    """Upload this version without starting a run."""
+    if (diff := difference(PATH)) and PATH.exists():  # the uploaded pipeline must be the reviewed one
+        raise ValueError(f"{PATH.name} is stale; write it anew with: python -m pipeline compile\n{diff}")
     with clear_errors():
         version = upload(connect(options.host, options.namespace, options.ca), options.version)
     print(f"the server has version {version.name}")
@@ -153,7 +154,7 @@ def _upload(options: argparse.Namespace) -> int:
 
 
 def _schedule(options: argparse.Namespace) -> int:
-    """Bring the server's schedules to what a file says."""
+    """Reconcile the server's schedules with a file."""
     wanted = schedules.read(options.file)
     outcome = "nothing to change"
     with clear_errors():
@@ -166,10 +167,10 @@ def _schedule(options: argparse.Namespace) -> int:
 
 
 def _schedules(options: argparse.Namespace) -> int:
-    """Look at the server's schedules, or pause or resume some."""
+    """List, pause or resume the server's schedules."""
     with clear_errors():
-        found = Schedules(connect(options.host, options.namespace, options.ca), options.experiment)
-        lines = found.lines() if options.verb == "list" else getattr(found, options.verb)(options.names)
+        manager = Schedules(connect(options.host, options.namespace, options.ca), options.experiment)
+        lines = manager.lines() if options.verb == "list" else getattr(manager, options.verb)(options.names)
         line = ""
         for line in lines:
             print(line, flush=True)
@@ -182,22 +183,22 @@ def _run_now(options: argparse.Namespace) -> int:
     """Start a run of a schedule."""
     changed = parameters.read(options.set)
     with clear_errors():
-        found = Schedules(connect(options.host, options.namespace, options.ca), options.experiment)
-        print(f"started run {found.run(options.schedule, changed, options.beside)}")
+        manager = Schedules(connect(options.host, options.namespace, options.ca), options.experiment)
+        print(f"started run {manager.run(options.schedule, changed, options.beside)}")
     return 0
 
 
 def _backfill(options: argparse.Namespace) -> int:
-    """Have the server run a schedule for times in the past."""
-    which = (options.schedule, options.since, options.until)
+    """Start a backfill: the server runs a schedule for past times."""
+    arguments = (options.schedule, options.since, options.until)
     with clear_errors():
-        found = Schedules(connect(options.host, options.namespace, options.ca), options.experiment)
-        moments = found.missed(*which)
+        manager = Schedules(connect(options.host, options.namespace, options.ca), options.experiment)
+        moments = manager.missed(*arguments)
         print("\n".join(f"{moment:%Y-%m-%d %H:%M:%S} UTC" for moment in moments))
         if options.dry_run:
             print("dry run: nothing was changed")
         else:
-            print(f"{found.backfill(*which, options.beside)}: the server runs these, one after another")
+            print(f"{manager.backfill(*arguments, options.beside)}: the server runs these, one after another")
     return 0
 
 
@@ -211,7 +212,7 @@ def _score(options: argparse.Namespace) -> int:
         )
     from components.scorer.batch.score_folder import (
         problems,
-        score,  # TensorFlow takes seconds to load: only where it is needed
+        score,  # loads TensorFlow, which takes seconds: only if needed
     )
 
     scored, unreadable = score(options.model, options.photos, options.out, options.job)
@@ -222,17 +223,17 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _rank(options: argparse.Namespace) -> int:
-    """Score any number of photos with a published model, and put them in order."""
+    """Score many photos in shards with a published model, and rank them."""
     from components.scorer.batch.score_many import rank
 
-    found = rank(
+    summary = rank(
         options.model, options.photos, options.shards, job=options.job, form=options.form, beam_options=options.beam
     )
-    print(f"{found.scored:,} photos scored and in order: {storage.join(options.shards, 'order.csv')}")
-    if found.problems:
+    print(f"{summary.scored:,} photos scored and in order: {storage.join(options.shards, 'order.csv')}")
+    if summary.problems:
         listing = storage.join(options.shards, "problems.csv")
-        print(f"{len(found.problems):,} photos could not be scored: {listing} says why", file=sys.stderr)
-    return 1 if found.problems else 0
+        print(f"{len(summary.problems):,} photos could not be scored: {listing} says why", file=sys.stderr)
+    return 1 if summary.problems else 0
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -245,13 +246,15 @@ def _explain(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     """List the versions of one model or of all."""
-    found = versions.find(options.model)
-    print(model_listing.as_json(found, options.audit) if options.json else model_listing.as_text(found, options.audit))
+    models = versions.find(options.model)
+    print(
+        model_listing.as_json(models, options.audit) if options.json else model_listing.as_text(models, options.audit)
+    )
     return 0
 
 
 def _promote(options: argparse.Namespace) -> int:
-    """Let a channel name a version."""
+    """Point a channel to a version."""
     folder, name = versions.model(options.model)
     kubeflow.check(options.model_registry)
     after = promotion.promote(folder, name, options.version, channel=options.channel, why=options.why)
@@ -268,7 +271,7 @@ def _rollback(options: argparse.Namespace) -> int:
 
 
 def _register(options: argparse.Namespace) -> int:
-    """Bring the Kubeflow Model Registry to what is published."""
+    """Synchronise the Kubeflow Model Registry with the published versions."""
     if not options.model_registry:
         raise ValueError(f"expected the registry's URL as --model-registry, or as {kubeflow.VARIABLE}")
     folder, name = versions.model(options.model)
@@ -281,7 +284,7 @@ def _register(options: argparse.Namespace) -> int:
 
 
 def _tell_registry(options: argparse.Namespace, folder: str, name: str) -> int:
-    """Tell the Kubeflow Model Registry, where one is named, of what was just done: it is done, whatever that says."""
+    """Synchronise the Kubeflow Model Registry, if its URL is given; a failure does not fail the command."""
     for line in kubeflow.tell(options.model_registry, folder, name):
         print(line, flush=True)
     return 0
@@ -292,9 +295,12 @@ def _gc(options: argparse.Namespace) -> int:
     folder, name = versions.model(options.model)
     count = size = 0
     limits = {"keep": options.keep, "older_than": options.older_than, "dry_run": options.dry_run}
-    for gone in versions.collect(folder, name, **limits):
-        print(f"version {gone.version}, {gone.state}, {gone.date or 'no date'}: {gone.bytes:,} bytes", flush=True)
-        count, size = count + 1, size + gone.bytes
+    for removed in versions.collect(folder, name, **limits):
+        print(
+            f"version {removed.version}, {removed.state}, {removed.date or 'no date'}: {removed.bytes:,} bytes",
+            flush=True,
+        )
+        count, size = count + 1, size + removed.bytes
     print(
         f"{count} version{'' if count == 1 else 's'}, {size:,} bytes "
         + ("would go: nothing was removed" if options.dry_run else "removed")
@@ -306,9 +312,11 @@ def _clean(options: argparse.Namespace) -> int:
     """Remove old runs' checkpoints."""
     count = size = 0
     limits = {"keep": options.keep, "older_than": options.older_than, "dry_run": options.dry_run}
-    for gone in checkpoint_cleanup.collect(options.workspace, **limits):
-        print(f"run {gone.run}, {gone.days} days old: {gone.files:,} files, {gone.bytes:,} bytes", flush=True)
-        count, size = count + 1, size + gone.bytes
+    for removed in checkpoint_cleanup.collect(options.workspace, **limits):
+        print(
+            f"run {removed.run}, {removed.days} days old: {removed.files:,} files, {removed.bytes:,} bytes", flush=True
+        )
+        count, size = count + 1, size + removed.bytes
     print(
         f"checkpoints of {count} run{'' if count == 1 else 's'}, {size:,} bytes "
         + ("would go: nothing was removed" if options.dry_run else "removed")
@@ -317,12 +325,12 @@ def _clean(options: argparse.Namespace) -> int:
 
 
 def _clean_runs(options: argparse.Namespace, limits: dict[str, Any]) -> int:
-    """Archive or delete Kubeflow's own record of old runs."""
-    which = {"delete": options.runs == "delete", "experiment": options.experiment}
+    """Archive or delete Kubeflow's records of old runs."""
+    filters = {"delete": options.runs == "delete", "experiment": options.experiment}
     with clear_errors():
         client, count = connect(options.host, options.namespace, options.ca), 0
-        for old in run_cleanup.collect(client, options.workspace, **limits, **which):
-            print(old, flush=True)
+        for run in run_cleanup.collect(client, options.workspace, **limits, **filters):
+            print(run, flush=True)
             count += 1
     print(
         f"{count} run{'' if count == 1 else 's'} of Kubeflow's" + (": nothing was changed" if options.dry_run else "")
@@ -331,28 +339,32 @@ def _clean_runs(options: argparse.Namespace, limits: dict[str, Any]) -> int:
 
 
 def _parameters(options: argparse.Namespace) -> int:
-    """List what --set takes."""
+    """List the parameters that --set accepts."""
     print(parameters.table())
     return 0
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
-    """The parameters that the command line gives."""
-    named = {name: getattr(options, name) for name in (*_DATA, "resume") if getattr(options, name, None)}
-    return parameters.read(options.set) | named
+    """Return the pipeline parameters given on the command line."""
+    data_options = {name: getattr(options, name) for name in (*_DATA, "resume") if getattr(options, name, None)}
+    return parameters.read(options.set) | data_options
 
 
-def _absolute(given: dict[str, Any], check: bool = True) -> dict[str, Any]:
-    """Local paths made absolute, once they are known to be there."""
-    result = dict(given)
+def _absolute(values: dict[str, Any], check: bool = True) -> dict[str, Any]:
+    """Return the parameters with absolute local paths.
+
+    Raises:
+        FileNotFoundError: ``check`` is true and an input path does not exist.
+    """
+    absolute = dict(values)
     for name in _PATHS:
-        path = given.get(name, "")
+        path = values.get(name, "")
         if not path or "://" in path or path.startswith(("tfds:", "sample:", "deepface:")):
             continue
         if check and name not in ("models", "workspace") and not Path(path).exists():
             raise FileNotFoundError(f"{name}: there is nothing at {path}")
-        result[name] = str(Path(path).absolute())
-    return result
+        absolute[name] = str(Path(path).absolute())
+    return absolute
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -367,58 +379,64 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--resume", metavar="RUN", help="an earlier run whose checkpoints to go on from")
     run.add_argument("--build", type=Path, default=BUILD, metavar="DIR", help="where results go (default: %(default)s)")
 
-    sure = _command(commands, "check", _check, "find out from here what would stop a run: parameters, addresses, disk")
-    _add_data(sure)
-    sure.add_argument(
+    check = _command(commands, "check", _check, "find out from here what would stop a run: parameters, addresses, disk")
+    _add_data(check)
+    check.add_argument(
         "--kubeconfig", default=os.environ.get("KUBECONFIG", ""), metavar="FILE",
         help="also ask this cluster whether it has the accelerators (default: the environment variable KUBECONFIG)",
     )  # fmt: skip
 
-    build = _command(commands, "compile", _compile, "write pipeline.yaml, what Kubeflow is given")
-    build.add_argument("--check", action="store_true", help="write nothing; fail when the file is stale")
-    build.add_argument("--file", type=Path, default=PATH, metavar="FILE", help="default: the project's")
+    compile_command = _command(commands, "compile", _compile, "write pipeline.yaml, what Kubeflow is given")
+    compile_command.add_argument("--check", action="store_true", help="write nothing; fail when the file is stale")
+    compile_command.add_argument("--file", type=Path, default=PATH, metavar="FILE", help="default: the project's")
 
-    start = _command(commands, "submit", _submit, "upload this version to a Kubeflow server and start a run of it")
-    _add_data(start)
-    _add_server(start)
-    start.add_argument("--title", default="", help="the run's name")
-    start.add_argument("--service-account", default="", metavar="NAME", help="of Kubernetes, for the steps")
+    submit_command = _command(
+        commands, "submit", _submit, "upload this version to a Kubeflow server and start a run of it"
+    )
+    _add_data(submit_command)
+    _add_server(submit_command)
+    submit_command.add_argument("--title", default="", help="the run's name")
+    submit_command.add_argument("--service-account", default="", metavar="NAME", help="of Kubernetes, for the steps")
 
-    put = _command(commands, "upload", _upload, "upload this version to a Kubeflow server, and start nothing")
-    put.add_argument("--version", default="", metavar="NAME", help="default: the git revision")
-    _add_host(put)
+    upload_command = _command(
+        commands, "upload", _upload, "upload this version to a Kubeflow server, and start nothing"
+    )
+    upload_command.add_argument("--version", default="", metavar="NAME", help="default: the git revision")
+    _add_host(upload_command)
 
-    plan = _command(commands, "schedule", _schedule, "bring a Kubeflow server's schedules to what a file says")
-    plan.add_argument("file", type=Path, metavar="FILE", help="YAML: schedules: {NAME: {cron: ..., parameters: {...}}}")
-    plan.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
-    plan.add_argument(
+    schedule = _command(commands, "schedule", _schedule, "bring a Kubeflow server's schedules to what a file says")
+    schedule.add_argument(
+        "file", type=Path, metavar="FILE", help="YAML: schedules: {NAME: {cron: ..., parameters: {...}}}"
+    )
+    schedule.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
+    schedule.add_argument(
         "--version", default="", metavar="NAME",
         help="of the pipeline on the server, to be run (default: this code's, uploaded where that is needed)",
     )  # fmt: skip
-    _add_server(plan)
+    _add_server(schedule)
 
     _add_schedules(commands)
 
-    rate = _command(commands, "score", _score, "score photos with a published model")
-    rate.add_argument("model", metavar="MODEL", help="a version's folder or address, or the base folder: its champion")
-    rate.add_argument("photos", metavar="PHOTOS", help="folder, gs:// or s3:// address")
-    to = rate.add_mutually_exclusive_group(required=True)
-    to.add_argument("--out", type=Path, metavar="FILE", help="CSV to write: photo,mean,std,p1,...,p10")
-    to.add_argument(
+    score = _command(commands, "score", _score, "score photos with a published model")
+    score.add_argument("model", metavar="MODEL", help="a version's folder or address, or the base folder: its champion")
+    score.add_argument("photos", metavar="PHOTOS", help="folder, gs:// or s3:// address")
+    output = score.add_mutually_exclusive_group(required=True)
+    output.add_argument("--out", type=Path, metavar="FILE", help="CSV to write: photo,mean,std,p1,...,p10")
+    output.add_argument(
         "--shards", metavar="DIR", help="folder or address for many photos: shards of the same, order.csv, problems.csv"
     )
-    rate.add_argument("--form", default="csv", metavar="FORM", help="of the shards: csv (default) or parquet")
-    rate.add_argument(
+    score.add_argument("--form", default="csv", metavar="FORM", help="of the shards: csv (default) or parquet")
+    score.add_argument(
         "--beam", default="", metavar="OPTIONS", help="of an Apache Beam runner; default: processes of this machine"
     )
-    rate.add_argument("--job", default="", metavar="NAME", help="that the people on the photos offer to do")
-    rate.epilog = "Cut off, the same command with --shards goes on from the shards that are done."
+    score.add_argument("--job", default="", metavar="NAME", help="that the people on the photos offer to do")
+    score.epilog = "Cut off, the same command with --shards goes on from the shards that are done."
 
-    show = _command(commands, "explain", _explain, "show on a page why photos get their scores")
-    show.add_argument("model", metavar="MODEL", help="as for score, or the folder of a scorer bundle")
-    show.add_argument("photos", nargs="+", metavar="PHOTO", help="file, gs:// or s3:// address")
-    show.add_argument("--out", type=Path, required=True, metavar="DIR", help="receives index.html and the pictures")
-    show.add_argument(
+    explain = _command(commands, "explain", _explain, "show on a page why photos get their scores")
+    explain.add_argument("model", metavar="MODEL", help="as for score, or the folder of a scorer bundle")
+    explain.add_argument("photos", nargs="+", metavar="PHOTO", help="file, gs:// or s3:// address")
+    explain.add_argument("--out", type=Path, required=True, metavar="DIR", help="receives index.html and the pictures")
+    explain.add_argument(
         "--steps", type=int, default=100, metavar="N", help="by which photos are enhanced (default: %(default)s)"
     )
 
@@ -446,34 +464,38 @@ def _add_models(commands: Any) -> None:
     text = "list, promote, roll back and remove published versions"
     group = commands.add_parser("models", help=text, description=text[0].upper() + text[1:] + ".")
     verbs = group.add_subparsers(required=True, metavar="VERB")
-    by = f"The audit says who: the environment variable {channels.USER}, or else account and machine."
+    audit_note = f"The audit says who: the environment variable {channels.USER}, or else account and machine."
 
-    every = _command(verbs, "list", _list, "list the versions of one model or of all, newest first")
-    every.add_argument("model", metavar="MODELS_OR_MODEL", help="folder or address of all models or of one")
-    every.add_argument("--json", action="store_true", help="write JSON")
-    every.add_argument("--audit", action="store_true", help="also who moved the channels, when and why")
+    listing = _command(verbs, "list", _list, "list the versions of one model or of all, newest first")
+    listing.add_argument("model", metavar="MODELS_OR_MODEL", help="folder or address of all models or of one")
+    listing.add_argument("--json", action="store_true", help="write JSON")
+    listing.add_argument("--audit", action="store_true", help="also who moved the channels, when and why")
 
-    name = _command(verbs, "promote", _promote, "let a channel name a version once that has proved to answer")
-    _add_model(name)
-    name.add_argument("version", type=int, metavar="VERSION", help="its number; it may be older than the one named now")
-    name.add_argument("--channel", default=channels.CHAMPION, help="e.g. challenger (default: %(default)s)")
+    promote = _command(verbs, "promote", _promote, "let a channel name a version once that has proved to answer")
+    _add_model(promote)
+    promote.add_argument(
+        "version", type=int, metavar="VERSION", help="its number; it may be older than the one named now"
+    )
+    promote.add_argument("--channel", default=channels.CHAMPION, help="e.g. challenger (default: %(default)s)")
 
-    back = _command(verbs, "rollback", _rollback, "make the previous version the champion once it has proved to answer")
-    _add_model(back)
-    for command in (name, back):
+    rollback = _command(
+        verbs, "rollback", _rollback, "make the previous version the champion once it has proved to answer"
+    )
+    _add_model(rollback)
+    for command in (promote, rollback):
         command.add_argument("--why", required=True, metavar="TEXT", help="for the audit")
-        command.epilog = by
+        command.epilog = audit_note
 
-    clean = _command(verbs, "gc", _gc, "remove old versions that no channel names, and what killed pushes have left")
-    _add_model(clean)
-    clean.add_argument("--keep", type=int, required=True, metavar="N", help="how many of the newest stay at least")
-    clean.add_argument("--older-than", type=int, metavar="DAYS", help="remove nothing that was published since")
-    clean.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
-    clean.epilog = by
+    gc = _command(verbs, "gc", _gc, "remove old versions that no channel names, and what killed pushes have left")
+    _add_model(gc)
+    gc.add_argument("--keep", type=int, required=True, metavar="N", help="how many of the newest stay at least")
+    gc.add_argument("--older-than", type=int, metavar="DAYS", help="remove nothing that was published since")
+    gc.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
+    gc.epilog = audit_note
 
-    note = _command(verbs, "register", _register, "bring the Kubeflow Model Registry to what is published")
-    _add_model(note)
-    for command in (name, back, clean, note):
+    register = _command(verbs, "register", _register, "bring the Kubeflow Model Registry to what is published")
+    _add_model(register)
+    for command in (promote, rollback, gc, register):
         command.add_argument(
             "--model-registry", default=os.environ.get(kubeflow.VARIABLE, ""), metavar="URL",
             help=f"the Kubeflow Model Registry to tell (default: the environment variable {kubeflow.VARIABLE})",
@@ -496,21 +518,23 @@ def _add_schedules(commands: Any) -> None:
             command.epilog = "The next `python -m pipeline schedule FILE` brings back what the file says."
         _add_server(command)
 
-    now = _command(verbs, "run", _run_now, "start a run of a schedule now, whether or not it is paused")
-    now.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="other parameters")
-    past = _command(verbs, "backfill", _backfill, "run a schedule for its times in the past, one after another")
+    run = _command(verbs, "run", _run_now, "start a run of a schedule now, whether or not it is paused")
+    run.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="other parameters")
+    backfill = _command(verbs, "backfill", _backfill, "run a schedule for its times in the past, one after another")
     for name, text in {"since": "times after this one", "until": "and up to this one"}.items():
-        past.add_argument(f"--{name}", type=_moment, required=True, metavar="TIME", help=f"{text}: 2026-01-31[T12:00]")
-    past.add_argument("--dry-run", action="store_true", help="list the times, and change nothing")
-    past.epilog = "Kubeflow fills each time in where a parameter of the schedule says [[ScheduledTime]]."
-    for command in (now, past):
+        backfill.add_argument(
+            f"--{name}", type=_moment, required=True, metavar="TIME", help=f"{text}: 2026-01-31[T12:00]"
+        )
+    backfill.add_argument("--dry-run", action="store_true", help="list the times, and change nothing")
+    backfill.epilog = "Kubeflow fills each time in where a parameter of the schedule says [[ScheduledTime]]."
+    for command in (run, backfill):
         command.add_argument("schedule", metavar="NAME", help="as in the file")
         command.add_argument("--beside", action="store_true", help="also while another run is going")
         _add_server(command)
 
 
 def _moment(text: str) -> datetime:
-    """A time as ISO 8601 writes it; UTC, where it names no zone."""
+    """Parse an ISO 8601 time; a time without a zone is in UTC."""
     moment = datetime.fromisoformat(text)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 

@@ -1,4 +1,4 @@
-"""The compiled pipeline, ``pipeline.yaml``: what Kubeflow is given, the same bytes at each compilation."""
+"""Compiled pipeline, ``pipeline.yaml``, for Kubeflow; each compilation yields the same bytes."""
 
 import difflib
 import tempfile
@@ -10,12 +10,12 @@ from kfp import compiler
 from pipeline.pipeline import portrait_scorer
 
 PATH = Path(__file__).resolve().parents[1] / "pipeline.yaml"
-_HINT = 12  # lines of the difference that show what is stale
+_HINT = 12  # lines of a diff that are shown
 
 
 @cache
 def compiled() -> str:
-    """Two YAML documents: the pipeline, and what Kubernetes is asked for beyond it (pools, timeouts, volumes)."""
+    """Return two YAML documents: the pipeline, and its Kubernetes platform settings (pools, timeouts, volumes)."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, PATH.name)
         compiler.Compiler().compile(portrait_scorer, str(path))
@@ -23,7 +23,7 @@ def compiled() -> str:
 
 
 def difference(path: Path = PATH) -> str:
-    """The first lines in which a compiled file differs from the code; empty when it is fresh."""
+    """Return the first lines of a unified diff between a compiled file and the code; empty if the file is fresh."""
     old = path.read_text(encoding="utf-8") if path.exists() else ""
     new = compiled()
     if old == new:

@@ -1,6 +1,6 @@
-"""``Literal`` parameters of a pipeline: a choice in the form, and refused by the server when it is none of them.
+"""``Literal`` parameters of a pipeline: Kubeflow's form offers the choices, and its server refuses other values.
 
-Kubeflow's pipeline format and server know them; the compiler of kfp 2.17.0 does not yet, and takes ``str`` only.
+Kubeflow's pipeline format and server support them; the compiler of kfp 2.17.0 does not yet, and takes ``str`` only.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,11 @@ from kfp import dsl
 
 
 def pipeline(**options: Any) -> Callable[[Callable], Any]:
-    """``dsl.pipeline`` for a function whose signature may hold ``Literal`` of strings."""
+    """Decorate a function as ``dsl.pipeline`` does; its parameters may be annotated with ``Literal`` of strings.
+
+    Args:
+        options: Keyword arguments of ``dsl.pipeline``.
+    """
 
     def decorate(function: Callable) -> Any:
         choices = {

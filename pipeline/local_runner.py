@@ -1,4 +1,4 @@
-"""The same DAG, run on this machine."""
+"""Local runner: runs the pipeline on this machine, each step in a process of its own."""
 
 import os
 import re
@@ -28,7 +28,7 @@ SAMPLE: dict[str, Any] = {
     "backbone_options": {"alpha": 0.25},
     "scale": 112,
     "crop": 96,
-    # Small batches and fast rates: a few hundred photos make few steps an epoch.
+    # Small batches and high learning rates: a few hundred photos make few steps an epoch.
     "pretraining_epochs": 4,
     "pretraining_learning_rate": 2e-3,
     "pretraining_batch_size": 16,
@@ -41,7 +41,7 @@ SAMPLE: dict[str, Any] = {
     "minimum_srcc": 0.3,
     "maximum_emd": 2.0,
     "minimum_spread": 0.3,
-    # What a network so small, trained for a minute, cannot be asked: it is told all the same.
+    # A network so small, trained for a minute, cannot pass these gates: their failures are only warnings.
     "warn_only": [
         "photo_drift",
         "emd_floor",
@@ -65,7 +65,7 @@ SAMPLE: dict[str, Any] = {
     "minimum_slice_srcc": 0.0,
     "behaviour_photos": 32,
     "bootstrap": 200,
-    "show_photos": True,  # they are drawn
+    "show_photos": True,  # the photos are drawn by code
 }
 """Parameters for the embedded sample: a small network and few epochs, for two cores and a few minutes."""
 
@@ -74,45 +74,51 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run on this machine ended."""
+    """Outcome of a run on this machine.
+
+    Attributes:
+        account: Summary of the run.
+        pages: Reports of the steps that succeeded, in order of the steps.
+    """
 
     account: step_status.Account
-    pages: list[Path]  # the reports of the steps that ended well, in their order
+    pages: list[Path]
 
 
 def new_run() -> str:
-    """An id for a run on this machine; ids sort by time."""
+    """Return an id for a run on this machine, such as ``20260131-120000-1a2b``; ids sort by time."""
     return time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
 
 
 def here(parameters: dict[str, Any], folder: Path, run: str) -> Outcome:
-    """Run the DAG on this machine, each step in a process of its own.
+    """Run the pipeline on this machine, each step in a process of its own.
 
-    Nothing is tried again: a person waits, and goes on from the checkpoints with the parameter ``resume``.
+    No step is retried: the user waits for the run, and can resume it from its checkpoints with the parameter
+    ``resume``.
 
     Args:
-        parameters: of the pipeline.
-        folder: for the artifacts, and for copies of the reports under ``reports/<run>``.
-        run: the run's id.
+        parameters: Parameters of the pipeline.
+        folder: Folder for the artifacts, and for copies of the reports under ``reports/<run>``.
+        run: Id of the run.
 
     Returns:
-        How the run ended, also when a step failed.
+        The outcome of the run. A failed step raises nothing.
     """
     pipeline = components.load_component_from_text(_without_retries(compiled()))
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "artifacts"))
     state, message = "SUCCEEDED", ""
     with _step_environment(run), warnings.catch_warnings(), redirect_stdout(_Quiet(sys.stdout)):
-        warnings.filterwarnings("ignore", module=r"kfp\.local")  # of images and resources, which mean nothing here
+        warnings.filterwarnings("ignore", module=r"kfp\.local")  # about images and resources, unused on one machine
         try:
             pipeline(**parameters)
-        except RuntimeError as error:  # a task failed; the journal mostly knows more of it
+        except RuntimeError as error:  # a task failed; the step records mostly have more detail
             state, message = "FAILED", re.sub(r"\x1b\[\d+m", "", str(error))
-    place = Workspace(parameters["workspace"], run)
-    return Outcome(step_status.account(place, state, message), _pages(place, folder / "reports" / run))
+    workspace = Workspace(parameters["workspace"], run)
+    return Outcome(step_status.account(workspace, state, message), _pages(workspace, folder / "reports" / run))
 
 
 def revision() -> str:
-    """The git revision of the code, with ``-dirty`` when files differ from it; empty outside a repository."""
+    """Return the git revision of the code, with ``-dirty`` if files differ from it; empty outside a repository."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
@@ -121,7 +127,7 @@ def revision() -> str:
 
 
 def _without_retries(package: str) -> str:
-    """The pipeline's document with each task tried once: the local runner would sleep minutes between tries."""
+    """Return the pipeline document without retry policies: the local runner would sleep minutes between attempts."""
     pipeline = next(yaml.safe_load_all(package))
     for component in (pipeline["root"], *pipeline["components"].values()):
         for task in component.get("dag", {}).get("tasks", {}).values():
@@ -131,25 +137,25 @@ def _without_retries(package: str) -> str:
 
 @contextmanager
 def _step_environment(run: str) -> Iterator[None]:
-    """The environment that the steps' processes inherit: the run's id, this Python, this code."""
-    own = {
+    """Set the environment that the steps' processes inherit: run id, this Python interpreter, this code."""
+    variables = {
         step_status.RUN_ID: run,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
     }
-    before = {name: os.environ.get(name) for name in own}
-    os.environ.update(own)
+    previous = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        for name, value in before.items():
+        for name, value in previous.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def _pages(place: Workspace, folder: Path) -> list[Path]:
-    """Copies of the steps' reports, under names that a browser opens."""
+def _pages(workspace: Workspace, folder: Path) -> list[Path]:
+    """Copy the steps' reports to ``<step>.html`` files, which a browser opens, and return their paths."""
     pages = []
-    for step in step_status.read(place):
+    for step in step_status.read(workspace):
         if step.state == "succeeded" and step.report:
             folder.mkdir(parents=True, exist_ok=True)
             pages.append(Path(shutil.copyfile(step.report, folder / f"{step.name}.html")))
@@ -157,7 +163,7 @@ def _pages(place: Workspace, folder: Path) -> list[Path]:
 
 
 class _Quiet(TextIOBase):
-    """Passes on the lines of the steps and of what failed, and drops Kubeflow's and TensorFlow's own chatter."""
+    """Text stream that passes the lines of steps and errors, and drops log lines of Kubeflow and TensorFlow."""
 
     _CHATTER = re.compile(
         r"\s*(\[KFP Executor .* INFO\]|\d\d:\d\d:\d\d\.\d{3} - INFO - |-{20,}$|$"
@@ -180,7 +186,7 @@ class _Quiet(TextIOBase):
         self._stream.flush()
 
     def _pass(self, line: str) -> None:
-        """Write the line, unless it is chatter or within a dump that has not ended."""
+        """Write a line unless it is a log line or within a dump that has not ended."""
         if self._until is not None:
             if self._until.match(line):
                 self._until = None

@@ -1,4 +1,4 @@
-"""What the command line says of published versions and their channels."""
+"""Listing of published versions and their channels, as JSON and as text."""
 
 import json
 from collections.abc import Iterable
@@ -9,39 +9,49 @@ from components.scorer.registry import channels, versions
 from components.scorer.registry.versions import Version
 from components.scorer.run.decision import plain
 
-_LAST = 10  # entries of the audit that people are shown
-_WIDTH = 40  # characters of a reason in a table; JSON has the whole
+_LAST = 10  # latest audit entries in the text listing
+_WIDTH = 40  # characters of a reason in the table; JSON has the full reason
 
 
 def as_json(found: Iterable[tuple[str, str]], audit: bool) -> str:
-    """Models by name, as JSON: their channels, versions and, if wanted, the whole audit.
+    """Return models by name as JSON: channels, versions and, optionally, the whole audit.
 
     Args:
-        found: the folder of all models and the name, for each.
-        audit: whether it is wanted.
+        found: Pairs (address of all models, name of the model).
+        audit: True to add the audit.
     """
-    told = {}
-    for models, name in found:
-        told[name] = {"channels": channels.read(models, name), "versions": plain(versions.versions(models, name))}
+    listing = {}
+    for folder, name in found:
+        listing[name] = {"channels": channels.read(folder, name), "versions": plain(versions.versions(folder, name))}
         if audit:
-            told[name]["audit"] = channels.audit(models, name)
-    return json.dumps(told, indent=2, ensure_ascii=False)
+            listing[name]["audit"] = channels.audit(folder, name)
+    return json.dumps(listing, indent=2, ensure_ascii=False)
 
 
 def as_text(found: Iterable[tuple[str, str]], audit: bool) -> str:
-    """The same for people, a table each; of the audit the last entries."""
+    """Return a text table of versions for each model, optionally with the latest audit entries.
+
+    Args:
+        found: Pairs (address of all models, name of the model).
+        audit: True to add the latest audit entries.
+    """
     parts = []
-    for models, name in found:
-        parts.append(f"{name}\n{_table([_row(each) for each in versions.versions(models, name)])}")
+    for folder, name in found:
+        parts.append(f"{name}\n{_table([_row(version) for version in versions.versions(folder, name)])}")
         if audit:
-            parts[-1] += "\n" + "\n".join(map(_entry, channels.audit(models, name)[-_LAST:]))
+            parts[-1] += "\n" + "\n".join(map(_entry, channels.audit(folder, name)[-_LAST:]))
     return "\n\n".join(parts)
 
 
 def channels_of(name: str, named: dict[str, Any]) -> str:
-    """One line: which version each channel of a model names."""
-    said = [f"{channel} is version {version}" for channel, version in named.items() if type(version) is int]
-    return f"{name}: {', '.join(said)}"
+    """Return one line with the version of each channel of a model.
+
+    Args:
+        name: Name of the model.
+        named: Content of the channels file; keys whose value is not a version number are skipped.
+    """
+    phrases = [f"{channel} is version {version}" for channel, version in named.items() if type(version) is int]
+    return f"{name}: {', '.join(phrases)}"
 
 
 def _row(version: Version) -> dict[str, str]:
@@ -68,7 +78,7 @@ def _table(rows: list[dict[str, str]]) -> str:
 
 def _entry(entry: dict[str, Any]) -> str:
     if "removed" in entry:
-        what = f"removed {', '.join(map(str, entry['removed']))}"
+        change = f"removed {', '.join(map(str, entry['removed']))}"
     else:
-        what = f"{entry.get('channel')} {entry.get('from') or 'none'} -> {entry.get('to')}"
-    return f"{entry.get('when')}  {entry.get('action')}: {what}, by {entry.get('who')}: {entry.get('why')}"
+        change = f"{entry.get('channel')} {entry.get('from') or 'none'} -> {entry.get('to')}"
+    return f"{entry.get('when')}  {entry.get('action')}: {change}, by {entry.get('who')}: {entry.get('why')}"

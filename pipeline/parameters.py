@@ -1,4 +1,4 @@
-"""The pipeline's parameters, checked before anything starts: names, types, choices, ranges."""
+"""Validation of the pipeline's parameters before a run starts: names, types, choices, ranges."""
 
 import difflib
 import inspect
@@ -41,10 +41,10 @@ _TYPES = {
 
 
 def read(assignments: list[str]) -> dict[str, Any]:
-    """The values of ``name=value`` texts, in the types of the pipeline's parameters.
+    """Parse ``name=value`` texts into the types of the pipeline's parameters.
 
     Raises:
-        ValueError: an assignment has no ``=``, its name is unknown, or its value is not of the parameter's type.
+        ValueError: An assignment has no ``=``, its name is unknown, or its value is not of the parameter's type.
     """
     values = {}
     for assignment in assignments:
@@ -60,13 +60,13 @@ def read(assignments: list[str]) -> dict[str, Any]:
 
 
 def check(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values, once they are known to start a run: every name, type, choice and range is right.
+    """Return a copy of the values after checking all names, types, choices and ranges.
 
     Args:
-        values: parameters by name; what is left out keeps the pipeline's default.
+        values: Parameters by name; a missing parameter keeps the pipeline's default.
 
     Raises:
-        ValueError: says which parameter, what was expected and what came.
+        ValueError: A parameter is wrong. The message names the parameter, the expected value and the actual value.
     """
     for name, value in values.items():
         kind, expected = _TYPES[_kind(name)]
@@ -84,8 +84,8 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
         try:
             checked[settings] = from_parameters(settings, **among(dict(values), settings, prefix))
         except ValueError as error:
-            own = f"{prefix}{str(error).split()[0]}" in values
-            raise ValueError(f"{prefix}{error}" if prefix and own else str(error)) from None
+            has_prefixed = f"{prefix}{str(error).split()[0]}" in values
+            raise ValueError(f"{prefix}{error}" if prefix and has_prefixed else str(error)) from None
     _check_pool(values)
     _check_secret(values)
     check_together(checked[Pretraining], checked[Training].scale)
@@ -96,19 +96,19 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def default(name: str) -> Any:
-    """The pipeline's default of a parameter that has one."""
+    """Return the pipeline's default of a parameter that has a default."""
     return _SIGNATURE[name].default
 
 
 def _check_pool(values: Mapping[str, Any]) -> None:
-    """Refuse a node pool that Kubernetes would refuse, hours later, when the GPU steps start."""
+    """Raise ValueError for a node pool that Kubernetes would refuse hours later, when the GPU steps start."""
     accelerator = values.get("accelerator", "")
     if accelerator and not re.fullmatch(r"[a-z0-9.-]+/[A-Za-z0-9._-]+", accelerator):
         raise ValueError(f"accelerator must be a resource of Kubernetes such as nvidia.com/gpu, got {accelerator!r}")
     for label, value in values.get("node_selector", {}).items():
         if not isinstance(value, str):
-            came = f"{shown(value)} for {shown(label)}"
-            raise ValueError(f'node_selector must hold texts, such as {{"pool": "gpu"}}, got {came}')
+            actual = f"{shown(value)} for {shown(label)}"
+            raise ValueError(f'node_selector must hold texts, such as {{"pool": "gpu"}}, got {actual}')
     for toleration in values.get("tolerations", []):
         if not isinstance(toleration, dict) or not toleration or not set(toleration) <= _TOLERATION:
             expected = '{"key": "nvidia.com/gpu", "operator": "Exists"}'
@@ -116,23 +116,23 @@ def _check_pool(values: Mapping[str, Any]) -> None:
 
 
 def _check_secret(values: Mapping[str, Any]) -> None:
-    """Refuse a name that no Secret can have: Kubeflow fails at it when people are to be told, and tells nobody."""
+    """Raise ValueError for a name that no Secret can have: the notification step would fail and notify nobody."""
     webhook = values.get("webhook", _SIGNATURE["webhook"].default)
     if len(webhook) > 253 or not re.fullmatch(_SECRET, webhook):
         raise ValueError(f"webhook must be the name of a Secret, which need not be there, got {webhook!r}")
 
 
 def _kind(name: str) -> int:
-    """The parameter's type in Kubeflow's terms."""
+    """Return the parameter's type as a ``ParameterType``; raise ValueError for an unknown name."""
     if name not in _INPUTS:
-        near = difflib.get_close_matches(name, _INPUTS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(sorted(_INPUTS))}"
+        matches = difflib.get_close_matches(name, _INPUTS, n=1)
+        hint = f"did you mean {matches[0]!r}?" if matches else f"expected one of {', '.join(sorted(_INPUTS))}"
         raise ValueError(f"the pipeline has no parameter {shown(name)}: {hint}")
     return _INPUTS[name].parameter_type
 
 
 def table() -> str:
-    """Every parameter with its default and what it is, a line each, in the order of the signature."""
+    """Return one line for each parameter with its default and description, in the order of the signature."""
     lines = []
     for name, parameter in _SIGNATURE.items():
         default = "required" if parameter.default is parameter.empty else json.dumps(parameter.default)

@@ -1,6 +1,6 @@
-"""What each step asks of the cluster: CPU, memory, accelerator, node pool, retries and deadline.
+"""Cluster resources of each step: CPU, memory, accelerator, node pool, retries and deadline.
 
-The local runner heeds none of this but the environment variables.
+The local runner ignores all of them but the environment variables.
 """
 
 from dataclasses import dataclass
@@ -14,33 +14,36 @@ from components.scorer.run.step_status import RUN_ID
 HOUR = 3600
 
 USER = 10001
-"""User and group that the images of the steps run as, so that a cluster need not take the images' word for it."""
+"""User and group id of the steps' images, set explicitly so that a cluster need not trust the images."""
 
 LABEL = ("app.kubernetes.io/name", "portrait-scorer-steps")
-"""By which the network policy of the steps chooses their pods."""
+"""Pod label by which the network policy of the steps selects their pods."""
 
 LIFETIME = dsl.PipelineConfig(
-    ttl_seconds_after_success=24 * HOUR,  # of the workflow and its pods; the run's record and artifacts stay
-    ttl_seconds_after_failure=7 * 24 * HOUR,  # long enough to look into the pods after a weekend
-    active_deadline_seconds=72 * HOUR,  # of the whole run: above the steps' own deadlines together
+    ttl_seconds_after_success=24 * HOUR,  # the workflow and its pods are deleted; the run's record and artifacts stay
+    ttl_seconds_after_failure=7 * 24 * HOUR,  # long enough to inspect the pods after a weekend
+    active_deadline_seconds=72 * HOUR,  # deadline of the run: above the sum of the steps' deadlines
 )
 
 QUIET = {
-    "TF_CPP_MIN_LOG_LEVEL": "3",  # TensorFlow's startup lines bury the step's own
-    "GRPC_VERBOSITY": "ERROR",  # the same for the storage client's transport
-    "PYTHONUNBUFFERED": "1",  # progress is seen when it is made
+    "TF_CPP_MIN_LOG_LEVEL": "3",  # TensorFlow's startup lines bury the step's own lines
+    "GRPC_VERBOSITY": "ERROR",  # likewise the lines of the storage client's transport
+    "PYTHONUNBUFFERED": "1",  # progress appears at once
 }
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What is compiled in, for Kubeflow takes no parameter for it: change it in ``CLUSTER`` below, and compile."""
+    """Cluster settings that are compiled in, since Kubeflow has no parameters for them.
 
-    queue: str = ""  # LocalQueue of Kueue in which pretraining and training wait for their quota; "": no queue
-    priority: str = ""  # WorkloadPriorityClass of Kueue that they wait with; "": the queue's own
-    pull_secrets: tuple[str, ...] = ()  # Kubernetes Secrets to pull the images with; a registry beside GKE needs none
-    # Labels that nodes with GPUs have, on GKE, by NVIDIA's operator and on EKS: all other steps keep off such nodes,
-    # tainted or not. (): where every node has a GPU.
+    To change them, edit ``CLUSTER`` below and compile.
+    """
+
+    queue: str = ""  # Kueue LocalQueue in which pretraining and training wait for their quota; "": no queue
+    priority: str = ""  # Kueue WorkloadPriorityClass of pretraining and training; "": the queue's default
+    pull_secrets: tuple[str, ...] = ()  # Kubernetes Secrets for image pulls; GKE's own registry needs none
+    # Labels of nodes with GPUs, on GKE, by NVIDIA's operator and on EKS. All steps without accelerators avoid such
+    # nodes, tainted or not. (): every node has a GPU.
     gpu_labels: tuple[str, ...] = (
         "cloud.google.com/gke-accelerator",
         "nvidia.com/gpu.present",
@@ -53,18 +56,18 @@ CLUSTER = Cluster()
 
 @dataclass(frozen=True)
 class Needs:
-    """What a step's pod asks for and how often and long it may try."""
+    """Resource requests, retries and deadline of a step's pod."""
 
     cpu: str
     memory: str
-    deadline: int  # seconds, of one attempt
-    retries: int = 2  # of a step that can go on: pods are preempted
-    shared_memory: str = ""  # size of /dev/shm, where the step uses it
-    accelerated: bool = False  # whether the step may go to nodes with GPUs
+    deadline: int  # seconds for one attempt
+    retries: int = 2  # pods may be preempted; a retried step resumes its work
+    shared_memory: str = ""  # size of /dev/shm; "": the container's default
+    accelerated: bool = False  # True if the step may run on nodes with GPUs
 
 
-# Memory is requested and limited alike, so that no neighbour's use kills a step; CPU is requested only, so that
-# idle cores are used. Sized for 200,000 unlabelled and 30,000 rated photos.
+# The memory limit equals the request, so that other pods' use kills no step. CPU has a request only, so that idle
+# cores are used. Sized for 200,000 unlabelled and 30,000 rated photos.
 INGESTION = Needs(cpu="8", memory="16Gi", deadline=12 * HOUR)
 VALIDATION = Needs(cpu="4", memory="8Gi", deadline=2 * HOUR)
 PRETRAINING = Needs(cpu="8", memory="32Gi", deadline=24 * HOUR, retries=4, shared_memory="8Gi", accelerated=True)
@@ -75,10 +78,11 @@ NOTIFICATION = Needs(cpu="250m", memory="1Gi", deadline=HOUR // 4)
 
 
 def give(task: dsl.PipelineTask, needs: Needs, cluster: Cluster = CLUSTER) -> dsl.PipelineTask:
-    """Ask for what the step needs, keep it off the GPUs of others and from being root, and tell it which run it is of.
+    """Set a step's resources, retries, deadline, security context, pod label and environment variables.
 
-    Kubeflow itself takes all capabilities from a step and lets it gain none; a root file system that is read-only it
-    cannot be asked for.
+    The step does not run as root, and avoids GPU nodes unless it is ``accelerated``. The variable named by ``RUN_ID``
+    holds the run's id. Kubeflow itself drops all capabilities and forbids privilege escalation; it offers no setting
+    for a read-only root file system.
     """
     task.set_cpu_request(needs.cpu).set_memory_request(needs.memory).set_memory_limit(needs.memory)
     task.set_retry(needs.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration="900s")
@@ -88,13 +92,13 @@ def give(task: dsl.PipelineTask, needs: Needs, cluster: Cluster = CLUSTER) -> ds
     kubernetes.use_field_path_as_env(task, RUN_ID, "metadata.labels['pipeline/runid']")
     for variable, value in QUIET.items():
         task.set_env_variable(variable, value)
-    if needs.shared_memory:  # a container's own 64 MiB is too little for several GPUs to talk through
+    if needs.shared_memory:  # the default of 64 MiB is too small for the communication of several GPUs
         kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=needs.shared_memory)
     if cluster.pull_secrets:
         kubernetes.set_image_pull_secrets(task, list(cluster.pull_secrets))
     if cluster.gpu_labels and not needs.accelerated:
-        nowhere = [{"key": label, "operator": "DoesNotExist"} for label in cluster.gpu_labels]
-        kubernetes.add_node_affinity(task, match_expressions=nowhere)
+        no_gpu_labels = [{"key": label, "operator": "DoesNotExist"} for label in cluster.gpu_labels]
+        kubernetes.add_node_affinity(task, match_expressions=no_gpu_labels)
     return task
 
 
@@ -106,7 +110,7 @@ def accelerate(
     tolerations: list,
     cluster: Cluster = CLUSTER,
 ) -> dsl.PipelineTask:
-    """Ask for accelerators and their node pool, by pipeline parameters, and for a place in the queue for them."""
+    """Set a step's accelerators and node pool from pipeline parameters, and its Kueue queue from ``cluster``."""
     labels = {"kueue.x-k8s.io/queue-name": cluster.queue, "kueue.x-k8s.io/priority-class": cluster.priority}
     for label, value in labels.items():
         if value:
@@ -115,9 +119,9 @@ def accelerate(
     task.set_accelerator_type(accelerator).set_accelerator_limit(count)
     task.register_pipeline_channels([accelerator, count])  # else the exit handler's inner DAG lacks these inputs
     kubernetes.add_node_selector_json(task, node_selector)
-    # GKE gives this one to pods that ask for a GPU; other clusters, whose GPU nodes are mostly tainted alike, do not.
+    # GKE adds this toleration to pods that request a GPU; other clusters do not, and mostly have the same taint.
     kubernetes.add_toleration(task, key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
-    # Spot nodes may vanish, and these steps go on from their last epoch; the node selector says whether they go there.
+    # Spot nodes may vanish; these steps resume from their last epoch. The node selector decides on spot nodes.
     kubernetes.add_toleration(
         task, key="cloud.google.com/gke-spot", operator="Equal", value="true", effect="NoSchedule"
     )
@@ -125,10 +129,10 @@ def accelerate(
 
 
 def tell(task: dsl.PipelineTask, secret: str) -> dsl.PipelineTask:
-    """Give the step whom to tell, from the Kubernetes Secret named by a pipeline parameter, where there is one."""
-    return kubernetes.use_secret_as_env(task, secret, SECRET, optional=True)  # so is each of its keys
+    """Pass the notification addresses to a step, from the optional Kubernetes Secret named by a pipeline parameter."""
+    return kubernetes.use_secret_as_env(task, secret, SECRET, optional=True)  # each key is optional too
 
 
 def uncached(task: dsl.PipelineTask) -> dsl.PipelineTask:
-    """Run the step each time: it reads or changes what the key of the execution cache does not hold."""
+    """Disable the execution cache for a step that reads or changes state outside of the cache key."""
     return task.set_caching_options(False)

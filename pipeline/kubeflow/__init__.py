@@ -1,1 +1,1 @@
-"""Kubeflow: the client of its API, schedules, and the clean-up of runs and their checkpoints."""
+"""Kubeflow: client of its API, schedules, and the clean-up of runs and their checkpoints."""

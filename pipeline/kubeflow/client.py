@@ -1,4 +1,4 @@
-"""The DAG on a cluster: its versions uploaded, runs started."""
+"""Client of the Kubeflow Pipelines API: login, upload of pipeline versions, and start of runs."""
 
 import hashlib
 import ipaddress
@@ -31,10 +31,10 @@ from pipeline.pipeline import NAME
 EXPERIMENT = NAME
 
 TIMEOUT = 20
-"""Seconds to wait for an answer of the server: left alone, Kubeflow's client waits for ever."""
+"""Timeout of a request in seconds: Kubeflow's client has none by default."""
 
 TOKEN, COOKIE = "KF_PIPELINES_TOKEN", "KF_PIPELINES_COOKIE"
-"""Environment variables with what proves a login: a token, or a browser session's cookie as NAME=VALUE."""
+"""Environment variables with the login credentials: a token, or a browser session's cookie as NAME=VALUE."""
 
 _LOG_IN = (
     f"log in to Kubeflow in a browser and give the session's cookie as {COOKIE}=NAME=VALUE, or a token as {TOKEN}, or"
@@ -42,12 +42,12 @@ _LOG_IN = (
 )
 _HEALTH = "/healthz"
 _IN_CLUSTER = re.compile(r"ml-pipeline(\.[a-z0-9-]+\.svc(\.cluster\.local)?)?")
-_PAUSES = (1.0, 2.0, 4.0)  # seconds before a question is asked again
+_PAUSES = (1.0, 2.0, 4.0)  # seconds before each retry of a GET request
 _BUSY = (429, 502, 503, 504)
 
 
 class Version(NamedTuple):
-    """A version of the pipeline on the server."""
+    """Version of the pipeline on the server."""
 
     pipeline_id: str
     version_id: str
@@ -56,7 +56,7 @@ class Version(NamedTuple):
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Turn what the client raises into one OSError that says what went wrong."""
+    """Convert exceptions of the Kubeflow client into an OSError with a clear message."""
     try:
         yield
     except kfp_server_api.ApiException as error:
@@ -75,11 +75,11 @@ def _refusal(error: kfp_server_api.ApiException) -> str:
 
 
 class _Patient(kfp_server_api.rest.RESTClientObject):
-    """Asks a busy server again, waits for no answer longer than ``TIMEOUT``, and takes none that is not Kubeflow's.
+    """REST client with a timeout of ``TIMEOUT``, retries, and a check that the response is Kubeflow's.
 
-    A page to log in is answered with 200, or stands where a redirect leads: nothing is sent there. Lost connections are
-    urllib3's matter, which asks three times more. Only questions are asked again: a change may have been made although
-    its answer got lost, and the server would make it twice.
+    A login page has status 200 or is the target of a redirect: redirects are not followed, so no credentials are sent
+    there. urllib3 retries lost connections three times. Only GET requests are retried after busy responses: a change
+    may have been made although its response was lost, and a retry would make it twice.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -87,11 +87,11 @@ class _Patient(kfp_server_api.rest.RESTClientObject):
         self.pool_manager.urlopen = partial(self.pool_manager.urlopen, redirect=False)
 
     def request(self, method: str, url: str, **options: Any) -> Any:
-        """The server's answer.
+        """Send a request and return the server's response.
 
         Raises:
-            OSError: it is not Kubeflow's, or was lost.
-            kfp_server_api.ApiException: the server refused.
+            OSError: The response is not Kubeflow's, or was lost.
+            kfp_server_api.ApiException: The server refused the request.
         """
         options["_request_timeout"] = options.get("_request_timeout") or TIMEOUT
         for pause in (*_PAUSES, None):
@@ -102,7 +102,7 @@ class _Patient(kfp_server_api.rest.RESTClientObject):
             except kfp_server_api.ApiException as error:
                 _expect_kubeflow(url, error.status, error.headers or {})
                 if method != "GET" or pause is None or error.status not in _BUSY:
-                    if url.endswith(_HEALTH):  # else kfp's client asks on for half a minute
+                    if url.endswith(_HEALTH):  # else kfp's client retries for half a minute
                         raise OSError(_refusal(error)) from error
                     raise
                 time.sleep(pause)
@@ -115,18 +115,18 @@ class _Patient(kfp_server_api.rest.RESTClientObject):
 
 
 def _expect_kubeflow(url: str, status: int, headers: Any) -> None:
-    """Refuse an answer that only something else than Kubeflow's API gives.
+    """Raise OSError for a response that cannot be from Kubeflow's API, such as a login page.
 
     Raises:
-        OSError: says what it is, and what to do.
+        OSError: The response is not Kubeflow's. The message describes the response and the remedy.
     """
-    host, json = "{0.scheme}://{0.netloc}".format(urlsplit(url)), "json" in headers.get("Content-Type", "")
-    if status == 401 or 300 <= status < 400 or (status in (200, 403) and not json):
+    host, is_json = "{0.scheme}://{0.netloc}".format(urlsplit(url)), "json" in headers.get("Content-Type", "")
+    if status == 401 or 300 <= status < 400 or (status in (200, 403) and not is_json):
         page = urlsplit(headers.get("Location", ""))
-        where = f", a way to {page.scheme}://{page.netloc}{page.path}" if page.netloc else ""
-        what = f"{status}{where}" if status != 200 else "a page"
-        raise OSError(f"not logged in: {host} answered with {what} instead of as Kubeflow's API; {_LOG_IN}")
-    if status == 404 and (url.endswith(_HEALTH) or not json):
+        location = f", a way to {page.scheme}://{page.netloc}{page.path}" if page.netloc else ""
+        response = f"{status}{location}" if status != 200 else "a page"
+        raise OSError(f"not logged in: {host} answered with {response} instead of as Kubeflow's API; {_LOG_IN}")
+    if status == 404 and (url.endswith(_HEALTH) or not is_json):
         raise OSError(
             f"there is no Kubeflow Pipelines API at {url.partition('/apis/')[0]} (404): expected its address, such as"
             " http://localhost:8888 or https://kubeflow.example/pipeline"
@@ -134,25 +134,24 @@ def _expect_kubeflow(url: str, status: int, headers: Any) -> None:
 
 
 def connect(host: str = "", namespace: str = "", ca: str = "") -> kfp.Client:
-    """A client of the Kubeflow Pipelines API; without a host, as kfp finds one (environment, kubeconfig).
+    """Return a client of the Kubeflow Pipelines API.
 
-    It is logged in by what ``KF_PIPELINES_TOKEN`` or ``KF_PIPELINES_COOKIE`` holds, which is sent over TLS, within the
-    cluster or to this machine only. Else, in a pod whose token for Kubeflow is named by ``KF_PIPELINES_SA_TOKEN_PATH``,
-    it acts as the pod's account: that token goes to Kubeflow's own service in the cluster, or to where
-    ``KF_PIPELINES_ENDPOINT`` says, alone.
+    Credentials are taken from ``KF_PIPELINES_TOKEN`` or ``KF_PIPELINES_COOKIE``. These are sent only over TLS, within
+    the cluster or to this machine. Otherwise, if ``KF_PIPELINES_SA_TOKEN_PATH`` names a token file, the pod's service
+    account is used. That token is sent only to Kubeflow's service in the cluster or to ``KF_PIPELINES_ENDPOINT``.
 
     Args:
-        host: URL of the API.
-        namespace: where several teams share the server.
-        ca: file of the certificates (PEM) that sign the server's; empty: those of the usual authorities.
+        host: URL of the API; "": as kfp finds it (environment, kubeconfig).
+        namespace: Namespace, if several teams share the server; "": none.
+        ca: Path of the CA certificates (PEM) of the server; "": the usual public authorities.
 
     Raises:
-        OSError: nobody is logged in, or there is no such API or file.
-        ValueError: the file holds no certificate, or a login would go in the clear.
+        OSError: The login is missing or refused, or there is no such API or file.
+        ValueError: The file holds no certificate, or a login would be sent without encryption.
     """
-    kfp_server_api.api_client.rest.RESTClientObject = _Patient  # kfp's client offers no other way to set a timeout
-    own: dict[str, Any] = {"namespace": namespace} if namespace else {}
-    own |= _login(host or os.environ.get(KF_PIPELINES_ENDPOINT_ENV, ""))
+    kfp_server_api.api_client.rest.RESTClientObject = _Patient  # kfp's client has no setting for a timeout
+    options: dict[str, Any] = {"namespace": namespace} if namespace else {}
+    options |= _login(host or os.environ.get(KF_PIPELINES_ENDPOINT_ENV, ""))
     if ca:
         if not Path(ca).is_file():
             raise FileNotFoundError(f"expected a file of certificates at {ca}, found none")
@@ -160,40 +159,42 @@ def connect(host: str = "", namespace: str = "", ca: str = "") -> kfp.Client:
             ssl.create_default_context(cafile=ca)
         except ssl.SSLError:
             raise ValueError(f"expected certificates (PEM) in {ca}, found none") from None
-        own["ssl_ca_cert"] = ca
+        options["ssl_ca_cert"] = ca
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # says that it speaks to version 2 only
-        return kfp.Client(host=host or None, **own)
+        warnings.simplefilter("ignore", FutureWarning)  # kfp warns that it supports version 2 only
+        return kfp.Client(host=host or None, **options)
 
 
 class _Token(TokenCredentialsBase):
-    """A token as the environment holds it."""
+    """Credentials with a fixed token from the environment."""
 
     def __init__(self, token: str) -> None:
         self._token = token
 
     def refresh_api_key_hook(self, config: kfp_server_api.Configuration) -> None:
-        """Put the token where the client takes it from."""
+        """Set the token in the client's configuration."""
         config.api_key["authorization"] = self._token
 
 
 def _login(host: str) -> dict[str, Any]:
-    """What kfp's client is given to prove who asks; nothing that was not made for the host.
+    """Return kfp's keyword arguments for the login; credentials are never sent to a host they are not meant for.
 
     Raises:
-        ValueError: it would go in the clear.
+        ValueError: The credentials would be sent without encryption.
     """
     token, cookie = os.environ.get(TOKEN, ""), os.environ.get(COOKIE, "")
     parts = urlsplit(host if "://" in host else f"https://{host}")
-    name, within = parts.hostname or "", bool(_IN_CLUSTER.fullmatch(parts.hostname or ""))
-    if (token or cookie) and host and parts.scheme == "http" and not within and not _is_this_machine(name):
+    name, in_cluster = parts.hostname or "", bool(_IN_CLUSTER.fullmatch(parts.hostname or ""))
+    if (token or cookie) and host and parts.scheme == "http" and not in_cluster and not _is_this_machine(name):
         raise ValueError(
             f"{TOKEN if token else COOKIE} is not sent in the clear: expected a host with https://, got {host}"
         )
     if token or cookie:
         return ({"credentials": _Token(token)} if token else {}) | ({"cookies": cookie} if cookie else {})
-    named = host and host.rstrip("/") == os.environ.get(KF_PIPELINES_ENDPOINT_ENV, "").rstrip("/")
-    if os.environ.get(KF_PIPELINES_SA_TOKEN_ENV) and (within or named):  # kfp looks for it only where no host is given
+    is_endpoint = host and host.rstrip("/") == os.environ.get(KF_PIPELINES_ENDPOINT_ENV, "").rstrip("/")
+    if os.environ.get(KF_PIPELINES_SA_TOKEN_ENV) and (
+        in_cluster or is_endpoint
+    ):  # kfp reads this variable only without a host
         return {"credentials": ServiceAccountTokenVolumeCredentials()}
     return {}
 
@@ -206,7 +207,7 @@ def _is_this_machine(name: str) -> bool:
 
 
 def version_name(package: str) -> str:
-    """The git revision, with a digest of the package where files differ from the revision."""
+    """Return the git revision; if files differ from the revision, a digest of the package is appended."""
     name = revision()
     if name and not name.endswith("-dirty"):
         return name
@@ -214,14 +215,14 @@ def version_name(package: str) -> str:
 
 
 def known(client: kfp.Client, name: str) -> Version:
-    """The version that the server knows by a name.
+    """Return the pipeline version with a name from the server.
 
     Raises:
-        ValueError: there is none; names those that there are last.
+        ValueError: There is no such version. The message lists the last three versions.
     """
     pipeline_id = client.get_pipeline_id(NAME)
-    there = every(client.list_pipeline_versions, "pipeline_versions", pipeline_id=pipeline_id) if pipeline_id else ()
-    versions = {each.display_name: each.pipeline_version_id for each in there}
+    listed = every(client.list_pipeline_versions, "pipeline_versions", pipeline_id=pipeline_id) if pipeline_id else ()
+    versions = {version.display_name: version.pipeline_version_id for version in listed}
     if name not in versions:
         last = ", ".join(list(versions)[-3:]) or "none"
         raise ValueError(f"expected a version {name!r} of {NAME} on the server, it has {last}: upload it first")
@@ -229,11 +230,11 @@ def known(client: kfp.Client, name: str) -> Version:
 
 
 def upload(client: kfp.Client, name: str = "") -> Version:
-    """The version of the pipeline that this code compiles to, uploaded unless the server has it.
+    """Upload the compiled pipeline unless the server has a version of this name; return the version.
 
     Args:
-        client: of the server.
-        name: of the version; by default that of `version_name`.
+        client: Client of the server.
+        name: Name of the version; "": the result of `version_name`.
     """
     package = compiled()
     name = name or version_name(package)
@@ -241,7 +242,7 @@ def upload(client: kfp.Client, name: str = "") -> Version:
         path = Path(folder, PATH.name)
         path.write_text(package, encoding="utf-8")
         pipeline_id = client.get_pipeline_id(NAME)
-        if not pipeline_id:  # this upload cannot name its version, so that a named one follows
+        if not pipeline_id:  # this upload cannot name its version: a named upload follows
             pipeline_id = client.upload_pipeline(str(path), NAME).pipeline_id
         for version in every(client.list_pipeline_versions, "pipeline_versions", pipeline_id=pipeline_id):
             if version.display_name == name:
@@ -253,33 +254,39 @@ def upload(client: kfp.Client, name: str = "") -> Version:
 def submit(
     client: kfp.Client, values: dict[str, Any], experiment: str = EXPERIMENT, job: str = "", account: str = ""
 ) -> str:
-    """Start a run of this code's version.
+    """Upload this code's version and start a run.
 
     Args:
-        client: of the server.
-        values: the pipeline's parameters.
-        experiment: name of the experiment, made when it is not there.
-        job: name of the run.
-        account: Kubernetes service account of the steps; empty for the server's default.
+        client: Client of the server.
+        values: Parameters of the pipeline.
+        experiment: Name of the experiment; created if it does not exist.
+        job: Name of the run; "": the names of pipeline and version.
+        account: Kubernetes service account of the steps; "": the server's default.
 
     Returns:
-        The run's id.
+        The id of the run.
 
     Raises:
-        ValueError: a parameter is wrong; nothing was uploaded.
+        ValueError: A parameter is wrong; nothing was uploaded.
     """
     values = parameters.check(values)
     version = upload(client)
-    where = client.create_experiment(experiment).experiment_id
+    experiment_id = client.create_experiment(experiment).experiment_id
     run = client.run_pipeline(
-        where, job or f"{NAME} {version.name}", params={"revision": version.name, **values},
+        experiment_id, job or f"{NAME} {version.name}", params={"revision": version.name, **values},
         pipeline_id=version.pipeline_id, version_id=version.version_id, service_account=account or None,
     )  # fmt: skip
     return run.run_id
 
 
 def every(list_page: Callable[..., Any], items: str, **which: str) -> Iterator[Any]:
-    """Every item of a paged list."""
+    """Yield all items of a paged list.
+
+    Args:
+        list_page: Method of the client that returns one page.
+        items: Name of the page's attribute with the items.
+        which: Keyword arguments of ``list_page``.
+    """
     token = ""
     while True:
         page = list_page(page_token=token, page_size=100, **which)

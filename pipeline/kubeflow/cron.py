@@ -1,13 +1,14 @@
-"""Cron expressions of six fields as Kubeflow's scheduler reads them (robfig/cron): checked, and their times."""
+"""Cron expressions of six fields, validated and evaluated as by Kubeflow's scheduler (robfig/cron)."""
 
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, time, timedelta
 
-# Not by croniter, which reads another cron: it takes ranges that run backwards (30-10 as minute 1 and on) and Sunday as
-# 7, which robfig/cron refuses, and fires on every second day or Monday where */2 * 1 means both.
+# The package croniter is not used, since it reads another dialect. It accepts backward ranges (30-10 as minute 1 and
+# on) and Sunday as 7, which robfig/cron refuses. For */2 * 1 it fires on every second day or Monday; robfig/cron
+# requires both.
 
-_FIELDS = {  # least, most and names of each
+_FIELDS = {  # minimum, maximum and names of each field
     "second": (0, 59, ()),
     "minute": (0, 59, ()),
     "hour": (0, 23, ()),
@@ -18,14 +19,15 @@ _FIELDS = {  # least, most and names of each
 _PART = re.compile(r"(?:(?P<any>[*?])|(?P<first>\w+)(?:-(?P<last>\w+))?)(?:/(?P<step>[1-9]\d*))?")
 
 
-_YEARS = 5  # in which robfig/cron looks for the next time, before it takes it that there is none
+_YEARS = 5  # search horizon of robfig/cron: without a time within it, the expression never fires
 
 
 def check(cron: str) -> None:
-    """Refuse what Kubeflow would refuse, or take and never run.
+    """Raise ValueError for an expression that Kubeflow would refuse, or accept and never run.
 
     Raises:
-        ValueError: not six fields, a field out of its range, a range that runs backwards, or a day that never comes.
+        ValueError: There are not six fields, a field is out of its range, a range runs backwards, or the day never
+            comes.
     """
     now = datetime.now(UTC)
     if next(times(cron, now, now + timedelta(days=366 * _YEARS)), None) is None:
@@ -33,42 +35,44 @@ def check(cron: str) -> None:
 
 
 def _parsed(cron: str) -> list[list[int]]:
-    """The values that each field names, in order.
+    """Return the sorted values of each field.
 
     Raises:
-        ValueError: as `check`, but for days that never come.
+        ValueError: The expression is wrong, as for `check`; days that never come raise nothing.
     """
     fields = str(cron).split()
     if len(fields) != len(_FIELDS):
         raise ValueError(f"cron must have six fields ({', '.join(_FIELDS)}), got {len(fields)}: {cron!r}")
-    for text, (what, (least, most, names)) in zip(fields, _FIELDS.items(), strict=True):
+    for text, (field_name, (minimum, maximum, names)) in zip(fields, _FIELDS.items(), strict=True):
         for part in text.lower().split(","):
             match = _PART.fullmatch(part)
             values = filter(None, match.group("first", "last")) if match else [""]
-            if not all(value in names or (value.isdigit() and least <= int(value) <= most) for value in values):
-                raise ValueError(f"cron {cron!r}: {part!r} is no {what}; expected {least} to {most}, a range or *")
+            if not all(value in names or (value.isdigit() and minimum <= int(value) <= maximum) for value in values):
+                raise ValueError(
+                    f"cron {cron!r}: {part!r} is no {field_name}; expected {minimum} to {maximum}, a range or *"
+                )
     values = [_values(text.lower(), field) for text, field in zip(fields, _FIELDS.values(), strict=True)]
-    for part, named in (item for found in values for item in found.items()):
-        if not named:
+    for part, part_values in (item for parts_of_field in values for item in parts_of_field.items()):
+        if not part_values:
             raise ValueError(f"cron {cron!r}: the range {part!r} runs backwards; name two ranges, parted by a comma")
-    return [sorted(set().union(*found.values())) for found in values]
+    return [sorted(set().union(*parts_of_field.values())) for parts_of_field in values]
 
 
 def times(cron: str, since: datetime, until: datetime) -> Iterator[datetime]:
-    """The times after ``since`` and not after ``until`` at which the expression fires, in UTC.
+    """Yield the times in UTC at which the expression fires, after ``since`` and up to and including ``until``.
 
-    Where both the day of the month and that of the week are restricted, one of them is enough, as ever in cron.
+    If both day of the month and day of the week are restricted, a match of one of them is enough, as usual in cron.
 
     Raises:
-        ValueError: as `check`, but for days that never come: there are no times then.
+        ValueError: The expression is wrong, as for `check`. An expression whose days never come yields nothing.
     """
     seconds, minutes, hours, days, months, weekdays = _parsed(cron)
     fields = cron.split()
-    either = not any(text.startswith(("*", "?")) for text in (fields[3], fields[5]))
+    match_any = not any(text.startswith(("*", "?")) for text in (fields[3], fields[5]))
     day = since.astimezone(UTC).date()
     while day <= until.astimezone(UTC).date():
-        named = (day.day in days, day.isoweekday() % 7 in weekdays)
-        if day.month in months and (any(named) if either else all(named)):
+        matches = (day.day in days, day.isoweekday() % 7 in weekdays)
+        if day.month in months and (any(matches) if match_any else all(matches)):
             for hour, minute, second in ((h, m, s) for h in hours for m in minutes for s in seconds):
                 moment = datetime.combine(day, time(hour, minute, second), UTC)
                 if since < moment <= until:
@@ -77,16 +81,16 @@ def times(cron: str, since: datetime, until: datetime) -> Iterator[datetime]:
 
 
 def _values(text: str, field: tuple[int, int, tuple[str, ...]]) -> dict[str, range]:
-    """The values that each part of a field names; none where it is a range that runs backwards."""
-    least, most, names = field
-    found: dict[str, range] = {}
+    """Return the values of each comma-separated part of a field; empty for a range that runs backwards."""
+    minimum, maximum, names = field
+    values: dict[str, range] = {}
     for part in text.split(","):
         match = _PART.fullmatch(part)
-        first, last = (names.index(v) + least if v in names else v and int(v) for v in match.group("first", "last"))
+        first, last = (names.index(v) + minimum if v in names else v and int(v) for v in match.group("first", "last"))
         step = int(match["step"] or 1)
         if match["any"]:
-            first, last = least, most
+            first, last = minimum, maximum
         elif last is None:
-            last = most if match["step"] else first  # 5/15: from 5 on
-        found[part] = range(first, last + 1, step)
-    return found
+            last = maximum if match["step"] else first  # 5/15: from 5 on
+        values[part] = range(first, last + 1, step)
+    return values

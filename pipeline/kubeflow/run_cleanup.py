@@ -1,7 +1,7 @@
-"""Kubeflow's own record of old runs: archived, and where that is asked for deleted.
+"""Clean-up of Kubeflow's records of old runs: archives them, or optionally deletes them.
 
-Archiving hides a run and takes nothing from anybody. Deleting a run deletes its entries in the execution cache too, so
-that of old runs those stay from which the next run may take its training, and those whose version is still there.
+Archiving only hides a run. Deleting a run also deletes its execution-cache entries. A run is therefore not deleted if
+(a) the next run could reuse its training from the cache, or (b) the version it published still exists.
 """
 
 import contextlib
@@ -24,16 +24,24 @@ _ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 
 @dataclass(frozen=True)
 class Old:
-    """A run that was archived or deleted, or would be."""
+    """Run that was archived or deleted, or that a dry run would archive or delete.
+
+    Attributes:
+        run: Id of the run.
+        title: Display name of the run.
+        days: Days since the run was created.
+        action: Action on the run.
+        why: Reason why the run was archived although deletion was requested; otherwise "".
+    """
 
     run: str
     title: str
-    days: int  # since it was made
+    days: int
     action: Literal["archived", "deleted"]
-    why: str = ""  # it was not deleted, where that was asked for
+    why: str = ""
 
     def __str__(self) -> str:
-        """For people."""
+        """Return one line for the console."""
         return f"run {self.run} ({self.title}), {self.days} days old: {self.action}{self.why and ', ' + self.why}"
 
 
@@ -47,29 +55,31 @@ def collect(
     dry_run: bool = False,
     experiment: str = EXPERIMENT,
 ) -> Iterator[Old]:
-    """Archive or delete the record of old runs, oldest first, yielding each when it is done.
+    """Archive or delete Kubeflow's records of old runs, oldest first, and yield each run afterwards.
 
-    A run whose version is still there, the champion's above all, is left as it is.
+    A run whose published version still exists, such as the champion's run, is not changed.
 
     Args:
-        client: of the server.
-        workspace: the workspace URI, where the runs' own records say what they read and published.
-        keep: how many of the newest runs are left as they are, however old.
-        older_than: days for which every run is; at least ``DEADLINE``.
-        delete: rather than archive, where neither the execution cache nor a version needs the run.
-        dry_run: yield what would be done, and change nothing.
-        experiment: name of the experiment.
+        client: Client of the server.
+        workspace: URI of the workspace, whose records say which data each run read and which version it published.
+        keep: Number of newest runs that are not changed, whatever their age.
+        older_than: Minimum age in days of a run that is changed; at least ``DEADLINE``.
+        delete: True to delete instead of archive, if the next run does not need the run's cache entries.
+        dry_run: True to change nothing and only yield the runs.
+        experiment: Name of the experiment.
 
     Raises:
-        ValueError: a limit is too low, there is no such experiment, or runs are to be deleted while one is going: what
-            it reads is not known yet, and so not what it may take from the cache.
+        ValueError: A limit is too low, there is no such experiment, or ``delete`` is true while a run is active. The
+            data of an active run are not known yet, so the cache entries that it may use are not known either.
     """
     if keep < 0 or older_than < DEADLINE:
         raise ValueError(f"keep must be at least 0 and older_than at least {DEADLINE} days, got {keep}, {older_than}")
-    where = client.get_experiment(experiment_name=experiment).experiment_id
-    runs = sorted(every(client.list_runs, "runs", experiment_id=where), key=lambda run: run.created_at, reverse=True)
-    if delete and (going := [run.run_id for run in runs if run.state not in _ENDED]):
-        raise ValueError(f"run {going[0]} is going and may take its training from an old one: try again at its end")
+    experiment_id = client.get_experiment(experiment_name=experiment).experiment_id
+    runs = sorted(
+        every(client.list_runs, "runs", experiment_id=experiment_id), key=lambda run: run.created_at, reverse=True
+    )
+    if delete and (active := [run.run_id for run in runs if run.state not in _ENDED]):
+        raise ValueError(f"run {active[0]} is going and may take its training from an old one: try again at its end")
     now = datetime.now(UTC)
     ages = {run.run_id: (now - run.created_at).days for run in runs}
     old = [run for run in runs[keep:] if ages[run.run_id] >= older_than and run.state in _ENDED]
@@ -79,34 +89,34 @@ def collect(
         if records.serves(run.run_id):
             continue
         why = records.needed(run.run_id, cached) if delete else ""
-        gone = delete and not why
-        hidden = run.storage_state == "ARCHIVED"
-        if hidden and not gone:
+        deletes = delete and not why
+        is_archived = run.storage_state == "ARCHIVED"
+        if is_archived and not deletes:
             continue
         if not dry_run:
-            if not hidden:
-                client.archive_run(run.run_id)  # first, also where it is to be deleted: as the user interface has it
-            if gone:
+            if not is_archived:
+                client.archive_run(run.run_id)  # archived before a deletion too, as in Kubeflow's user interface
+            if deletes:
                 client.delete_run(run.run_id)
-        yield Old(run.run_id, run.display_name, ages[run.run_id], "deleted" if gone else "archived", why)
+        yield Old(run.run_id, run.display_name, ages[run.run_id], "deleted" if deletes else "archived", why)
 
 
 class _Records:
-    """What the runs themselves have written into the workspace."""
+    """Records that runs have written into the workspace."""
 
     def __init__(self, workspace: str) -> None:
         self._workspace, self._known = workspace, {}
 
     def data(self, runs: list[str]) -> set[str]:
-        """Fingerprints of the data sets that runs have read."""
+        """Return the fingerprints of the data sets that runs have read."""
         return {self._of(run) for run in runs} - {""}
 
     def newest(self, runs: list[str]) -> set[str]:
-        """That of the newest run that says: the next run reads the same, where nothing has changed."""
+        """Return the fingerprint of the newest run with a known one: without new data, the next run reads the same."""
         return {next(filter(None, map(self._of, runs)), "")} - {""}
 
     def serves(self, run: str) -> bool:
-        """Whether the version that a run has published is still there."""
+        """Return whether the version that a run has published still exists."""
         try:
             uri = storage.read_json(Workspace(self._workspace, run).published)["uri"]
         except FileNotFoundError:
@@ -114,7 +124,7 @@ class _Records:
         return storage.exists(storage.join(uri, channels.COMPLETE))
 
     def needed(self, run: str, cached: set[str]) -> str:
-        """Why a run is not to be deleted; empty where it may be."""
+        """Return why a run must not be deleted; empty if it may be deleted."""
         if not self._of(run):
             return "not deleted: it has left no decision that says what data it read"
         if self._of(run) in cached:
@@ -122,10 +132,10 @@ class _Records:
         return ""
 
     def _of(self, run: str) -> str:
-        """The fingerprint of the data set that a run has read; empty where it does not say."""
+        """Return the fingerprint of the data set that a run has read; empty if unknown."""
         if run not in self._known:
             self._known[run] = ""
-            with contextlib.suppress(ValueError):  # half a record
+            with contextlib.suppress(ValueError):  # a truncated record
                 record: dict[str, Any] = decision.read(Workspace(self._workspace, run).decision) or {}
                 self._known[run] = str(record.get("data") or "")
         return self._known[run]

@@ -1,6 +1,6 @@
-"""What people do by hand with the schedules of a server: look, pause, resume, run now, fill in the past.
+"""Manual commands on a server's schedules: list, pause, resume, run now, backfill.
 
-The file of the schedules stays in charge: the next ``python -m pipeline schedule FILE`` brings back what it says.
+The schedule file stays authoritative: the next ``python -m pipeline schedule FILE`` restores its state.
 """
 
 import re
@@ -18,33 +18,33 @@ from pipeline.kubeflow.client import EXPERIMENT, every
 from pipeline.kubeflow.schedules import OWN
 
 MOST = 100
-"""Runs that one backfill may start."""
+"""Maximum number of runs of one backfill."""
 
 _BACKFILL = "Backfill by python -m pipeline schedules: "
 _GOING = ("PENDING", "RUNNING", "CANCELING", "PAUSED")
 _MOMENT = re.compile(r"\[\[(?:ScheduledTime|CurrentTime)(?:\.([^\]]+))?\]\]")
-_GO = {"2006": "%Y", "01": "%m", "02": "%d", "15": "%H", "04": "%M", "05": "%S"}  # Go's way to write a date's form
+_GO = {"2006": "%Y", "01": "%m", "02": "%d", "15": "%H", "04": "%M", "05": "%S"}  # Go's date layout -> strftime
 
 
 class Schedules:
-    """The schedules of one experiment that ``python -m pipeline schedule`` made."""
+    """Schedules of one experiment that ``python -m pipeline schedule`` created."""
 
     def __init__(self, client: kfp.Client, experiment: str = EXPERIMENT) -> None:
-        """Read them; an experiment that is not there has none."""
+        """Read the schedules from the server; an unknown experiment has none."""
         self._client = client
         self._experiment, self._all = "", []
-        with suppress(ValueError):  # kfp's word for that there is no such experiment
+        with suppress(ValueError):  # kfp raises it for an unknown experiment
             self._experiment = client.get_experiment(experiment_name=experiment).experiment_id
             self._all = list(every(client.list_recurring_runs, "recurring_runs", experiment_id=self._experiment))
 
     def names(self) -> list[str]:
-        """The schedules by name."""
+        """Return the sorted names of the schedules."""
         return sorted(
             {run.description.removeprefix(OWN) for run in self._all if (run.description or "").startswith(OWN)}
         )
 
     def lines(self) -> Iterator[str]:
-        """A line for each schedule: its name, whether it is enabled, its cron, its next time and what it runs."""
+        """Yield a line for each schedule: name, status, cron expression, next time and version."""
         now = datetime.now(UTC)
         for name in self.names():
             run = self._of(name)[0]
@@ -55,7 +55,7 @@ class Schedules:
             yield f"{name:<16}{run.status.lower():<10}{expression:<20}next {when:<22}{version}"
 
     def pause(self, names: Sequence[str]) -> Iterator[str]:
-        """Pause schedules; a run that is going goes on. Yields what was done."""
+        """Pause schedules and yield a line for each change; active runs continue."""
         for name, runs in self._asked(names).items():
             for run in runs:
                 if run.status == "ENABLED":
@@ -64,7 +64,10 @@ class Schedules:
             yield f"{name} is paused"
 
     def resume(self, names: Sequence[str]) -> Iterator[str]:
-        """Enable the newest of each name, and pause any older one first: never two of a name run."""
+        """Enable the newest schedule of each name and yield a line for each change.
+
+        Older schedules of the name are paused first, so that two schedules of a name never run at once.
+        """
         for name, (newest, *older) in self._asked(names).items():
             for run in older:
                 if run.status == "ENABLED":
@@ -76,15 +79,15 @@ class Schedules:
             yield f"{name} is enabled"
 
     def run(self, name: str, changed: dict[str, Any], beside: bool = False) -> str:
-        """Start a run now, of the schedule's version with its parameters; its id.
+        """Start a run of the schedule's version with its parameters, and return the run's id.
 
         Args:
-            name: of the schedule, which may be paused.
-            changed: parameters in place of the schedule's own.
-            beside: also while another run of the experiment is going.
+            name: Name of the schedule, which may be paused.
+            changed: Parameters that replace those of the schedule.
+            beside: True to start even while another run of the experiment is active.
 
         Raises:
-            ValueError: there is no such schedule, a parameter is wrong, or a run is going.
+            ValueError: There is no such schedule, a parameter is wrong, or a run is active.
         """
         (schedule, *_) = self._asked([name])[name]
         now = datetime.now(UTC)
@@ -101,34 +104,36 @@ class Schedules:
         return run.run_id
 
     def missed(self, name: str, since: datetime, until: datetime) -> list[datetime]:
-        """The times of a schedule in the past that a backfill would run for.
+        """Return the past times of a schedule that a backfill would run for, after ``since`` and up to ``until``.
 
         Raises:
-            ValueError: there is no such schedule, its parameters name no time, or the times are none or too many.
+            ValueError: There is no such schedule, its parameters have no time placeholder, or there are no times or
+                more than ``MOST``.
         """
         (schedule, *_) = self._asked([name])[name]
-        given = schedule.runtime_config.parameters
-        if not any(isinstance(value, str) and _MOMENT.search(value) for value in given.values()):
+        parameter_values = schedule.runtime_config.parameters
+        if not any(isinstance(value, str) and _MOMENT.search(value) for value in parameter_values.values()):
             raise ValueError(
                 f"no parameter of {name} holds a time as [[ScheduledTime]], so that every run of a backfill would do "
                 f"the same; for one run: python -m pipeline schedules run {name}"
             )
         if not since < until <= datetime.now(UTC):
             raise ValueError(f"a backfill is of the past, from an earlier time to a later one, got {since} and {until}")
-        found = list(islice(cron.times(schedule.trigger.cron_schedule.cron, since, until), MOST + 1))
-        if not 0 < len(found) <= MOST:
-            many = f"more than {MOST} times" if found else "no time"
-            raise ValueError(f"{schedule.trigger.cron_schedule.cron!r} has {many} from {since} to {until}")
-        return found
+        times = list(islice(cron.times(schedule.trigger.cron_schedule.cron, since, until), MOST + 1))
+        if not 0 < len(times) <= MOST:
+            count = f"more than {MOST} times" if times else "no time"
+            raise ValueError(f"{schedule.trigger.cron_schedule.cron!r} has {count} from {since} to {until}")
+        return times
 
     def backfill(self, name: str, since: datetime, until: datetime, beside: bool = False) -> str:
-        """Have the server run a schedule for its times in the past, one after another; the name of that backfill.
+        """Start a backfill: the server runs a schedule for its past times, one after another; return its name.
 
-        It is a schedule of its own that ends in the past: Kubeflow catches up with it, fills each time in where a
-        parameter says ``[[ScheduledTime]]``, and starts a run when the one before has ended.
+        The backfill is a separate schedule that ends in the past. Kubeflow catches up with it, and replaces
+        ``[[ScheduledTime]]`` in parameters by each time. Each run starts when the previous run has ended.
 
         Raises:
-            ValueError: as ``missed``; or the schedule is enabled or a run is going, and ``beside`` was not asked for.
+            ValueError: The times are wrong, as for ``missed``; or the schedule is enabled or a run is active, and
+                ``beside`` is false.
         """
         self.missed(name, since, until)
         (schedule, *_) = runs = self._asked([name])[name]
@@ -153,22 +158,22 @@ class Schedules:
         return title
 
     def _of(self, name: str) -> list[Any]:
-        """The recurring runs of a name, newest first."""
-        found = [run for run in self._all if run.description == OWN + name]
-        return sorted(found, key=lambda run: run.created_at, reverse=True)
+        """Return the recurring runs of a name, newest first."""
+        runs = [run for run in self._all if run.description == OWN + name]
+        return sorted(runs, key=lambda run: run.created_at, reverse=True)
 
     def _asked(self, names: Sequence[str]) -> dict[str, list[Any]]:
-        """The recurring runs of each name, once all of them are known."""
+        """Return the recurring runs of each name; raise ValueError for an unknown name."""
         for name in names:
             if not self._of(name):
-                there = (
+                hint = (
                     f"expected one of {self.names()}" if self.names() else "there are none: make some by schedule FILE"
                 )
-                raise ValueError(f"the server has no schedule {name!r}; {there}")
+                raise ValueError(f"the server has no schedule {name!r}; {hint}")
         return {name: self._of(name) for name in names}
 
     def _refuse_beside_another(self) -> None:
-        """Refuse a second run at a time: both would read and write the same register of splits."""
+        """Raise ValueError if a run is active: two runs would read and write the same register of splits."""
         for run in every(self._client.list_runs, "runs", experiment_id=self._experiment, sort_by="created_at desc"):
             if run.state in _GOING:
                 raise ValueError(
@@ -177,7 +182,7 @@ class Schedules:
 
 
 def _at(value: Any, moment: datetime) -> Any:
-    """A parameter's value with the time filled in where Kubeflow's scheduler would fill it in."""
+    """Return a parameter's value with time placeholders replaced as by Kubeflow's scheduler."""
 
     def written(match: re.Match[str]) -> str:
         form = match[1] or "20060102150405"
@@ -187,5 +192,5 @@ def _at(value: Any, moment: datetime) -> Any:
 
 
 def _written(moment: datetime) -> str:
-    """A time as RFC 3339 writes it."""
+    """Format a time as RFC 3339 in UTC."""
     return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -1,7 +1,8 @@
-"""Schedules on a cluster, kept as a file says.
+"""Schedules on a Kubeflow server, reconciled with a schedule file.
 
-A schedule cannot be edited, so a change is a new schedule: it is created paused, the old ones are paused, and then
-it is enabled. Never two of a name run, and what was cut short is taken up the next time.
+A schedule cannot be edited, so a change creates a new schedule. The new schedule is created paused, the old schedules
+are paused, and then the new schedule is enabled. Two schedules of a name thus never run at once, and the next
+reconciliation completes an interrupted one.
 """
 
 import contextlib
@@ -21,24 +22,24 @@ from pipeline.kubeflow import cron
 from pipeline.kubeflow.client import EXPERIMENT, Version, every, known, upload, version_name
 
 KEEP = 3
-"""Schedules that stay of each name, the one that runs included: the older ones say what ran when."""
+"""Schedules kept of each name, the current one included: older schedules document earlier runs."""
 
 OWN = "Kept by python -m pipeline schedule: "
-"""The description of this module's schedules, before their name."""
+"""Prefix of the description of this module's schedules; the name follows."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """One entry of a schedule file."""
+    """Entry of a schedule file."""
 
     name: str
     cron: str  # second, minute, hour, day of the month, month, day of the week; UTC
     parameters: dict[str, Any] = field(default_factory=dict)
     paused: bool = False
-    service_account: str = ""  # of Kubernetes, for the steps; empty for the server's default
+    service_account: str = ""  # Kubernetes service account of the steps; "": the server's default
 
     def title(self, version: str) -> str:
-        """The name on the server: it changes with whatever the schedule runs, for a schedule cannot be edited."""
+        """Return the name on the server: the schedule's name and a digest of cron, parameters, version and account."""
         account = [self.service_account] if self.service_account else []
         content = json.dumps([self.cron, self.parameters, version, *account], sort_keys=True)
         return f"{self.name} {hashlib.sha256(content.encode()).hexdigest()[:8]}"
@@ -46,24 +47,25 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Change:
-    """One step from the server's schedules to the file's."""
+    """Change of one schedule on the server."""
 
     verb: Literal["create", "pause", "enable", "delete"]
     title: str
-    recurring_run_id: str = ""  # empty for one that this plan creates
-    schedule: Schedule | None = None  # to create
+    recurring_run_id: str = ""  # empty if this plan creates the schedule
+    schedule: Schedule | None = None  # the schedule to create; None for other verbs
 
     def __str__(self) -> str:
-        """For people."""
+        """Return one line for the console."""
         when = f" ({self.schedule.cron})" if self.schedule else ""
         return f"{self.verb:<7}{self.title}{when}"
 
 
 def read(path: Path) -> list[Schedule]:
-    """The schedules in a YAML file: ``name: {cron, parameters, paused, service_account}`` under ``schedules``.
+    """Read a YAML file with ``name: {cron, parameters, paused, service_account}`` under ``schedules``.
 
     Raises:
-        ValueError: the file is not of this form, a cron expression or a parameter is wrong; says which.
+        ValueError: The file is not of this form, or a cron expression or a parameter is wrong. The message names the
+            schedule.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -75,7 +77,7 @@ def read(path: Path) -> list[Schedule]:
 
 
 def _schedule(path: Path, name: str, entry: Any) -> Schedule:
-    """One checked entry of the file."""
+    """Return one entry of the file after checking it; raise ValueError if it is wrong."""
     try:
         schedule = Schedule(name, **entry)
         cron.check(schedule.cron)
@@ -90,33 +92,36 @@ def _schedule(path: Path, name: str, entry: Any) -> Schedule:
 
 
 def plan(existing: list[Any], schedules: list[Schedule], version: str, keep: int = KEEP) -> list[Change]:
-    """What turns the server's schedules into the file's.
+    """Return the changes that turn the server's schedules into those of the file.
 
-    Schedules that this module did not make are left alone, and those of its own that left the file are paused.
+    Schedules that this module did not create are not changed. Its own schedules that are no longer in the file are
+    paused.
 
     Args:
-        existing: recurring runs of the server.
-        schedules: what the file says.
-        version: name of the pipeline version that they run.
-        keep: how many of each name stay.
+        existing: Recurring runs of the server.
+        schedules: Schedules of the file.
+        version: Name of the pipeline version to run.
+        keep: Number of schedules kept of each name.
     """
     changes = []
     for schedule in schedules:
-        own = [run for run in existing if run.description == OWN + schedule.name]
-        own.sort(key=lambda run: run.created_at, reverse=True)
+        recurring_runs = [run for run in existing if run.description == OWN + schedule.name]
+        recurring_runs.sort(key=lambda run: run.created_at, reverse=True)
         title = schedule.title(version)
-        current = next((run for run in own if run.display_name == title), None)
+        current = next((run for run in recurring_runs if run.display_name == title), None)
         if current is None:
             changes.append(Change("create", title, schedule=schedule))
-        old = [run for run in own if run is not current]
-        changes += [_change("pause", run) for run in old if run.status == "ENABLED"]
+        outdated = [run for run in recurring_runs if run is not current]
+        changes += [_change("pause", run) for run in outdated if run.status == "ENABLED"]
         enabled = current is not None and current.status == "ENABLED"
         if enabled == schedule.paused:
             changes.append(Change("pause" if enabled else "enable", title, current.recurring_run_id if current else ""))
-        changes += [_change("delete", run) for run in old[keep - 1 :]]
-    kept = {OWN + schedule.name for schedule in schedules}
-    gone = [run for run in existing if (run.description or "").startswith(OWN) and run.description not in kept]
-    return changes + [_change("pause", run) for run in gone if run.status == "ENABLED"]
+        changes += [_change("delete", run) for run in outdated[keep - 1 :]]
+    descriptions = {OWN + schedule.name for schedule in schedules}
+    removed = [
+        run for run in existing if (run.description or "").startswith(OWN) and run.description not in descriptions
+    ]
+    return changes + [_change("pause", run) for run in removed if run.status == "ENABLED"]
 
 
 def _change(verb: str, run: Any) -> Change:
@@ -130,34 +135,37 @@ def reconcile(
     dry_run: bool = False,
     version: str = "",
 ) -> Iterator[Change]:
-    """Bring the server's schedules to what a file says, yielding each change when it is done.
+    """Reconcile the server's schedules with a file, and yield each change after it is made.
 
     Args:
-        client: of the server.
-        schedules: the file's content.
-        experiment: name of the experiment that holds the schedules, made when it is not there.
-        dry_run: yield the changes and make none.
-        version: of the pipeline that they are to run, by its name on the server; by default this code's, which is
-            uploaded where that is needed.
+        client: Client of the server.
+        schedules: Schedules of the file.
+        experiment: Name of the experiment with the schedules; created if it does not exist.
+        dry_run: True to make no change and only yield the changes.
+        version: Name of the pipeline version to run, as on the server; "": this code's version, uploaded if needed.
 
     Raises:
-        ValueError: the server has no such version.
+        ValueError: The server has no such version.
     """
-    runs = known(client, version) if version else None
-    found = []
+    pipeline_version = known(client, version) if version else None
+    existing = []
     with contextlib.suppress(ValueError) if dry_run else contextlib.nullcontext():  # no such experiment yet
-        where = client.get_experiment(experiment_name=experiment) if dry_run else client.create_experiment(experiment)
-        found = list(every(client.list_recurring_runs, "recurring_runs", experiment_id=where.experiment_id))
-    changes = plan(found, schedules, version or version_name(compiled()))
+        server_experiment = (
+            client.get_experiment(experiment_name=experiment) if dry_run else client.create_experiment(experiment)
+        )
+        existing = list(
+            every(client.list_recurring_runs, "recurring_runs", experiment_id=server_experiment.experiment_id)
+        )
+    changes = plan(existing, schedules, version or version_name(compiled()))
     if dry_run or not changes:
         yield from changes
         return
-    runs = runs or upload(client)
+    pipeline_version = pipeline_version or upload(client)
     created: dict[str, str] = {}
     for change in changes:
         run_id = change.recurring_run_id or created.get(change.title, "")
         if change.verb == "create":
-            created[change.title] = _create(client, where.experiment_id, runs, change)
+            created[change.title] = _create(client, server_experiment.experiment_id, pipeline_version, change)
         elif change.verb == "pause":
             client.disable_recurring_run(run_id)
         elif change.verb == "enable":
@@ -168,14 +176,14 @@ def reconcile(
 
 
 def _create(client: kfp.Client, experiment_id: str, version: Version, change: Change) -> str:
-    """Create a schedule, paused; its id."""
-    wanted = change.schedule
+    """Create a paused schedule and return its id."""
+    schedule = change.schedule
     run = client.create_recurring_run(
-        experiment_id, change.title, description=OWN + wanted.name, cron_expression=wanted.cron,
-        max_concurrency=1,  # a run that takes long is not joined by the next, which reads the same register of splits
-        no_catchup=True,  # after an outage, the data of today once, not of every day that was missed
-        params={"revision": version.name, **wanted.parameters}, enabled=False,
+        experiment_id, change.title, description=OWN + schedule.name, cron_expression=schedule.cron,
+        max_concurrency=1,  # runs do not overlap, since they share the register of splits
+        no_catchup=True,  # after an outage, one run with today's data and none for the missed times
+        params={"revision": version.name, **schedule.parameters}, enabled=False,
         pipeline_id=version.pipeline_id, version_id=version.version_id,
-        service_account=wanted.service_account or None,
+        service_account=schedule.service_account or None,
     )  # fmt: skip
     return run.recurring_run_id
