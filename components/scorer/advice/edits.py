@@ -25,19 +25,16 @@ EditKey = Literal[
 """Names of the edits, in the order in which they are applied: the frame first, then light, colour, detail."""
 
 _TONE = 0.1  # of the range: shift of the middle of the highlights or shadows at 100 %; about a stop in the shadows
-_MIREDS = (
-    0.4  # mireds a percent of warmth: 100 % lead from daylight (6500 K) to late afternoon (5150 K) or shade (8800 K)
-)
-_RED, _BLUE = (
-    0.006,
-    -0.009,
-)  # stops a mired, relative to green: daylight of 5000 to 8000 K (CIE 15, D series) in linear sRGB
+# Mireds a percent of warmth: 100 % lead from daylight (6500 K) to late afternoon (5150 K) or to shade (8800 K).
+_MIREDS = 0.4
+# Stops a mired, relative to green: daylight of 5000 to 8000 K (CIE 15, D series) in linear sRGB.
+_RED, _BLUE = 0.006, -0.009
 _LUMINANCE = (0.2126, 0.7152, 0.0722)  # weights of linear red, green and blue (IEC 61966-2-1)
 _RADIUS = 1 / 250  # of the shorter side: 1.3 pixels of the 320 that are scored, the finest detail that survives scoring
 # Margins of the head around a face's box, which reaches from brows or forehead to chin: ears, hair, neck. In fractions
 # of the box's width and height: left and right, above, below.
 _HEAD = (0.35, 0.6, 0.35)
-_HEAD_AT = (0.5, 0.42)  # position of the head's middle in a well cropped portrait: centred, eyes on the upper third
+_HEAD_AT = (0.5, 0.42)  # position of the head's middle in a well cropped frame: centred, eyes on the upper third
 
 
 class Pixels(NamedTuple):
@@ -217,9 +214,8 @@ def _lighter(pixels: np.ndarray, change: np.ndarray) -> np.ndarray:
     The differences between the colours stay.
     """
     increase, decrease = np.maximum(change, 0).astype(np.uint8), np.maximum(-change, 0).astype(np.uint8)
-    return cv2.subtract(
-        cv2.add(pixels, cv2.merge([increase] * 3)), cv2.merge([decrease] * 3)
-    )  # both saturate at 0 and 255
+    # Both operations saturate at 0 and 255.
+    return cv2.subtract(cv2.add(pixels, cv2.merge([increase] * 3)), cv2.merge([decrease] * 3))
 
 
 def _bump(percent: float, start: float) -> np.ndarray:
@@ -249,7 +245,7 @@ def _levels(values: np.ndarray) -> np.ndarray:
     return np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)
 
 
-# The frame
+# Frame
 
 
 def straighten(pixels: np.ndarray, degrees: float) -> np.ndarray:

@@ -197,7 +197,7 @@ def advise(
     )
 
 
-# The search
+# Search
 
 
 def _unfit(photo: Trial) -> Iterator[Refusal]:
@@ -213,9 +213,8 @@ def _by_promise(photo: Trial) -> list[EditKey]:
     """Return the edits that seem to gain at some value, the most promising first."""
     tries = [{key: value} for key, edit in EDITS.items() for value in edit.tries if photo.sound({key: value})]
     photo.search_scores([{}, *tries])
-    maxima = [
-        {key: _top(photo, edit, _highest(photo, edit))} for key, edit in EDITS.items()
-    ]  # may lie between two tries
+    # A maximum may lie between two tries.
+    maxima = [{key: _top(photo, edit, _highest(photo, edit))} for key, edit in EDITS.items()]
     photo.search_scores([maximum for maximum in maxima if all(maximum.values()) and photo.sound(maximum)])
     gains = {key: _rise(photo, key, value) for key, edit in EDITS.items() if (value := _highest(photo, edit))}
     promising = [key for key, gain in gains.items() if gain > 0 and gain >= photo.settings.minimum_gain / 2]
@@ -248,10 +247,7 @@ def _highest(photo: Trial, edit: Edit, spikes: Collection[float] = ()) -> float:
 def _beside(photo: Trial, edit: Edit, value: float) -> tuple[float | None, float | None]:
     """Return the scored values next below and next above a value; None where there is none."""
     scored = _known(photo, edit)
-    lower, higher = (
-        [neighbour for neighbour in scored if neighbour < value],
-        [neighbour for neighbour in scored if neighbour > value],
-    )
+    lower, higher = [known for known in scored if known < value], [known for known in scored if known > value]
     return max(lower, default=None), min(higher, default=None)
 
 
@@ -309,7 +305,7 @@ def _vertex(positions: Sequence[float], scores: Sequence[float]) -> float | None
     return vertex if a < vertex < c else None
 
 
-# What holds
+# Verification
 
 
 @dataclass(frozen=True)
@@ -401,7 +397,7 @@ def _frame_alone(photo: Trial, degrees: float, score: Score) -> float:
     return float(photo.scores([picture, np.ascontiguousarray(picture[:, ::-1])], score).mean()) - photo.mean
 
 
-# Several edits at once
+# Combination of edits
 
 
 def _together(photo: Trial, accepted: Sequence[_Held]) -> Together | None:
@@ -470,7 +466,7 @@ def _choose(photo: Trial, values: dict[EditKey, float], choices: list[dict[EditK
     return candidates[int(np.argmax(penalised))]
 
 
-# What the person reads and sees
+# Texts and previews
 
 
 def _suggestion(photo: Trial, accepted: _Held) -> Suggestion:

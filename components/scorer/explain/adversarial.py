@@ -20,9 +20,6 @@ _REACH = 2.5  # sum of all step lengths, in budgets (code of Madry et al.): enou
 RATE = 0.05  # of 255: root mean square change of a photo by one step of `enhance`
 
 
-# What would raise the score
-
-
 @dataclass(frozen=True)
 class Enhancement:
     """Photos changed for a higher score.
@@ -51,7 +48,7 @@ def enhance(
 ) -> Enhancement:
     """Raise the mean scores of photos by plain gradient ascent on their pixels.
 
-    No limit keeps the change to a photographer's means: most of the gain is noise fitted to this network.
+    The change is not limited to edits that a photographer could make. Most of the gain is noise fitted to this network.
 
     Args:
         model: A scorer.

@@ -45,7 +45,7 @@ def hold(given: Mapping[str, Any]) -> tuple[np.ndarray, Held]:
     return arrays.pop(PIXELS), arrays
 
 
-# Where in a photo
+# Heat maps and gradients
 
 
 def heatmaps(model: keras.Model, pixels: np.ndarray, held: Held = NOTHING) -> np.ndarray:
@@ -188,7 +188,7 @@ def batched(function: Callable, pixels: np.ndarray, held: Held, *shapes: tuple[i
     )
 
 
-# The network
+# Changes of the network
 
 
 def _without_softmax(model: keras.Model) -> dict[str, Callable]:

@@ -16,7 +16,7 @@ from components.scorer.settings import SCORES
 
 POOLED, POOLED_FACE = "pooled", "pooled_face"
 HEAD = (PRINCIPAL, STAND_IN, layers.NAME, "votes")
-"""The layers of the head that have weights."""
+"""Names of the head's layers that have weights."""
 
 
 def build_scorer(encoder: keras.Model, dropout: float, sight: Sight = WHOLE, form: int = 0) -> keras.Model:

@@ -10,12 +10,13 @@ from components.scorer.model.network import HEAD, POOLED, POOLED_FACE
 _MOMENTUM = 0.9
 """Momentum of the running statistics of new batch norms, as in PyTorch.
 
-The statistics follow within 40 steps; with Keras's 0.99 within 400."""
+The statistics follow within 40 steps; with Keras's 0.99 within 400.
+"""
 
 _FULL_PRECISION = {
     "pixels", FACE, EMBEDDING, FOUND, POOLED, POOLED_FACE, "features", "dropout", *HEAD, "photo",
 }  # fmt: skip
-"""Layers that stay in float32 under mixed precision."""
+"""Names of the layers that stay in float32 under mixed precision."""
 
 
 def freeze_batch_norms(model: keras.Model) -> None:
