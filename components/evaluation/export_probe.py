@@ -1,7 +1,7 @@
 """Export probe: exports the scorer, loads it in a fresh process as a server would, and measures its answers.
 
-The process that built the scorer proves nothing about the export: it still holds the Python code, the custom layers
-and the functions that a server does not have.
+A probe in the process that built the scorer would prove nothing about the export. That process still holds the Python
+code, the custom layers and the functions that a server does not have.
 """
 
 import json

@@ -78,8 +78,8 @@ class _Patient(kfp_server_api.rest.RESTClientObject):
     """REST client with a timeout of ``TIMEOUT``, retries, and a check that the response is Kubeflow's.
 
     A login page has status 200 or is the target of a redirect: redirects are not followed, so no credentials are sent
-    there. urllib3 retries lost connections three times. Only GET requests are retried after busy responses: a change
-    may have been made although its response was lost, and a retry would make it twice.
+    there. urllib3 retries lost connections three times. Only GET requests are retried after busy responses: after a
+    lost response a change may have been made, and a retry would make it twice.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:

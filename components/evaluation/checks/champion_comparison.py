@@ -1,15 +1,15 @@
 """Paired comparison of challenger and champion on the same photos, and the three champion gates.
 
-Both scorers are measured on the same photos, so their difference is far more precise than either's own metrics: a
-photo that is hard for one scorer is mostly hard for the other. A paired cluster bootstrap draws the same photos for
-both, in whole groups (an uploader, a person). The standard deviation of the difference over the draws is its standard
-error (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 6 and 8).
+Both scorers are measured on the same photos, and a photo that is hard for one scorer is mostly hard for the other.
+The difference is therefore far more precise than either's own metrics. A paired cluster bootstrap draws the same
+photos for both, in whole groups (an uploader, a person). The standard deviation of the difference over the draws is
+the standard error (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 6 and 8).
 
 A bound is the difference minus or plus Student's quantile times that error, or the quantile of the draws if it lies
 farther out. For correlations the error of Williams' test is used if it is larger, since draws of few photos understate
-the error of high correlations. This rule was chosen by simulation: on 100 photos the percentile, basic, BCa and
-studentised bootstrap pass up to 9 % of the challengers that are worse by the margin, instead of 5 %. ``python -m
-tests.benchmarks.gate_power`` prints the error rates and the power of the gates.
+the error of high correlations. This rule was chosen by simulation on 100 photos. There, the percentile, basic, BCa and
+studentised bootstrap pass up to 9 % of the challengers that are worse by the margin, instead of 5 %.
+``python -m tests.benchmarks.gate_power`` prints the error rates and the power of the gates.
 
 The three gates are tests at the full level each. A challenger that is worse by the margin in one metric must still
 pass that metric's gate, which happens with a chance of at most ``significance``. All gates have to be passed, so no

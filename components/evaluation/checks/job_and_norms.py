@@ -68,11 +68,11 @@ def find(scorer: Bundle, records: Records, predictions: Predictions, settings: E
     column = scorer.told.column
     jobs = list(predictions.attributes[column]) if column in predictions.attributes else [""] * len(predictions.truth)
     rules = policy.load(scorer.norms or None)
-    known = {norm.attribute for norm in rules.norms} & set(predictions.attributes)
-    if not known and not any(job in scorer.jobs for job in jobs):
+    norm_attributes = {norm.attribute for norm in rules.norms} & set(predictions.attributes)
+    if not norm_attributes and not any(job in scorer.jobs for job in jobs):
         return Told([], None, [])
     votes, findings = _asked(scorer, records, jobs, rules)
-    columns = {name: list(predictions.attributes[name]) for name in known}
+    columns = {name: list(predictions.attributes[name]) for name in norm_attributes}
     return Told(*_jobs(scorer, votes, jobs, predictions, settings), accuracy.judge(rules, findings, columns))
 
 
@@ -107,14 +107,14 @@ def _jobs(
     if not scorer.jobs:
         return [], None
     has_job = np.array([job in scorer.jobs for job in jobs])
-    before, after, people = (regression.mean_scores(each) for each in (predictions.scorer, votes, predictions.truth))
+    before, after, people = (regression.mean_scores(rows) for rows in (predictions.scorer, votes, predictions.truth))
     effects = [
         Effect(job, int(is_job.sum()), float((after - before)[is_job].mean()), float((people - before)[is_job].mean()))
         for job in scorer.jobs
-        if (is_job := np.array([each == job for each in jobs])).any()
+        if (is_job := np.array([photo_job == job for photo_job in jobs])).any()
     ]
     if has_job.sum() < _FEWEST:
         return effects, None
     groups = list(compress(predictions.groups, has_job)) if len(predictions.groups) else None
-    rows: list[Any] = [each[has_job] for each in (predictions.truth, votes, predictions.scorer)]
+    rows: list[Any] = [array[has_job] for array in (predictions.truth, votes, predictions.scorer)]
     return effects, champion_comparison.compare(*rows, settings, groups=groups)

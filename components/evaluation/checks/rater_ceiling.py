@@ -40,16 +40,16 @@ def ceiling(votes: np.ndarray, raters: np.ndarray, settings: Evaluation) -> Ceil
         settings: Evaluation settings; ``seed`` is read.
 
     Returns:
-        The ceiling. None if at most half of the photos with two raters have votes that are whole counts (as for a data
-        set of mean scores), if fewer than three photos have two raters, or if mean scores do not vary.
+        The ceiling. None if fewer than three photos have two raters, or if mean scores do not vary. None too if at
+        most half of the photos with two raters have whole vote counts, as for a data set of mean scores.
     """
     counts = np.asarray(votes, float) * np.asarray(raters)[:, None]
     several = np.asarray(raters) >= 2
-    whole = several & (np.abs(counts - np.rint(counts)) <= _WHOLE).all(axis=1)
-    if not several.any() or 2 * whole.sum() <= several.sum():
+    usable = several & (np.abs(counts - np.rint(counts)) <= _WHOLE).all(axis=1)
+    if not several.any() or 2 * usable.sum() <= several.sum():
         return None
-    perfect = rater_agreement.ceilings(counts[whole], splits=_SPLITS, seed=settings.seed)
-    human = rater_agreement.one_against_rest(counts[whole], draws=_SPLITS, seed=settings.seed)
+    perfect = rater_agreement.ceilings(counts[usable], splits=_SPLITS, seed=settings.seed)
+    human = rater_agreement.one_against_rest(counts[usable], draws=_SPLITS, seed=settings.seed)
     if perfect is None or human is None:
         return None
-    return Ceiling(perfect, human, int(whole.sum()), float(np.asarray(raters)[whole].mean()))
+    return Ceiling(perfect, human, int(usable.sum()), float(np.asarray(raters)[usable].mean()))

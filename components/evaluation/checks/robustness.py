@@ -165,10 +165,10 @@ def gates(behaviours: Behaviours, settings: Evaluation) -> list[Gate]:
     above ``maximum_rise``. The second condition is needed because on thousands of photos a thousandth of a point is
     certain too, and matters to nobody.
 
-    Many tests at 5 % would refuse a sound scorer far more often than once in twenty. They are therefore corrected
-    together by Holm's method, which bounds the chance that any of them is wrong under any dependence (Holm, "A simple
-    sequentially rejective multiple test procedure", 1979). Invisible changes need no test: their effect is measured
-    far more exactly than its tolerance.
+    Many tests at 5 % would refuse a sound scorer far more often than once in twenty. Holm's method therefore corrects
+    all tests together (Holm, "A simple sequentially rejective multiple test procedure", 1979). It bounds the chance of
+    any false refusal under any dependence of the tests. Invisible changes need no test: their effect is measured far
+    more exactly than its tolerance.
     """
     corruptions = [response for response in behaviours.responses if response.worse]
     invisible = [response for response in behaviours.responses if not response.worse]
@@ -346,10 +346,10 @@ def _not_raised(key: GateKey, pairs: list[tuple[Response, float]], settings: Eva
         return p_value <= settings.significance and response.mean > limit
 
     worst, p_value = max(pairs, key=lambda pair: (rises(*pair), pair[0].mean))
-    others = "".join(f"; {other.change}: {other.mean:+.3f}" for other, _ in pairs if other is not worst)
+    others_text = "".join(f"; {sibling.change}: {sibling.mean:+.3f}" for sibling, _ in pairs if sibling is not worst)
     reason = (
         f"{worst.change} moves the mean score by {worst.mean:+.3f} ({_interval(worst, settings)}; p = {p_value:.2g},"
-        f" corrected for all such tests){others}; a rise beyond chance and of more than {limit:g} fails."
+        f" corrected for all such tests){others_text}; a rise beyond chance and of more than {limit:g} fails."
     )
     return Gate(key, name, metric, worst.mean, limit, outcome(not rises(worst, p_value)), reason)
 

@@ -182,8 +182,9 @@ def gates(slices: Slices, settings: Evaluation) -> list[Gate]:
     Both gates rule out chance, since among many small slices one always looks bad. Of twelve slices of 30 photos with
     a true SRCC of .6, the lowest measures below .3 in one evaluation of three.
 
-    A slice fails the floor gate if its SRCC is below the threshold and chance explains neither this nor, over all
-    slices, the higher SRCC of the attribute's other slices. A slice fails the gap gate if its gap is too large and the
+    A slice fails the floor gate if its SRCC is below the threshold and chance is ruled out: the upper end of its
+    interval is below the threshold too, or its SRCC is certainly below that of the attribute's other slices. Without
+    other slices of enough photos, the SRCC alone decides. A slice fails the gap gate if its gap is too large and the
     corrected interval excludes 0.
     """
     return [_floor(slices, settings), _gap(slices, settings)]
@@ -252,7 +253,7 @@ def _gap(slices: Slices, settings: Evaluation) -> Gate:
 
 
 def _ranked_worse(item: Slice, settings: Evaluation) -> bool:
-    """Return whether chance is ruled out, for the floor alone or for the attribute's other slices."""
+    """Return whether chance is ruled out for a slice below the floor, by its interval or by the other slices."""
     if item.metrics["srcc"].high < settings.minimum_slice_srcc:
         return True
     return not math.isfinite(item.beside.value) or item.beside.high < 0
@@ -383,9 +384,9 @@ def _measure(photos: _Photos, partitions: Sequence[_Partition], weights: np.ndar
     results: dict[str, list[np.ndarray]] = {name: [] for name in (*SLICED, "beside", "difference", "adjusted")}
     for partition in partitions:
         sums = photos.sums(partition, weights)
-        shown, others = sums[:, :-1], sums.sum(axis=1, keepdims=True) - sums[:, :-1]
+        shown, rest = sums[:, :-1], sums.sum(axis=1, keepdims=True) - sums[:, :-1]
         with np.errstate(invalid="ignore", divide="ignore"):
-            mean, other_mean = shown / shown[..., :1], others / others[..., :1]
+            mean, other_mean = shown / shown[..., :1], rest / rest[..., :1]
         difference = mean - other_mean
         people, scorer, error, distance = difference[..., 1], difference[..., 2], mean[..., 6], mean[..., 7]
         srcc = np.stack([photos.srcc(indices, weights) for indices in partition.places[:-1]], axis=1)
