@@ -39,8 +39,8 @@ class Interval:
     @property
     def ends(self) -> str:
         """Interval as text; empty if its ends are unknown."""
-        known = math.isfinite(self.low) and math.isfinite(self.high)
-        return f"({self.low:.3f} to {self.high:.3f})" if known else ""
+        is_known = math.isfinite(self.low) and math.isfinite(self.high)
+        return f"({self.low:.3f} to {self.high:.3f})" if is_known else ""
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def _facts(
     run: str,
     record: dict[str, Any],
     results: str | Path,
-    origin: Origin,
+    provenance: Origin,
 ) -> Facts:
     """Return the inputs of the version's model card and record."""
     return Facts(
@@ -152,10 +152,10 @@ def _facts(
         settings=challenger.settings,
         decision=record,
         metrics=_json(results, "metrics.json"),
-        ingestion=_json(origin.dataset, "ingestion.json"),
-        sources=origin.sources,
-        consent=origin.consent,
-        images=origin.images,
+        ingestion=_json(provenance.dataset, "ingestion.json"),
+        sources=provenance.sources,
+        consent=provenance.consent,
+        images=provenance.images,
         faces=challenger.reads,
         stages=challenger.needs.stages if challenger.needs.faces else (),
         inputs=("image_bytes", *challenger.needs.inputs),
@@ -205,7 +205,7 @@ def _compare(challenger: bundle.Bundle, uri: str, photos: list[bytes]) -> None:
         }
         for runtime, outputs in outputs_by_runtime.items():
             for output, values in expected.items():
-                # A NaN is larger than any tolerance: the comparison is the other way round so that it fails too.
+                # `not <=` instead of `>`, so that NaN fails too.
                 largest = float(np.abs(outputs[output] - values).max())
                 if not largest <= saved_model.TOLERANCE:
                     raise ValueError(

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace, settings: Training) -> dict[str, float]:
     """Train on local copies and upload the bundle and the report."""
-    from components.training.train import train  # TensorFlow takes seconds to load: not for a wrong option
+    from components.training.train import train  # imported late: TensorFlow takes seconds to load
 
     with tempfile.TemporaryDirectory() as folder:
         dataset, encoder = (_local(getattr(options, name), Path(folder, name)) for name in ("dataset", "encoder"))
@@ -58,7 +58,7 @@ def _train(options: argparse.Namespace, settings: Training) -> dict[str, float]:
             fingerprint=_fingerprint(dataset),
             revision=options.revision,
         )
-        if scorer.exists():  # the chief, or a process alone
+        if scorer.exists():  # only the chief or a single process writes the bundle
             storage.write_bytes(storage.join(options.scorer, "report.html"), report.read_bytes())
             storage.upload_tree(scorer, options.scorer, last=["bundle.json"])
     return metrics

@@ -219,7 +219,9 @@ def _size(shift: Shift, feature: Quantity) -> str | None:
     if not np.isfinite(shift.size):
         return None
     word = feature.more if shift.size > 0 else feature.less
-    return _signed(shift.size, 2) + (f", {word}" if abs(shift.size) >= 0.2 else "")  # below .2 not even small
+    return _signed(shift.size, 2) + (
+        f", {word}" if abs(shift.size) >= 0.2 else ""
+    )  # below .2 the effect is not even small (Cohen)
 
 
 def _signed(value: float, digits: int) -> str | None:

@@ -76,8 +76,8 @@ def find(dataset: str | Path, champion: Champion | None, duplicate_distance: int
     if reference is None:
         return Findings(*required, others=within)
     since = drift(reference.rated, current.rated, ("the champion's rated", "rated"))
-    others = [
+    other_drifts = [
         drift(reference.rated, part(rows[new]), ("the champion's rated", "new or changed")),
         drift(reference.unlabelled, current.unlabelled, ("the champion's unlabelled", "unlabelled")),
     ]
-    return Findings(*required, since, [*others, *within])
+    return Findings(*required, since, [*other_drifts, *within])

@@ -92,7 +92,7 @@ def validate(
         storage.write_json(str(Path(checks, NAME)), to_json(results.profile))
         decision.write(str(Path(checks, GATES)), record)
     except Exception as error:
-        with suppress(OSError):  # the step's own error is what matters
+        with suppress(OSError):  # the step's own error matters more
             failure = decision.broken_off(error, "the validation")
             decision.write(workspace.decision, decision.record(failure, **metadata))
         raise

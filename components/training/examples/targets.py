@@ -73,10 +73,10 @@ def values(told: Heads, record: dict[str, Any]) -> tf.Tensor:
     """Return a record's attribute values, float32 ``[k]``: 1 yes, 0 no, -1 unknown."""
     if not told.attributes:
         return tf.zeros(0)
-    known = record["attributes"]
+    attributes = record["attributes"]
     return tf.stack(
         [
-            tf.where(known[column] == "", -1.0, tf.cast(known[column] == yes, tf.float32))
+            tf.where(attributes[column] == "", -1.0, tf.cast(attributes[column] == yes, tf.float32))
             for column, yes in told.attributes.items()
         ]
     )

@@ -24,7 +24,8 @@ SAMPLE = 2000
 """Number of rated and of unlabelled photos to measure: a mean then has a standard error of .02 standard deviations."""
 
 COLUMNS = (
-    "photo", "split", "group", "raters", "label", "content", "hash", SCORE.name, *(each.name for each in APPEARANCE),
+    "photo", "split", "group", "raters", "label", "content", "hash", SCORE.name,
+    *(feature.name for feature in APPEARANCE),
 )  # fmt: skip
 """Columns of `survey`.
 
@@ -79,7 +80,7 @@ def _row(item: tuple[str, float, dict[str, Any]]) -> dict[str, Any]:
     if sampled or split in RATED:
         try:
             row |= _looked_at(data, sampled)
-        except Exception as error:  # on damaged files the decoders raise nearly anything
+        except Exception as error:  # decoders raise exceptions of many types on damaged files
             raise ValueError(
                 f"expected every photo of {split} to be a JPEG, got {len(data):,} bytes that do not decode "
                 f"({type(error).__name__}: {error}): run ingestion again"
@@ -90,9 +91,8 @@ def _row(item: tuple[str, float, dict[str, Any]]) -> dict[str, Any]:
 def _looked_at(data: bytes, sampled: bool) -> dict[str, Any]:
     with Image.open(io.BytesIO(data)) as opened:
         if not sampled:
-            opened.draft(
-                None, (perceptual_hash.SQUARE, perceptual_hash.SQUARE)
-            )  # measured at most 4 bits from the full decode
+            # The hash then differs in at most 4 bits from that of the full decode (measured).
+            opened.draft(None, (perceptual_hash.SQUARE, perceptual_hash.SQUARE))
         image = opened.convert("RGB")
     appearance = measure(image, len(data)) if sampled else {}
     return {"hash": perceptual_hash.perceptual_hash(perceptual_hash.grey_square(image)), **appearance}

@@ -129,8 +129,8 @@ def is_new(rows: pd.DataFrame, champion: Profile | None) -> np.ndarray:
 
     A new label matches a known hash by chance with probability n / 4 billion, n being the champion's number of labels.
     """
-    known = np.frombuffer(champion.labels, "<u4") if champion else np.empty(0, "<u4")
-    return rows["split"].isin(LEARNT).to_numpy() & ~np.isin(rows["label"].to_numpy(), known)
+    known_labels = np.frombuffer(champion.labels, "<u4") if champion else np.empty(0, "<u4")
+    return rows["split"].isin(LEARNT).to_numpy() & ~np.isin(rows["label"].to_numpy(), known_labels)
 
 
 def to_json(value: Profile) -> dict[str, Any]:
