@@ -58,7 +58,7 @@ class Chosen(NamedTuple):
     """Hyperparameters chosen by leave-one-out loss.
 
     Attributes:
-        weight: Weight of the pooled features, one of `WEIGHTS`.
+        weight: Weight of the pooled features, one of `WEIGHTS`, or 1 without embeddings.
         penalty: Ridge penalty, one of `PENALTIES`.
         loss: Leave-one-out loss, squared EMD.
     """
