@@ -38,8 +38,8 @@ def line(done: int, total: int | None, elapsed: float) -> str:
     """
     if not total:
         return f"{done} in {duration(elapsed)}"
-    left = elapsed / done * max(total - done, 0)
-    return f"{done} of {total} ({done / total:.0%}), {duration(left)} left".replace("%", " %")
+    remaining = elapsed / done * max(total - done, 0)
+    return f"{done} of {total} ({done / total:.0%}), {duration(remaining)} left".replace("%", " %")
 
 
 def duration(seconds: float) -> str:

@@ -245,8 +245,8 @@ def delete_tree(uri: str, first: Iterable[str] = ("saved_model.pb",)) -> None:
     if key in ("", "/"):
         raise ValueError(f"expected a folder to remove, got {uri}, which is everything there is")
     listed = list(files(uri))
-    others = [file for file in listed if file.name.rsplit("/", 1)[-1] not in first]
-    for file in [*(file for file in listed if file not in others), *others]:
+    last_files = [file for file in listed if file.name.rsplit("/", 1)[-1] not in first]
+    for file in [*(file for file in listed if file not in last_files), *last_files]:
         store.delete(_at(file.uri)[1])
     store.delete(key)
 

@@ -434,10 +434,10 @@ def _number(channels: dict[str, Any], channel: str, uri: str = "channels.json") 
 
 def _versions(uri: str, data: bytes | None) -> dict[str, Any]:
     versions = _object(uri, data)
-    if wrong := [version for version in versions if not version.isdecimal()]:
-        raise ValueError(f"expected version numbers as keys in {uri}, got {wrong[0]!r}; mend the file by hand")
-    if wrong := [version for version, owner in versions.items() if not isinstance(owner, dict)]:
-        raise ValueError(f"expected an object for version {wrong[0]} in {uri}; mend the file by hand")
+    if invalid := [version for version in versions if not version.isdecimal()]:
+        raise ValueError(f"expected version numbers as keys in {uri}, got {invalid[0]!r}; mend the file by hand")
+    if invalid := [version for version, owner in versions.items() if not isinstance(owner, dict)]:
+        raise ValueError(f"expected an object for version {invalid[0]} in {uri}; mend the file by hand")
     return versions
 
 

@@ -212,7 +212,7 @@ def _check_workers(target: dict[str, str], timeout: Any) -> None:
             raise RuntimeError(
                 f"the Dask scheduler at {scheduler} has no worker within {WORKERS} s: start some"
             ) from None
-        ours = _code()
+        local = _code()
         try:
             by_worker = client.run(_code)
         except Exception as error:  # Dask reraises some errors as plain Exception
@@ -221,11 +221,11 @@ def _check_workers(target: dict[str, str], timeout: Any) -> None:
             raise RuntimeError(
                 f"the Dask workers of {scheduler} lack this project, give them its image: {error}"
             ) from None
-    for worker, theirs in sorted(by_worker.items()):
-        for name in sorted(ours):
-            if theirs[name] != ours[name]:
+    for worker, remote in sorted(by_worker.items()):
+        for name in sorted(local):
+            if remote[name] != local[name]:
                 raise RuntimeError(
-                    f"the Dask worker {worker} has {name} {theirs[name]}, this process {ours[name]}: start it from the "
+                    f"the Dask worker {worker} has {name} {remote[name]}, this process {local[name]}: start it from the "
                     "same image, or the result would depend on where a photo was read"
                 )
     print(f"Dask: {len(by_worker)} workers at {scheduler}", flush=True)

@@ -98,10 +98,12 @@ def _quota(quota: Any, accelerator: str, count: int, namespace: str) -> str:
 
 def _nodes(allocatable: list[Mapping[str, str]], accelerator: str, count: int) -> str:
     """Describe the accelerators of the eligible nodes."""
-    most = max((int(resources.get(accelerator, 0)) for resources in allocatable), default=0)
-    if most >= count:
-        return f"a node has {most}"
-    summary = f"the largest of the nodes that may serve has {most}" if most else "no node that may serve has any now"
+    largest = max((int(resources.get(accelerator, 0)) for resources in allocatable), default=0)
+    if largest >= count:
+        return f"a node has {largest}"
+    summary = (
+        f"the largest of the nodes that may serve has {largest}" if largest else "no node that may serve has any now"
+    )
     return f"{summary}: a step waits for {count} until its pool brings such a node up"
 
 
