@@ -212,7 +212,7 @@ def _check_workers(target: dict[str, str], timeout: Any) -> None:
             raise RuntimeError(
                 f"the Dask scheduler at {scheduler} has no worker within {WORKERS} s: start some"
             ) from None
-        local = _code()
+        ours = _code()
         try:
             by_worker = client.run(_code)
         except Exception as error:  # Dask reraises some errors as plain Exception
@@ -222,10 +222,10 @@ def _check_workers(target: dict[str, str], timeout: Any) -> None:
                 f"the Dask workers of {scheduler} lack this project, give them its image: {error}"
             ) from None
     for worker, remote in sorted(by_worker.items()):
-        for name in sorted(local):
-            if remote[name] != local[name]:
+        for name in sorted(ours):
+            if remote[name] != ours[name]:
                 raise RuntimeError(
-                    f"the Dask worker {worker} has {name} {remote[name]}, this process {local[name]}: start it from the "
+                    f"the Dask worker {worker} has {name} {remote[name]}, this process {ours[name]}: start it from the "
                     "same image, or the result would depend on where a photo was read"
                 )
     print(f"Dask: {len(by_worker)} workers at {scheduler}", flush=True)
