@@ -1,6 +1,6 @@
 """Status records of a run's steps in the workspace, and the summary of the run for its notification.
 
-Kubeflow tells an exit handler that a run failed, but neither the step nor the reason, and cannot pass the steps'
+Kubeflow tells an exit handler that a run failed, but neither the step nor the reason. Nor can it pass the steps'
 outputs to the exit handler. Each step therefore records here its begin, its end and the address of its report.
 """
 
@@ -21,8 +21,8 @@ from components.scorer.run.paths import Workspace
 RUN_ID = "RUN_ID"
 """The environment variable with the run's id.
 
-The id is not a parameter of the steps: parameters are part of the key of Kubeflow's execution cache, and with the id
-among the parameters no step would ever be taken from the cache.
+The id is not a parameter of the steps, because parameters are part of the key of Kubeflow's execution cache. With the
+id among the parameters no step would ever be taken from the cache.
 """
 
 
