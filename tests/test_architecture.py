@@ -1,6 +1,7 @@
 """The rooms: which may import which, and what of third parties each may load when it is imported."""
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
@@ -193,6 +194,17 @@ def test_no_test_imports_a_test():
     """Scripts in strings of a test are code of their own, and import builders and fakes as well."""
     pattern = re.compile(r"^\s*(from|import) tests\.([\w.]+\.)?test_", re.MULTILINE)
     assert not [path for path in (ROOT / "tests").rglob("*.py") if pattern.search(path.read_text(encoding="utf-8"))]
+
+
+def test_scripts_in_strings_import_modules_that_exist():
+    pattern = re.compile(r"^\s*from ((?:components|images|pipeline)[\w.]*) import (\w+)", re.MULTILINE)
+    for path in (ROOT / "tests").rglob("*.py"):
+        for module, name in pattern.findall(path.read_text(encoding="utf-8")):
+            assert importlib.util.find_spec(module), path
+            folder = ROOT.joinpath(*module.split("."))
+            if folder.is_dir():
+                known = {entry.stem for entry in folder.iterdir()}
+                assert name in known or name in (folder / "__init__.py").read_text(encoding="utf-8"), (path, name)
 
 
 @every_module

@@ -24,15 +24,16 @@ TIMES = 20
 NUMBER = 200
 INSPECT = """
 import sys
-from components.ingestion import inspection
+from components.ingestion.photos import photo_inspection
 from components.scorer import storage
 from components.scorer.settings import Ingestion
 
 if __name__ == "__main__":
     photos = [(file.name, file.uri, file.version) for file in storage.files("s3://bucket/photos")]
-    inspection.CHUNK = 50
-    found = inspection.inspect_all(photos, Ingestion(minimum_side=32), sys.argv[1], beam_options=sys.argv[2])
-    print(len(found.table))
+    photo_inspection.CHUNK = 50
+    settings = Ingestion(minimum_side=32)
+    inspections = photo_inspection.inspect_all(photos, settings, sys.argv[1], beam_options=sys.argv[2])
+    print(len(inspections.table))
 """
 """Inspects every photo, with a folder of its own, on the processes of this machine or as options of Beam say."""
 
@@ -40,18 +41,19 @@ BEAM = "--runner=DirectRunner --direct_running_mode={} --direct_num_workers=2"
 
 FETCH = """
 import sys
-from images.serving import source
+from images.serving.inference import version_source
 from images.serving.settings import Settings
 
 settings = Settings(model="s3://bucket/models/portraits", folder=sys.argv[1])
-print(source.fetch(source.find(settings).current(), settings))
+print(version_source.fetch(version_source.find(settings).current(), settings))
 """
 """Fetches the champion as a server does before it starts its workers."""
 
 READ = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from components.scorer import decoding, storage
+from components.scorer import storage
+from components.scorer.imaging import decoding
 from components.scorer.settings import Ingestion
 
 def read(number):
