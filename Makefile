@@ -65,7 +65,7 @@ test-scale: $(BIN)/.dev  ## test what runs in several processes (some minutes)
 manifests: $(BIN)/.dev $(KSERVE)/.made  ## check the manifests by Kubernetes' schemas and KServe's models
 	$(BIN)/python -m pytest tests/images/test_manifests.py tests/images/test_overlays.py
 
-benchmarks: $(BIN)/.dev  ## print the rates and ratios of the README (half an hour)
+benchmarks: $(BIN)/.dev  ## print the rates and ratios of tests/benchmarks/README.md (half an hour)
 	$(BIN)/python -m tests.benchmarks.ingestion_rate
 	$(BIN)/python -m tests.benchmarks.training_step
 	$(BIN)/python -m tests.benchmarks.evaluation_time

@@ -113,7 +113,7 @@ def exported(folder: str, place: str = "") -> str:
 
     Args:
         folder: receives the version.
-        place: that of the real portraits and weights, for a network that reads faces as README.md's best scorer does;
+        place: that of the real portraits and weights, for a network that reads faces as the README's best scorer does;
             "": it reads none.
     """
     code = (

@@ -43,7 +43,7 @@ FOLDS, SEEDS = 5, 3
 RESAMPLES = 1000
 MEASURES = ("lcc", "srcc", "mae", "accuracy")
 RESULTS = Path(__file__).parent / "results"
-"""Figures that the README tells, by the name of their command."""
+"""Figures of this folder's README, by the name of their command."""
 
 _SPLITS = ("train", "validation", "test")
 _PAIRED = ("lcc", "srcc", "mae")

@@ -1,19 +1,61 @@
-"""The commands that a document tells people to type: each line of its blocks marked ``sh``."""
+"""The project's documents: their commands, tables and schedules.
+
+A command is a line of a block marked ``sh``. A table is found by the first word of its header.
+"""
 
 import re
 import shlex
+import subprocess
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
+ON_STAND_INS = ("pipeline/INSTALL.md", "pipeline/OPERATIONS.md")
+"""Documents whose commands use a bucket; `test_operations` executes them on stand-ins."""
+
+
+class Row(NamedTuple):
+    """A row of a table, without code marks in its cells."""
+
+    page: str
+    cells: tuple[str, ...]
+
+
+@cache
+def pages() -> dict[str, str]:
+    """Return the text of every document of the repository by its path, the README first."""
+    command = ["git", "-C", str(ROOT), "ls-files", "*.md"]
+    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return {
+        name: (ROOT / name).read_text(encoding="utf-8")
+        for name in sorted(found, key=lambda name: (len(Path(name).parts) > 1, name))
+    }
 
 
 def commands(document: str) -> list[str]:
-    """The commands, in their order; a backslash at the end of a line goes on with it."""
+    """Return the commands of a text in order; a backslash at the end of a line continues the command."""
     blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", document, re.DOTALL | re.MULTILINE)
     return [line.strip() for block in blocks for line in re.sub(r"\\\n *", " ", block).splitlines()]
 
 
 def words(command: str, host: str) -> list[str]:
-    """A command's words, with the address of a stand-in of Kubeflow; ``make`` only says what it would do."""
+    """Return a command's words with the address of a stand-in of Kubeflow; ``make`` becomes a dry run."""
     found = shlex.split(command.replace("http://localhost:8888", host))
     return ["make", "--dry-run", "--directory", str(ROOT), *found[1:]] if found[0] == "make" else found
+
+
+def schedules() -> str:
+    """Return the schedule file that the documents show."""
+    (found,) = re.findall(r"^```yaml\n(schedules:.*?)^```$", "\n".join(pages().values()), re.DOTALL | re.MULTILINE)
+    return found
+
+
+def rows(head: str) -> list[Row]:
+    """Return the rows of every table whose header begins with a word, in all documents."""
+    found = []
+    for page, text in pages().items():
+        for table in re.findall(rf"^\| {head} \|.*\n\| ---.*\n((?:\|.*\n)+)", text, re.MULTILINE):
+            for line in table.splitlines():
+                found.append(Row(page, tuple(cell.strip().strip("`") for cell in line.strip("|").split("|"))))
+    return found

@@ -1,4 +1,4 @@
-"""What the page on operations tells people to type works in its order, on stand-ins of Kubeflow and the bucket."""
+"""Every command of the pages on installation and operations works in order, on stand-ins of Kubeflow and the bucket."""
 
 import re
 import subprocess
@@ -15,8 +15,7 @@ from pipeline.kubeflow import client
 from tests.builders import documents
 from tests.fakes import gcs, kubeflow
 
-PAGE = (documents.ROOT / "pipeline" / "OPERATIONS.md").read_text(encoding="utf-8")
-README = (documents.ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = "\n".join(documents.pages()[page] for page in documents.ON_STAND_INS)
 COMMANDS = documents.commands(PAGE)
 MODELS = "gs://bucket/models"
 
@@ -54,9 +53,8 @@ def server() -> Iterator[kubeflow.Kubeflow]:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    """Where the commands are given: beside the README's schedules."""
-    (schedules,) = re.findall(r"^```yaml\n(schedules:.*?)^```$", README, re.DOTALL | re.MULTILINE)
-    (tmp_path / "schedules.yaml").write_text(schedules)
+    """Change to a folder with the documents' schedules."""
+    (tmp_path / "schedules.yaml").write_text(documents.schedules())
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -90,10 +88,11 @@ def test_its_commands_have_left_one_schedule_that_runs_the_version_rolled_back_t
     assert version["display_name"] == "v0.1.0"
 
 
-def test_it_speaks_of_every_case_that_it_promises():
+def test_the_pages_have_a_section_for_every_case():
     cases = re.findall(r"^## (.*)$", PAGE, re.MULTILINE)
     assert cases == [
-        "First install", "Upgrade", "Roll the code back", "A bad model is out", "The bucket is lost",
+        "Bucket and account", "Images", "First run", "Keys and TLS of the servers",
+        "Upgrade", "Roll the code back", "A bad model is out", "The bucket is lost",
         "No GPU to be had", "Spot nodes vanish", "A step dies", "A schedule is stuck", "Housekeeping",
     ]  # fmt: skip
 

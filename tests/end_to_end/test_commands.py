@@ -1,13 +1,12 @@
-"""What the README tells people to type works, in the order in which it stands there.
+"""Every command of every document works, in the order of the documents.
 
-Its commands are run on a small drawn sample, in an empty folder and against a stand-in of the Kubeflow server; a run
-gets settings that make it short. ``make run`` and ``make test`` are this suite's own surroundings: of them it is
-checked that the targets exist and what they would do.
+The commands run on a small drawn sample, in an empty folder and against a stand-in of the Kubeflow server. A run gets
+settings that make it short. Of ``make``, only the dry run is executed. ``test_operations`` executes the commands of
+the documents that use a bucket.
 """
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -21,9 +20,13 @@ from components.scorer.settings import GateKey
 from tests.builders import documents, servers
 from tests.fakes import kubeflow
 
-ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = documents.commands(README)
+ROOT = documents.ROOT
+COMMANDS = [
+    pytest.param(command, id=f"{page}: {command}")
+    for page, text in documents.pages().items()
+    if page not in documents.ON_STAND_INS
+    for command in documents.commands(text)
+]
 SHORT = [
     "start=none", 'backbone_options={"alpha":0.25}', "crop=32", "scale=36", "head_epochs=1", "epochs=1", "bootstrap=20",
     "behaviour_photos=8", "perturbation_photos=1", f"warn_only={json.dumps(get_args(GateKey))}",
@@ -33,7 +36,7 @@ SHORT = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A person's own folder: photos and tables named as in the README, and the README's own schedules."""
+    """Make a person's own folder: photos and tables with the names of the documents, and the documents' schedules."""
     place = tmp_path_factory.mktemp("own")
     sample = draw(place / "drawn", labelled=48, unlabelled=12, seed=5)
     Path(sample.photos).rename(place / "photos")
@@ -42,8 +45,7 @@ def folder(tmp_path_factory) -> Path:
     Path(sample.unlabelled).rename(place / "more-photos")
     Path(sample.ratings).rename(place / "ratings.csv")
     Path(sample.attributes).rename(place / "attributes.csv")
-    (schedules,) = re.findall(r"^```yaml\n(schedules:.*?)^```$", README, re.DOTALL | re.MULTILINE)
-    (place / "schedules.yaml").write_text(schedules)
+    (place / "schedules.yaml").write_text(documents.schedules())
     return place
 
 
@@ -55,13 +57,13 @@ def host():
 
 @pytest.fixture(scope="module")
 def served(folder, tmp_path_factory):
-    """The address at which the model answers that the README's own run has published."""
+    """Serve the model that the documents' own run has published, and return the address."""
     with servers.started(folder / "models", tmp_path_factory.mktemp("served")) as server:
         yield server.url
 
 
 def runnable(command: str, host: str) -> list[str]:
-    """The command with this Python, the stand-in's address and, for a run, settings that make it short."""
+    """Return the command with this Python, the stand-in's address and, for a run, settings that make it short."""
     words = documents.words(command, host)
     if words[:3] == ["python", "-m", "pipeline"]:
         more = {"run": ["--set", *SHORT], "compile": ["--file", "pipeline.yaml"]}
@@ -70,7 +72,7 @@ def runnable(command: str, host: str) -> list[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_readmes_command_works(command, folder, host, request):
+def test_a_documents_command_works(command, folder, host, request):
     if command == ". .venv/bin/activate":
         assert ".venv" in (ROOT / "Makefile").read_text()
         return
@@ -81,12 +83,6 @@ def test_the_readmes_command_works(command, folder, host, request):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_commands_leave_what_the_readme_promises(folder):
+def test_score_writes_the_columns_that_the_readme_names(folder):
     columns = (folder / "scores.csv").read_text().splitlines()[0]
     assert columns == "photo,mean,std," + ",".join(f"p{score}" for score in range(1, 11))
-
-
-def test_the_readmes_tree_is_the_projects():
-    (tree,) = re.findall(r"^## The tree\n\n```\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-    named = [line.split()[0] for line in tree.splitlines()]
-    assert [name for name in named if not (ROOT / name).exists()] == []
