@@ -59,9 +59,9 @@ def busy(what: str, seconds: float = 1.0) -> Problem:
         what: Detail of the problem.
         seconds: Seconds after which the client may try again, rounded to at least 1.
     """
-    after = str(max(1, round(seconds)))
-    detail = f"{what}; try again in {after} s"
-    return Problem(HTTPStatus.TOO_MANY_REQUESTS, "busy", detail, headers={"Retry-After": after})
+    retry_after = str(max(1, round(seconds)))
+    detail = f"{what}; try again in {retry_after} s"
+    return Problem(HTTPStatus.TOO_MANY_REQUESTS, "busy", detail, headers={"Retry-After": retry_after})
 
 
 def not_ready(why: str) -> Problem:

@@ -51,8 +51,8 @@ _WORDS = {
     503: "No version is loaded yet",
 }
 PROBLEMS = {
-    each.kind: each
-    for each in (
+    example.kind: example
+    for example in (
         Problem(400, "not-json", "expected JSON, got 17 bytes that are not: Expecting value at character 0"),
         Problem(400, "broken-form", "expected a multipart form, got one that is broken or cut off"),
         Problem(401, "key", "expected a key as 'Authorization: Bearer …' or 'X-API-Key: …', got none that is known"),
@@ -260,9 +260,9 @@ def _section(path: str, method: str, operation: dict[str, Any], models: Mapping[
         lines.append(f"<p><code>{html.escape(parameter['name'])}</code> ({parameter['in']}) {description}</p>")
     lines += _content("Takes", operation.get("requestBody", {}).get("content", {}), models)
     for status, answer in sorted(operation.get("responses", {}).items()):
-        good = status.startswith("2")
+        is_success = status.startswith("2")
         lines.append(f"<p><code>{status}</code> {html.escape(answer['description'])}</p>")
-        lines += _content("Gives", answer.get("content", {}), models) if good else []
+        lines += _content("Gives", answer.get("content", {}), models) if is_success else []
     return "\n".join([*lines, "</section>"])
 
 

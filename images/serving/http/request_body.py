@@ -208,8 +208,8 @@ async def _stream(request: Request, state: "State", sink: Callable[[bytes], Any]
         raise Problem(408, "slow-body", detail, headers={"Connection": "close"}) from None
 
 
-def _too_large(settings: Settings, came: str) -> Problem:
-    detail = f"expected at most {settings.body} bytes in a request, got {came}: send fewer or smaller photos"
+def _too_large(settings: Settings, actual: str) -> Problem:
+    detail = f"expected at most {settings.body} bytes in a request, got {actual}: send fewer or smaller photos"
     return Problem(413, "body-too-large", detail, headers={"Connection": "close"}, limit=settings.body)
 
 

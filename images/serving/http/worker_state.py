@@ -25,7 +25,7 @@ class State:
     room: Room
 
     def check_photos(self, photos: int) -> None:
-        """Raise Problem 413 if a request has more photos than `Settings.photos`."""
+        """Raise `Problem` 413 if a request has more photos than `Settings.photos`."""
         if photos > self.settings.photos:
             detail = f"expected at most {self.settings.photos} photos in a request, got {photos}: send several requests"
             raise Problem(413, "too-many-photos", detail, limit=self.settings.photos)

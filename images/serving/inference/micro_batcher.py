@@ -181,7 +181,7 @@ class Batching:
         self._under_way = 0
 
     def check(self, photos: int = 1) -> None:
-        """Raise Problem 429 if the queue has no room for this number of photos."""
+        """Raise `Problem` 429 if the queue has no room for this number of photos."""
         if self._under_way + photos > self.settings.queue:
             self._metrics.refused["queue"].inc()
             raise busy(
@@ -208,14 +208,14 @@ class Batching:
         self.check(len(photos))
         loop = asyncio.get_running_loop()
         jobs = list(job) * len(photos) if len(job) == 1 else job
-        until = time.monotonic() + self.settings.seconds
+        deadline = time.monotonic() + self.settings.seconds
         futures = []
         self._count(len(photos))
         try:
             for data, photo_job in zip(photos, jobs, strict=True):
                 future = loop.create_future()
                 done = partial(loop.call_soon_threadsafe, _settle_unless_done, future)
-                photo = Photo(data, photo_job, apart=attempts.SECOND.get(), until=until, done=done)
+                photo = Photo(data, photo_job, apart=attempts.SECOND.get(), until=deadline, done=done)
                 network.expect(1)
                 self._pool.submit(self._assign, network, photo)
                 futures.append(future)
@@ -319,10 +319,10 @@ def see(portable: Portable, photo: Photo) -> Seen | None:
 
 def unusable(error: Unusable, settings: Settings) -> Problem:
     """Return the problem document for an unusable photo, without any of the photo's bytes."""
-    status, kind = {"bomb": (413, "too-many-pixels"), "too small": (422, "photo-too-small")}.get(
+    status, problem_kind = {"bomb": (413, "too-many-pixels"), "too small": (422, "photo-too-small")}.get(
         error.reason, (422, "photo-unreadable")
     )
-    return Problem(status, kind, error.detail.partition(" that begin with ")[0])
+    return Problem(status, problem_kind, error.detail.partition(" that begin with ")[0])
 
 
 def _settle(future: Any, result: Any) -> None:

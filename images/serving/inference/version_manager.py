@@ -131,24 +131,24 @@ class Models:
             self._freed = False
             await asyncio.to_thread(_give_back_memory)
         try:
-            wanted = await asyncio.to_thread(self._ask)
+            wanted_uri = await asyncio.to_thread(self._ask)
         except Exception as error:  # an outage of the store, for example: the loaded version keeps answering
             self._failed(self.source.uri if self.source else self._settings.model, error)
             await self._fall_back()
             return
-        if self.current and self.current.uri == wanted:
+        if self.current and self.current.uri == wanted_uri:
             self._well()
             await self._remember()
             return
-        if self.failure and self.failure["version"] == wanted and time.monotonic() < self._next_try:
+        if self.failure and self.failure["version"] == wanted_uri and time.monotonic() < self._next_try:
             await self._fall_back()
             return
         try:
-            folder = await asyncio.to_thread(version_source.fetch, wanted, self._settings)
-            served = await asyncio.to_thread(self._load, wanted, folder)
+            folder = await asyncio.to_thread(version_source.fetch, wanted_uri, self._settings)
+            served = await asyncio.to_thread(self._load, wanted_uri, folder)
         except Exception as error:
             self._metrics.loads["failed"].inc()
-            self._failed(wanted, error)
+            self._failed(wanted_uri, error)
             self._tries += 1
             delay = min(self._settings.interval * 2**self._tries, _LONGEST_WAIT)
             self._next_try = time.monotonic() + delay
@@ -218,12 +218,12 @@ class Models:
             await self._first()
         served = self.current
         if served is None:
-            why = (
+            reason = (
                 "the version that is wanted cannot be loaded, see the server's log"
                 if self.failure
                 else "none is loaded yet"
             )
-            raise not_ready(f"expected a version to answer: {why}")
+            raise not_ready(f"expected a version to answer: {reason}")
         if name is not None and name != served.portable.name:
             raise Problem(404, "unknown-model", f"expected the model {served.portable.name!r}, got {name[:100]!r}")
         if version is not None and version != served.version:
@@ -273,10 +273,10 @@ class Models:
             self._freed = True
 
     def _failed(self, version: str, error: Exception) -> None:
-        why = str(error) or type(error).__name__
-        if self.failure != {"version": version, "why": why}:
-            json_log.event("failing", level="error", version=version, why=why)
-        self.failure = {"version": version, "why": why}
+        reason = str(error) or type(error).__name__
+        if self.failure != {"version": version, "why": reason}:
+            json_log.event("failing", level="error", version=version, why=reason)
+        self.failure = {"version": version, "why": reason}
         self._metrics.failing.set(1)
 
     def _well(self) -> None:

@@ -103,9 +103,9 @@ def find(settings: Settings) -> Source:
         return Source(uri)
     model = uri if storage.exists(storage.join(uri, _CHANNELS)) else _only_model(uri, settings)
     source = Source(model, version=settings.version) if settings.version else Source(model, settings.channel)
-    wanted = source.current()
-    if not storage.exists(storage.join(wanted, channels.COMPLETE)):
-        raise FileNotFoundError(f"expected a published version at {wanted}, found no {channels.COMPLETE} in it")
+    version_uri = source.current()
+    if not storage.exists(storage.join(version_uri, channels.COMPLETE)):
+        raise FileNotFoundError(f"expected a published version at {version_uri}, found no {channels.COMPLETE} in it")
     return source
 
 

@@ -110,9 +110,9 @@ def _errors(settings: Settings) -> list[str]:
     return lines
 
 
-def _page(name: str, problem: Problem, more: Mapping[str, str]) -> str:
+def _page(name: str, problem: Problem, extra_headers: Mapping[str, str]) -> str:
     """Return the internal location of an error page. Clients cannot request the location."""
-    headers = {**HEADERS, "Cache-Control": "no-store", **more, **problem.headers}
+    headers = {**HEADERS, "Cache-Control": "no-store", **extra_headers, **problem.headers}
     for header in ("Connection", "WWW-Authenticate"):  # Nginx adds Connection, a worker WWW-Authenticate
         headers.pop(header, None)
     lines = [

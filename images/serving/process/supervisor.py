@@ -180,8 +180,8 @@ def _folder(settings: Settings) -> str:
     if os.stat(folder).st_uid not in (os.geteuid(), 0):
         raise PermissionError(f"expected a folder of this account, {folder} is another's: give another --folder")
     if os.stat(folder).st_mode & 0o022:
-        why = f"expected a folder that no other account may write to, {folder} is open to others"
-        raise PermissionError(f"{why}: give another --folder, one in it for example")
+        reason = f"expected a folder that no other account may write to, {folder} is open to others"
+        raise PermissionError(f"{reason}: give another --folder, one in it for example")
     return folder
 
 

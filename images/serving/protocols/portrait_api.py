@@ -91,9 +91,9 @@ async def score(request: Request) -> Response:
         if any("problem" not in entry for entry in entries):
             return json_answer(answer)
         first = next(photo for photo in results if isinstance(photo, Problem))
-        why = "expected at least one photo that can be read, got none"
+        reason = "expected at least one photo that can be read, got none"
         return json_answer(
-            {**Problem(422, first.kind, f"{why}; the first: {first.detail}").document(), **answer}, 422, MEDIA
+            {**Problem(422, first.kind, f"{reason}; the first: {first.detail}").document(), **answer}, 422, MEDIA
         )
 
 
@@ -131,8 +131,8 @@ async def rank(request: Request) -> Response:
         }
         if scored:
             return json_answer(answer)
-        why = "expected at least one photo that can be read, got none"
-        return json_answer({**Problem(422, "photo-unreadable", why).document(), **answer}, 422, MEDIA)
+        reason = "expected at least one photo that can be read, got none"
+        return json_answer({**Problem(422, "photo-unreadable", reason).document(), **answer}, 422, MEDIA)
 
 
 @router.post(
@@ -156,8 +156,8 @@ async def explain(request: Request) -> Response:
         form, job = await _form(request, state, served, limit=1)
         photo = await _one(state, served, form, job)
         if _MAPS[map_name] not in photo.answer:
-            why = "expected a network that ends in pooling, which alone has maps; the one that is served does not"
-            raise Problem(409, "no-maps", why)
+            reason = "expected a network that ends in pooling, which alone has maps; the one that is served does not"
+            raise Problem(409, "no-maps", reason)
         png = await state.batching.work(_drawn, served, photo, map_name)
         return Response(png, media_type="image/png")
 
