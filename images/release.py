@@ -21,11 +21,11 @@ MANIFEST = ROOT / "images" / "manifests" / "release" / "kustomization.yaml"
 IMAGES = {"STEPS_CPU": ("steps", "-cpu"), "STEPS_GPU": ("steps", "-gpu"), "SERVING": ("serving", "")}
 """Image name and tag suffix of each constant in ``digests.py``."""
 
-LOCAL = "portrait-scorer"
+LOCAL_PREFIX = "portrait-scorer"
 """Prefix of the names of images that exist only on this machine."""
 
 _PREFIX = r"[a-z0-9]+([._-]+[a-z0-9]+)*(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
-_SHOWN = 5  # changed files that the error names, at most
+_MAX_LISTED_FILES = 5  # changed files that the error names, at most
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,17 +39,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         check_prefix(options.prefix)
-        revision = clean(ROOT)
+        revision = clean_revision(ROOT)
         if not options.check:
             pushed = {}
             for constant, (name, suffix) in IMAGES.items():
-                local_image = f"{LOCAL}/{name}:{options.version}{suffix}"
+                local_image = f"{LOCAL_PREFIX}/{name}:{options.version}{suffix}"
                 tag = f"{options.version}-{revision}{suffix}"
                 check_built(local_image, revision)
                 pushed[constant] = push(local_image, f"{options.prefix}/{name}", tag), tag
                 print(f"{pushed[constant][0]}  # {tag}", flush=True)
-            DIGESTS.write_text(written(DIGESTS.read_text(encoding="utf-8"), pushed), encoding="utf-8")
-            MANIFEST.write_text(manifest(DIGESTS.read_text(encoding="utf-8")), encoding="utf-8")
+            DIGESTS.write_text(with_pushed_images(DIGESTS.read_text(encoding="utf-8"), pushed), encoding="utf-8")
+            MANIFEST.write_text(kustomize_component(DIGESTS.read_text(encoding="utf-8")), encoding="utf-8")
             written_files = f"{DIGESTS.relative_to(ROOT)} and {MANIFEST.relative_to(ROOT)}"
             print(f"{written_files} name these: commit them together with pipeline.yaml")
     except (OSError, ValueError) as error:
@@ -65,7 +65,7 @@ def check_prefix(prefix: str) -> None:
         raise ValueError(f"PUSH: expected {expected}, got {prefix!r}")
 
 
-def clean(tree: Path) -> str:
+def clean_revision(tree: Path) -> str:
     """Return the first twelve digits of the revision of a working tree without changes.
 
     Raises:
@@ -76,9 +76,10 @@ def clean(tree: Path) -> str:
         raise ValueError(f"expected a git repository with a commit in {tree}: {head.stderr.strip()}")
     changed = [line[3:] for line in _git(tree, "status", "--porcelain").stdout.splitlines()]
     if changed:
-        more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+        more = f" and {len(changed) - _MAX_LISTED_FILES} more" if len(changed) > _MAX_LISTED_FILES else ""
         raise ValueError(
-            f"the tree differs from the revision that its images would name, in {', '.join(changed[:_SHOWN])}{more}:"
+            "the tree differs from the revision that its images would name, in"
+            f" {', '.join(changed[:_MAX_LISTED_FILES])}{more}:"
             " commit or remove that, then push"
         )
     return head.stdout.strip()[:12]
@@ -92,18 +93,18 @@ def check_built(image: str, revision: str) -> None:
         raise ValueError(f"expected {image} to be built from {revision}, its label says {built!r}: make images again")
 
 
-def push(built: str, repository: str, tag: str) -> str:
+def push(local_image: str, repository: str, tag: str) -> str:
     """Push an image and return its name with digest, ``repository@sha256:…``.
 
     Args:
-        built: Local name of the image, with tag.
+        local_image: Local name of the image, with tag.
         repository: Target repository, with the registry.
         tag: Tag in the target repository.
 
     Raises:
         ValueError: Docker fails, or the pushed digest is not among the image's digests.
     """
-    _docker("tag", built, f"{repository}:{tag}")
+    _docker("tag", local_image, f"{repository}:{tag}")
     output = _docker("push", f"{repository}:{tag}")
     digests = re.findall(rf"^{re.escape(tag)}: digest: (sha256:[0-9a-f]{{64}}) ", output, re.MULTILINE)
     repository_digests = json.loads(
@@ -116,7 +117,7 @@ def push(built: str, repository: str, tag: str) -> str:
     return f"{repository}@{digests[0]}"
 
 
-def written(text: str, pushed: dict[str, tuple[str, str]]) -> str:
+def with_pushed_images(text: str, pushed: dict[str, tuple[str, str]]) -> str:
     """Return the text of ``digests.py`` with other images.
 
     Args:
@@ -133,8 +134,8 @@ def written(text: str, pushed: dict[str, tuple[str, str]]) -> str:
     return text
 
 
-def manifest(text: str) -> str:
-    """Return the kustomize component that replaces the images' local names in manifests by those of ``digests.py``."""
+def kustomize_component(text: str) -> str:
+    """Return the kustomize component that replaces the images' local names by those of ``digests.py``."""
     constants = re.findall(r'^(\w+) = "([^"]+)"(?:  # (.+))?$', text, re.MULTILINE)
     entries = []
     for name, image, tag in (
@@ -143,7 +144,7 @@ def manifest(text: str) -> str:
         repository, separator, digest = image.partition("@")
         repository, _, local_tag = (repository, "", "") if separator else image.rpartition(":")
         version = f"digest: {digest}  # {tag}" if separator else f'newTag: "{local_tag}"'
-        entries.append(f"  - name: {LOCAL}/{name}\n    newName: {repository}\n    {version}\n")
+        entries.append(f"  - name: {LOCAL_PREFIX}/{name}\n    newName: {repository}\n    {version}\n")
     return (
         "# Which images run: written by make images PUSH=…, from images/digests.py.\n"
         "apiVersion: kustomize.config.k8s.io/v1alpha1\nkind: Component\nimages:\n" + "".join(entries)

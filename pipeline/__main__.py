@@ -14,16 +14,16 @@ from components.scorer import progress, storage
 from components.scorer.artifacts import promotion
 from components.scorer.registry import channels, kubeflow, versions
 from components.scorer.run import preflight
-from components.scorer.run.paths import Workspace
+from components.scorer.run.paths import RunPaths
 from pipeline import local_runner, model_listing, parameters, resources
-from pipeline.compiled import PATH, compiled, difference
+from pipeline.compiled import PATH, compiled_yaml, difference
 from pipeline.kubeflow import checkpoint_cleanup, run_cleanup, schedules
 from pipeline.kubeflow.client import COOKIE, EXPERIMENT, TOKEN, clear_errors, connect, submit, upload
-from pipeline.kubeflow.schedule_commands import Schedules
+from pipeline.kubeflow.schedule_commands import ScheduleManager
 
 BUILD = Path("build")
 
-_DATA = {
+_DATA_OPTIONS = {
     "photos": "folder, gs://, s3:// or tfds:NAME with the rated photos",
     "ratings": "file of their ratings",
     "unlabelled": "folder or address of photos without ratings, for pretraining",
@@ -32,7 +32,7 @@ _DATA = {
     "workspace": "where checkpoints, the register of splits and the runs' records are kept",
     "name": "name of the model",
 }
-_PATHS = (
+_ADDRESS_PARAMETERS = (
     "photos", "ratings", "unlabelled", "attributes", "models", "workspace", "weights", "norms", "face_detector",
     "face_embedder",
 )  # fmt: skip
@@ -50,11 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ``pipeline.yaml`` is stale, or a photo could not be read. 2: the arguments or their inputs are wrong. 130: the
         command was interrupted.
     """
-    options = _parser().parse_args(arguments)
-    os.environ.update({name: value for name, value in resources.QUIET.items() if name not in os.environ})
+    options = build_parser().parse_args(arguments)
+    os.environ.update({name: value for name, value in resources.LOG_ENVIRONMENT.items() if name not in os.environ})
     try:
         return options.command(options)
-    except (ValueError, OSError, storage.Conflict) as error:
+    except (ValueError, OSError, storage.WriteConflict) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -64,21 +64,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     """Run the pipeline on this machine."""
-    cli_parameters = _given(options)
-    parameters_of_run, folder = _completed(cli_parameters, options.build)
+    cli_parameters = _cli_parameters(options)
+    parameters_of_run, folder = _with_run_defaults(cli_parameters, options.build)
     if "photos" not in cli_parameters:
         print("No photos given: this run is on the embedded sample, drawn by code. It shows the pipeline at work;")
         print("its figures say nothing about real portraits.", flush=True)
-    values = parameters.check({"revision": local_runner.revision(), **_absolute(parameters_of_run)})
-    if (resumed := values.get("resume")) and not storage.exists(Workspace(values["workspace"], resumed).steps):
+    values = parameters.check({"revision": local_runner.git_revision(), **_with_absolute_paths(parameters_of_run)})
+    if (resumed := values.get("resume")) and not storage.exists(RunPaths(values["workspace"], resumed).steps):
         raise ValueError(f"there is no run {resumed!r} in the workspace {values['workspace']}")
     began, run = time.monotonic(), local_runner.new_run()
     print(f"run {run}", flush=True)
-    outcome = local_runner.here(values, folder.absolute(), run)
-    return _tell(outcome, Workspace(values["workspace"], run), time.monotonic() - began)
+    outcome = local_runner.run_locally(values, folder.absolute(), run)
+    return _print_summary(outcome, RunPaths(values["workspace"], run), time.monotonic() - began)
 
 
-def _completed(values: dict[str, Any], build: Path) -> tuple[dict[str, Any], Path]:
+def _with_run_defaults(values: dict[str, Any], build: Path) -> tuple[dict[str, Any], Path]:
     """Return the parameters with the defaults of `run`, and the folder for its results."""
     folder = build
     if "photos" not in values:
@@ -90,9 +90,9 @@ def _completed(values: dict[str, Any], build: Path) -> tuple[dict[str, Any], Pat
     return {name: str((folder / name).absolute()) for name in ("models", "workspace")} | values, folder
 
 
-def _tell(outcome: local_runner.Outcome, workspace: Workspace, seconds: float) -> int:
+def _print_summary(outcome: local_runner.LocalRunResult, workspace: RunPaths, seconds: float) -> int:
     """Print the outcome of the run and the paths of its results; return the exit status."""
-    summary = outcome.account
+    summary = outcome.summary
     lines = {"Run": f"{summary.run} {summary.state} after {progress.duration(seconds)}"}
     if summary.step:
         lines |= {"Failed": summary.step, "Reason": summary.reason}
@@ -109,13 +109,13 @@ def _tell(outcome: local_runner.Outcome, workspace: Workspace, seconds: float) -
 
 def _check(options: argparse.Namespace) -> int:
     """Check from this machine whether a run could start."""
-    cli_parameters = _given(options)
-    values = parameters.check(_absolute(_completed(cli_parameters, BUILD)[0], check=False))
+    cli_parameters = _cli_parameters(options)
+    values = parameters.check(_with_absolute_paths(_with_run_defaults(cli_parameters, BUILD)[0], check=False))
     print(f"parameters: {len(cli_parameters)} given, each of them in its range")
     further = [("the ratings", lambda: examine(values))] if values.get("ratings") else []
     if options.kubeconfig:
         values = {name: parameters.default(name) for name in ("accelerator", "accelerator_count")} | values
-    for line in preflight.examine(values, kubeconfig=options.kubeconfig, further=further):
+    for line in preflight.run_checks(values, kubeconfig=options.kubeconfig, later_checks=further):
         print(line, flush=True)
     return 0
 
@@ -123,7 +123,7 @@ def _check(options: argparse.Namespace) -> int:
 def _compile(options: argparse.Namespace) -> int:
     """Write pipeline.yaml, or check whether it is fresh."""
     if not options.check:
-        storage.write_bytes(str(options.file), compiled().encode())
+        storage.write_bytes(str(options.file), compiled_yaml().encode())
         print(options.file)
         return 0
     if diff := difference(options.file):
@@ -135,7 +135,7 @@ def _compile(options: argparse.Namespace) -> int:
 
 def _submit(options: argparse.Namespace) -> int:
     """Upload this version and start a run of it."""
-    values = parameters.check(_given(options))
+    values = parameters.check(_cli_parameters(options))
     with clear_errors():
         client = connect(options.host, options.namespace, options.ca)
         run = submit(client, values, options.experiment, options.title, options.service_account)
@@ -169,7 +169,7 @@ def _schedule(options: argparse.Namespace) -> int:
 def _schedules(options: argparse.Namespace) -> int:
     """List, pause or resume the server's schedules."""
     with clear_errors():
-        manager = Schedules(connect(options.host, options.namespace, options.ca), options.experiment)
+        manager = ScheduleManager(connect(options.host, options.namespace, options.ca), options.experiment)
         lines = manager.lines() if options.verb == "list" else getattr(manager, options.verb)(options.names)
         line = ""
         for line in lines:
@@ -181,9 +181,9 @@ def _schedules(options: argparse.Namespace) -> int:
 
 def _run_now(options: argparse.Namespace) -> int:
     """Start a run of a schedule."""
-    changed = parameters.read(options.set)
+    changed = parameters.parse_assignments(options.set)
     with clear_errors():
-        manager = Schedules(connect(options.host, options.namespace, options.ca), options.experiment)
+        manager = ScheduleManager(connect(options.host, options.namespace, options.ca), options.experiment)
         print(f"started run {manager.run(options.schedule, changed, options.beside)}")
     return 0
 
@@ -192,8 +192,8 @@ def _backfill(options: argparse.Namespace) -> int:
     """Start a backfill: the server runs a schedule for past times."""
     arguments = (options.schedule, options.since, options.until)
     with clear_errors():
-        manager = Schedules(connect(options.host, options.namespace, options.ca), options.experiment)
-        moments = manager.missed(*arguments)
+        manager = ScheduleManager(connect(options.host, options.namespace, options.ca), options.experiment)
+        moments = manager.backfill_times(*arguments)
         print("\n".join(f"{moment:%Y-%m-%d %H:%M:%S} UTC" for moment in moments))
         if options.dry_run:
             print("dry run: nothing was changed")
@@ -205,28 +205,28 @@ def _backfill(options: argparse.Namespace) -> int:
 def _score(options: argparse.Namespace) -> int:
     """Score photos with a published model."""
     if options.shards:
-        return _rank(options)
+        return _score_shards(options)
     if options.form != "csv" or options.beam:
         raise ValueError(
             f"--{'beam' if options.beam else 'form'} needs --shards: --out is one CSV, written by one process"
         )
     from components.scorer.batch.score_folder import (
-        problems,
-        score,  # loads TensorFlow, which takes seconds: only if needed
+        problems_path,
+        score_folder,  # loads TensorFlow, which takes seconds: only if needed
     )
 
-    scored, unreadable = score(options.model, options.photos, options.out, options.job)
+    scored, unreadable = score_folder(options.model, options.photos, options.out, options.job)
     print(f"{scored} photos scored: {options.out}")
     if unreadable:
-        print(f"{unreadable} photos could not be read: {problems(options.out)} says why", file=sys.stderr)
+        print(f"{unreadable} photos could not be read: {problems_path(options.out)} says why", file=sys.stderr)
     return 1 if unreadable else 0
 
 
-def _rank(options: argparse.Namespace) -> int:
+def _score_shards(options: argparse.Namespace) -> int:
     """Score many photos in shards with a published model, and rank them."""
-    from components.scorer.batch.score_many import rank
+    from components.scorer.batch.score_many import score_and_rank
 
-    summary = rank(
+    summary = score_and_rank(
         options.model, options.photos, options.shards, job=options.job, form=options.form, beam_options=options.beam
     )
     print(f"{summary.scored:,} photos scored and in order: {storage.join(options.shards, 'order.csv')}")
@@ -246,7 +246,7 @@ def _explain(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     """List the versions of one model or of all."""
-    models = versions.find(options.model)
+    models = versions.list_models(options.model)
     print(
         model_listing.as_json(models, options.audit) if options.json else model_listing.as_text(models, options.audit)
     )
@@ -255,26 +255,26 @@ def _list(options: argparse.Namespace) -> int:
 
 def _promote(options: argparse.Namespace) -> int:
     """Point a channel to a version."""
-    folder, name = versions.model(options.model)
-    kubeflow.check(options.model_registry)
+    folder, name = versions.resolve_model(options.model)
+    kubeflow.check_url(options.model_registry)
     after = promotion.promote(folder, name, options.version, channel=options.channel, why=options.why)
-    print(model_listing.channels_of(name, after))
-    return _tell_registry(options, folder, name)
+    print(model_listing.channels_line(name, after))
+    return _sync_registry(options, folder, name)
 
 
 def _rollback(options: argparse.Namespace) -> int:
     """Make the previous version the champion again."""
-    folder, name = versions.model(options.model)
-    kubeflow.check(options.model_registry)
-    print(model_listing.channels_of(name, promotion.rollback(folder, name, why=options.why)))
-    return _tell_registry(options, folder, name)
+    folder, name = versions.resolve_model(options.model)
+    kubeflow.check_url(options.model_registry)
+    print(model_listing.channels_line(name, promotion.rollback(folder, name, why=options.why)))
+    return _sync_registry(options, folder, name)
 
 
 def _register(options: argparse.Namespace) -> int:
     """Synchronise the Kubeflow Model Registry with the published versions."""
     if not options.model_registry:
-        raise ValueError(f"expected the registry's URL as --model-registry, or as {kubeflow.VARIABLE}")
-    folder, name = versions.model(options.model)
+        raise ValueError(f"expected the registry's URL as --model-registry, or as {kubeflow.URL_VARIABLE}")
+    folder, name = versions.resolve_model(options.model)
     outcome = "nothing to change"
     for line in kubeflow.reconcile(options.model_registry, folder, name):
         print(line, flush=True)
@@ -283,19 +283,19 @@ def _register(options: argparse.Namespace) -> int:
     return 0
 
 
-def _tell_registry(options: argparse.Namespace, folder: str, name: str) -> int:
+def _sync_registry(options: argparse.Namespace, folder: str, name: str) -> int:
     """Synchronise the Kubeflow Model Registry, if its URL is given; a failure does not fail the command."""
-    for line in kubeflow.tell(options.model_registry, folder, name):
+    for line in kubeflow.sync(options.model_registry, folder, name):
         print(line, flush=True)
     return 0
 
 
 def _gc(options: argparse.Namespace) -> int:
     """Remove old versions."""
-    folder, name = versions.model(options.model)
+    folder, name = versions.resolve_model(options.model)
     count = size = 0
     limits = {"keep": options.keep, "older_than": options.older_than, "dry_run": options.dry_run}
-    for removed in versions.collect(folder, name, **limits):
+    for removed in versions.collect_garbage(folder, name, **limits):
         print(
             f"version {removed.version}, {removed.state}, {removed.date or 'no date'}: {removed.bytes:,} bytes",
             flush=True,
@@ -305,14 +305,14 @@ def _gc(options: argparse.Namespace) -> int:
         f"{count} version{'' if count == 1 else 's'}, {size:,} bytes "
         + ("would go: nothing was removed" if options.dry_run else "removed")
     )
-    return 0 if options.dry_run else _tell_registry(options, folder, name)
+    return 0 if options.dry_run else _sync_registry(options, folder, name)
 
 
 def _clean(options: argparse.Namespace) -> int:
     """Remove old runs' checkpoints."""
     count = size = 0
     limits = {"keep": options.keep, "older_than": options.older_than, "dry_run": options.dry_run}
-    for removed in checkpoint_cleanup.collect(options.workspace, **limits):
+    for removed in checkpoint_cleanup.delete_checkpoints(options.workspace, **limits):
         print(
             f"run {removed.run}, {removed.days} days old: {removed.files:,} files, {removed.bytes:,} bytes", flush=True
         )
@@ -329,7 +329,7 @@ def _clean_runs(options: argparse.Namespace, limits: dict[str, Any]) -> int:
     filters = {"delete": options.runs == "delete", "experiment": options.experiment}
     with clear_errors():
         client, count = connect(options.host, options.namespace, options.ca), 0
-        for run in run_cleanup.collect(client, options.workspace, **limits, **filters):
+        for run in run_cleanup.clean_runs(client, options.workspace, **limits, **filters):
             print(run, flush=True)
             count += 1
     print(
@@ -344,20 +344,20 @@ def _parameters(options: argparse.Namespace) -> int:
     return 0
 
 
-def _given(options: argparse.Namespace) -> dict[str, Any]:
+def _cli_parameters(options: argparse.Namespace) -> dict[str, Any]:
     """Return the pipeline parameters given on the command line."""
-    data_options = {name: getattr(options, name) for name in (*_DATA, "resume") if getattr(options, name, None)}
-    return parameters.read(options.set) | data_options
+    data_options = {name: getattr(options, name) for name in (*_DATA_OPTIONS, "resume") if getattr(options, name, None)}
+    return parameters.parse_assignments(options.set) | data_options
 
 
-def _absolute(values: dict[str, Any], check: bool = True) -> dict[str, Any]:
+def _with_absolute_paths(values: dict[str, Any], check: bool = True) -> dict[str, Any]:
     """Return the parameters with absolute local paths.
 
     Raises:
         FileNotFoundError: ``check`` is true and an input path does not exist.
     """
     absolute = dict(values)
-    for name in _PATHS:
+    for name in _ADDRESS_PARAMETERS:
         path = values.get(name, "")
         if not path or "://" in path or path.startswith(("tfds:", "sample:", "deepface:")):
             continue
@@ -367,30 +367,33 @@ def _absolute(values: dict[str, Any], check: bool = True) -> dict[str, Any]:
     return absolute
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline", description="Keep a scorer of portrait photos trained, judged and published."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = _command(commands, "run", _run, "run the whole pipeline on this machine; without --photos on the sample")
+    run = _add_command(commands, "run", _run, "run the whole pipeline on this machine; without --photos on the sample")
     run.epilog = "The environment says whom to tell of the end: WEBHOOK (Slack's format), SIGNED_WEBHOOK, SMTP_HOST."
     _add_data(run)
     run.add_argument("--resume", metavar="RUN", help="an earlier run whose checkpoints to go on from")
     run.add_argument("--build", type=Path, default=BUILD, metavar="DIR", help="where results go (default: %(default)s)")
 
-    check = _command(commands, "check", _check, "find out from here what would stop a run: parameters, addresses, disk")
+    check = _add_command(
+        commands, "check", _check, "find out from here what would stop a run: parameters, addresses, disk"
+    )
     _add_data(check)
     check.add_argument(
         "--kubeconfig", default=os.environ.get("KUBECONFIG", ""), metavar="FILE",
         help="also ask this cluster whether it has the accelerators (default: the environment variable KUBECONFIG)",
     )  # fmt: skip
 
-    compile_command = _command(commands, "compile", _compile, "write pipeline.yaml, what Kubeflow is given")
+    compile_command = _add_command(commands, "compile", _compile, "write pipeline.yaml, what Kubeflow is given")
     compile_command.add_argument("--check", action="store_true", help="write nothing; fail when the file is stale")
     compile_command.add_argument("--file", type=Path, default=PATH, metavar="FILE", help="default: the project's")
 
-    submit_command = _command(
+    submit_command = _add_command(
         commands, "submit", _submit, "upload this version to a Kubeflow server and start a run of it"
     )
     _add_data(submit_command)
@@ -398,13 +401,13 @@ def _parser() -> argparse.ArgumentParser:
     submit_command.add_argument("--title", default="", help="the run's name")
     submit_command.add_argument("--service-account", default="", metavar="NAME", help="of Kubernetes, for the steps")
 
-    upload_command = _command(
+    upload_command = _add_command(
         commands, "upload", _upload, "upload this version to a Kubeflow server, and start nothing"
     )
     upload_command.add_argument("--version", default="", metavar="NAME", help="default: the git revision")
     _add_host(upload_command)
 
-    schedule = _command(commands, "schedule", _schedule, "bring a Kubeflow server's schedules to what a file says")
+    schedule = _add_command(commands, "schedule", _schedule, "bring a Kubeflow server's schedules to what a file says")
     schedule.add_argument(
         "file", type=Path, metavar="FILE", help="YAML: schedules: {NAME: {cron: ..., parameters: {...}}}"
     )
@@ -417,7 +420,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_schedules(commands)
 
-    score = _command(commands, "score", _score, "score photos with a published model")
+    score = _add_command(commands, "score", _score, "score photos with a published model")
     score.add_argument("model", metavar="MODEL", help="a version's folder or address, or the base folder: its champion")
     score.add_argument("photos", metavar="PHOTOS", help="folder, gs:// or s3:// address")
     output = score.add_mutually_exclusive_group(required=True)
@@ -432,7 +435,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--job", default="", metavar="NAME", help="that the people on the photos offer to do")
     score.epilog = "Cut off, the same command with --shards goes on from the shards that are done."
 
-    explain = _command(commands, "explain", _explain, "show on a page why photos get their scores")
+    explain = _add_command(commands, "explain", _explain, "show on a page why photos get their scores")
     explain.add_argument("model", metavar="MODEL", help="as for score, or the folder of a scorer bundle")
     explain.add_argument("photos", nargs="+", metavar="PHOTO", help="file, gs:// or s3:// address")
     explain.add_argument("--out", type=Path, required=True, metavar="DIR", help="receives index.html and the pictures")
@@ -442,7 +445,9 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_models(commands)
 
-    clean = _command(commands, "clean", _clean, "remove old runs' checkpoints, and archive or delete Kubeflow's runs")
+    clean = _add_command(
+        commands, "clean", _clean, "remove old runs' checkpoints, and archive or delete Kubeflow's runs"
+    )
     clean.add_argument("workspace", metavar="WORKSPACE", help="folder, gs:// or s3:// address")
     clean.add_argument("--keep", type=int, required=True, metavar="N", help="how many of the newest runs keep theirs")
     clean.add_argument(
@@ -456,7 +461,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_server(clean)
     clean.epilog = "A run whose checkpoints are gone cannot be taken up by --resume."
 
-    _command(commands, "parameters", _parameters, "list what --set takes, with defaults")
+    _add_command(commands, "parameters", _parameters, "list what --set takes, with defaults")
     return parser
 
 
@@ -466,19 +471,19 @@ def _add_models(commands: Any) -> None:
     verbs = group.add_subparsers(required=True, metavar="VERB")
     audit_note = f"The audit says who: the environment variable {channels.USER}, or else account and machine."
 
-    listing = _command(verbs, "list", _list, "list the versions of one model or of all, newest first")
+    listing = _add_command(verbs, "list", _list, "list the versions of one model or of all, newest first")
     listing.add_argument("model", metavar="MODELS_OR_MODEL", help="folder or address of all models or of one")
     listing.add_argument("--json", action="store_true", help="write JSON")
     listing.add_argument("--audit", action="store_true", help="also who moved the channels, when and why")
 
-    promote = _command(verbs, "promote", _promote, "let a channel name a version once that has proved to answer")
+    promote = _add_command(verbs, "promote", _promote, "let a channel name a version once that has proved to answer")
     _add_model(promote)
     promote.add_argument(
         "version", type=int, metavar="VERSION", help="its number; it may be older than the one named now"
     )
     promote.add_argument("--channel", default=channels.CHAMPION, help="e.g. challenger (default: %(default)s)")
 
-    rollback = _command(
+    rollback = _add_command(
         verbs, "rollback", _rollback, "make the previous version the champion once it has proved to answer"
     )
     _add_model(rollback)
@@ -486,19 +491,19 @@ def _add_models(commands: Any) -> None:
         command.add_argument("--why", required=True, metavar="TEXT", help="for the audit")
         command.epilog = audit_note
 
-    gc = _command(verbs, "gc", _gc, "remove old versions that no channel names, and what killed pushes have left")
+    gc = _add_command(verbs, "gc", _gc, "remove old versions that no channel names, and what killed pushes have left")
     _add_model(gc)
     gc.add_argument("--keep", type=int, required=True, metavar="N", help="how many of the newest stay at least")
     gc.add_argument("--older-than", type=int, metavar="DAYS", help="remove nothing that was published since")
     gc.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
     gc.epilog = audit_note
 
-    register = _command(verbs, "register", _register, "bring the Kubeflow Model Registry to what is published")
+    register = _add_command(verbs, "register", _register, "bring the Kubeflow Model Registry to what is published")
     _add_model(register)
     for command in (promote, rollback, gc, register):
         command.add_argument(
-            "--model-registry", default=os.environ.get(kubeflow.VARIABLE, ""), metavar="URL",
-            help=f"the Kubeflow Model Registry to tell (default: the environment variable {kubeflow.VARIABLE})",
+            "--model-registry", default=os.environ.get(kubeflow.URL_VARIABLE, ""), metavar="URL",
+            help=f"the Kubeflow Model Registry to tell (default: the environment variable {kubeflow.URL_VARIABLE})",
         )  # fmt: skip
 
 
@@ -511,19 +516,19 @@ def _add_schedules(commands: Any) -> None:
         "pause": "start no run of them until they are resumed",
         "resume": "go on with them",
     }.items():
-        command = _command(verbs, verb, _schedules, help_text)
+        command = _add_command(verbs, verb, _schedules, help_text)
         command.set_defaults(verb=verb)
         if verb != "list":
             command.add_argument("names", nargs="+", metavar="NAME", help="as in the file")
             command.epilog = "The next `python -m pipeline schedule FILE` brings back what the file says."
         _add_server(command)
 
-    run = _command(verbs, "run", _run_now, "start a run of a schedule now, whether or not it is paused")
+    run = _add_command(verbs, "run", _run_now, "start a run of a schedule now, whether or not it is paused")
     run.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="other parameters")
-    backfill = _command(verbs, "backfill", _backfill, "run a schedule for its times in the past, one after another")
+    backfill = _add_command(verbs, "backfill", _backfill, "run a schedule for its times in the past, one after another")
     for name, text in {"since": "times after this one", "until": "and up to this one"}.items():
         backfill.add_argument(
-            f"--{name}", type=_moment, required=True, metavar="TIME", help=f"{text}: 2026-01-31[T12:00]"
+            f"--{name}", type=_parse_time, required=True, metavar="TIME", help=f"{text}: 2026-01-31[T12:00]"
         )
     backfill.add_argument("--dry-run", action="store_true", help="list the times, and change nothing")
     backfill.epilog = "Kubeflow fills each time in where a parameter of the schedule says [[ScheduledTime]]."
@@ -533,7 +538,7 @@ def _add_schedules(commands: Any) -> None:
         _add_server(command)
 
 
-def _moment(text: str) -> datetime:
+def _parse_time(text: str) -> datetime:
     """Parse an ISO 8601 time; a time without a zone is in UTC."""
     moment = datetime.fromisoformat(text)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
@@ -543,7 +548,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", metavar="MODEL", help="the model's folder or address")
 
 
-def _command(
+def _add_command(
     commands: Any, name: str, function: Callable[[argparse.Namespace], int], text: str
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
@@ -552,7 +557,7 @@ def _command(
 
 
 def _add_data(command: argparse.ArgumentParser) -> None:
-    for name, text in _DATA.items():
+    for name, text in _DATA_OPTIONS.items():
         command.add_argument(f"--{name}", metavar=name.upper(), help=text)
     command.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",

@@ -10,11 +10,11 @@ from kfp import compiler
 from pipeline.pipeline import portrait_scorer
 
 PATH = Path(__file__).resolve().parents[1] / "pipeline.yaml"
-_HINT = 12  # lines of a diff that are shown
+_DIFF_LINES = 12  # lines of a diff that are shown
 
 
 @cache
-def compiled() -> str:
+def compiled_yaml() -> str:
     """Return two YAML documents: the pipeline, and its Kubernetes platform settings (pools, timeouts, volumes)."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, PATH.name)
@@ -25,8 +25,8 @@ def compiled() -> str:
 def difference(path: Path = PATH) -> str:
     """Return the first lines of a unified diff between a compiled file and the code; empty if the file is fresh."""
     old = path.read_text(encoding="utf-8") if path.exists() else ""
-    new = compiled()
+    new = compiled_yaml()
     if old == new:
         return ""
     lines = difflib.unified_diff(old.splitlines(), new.splitlines(), str(path), "compiled now", lineterm="", n=1)
-    return "\n".join(line for _, line in zip(range(_HINT), lines, strict=False))
+    return "\n".join(line for _, line in zip(range(_DIFF_LINES), lines, strict=False))

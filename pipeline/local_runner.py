@@ -19,8 +19,8 @@ import yaml
 from kfp import components, local
 
 from components.scorer.run import step_status
-from components.scorer.run.paths import Workspace
-from pipeline.compiled import compiled
+from components.scorer.run.paths import RunPaths
+from pipeline.compiled import compiled_yaml
 
 SAMPLE: dict[str, Any] = {
     "photos": "sample:",
@@ -73,15 +73,15 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class LocalRunResult:
     """Outcome of a run on this machine.
 
     Attributes:
-        account: Summary of the run.
+        summary: Summary of the run.
         pages: Reports of the steps that succeeded, in order of the steps.
     """
 
-    account: step_status.Account
+    summary: step_status.RunSummary
     pages: list[Path]
 
 
@@ -90,7 +90,7 @@ def new_run() -> str:
     return time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
 
 
-def here(parameters: dict[str, Any], folder: Path, run: str) -> Outcome:
+def run_locally(parameters: dict[str, Any], folder: Path, run: str) -> LocalRunResult:
     """Run the pipeline on this machine, each step in a process of its own.
 
     No step is retried: the user waits for the run, and can resume it from its checkpoints with the parameter
@@ -104,20 +104,22 @@ def here(parameters: dict[str, Any], folder: Path, run: str) -> Outcome:
     Returns:
         The outcome of the run. A failed step raises nothing.
     """
-    pipeline = components.load_component_from_text(_without_retries(compiled()))
+    pipeline = components.load_component_from_text(_without_retries(compiled_yaml()))
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "artifacts"))
     state, message = "SUCCEEDED", ""
-    with _step_environment(run), warnings.catch_warnings(), redirect_stdout(_Quiet(sys.stdout)):
+    with _step_environment(run), warnings.catch_warnings(), redirect_stdout(_FilteredStdout(sys.stdout)):
         warnings.filterwarnings("ignore", module=r"kfp\.local")  # about images and resources, unused on one machine
         try:
             pipeline(**parameters)
         except RuntimeError as error:  # a task failed; the step records mostly have more detail
             state, message = "FAILED", re.sub(r"\x1b\[\d+m", "", str(error))
-    workspace = Workspace(parameters["workspace"], run)
-    return Outcome(step_status.account(workspace, state, message), _pages(workspace, folder / "reports" / run))
+    workspace = RunPaths(parameters["workspace"], run)
+    return LocalRunResult(
+        step_status.summarize_run(workspace, state, message), _copy_reports(workspace, folder / "reports" / run)
+    )
 
 
-def revision() -> str:
+def git_revision() -> str:
     """Return the git revision of the code, with ``-dirty`` if files differ from it; empty outside a repository."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
@@ -152,17 +154,17 @@ def _step_environment(run: str) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def _pages(workspace: Workspace, folder: Path) -> list[Path]:
+def _copy_reports(workspace: RunPaths, folder: Path) -> list[Path]:
     """Copy the steps' reports to ``<step>.html`` files, which a browser opens, and return their paths."""
     pages = []
-    for step in step_status.read(workspace):
+    for step in step_status.read_steps(workspace):
         if step.state == "succeeded" and step.report:
             folder.mkdir(parents=True, exist_ok=True)
             pages.append(Path(shutil.copyfile(step.report, folder / f"{step.name}.html")))
     return pages
 
 
-class _Quiet(TextIOBase):
+class _FilteredStdout(TextIOBase):
     """Text stream that passes the lines of steps and errors, and drops log lines of Kubeflow and TensorFlow."""
 
     _CHATTER = re.compile(
@@ -179,13 +181,13 @@ class _Quiet(TextIOBase):
     def write(self, text: str) -> int:
         *lines, self._line = (self._line + text).split("\n")
         for line in lines:
-            self._pass(line)
+            self._filter_line(line)
         return len(text)
 
     def flush(self) -> None:
         self._stream.flush()
 
-    def _pass(self, line: str) -> None:
+    def _filter_line(self, line: str) -> None:
         """Write a line unless it is a log line or within a dump that has not ended."""
         if self._until is not None:
             if self._until.match(line):

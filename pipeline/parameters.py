@@ -10,8 +10,14 @@ from typing import Any
 from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 
-from components.scorer.parameters import among, check_faces, check_policy, check_together, from_parameters
-from components.scorer.quoting import shown
+from components.scorer.parameters import (
+    check_faces,
+    check_policy,
+    check_pretraining,
+    from_parameters,
+    select_parameters,
+)
+from components.scorer.quoting import quoted
 from components.scorer.registry import kubeflow
 from components.scorer.settings import Evaluation, Faces, Ingestion, Policy, Pretraining, Push, Training, Validation
 from pipeline.pipeline import portrait_scorer
@@ -22,7 +28,7 @@ _INPUTS = {name: portrait_scorer.pipeline_spec.root.input_definitions.parameters
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names
 _SECRET = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _TOLERATION = {"key", "operator", "value", "effect", "tolerationSeconds"}
-_READ = {
+_PARSERS = {
     ParameterType.STRING: str,
     ParameterType.NUMBER_INTEGER: int,
     ParameterType.NUMBER_DOUBLE: float,
@@ -40,7 +46,7 @@ _TYPES = {
 }
 
 
-def read(assignments: list[str]) -> dict[str, Any]:
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     """Parse ``name=value`` texts into the types of the pipeline's parameters.
 
     Raises:
@@ -50,12 +56,12 @@ def read(assignments: list[str]) -> dict[str, Any]:
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
-            raise ValueError(f"expected name=value, got {shown(assignment)}")
-        kind = _kind(name)
+            raise ValueError(f"expected name=value, got {quoted(assignment)}")
+        kind = _parameter_type(name)
         try:
-            values[name] = _READ[kind](text)
+            values[name] = _PARSERS[kind](text)
         except (ValueError, KeyError):
-            raise ValueError(f"{name} must be {_TYPES[kind][1]}, got {shown(text)}") from None
+            raise ValueError(f"{name} must be {_TYPES[kind][1]}, got {quoted(text)}") from None
     return values
 
 
@@ -69,12 +75,12 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: A parameter is wrong. The message names the parameter, the expected value and the actual value.
     """
     for name, value in values.items():
-        kind, expected = _TYPES[_kind(name)]
+        kind, expected = _TYPES[_parameter_type(name)]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise ValueError(f"{name} must be {expected}, got {shown(value)}")
+            raise ValueError(f"{name} must be {expected}, got {quoted(value)}")
         choices = [json_format.MessageToDict(choice) for choice in _INPUTS[name].literals]
         if choices and value not in choices:
-            raise ValueError(f"{name} must be one of {choices}, got {shown(value)}")
+            raise ValueError(f"{name} must be one of {choices}, got {quoted(value)}")
     for name, spec in _INPUTS.items():
         if not spec.is_optional and not values.get(name):
             raise ValueError(f"{name} is missing. {spec.description}")
@@ -82,16 +88,16 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
     for settings in (Ingestion, Faces, Pretraining, Training, Validation, Evaluation, Policy, Push):
         prefix = "pretraining_" if settings is Pretraining else ""
         try:
-            checked[settings] = from_parameters(settings, **among(dict(values), settings, prefix))
+            checked[settings] = from_parameters(settings, **select_parameters(dict(values), settings, prefix))
         except ValueError as error:
             has_prefixed = f"{prefix}{str(error).split()[0]}" in values
             raise ValueError(f"{prefix}{error}" if prefix and has_prefixed else str(error)) from None
     _check_pool(values)
     _check_secret(values)
-    check_together(checked[Pretraining], checked[Training].scale)
+    check_pretraining(checked[Pretraining], checked[Training].scale)
     check_faces(checked[Faces])
     check_policy(checked[Policy])
-    kubeflow.check(checked[Push].model_registry)
+    kubeflow.check_url(checked[Push].model_registry)
     return dict(values)
 
 
@@ -107,7 +113,7 @@ def _check_pool(values: Mapping[str, Any]) -> None:
         raise ValueError(f"accelerator must be a resource of Kubernetes such as nvidia.com/gpu, got {accelerator!r}")
     for label, value in values.get("node_selector", {}).items():
         if not isinstance(value, str):
-            actual = f"{shown(value)} for {shown(label)}"
+            actual = f"{quoted(value)} for {quoted(label)}"
             raise ValueError(f'node_selector must hold texts, such as {{"pool": "gpu"}}, got {actual}')
     for toleration in values.get("tolerations", []):
         if not isinstance(toleration, dict) or not toleration or not set(toleration) <= _TOLERATION:
@@ -122,12 +128,12 @@ def _check_secret(values: Mapping[str, Any]) -> None:
         raise ValueError(f"webhook must be the name of a Secret, which need not be there, got {webhook!r}")
 
 
-def _kind(name: str) -> int:
+def _parameter_type(name: str) -> int:
     """Return the parameter's type as a ``ParameterType``; raise ValueError for an unknown name."""
     if name not in _INPUTS:
         matches = difflib.get_close_matches(name, _INPUTS, n=1)
         hint = f"did you mean {matches[0]!r}?" if matches else f"expected one of {', '.join(sorted(_INPUTS))}"
-        raise ValueError(f"the pipeline has no parameter {shown(name)}: {hint}")
+        raise ValueError(f"the pipeline has no parameter {quoted(name)}: {hint}")
     return _INPUTS[name].parameter_type
 
 

@@ -15,7 +15,7 @@ from components.ingestion.component import ingestion
 from components.notification.component import notification
 from components.pretraining.component import pretraining
 from components.push.component import push
-from components.scorer.parameters import among
+from components.scorer.parameters import select_parameters
 from components.scorer.settings import (
     ChampionMode,
     Devices,
@@ -49,7 +49,7 @@ _ingestion, _faces, _pretraining, _training = Ingestion(), Faces(), Pretraining(
 _validation, _evaluation, _policy, _push = Validation(), Evaluation(), Policy(), Push()
 
 
-@literal_parameters.pipeline(name=NAME, display_name="Portrait scorer", pipeline_config=resources.LIFETIME)
+@literal_parameters.pipeline(name=NAME, display_name="Portrait scorer", pipeline_config=resources.PIPELINE_CONFIG)
 def portrait_scorer(
     # Where things are
     photos: str,
@@ -283,50 +283,56 @@ def portrait_scorer(
     accelerators = {"accelerator": accelerator, "accelerator_count": accelerator_count}
 
     exit_task = notification(workspace=workspace, run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER)
-    resources.tell(resources.uncached(resources.give(exit_task, resources.NOTIFICATION)), webhook)
+    resources.add_notification_secret(
+        resources.disable_caching(resources.set_resources(exit_task, resources.NOTIFICATION)), webhook
+    )
 
     with dsl.ExitHandler(exit_task, name="steps"):
         data = ingestion(
             photos=photos, ratings=ratings, unlabelled=unlabelled, attributes=attributes, workspace=workspace,
             models=models, weights=weights, norms=norms, show_photos=show_photos,
-            **among(parameters, Faces), **among(parameters, Ingestion), **accelerators, node_selector=node_selector,
+            **select_parameters(parameters, Faces), **select_parameters(parameters, Ingestion), **accelerators,
+            node_selector=node_selector,
         )  # fmt: skip
-        resources.uncached(resources.give(data, resources.INGESTION))
+        resources.disable_caching(resources.set_resources(data, resources.INGESTION))
 
         checked = validation(
             dataset=data.outputs["dataset"], workspace=workspace, models=models, name=name,
-            duplicate_distance=duplicate_distance, **among(parameters, Validation), **among(parameters, Policy),
+            duplicate_distance=duplicate_distance, **select_parameters(parameters, Validation),
+            **select_parameters(parameters, Policy),
         )  # fmt: skip
-        resources.uncached(resources.give(checked, resources.VALIDATION))
+        resources.disable_caching(resources.set_resources(checked, resources.VALIDATION))
 
         with dsl.If(checked.outputs["Output"] == True, name="worth-training"):  # noqa: E712 - this builds the condition
             encoder = pretraining(
                 dataset=data.outputs["dataset"], fingerprint=data.outputs["Output"], workspace=workspace, resume=resume,
                 scale=scale, show_photos=show_photos, **accelerators,
-                **among(parameters, Pretraining, prefix="pretraining_"),
+                **select_parameters(parameters, Pretraining, prefix="pretraining_"),
             )  # fmt: skip
-            resources.accelerate(resources.give(encoder, resources.PRETRAINING), *pool)
+            resources.add_accelerators(resources.set_resources(encoder, resources.PRETRAINING), *pool)
 
             scorer = training(
                 dataset=data.outputs["dataset"], fingerprint=data.outputs["Output"],
                 encoder=encoder.outputs["encoder"], encoder_run=encoder.outputs["Output"],
-                workspace=workspace, resume=resume, revision=revision, **accelerators, **among(parameters, Training),
+                workspace=workspace, resume=resume, revision=revision, **accelerators,
+                **select_parameters(parameters, Training),
             )  # fmt: skip
-            resources.accelerate(resources.give(scorer, resources.TRAINING), *pool)
+            resources.add_accelerators(resources.set_resources(scorer, resources.TRAINING), *pool)
 
             judged = evaluation(
                 dataset=data.outputs["dataset"], checks=checked.outputs["checks"], scorer=scorer.outputs["scorer"],
                 workspace=workspace, models=models, name=name, revision=revision,
-                **among(parameters, Evaluation), **among(parameters, Policy),
+                **select_parameters(parameters, Evaluation), **select_parameters(parameters, Policy),
             )  # fmt: skip
-            resources.uncached(resources.give(judged, resources.EVALUATION))
+            resources.disable_caching(resources.set_resources(judged, resources.EVALUATION))
 
             with dsl.If(judged.outputs["Output"] == True, name="passed"):  # noqa: E712
                 published = push(
                     dataset=data.outputs["dataset"], checks=checked.outputs["checks"],
                     scorer=scorer.outputs["scorer"], results=judged.outputs["results"],
-                    workspace=workspace, models=models, name=name, consent=consent, **among(parameters, Push),
+                    workspace=workspace, models=models, name=name, consent=consent,
+                    **select_parameters(parameters, Push),
                     # Compiled in: within the images, which are older than their digests, nobody knows them.
                     images={"steps (CPU)": STEPS_CPU, "steps (GPU)": STEPS_GPU},
                 )  # fmt: skip
-                resources.uncached(resources.give(published, resources.PUSH))
+                resources.disable_caching(resources.set_resources(published, resources.PUSH))

@@ -32,41 +32,46 @@ from types import FrameType
 from typing import Any, get_origin, get_type_hints
 
 from components.scorer import storage
-from components.scorer.parameters import as_parameters, check_faces, check_together, from_parameters
-from components.scorer.redaction import redacted
+from components.scorer.parameters import as_parameters, check_faces, check_pretraining, from_parameters
+from components.scorer.redaction import redact
 from components.scorer.registry import channels
-from components.scorer.run.paths import Workspace
+from components.scorer.run.paths import RunPaths
 from components.scorer.settings import Faces, Ingestion, Pretraining, Training
 
 BASE = "SAGEMAKER_BASE_DIR"
 VERSION = 1  # a job writes one version
-FILES = ("weights", "norms", "face_detector", "face_embedder")  # channels with one file, whose path is a setting
+FILE_CHANNELS = (
+    "weights",
+    "norms",
+    "face_detector",
+    "face_embedder",
+)  # channels with one file, whose path is a setting
 NAME = "portraits"  # default name of the model; the hyperparameter ``name`` overrides it
-LONGEST_FAILURE = 1024  # characters that SageMaker shows
-STOPPED = 128 + signal.SIGTERM
+MAX_FAILURE_LENGTH = 1024  # characters that SageMaker shows
+EXIT_STOPPED = 128 + signal.SIGTERM
 
 _SETTINGS = (Ingestion, Faces, Pretraining, Training)
 _PREFIXED = ("epochs", "learning_rate", "batch_size")  # fields of both pretraining and training
-_EXPECTED = {
+_TYPE_NAMES = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
     tuple: "a JSON list",
     dict: "a JSON object",
 }
-_ADDED = re.compile(r"sagemaker_.*|_.*|model_dir")
+_FOREIGN_HYPERPARAMETERS = re.compile(r"sagemaker_.*|_.*|model_dir")
 """Hyperparameters added by SageMaker's SDK (``sagemaker_program``; ``model_dir`` by its TensorFlow estimator) or by its
 service (``_tuning_objective_metric``, in a tuning job)."""
 
 _RUN = "sagemaker"  # the same run id for all jobs, so that a job resumes from another job's checkpoints
 
 
-class Stopped(BaseException):
+class JobStopped(BaseException):
     """Signal that SageMaker has asked the job to stop."""
 
 
 @dataclass(frozen=True)
-class Job:
+class SageMakerJob:
     """Folders and settings of a training job.
 
     Attributes:
@@ -104,11 +109,11 @@ def main() -> int:
     base = Path(os.environ.get(BASE, "/opt/ml"))
     try:
         run(base)
-    except Stopped:
+    except JobStopped:
         print("stopped; a job with the same checkpoint address goes on from the last complete epoch", flush=True)
-        return STOPPED
+        return EXIT_STOPPED
     except Exception as error:  # every error is reported to SageMaker
-        _fail(base, error)
+        _write_failure(base, error)
         return 1
     return 0
 
@@ -125,12 +130,12 @@ def run(base: Path) -> Path:
     Raises:
         ValueError: The hyperparameters, the channels or the photos are wrong.
     """
-    job = read(base)
+    job = read_job(base)
     from components.ingestion.ingest import ingest  # TensorFlow takes seconds to load: inputs are checked before
     from components.pretraining.pretrain import pretrain
     from components.training.train import train
 
-    workspace = Workspace(str(base / "checkpoints"), _RUN)
+    workspace = RunPaths(str(base / "checkpoints"), _RUN)
     pages = base / "output" / "data"
     pages.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="job-") as scratch:
@@ -149,10 +154,10 @@ def run(base: Path) -> Path:
             dataset, encoder, scorer, pages / "training.html",
             settings=job.settings[Training], checkpoints=workspace.checkpoints("training"), fingerprint=fingerprint,
         )  # fmt: skip
-        return _write(job, scorer)
+        return _write_version(job, scorer)
 
 
-def read(base: Path) -> Job:
+def read_job(base: Path) -> SageMakerJob:
     """Read and check a job's configuration and channels, before any computation.
 
     Raises:
@@ -160,30 +165,30 @@ def read(base: Path) -> Job:
             several instances.
     """
     config = base / "input" / "config"
-    hyperparameters = _json(config / "hyperparameters.json")
-    if (hosts := len(_json(config / "resourceconfig.json").get("hosts", []))) > 1:
+    hyperparameters = _read_json(config / "hyperparameters.json")
+    if (hosts := len(_read_json(config / "resourceconfig.json").get("hosts", []))) > 1:
         raise ValueError(f"expected one instance, got {hosts}; several GPUs of one are used by devices=all")
-    texts = {name: str(text) for name, text in hyperparameters.items() if not _ADDED.fullmatch(name)}
-    name = _text(texts.pop("name", NAME))
+    texts = {name: str(text) for name, text in hyperparameters.items() if not _FOREIGN_HYPERPARAMETERS.fullmatch(name)}
+    name = _unquote(texts.pop("name", NAME))
     channels.folder("models", name)  # raises unless it is a model's name
-    job = Job(base, name)
+    job = SageMakerJob(base, name)
     for channel in ("photos", "ratings"):
         if not job.folder(channel):
             present = sorted(path.name for path in (base / "input" / "data").glob("*") if path.is_dir())
             raise ValueError(f"expected the channel {channel!r}, got {present}; input mode Pipe is not supported")
-    texts |= {channel: file for channel in FILES if (file := job.file(channel))}
+    texts |= {channel: file for channel in FILE_CHANNELS if (file := job.file(channel))}
     for single in ("ratings", "attributes"):
         job.file(single)
-    return Job(base, name, settings(texts))
+    return SageMakerJob(base, name, parse_settings(texts))
 
 
-def settings(texts: Mapping[str, str]) -> dict[type, Any]:
+def parse_settings(texts: Mapping[str, str]) -> dict[type, Any]:
     """Parse hyperparameters, texts by name, into settings by dataclass; a missing hyperparameter keeps its default.
 
     Raises:
         ValueError: A name is unknown, or a value is of the wrong type, out of its range or contradicts another value.
     """
-    fields_by_name = parameters()
+    fields_by_name = hyperparameter_fields()
     if unknown := sorted(set(texts) - set(fields_by_name)):
         raise ValueError(
             f"there is no hyperparameter {unknown[0]!r}; expected some of {sorted([*fields_by_name, 'name'])}"
@@ -191,14 +196,14 @@ def settings(texts: Mapping[str, str]) -> dict[type, Any]:
     values: dict[type, dict[str, Any]] = {kind: {} for kind in _SETTINGS}
     for name, text in texts.items():
         for kind, field_name in fields_by_name[name]:
-            values[kind][field_name] = _value(name, text, get_type_hints(kind)[field_name])
+            values[kind][field_name] = _parse_value(name, text, get_type_hints(kind)[field_name])
     parsed = {kind: from_parameters(kind, **chosen) for kind, chosen in values.items()}
-    check_together(parsed[Pretraining], parsed[Training].scale)
+    check_pretraining(parsed[Pretraining], parsed[Training].scale)
     check_faces(parsed[Faces])
     return parsed
 
 
-def parameters() -> dict[str, list[tuple[type, str]]]:
+def hyperparameter_fields() -> dict[str, list[tuple[type, str]]]:
     """Return the (settings class, field name) pairs that each hyperparameter sets, by its name."""
     fields_by_name: dict[str, list[tuple[type, str]]] = {}
     for kind in _SETTINGS:
@@ -208,26 +213,26 @@ def parameters() -> dict[str, list[tuple[type, str]]]:
     return fields_by_name
 
 
-def _value(name: str, text: str, hint: Any) -> Any:
+def _parse_value(name: str, text: str, hint: Any) -> Any:
     """Parse a text into the type of its field."""
     kind = get_origin(hint) or hint
     try:
-        text = _text(text)
+        text = _unquote(text)
         if kind is bool:
             return {"true": True, "false": False}[text.strip().lower()]
         if kind in (int, float):
             return kind(text)
         return json.loads(text) if kind in (tuple, dict) else text
     except (ValueError, KeyError):
-        raise ValueError(f"{name} must be {_EXPECTED.get(kind, 'JSON')}, got {text!r}") from None
+        raise ValueError(f"{name} must be {_TYPE_NAMES.get(kind, 'JSON')}, got {text!r}") from None
 
 
-def _text(text: str) -> str:
+def _unquote(text: str) -> str:
     """Return a text without JSON quotes, which SageMaker's tools may add: ``"3"`` in quotes is 3."""
     return json.loads(text) if re.fullmatch(r'".*"', text, re.DOTALL) else text
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file; empty if the file does not exist."""
     if not path.is_file():
         return {}
@@ -240,7 +245,7 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _write(job: Job, scorer: str) -> Path:
+def _write_version(job: SageMakerJob, scorer: str) -> Path:
     """Write the version as push would publish it; its last file marks it complete. Return its folder."""
     from components.scorer.artifacts import bundle, saved_model
     from components.scorer.registry import integrity
@@ -251,8 +256,8 @@ def _write(job: Job, scorer: str) -> Path:
     storage.delete_tree(uri)
     with tempfile.TemporaryDirectory() as folder:
         saved_model.export(trained, folder, job.name)
-        saved_model.export_portable(trained, folder, job.name, ingestion=as_parameters(job.settings[Ingestion]))
-        shutil.copytree(scorer, Path(folder, saved_model.BUNDLE))
+        saved_model.export_litert(trained, folder, job.name, ingestion=as_parameters(job.settings[Ingestion]))
+        shutil.copytree(scorer, Path(folder, saved_model.BUNDLE_FOLDER))
         record = {
             "version": VERSION,
             "date": datetime.now(UTC).date().isoformat(),
@@ -260,27 +265,27 @@ def _write(job: Job, scorer: str) -> Path:
             "data_fingerprint": trained.data_fingerprint,
             "settings": trained.settings,
         }
-        integrity.write(folder, record)
-        storage.upload_tree(folder, uri, last=[channels.COMPLETE])
-    channels.switch(models, job.name, VERSION, why="trained by a SageMaker job; no gate has judged it")
+        integrity.write_record(folder, record)
+        storage.upload_tree(folder, uri, upload_last=[channels.COMPLETE])
+    channels.promote_pushed(models, job.name, VERSION, why="trained by a SageMaker job; no gate has judged it")
     print(f"model: {uri}", flush=True)
     return Path(uri)
 
 
-def _fail(base: Path, error: Exception) -> None:
+def _write_failure(base: Path, error: Exception) -> None:
     """Write the reason of a failure to the log and to the file that SageMaker reads."""
     reason = f"{type(error).__name__}: {error}" if isinstance(error, ValueError | OSError) else type(error).__name__
     traceback.print_tb(error.__traceback__)  # without the message, which may contain a photo's name
-    reason = redacted(reason)
+    reason = redact(reason)
     print(reason, file=sys.stderr, flush=True)
     failure_file = base / "output" / "failure"
     with suppress(OSError):  # the log has the reason; the folder may belong to another user
         failure_file.parent.mkdir(parents=True, exist_ok=True)
-        failure_file.write_text(reason[:LONGEST_FAILURE], encoding="utf-8")
+        failure_file.write_text(reason[:MAX_FAILURE_LENGTH], encoding="utf-8")
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    raise Stopped
+    raise JobStopped
 
 
 if __name__ == "__main__":

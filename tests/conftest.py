@@ -125,20 +125,20 @@ def small_face_dataset(tmp_path_factory, small_faces) -> Path:
     from components.scorer.faces import analyzer
     from tests.builders import designed_faces
 
-    reader = analyzer.Reader.load(small_faces)
+    reader = analyzer.FaceAnalyzer.load(small_faces)
     places = [(), ((0.5, 0.3), (0.5, 0.8)), *[((0.5, 0.5),)] * 6]
 
     def faced(number: int, rated: bool) -> dict:
         plain = example(number, rated)
         photo = designed_faces.marked(plain["photo"], *places[number % 8])
-        seen = reader.read(Image.open(io.BytesIO(photo))) if rated else analyzer.unseen(reader.size)
-        return {**plain, "photo": photo, **analyzer.record(seen)}
+        seen = reader.analyze(Image.open(io.BytesIO(photo))) if rated else analyzer.no_faces(reader.size)
+        return {**plain, "photo": photo, **analyzer.to_features(seen)}
 
     folder = tmp_path_factory.mktemp("small-faces") / "dataset"
     numbers = iter(range(1000))
     sizes = {"train": 64, "validation": 24, "test": 40, "unlabelled": 32}
     splits = {name: [[faced(next(numbers), name != "unlabelled") for _ in range(n)]] for name, n in sizes.items()}
-    tfds_writer.write(folder, splits, ["side"], faces=small_faces)
+    tfds_writer.write(folder, splits, ["side"], face_weights=small_faces)
     return folder
 
 
@@ -148,7 +148,7 @@ def small_encoder(tmp_path_factory) -> Path:
     from components.scorer.artifacts import bundle
     from components.scorer.imaging import preprocessing_tf
     from components.scorer.model.encoder import build_encoder
-    from components.scorer.model.surgery import settle_batch_norms
+    from components.scorer.model.surgery import calibrate_batch_norms
     from components.scorer.parameters import from_parameters
     from components.scorer.settings import Pretraining
 
@@ -156,7 +156,9 @@ def small_encoder(tmp_path_factory) -> Path:
     # No own pretraining, whose worth every training would weigh; and the start alone is not acted on any more.
     settings = from_parameters(Pretraining, start="imagenet", **SMALL)
     encoder = build_encoder(replace(settings, start="none"))
-    settle_batch_norms(encoder, preprocessing_tf.pixels([example(number)["photo"] for number in range(64)], 40, 32))
+    calibrate_batch_norms(
+        encoder, preprocessing_tf.preprocess_photos([example(number)["photo"] for number in range(64)], 40, 32)
+    )
     bundle.save_encoder(encoder, settings, folder)
     return folder
 
@@ -171,7 +173,7 @@ def small_scorer(tmp_path_factory, small_encoder) -> Path:
     folder = tmp_path_factory.mktemp("scorer")
     encoder, settings = bundle.load_encoder(small_encoder)
     model = build_scorer(encoder, dropout=0.5)
-    bundle.Bundle(model, settings, Training(scale=40), "data", "revision", {"loss": [0.1]}).save(folder)
+    bundle.TrainedScorer(model, settings, Training(scale=40), "data", "revision", {"loss": [0.1]}).save(folder)
     return folder
 
 
@@ -186,12 +188,12 @@ def small_models(tmp_path_factory, small_scorer) -> Path:
 
     folder = tmp_path_factory.mktemp("models")
     first = Path(channels.address(str(folder), "portraits", 1))
-    saved_model.export_portable(bundle.load(small_scorer), first, "portraits", error=0.7)
+    saved_model.export_litert(bundle.load(small_scorer), first, "portraits", error=0.7)
     (first / channels.COMPLETE).touch()
-    integrity.write(first, {})
+    integrity.write_record(first, {})
     for version in (2, 3):
         shutil.copytree(first, first.with_name(str(version)))
-    channels.switch(str(folder), "portraits", 1, why="the first")
+    channels.promote_pushed(str(folder), "portraits", 1, why="the first")
     return folder
 
 

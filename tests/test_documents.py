@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 
 from components.scorer.settings import GateKey
 from images.serving.process.app import create_app
-from images.serving.settings import Settings
+from images.serving.settings import ServerSettings
 from pipeline import parameters
 from tests.builders import documents
 
@@ -84,7 +84,7 @@ def test_every_option_of_the_server_is_in_one_table_with_its_default():
     spelled = {"nginx": "--no-nginx"}
     expected = {
         spelled.get(each.name, f"--{each.name.replace('_', '-')}"): each.default
-        for each in fields(Settings)
+        for each in fields(ServerSettings)
         if each.name not in ("keys", "run")
     }
     shown = {name: "" if isinstance(value, bool | tuple) else str(value) for name, value in expected.items()}
@@ -93,7 +93,7 @@ def test_every_option_of_the_server_is_in_one_table_with_its_default():
 
 
 def test_every_endpoint_is_in_one_table():
-    paths = create_app(Settings(model="any", workers=1)).openapi()["paths"]
+    paths = create_app(ServerSettings(model="any", workers=1)).openapi()["paths"]
     assert first_cells("endpoint") == sorted(f"{method.upper()} {path}" for path in paths for method in paths[path])
 
 

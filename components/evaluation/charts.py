@@ -9,13 +9,15 @@ from matplotlib.figure import Figure
 from components.evaluation.checks.predictions import Predictions
 from components.scorer.metrics import regression
 
-_VECTORS = 2000  # points of a scatter chart drawn as vectors; more points are rasterised to keep the page small
+_MAX_VECTOR_POINTS = (
+    2000  # points of a scatter chart drawn as vectors; more points are rasterised to keep the page small
+)
 
 # Medium brightness, and distinguishable without red-green vision (orange and blue of Okabe and Ito).
-PEOPLE, MODEL, QUIET, FAULT = "#e69f00", "#1f97dc", "#8c8c8c", "#d55e00"
+PEOPLE, MODEL, NEUTRAL, FAULT = "#e69f00", "#1f97dc", "#8c8c8c", "#d55e00"
 
 
-class Row(NamedTuple):
+class ForestRow(NamedTuple):
     """Row of a forest plot: a labelled value with its interval; ``fault`` selects the warning colour."""
 
     label: str
@@ -35,15 +37,15 @@ def scatter(predictions: Predictions, bins: Sequence[tuple[float, float, float, 
     truth, predicted = regression.mean_scores(predictions.truth), regression.mean_scores(predictions.scorer)
     figure = Figure(figsize=(4.5, 4.4), layout="constrained", dpi=150)
     axes = figure.subplots()
-    axes.plot([1, 10], [1, 10], color=QUIET, linewidth=1, linestyle="--", label="equal")
-    is_large = len(truth) > _VECTORS
+    axes.plot([1, 10], [1, 10], color=NEUTRAL, linewidth=1, linestyle="--", label="equal")
+    is_large = len(truth) > _MAX_VECTOR_POINTS
     axes.scatter(predicted, truth, s=6 if is_large else 14, alpha=0.3 if is_large else 0.45, color=MODEL, linewidths=0,
                  rasterized=is_large, label="a photo")  # fmt: skip
     if bins:
         centres, value, low, high = np.transpose(bins)
         axes.errorbar(centres, value, [value - low, high - value], fmt="o", markersize=4, color=PEOPLE, capsize=2,
                       label="people's mean by tenths")  # fmt: skip
-    limits = whole_scores(truth, predicted)
+    limits = axis_limits(truth, predicted)
     axes.set(xlim=limits, ylim=limits, aspect="equal", xlabel="the scorer's mean score", ylabel="people's")
     axes.set(xticks=np.arange(limits[0], limits[1] + 1), yticks=np.arange(limits[0], limits[1] + 1))
     axes.set_title("Each photo", fontsize=11)
@@ -60,9 +62,9 @@ def distributions(predictions: Predictions, champion: np.ndarray | None) -> Figu
     """
     series = [("people", predictions.truth, PEOPLE, "-"), ("scorer", predictions.scorer, MODEL, "-")]
     if champion is not None:
-        series.append(("champion", champion, QUIET, "--"))
+        series.append(("champion", champion, NEUTRAL, "--"))
     means = [regression.mean_scores(votes) for _, votes, _, _ in series]
-    low, high = whole_scores(*means)
+    low, high = axis_limits(*means)
     edges = np.arange(low, high + 0.25, 0.25)
     figure = Figure(figsize=(4.5, 4.4), layout="constrained")
     axes = figure.subplots()
@@ -75,12 +77,14 @@ def distributions(predictions: Predictions, champion: np.ndarray | None) -> Figu
     return figure
 
 
-def forest(rows: Sequence[Row], words: str, band: tuple[float, float] | None = None, zero: bool = True) -> Figure:
+def forest(
+    rows: Sequence[ForestRow], x_label: str, band: tuple[float, float] | None = None, zero: bool = True
+) -> Figure:
     """Draw a forest plot: values with their intervals, one below the other.
 
     Args:
         rows: Rows from top to bottom.
-        words: Label of the x axis, with the unit.
+        x_label: Label of the x axis, with the unit.
         band: Allowed range, shaded; an end may be infinite. None: no range.
         zero: True to mark 0.
     """
@@ -98,14 +102,14 @@ def forest(rows: Sequence[Row], words: str, band: tuple[float, float] | None = N
     margin = 0.06 * ((high - low) or 1.0)
     axes.set_xlim(low - margin, high + margin)
     if band:
-        axes.axvspan(max(band[0], low - 2 * margin), min(band[1], high + 2 * margin), color=QUIET, alpha=0.18,
+        axes.axvspan(max(band[0], low - 2 * margin), min(band[1], high + 2 * margin), color=NEUTRAL, alpha=0.18,
                      linewidth=0, label="allowed")  # fmt: skip
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, fontsize=9)
     if zero:
-        axes.axvline(0, color=QUIET, linewidth=1)
+        axes.axvline(0, color=NEUTRAL, linewidth=1)
     axes.set_yticks(positions, [row.label for row in rows])
     axes.set_ylim(-0.7, len(rows) - 0.3)
-    axes.set_xlabel(words)
+    axes.set_xlabel(x_label)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     return figure
@@ -126,7 +130,7 @@ def trajectory(means: np.ndarray) -> Figure:
     return figure
 
 
-def whole_scores(*means: np.ndarray) -> tuple[float, float]:
+def axis_limits(*means: np.ndarray) -> tuple[float, float]:
     """Return axis limits in whole scores around all finite means, within 1..10; (1, 10) if there are none."""
     values = np.concatenate(means)
     values = values[np.isfinite(values)]

@@ -51,17 +51,17 @@ def evaluation(
 ) -> bool:
     """Evaluate the scorer on the test split; returns True if the gates let it be published."""
     parameters = dict(locals())
-    from components.scorer.run.step_status import step
+    from components.scorer.run.step_status import record_step
 
-    with step("evaluation", workspace, report.uri) as run_paths:
+    with record_step("evaluation", workspace, report.uri) as run_paths:
         from components.evaluation.evaluate import evaluate
-        from components.scorer.parameters import among, from_parameters
+        from components.scorer.parameters import from_parameters, select_parameters
         from components.scorer.settings import Evaluation, Policy
 
         outputs = evaluate(
             dataset.path, scorer.path, report.path,
-            models=models, name=name, settings=from_parameters(Evaluation, **among(parameters, Evaluation)),
-            policy=from_parameters(Policy, **among(parameters, Policy)),
+            models=models, name=name, settings=from_parameters(Evaluation, **select_parameters(parameters, Evaluation)),
+            policy=from_parameters(Policy, **select_parameters(parameters, Policy)),
             workspace=run_paths, checks=checks.path, revision=revision, results=results.path,
         )  # fmt: skip
         for metric, value in outputs.metrics.items():

@@ -10,20 +10,20 @@ from components.evaluation.checks.metric_estimates import Measurements
 from components.evaluation.checks.predictions import Records
 from components.evaluation.gates import all_gates
 from components.evaluation.report import write_report
-from components.evaluation.results import Findings, find
+from components.evaluation.results import EvaluationResults, evaluate_scorer
 from components.scorer import storage
 from components.scorer.artifacts import bundle
 from components.scorer.data import photos
 from components.scorer.metrics import regression
 from components.scorer.parameters import as_parameters
 from components.scorer.run import decision
-from components.scorer.run.decision import Decision, Gate
-from components.scorer.run.paths import Workspace
+from components.scorer.run.decision import Decision, GateResult
+from components.scorer.run.paths import RunPaths
 from components.scorer.settings import Evaluation, Policy
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class EvaluationOutputs:
     """Outputs that the component passes to Kubeflow.
 
     Attributes:
@@ -56,11 +56,11 @@ def evaluate(
     name: str,
     settings: Evaluation,
     policy: Policy,
-    workspace: Workspace,
+    workspace: RunPaths,
     checks: str | Path = "",
     revision: str = "",
     results: str | Path = "",
-) -> Evaluated:
+) -> EvaluationOutputs:
     """Measure a scorer, judge it by the gates, and write the report and the decision.
 
     Writes the HTML page at ``report``. Writes ``metrics.json`` (all metrics), ``predictions.csv`` (one row for each
@@ -102,42 +102,47 @@ def evaluate(
             "trained_on": trained.data_fingerprint,
             "trained_by": trained.revision,
         }
-        evaluation_results = find(trained, records, total, models, name, settings)
+        evaluation_results = evaluate_scorer(trained, records, total, models, name, settings)
         gate_decision = decision.decide(
-            [*_earlier(checks), *all_gates(evaluation_results, settings)], policy, trained.notes
+            [*_validation_gates(checks), *all_gates(evaluation_results, settings)], policy, trained.notes
         )
         write_report(report, evaluation_results, gate_decision, trained, records, settings, metadata)
         _write_results(results, evaluation_results, settings)
     except Exception as error:
-        _write_decision(decision.broken_off(error), metadata, results, workspace)
+        _write_decision(decision.failed_decision(error), metadata, results, workspace)
         raise
     _write_decision(
-        gate_decision, {**metadata, "champion": decision.named(evaluation_results.champion)}, results, workspace
+        gate_decision,
+        {**metadata, "champion": decision.champion_summary(evaluation_results.champion)},
+        results,
+        workspace,
     )
     measured = evaluation_results.measured
-    return Evaluated(_for_kubeflow(measured), gate_decision, ["low", "high"], measured.confusion, measured.roc)
+    return EvaluationOutputs(
+        _kubeflow_metrics(measured), gate_decision, ["low", "high"], measured.confusion, measured.roc
+    )
 
 
-def _earlier(checks: str | Path) -> list[Gate]:
+def _validation_gates(checks: str | Path) -> list[GateResult]:
     """Return the gates that validation judged before training; empty without a folder."""
     if not checks:
         return []
-    return decision.gates_of(storage.read_json(str(Path(checks, "gates.json"))))
+    return decision.gates_from_record(storage.read_json(str(Path(checks, "gates.json"))))
 
 
-def _for_kubeflow(measured: Measurements) -> dict[str, float]:
+def _kubeflow_metrics(measured: Measurements) -> dict[str, float]:
     """Return the finite metrics that Kubeflow's page shows, by name."""
     metrics = {f"test_{name}": estimate.value for name, estimate in measured.challenger.items()}
     metrics |= {f"test_champion_{name}": estimate.value for name, estimate in (measured.champion or {}).items()}
     metrics |= {f"test_difference_{name}": estimate.value for name, estimate in (measured.difference or {}).items()}
     metrics["test_photos"] = float(measured.photos)
-    return regression.finite(metrics)
+    return regression.finite_figures(metrics)
 
 
-def _write_results(results: Path, evaluation_results: Findings, settings: Evaluation) -> None:
+def _write_results(results: Path, evaluation_results: EvaluationResults, settings: Evaluation) -> None:
     record = {"settings": as_parameters(settings), **evaluation_results.numbers()}
-    storage.write_json(str(results / "metrics.json"), decision.plain(record))
-    table = evaluation_results.predictions.table(
+    storage.write_json(str(results / "metrics.json"), decision.to_json_value(record))
+    table = evaluation_results.predictions.to_table(
         evaluation_results.champion.votes if evaluation_results.champion else None
     )
     storage.write_bytes(
@@ -145,7 +150,7 @@ def _write_results(results: Path, evaluation_results: Findings, settings: Evalua
     )
 
 
-def _write_decision(gate_decision: Decision, metadata: Mapping[str, Any], results: Path, workspace: Workspace) -> None:
-    value = decision.record(gate_decision, **metadata)
+def _write_decision(gate_decision: Decision, metadata: Mapping[str, Any], results: Path, workspace: RunPaths) -> None:
+    value = decision.to_record(gate_decision, **metadata)
     for uri in (str(results / "decision.json"), workspace.decision):
         decision.write(uri, value)

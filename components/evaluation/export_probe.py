@@ -21,12 +21,12 @@ import numpy as np
 
 from components.evaluation import export_probe_worker
 from components.scorer.artifacts import litert_model, saved_model
-from components.scorer.artifacts.bundle import Bundle
+from components.scorer.artifacts.bundle import TrainedScorer
 from components.scorer.faces import embedder
 from components.scorer.metrics import regression
-from components.scorer.quoting import in_short
+from components.scorer.quoting import one_line
 from components.scorer.registry import integrity
-from components.scorer.run.decision import Gate, outcome
+from components.scorer.run.decision import GateResult, gate_outcome
 from components.scorer.settings import Evaluation, GateKey
 
 BATCH_TOLERANCE = 1e-4
@@ -41,7 +41,7 @@ _PACKAGES = Path(__file__).resolve().parents[2]  # PYTHONPATH entry, so that thi
 
 
 @dataclass(frozen=True)
-class Serving:
+class ExportProbeResult:
     """Result of the export probe; numbers that could not be measured are NaN.
 
     Attributes:
@@ -77,7 +77,9 @@ class Serving:
     error: str = ""
 
 
-def probe(bundle: Bundle, photos: Sequence[bytes], settings: Evaluation, name: str = "scorer") -> Serving:
+def probe(
+    bundle: TrainedScorer, photos: Sequence[bytes], settings: Evaluation, name: str = "scorer"
+) -> ExportProbeResult:
     """Export a scorer, load it in a fresh process without an accelerator, and measure its predictions.
 
     Args:
@@ -96,7 +98,7 @@ def probe(bundle: Bundle, photos: Sequence[bytes], settings: Evaluation, name: s
     if not photos:
         raise ValueError("expected photos to ask the exported scorer about, got none")
     batch_photos = list(islice(cycle(photos), max(len(photos), export_probe_worker.BATCH)))
-    result = Serving(len(batch_photos))
+    result = ExportProbeResult(len(batch_photos))
     with tempfile.TemporaryDirectory() as folder:
         exported, photo_folder, answer_file = (
             Path(folder, file_name) for file_name in ("model", "photos", "answers.json")
@@ -104,56 +106,56 @@ def probe(bundle: Bundle, photos: Sequence[bytes], settings: Evaluation, name: s
         print("serving: exporting the scorer", flush=True)
         try:
             saved_model.export(bundle, exported, name)
-            integrity.write(exported, {})
+            integrity.write_record(exported, {})
         except Exception as error:  # any layer of a network may fail to export
-            return replace(result, error=f"the scorer could not be exported: {in_short(error)}")
+            return replace(result, error=f"the scorer could not be exported: {one_line(error)}")
         faces = exported / litert_model.FOLDER / embedder.FOLDER
         result = replace(result, size_megabytes=_megabytes(exported), faces_megabytes=_megabytes(faces))
         photo_folder.mkdir()
         for index, photo in enumerate(batch_photos):
             (photo_folder / f"{index:06d}").write_bytes(photo)
         print(f"serving: asking a fresh process about {len(batch_photos)} photos", flush=True)
-        error = _fresh_process(exported, photo_folder, answer_file)
+        error = _run_worker(exported, photo_folder, answer_file)
         if not answer_file.exists():
             return replace(result, error=error or "the process ended without an answer")
         outputs = json.loads(answer_file.read_text())
-    return _measured(replace(result, error=error), outputs, bundle.score(batch_photos))
+    return _with_measurements(replace(result, error=error), outputs, bundle.score(batch_photos))
 
 
-def gates(serving: Serving, settings: Evaluation) -> list[Gate]:
+def gates(result: ExportProbeResult, settings: Evaluation) -> list[GateResult]:
     """Return the gates on loading, batch independence, agreement, latency and size; an unmeasured value fails."""
-    on_photos = f"on {serving.photos} photos"
+    on_photos = f"on {result.photos} photos"
     return [
-        _fresh(serving),
-        _limited(
-            "batch", "A photo's score does not depend on its batch", "largest difference", BATCH_TOLERANCE, serving,
-            serving.batch_difference,
-            f"photos alone and in batches of {export_probe_worker.BATCH} differ by {serving.batch_difference:.1e}"
+        _load_gate(result),
+        _limit_gate(
+            "batch", "A photo's score does not depend on its batch", "largest difference", BATCH_TOLERANCE, result,
+            result.batch_difference,
+            f"photos alone and in batches of {export_probe_worker.BATCH} differ by {result.batch_difference:.1e}"
             f" at most {on_photos}; {BATCH_TOLERANCE:g} is allowed.",
         ),
-        _limited(
+        _limit_gate(
             "agreement", "The exported scorer answers as the trained one", "largest difference", saved_model.TOLERANCE,
-            serving, serving.agreement_difference,
-            f"the exported and the trained scorer differ by {serving.agreement_difference:.1e} at most {on_photos};"
+            result, result.agreement_difference,
+            f"the exported and the trained scorer differ by {result.agreement_difference:.1e} at most {on_photos};"
             f" {saved_model.TOLERANCE:g} is allowed.",
         ),
-        _limited(
-            "latency", "Answers in time", "milliseconds, 95th percentile", settings.maximum_latency, serving,
-            serving.latency_95,
-            f"19 of 20 photos are answered within {serving.latency_95:.0f} ms (median {serving.latency_median:.0f} ms"
-            f"{_of(serving.faces_milliseconds, 'ms')}; {serving.photos} photos one at a time on this CPU);"
+        _limit_gate(
+            "latency", "Answers in time", "milliseconds, 95th percentile", settings.maximum_latency, result,
+            result.latency_95,
+            f"19 of 20 photos are answered within {result.latency_95:.0f} ms (median {result.latency_median:.0f} ms"
+            f"{_face_part(result.faces_milliseconds, 'ms')}; {result.photos} photos one at a time on this CPU);"
             f" {settings.maximum_latency:g} ms are allowed.",
         ),
-        _limited(
-            "size", "Is small enough to be served", "megabytes", settings.maximum_size, serving,
-            serving.size_megabytes,
-            f"the exported model has {serving.size_megabytes:.1f} MB{_of(serving.faces_megabytes, 'MB')};"
+        _limit_gate(
+            "size", "Is small enough to be served", "megabytes", settings.maximum_size, result,
+            result.size_megabytes,
+            f"the exported model has {result.size_megabytes:.1f} MB{_face_part(result.faces_megabytes, 'MB')};"
             f" {settings.maximum_size:g} MB are allowed.",
         ),
     ]  # fmt: skip
 
 
-def _of(faces: float, unit: str) -> str:
+def _face_part(faces: float, unit: str) -> str:
     """Return the part of a figure that is due to face detection and embedding, in words; empty if it is 0."""
     return f", of which {faces:.{0 if unit == 'ms' else 1}f} {unit} find and read the face" if faces else ""
 
@@ -162,7 +164,7 @@ def _megabytes(folder: Path) -> float:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
 
 
-def _fresh_process(exported: Path, photo_folder: Path, answer_file: Path) -> str:
+def _run_worker(exported: Path, photo_folder: Path, answer_file: Path) -> str:
     """Run the probe worker in a fresh process; return why it failed, in one line, or "" on success."""
     command = [sys.executable, "-m", export_probe_worker.__name__, str(exported), str(photo_folder), str(answer_file)]
     paths = [str(_PACKAGES), os.environ.get("PYTHONPATH", "")]
@@ -180,7 +182,7 @@ def _fresh_process(exported: Path, photo_folder: Path, answer_file: Path) -> str
     return f"it ended with exit status {completed.returncode}: {last.strip()[:300]}"
 
 
-def _measured(result: Serving, outputs: Mapping[str, Any], trained: np.ndarray) -> Serving:
+def _with_measurements(result: ExportProbeResult, outputs: Mapping[str, Any], trained: np.ndarray) -> ExportProbeResult:
     alone, batched = (
         {name: np.array(values) for name, values in outputs[mode].items()} for mode in ("alone", "together")
     )
@@ -188,8 +190,8 @@ def _measured(result: Serving, outputs: Mapping[str, Any], trained: np.ndarray) 
     milliseconds = [1000 * seconds for seconds in outputs["alone_seconds"]]
     return replace(
         result,
-        batch_difference=_largest(alone, batched),
-        agreement_difference=_largest(expected, batched),
+        batch_difference=_largest_difference(alone, batched),
+        agreement_difference=_largest_difference(expected, batched),
         load_seconds=outputs["load_seconds"],
         first_milliseconds=1000 * outputs["first_seconds"],
         latency_median=statistics.median(milliseconds),
@@ -200,12 +202,12 @@ def _measured(result: Serving, outputs: Mapping[str, Any], trained: np.ndarray) 
     )
 
 
-def _largest(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> float:
+def _largest_difference(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> float:
     """Return the largest absolute difference over all outputs; NaN if any output is NaN."""
     return float(np.max([np.abs(first[name] - second[name]).max() for name in first]))
 
 
-def _fresh(serving: Serving) -> Gate:
+def _load_gate(serving: ExportProbeResult) -> GateResult:
     passed = not serving.error
     reason = (
         f"a fresh process loaded the exported model in {serving.load_seconds:.1f} s and answered, with"
@@ -214,10 +216,14 @@ def _fresh(serving: Serving) -> Gate:
         else f"a fresh process did not serve the exported model: {serving.error}."
     )
     name = "Loads and answers in a fresh process"
-    return Gate("fresh_process", name, "seconds to load", serving.load_seconds, math.nan, outcome(passed), reason)
+    return GateResult(
+        "fresh_process", name, "seconds to load", serving.load_seconds, math.nan, gate_outcome(passed), reason
+    )
 
 
-def _limited(key: GateKey, name: str, metric: str, limit: float, serving: Serving, value: float, reason: str) -> Gate:
+def _limit_gate(
+    key: GateKey, name: str, metric: str, limit: float, serving: ExportProbeResult, value: float, reason: str
+) -> GateResult:
     if not math.isfinite(value):
         reason = f"it could not be measured ({serving.error or 'an answer is no number'}), and that fails."
-    return Gate(key, name, metric, value, limit, outcome(value <= limit), reason)
+    return GateResult(key, name, metric, value, limit, gate_outcome(value <= limit), reason)

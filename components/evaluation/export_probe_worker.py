@@ -13,12 +13,12 @@ import numpy as np
 from components.scorer.artifacts import saved_model
 
 BATCH = 32
-"""Batch size of the batched predictions, the default of ``Published.answers``."""
+"""Batch size of the batched predictions, the default of ``SavedModelScorer.predict``."""
 
 _WARM_UP = 3  # predictions before timing: the first predictions still trace and optimise the graph
 
 
-def answer(model: str, photos: Sequence[bytes]) -> dict[str, Any]:
+def measure_export(model: str, photos: Sequence[bytes]) -> dict[str, Any]:
     """Load an exported scorer, score photos one at a time and in batches, and measure the times.
 
     Args:
@@ -32,11 +32,13 @@ def answer(model: str, photos: Sequence[bytes]) -> dict[str, Any]:
         face inputs. ``memory_megabytes``: largest resident memory of this process.
     """
     scorer, load_seconds = _timed(lambda: saved_model.load(model))
-    first_seconds = _timed(lambda: scorer.answers([photos[0]]))[1]
-    alone, alone_seconds = _asked(scorer, photos, 1)
-    together, together_seconds = _asked(scorer, photos, BATCH)
+    first_seconds = _timed(lambda: scorer.predict([photos[0]]))[1]
+    alone, alone_seconds = _predict_batches(scorer, photos, 1)
+    together, together_seconds = _predict_batches(scorer, photos, BATCH)
     faces_seconds = (
-        [_timed(lambda photo=photo: scorer.read([photo]))[1] for photo in photos] if scorer.reads.faces else []
+        [_timed(lambda photo=photo: scorer.compute_face_inputs([photo]))[1] for photo in photos]
+        if scorer.face_input_spec.uses_faces
+        else []
     )
     unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes on macOS, kibibytes elsewhere (getrusage(2))
     return {
@@ -51,14 +53,14 @@ def answer(model: str, photos: Sequence[bytes]) -> dict[str, Any]:
     }
 
 
-def _asked(
-    scorer: saved_model.Published, photos: Sequence[bytes], size: int
+def _predict_batches(
+    scorer: saved_model.SavedModelScorer, photos: Sequence[bytes], size: int
 ) -> tuple[dict[str, list[Any]], list[float]]:
     """Return the predictions by output, and the duration of each batch in seconds."""
     batches = [list(photos[start : start + size]) for start in range(0, len(photos), size)]
     for _ in range(_WARM_UP):
-        scorer.answers(batches[0])
-    answers, seconds = zip(*(_timed(lambda batch=batch: scorer.answers(batch)) for batch in batches), strict=True)
+        scorer.predict(batches[0])
+    answers, seconds = zip(*(_timed(lambda batch=batch: scorer.predict(batch)) for batch in batches), strict=True)
     return {name: np.concatenate([outputs[name] for outputs in answers]).tolist() for name in answers[0]}, list(seconds)
 
 
@@ -70,6 +72,6 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 
 if __name__ == "__main__":
-    model, questions, answers = sys.argv[1:]
-    found = answer(model, [file.read_bytes() for file in sorted(Path(questions).iterdir())])
-    Path(answers).write_text(json.dumps(found))
+    model, photo_folder, answers = sys.argv[1:]
+    measurements = measure_export(model, [file.read_bytes() for file in sorted(Path(photo_folder).iterdir())])
+    Path(answers).write_text(json.dumps(measurements))

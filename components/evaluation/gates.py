@@ -5,24 +5,24 @@ import math
 from components.evaluation import export_probe
 from components.evaluation.checks import calibration, champion_comparison, robustness, slices
 from components.evaluation.checks.metric_estimates import Measurements
-from components.evaluation.results import Findings
-from components.scorer.run.decision import Gate, outcome
+from components.evaluation.results import EvaluationResults
+from components.scorer.run.decision import GateResult, gate_outcome
 from components.scorer.settings import Evaluation, GateKey
 
 
-def all_gates(found: Findings, settings: Evaluation) -> list[Gate]:
+def all_gates(results: EvaluationResults, settings: Evaluation) -> list[GateResult]:
     """Return all gates on the evaluation results, in the order of the report."""
     return [
-        *agreement(found.measured, found.calibration.fault, settings),
-        *calibration.gates(found.calibration, settings),
-        *champion_comparison.gates(found.comparison, found.champion, settings),
-        *slices.gates(found.slices, settings),
-        *robustness.gates(found.behaviours, settings),
-        *export_probe.gates(found.serving, settings),
+        *agreement_gates(results.measured, results.calibration.fault, settings),
+        *calibration.gates(results.calibration, settings),
+        *champion_comparison.gates(results.comparison, results.champion, settings),
+        *slices.gates(results.slices, settings),
+        *robustness.gates(results.robustness, settings),
+        *export_probe.gates(results.export_probe, settings),
     ]
 
 
-def agreement(measured: Measurements, fault: str, settings: Evaluation) -> list[Gate]:
+def agreement_gates(measured: Measurements, fault: str, settings: Evaluation) -> list[GateResult]:
     """Return the gates on the number of test photos and on the scorer's agreement with people (SRCC, EMD).
 
     Args:
@@ -30,29 +30,29 @@ def agreement(measured: Measurements, fault: str, settings: Evaluation) -> list[
         fault: Reason why a metric is undefined; empty if all are defined.
         settings: Evaluation settings with the thresholds.
     """
-    enough = Gate(
+    enough = GateResult(
         "test_photos",
         "Judged on enough photos",
         "test photos",
         measured.photos,
         settings.minimum_test_photos,
-        outcome(measured.photos >= settings.minimum_test_photos),
+        gate_outcome(measured.photos >= settings.minimum_test_photos),
         f"the test split has {measured.photos:,} photos; it has to have at least {settings.minimum_test_photos:,}.",
     )
     return [
         enough,
-        _within("srcc", "Ranks photos as people do", measured, fault, settings, at_least=settings.minimum_srcc),
-        _within("emd", "Votes as people do", measured, fault, settings, at_most=settings.maximum_emd),
+        _bound_gate("srcc", "Ranks photos as people do", measured, fault, settings, at_least=settings.minimum_srcc),
+        _bound_gate("emd", "Votes as people do", measured, fault, settings, at_most=settings.maximum_emd),
     ]
 
 
-_WORDS = {
+_METRIC_DESCRIPTIONS = {
     "srcc": "the rank correlation with people (SRCC)",
     "emd": "the distance between predicted and people's votes (EMD, score points)",
 }
 
 
-def _within(
+def _bound_gate(
     metric: GateKey,
     name: str,
     measured: Measurements,
@@ -60,16 +60,16 @@ def _within(
     settings: Evaluation,
     at_least: float = -math.inf,
     at_most: float = math.inf,
-) -> Gate:
+) -> GateResult:
     """Return a gate on one metric of the challenger, with a lower or an upper bound."""
     estimate = measured.challenger[metric]
     bound, threshold = ("at least", at_least) if at_least > -math.inf else ("at most", at_most)
     if not math.isfinite(estimate.value):
-        reason = f"{_WORDS[metric]} could not be computed ({fault}), and a missing metric fails."
-        return Gate(metric, name, metric.upper(), estimate.value, threshold, "failed", reason)
+        reason = f"{_METRIC_DESCRIPTIONS[metric]} could not be computed ({fault}), and a missing metric fails."
+        return GateResult(metric, name, metric.upper(), estimate.value, threshold, "failed", reason)
     reason = (
-        f"{_WORDS[metric]} is {estimate.value:.3f} ({estimate.interval(settings.confidence)} on"
+        f"{_METRIC_DESCRIPTIONS[metric]} is {estimate.value:.3f} ({estimate.interval(settings.confidence)} on"
         f" {measured.photos:,} photos); it has to be {bound} {threshold:g}."
     )
     passed = at_least <= estimate.value <= at_most
-    return Gate(metric, name, metric.upper(), estimate.value, threshold, outcome(passed), reason)
+    return GateResult(metric, name, metric.upper(), estimate.value, threshold, gate_outcome(passed), reason)

@@ -9,23 +9,23 @@ import numpy as np
 from markupsafe import Markup
 
 from components.evaluation import charts
-from components.evaluation.charts import Row
-from components.evaluation.checks.champion_comparison import Difference
-from components.evaluation.checks.job_and_norms import Told
+from components.evaluation.charts import ForestRow
+from components.evaluation.checks.champion_comparison import MetricDifference
+from components.evaluation.checks.job_and_norms import JobAndNormResults
 from components.evaluation.checks.metric_estimates import Estimate
 from components.evaluation.checks.predictions import Records
-from components.evaluation.checks.rater_ceiling import Ceiling
+from components.evaluation.checks.rater_ceiling import RaterCeiling
 from components.evaluation.checks.slices import Slice
-from components.evaluation.example_photos import Faces, gather, rankings
-from components.evaluation.results import Findings
-from components.scorer.artifacts.bundle import Bundle
+from components.evaluation.example_photos import ExamplePhotos, gather, rankings
+from components.evaluation.results import EvaluationResults
+from components.scorer.artifacts.bundle import TrainedScorer
 from components.scorer.fit.checkpoints import best_epoch
 from components.scorer.metrics import regression
 from components.scorer.report import learning_curves
-from components.scorer.report.page import Page, chart, gallery, mark, pair, photo, table, text, verdict
-from components.scorer.run.decision import Decision, Gate
+from components.scorer.report.page import Page, chart, gallery, mark, pair, paragraph, photo, table, verdict
+from components.scorer.run.decision import Decision, GateResult
 from components.scorer.settings import Evaluation
-from components.scorer.upload_norms.accuracy import Judgement
+from components.scorer.upload_norms.accuracy import NormAccuracy
 
 _METRICS = {
     "accuracy": (
@@ -43,71 +43,71 @@ _METRICS = {
 }
 """Display name and meaning of each metric."""
 
-_SIDE = 112  # pixels of a photo on the page
+_PHOTO_SIDE = 112  # pixels of a photo on the page
 
 
 def write_report(
     file: str | Path,
-    found: Findings,
+    results: EvaluationResults,
     decision: Decision,
-    scorer: Bundle,
+    scorer: TrainedScorer,
     records: Records,
     settings: Evaluation,
-    about: Mapping[str, Any],
+    metadata: Mapping[str, Any],
 ) -> None:
     """Write the HTML report.
 
     Args:
         file: Path of the HTML page.
-        found: Results of the evaluation.
+        results: Results of the evaluation.
         decision: Verdict and gates.
         scorer: The challenger, for its heat maps, face inputs and learning curves.
         records: Records of the test split, for the photos shown.
         settings: Evaluation settings.
-        about: Metadata of the run, the data, the scorer and the code, by name.
+        metadata: Metadata of the run, the data, the scorer and the code, by name.
     """
-    examples = gather(found, scorer, records, settings)
-    page = Page(f"Evaluation of {about['model']}", f"{found.measured.photos:,} photos of the test split.")
+    examples = gather(results, scorer, records, settings)
+    page = Page(f"Evaluation of {metadata['model']}", f"{results.measured.photos:,} photos of the test split.")
     page.section("", *_verdict(decision))
     # Gates that did not pass come first; the sort is stable.
     page.section("Gates", table([_gate_row(gate) for gate in sorted(decision.gates, key=_passed)]))
-    page.section("Metrics", *_metrics(found, settings))
-    page.section("Scorer and people", *_agreement(found))
-    if found.comparison:
-        page.section("Against the champion", *_against(found, settings))
-    if found.slices.slices:
-        page.section("By attribute", *_by_attribute(found.slices.slices, settings))
-    if found.told.effects:
-        page.section("With the job told", *_told_the_job(found.told, settings))
-    page.section("Upload norms", *_norms(found.told.norms))
-    page.section("On changed photos", *_behaviour(found, examples, settings, bool(scorer.sight)))
-    page.section("As it is served", *_serving(found))
-    page.section("Faces", text(scorer.reads))
+    page.section("Metrics", *_metrics(results, settings))
+    page.section("Scorer and people", *_agreement(results))
+    if results.comparison:
+        page.section("Against the champion", *_champion_comparison(results, settings))
+    if results.slices.slices:
+        page.section("By attribute", *_by_attribute(results.slices.slices, settings))
+    if results.job_and_norms.effects:
+        page.section("With the job told", *_job_effects(results.job_and_norms, settings))
+    page.section("Upload norms", *_norms(results.job_and_norms.norms))
+    page.section("On changed photos", *_behaviour(results, examples, settings, bool(scorer.model_inputs)))
+    page.section("As it is served", *_serving(results))
+    page.section("Faces", paragraph(scorer.face_summary))
     page.section("Learning curves", *_learning(scorer))
     if examples.heat:
         page.section("Photos", "Beside each photo: orange places raise its score, purple ones lower it.")
-    for title, indices in rankings(found).items():
-        page.section(title, *_photos(found, indices, examples, moved="champion" in title))
+    for title, indices in rankings(results).items():
+        page.section(title, *_photos(results, indices, examples, moved="champion" in title))
     if not settings.show_photos:
         page.section("", "The photos are not shown: show_photos is off, since they are people's faces.")
-    page.section("Origin", table([{"what": name.replace("_", " "), "value": str(about[name])} for name in about]))
+    page.section("Origin", table([{"what": name.replace("_", " "), "value": str(metadata[name])} for name in metadata]))
     page.write(file)
 
 
 def _verdict(decision: Decision) -> list[Markup]:
     ok = {"publish": True, "refused": False}.get(decision.verdict)
-    blocks = [verdict(ok, decision.summary), *(text(reason) for reason in decision.reasons)]
+    blocks = [verdict(ok, decision.summary), *(paragraph(reason) for reason in decision.reasons)]
     if decision.warnings:
-        blocks.append(text("Warnings, which do not keep it from being published:"))
-        blocks += [text(warning) for warning in decision.warnings]
+        blocks.append(paragraph("Warnings, which do not keep it from being published:"))
+        blocks += [paragraph(warning) for warning in decision.warnings]
     return blocks
 
 
-def _passed(gate: Gate) -> bool:
+def _passed(gate: GateResult) -> bool:
     return gate.verdict == "passed"
 
 
-def _gate_row(gate: Gate) -> dict[str, Any]:
+def _gate_row(gate: GateResult) -> dict[str, Any]:
     ok = {"passed": True, "failed": False}.get(gate.verdict)
     warns = gate.severity == "warn" and not ok
     return {
@@ -118,14 +118,14 @@ def _gate_row(gate: Gate) -> dict[str, Any]:
     }
 
 
-def _metrics(results: Findings, settings: Evaluation) -> list[Markup]:
+def _metrics(results: EvaluationResults, settings: Evaluation) -> list[Markup]:
     """Return the table of metrics of scorer, champion and people, and the table of their meanings."""
     measured = results.measured
     columns = {"scorer": measured.challenger, "champion": measured.champion, "difference": measured.difference}
     rows = [
         {"metric": title}
-        | {scorer_name: _estimate(values[name]) for scorer_name, values in columns.items() if values}
-        | _people(results.ceiling, name)
+        | {scorer_name: _format_estimate(values[name]) for scorer_name, values in columns.items() if values}
+        | _ceiling_columns(results.ceiling, name)
         for name, (title, _) in _METRICS.items()
     ]
     meanings = [
@@ -134,12 +134,12 @@ def _metrics(results: Findings, settings: Evaluation) -> list[Markup]:
     ]
     blocks = [table(rows)]
     if results.champion is None:
-        blocks.append(text("There is no champion to compare with yet."))
+        blocks.append(paragraph("There is no champion to compare with yet."))
     elif results.champion.error:
-        blocks.append(text(f"Without a comparison, as {results.champion.title} could not be scored."))
+        blocks.append(paragraph(f"Without a comparison, as {results.champion.title} could not be scored."))
     if results.ceiling:
         blocks.append(
-            text(
+            paragraph(
                 f"People do not fully agree either ({results.ceiling.raters:.0f} of them a photo). The ceiling is what"
                 " a scorer reaches that knows every photo's true mean, from halves of the raters (Spearman-Brown);"
                 " one human is a single rater against the mean of the others."
@@ -149,16 +149,16 @@ def _metrics(results: Findings, settings: Evaluation) -> list[Markup]:
         f"Below each number is its {100 * settings.confidence:g} % interval over {settings.bootstrap:,} draws of"
         f" {measured.photos:,} photos with replacement; a difference is taken on the same draws."
     )
-    return [*blocks, text(words), table(meanings)]
+    return [*blocks, paragraph(words), table(meanings)]
 
 
-def _people(ceiling: Ceiling | None, metric: str) -> dict[str, float | None]:
+def _ceiling_columns(ceiling: RaterCeiling | None, metric: str) -> dict[str, float | None]:
     if ceiling is None:
         return {}
     return {"one human": ceiling.human.get(metric), "ceiling": ceiling.perfect.get(metric)}
 
 
-def _agreement(results: Findings) -> list[Markup]:
+def _agreement(results: EvaluationResults) -> list[Markup]:
     votes, calibrated = results.champion.votes if results.champion else None, results.calibration
     points = [(item.predicted, item.people, item.low, item.high) for item in calibrated.bins]
     words = (
@@ -173,17 +173,17 @@ def _agreement(results: Findings) -> list[Markup]:
                 chart(charts.distributions(results.predictions, votes), "How often each mean score is given"),
             ]
         ),
-        text(words),
+        paragraph(words),
     ]
 
 
-def _against(results: Findings, settings: Evaluation) -> list[Markup]:
+def _champion_comparison(results: EvaluationResults, settings: Evaluation) -> list[Markup]:
     compared = results.comparison
     differences = {"SRCC": compared.srcc, "LCC": compared.lcc, "EMD": compared.emd}
     rows = [
-        Row(name, difference.value, difference.low, difference.high)
+        ForestRow(name, difference.value, difference.low, difference.high)
         if name != "EMD"  # a smaller EMD is better: its sign is changed, so that better is to the right in every row
-        else Row(f"{name}, less of it", -difference.value, -difference.high, -difference.low)
+        else ForestRow(f"{name}, less of it", -difference.value, -difference.high, -difference.low)
         for name, difference in differences.items()
     ]
     numbers = [
@@ -191,10 +191,10 @@ def _against(results: Findings, settings: Evaluation) -> list[Markup]:
             "metric": name,
             "scorer": difference.challenger,
             "champion": difference.champion,
-            "difference": _estimate(Estimate(difference.value, difference.low, difference.high)),
-            "sure to be": _bound(name, difference),
+            "difference": _format_estimate(Estimate(difference.value, difference.low, difference.high)),
+            "sure to be": _bound_text(name, difference),
             "Williams p": difference.williams.p if difference.williams else None,
-            "photos needed": _whole(difference.photos_needed),
+            "photos needed": _whole_number(difference.photos_needed),
         }
         for name, difference in differences.items()
     ]
@@ -205,16 +205,16 @@ def _against(results: Findings, settings: Evaluation) -> list[Markup]:
         " equal to the champion would be told from one that is worse by the margin."
     )
     drawn = charts.forest(rows, "gain over the champion (to the right: better)")
-    return [chart(drawn, "Gain over the champion with intervals"), table(numbers), text(words)]
+    return [chart(drawn, "Gain over the champion with intervals"), table(numbers), paragraph(words)]
 
 
-def _bound(metric: str, difference: Difference) -> str:
+def _bound_text(metric: str, difference: MetricDifference) -> str:
     """Return the one-sided bound that the metric's gate tests, in words."""
     below, value = ("at most", difference.upper) if metric == "EMD" else ("at least", difference.lower)
     return f"{below} {value:+.3f}" if np.isfinite(value) else "unknown"
 
 
-def _whole(number: float) -> str | None:
+def _whole_number(number: float) -> str | None:
     return f"{number:,.0f}" if np.isfinite(number) else None
 
 
@@ -223,14 +223,14 @@ def _by_attribute(slices: Sequence[Slice], settings: Evaluation) -> list[Markup]
     blocks = []
     if judged:
         rows = [
-            Row(item.title, *astuple(item.gap), fault=abs(item.gap.value) > settings.maximum_slice_gap)
+            ForestRow(item.title, *astuple(item.gap), fault=abs(item.gap.value) > settings.maximum_slice_gap)
             for item in judged
         ]
         band = (-settings.maximum_slice_gap, settings.maximum_slice_gap)
         drawn = charts.forest(rows, "scored too low (below 0) or too high, score points", band)
         blocks.append(chart(drawn, "How far each slice is scored too low or too high"))
     blocks.append(
-        text(
+        paragraph(
             "The gap is how far photos of a slice are scored too low or too high beside all others, after people's own"
             " ratings are allowed for; its interval is corrected for the number of slices. Same opinion compares photos"
             " that people rate alike. A mean error above 0 says that the scorer is kinder than people. Slices of fewer"
@@ -244,11 +244,11 @@ def _by_attribute(slices: Sequence[Slice], settings: Evaluation) -> list[Markup]
                 "photos": item.photos,
                 "people": item.people,
                 "scorer": item.scorer,
-                "SRCC": _estimate(item.metrics["srcc"]),
-                "MAE": _estimate(item.metrics["mae"]),
-                "mean error": _estimate(item.metrics["bias"]),
-                "same opinion": _estimate(item.adjusted),
-                "gap": _estimate(item.gap),
+                "SRCC": _format_estimate(item.metrics["srcc"]),
+                "MAE": _format_estimate(item.metrics["mae"]),
+                "mean error": _format_estimate(item.metrics["bias"]),
+                "same opinion": _format_estimate(item.adjusted),
+                "gap": _format_estimate(item.gap),
             }
             for item in slices
             if item.attribute == attribute
@@ -257,16 +257,16 @@ def _by_attribute(slices: Sequence[Slice], settings: Evaluation) -> list[Markup]
     return blocks
 
 
-def _told_the_job(results: Told, settings: Evaluation) -> list[Markup]:
+def _job_effects(results: JobAndNormResults, settings: Evaluation) -> list[Markup]:
     """Return the section on the effect of the job input."""
     rows = [
         {"job": item.job, "photos": item.photos, "telling it moves the score by": f"{item.moved:+.2f}",
          "people differ from the untold score by": f"{item.people:+.2f}"}
         for item in results.effects
     ]  # fmt: skip
-    blocks = [text("The gates judge the scorer without the job. Told it, on the photos whose job is known:")]
+    blocks = [paragraph("The gates judge the scorer without the job. Told it, on the photos whose job is known:")]
     if results.comparison is None:
-        blocks.append(text("too few photos to compare."))
+        blocks.append(paragraph("too few photos to compare."))
     else:
         differences = {name: getattr(results.comparison, name) for name in ("srcc", "lcc", "emd")}
         blocks.append(
@@ -287,10 +287,10 @@ def _told_the_job(results: Told, settings: Evaluation) -> list[Markup]:
     return [*blocks, table(rows)]
 
 
-def _norms(judged: Sequence[Judgement]) -> list[Markup]:
+def _norms(judged: Sequence[NormAccuracy]) -> list[Markup]:
     """Return the table of the norms' precision and recall, for norms with true values in the data set."""
     if not judged:
-        return [text("No column of the data knows whether a photo keeps a norm: their precision cannot be told.")]
+        return [paragraph("No column of the data knows whether a photo keeps a norm: their precision cannot be told.")]
     two_digits = "{:.2f}".format
     return [
         table(
@@ -310,10 +310,12 @@ def _norms(judged: Sequence[Judgement]) -> list[Markup]:
     ]
 
 
-def _behaviour(results: Findings, examples: Faces, settings: Evaluation, has_face_inputs: bool) -> list[Markup]:
-    behaviours = results.behaviours
+def _behaviour(
+    results: EvaluationResults, examples: ExamplePhotos, settings: Evaluation, has_face_inputs: bool
+) -> list[Markup]:
+    behaviours = results.robustness
     rows = [
-        Row(
+        ForestRow(
             response.change,
             response.mean,
             response.low,
@@ -323,7 +325,7 @@ def _behaviour(results: Findings, examples: Faces, settings: Evaluation, has_fac
         for response in behaviours.responses
     ]
     blocks = [
-        text(
+        paragraph(
             f"{len(behaviours.before)} test photos, changed: what makes a photo worse must not raise its score, and"
             " what nobody sees must not move it."
         ),
@@ -332,25 +334,25 @@ def _behaviour(results: Findings, examples: Faces, settings: Evaluation, has_fac
     if behaviours.perturbation:
         attack = behaviours.perturbation
         blocks.append(
-            text(
+            paragraph(
                 f"Made for this scorer by its own gradient, a change that nobody sees (at most {attack.budget:g} of 255"
                 f" a pixel, {attack.steps} steps) moves {len(attack.before)} of them from {np.mean(attack.before):.2f}"
-                f" to {np.mean(attack.after):.2f} on average.{_HELD if has_face_inputs else ''}"
+                f" to {np.mean(attack.after):.2f} on average.{_FIXED_FACE_NOTE if has_face_inputs else ''}"
             )
         )
     return [*blocks, *_enhancement(examples)]
 
 
-_HELD = " What is read of the face is held while the photo changes."
+_FIXED_FACE_NOTE = " What is read of the face is held while the photo changes."
 
 
-def _enhancement(examples: Faces) -> list[Markup]:
+def _enhancement(examples: ExamplePhotos) -> list[Markup]:
     """Return the section on gradient ascent (a hundred steps, without a bound on the change); empty without one."""
     if examples.enhancement is None:
         return []
     before, after = examples.enhancement[0], examples.enhancement[-1]
     blocks = [
-        text(
+        paragraph(
             f"Enhanced for a higher score in {len(examples.enhancement) - 1} steps without such a bound, {len(before)}"
             f" photos of middling score go from {before.mean():.2f} to {after.mean():.2f}. Most of that is noise made"
             " for this network, so it says how easily the score is fooled, and is no advice to anybody."
@@ -361,7 +363,12 @@ def _enhancement(examples: Faces) -> list[Markup]:
         blocks.append(
             gallery(
                 [
-                    pair([photo(image_before, f"{start:.2f}", _SIDE), photo(image_after, f"{end:.2f} enhanced", _SIDE)])
+                    pair(
+                        [
+                            photo(image_before, f"{start:.2f}", _PHOTO_SIDE),
+                            photo(image_after, f"{end:.2f} enhanced", _PHOTO_SIDE),
+                        ]
+                    )
                     for (image_before, image_after), start, end in zip(examples.enhanced, before, after, strict=True)
                 ]
             )
@@ -369,10 +376,10 @@ def _enhancement(examples: Faces) -> list[Markup]:
     return blocks
 
 
-def _serving(results: Findings) -> list[Markup]:
-    result = results.serving
+def _serving(results: EvaluationResults) -> list[Markup]:
+    result = results.export_probe
     if result.error:
-        return [text(f"The exported model did not answer as it should: {result.error}.")]
+        return [paragraph(f"The exported model did not answer as it should: {result.error}.")]
     rows = {
         "one photo, median": (result.latency_median, "ms"),
         "one photo, 95th percentile": (result.latency_95, "ms"),
@@ -383,10 +390,10 @@ def _serving(results: Findings) -> list[Markup]:
     }
     words = f"The exported model in a fresh process on this step's CPU, asked about {result.photos} photos."
     shown = [{"what": label, "value": f"{value:,.1f} {unit}"} for label, (value, unit) in rows.items()]
-    return [text(words), table(shown)]
+    return [paragraph(words), table(shown)]
 
 
-def _learning(scorer: Bundle) -> list[Markup]:
+def _learning(scorer: TrainedScorer) -> list[Markup]:
     """Return the loss curves by epoch, for the head's phase and for the whole network's phase."""
     history = scorer.history
     phases = {
@@ -401,10 +408,10 @@ def _learning(scorer: Bundle) -> list[Markup]:
         for phase, of_phase in phases.items()
         if all(of_phase.values()) and len(of_phase["loss"]) > 1
     ]
-    return [gallery(drawn)] if drawn else [text("There is no curve: no phase of the training had several epochs.")]
+    return [gallery(drawn)] if drawn else [paragraph("There is no curve: no phase of the training had several epochs.")]
 
 
-def _photos(results: Findings, indices: Sequence[int], examples: Faces, moved: bool) -> list[Markup]:
+def _photos(results: EvaluationResults, indices: Sequence[int], examples: ExamplePhotos, moved: bool) -> list[Markup]:
     """Return photos beside their heat maps if photos may be shown, else a table."""
     predictions = results.predictions
     truth, predicted = regression.mean_scores(predictions.truth), regression.mean_scores(predictions.scorer)
@@ -415,7 +422,7 @@ def _photos(results: Findings, indices: Sequence[int], examples: Faces, moved: b
             {
                 "photo": predictions.photo_ids[index],
                 "people": truth[index],
-                "people's deviation": regression.deviations(predictions.truth[index : index + 1])[0],
+                "people's deviation": regression.vote_deviations(predictions.truth[index : index + 1])[0],
                 **({"champion": before[index]} if before is not None else {}),
                 "scorer": predicted[index],
             }
@@ -429,15 +436,15 @@ def _photos(results: Findings, indices: Sequence[int], examples: Faces, moved: b
         shown.append(
             pair(
                 [
-                    photo(examples.photos[name], f"people {truth[index]:.2f}{champion_text}", _SIDE),
-                    photo(examples.heat[name], f"scorer {predicted[index]:.2f}", _SIDE),
+                    photo(examples.photos[name], f"people {truth[index]:.2f}{champion_text}", _PHOTO_SIDE),
+                    photo(examples.heat[name], f"scorer {predicted[index]:.2f}", _PHOTO_SIDE),
                 ]
             )
         )
     return [gallery(shown)]
 
 
-def _estimate(estimate: Estimate) -> Markup | None:
+def _format_estimate(estimate: Estimate) -> Markup | None:
     """Format a value with its interval below; None if the value is not finite."""
     if not np.isfinite(estimate.value):
         return None

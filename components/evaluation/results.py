@@ -17,22 +17,22 @@ from components.evaluation.checks import (
 )
 from components.evaluation.checks.calibration import Calibration
 from components.evaluation.checks.champion_comparison import Comparison
-from components.evaluation.checks.champion_predictions import Champion, score_champion
-from components.evaluation.checks.job_and_norms import Told
+from components.evaluation.checks.champion_predictions import ChampionPredictions, score_champion
+from components.evaluation.checks.job_and_norms import JobAndNormResults
 from components.evaluation.checks.metric_estimates import Measurements, measure
 from components.evaluation.checks.predictions import Predictions, Records, predict
-from components.evaluation.checks.rater_ceiling import Ceiling
-from components.evaluation.checks.robustness import Behaviours
-from components.evaluation.checks.slices import Slices
-from components.evaluation.export_probe import Serving
-from components.scorer.artifacts.bundle import Bundle
+from components.evaluation.checks.rater_ceiling import RaterCeiling
+from components.evaluation.checks.robustness import RobustnessResults
+from components.evaluation.checks.slices import SliceResults
+from components.evaluation.export_probe import ExportProbeResult
+from components.scorer.artifacts.bundle import TrainedScorer
 from components.scorer.settings import Evaluation
 
-_SERVED = 32  # photos for the export probe: one full batch
+_PROBE_PHOTOS = 32  # photos for the export probe: one full batch
 
 
 @dataclass(frozen=True)
-class Findings:
+class EvaluationResults:
     """Results of the evaluation by topic.
 
     Attributes:
@@ -41,24 +41,24 @@ class Findings:
         measured: Metrics of scorer and champion on the test split.
         comparison: Paired comparison of both; None without a champion that could be scored.
         slices: Metrics by attribute.
-        told: Effect of the job input, and accuracy of the upload norms.
+        job_and_norms: Effect of the job input, and accuracy of the upload norms.
         calibration: Calibration and spread of the mean scores.
         ceiling: Agreement of people; None if it cannot be estimated from the votes.
-        behaviours: Robustness on changed photos.
-        serving: Probe of the exported model.
+        robustness: Robustness on changed photos.
+        export_probe: Probe of the exported model.
         seconds: Duration of each part by its name.
     """
 
     predictions: Predictions
-    champion: Champion | None
+    champion: ChampionPredictions | None
     measured: Measurements
     comparison: Comparison | None
-    slices: Slices
-    told: Told
+    slices: SliceResults
+    job_and_norms: JobAndNormResults
     calibration: Calibration
-    ceiling: Ceiling | None
-    behaviours: Behaviours
-    serving: Serving
+    ceiling: RaterCeiling | None
+    robustness: RobustnessResults
+    export_probe: ExportProbeResult
     seconds: dict[str, float]
 
     def numbers(self) -> dict[str, Any]:
@@ -67,16 +67,18 @@ class Findings:
             **vars(self.measured),
             "comparison": self.comparison,
             "slices": self.slices,
-            "told": self.told,
+            "told": self.job_and_norms,
             "calibration": self.calibration,
             "ceiling": self.ceiling,
-            "behaviour": self.behaviours,
-            "serving": self.serving,
+            "behaviour": self.robustness,
+            "serving": self.export_probe,
             "seconds": self.seconds,
         }
 
 
-def find(scorer: Bundle, records: Records, total: int, models: str, name: str, settings: Evaluation) -> Findings:
+def evaluate_scorer(
+    scorer: TrainedScorer, records: Records, total: int, models: str, name: str, settings: Evaluation
+) -> EvaluationResults:
     """Run all measurements on a scorer.
 
     Args:
@@ -93,14 +95,14 @@ def find(scorer: Bundle, records: Records, total: int, models: str, name: str, s
     clock = _Clock()
     with clock("scoring"):
         predictions = predict(records, scorer, total)
-    slices.check(slices.by_attribute(predictions), settings)  # fails before minutes are spent
+    slices.check_crossings(slices.slicing_attributes(predictions), settings)  # fails before minutes are spent
     with clock("champion"):
         champion = score_champion(models, name, records, total)
     votes = champion.votes if champion else None
     with clock("metrics"):
         measured = measure(predictions, votes, settings)
         calibrated = calibration.calibrate(predictions, settings)
-        highest = rater_ceiling.ceiling(predictions.truth, predictions.raters, settings)
+        highest = rater_ceiling.measure_ceiling(predictions.truth, predictions.raters, settings)
     with clock("comparison"):
         compared = None
         if votes is not None:
@@ -108,15 +110,15 @@ def find(scorer: Bundle, records: Records, total: int, models: str, name: str, s
                 predictions.truth, predictions.scorer, votes, settings, groups=predictions.groups
             )
     with clock("slices"):
-        sliced = slices.slice_all(predictions, settings)
+        sliced = slices.measure_slices(predictions, settings)
     with clock("job and norms"):
-        job_effects = job_and_norms.find(scorer, records, predictions, settings)
-    sample = robustness.sample(records, total, settings)
+        job_effects = job_and_norms.evaluate_job_and_norms(scorer, records, predictions, settings)
+    sample = robustness.sample_photos(records, total, settings)
     with clock("behaviour"):
-        behaviours = robustness.observe(sample, scorer, settings)
+        behaviours = robustness.measure_robustness(sample, scorer, settings)
     with clock("serving"):
-        export_result = export_probe.probe(scorer, sample[:_SERVED], settings, name)
-    return Findings(
+        export_result = export_probe.probe(scorer, sample[:_PROBE_PHOTOS], settings, name)
+    return EvaluationResults(
         predictions,
         champion,
         measured,
@@ -138,7 +140,7 @@ class _Clock:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def __call__(self, what: str) -> Iterator[None]:
+    def __call__(self, label: str) -> Iterator[None]:
         began = time.monotonic()
         yield
-        self.seconds[what] = time.monotonic() - began
+        self.seconds[label] = time.monotonic() - began

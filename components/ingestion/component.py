@@ -54,17 +54,17 @@ def ingestion(
     What later steps are going to need is looked at first, while nothing has been paid for but this step's CPUs.
     """
     parameters = dict(locals())
-    from components.scorer.run.step_status import step
+    from components.scorer.run.step_status import record_step
 
-    with step("ingestion", workspace, report.uri) as run_paths:
+    with record_step("ingestion", workspace, report.uri) as run_paths:
         from components.ingestion.ingest import ingest
-        from components.scorer.parameters import among, from_parameters
-        from components.scorer.run.preflight import examine
+        from components.scorer.parameters import from_parameters, select_parameters
+        from components.scorer.run.preflight import run_checks
         from components.scorer.settings import Faces, Ingestion
 
-        settings = from_parameters(Ingestion, **among(parameters, Ingestion))
-        faces = from_parameters(Faces, **among(parameters, Faces))
-        for line in examine(parameters, dataset.path):
+        settings = from_parameters(Ingestion, **select_parameters(parameters, Ingestion))
+        faces = from_parameters(Faces, **select_parameters(parameters, Faces))
+        for line in run_checks(parameters, dataset.path):
             if line.startswith("accelerator"):  # what is right is no news, what the cluster has at the moment is
                 print(f"ingestion: {line}", flush=True)
         summary = ingest(
@@ -92,9 +92,9 @@ def examine(parameters: Mapping[str, Any]) -> str:
         FileNotFoundError: An input does not exist.
         ValueError: The ratings cannot be used; the message is that of the ingestion step.
     """
-    from components.ingestion.ingest import examine
-    from components.scorer.parameters import among, from_parameters
+    from components.ingestion.ingest import check_inputs
+    from components.scorer.parameters import from_parameters, select_parameters
     from components.scorer.settings import Ingestion
 
     named = [parameters.get(name, "") for name in ("photos", "ratings", "unlabelled", "attributes")]
-    return examine(*named, from_parameters(Ingestion, **among(dict(parameters), Ingestion)))
+    return check_inputs(*named, from_parameters(Ingestion, **select_parameters(dict(parameters), Ingestion)))

@@ -21,7 +21,7 @@ REASONS = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class Exclusion:
     """One excluded photo or rating.
 
     Attributes:

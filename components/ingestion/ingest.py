@@ -16,23 +16,23 @@ import numpy as np
 import pandas as pd
 
 from components.ingestion import split_assignment
-from components.ingestion.exclusions import REASONS, LeftOut
-from components.ingestion.input_listing import Inputs, read_inputs
+from components.ingestion.exclusions import REASONS, Exclusion
+from components.ingestion.input_listing import InputListing, read_inputs
 from components.ingestion.photos import photo_inspection
-from components.ingestion.photos.face_crops import shown_faces
-from components.ingestion.ratings.ratings import SCHEMAS, VOTES, Ratings, read_ratings
-from components.ingestion.report import page
-from components.ingestion.summary import Outcome, Side
+from components.ingestion.photos.face_crops import example_faces
+from components.ingestion.ratings.ratings import SCHEMAS, VOTE_COLUMNS, Ratings, read_ratings
+from components.ingestion.report import build_page
+from components.ingestion.summary import IngestionSummary, PoolSummary
 from components.scorer import storage
 from components.scorer.faces import analyzer, embedder, weight_files
 from components.scorer.metrics import rater_agreement
-from components.scorer.run.paths import Workspace
+from components.scorer.run.paths import RunPaths
 from components.scorer.settings import Faces, Ingestion
 
 SHARD_BYTES = 64 * 2**20
 """Bytes of photos in a shard: few files, but enough to read or write several in parallel."""
 
-ADVICE = MappingProxyType(
+REMEDIES = MappingProxyType(
     {
         "unreadable": "check that the photos were copied whole",
         "bomb": "save these photos smaller, or raise maximum_pixels if it is their number of pixels alone",
@@ -47,12 +47,12 @@ ADVICE = MappingProxyType(
 )
 """Remedy for each exclusion reason."""
 
-_MADE = ("tfds:", "sample:")  # sources whose photos are downloaded or drawn
+_SCRATCH_SCHEMES = ("tfds:", "sample:")  # sources whose photos are downloaded or drawn
 
 NO_FACES = Faces()
 """Settings that turn face analysis off."""
 
-_HARMLESS = "near a rated photo"  # not a fault of the input: a folder of all photos contains the rated ones
+_EXPECTED_REASON = "near a rated photo"  # not a fault of the input: a folder of all photos contains the rated ones
 
 
 def ingest(
@@ -63,7 +63,7 @@ def ingest(
     *,
     unlabelled: str = "",
     attributes: str = "",
-    workspace: Workspace,
+    workspace: RunPaths,
     settings: Ingestion,
     faces: Faces = NO_FACES,
     show_photos: bool = False,
@@ -91,44 +91,46 @@ def ingest(
 
     Raises:
         FileNotFoundError: An input does not exist.
-        ValueError: The input or the weights are invalid, more photos are excluded than ``settings.maximum_left_out``
-            allows, or a split has no photos. Nothing is written or registered then. Only in the second case the list of
-            exclusions is written. No message names a photo.
+        ValueError: The input or the weights are invalid, more photos are excluded than
+            ``parse_settings.maximum_left_out`` allows, or a split has no photos. Nothing is written or registered then.
+            Only in the second case the list of exclusions is written. No message names a photo.
     """
     with _scratch(dataset, workspace, settings) as (spool, sources, weights_folder):
         face_weights = weight_files.prepare(faces, weights_folder)
-        shared_weights = _reachable(weights_folder, face_weights, spool) if face_weights else ""
+        shared_weights = _share_face_weights(weights_folder, face_weights, spool) if face_weights else ""
         inputs = read_inputs(photos, ratings, unlabelled, attributes, sources, settings)
         _check_inputs(inputs, settings, workspace.left_out)
-        table, left_out = _inspected(inputs, spool, settings, shared_weights)
+        table, left_out = _inspect_photos(inputs, spool, settings, shared_weights)
 
-        def check(assigned: split_assignment.Assigned) -> None:
-            for name, pool in zip(("rated", "unlabelled"), _sides(inputs, left_out, assigned.left_out), strict=True):
-                _check_left_out(name, pool, settings, workspace.left_out, inputs.hint)
+        def check(assigned: split_assignment.SplitAssignment) -> None:
+            for name, pool in zip(
+                ("rated", "unlabelled"), _summarize_pools(inputs, left_out, assigned.left_out), strict=True
+            ):
+                _check_exclusions(name, pool, settings, workspace.left_out, inputs.mismatch_hint)
             _check_splits(assigned.table, settings)
 
         assigned = split_assignment.register_and_assign(workspace.splits, table, settings, check)
-        rated_pool, unlabelled_pool = _sides(inputs, left_out, assigned.left_out)
-        summary = Outcome(
-            schema=inputs.rated.schema,
+        rated_pool, unlabelled_pool = _summarize_pools(inputs, left_out, assigned.left_out)
+        summary = IngestionSummary(
+            schema=inputs.ratings.schema,
             table=assigned.table,
             attributes=inputs.attributes,
             rated=rated_pool,
             unlabelled=unlabelled_pool,
-            reliability=_reliability(inputs.rated, assigned.table),
-            notes=[*inputs.notes, *_drawn_validation(table, assigned.table)],
+            reliability=_reliability(inputs.ratings, assigned.table),
+            notes=[*inputs.notes, *_validation_note(table, assigned.table)],
             settings=settings,
-            people=_people(inputs.rated, assigned.table),
-            faces=face_weights,
+            rater_count=_rater_count(inputs.ratings, assigned.table),
+            face_weights=face_weights,
         )
-        report_page = page(summary, shown_faces(summary) if face_weights and show_photos else None)
+        report_page = build_page(summary, example_faces(summary) if face_weights and show_photos else None)
         _write(dataset, summary, spool, weights_folder if face_weights else "")
         report_page.write(report)
-    return summary.figures() | {"fingerprint": summary.fingerprint}
+    return summary.metrics() | {"fingerprint": summary.fingerprint}
 
 
 @contextmanager
-def _scratch(dataset: str, workspace: Workspace, settings: Ingestion) -> Iterator[tuple[str, str, str]]:
+def _scratch(dataset: str, workspace: RunPaths, settings: Ingestion) -> Iterator[tuple[str, str, str]]:
     """Yield addresses for the inspected photos, for materialised sources, and for the face weights.
 
     The files stay after an interruption, for the next attempt. They are removed after faulty input, so that the next
@@ -152,16 +154,16 @@ def _remove(spool: str, *local: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _reachable(weights_folder: str, face_weights: dict[str, Any], spool: str) -> str:
+def _share_face_weights(weights_folder: str, face_weights: dict[str, Any], spool: str) -> str:
     """Copy the face weights to an address that all workers reach and that depends on the weights."""
     address = storage.join(spool, "faces", hashlib.sha256(storage.to_json(face_weights)).hexdigest()[:16])
-    embedder.copy(weights_folder, address)
+    embedder.copy_weights(weights_folder, address)
     return address
 
 
-def _inspected(
-    inputs: Inputs, spool: str, settings: Ingestion, faces: str
-) -> tuple[pd.DataFrame, tuple[list[LeftOut], list[LeftOut]]]:
+def _inspect_photos(
+    inputs: InputListing, spool: str, settings: Ingestion, faces: str
+) -> tuple[pd.DataFrame, tuple[list[Exclusion], list[Exclusion]]]:
     """Inspect the photos.
 
     Faces are analysed on rated photos only: pretraining does not use them.
@@ -172,29 +174,31 @@ def _inspected(
     labelled = int(inputs.photos["labelled"].sum())
     print(f"inspecting {labelled:,} rated and {len(inputs.photos) - labelled:,} unlabelled photos", flush=True)
     # Sorted in the order of the data set, so that each shard reads few spool files in sequence.
-    ordered = inputs.photos.assign(key=[_key(photo) for photo in inputs.photos["photo"]]).sort_values("key")
+    ordered = inputs.photos.assign(key=[_order_key(photo) for photo in inputs.photos["photo"]]).sort_values("key")
     tables, left_out = [], []
     for labelled, earlier in zip((True, False), inputs.left_out, strict=True):
         photos = ordered[ordered["labelled"] == labelled]
-        inspections = photo_inspection.inspect_all(
+        inspections = photo_inspection.inspect_photos(
             zip(photos["photo"], photos["uri"], photos["version"], strict=True), settings, spool,
-            beam_options=settings.beam_options, faces=faces if labelled else "",
+            beam_options=settings.beam_options, face_weights=faces if labelled else "",
         )  # fmt: skip
         tables.append(photos.merge(inspections.table, on="photo").drop(columns=["uri", "version", "key"]))
         left_out.append([*earlier, *inspections.left_out])
     table = pd.concat(tables, ignore_index=True)
-    ratings = inputs.rated.table[[*VOTES, "raters"]].reindex(table["photo"], fill_value=0).reset_index(drop=True)
+    ratings = (
+        inputs.ratings.table[[*VOTE_COLUMNS, "raters"]].reindex(table["photo"], fill_value=0).reset_index(drop=True)
+    )
     return table.join(ratings.where(table["labelled"], 0)), tuple(left_out)
 
 
-def _key(photo: str) -> str:
+def _order_key(photo: str) -> str:
     """Return a sort key that is independent of the photo's name order and equal in every run."""
     return hashlib.sha256(photo.encode()).hexdigest()
 
 
-def _sides(
-    inputs: Inputs, left_out: tuple[list[LeftOut], list[LeftOut]], by_assignment: list[LeftOut]
-) -> tuple[Side, Side]:
+def _summarize_pools(
+    inputs: InputListing, left_out: tuple[list[Exclusion], list[Exclusion]], by_assignment: list[Exclusion]
+) -> tuple[PoolSummary, PoolSummary]:
     """Summarise the rated photos and the unlabelled photos.
 
     Args:
@@ -202,17 +206,17 @@ def _sides(
         left_out: Exclusions by listing and inspection, of rated and of unlabelled photos.
         by_assignment: Exclusions by split assignment, of both.
     """
-    rated_late = [entry for entry in by_assignment if entry.reason != _HARMLESS]
-    unlabelled_late = [entry for entry in by_assignment if entry.reason == _HARMLESS]
+    rated_late = [entry for entry in by_assignment if entry.reason != _EXPECTED_REASON]
+    unlabelled_late = [entry for entry in by_assignment if entry.reason == _EXPECTED_REASON]
     pools = []
     for labelled, entries in ((True, [*left_out[0], *rated_late]), (False, [*left_out[1], *unlabelled_late])):
         unique = {entry.photo: entry for entry in reversed(entries)}  # keeps the first reason of a photo
         photos = inputs.photos.loc[inputs.photos["labelled"] == labelled, "photo"]
-        pools.append(Side(len(unique.keys() | set(photos)), list(unique.values())))
+        pools.append(PoolSummary(len(unique.keys() | set(photos)), list(unique.values())))
     return pools[0], pools[1]
 
 
-def examine(photos: str, ratings: str, unlabelled: str, attributes: str, settings: Ingestion) -> str:
+def check_inputs(photos: str, ratings: str, unlabelled: str, attributes: str, settings: Ingestion) -> str:
     """Check the names and ratings of an ingestion's inputs without opening any photo.
 
     Args:
@@ -230,40 +234,41 @@ def examine(photos: str, ratings: str, unlabelled: str, attributes: str, setting
         FileNotFoundError: An input does not exist.
         ValueError: `ingest` would raise this error before it opens any photo.
     """
-    if photos.startswith(_MADE):
+    if photos.startswith(_SCRATCH_SCHEMES):
         read = read_ratings(ratings, settings)
         return f"are {SCHEMAS[read.schema]}, of {len(read.table):,} photos. {' '.join(read.notes)}".rstrip()
-    inputs = read_inputs(photos, ratings, "" if unlabelled.startswith(_MADE) else unlabelled, attributes, "", settings)
-    _check_inputs(inputs, settings, "")
-    n_photos = len(inputs.rated.table)
-    return (
-        f"are {SCHEMAS[inputs.rated.schema]}, of {n_photos:,} photos that are there. {' '.join(inputs.notes)}".rstrip()
+    inputs = read_inputs(
+        photos, ratings, "" if unlabelled.startswith(_SCRATCH_SCHEMES) else unlabelled, attributes, "", settings
     )
+    _check_inputs(inputs, settings, "")
+    n_photos = len(inputs.ratings.table)
+    form, notes = SCHEMAS[inputs.ratings.schema], " ".join(inputs.notes)
+    return f"are {form}, of {n_photos:,} photos that are there. {notes}".rstrip()
 
 
-def _check_inputs(inputs: Inputs, settings: Ingestion, listing: str) -> None:
+def _check_inputs(inputs: InputListing, settings: Ingestion, listing: str) -> None:
     """Raise ValueError before any photo is opened if no rating or too few ratings can be used.
 
     Raises:
         ValueError: The message has the reason, examples, the likely cause and the remedy.
     """
-    rated_pool, unlabelled_pool = _sides(inputs, inputs.left_out, [])
-    if inputs.rated.table.empty:
-        unusable = inputs.rated.left_out
+    rated_pool, unlabelled_pool = _summarize_pools(inputs, inputs.left_out, [])
+    if inputs.ratings.table.empty:
+        unusable = inputs.ratings.left_out
         reasons = Counter(entry.reason for entry in unusable).most_common()
         counts = "; ".join(f"{number:,} for {reason!r}: {REASONS[reason]}" for reason, number in reasons)
         details = [entry.detail for entry in unusable if entry.reason == reasons[0][0] and entry.detail][:3]
-        hint = inputs.hint or f"For example: {'; '.join(details)}. What to do: {ADVICE[reasons[0][0]]}."
-        _list_left_out(unusable, listing)
+        hint = inputs.mismatch_hint or f"For example: {'; '.join(details)}. What to do: {REMEDIES[reasons[0][0]]}."
+        _write_exclusions(unusable, listing)
         raise ValueError(
             f"expected ratings of the photos, got none that can be used; of {len(unusable):,} rated photos are left "
             f"out {counts} {hint} No data set was written."
         )
     for name, pool in (("rated", rated_pool), ("unlabelled", unlabelled_pool)):
-        _check_left_out(name, pool, settings, listing, inputs.hint)
+        _check_exclusions(name, pool, settings, listing, inputs.mismatch_hint)
 
 
-def _list_left_out(entries: list[LeftOut], listing: str) -> str:
+def _write_exclusions(entries: list[Exclusion], listing: str) -> str:
     """Write the exclusions to a CSV file and return a sentence with its address.
 
     Without an address, nothing is written and the sentence is empty.
@@ -274,7 +279,7 @@ def _list_left_out(entries: list[LeftOut], listing: str) -> str:
     return f"Which ones and why stands in {listing}. "
 
 
-def _check_left_out(name: str, pool: Side, settings: Ingestion, listing: str, hint: str) -> None:
+def _check_exclusions(name: str, pool: PoolSummary, settings: Ingestion, listing: str, hint: str) -> None:
     """Raise ValueError if too many photos are excluded, and write their list.
 
     `hint` explains why names in the ratings match no photos.
@@ -282,20 +287,20 @@ def _check_left_out(name: str, pool: Side, settings: Ingestion, listing: str, hi
     Raises:
         ValueError: The message has the number, the most frequent reason, the address of the list and the remedy.
     """
-    faults = [entry for entry in pool.left_out if entry.reason != _HARMLESS]
+    faults = [entry for entry in pool.left_out if entry.reason != _EXPECTED_REASON]
     if len(faults) <= settings.maximum_left_out * pool.considered:
         return
     reasons = Counter(entry.reason for entry in faults)
     reason, number = reasons.most_common(1)[0]
     n_unmatched = reasons["no photo"] + reasons["path outside the folder"]  # an equal number of photos may lack ratings
-    advice = f"{ADVICE[reason]}. {hint}" if hint and 3 * n_unmatched >= len(faults) else f"{ADVICE[reason]}."
+    advice = f"{REMEDIES[reason]}. {hint}" if hint and 3 * n_unmatched >= len(faults) else f"{REMEDIES[reason]}."
     other_reasons = ", ".join(f"{count:,} {other_reason!r}" for other_reason, count in reasons.most_common()[1:])
     raise ValueError(
         f"{len(faults):,} of {pool.considered:,} {name} photos ({100 * len(faults) / pool.considered:.3g} %) would be "
         f"left out, more than maximum_left_out allows ({100 * settings.maximum_left_out:.3g} %). "
         f"Most, {number:,}, for {reason!r}: {REASONS[reason]} "
         + (f"Others: {other_reasons}. " if other_reasons else "")
-        + f"{_list_left_out(faults, listing)}What to do: {advice} If this is meant, raise maximum_left_out. "
+        + f"{_write_exclusions(faults, listing)}What to do: {advice} If this is meant, raise maximum_left_out. "
         "No data set was written."
     )
 
@@ -307,7 +312,7 @@ def _check_splits(table: pd.DataFrame, settings: Ingestion) -> None:
         ValueError: The message has the split, the number of photos in each and the remedy.
     """
     rated = table[table["split"] != "unlabelled"]
-    counts = {split: int((rated["split"] == split).sum()) for split in split_assignment.HELD}
+    counts = {split: int((rated["split"] == split).sum()) for split in split_assignment.RATED_SPLITS}
     for split, number in counts.items():
         if not number:
             listing = ", ".join(f"{count:,} {name}" for name, count in counts.items())
@@ -319,54 +324,54 @@ def _check_splits(table: pd.DataFrame, settings: Ingestion) -> None:
             )
 
 
-def _drawn_validation(photos: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+def _validation_note(photos: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     if not split_assignment.lacks_validation(photos):
         return []
     number = int((table["split"] == "validation").sum())
     return [f"The given splits have no validation photos: {number:,} were drawn, mostly from those given to training."]
 
 
-def _people(rated: Ratings, table: pd.DataFrame) -> int | None:
+def _rater_count(rated: Ratings, table: pd.DataFrame) -> int | None:
     """Return the number of raters of the data set's photos, or None if the file does not state it."""
-    if rated.single is None:
+    if rated.single_ratings is None:
         return None
     photos = set(table.loc[table["split"] != "unlabelled", "photo"])
-    return int(rated.single.loc[rated.single["photo"].isin(photos), "rater"].nunique())
+    return int(rated.single_ratings.loc[rated.single_ratings["photo"].isin(photos), "rater"].nunique())
 
 
-def _reliability(rated: Ratings, table: pd.DataFrame) -> rater_agreement.Reliability | None:
+def _reliability(rated: Ratings, table: pd.DataFrame) -> rater_agreement.RaterReliability | None:
     """Return the agreement of the raters of the data set's photos, or None if the ratings do not allow it."""
     labelled = table[table["split"] != "unlabelled"]
-    if rated.single is not None:
-        single = rated.single[rated.single["photo"].isin(set(labelled["photo"]))]
-        return rater_agreement.reliability(single["photo"], single["rater"], single["score"])
+    if rated.single_ratings is not None:
+        single = rated.single_ratings[rated.single_ratings["photo"].isin(set(labelled["photo"]))]
+        return rater_agreement.reliability_of_ratings(single["photo"], single["rater"], single["score"])
     if rated.schema == "means":
         return None  # their votes are modelled, not observed
     return rater_agreement.reliability_of_counts(
-        labelled[list(VOTES)].to_numpy(float) * labelled[["raters"]].to_numpy()
+        labelled[list(VOTE_COLUMNS)].to_numpy(float) * labelled[["raters"]].to_numpy()
     )
 
 
-def _write(dataset: str, summary: Outcome, spool: str, weights: str) -> None:
+def _write(dataset: str, summary: IngestionSummary, spool: str, weights: str) -> None:
     """Write the data set in shards of about ``SHARD_BYTES``."""
     from components.ingestion import tfds_writer  # after the inspection: TensorFlow takes half a gigabyte
 
-    splits, size = {}, embedder.size(weights) if weights else None
+    splits, size = {}, embedder.embedding_size(weights) if weights else None
     for split, photos in summary.table.groupby("split"):
         number = (photos["length"].cumsum() - 1) // SHARD_BYTES
-        splits[split] = [_Stored(shard, size) for _, shard in photos.groupby(number)]
+        splits[split] = [_SpooledExamples(shard, size) for _, shard in photos.groupby(number)]
     tfds_writer.write(
         dataset,
         splits,
         summary.attributes,
-        summary.record(),
-        faces=weights,
+        summary.to_record(),
+        face_weights=weights,
         beam_options=summary.settings.beam_options,
-        shared=storage.join(spool, "written"),
+        shared_folder=storage.join(spool, "written"),
     )
 
 
-class _Stored:
+class _SpooledExamples:
     """Lazily read examples of one shard: each photo is read from its spool file when its example is yielded."""
 
     def __init__(self, photos: pd.DataFrame, embedding_size: int | None):
@@ -376,9 +381,9 @@ class _Stored:
         return len(self._photos)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        votes = self._photos[list(VOTES)].to_numpy(np.float32)
+        votes = self._photos[list(VOTE_COLUMNS)].to_numpy(np.float32)
         columns = ["photo", "raters", "group", "attributes", "spool", "offset", "length"]
-        rows = self._photos[[*columns, *photo_inspection.UNSEEN]]
+        rows = self._photos[[*columns, *photo_inspection.NO_FACE_ANALYSIS]]
         for row, shares in zip(rows.itertuples(index=False), votes, strict=True):
             yield {
                 "photo": photo_inspection.read_photo(row.spool, row.offset, row.length),
@@ -387,13 +392,13 @@ class _Stored:
                 "raters": row.raters,
                 "group": row.group,
                 "attributes": row.attributes,
-                **(self._faces(row) if self._size is not None else {}),
+                **(self._face_features(row) if self._size is not None else {}),
             }
 
-    def _faces(self, row: Any) -> dict[str, Any]:
+    def _face_features(self, row: Any) -> dict[str, Any]:
         """Return the face features of a photo, or the features without a face if its faces were not analysed."""
-        if row.face_place == photo_inspection.UNSEEN["face_place"]:
-            return analyzer.record(analyzer.unseen(self._size))
+        if row.face_place == photo_inspection.NO_FACE_ANALYSIS["face_place"]:
+            return analyzer.to_features(analyzer.no_faces(self._size))
         face = {
             "count": row.face_count,
             "confidence": np.float32(row.face_confidence),

@@ -4,39 +4,39 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from components.ingestion.exclusions import LeftOut
-from components.ingestion.photos.name_matching import likely_cause, spellings, surplus
-from components.ingestion.photos.sources import Source, open_source
+from components.ingestion.exclusions import Exclusion
+from components.ingestion.photos.name_matching import extra_prefix, likely_cause, photo_ids_by_name
+from components.ingestion.photos.sources import PhotoSource, open_source
 from components.ingestion.ratings.ratings import Ratings, read_attributes, read_ratings
 from components.scorer.settings import Ingestion
 
 
 @dataclass(frozen=True)
-class Inputs:
+class InputListing:
     """The photos to inspect, and the exclusions so far.
 
     Attributes:
-        rated: Ratings under the ids of the existing photos.
+        ratings: Ratings under the ids of the existing photos.
         photos: One row a photo to inspect. Columns are ``photo`` (id), ``uri``, ``version`` (a text that changes when
             the file is replaced), ``labelled`` (bool), ``split`` and ``group`` (from the input, or ``""``) and
             ``attributes`` (a dict of text, ``""`` if unknown).
         attributes: Names of the attributes; every photo has all of them.
         left_out: Excluded photos and rated names, first of the rated folder, then of the unlabelled folder.
         notes: Sentences for the report.
-        hint: Likely cause of ratings without a photo, with examples of both names. Empty if all are matched.
+        mismatch_hint: Likely cause of ratings without a photo, with examples of both names. Empty if all are matched.
     """
 
-    rated: Ratings
+    ratings: Ratings
     photos: pd.DataFrame
     attributes: tuple[str, ...]
-    left_out: tuple[list[LeftOut], list[LeftOut]]
+    left_out: tuple[list[Exclusion], list[Exclusion]]
     notes: list[str]
-    hint: str = ""
+    mismatch_hint: str = ""
 
 
 def read_inputs(
     photos: str, ratings: str, unlabelled: str, attributes: str, scratch: str, settings: Ingestion
-) -> Inputs:
+) -> InputListing:
     """List the photos and read their ratings and attributes.
 
     Args:
@@ -61,18 +61,22 @@ def read_inputs(
     all_ratings = read_ratings(ratings, settings)  # read first, as it is quick and fails often
     metadata = read_attributes(attributes) if attributes else pd.DataFrame()
     listed = dict(source.photos())
-    rated = all_ratings.matched(listed, settings.maximum_left_out)
-    spare_source = open_source(unlabelled, scratch) if unlabelled else Source("")
+    rated = all_ratings.match_photos(listed, settings.maximum_left_out)
+    spare_source = open_source(unlabelled, scratch) if unlabelled else PhotoSource("")
     spare = dict(spare_source.photos()) if unlabelled else {}
 
-    prefix = surplus(metadata.index, spellings([*listed, *spare]), settings.maximum_left_out) if len(metadata) else ""
+    prefix = (
+        extra_prefix(metadata.index, photo_ids_by_name([*listed, *spare]), settings.maximum_left_out)
+        if len(metadata)
+        else ""
+    )
     metadata = metadata.rename(index=lambda name: name.removeprefix(prefix)) if prefix else metadata
     rated_photos = {photo: listed[photo] for photo in rated.table.index}
     spare_uris, rated_uris = set(spare.values()), set(rated_photos.values())
     unlabelled_photos = {photo: uri for photo, uri in spare.items() if uri not in rated_uris}
-    accounted_for = {entry.photo for entry in rated.left_out} | rated.unused | set(rated_photos)
+    accounted_for = {entry.photo for entry in rated.left_out} | rated.filtered_out | set(rated_photos)
     unrated = [
-        LeftOut(photo, "no rating")
+        Exclusion(photo, "no rating")
         for photo, uri in listed.items()
         if photo not in accounted_for and uri not in spare_uris
     ]
@@ -81,37 +85,41 @@ def read_inputs(
         dict.fromkeys(column for column in (*metadata, *rated.attributes) if column not in ("split", "group"))
     )
     notes = [*rated.notes, *metadata.attrs.get("notes", [])]
-    notes += _strangers(metadata, [*rated_photos, *unlabelled_photos], attributes)
+    notes += _unmatched_note(metadata, [*rated_photos, *unlabelled_photos], attributes)
     tables = [
-        _table(
+        _photo_table(
             rated_photos,
             True,
-            _known(metadata, rated_photos, rated.table[[column for column in rated.table if column in columns]]),
+            _metadata_by_photo(
+                metadata, rated_photos, rated.table[[column for column in rated.table if column in columns]]
+            ),
             names,
         ),
-        _table(unlabelled_photos, False, _known(metadata, unlabelled_photos), names),
+        _photo_table(unlabelled_photos, False, _metadata_by_photo(metadata, unlabelled_photos), names),
     ]
-    return Inputs(
-        rated=rated,
-        photos=_versioned(tables, source.versions | spare_source.versions),
+    return InputListing(
+        ratings=rated,
+        photos=_with_versions(tables, source.versions | spare_source.versions),
         attributes=names,
         left_out=([*source.left_out, *rated.left_out, *unrated], list(spare_source.left_out)),
         notes=notes,
-        hint=_hint(rated, listed, photos),
+        mismatch_hint=_mismatch_hint(rated, listed, photos),
     )
 
 
-def _hint(rated: Ratings, photos: dict[str, str], uri: str) -> str:
+def _mismatch_hint(rated: Ratings, photos: dict[str, str], uri: str) -> str:
     missing = [entry.photo for entry in rated.left_out if entry.reason in ("no photo", "path outside the folder")]
-    return likely_cause(missing, rated.places, photos, uri) if missing else ""
+    return likely_cause(missing, rated.locations, photos, uri) if missing else ""
 
 
-def _known(metadata: pd.DataFrame, photos: dict[str, str], rated: pd.DataFrame | None = None) -> pd.DataFrame:
+def _metadata_by_photo(
+    metadata: pd.DataFrame, photos: dict[str, str], rated: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Return split, group and attributes by photo.
 
     A value of the attributes file takes precedence over the value of the ratings file.
     """
-    names = spellings(photos)
+    names = photo_ids_by_name(photos)
     ids = [names.get(name) for name in metadata.index]
     matched = metadata[[bool(photo) for photo in ids]].set_axis([photo for photo in ids if photo])
     values = matched[~matched.index.duplicated()].reindex(list(photos)).fillna("")
@@ -121,7 +129,9 @@ def _known(metadata: pd.DataFrame, photos: dict[str, str], rated: pd.DataFrame |
     return values
 
 
-def _table(photos: dict[str, str], labelled: bool, metadata: pd.DataFrame, attributes: tuple[str, ...]) -> pd.DataFrame:
+def _photo_table(
+    photos: dict[str, str], labelled: bool, metadata: pd.DataFrame, attributes: tuple[str, ...]
+) -> pd.DataFrame:
     metadata = metadata.reindex(columns=["split", "group", *attributes], fill_value="")
     return pd.DataFrame(
         {
@@ -135,15 +145,15 @@ def _table(photos: dict[str, str], labelled: bool, metadata: pd.DataFrame, attri
     )
 
 
-def _versioned(tables: list[pd.DataFrame], versions: dict[str, str]) -> pd.DataFrame:
+def _with_versions(tables: list[pd.DataFrame], versions: dict[str, str]) -> pd.DataFrame:
     """Concatenate the tables and add the version of each photo by its address."""
     table = pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
     return table.assign(version=[versions[uri] for uri in table["uri"]])
 
 
-def _strangers(metadata: pd.DataFrame, photos: list[str], uri: str) -> list[str]:
+def _unmatched_note(metadata: pd.DataFrame, photos: list[str], uri: str) -> list[str]:
     """Return a note on rows of the attributes file that match no photo."""
-    names = spellings(photos)
+    names = photo_ids_by_name(photos)
     n_unmatched = sum(not names.get(name) for name in metadata.index)
     return (
         [f"{n_unmatched:,} of {len(metadata):,} rows of {uri} name none of the photos that are used."]

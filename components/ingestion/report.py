@@ -11,41 +11,41 @@ from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter, StrMet
 
 from components.ingestion.exclusions import REASONS
 from components.ingestion.ratings.ratings import SCHEMAS
-from components.ingestion.summary import SPLITS, Outcome
-from components.scorer.report.page import Page, chart, gallery, photo, table, text
+from components.ingestion.summary import SPLITS, IngestionSummary
+from components.scorer.report.page import Page, chart, gallery, paragraph, photo, table
 
 BLUE, ORANGE = "#3b82c4", "#d97b29"  # of medium brightness: legible on light and dark backgrounds
-_FILES = 300  # maximum number of excluded photos on the page; ingestion.json lists all
-_VALUES = 30  # maximum number of attribute values on the page
+_MAX_FILES = 300  # maximum number of excluded photos on the page; ingestion.json lists all
+_MAX_VALUES = 30  # maximum number of attribute values on the page
 
 
-def page(outcome: Outcome, crops: Mapping[str, Sequence[bytes]] | None = None) -> Page:
+def build_page(summary: IngestionSummary, crops: Mapping[str, Sequence[bytes]] | None = None) -> Page:
     """Build the report page. It shows no photos except the given face crops.
 
     Args:
-        outcome: Summary of the ingestion.
+        summary: Summary of the ingestion.
         crops: Encoded face crops by their caption. None: the report shows no faces.
     """
     report_page = Page(
         "Ingestion",
-        f"{len(outcome.labelled):,} rated and {outcome.counts['unlabelled']:,} unlabelled photos make the data set; "
-        f"{sum(outcome.reasons.values()):,} were left out.",
+        f"{len(summary.labelled):,} rated and {summary.counts['unlabelled']:,} unlabelled photos make the data set; "
+        f"{sum(summary.reasons.values()):,} were left out.",
     )
-    report_page.section("Data set", *_dataset(outcome))
-    report_page.section("Ratings", *_ratings(outcome))
-    report_page.section("How far people agree", *_agreement(outcome))
-    report_page.section("Photos", *_photos(outcome))
-    if outcome.faces:
-        report_page.section("Faces", *_faces(outcome, crops))
-    if outcome.attributes:
+    report_page.section("Data set", *_data_set_blocks(summary))
+    report_page.section("Ratings", *_rating_blocks(summary))
+    report_page.section("How far people agree", *_agreement_blocks(summary))
+    report_page.section("Photos", *_photo_blocks(summary))
+    if summary.face_weights:
+        report_page.section("Faces", *_face_blocks(summary, crops))
+    if summary.attributes:
         report_page.section(
-            "Splits by attribute", gallery([_by_attribute(outcome, name) for name in outcome.attributes])
+            "Splits by attribute", gallery([_attribute_table(summary, name) for name in summary.attributes])
         )
-    report_page.section("Left out", *_left_out(outcome))
+    report_page.section("Left out", *_exclusion_blocks(summary))
     return report_page
 
 
-def _dataset(summary: Outcome) -> list[str]:
+def _data_set_blocks(summary: IngestionSummary) -> list[str]:
     rows = []
     for split in SPLITS:
         photos = summary.table[summary.table["split"] == split]
@@ -59,18 +59,18 @@ def _dataset(summary: Outcome) -> list[str]:
     grouped = int(size[size > 1].sum())
     return [
         table(rows, "Spread: standard deviation of the photos' mean scores"),
-        text(
+        paragraph(
             f"{grouped:,} rated photos share a group with another one: near or exact duplicates, or the same uploader "
             "or person where a group was given. A group never spans two of the rated splits, and photos keep their "
             "split as others are added."
         ),
-        text(f"Fingerprint {summary.fingerprint[:16]}: the same for the same photos, ratings and splits."),
+        paragraph(f"Fingerprint {summary.fingerprint[:16]}: the same for the same photos, ratings and splits."),
     ]
 
 
-def _ratings(summary: Outcome) -> list[str]:
+def _rating_blocks(summary: IngestionSummary) -> list[str]:
     rated = summary.labelled
-    blocks = [text(f"The ratings were recognised as: {SCHEMAS[summary.schema]}."), *map(text, summary.notes)]
+    blocks = [paragraph(f"The ratings were recognised as: {SCHEMAS[summary.schema]}."), *map(paragraph, summary.notes)]
     charts = [
         _histogram("Mean score", {"": rated["mean"]}, np.arange(1, 10.01, 0.25), "photos", share=False),
     ]
@@ -84,14 +84,14 @@ def _ratings(summary: Outcome) -> list[str]:
             )
         )
     else:
-        blocks.append(text("The ratings do not say how many people rated a photo."))
+        blocks.append(paragraph("The ratings do not say how many people rated a photo."))
     return [*blocks, gallery(charts)]
 
 
-def _agreement(summary: Outcome) -> list[str]:
+def _agreement_blocks(summary: IngestionSummary) -> list[str]:
     result = summary.reliability
     if result is None:
-        return [text("These ratings do not tell: it takes single ratings or vote counts, two or more a photo.")]
+        return [paragraph("These ratings do not tell: it takes single ratings or vote counts, two or more a photo.")]
     figures = {
         "split-half correlation": (
             result.split_half,
@@ -102,7 +102,7 @@ def _agreement(summary: Outcome) -> list[str]:
     }
     rows = [{"figure": name, "value": value, "meaning": meaning} for name, (value, meaning) in figures.items()]
     return [
-        text(
+        paragraph(
             f"The raters were parted at random {result.splits} times, with {result.photos:,.0f} photos rated by both "
             f"halves. No scorer can agree with these ratings beyond an LCC of about {result.ceiling:.2f}: what is "
             "missing to 1 is the raters' own noise, and only more raters a photo raise it."
@@ -111,7 +111,7 @@ def _agreement(summary: Outcome) -> list[str]:
     ]
 
 
-def _photos(summary: Outcome) -> list[str]:
+def _photo_blocks(summary: IngestionSummary) -> list[str]:
     unlabelled = summary.table["split"] == "unlabelled"
     pools = {"rated": summary.table[~unlabelled], "unlabelled": summary.table[unlabelled]}
     pools = {name: photos for name, photos in pools.items() if len(photos)}
@@ -123,7 +123,7 @@ def _photos(summary: Outcome) -> list[str]:
     shorter = {name: photos[["width", "height"]].min(axis=1) for name, photos in pools.items()}
     sharpness = {name: photos["sharpness"].clip(lower=1) for name, photos in pools.items()}
     return [
-        text(
+        paragraph(
             "Brightness is the mean luma, from 0 (black) to 1 (white). Sharpness is the variance of the Laplacian at "
             "a side of 256 pixels; below some 100 a portrait looks soft. The size is that of the original photo."
         ),
@@ -137,13 +137,13 @@ def _photos(summary: Outcome) -> list[str]:
     ]
 
 
-def _faces(summary: Outcome, crops: Mapping[str, Sequence[bytes]] | None) -> list[str]:
+def _face_blocks(summary: IngestionSummary, crops: Mapping[str, Sequence[bytes]] | None) -> list[str]:
     rows = []
     for split in SPLITS[:-1]:
         counts = summary.labelled.loc[summary.labelled["split"] == split, "face_count"]
         row = {"no face": counts == 0, "one": counts == 1, "several": counts > 1}
         rows.append({"split": split, **{name: int(mask.sum()) for name, mask in row.items()}})
-    size = summary.faces.get("size", 0)
+    size = summary.face_weights.get("size", 0)
     network = f"The largest one is read by a network that says {size:,} numbers of it. " if size else ""
     confidence = summary.labelled.loc[summary.labelled["face_count"] > 0, "face_confidence"]
     blocks = []
@@ -152,11 +152,11 @@ def _faces(summary: Outcome, crops: Mapping[str, Sequence[bytes]] | None) -> lis
             _histogram("Confidence that it is a face", {"": confidence}, np.linspace(0.6, 1, 41), "photos", share=False)
         ]))  # fmt: skip
     if crops is None:
-        blocks.append(text("The faces are not shown: show_photos is off."))
+        blocks.append(paragraph("The faces are not shown: show_photos is off."))
     for caption, pictures in (crops or {}).items():
-        blocks += [text(caption), gallery([photo(data, side=112) for data in pictures])]
+        blocks += [paragraph(caption), gallery([photo(data, side=112) for data in pictures])]
     return [
-        text(
+        paragraph(
             f"Faces were looked for on the rated photos. {network}A photo without a face stays in the data set, and is "
             "known as one; low confidence mostly means that a face is covered, turned aside or small."
         ),
@@ -165,7 +165,7 @@ def _faces(summary: Outcome, crops: Mapping[str, Sequence[bytes]] | None) -> lis
     ]
 
 
-def _by_attribute(summary: Outcome, name: str) -> str:
+def _attribute_table(summary: IngestionSummary, name: str) -> str:
     values = summary.table["attributes"].map(lambda attributes: attributes[name])
     # Splits with a value only: attributes are often known for rated photos only.
     splits = [split for split in SPLITS if (values[summary.table["split"] == split] != "").any()]
@@ -177,13 +177,13 @@ def _by_attribute(summary: Outcome, name: str) -> str:
             {name: value or "unknown", **{split: counts[value, split] for split in splits}}
             for value in sorted(totals, key=lambda value: (value == "", -totals[value], value))
         ],
-        most=_VALUES,
+        max_rows=_MAX_VALUES,
     )
 
 
-def _left_out(summary: Outcome) -> list[str]:
+def _exclusion_blocks(summary: IngestionSummary) -> list[str]:
     if not summary.reasons:
-        return [text("No photo was left out.")]
+        return [paragraph("No photo was left out.")]
     pools = {"rated": summary.rated, "unlabelled": summary.unlabelled}
     reasons = [
         {
@@ -203,7 +203,7 @@ def _left_out(summary: Outcome) -> list[str]:
         table(
             reasons, f"Of {summary.rated.considered:,} rated and {summary.unlabelled.considered:,} unlabelled photos"
         ),
-        table(files, "Each of them; ingestion.json in the data set has the whole list", most=_FILES),
+        table(files, "Each of them; ingestion.json in the data set has the whole list", max_rows=_MAX_FILES),
     ]
 
 

@@ -19,23 +19,23 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from components.ingestion.exclusions import LeftOut
+from components.ingestion.exclusions import Exclusion
 from components.scorer import storage
-from components.scorer.imaging.perceptual_hash import BITS, near_duplicates
+from components.scorer.imaging.perceptual_hash import HASH_BITS, near_duplicates
 from components.scorer.settings import Ingestion
 
-HELD = ("test", "validation", "train")
+RATED_SPLITS = ("test", "validation", "train")
 """The splits of rated photos in order of precedence. If two claim a photo, the first wins: the rarer, and test first.
 """
 
-COLUMNS = ("photo", "sha256", "phash", "group", "split")
+REGISTER_COLUMNS = ("photo", "sha256", "phash", "group", "split")
 """Columns of the register. ``phash`` is 64 hexadecimal digits; ``group`` is the input's group, or empty."""
 
 _ATTEMPTS = 10  # to write the register; an attempt fails only if another run wrote it in between
 
 
 @dataclass(frozen=True)
-class Assigned:
+class SplitAssignment:
     """The split assignment of one run.
 
     Attributes:
@@ -46,13 +46,16 @@ class Assigned:
     """
 
     table: pd.DataFrame
-    left_out: list[LeftOut]
+    left_out: list[Exclusion]
     register: pd.DataFrame
 
 
 def register_and_assign(
-    uri: str, photos: pd.DataFrame, settings: Ingestion, check: Callable[[Assigned], None] = lambda assigned: None
-) -> Assigned:
+    uri: str,
+    photos: pd.DataFrame,
+    settings: Ingestion,
+    check: Callable[[SplitAssignment], None] = lambda assigned: None,
+) -> SplitAssignment:
     """Assign the photos and write the register, so that concurrent runs agree on every split.
 
     Args:
@@ -75,24 +78,25 @@ def register_and_assign(
             if csv != data:
                 storage.write_if(uri, csv, version)
             return assigned
-        except storage.Conflict:
+        except storage.WriteConflict:
             if not attempts_left:
                 raise
 
 
 def empty_register() -> pd.DataFrame:
     """Return an empty register."""
-    return pd.DataFrame({column: pd.Series(dtype=str) for column in COLUMNS})
+    return pd.DataFrame({column: pd.Series(dtype=str) for column in REGISTER_COLUMNS})
 
 
-def assign(photos: pd.DataFrame, register: pd.DataFrame, settings: Ingestion) -> Assigned:
+def assign(photos: pd.DataFrame, register: pd.DataFrame, settings: Ingestion) -> SplitAssignment:
     """Give every photo its group and its split, or exclude it.
 
     1. A photo with a split from the input, or whose content is in the register, is an anchor. Of linked anchors in
        different splits, the stronger keeps its split. An anchor that keeps its registered split is stronger than one
-       whose input split is new. Then the order of ``HELD`` decides.
+       whose input split is new. Then the order of ``RATED_SPLITS`` decides.
     2. A new photo that is linked to anchors of several splits is excluded.
-    3. Linked new photos go to the split of their anchors. If the anchors are in several splits, the first of ``HELD``
+    3. Linked new photos go to the split of their anchors. If the anchors are in several splits, the first of
+      ``RATED_SPLITS``
        wins, and the photos linked to the others are excluded.
     4. Linked new photos without anchors draw their split by a hash. The hash key is their smallest group name, or the
        smallest SHA-256 of their contents if none has a group.
@@ -109,26 +113,28 @@ def assign(photos: pd.DataFrame, register: pd.DataFrame, settings: Ingestion) ->
         settings: Ingestion settings; ``duplicate_distance``, ``validation_share`` and ``test_share`` are used.
     """
     photos = photos.reset_index(drop=True)
-    rows = _linked_by(photos, register)
-    links = _Links(rows, settings.duplicate_distance)
+    rows = _link_table(photos, register)
+    links = _DuplicateGraph(rows, settings.duplicate_distance)
     labelled, is_current = rows["labelled"].to_numpy(bool), np.arange(len(rows)) < len(photos)
-    split = _anchored(rows, links)  # rule 1
+    split = _resolve_anchors(rows, links)  # rule 1
 
     free = labelled & (rows["anchor"].to_numpy() == "")
-    touched = links.touched(split)
+    touched = links.linked_splits(split)
     free &= touched.sum(1) <= 1  # rule 2
-    strongest = _strongest(touched, links.components(free), free)
+    strongest = _first_linked_split(touched, links.components(free), free)
     free &= ~touched.any(1) | (touched.argmax(1) == strongest)  # rule 3
     components = links.components(free)  # again, because excluded photos no longer link others
-    strongest = _strongest(touched, components, free)
-    drawn = _drawn(_keys(rows, components, free), settings)  # rule 4
-    split = np.where(free, np.where(strongest < len(HELD), np.array([*HELD, ""])[strongest], drawn), split)
+    strongest = _first_linked_split(touched, components, free)
+    drawn = _draw_splits(_component_keys(rows, components, free), settings)  # rule 4
+    split = np.where(
+        free, np.where(strongest < len(RATED_SPLITS), np.array([*RATED_SPLITS, ""])[strongest], drawn), split
+    )
 
     # Rule 5.
-    near = links.touched(np.where(is_current, split, ""), groups=False).any(1)
-    held_out = links.touched(split)[:, [HELD.index("test"), HELD.index("validation")]].any(1)
+    near = links.linked_splits(np.where(is_current, split, ""), groups=False).any(1)
+    held_out = links.linked_splits(split)[:, [RATED_SPLITS.index("test"), RATED_SPLITS.index("validation")]].any(1)
     split = np.where(~labelled & ~near & ~held_out, "unlabelled", split)
-    return _assigned(photos, rows, links, split, register)
+    return _build_assignment(photos, rows, links, split, register)
 
 
 def lacks_validation(photos: pd.DataFrame) -> bool:
@@ -149,56 +155,66 @@ def with_validation(photos: pd.DataFrame, register: pd.DataFrame, settings: Inge
     keys = [group or phash.hex() for group, phash in zip(photos["group"], photos["phash"], strict=True)]
     split_by_hash = dict(zip(register["sha256"], register["split"], strict=True))
     registered = photos["sha256"].map(lambda sha256: split_by_hash.get(sha256, "test")).to_numpy()
-    drawn = np.where(registered == "test", _drawn(np.array(keys, object), two_way), registered)
+    drawn = np.where(registered == "test", _draw_splits(np.array(keys, object), two_way), registered)
     return photos.assign(split=np.where(photos["split"] == "train", drawn, photos["split"]))
 
 
-class _Links:
+class _DuplicateGraph:
     """Graph of the links between photos, through distinct hashes and input groups.
 
     A photo uploaded ten thousand times has fifty million pairs, but one hash.
     """
 
     def __init__(self, rows: pd.DataFrame, distance: int):
-        hashes = np.frombuffer(b"".join(rows["phash"]), np.uint8).reshape(len(rows), BITS // 8)
+        hashes = np.frombuffer(b"".join(rows["phash"]), np.uint8).reshape(len(rows), HASH_BITS // 8)
         distinct, hash_index = np.unique(hashes, axis=0, return_inverse=True)
-        self._hash, self._hashes = hash_index.ravel(), len(distinct)
-        self._pairs = near_duplicates(distinct, distance)
-        names, self._group = np.unique(np.array(["", *rows["group"]], object), return_inverse=True)
-        self._group, self._groups = self._group[1:] - 1, len(names) - 1  # -1: without a group
+        self._hash_of_photo, self._hash_count = hash_index.ravel(), len(distinct)
+        self._near_pairs = near_duplicates(distinct, distance)
+        names, self._group_of_photo = np.unique(np.array(["", *rows["group"]], object), return_inverse=True)
+        self._group_of_photo, self._group_count = self._group_of_photo[1:] - 1, len(names) - 1  # -1: without a group
 
-    def touched(self, split: np.ndarray, groups: bool = True) -> np.ndarray:
+    def linked_splits(self, split: np.ndarray, groups: bool = True) -> np.ndarray:
         """Return whether each photo is linked to a photo of each split, bool ``[n, len(HELD)]``.
 
         If `groups` is False, only links by hash count.
         """
-        in_split = split[:, None] == np.array(HELD)
-        by_hash = np.zeros((self._hashes, len(HELD)), bool)
-        np.logical_or.at(by_hash, self._hash, in_split)
+        in_split = split[:, None] == np.array(RATED_SPLITS)
+        by_hash = np.zeros((self._hash_count, len(RATED_SPLITS)), bool)
+        np.logical_or.at(by_hash, self._hash_of_photo, in_split)
         by_near_hash = by_hash.copy()
-        for first, second in (self._pairs.T, self._pairs.T[::-1]):
+        for first, second in (self._near_pairs.T, self._near_pairs.T[::-1]):
             np.logical_or.at(by_near_hash, first, by_hash[second])
-        by_group = np.zeros((self._groups + 1, len(HELD)), bool)  # the last row is for photos without a group
-        np.logical_or.at(by_group, self._group, in_split)
+        by_group = np.zeros(
+            (self._group_count + 1, len(RATED_SPLITS)), bool
+        )  # the last row is for photos without a group
+        np.logical_or.at(by_group, self._group_of_photo, in_split)
         by_group[-1] = False
-        return by_near_hash[self._hash] | by_group[self._group] if groups else by_near_hash[self._hash]
+        return (
+            by_near_hash[self._hash_of_photo] | by_group[self._group_of_photo]
+            if groups
+            else by_near_hash[self._hash_of_photo]
+        )
 
     def components(self, chosen: np.ndarray) -> np.ndarray:
         """Return the connected component of each photo, int ``[n]``, using only links among the chosen photos."""
-        photos, grouped = np.flatnonzero(chosen), np.flatnonzero(chosen & (self._group >= 0))
-        first_hash, first_group = len(chosen), len(chosen) + self._hashes
-        present = np.zeros(self._hashes, bool)
-        present[self._hash[photos]] = True
-        near = self._pairs[present[self._pairs].all(1)]
+        photos, grouped = np.flatnonzero(chosen), np.flatnonzero(chosen & (self._group_of_photo >= 0))
+        first_hash, first_group = len(chosen), len(chosen) + self._hash_count
+        present = np.zeros(self._hash_count, bool)
+        present[self._hash_of_photo[photos]] = True
+        near = self._near_pairs[present[self._near_pairs].all(1)]
         sources = [photos, grouped, first_hash + near[:, 0]]
-        targets = [first_hash + self._hash[photos], first_group + self._group[grouped], first_hash + near[:, 1]]
+        targets = [
+            first_hash + self._hash_of_photo[photos],
+            first_group + self._group_of_photo[grouped],
+            first_hash + near[:, 1],
+        ]
         edges = np.concatenate(sources), np.concatenate(targets)
-        n_nodes = first_group + self._groups
+        n_nodes = first_group + self._group_count
         graph = coo_array((np.ones(len(edges[0]), bool), edges), shape=(n_nodes, n_nodes))
         return connected_components(graph, directed=False)[1][: len(chosen)]
 
 
-def _linked_by(photos: pd.DataFrame, register: pd.DataFrame) -> pd.DataFrame:
+def _link_table(photos: pd.DataFrame, register: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each photo, then one for each registered photo that is not among them.
 
     The table has only columns that the register can fill. Absent photos have no size and no position in a file, and
@@ -229,30 +245,30 @@ def _linked_by(photos: pd.DataFrame, register: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([current, absent_rows], ignore_index=True)
 
 
-def _anchored(rows: pd.DataFrame, links: _Links) -> np.ndarray:
+def _resolve_anchors(rows: pd.DataFrame, links: _DuplicateGraph) -> np.ndarray:
     """Return the split of each anchor that keeps it, strongest anchors first. Empty for all other photos."""
     anchor, keeps = rows["anchor"].to_numpy(), rows["keeps"].to_numpy(bool)
     split = np.full(len(rows), "", dtype="U10")
     for registered in (True, False):
-        for index, name in enumerate(HELD):
+        for index, name in enumerate(RATED_SPLITS):
             claims = (anchor == name) & (keeps == registered)
-            linked_elsewhere = np.delete(links.touched(split), index, axis=1).any(1)
+            linked_elsewhere = np.delete(links.linked_splits(split), index, axis=1).any(1)
             split[claims & ~linked_elsewhere] = name
     return split
 
 
-def _strongest(touched: np.ndarray, components: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Return the index in ``HELD`` of the first split that each photo's component is linked to.
+def _first_linked_split(touched: np.ndarray, components: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return the index in ``RATED_SPLITS`` of the first split that each photo's component is linked to.
 
     The index is ``len(HELD)`` if the component is linked to none.
     """
-    first = np.where(touched.any(1), touched.argmax(1), len(HELD))
-    by_component = np.full(components.max(initial=0) + 1, len(HELD))
+    first = np.where(touched.any(1), touched.argmax(1), len(RATED_SPLITS))
+    by_component = np.full(components.max(initial=0) + 1, len(RATED_SPLITS))
     np.minimum.at(by_component, components[chosen], first[chosen])
     return by_component[components]
 
 
-def _keys(rows: pd.DataFrame, components: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+def _component_keys(rows: pd.DataFrame, components: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Return a key of each photo's component, independent of the order of the photos.
 
     The key is the component's smallest group, or its smallest SHA-256 if it has no group.
@@ -267,7 +283,7 @@ def _keys(rows: pd.DataFrame, components: np.ndarray, chosen: np.ndarray) -> np.
     return distinct[by_component[components]]
 
 
-def _drawn(keys: np.ndarray, settings: Ingestion) -> np.ndarray:
+def _draw_splits(keys: np.ndarray, settings: Ingestion) -> np.ndarray:
     """Draw the split of each key by its hash, with the shares of the settings."""
     distinct, key_index = np.unique(keys, return_inverse=True)
     hashes = [hashlib.sha256(key.encode()).digest()[:8] for key in distinct]
@@ -276,44 +292,46 @@ def _drawn(keys: np.ndarray, settings: Ingestion) -> np.ndarray:
     return np.where(share < settings.test_share + settings.validation_share, held_out, "train")[key_index]
 
 
-def _assigned(
-    photos: pd.DataFrame, rows: pd.DataFrame, links: _Links, split: np.ndarray, register: pd.DataFrame
-) -> Assigned:
+def _build_assignment(
+    photos: pd.DataFrame, rows: pd.DataFrame, links: _DuplicateGraph, split: np.ndarray, register: pd.DataFrame
+) -> SplitAssignment:
     current, group = split[: len(photos)], np.full(len(photos), "", dtype=object)
     # From this run's photos only: absent photos are not part of the data set or its fingerprint.
-    for pool in (np.isin(current, HELD), current == "unlabelled"):
+    for pool in (np.isin(current, RATED_SPLITS), current == "unlabelled"):
         chosen = np.append(pool, np.zeros(len(rows) - len(photos), bool))
-        keys = _keys(rows, links.components(chosen), chosen)[: len(photos)][pool]
+        keys = _component_keys(rows, links.components(chosen), chosen)[: len(photos)][pool]
         group[pool] = [key[6:] if key.startswith("group ") else key[7:23] for key in keys]
-    touched = links.touched(split)
+    touched = links.linked_splits(split)
     assigned = photos.assign(split=current)[current != ""]
     hashes = pd.Series([value.hex() for value in assigned["phash"]], assigned.index, str)
-    return Assigned(
+    return SplitAssignment(
         table=assigned.assign(group=group[assigned.index]),
         left_out=[
-            _left_out(photos.loc[index], rows.loc[index, "anchor"], touched[index])
+            _exclusion(photos.loc[index], rows.loc[index, "anchor"], touched[index])
             for index in np.flatnonzero(current == "")
         ],
-        register=_registered(
-            assigned.assign(phash=hashes).loc[assigned["split"] != "unlabelled", list(COLUMNS)], register
+        register=_update_register(
+            assigned.assign(phash=hashes).loc[assigned["split"] != "unlabelled", list(REGISTER_COLUMNS)], register
         ),
     )
 
 
-def _left_out(photo: pd.Series, anchor: str, touched: np.ndarray) -> LeftOut:
-    splits = " and ".join(name for name, linked in zip(HELD, touched, strict=True) if linked)
+def _exclusion(photo: pd.Series, anchor: str, touched: np.ndarray) -> Exclusion:
+    splits = " and ".join(name for name, linked in zip(RATED_SPLITS, touched, strict=True) if linked)
     if not photo["labelled"]:
-        return LeftOut(photo["photo"], "near a rated photo", f"which is in {splits}")
+        return Exclusion(photo["photo"], "near a rated photo", f"which is in {splits}")
     own_split = f"its own split is {anchor}, but it " if anchor else "it "
-    return LeftOut(photo["photo"], "bridges two splits", f"{own_split}is linked to photos in {splits}")
+    return Exclusion(photo["photo"], "bridges two splits", f"{own_split}is linked to photos in {splits}")
 
 
-def _registered(entered: pd.DataFrame, register: pd.DataFrame) -> pd.DataFrame:
+def _update_register(entered: pd.DataFrame, register: pd.DataFrame) -> pd.DataFrame:
     """Return the register with the photos that entered this run.
 
     An entry that a new input split has moved replaces the old entry.
     """
-    rows = pd.concat([entered, register[list(COLUMNS)]], ignore_index=True).drop_duplicates(["photo", "sha256"])
+    rows = pd.concat([entered, register[list(REGISTER_COLUMNS)]], ignore_index=True).drop_duplicates(
+        ["photo", "sha256"]
+    )
     split_by_hash = dict(zip(entered["sha256"], entered["split"], strict=True))
     current = [
         split_by_hash.get(sha256, split) == split for sha256, split in zip(rows["sha256"], rows["split"], strict=True)
@@ -326,13 +344,18 @@ def _read_register(uri: str, data: bytes | None) -> pd.DataFrame:
         return empty_register()
     try:
         register = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
-        unknown = set(register["split"]) - set(HELD)
-        valid = tuple(register.columns) == COLUMNS and not unknown and (register["phash"].str.len() == BITS // 4).all()
+        unknown = set(register["split"]) - set(RATED_SPLITS)
+        valid = (
+            tuple(register.columns) == REGISTER_COLUMNS
+            and not unknown
+            and (register["phash"].str.len() == HASH_BITS // 4).all()
+        )
     except (ValueError, KeyError, UnicodeDecodeError):
         valid = False
     if not valid:
         raise ValueError(
-            f"expected {uri} to be the register of splits with the columns {', '.join(COLUMNS)}; it is something "
+            f"expected {uri} to be the register of splits with the columns {', '.join(REGISTER_COLUMNS)}; it is"
+            " something "
             "else or was edited: restore it, or point the workspace elsewhere (splits are then drawn anew)"
         )
     return register

@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from components.ingestion.exclusions import LeftOut
-from components.ingestion.ratings.ratings import VOTES
-from components.scorer.metrics.rater_agreement import Reliability
+from components.ingestion.exclusions import Exclusion
+from components.ingestion.ratings.ratings import VOTE_COLUMNS
+from components.scorer.metrics.rater_agreement import RaterReliability
 from components.scorer.metrics.regression import mean_scores
 from components.scorer.parameters import as_parameters
 from components.scorer.settings import Ingestion
@@ -20,7 +20,7 @@ SPLITS = ("train", "validation", "test", "unlabelled")
 
 
 @dataclass(frozen=True)
-class Side:
+class PoolSummary:
     """Counts and exclusions of the rated photos or of the unlabelled photos.
 
     Attributes:
@@ -29,11 +29,11 @@ class Side:
     """
 
     considered: int
-    left_out: list[LeftOut]
+    left_out: list[Exclusion]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class IngestionSummary:
     """The data set of one ingestion and its exclusions.
 
     Attributes:
@@ -46,21 +46,21 @@ class Outcome:
         reliability: Agreement between raters, None if the ratings do not allow an estimate.
         notes: Sentences on assumptions, for the report.
         settings: Ingestion settings.
-        people: Number of raters, None if the file does not state it.
-        faces: Content of ``faces.json``: the weights that detected and embedded the faces of the rated photos. None if
-            faces were not analysed.
+        rater_count: Number of raters, None if the file does not state it.
+        face_weights: Content of ``faces.json``: the weights that detected and embedded the faces of the rated photos.
+            None if faces were not analysed.
     """
 
     schema: str
     table: pd.DataFrame
     attributes: tuple[str, ...]
-    rated: Side
-    unlabelled: Side
-    reliability: Reliability | None
+    rated: PoolSummary
+    unlabelled: PoolSummary
+    reliability: RaterReliability | None
     notes: list[str]
     settings: Ingestion
-    people: int | None = None
-    faces: dict[str, Any] | None = None
+    rater_count: int | None = None
+    face_weights: dict[str, Any] | None = None
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -77,7 +77,7 @@ class Outcome:
     def labelled(self) -> pd.DataFrame:
         """Rows of the rated photos, with the column ``mean``: their mean score."""
         rated = self.table[self.table["split"] != "unlabelled"]
-        return rated.assign(mean=mean_scores(rated[list(VOTES)].to_numpy(float)))
+        return rated.assign(mean=mean_scores(rated[list(VOTE_COLUMNS)].to_numpy(float)))
 
     @cached_property
     def face_counts(self) -> dict[str, int]:
@@ -91,16 +91,16 @@ class Outcome:
 
         The hash covers the records, the settings that shape the stored photos, and the face weights.
         """
-        votes = self.table[list(VOTES)].to_numpy(float).round(6).tolist()
+        votes = self.table[list(VOTE_COLUMNS)].to_numpy(float).round(6).tolist()
         columns = ("photo", "sha256", "split", "group", "raters", "attributes")
         rows = zip(votes, *(self.table[column] for column in columns), strict=True)
         records = sorted(json.dumps(row, sort_keys=True) for row in rows)
         shape = f"{self.settings.shorter_side} {self.settings.jpeg_quality}"
-        if self.faces:
-            shape += f" {json.dumps(self.faces, sort_keys=True)}"
+        if self.face_weights:
+            shape += f" {json.dumps(self.face_weights, sort_keys=True)}"
         return hashlib.sha256("\n".join([shape, *records]).encode()).hexdigest()
 
-    def record(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, Any]:
         """Return the content of ``ingestion.json``. It does not depend on the order of the input or on the engine."""
         left_out = [
             {**asdict(entry), "unlabelled": side is self.unlabelled}
@@ -108,14 +108,14 @@ class Outcome:
             for entry in sorted(side.left_out, key=lambda entry: (entry.photo, entry.reason))
         ]
         settings = {name: value for name, value in as_parameters(self.settings).items() if name != "beam_options"}
-        raters = self._raters
+        raters = self._known_rater_counts
         return {
             "fingerprint": self.fingerprint,
             "schema": self.schema,
             "counts": self.counts,
             "ratings": {
                 "number": int(raters.sum()),
-                "people": self.people,
+                "people": self.rater_count,
                 "photos_without_number": len(self.labelled) - len(raters),
                 **({"least_a_photo": int(raters.min()), "most_a_photo": int(raters.max())} if len(raters) else {}),
                 "groups": int(self.labelled["group"].nunique()),
@@ -126,12 +126,12 @@ class Outcome:
             "settings": settings,
             "reasons": self.reasons,
             "left_out": left_out,
-            **({"faces": {**self.faces, "photos": self.face_counts}} if self.faces else {}),
+            **({"faces": {**self.face_weights, "photos": self.face_counts}} if self.face_weights else {}),
         }
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Return the pipeline metrics of this step. No other step uses their names."""
-        agreement, raters = {}, self._raters
+        agreement, raters = {}, self._known_rater_counts
         if self.reliability:
             agreement = {"raters_reliability": self.reliability.spearman_brown, "lcc_ceiling": self.reliability.ceiling}
         return {
@@ -140,15 +140,15 @@ class Outcome:
             "rated_mean_score": float(self.labelled["mean"].mean()),
             **({"rated_raters_a_photo": float(raters.mean())} if len(raters) else {}),
             **agreement,
-            **{f"photos_{name}": float(number) for name, number in self._faces().items()},
+            **{f"photos_{name}": float(number) for name, number in self._face_metrics().items()},
         }
 
     @property
-    def _raters(self) -> pd.Series:
+    def _known_rater_counts(self) -> pd.Series:
         """Number of raters of each rated photo with a known number."""
         return self.labelled.loc[self.labelled["raters"] > 0, "raters"]
 
-    def _faces(self) -> dict[str, int]:
-        if self.faces is None:
+    def _face_metrics(self) -> dict[str, int]:
+        if self.face_weights is None:
             return {}
         return {"without_face": self.face_counts["none"], "with_several_faces": self.face_counts["several"]}

@@ -26,13 +26,13 @@ from components.scorer.faces import embedder
 from components.scorer.settings import SCORES
 
 SPLITS = ("unlabelled", "train", "validation", "test")
-NAME = "portraits"
-RECORD = "ingestion.json"
+DATASET_NAME = "portraits"
+RECORD_FILE = "ingestion.json"
 
 Example = Mapping[str, Any]
 
 
-def features(attributes: Sequence[str] = (), embedding: int | None = None) -> tfds.features.FeaturesDict:
+def features(attributes: Sequence[str] = (), embedding_size: int | None = None) -> tfds.features.FeaturesDict:
     """Return the TFDS features of an example.
 
     ``photo`` is JPEG bytes, unchanged. ``photo_id`` and ``group`` are text. ``votes`` is float32 ``[10]``, summing to
@@ -40,11 +40,11 @@ def features(attributes: Sequence[str] = (), embedding: int | None = None) -> tf
 
     If faces were analysed, ``face`` holds ``count`` (int32) of all faces. It also holds ``confidence`` float32, ``box``
     float32 ``[4]`` and ``landmarks`` float32 ``[5, 2]`` of the largest face (see ``geometry.Face``), or zeros without a
-    face. If faces were embedded, ``embedding`` is float32 ``[size]``, or zeros without a face.
+    face. If faces were embedded, ``embedding_size`` is float32 ``[size]``, or zeros without a face.
 
     Args:
         attributes: Names of the attributes.
-        embedding: Embedding size; 0 if faces are detected but not embedded; None if faces are not analysed.
+        embedding_size: Embedding size; 0 if faces are detected but not embedded; None if faces are not analysed.
     """
     text, tensor = tfds.features.Text, tfds.features.Tensor
     face = {
@@ -53,8 +53,8 @@ def features(attributes: Sequence[str] = (), embedding: int | None = None) -> tf
         "box": tensor(shape=(4,), dtype=np.float32),
         "landmarks": tensor(shape=(5, 2), dtype=np.float32),
     }
-    face_feature = {} if embedding is None else {"face": tfds.features.FeaturesDict(face)}
-    embedding_feature = {"embedding": tensor(shape=(embedding,), dtype=np.float32)} if embedding else {}
+    face_feature = {} if embedding_size is None else {"face": tfds.features.FeaturesDict(face)}
+    embedding_feature = {"embedding": tensor(shape=(embedding_size,), dtype=np.float32)} if embedding_size else {}
     return tfds.features.FeaturesDict(
         {
             "photo": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
@@ -75,9 +75,9 @@ def write(
     attributes: Sequence[str] = (),
     record: Any = None,
     *,
-    faces: str | Path = "",
+    face_weights: str | Path = "",
     beam_options: str = "",
-    shared: str = "",
+    shared_folder: str = "",
 ) -> None:
     """Write a data set. It appears as a whole or not at all, and replaces an existing one.
 
@@ -91,12 +91,12 @@ def write(
             without examples, so an empty split is omitted.
         attributes: Names of the attributes; every example has all of them.
         record: JSON value of ``ingestion.json`` beside the shards. None: no such file.
-        faces: Folder of the face weights (see ``scorer.faces.embedder``), which is copied into the data set. Each
-            example then has a ``face``, and an ``embedding`` if the weights include an embedder. Empty: no example has
-            a ``face``.
+        face_weights: Folder of the face weights (see ``scorer.faces.embedder``), which is copied into the data set.
+            Each example then has a ``face``, and an ``embedding`` if the weights include an embedder. Empty: no example
+            has a ``face``.
         beam_options: Options of the Apache Beam runner that writes the shards. Empty: this process writes them.
-        shared: Address for the shards in transit that Beam's workers and this machine both reach. It may be empty if
-            the workers are on this machine. Its files are removed afterwards.
+        shared_folder: Address for the shards in transit that Beam's workers and this machine both reach. It may be
+            empty if the workers are on this machine. Its files are removed afterwards.
 
     Raises:
         ValueError: A split is unknown, or no split has any example.
@@ -107,12 +107,14 @@ def write(
     filled = {split: shards for split, shards in filled.items() if shards}
     if not filled:
         raise ValueError("expected at least one example in a split, got none: a data set cannot be empty")
-    size = embedder.size(faces) if faces else None
-    with _appearing(Path(dataset)) as folder:
-        shards_folder = storage.join(shared, "shards") if beam_options and storage.is_remote(shared) else str(folder)
+    size = embedder.embedding_size(face_weights) if face_weights else None
+    with _replacing_folder(Path(dataset)) as folder:
+        shards_folder = (
+            storage.join(shared_folder, "shards") if beam_options and storage.is_remote(shared_folder) else str(folder)
+        )
         shards = [
             _Shard(
-                f"{NAME}-{split}.tfrecord-{index:05d}-of-{len(split_shards):05d}",
+                f"{DATASET_NAME}-{split}.tfrecord-{index:05d}-of-{len(split_shards):05d}",
                 shards_folder,
                 examples,
                 tuple(attributes),
@@ -129,11 +131,11 @@ def write(
         if shards_folder != str(folder):
             storage.download_tree(shards_folder, folder)
             storage.delete_tree(shards_folder)
-        _describe(folder, filled, features(attributes, size))
-        if faces:
-            embedder.copy(faces, folder / embedder.FOLDER)
+        _write_metadata(folder, filled, features(attributes, size))
+        if face_weights:
+            embedder.copy_weights(face_weights, folder / embedder.FOLDER)
         if record is not None:
-            storage.write_json(str(folder / RECORD), record)
+            storage.write_json(str(folder / RECORD_FILE), record)
 
 
 @dataclass(frozen=True)
@@ -141,15 +143,15 @@ class _Shard:
     """One shard file of the data set, complete for another process or machine."""
 
     name: str
-    place: str  # address of the shard's folder
+    folder: str  # address of the shard's folder
     examples: Collection[Example]
     attributes: tuple[str, ...]
-    embedding: int | None
+    embedding_size: int | None
 
 
 def _write_shard(shard: _Shard) -> None:
-    with _local(shard) as path, tf.io.TFRecordWriter(path) as writer:
-        example_features, n_written = _features(shard.attributes, shard.embedding), 0
+    with _local_path(shard) as path, tf.io.TFRecordWriter(path) as writer:
+        example_features, n_written = _cached_features(shard.attributes, shard.embedding_size), 0
         for example in shard.examples:
             votes = np.asarray(example["votes"], np.float32)
             serialised = example_features.serialize_example({**example, "votes": votes})
@@ -160,21 +162,21 @@ def _write_shard(shard: _Shard) -> None:
             raise RuntimeError(f"{shard.name} was announced with {len(shard.examples)} examples and had {n_written}")
 
 
-_features = lru_cache(maxsize=4)(features)  # shared by the shards of one process
+_cached_features = lru_cache(maxsize=4)(features)  # shared by the shards of one process
 
 
 @contextmanager
-def _local(shard: _Shard) -> Iterator[str]:
+def _local_path(shard: _Shard) -> Iterator[str]:
     """Yield a local path for the shard; on exit the file is uploaded if the shard's folder is remote."""
-    if not storage.is_remote(shard.place):
-        yield os.path.join(shard.place, shard.name)
+    if not storage.is_remote(shard.folder):
+        yield os.path.join(shard.folder, shard.name)
         return
     with tempfile.TemporaryDirectory() as folder:
         yield os.path.join(folder, shard.name)
-        storage.upload_tree(folder, shard.place)
+        storage.upload_tree(folder, shard.folder)
 
 
-def _describe(
+def _write_metadata(
     folder: Path, splits: Mapping[str, Sequence[Collection[Example]]], example_features: tfds.features.FeaturesDict
 ) -> None:
     """Write ``dataset_info.json`` and ``features.json``."""
@@ -182,7 +184,7 @@ def _describe(
         tfds.core.SplitInfo(
             name=split,
             shard_lengths=[len(shard) for shard in shards],
-            num_bytes=sum(path.stat().st_size for path in folder.glob(f"{NAME}-{split}.tfrecord-*")),
+            num_bytes=sum(path.stat().st_size for path in folder.glob(f"{DATASET_NAME}-{split}.tfrecord-*")),
         )
         for split, shards in splits.items()
     ]
@@ -196,7 +198,7 @@ def _describe(
 
 
 @contextmanager
-def _appearing(dataset: Path) -> Iterator[Path]:
+def _replacing_folder(dataset: Path) -> Iterator[Path]:
     """Yield a new folder that replaces the data set on success and is deleted on failure."""
     dataset.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{dataset.name}.", suffix=".partial", dir=dataset.parent))

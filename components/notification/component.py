@@ -29,10 +29,10 @@ def notification(status: dsl.PipelineTaskFinalStatus, workspace: str, run_name: 
     import os
 
     from components.notification.notify import notify
-    from components.notification.senders import read
-    from components.scorer.run.step_status import this_run
+    from components.notification.senders import read_recipients
+    from components.scorer.run.step_status import current_run_paths
 
     notify(
-        status.state, this_run(workspace),
-        message=status.error_message or "", run_name=run_name, recipients=read(os.environ),
+        status.state, current_run_paths(workspace),
+        message=status.error_message or "", run_name=run_name, recipients=read_recipients(os.environ),
     )  # fmt: skip

@@ -21,19 +21,19 @@ from typing import Any, Literal, Protocol, get_args
 
 import requests
 
-from components.scorer.run.environment import without_services
+from components.scorer.run.environment import without_service_addresses
 
 _TIMEOUT = 10.0  # seconds per request
-_LONGEST = 3000  # maximum characters of a fact: Slack rejects messages above 40,000
+_MAX_FACT_LENGTH = 3000  # maximum characters of a fact: Slack rejects messages above 40,000
 _PREFIX = "whsec_"  # prefix of a signing secret (Standard Webhooks)
 _PORTS = {"starttls": 587, "tls": 465, "none": 25}
 
 
-class Refused(Exception):
+class DeliveryRejected(Exception):
     """Permanent failure: the recipient will not accept the message on a retry. The text holds no secret."""
 
 
-class Unreached(Exception):
+class DeliveryUnavailable(Exception):
     """Temporary failure: the recipient may accept the message on a retry. The text holds no secret."""
 
 
@@ -44,7 +44,7 @@ class Message:
     run: str
     verdict: str  # published, forced, refused, skipped, failed or unknown
     title: str  # one line of text
-    said: Mapping[str, str]  # facts by their short names
+    facts: Mapping[str, str]  # facts by their short names
     colour: str  # colour of the verdict, #rrggbb
 
 
@@ -71,7 +71,7 @@ class Slack:
 
     def send(self, message: Message) -> None:
         """Post the title, and every fact as a field."""
-        _post(self.url, json.dumps(slack(message)).encode())
+        _post(self.url, json.dumps(slack_payload(message)).encode())
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class SignedWebhook:
     def send(self, message: Message) -> None:
         """Post the run's end as ``{"type", "timestamp", "data"}``."""
         now = int(time.time())
-        data = {name.replace(" ", "_"): value for name, value in message.said.items()}
+        data = {name.replace(" ", "_"): value for name, value in message.facts.items()}
         timestamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
         body = json.dumps({"type": f"run.{message.verdict}", "timestamp": timestamp, "data": data}).encode()
         headers = {"webhook-id": f"run-{message.run}", "webhook-timestamp": str(now)}
@@ -118,24 +118,24 @@ class Mail:
             client = self._connect()
             if self.user:
                 client.login(self.user, self.password)
-            refused = client.send_message(mail(message, self.sender, self.to))
+            refused = client.send_message(mail_message(message, self.sender, self.to))
         except smtplib.SMTPRecipientsRefused as error:
-            raise _answered(min(code for code, _ in error.recipients.values())) from None
+            raise _smtp_error(min(code for code, _ in error.recipients.values())) from None
         except smtplib.SMTPResponseException as error:
-            raise _answered(error.smtp_code) from None
+            raise _smtp_error(error.smtp_code) from None
         except ssl.SSLCertVerificationError:
-            raise Refused("shows a certificate that is not trusted") from None
+            raise DeliveryRejected("shows a certificate that is not trusted") from None
         except smtplib.SMTPNotSupportedError:
-            raise Refused("lacks what it was asked for: STARTTLS, or a login") from None
+            raise DeliveryRejected("lacks what it was asked for: STARTTLS, or a login") from None
         except (OSError, smtplib.SMTPException) as error:
-            raise Unreached(f"could not be reached ({type(error).__name__})") from None
+            raise DeliveryUnavailable(f"could not be reached ({type(error).__name__})") from None
         finally:
             if client is not None:
                 with contextlib.suppress(OSError, smtplib.SMTPException):  # the answer to QUIT changes nothing
                     client.quit()
                 client.close()
         if refused:
-            raise Refused(f"took the mail, but refused {len(refused)} of {len(self.to)} addresses")
+            raise DeliveryRejected(f"took the mail, but refused {len(refused)} of {len(self.to)} addresses")
 
     def _connect(self) -> smtplib.SMTP:
         port, context = self.port or _PORTS[self.security], ssl.create_default_context()
@@ -152,18 +152,18 @@ class Mail:
 
 
 @dataclass(frozen=True)
-class Misconfigured:
+class MisconfiguredSender:
     """Recipient whose environment variables are incomplete or invalid."""
 
     name: str
-    why: str
+    reason: str
 
     def send(self, message: Message) -> None:
-        """Raise `Refused` with the reason."""
-        raise Refused(f"was not told: {self.why}")
+        """Raise `DeliveryRejected` with the reason."""
+        raise DeliveryRejected(f"was not told: {self.reason}")
 
 
-def read(environment: Mapping[str, str]) -> list[Recipient]:
+def read_recipients(environment: Mapping[str, str]) -> list[Recipient]:
     """Return the recipients that the environment configures.
 
     Args:
@@ -174,21 +174,21 @@ def read(environment: Mapping[str, str]) -> list[Recipient]:
     """
     makers: dict[str, tuple[str, Callable[[Mapping[str, str]], Recipient]]] = {
         "WEBHOOK": (Slack.name, lambda variables: Slack(variables["WEBHOOK"])),
-        "SIGNED_WEBHOOK": (SignedWebhook.name, _signed),
-        "SMTP_HOST": (Mail.name, _mail),
+        "SIGNED_WEBHOOK": (SignedWebhook.name, _signed_webhook),
+        "SMTP_HOST": (Mail.name, _mail_recipient),
     }
-    variables = {name: value.strip() for name, value in without_services(environment).items() if value.strip()}
+    variables = {name: value.strip() for name, value in without_service_addresses(environment).items() if value.strip()}
     recipients: list[Recipient] = []
     for variable, (name, make) in makers.items():
         if variable in variables:
             try:
                 recipients.append(make(variables))
             except ValueError as error:
-                recipients.append(Misconfigured(name, str(error)))
+                recipients.append(MisconfiguredSender(name, str(error)))
     return recipients
 
 
-def _signed(variables: Mapping[str, str]) -> SignedWebhook:
+def _signed_webhook(variables: Mapping[str, str]) -> SignedWebhook:
     """Return the signed webhook; raise ValueError unless all receivers' libraries decode its secret alike."""
     text = variables.get("SIGNING_SECRET", "")
     try:
@@ -200,7 +200,7 @@ def _signed(variables: Mapping[str, str]) -> SignedWebhook:
     return SignedWebhook(variables["SIGNED_WEBHOOK"], secret)
 
 
-def _mail(variables: Mapping[str, str]) -> Mail:
+def _mail_recipient(variables: Mapping[str, str]) -> Mail:
     """Return the mail recipient; raise ValueError if its variables are incomplete or invalid."""
     to = tuple(filter(None, (address.strip() for address in variables.get("MAIL_TO", "").split(","))))
     sender, security = variables.get("MAIL_FROM", ""), variables.get("SMTP_SECURITY", "starttls")
@@ -226,25 +226,25 @@ def _is_address(text: str) -> bool:
     return bool(local_part and at and domain) and text.isprintable() and not set(text) & set(" ,;<>@") - {"@"}
 
 
-def slack(message: Message) -> dict[str, Any]:
+def slack_payload(message: Message) -> dict[str, Any]:
     """Return the message in Slack's format.
 
     The three characters by which Slack links and mentions are escaped.
     """
-    text = _escaped(message.title)
+    text = _escape(message.title)
     fields = [
-        {"title": name.capitalize(), "value": _escaped(value), "short": len(value) < 40}
-        for name, value in message.said.items()
+        {"title": name.capitalize(), "value": _escape(value), "short": len(value) < 40}
+        for name, value in message.facts.items()
     ]
     return {"text": text, "attachments": [{"color": message.colour, "fallback": text, "fields": fields}]}
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     """Return text with & < > escaped, as https://docs.slack.dev/messaging/formatting-message-text requires."""
-    return text[:_LONGEST].replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return text[:_MAX_FACT_LENGTH].replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def mail(message: Message, sender: str, to: tuple[str, ...]) -> email.message.EmailMessage:
+def mail_message(message: Message, sender: str, to: tuple[str, ...]) -> email.message.EmailMessage:
     """Return the message as a plain-text mail; its id stays the same on a retry."""
     letter = email.message.EmailMessage()
     letter["From"], letter["To"] = sender, ", ".join(to)
@@ -252,7 +252,7 @@ def mail(message: Message, sender: str, to: tuple[str, ...]) -> email.message.Em
     letter["Date"] = email.utils.formatdate()
     letter["Message-ID"] = f"<{hashlib.sha256(message.run.encode()).hexdigest()[:32]}@{sender.partition('@')[2]}>"
     letter["Auto-Submitted"] = "auto-generated"  # suppresses automatic replies (RFC 3834)
-    letter.set_content("\n".join(f"{name.capitalize()}: {value}" for name, value in message.said.items()) + "\n")
+    letter.set_content("\n".join(f"{name.capitalize()}: {value}" for name, value in message.facts.items()) + "\n")
     return letter
 
 
@@ -262,13 +262,13 @@ def _post(url: str, body: bytes, headers: Mapping[str, str] | None = None) -> No
     try:
         response = requests.post(url, data=body, headers=all_headers, timeout=_TIMEOUT, allow_redirects=False)
     except Exception as error:  # a URL can fail in many ways; the error's text holds the secret URL
-        raise Unreached(f"could not be reached ({type(error).__name__})") from None
+        raise DeliveryUnavailable(f"could not be reached ({type(error).__name__})") from None
     if response.ok and not response.is_redirect:
         return
     is_temporary = response.status_code == 429 or response.status_code >= 500
-    raise (Unreached if is_temporary else Refused)(f"answered {response.status_code}")
+    raise (DeliveryUnavailable if is_temporary else DeliveryRejected)(f"answered {response.status_code}")
 
 
-def _answered(code: int) -> Exception:
+def _smtp_error(code: int) -> Exception:
     """Return the error of an SMTP reply code: 4xx is temporary, 5xx permanent (RFC 5321, 4.2.1)."""
-    return (Refused if code >= 500 else Unreached)(f"answered {code}")
+    return (DeliveryRejected if code >= 500 else DeliveryUnavailable)(f"answered {code}")

@@ -36,22 +36,22 @@ def pretraining(
     Returns the id of the run that trained the encoder; a cached step returns the id of the original run.
     """
     parameters = dict(locals())
-    from components.scorer.run.step_status import step
+    from components.scorer.run.step_status import record_step
 
-    with step("pretraining", workspace, report.uri) as run_paths:
-        from components.scorer.run.accelerators import expect
+    with record_step("pretraining", workspace, report.uri) as run_paths:
+        from components.scorer.run.accelerators import require_accelerators
 
-        expect(accelerator, accelerator_count)
+        require_accelerators(accelerator, accelerator_count)
 
         from components.pretraining.pretrain import pretrain
-        from components.scorer.parameters import among, from_parameters
-        from components.scorer.run.paths import Workspace
+        from components.scorer.parameters import from_parameters, select_parameters
+        from components.scorer.run.paths import RunPaths
         from components.scorer.settings import Pretraining
 
         results = pretrain(
             dataset.path, encoder.path, report.path,
-            settings=from_parameters(Pretraining, **among(parameters, Pretraining)), scale=scale,
-            checkpoints=Workspace(workspace, resume or run_paths.run).checkpoints("pretraining"),
+            settings=from_parameters(Pretraining, **select_parameters(parameters, Pretraining)), scale=scale,
+            checkpoints=RunPaths(workspace, resume or run_paths.run).checkpoints("pretraining"),
             fingerprint=fingerprint, show_photos=show_photos,
         )  # fmt: skip
         for name, value in results.items():

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from components.scorer.fit.checkpoints import Curves, best_epoch
+from components.scorer.fit.checkpoints import History, best_epoch
 from components.scorer.parameters import as_parameters
 from components.scorer.report.learning_curves import plot
-from components.scorer.report.page import Page, chart, gallery, photo, table, text
+from components.scorer.report.page import Page, chart, gallery, paragraph, photo, table
 from components.scorer.settings import Pretraining
 
 _STARTS = {
@@ -21,7 +21,7 @@ _STARTS = {
 
 
 def write_report(
-    file: str | Path, settings: Pretraining, curves: Curves, panel: tuple[np.ndarray, np.ndarray] | None
+    file: str | Path, settings: Pretraining, curves: History, panel: tuple[np.ndarray, np.ndarray] | None
 ) -> None:
     """Write the pretraining report.
 
@@ -34,19 +34,19 @@ def write_report(
     page = Page("Pretraining", _STARTS[settings.start])
     if curves:
         figure = plot(curves, best_epoch(curves), "mean squared error", "held out")
-        page.section("Reconstruction error", chart(figure, "Error by epoch"), text(_words(curves)))
+        page.section("Reconstruction error", chart(figure, "Error by epoch"), paragraph(_error_sentence(curves)))
     if panel:
         pairs = [np.concatenate(pair, axis=1) for pair in zip(*panel, strict=True)]
         pictures = [photo(_jpeg(pair), "original, reconstruction", side=240) for pair in pairs]
         page.section("Held-out photos and what the code keeps of them", gallery(pictures))
     elif curves:
-        page.section("Photos", text("Photos are not shown: show_photos is off, since they are people's faces."))
+        page.section("Photos", paragraph("Photos are not shown: show_photos is off, since they are people's faces."))
     rows = [{"setting": name, "value": str(value)} for name, value in as_parameters(settings).items()]
     page.section("Settings", table(rows))
     page.write(file)
 
 
-def _words(curves: Curves) -> str:
+def _error_sentence(curves: History) -> str:
     first, last = curves["val_loss"][0], curves["val_loss"][-1]
     seconds = sum(curves["seconds"])
     return (

@@ -22,15 +22,15 @@ def push(
 
     Returns the URI of the version.
     """
-    from components.scorer.run.step_status import step
+    from components.scorer.run.step_status import record_step
 
-    with step("push", workspace) as run_paths:
+    with record_step("push", workspace) as run_paths:
         from itertools import islice
 
-        from components.push.push import Origin, push
+        from components.push.push import Provenance, push
         from components.scorer.data.photos import records
 
-        origin = Origin(
+        origin = Provenance(
             dataset=dataset.path,
             checks=checks.path,
             sources={
@@ -41,6 +41,6 @@ def push(
         )
         photos = [record["photo"] for record in islice(records(dataset.path, "test"), 16)]
         return push(
-            scorer.path, results=results.path, models=models, name=name, workspace=run_paths, origin=origin,
+            scorer.path, results=results.path, models=models, name=name, workspace=run_paths, provenance=origin,
             photos=photos, registry=model_registry,
         )  # fmt: skip

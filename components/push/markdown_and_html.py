@@ -81,33 +81,36 @@ class Document:
             heading: Heading in plain text; empty for a section without a heading, such as the verdict on top.
             *blocks: Blocks of the section; empty lists, tables and texts are left out.
         """
-        filled = [block for block in blocks if not _empty(block)]
+        filled = [block for block in blocks if not _is_empty(block)]
         if filled:
             self.sections.append((heading, filled))
 
     def markdown(self) -> str:
         """Return the document as GitHub-flavoured Markdown."""
-        parts = [f"# {escape(self.title)}", _paragraph(self.lead)]
+        parts = [f"# {escape_markdown(self.title)}", _paragraph(self.lead)]
         for heading, blocks in self.sections:
-            parts += [f"## {escape(heading)}" if heading else "", *(_markdown(block) for block in blocks)]
+            parts += [
+                f"## {escape_markdown(heading)}" if heading else "",
+                *(_block_to_markdown(block) for block in blocks),
+            ]
         return "\n\n".join(filter(None, parts)) + "\n"
 
     def page(self) -> Page:
         """Return the document as an HTML page without external resources."""
         result = Page(self.title, self.lead)
         for heading, blocks in self.sections:
-            result.section(heading, *(_html(block) for block in blocks))
+            result.section(heading, *(_block_to_html(block) for block in blocks))
         return result
 
 
-def escape(words: str) -> str:
+def escape_markdown(words: str) -> str:
     """Return text in one line, escaped so that Markdown shows it literally."""
     line = " ".join(words.split())
     # An underscore within a word is no emphasis. Escaping it would make names hard to read in the source.
     return re.sub(r"[\\`*<\[\]|~$]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", line)
 
 
-def shown(value: Any) -> str:
+def format_cell(value: Any) -> str:
     """Return a value as text for a Markdown table cell, formatted as in the HTML page."""
     if value is None or (isinstance(value, Real) and math.isnan(value)):
         return "-"
@@ -120,19 +123,19 @@ def shown(value: Any) -> str:
     return f"{value:,.3f}" if isinstance(value, Real) else str(value)
 
 
-def _empty(block: Block) -> bool:
+def _is_empty(block: Block) -> bool:
     contents = {Items: "sentences", Table: "rows", Banner: "words", Code: "lines"}.get(type(block))
     return not (getattr(block, contents) if contents else block)
 
 
 def _paragraph(words: str) -> str:
     """Return escaped text that cannot begin a list, heading or quotation."""
-    return re.sub(r"^(\d{1,9}(?=[.)])|(?=[-+#>=]))", r"\1\\", escape(words))
+    return re.sub(r"^(\d{1,9}(?=[.)])|(?=[-+#>=]))", r"\1\\", escape_markdown(words))
 
 
-def _markdown(block: Block) -> str:
+def _block_to_markdown(block: Block) -> str:
     if isinstance(block, Banner):
-        return f"> **{_SIGNS[block.ok]} {escape(block.words)}**"
+        return f"> **{_SIGNS[block.ok]} {escape_markdown(block.words)}**"
     if isinstance(block, Items):
         return "\n".join(f"- {_paragraph(sentence)}" for sentence in block.sentences)
     if isinstance(block, Code):
@@ -149,14 +152,14 @@ def _markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     columns = list(dict.fromkeys(column for row in rows for column in row))
     numeric = {c: all(isinstance(row.get(c), Real | None) for row in rows) for c in columns}
     lines = [
-        [escape(column) for column in columns],
+        [escape_markdown(column) for column in columns],
         ["---:" if numeric[column] else "---" for column in columns],
-        *([escape(shown(row.get(column))) for column in columns] for row in rows),
+        *([escape_markdown(format_cell(row.get(column))) for column in columns] for row in rows),
     ]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _html(block: Block) -> Markup:
+def _block_to_html(block: Block) -> Markup:
     if isinstance(block, Banner):
         return page.verdict(block.ok, block.words)
     if isinstance(block, Items):
@@ -166,7 +169,7 @@ def _html(block: Block) -> Markup:
     if isinstance(block, Table):
         rows = [{column: _html_cell(value) for column, value in row.items()} for row in block.rows]
         return page.table(rows, block.caption)
-    return page.text(block)
+    return page.paragraph(block)
 
 
 def _html_cell(value: Any) -> Any:

@@ -22,7 +22,7 @@ MARKDOWN, HTML = "model_card.md", "model_card.html"
 
 
 @dataclass(frozen=True)
-class Facts:
+class CardInputs:
     """Inputs of the model card.
 
     Attributes:
@@ -67,7 +67,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Card:
+class ModelCard:
     """Model card as Markdown and as HTML."""
 
     markdown: str
@@ -79,30 +79,30 @@ class Card:
         Path(folder, HTML).write_text(self.html, encoding="utf-8")
 
 
-def card(facts: Facts) -> Card:
+def build_card(card_inputs: CardInputs) -> ModelCard:
     """Build the model card of a version."""
     document = Document(
-        f"Model card: {facts.name}, version {facts.version}",
+        f"Model card: {card_inputs.name}, version {card_inputs.version}",
         "A scorer of portrait photos: it says how people would rate a photo from 1 to 10. "
-        f"Published on {facts.date} by run {facts.run}.",
+        f"Published on {card_inputs.date} by run {card_inputs.run}.",
     )
-    document.section("", *_verdict(facts))
-    document.section("Model", _model(facts))
+    document.section("", *_verdict(card_inputs))
+    document.section("Model", _model(card_inputs))
     document.section("Intended use", Items(_USES))
     document.section("What it must not be used for", Items(_MISUSES))
-    document.section("Data", *_data(facts))
-    document.section("Metrics", *_metrics(facts))
-    document.section("Metrics by slice", *_slices(facts))
-    document.section("Calibration", _numbers(facts, "calibration"))
-    document.section("Behaviour on changed photos", *_behaviour(facts))
-    document.section("Serving", _numbers(facts, "serving"))
-    document.section("Gates", _gates(facts))
-    document.section("Limits", Items(_limits(facts)))
-    document.section("How to load it", *_loading(facts))
-    document.section("Lineage", *_lineage(facts))
-    document.section("Settings", Table(list(_settings(facts))))
+    document.section("Data", *_data(card_inputs))
+    document.section("Metrics", *_metrics(card_inputs))
+    document.section("Metrics by slice", *_slices(card_inputs))
+    document.section("Calibration", _figures_table(card_inputs, "calibration"))
+    document.section("Behaviour on changed photos", *_behaviour(card_inputs))
+    document.section("Serving", _figures_table(card_inputs, "serving"))
+    document.section("Gates", _gates(card_inputs))
+    document.section("Limits", Items(_limits(card_inputs)))
+    document.section("How to load it", *_loading(card_inputs))
+    document.section("Lineage", *_lineage(card_inputs))
+    document.section("Settings", Table(list(_settings(card_inputs))))
     document.section("", "This card follows Mitchell et al., Model Cards for Model Reporting, 2019, arXiv:1810.03993.")
-    return Card(document.markdown(), document.page().html())
+    return ModelCard(document.markdown(), document.page().html())
 
 
 _USES = (
@@ -122,8 +122,8 @@ _MISUSES = (
 )
 
 
-def _verdict(card_inputs: Facts) -> list[Block]:
-    decided = decision.of(card_inputs.decision)
+def _verdict(card_inputs: CardInputs) -> list[Block]:
+    decided = decision.from_record(card_inputs.decision)
     blocks: list[Block] = [Banner(None if decided.verdict == "forced" or decided.warnings else True, decided.summary)]
     if decided.verdict == "forced":
         blocks += ["A person published this version although these gates said no:", Items(decided.reasons)]
@@ -132,11 +132,11 @@ def _verdict(card_inputs: Facts) -> list[Block]:
     return blocks
 
 
-def _model(card_inputs: Facts) -> Table:
-    pretraining, training = (_object(card_inputs.settings.get(phase)) for phase in ("pretraining", "training"))
+def _model(card_inputs: CardInputs) -> Table:
+    pretraining, training = (_dict_or_empty(card_inputs.settings.get(phase)) for phase in ("pretraining", "training"))
     crop = pretraining.get("crop")
     return Table(
-        _pairs(
+        _name_value_rows(
             {
                 "name": card_inputs.name,
                 "version": str(card_inputs.version),
@@ -161,42 +161,44 @@ def _options(value: Any) -> str:
     return f"({json.dumps(value)})" if value else ""
 
 
-def _data(card_inputs: Facts) -> list[Block]:
-    ingestion, ratings = card_inputs.ingestion, _object(card_inputs.ingestion.get("ratings"))
-    counts = {name: n for name, n in _object(ingestion.get("counts")).items() if _number(n) is not None}
-    excluded = [{"left out because": reason, "photos": n} for reason, n in _object(ingestion.get("reasons")).items()]
-    attributes = [name for name in _list(ingestion.get("attributes")) if isinstance(name, str)]
+def _data(card_inputs: CardInputs) -> list[Block]:
+    ingestion, ratings = card_inputs.ingestion, _dict_or_empty(card_inputs.ingestion.get("ratings"))
+    counts = {name: n for name, n in _dict_or_empty(ingestion.get("counts")).items() if _number_or_none(n) is not None}
+    excluded = [
+        {"left out because": reason, "photos": n} for reason, n in _dict_or_empty(ingestion.get("reasons")).items()
+    ]
+    attributes = [name for name in _list_or_empty(ingestion.get("attributes")) if isinstance(name, str)]
     consent = card_inputs.consent.strip() or (
         "not stated. Whoever uses this model has to find out first whether the people in the photos have agreed."
     )
     return [
         f"Consent of the photographed people: {consent}",
         Table([{"split": name, "photos": number} for name, number in counts.items()]),
-        " ".join(_rated(ratings, _object(ingestion.get("reliability")))),
+        " ".join(_rating_sentences(ratings, _dict_or_empty(ingestion.get("reliability")))),
         f"Attributes that are known of the photos: {', '.join(attributes)}." if attributes else "",
-        Table(_pairs(card_inputs.sources, "source", "address")),
+        Table(_name_value_rows(card_inputs.sources, "source", "address")),
         Table(excluded),
-        Items([note for note in _list(ingestion.get("notes")) if isinstance(note, str)]),
+        Items([note for note in _list_or_empty(ingestion.get("notes")) if isinstance(note, str)]),
     ]
 
 
-def _rated(ratings: Mapping[str, Any], reliability: Mapping[str, Any]) -> Iterator[str]:
+def _rating_sentences(ratings: Mapping[str, Any], reliability: Mapping[str, Any]) -> Iterator[str]:
     """Yield sentences on the number of people's ratings and on their agreement."""
-    n_ratings, n_people = _number(ratings.get("number")), _number(ratings.get("people"))
-    fewest, most = _number(ratings.get("least_a_photo")), _number(ratings.get("most_a_photo"))
+    n_ratings, n_people = _number_or_none(ratings.get("number")), _number_or_none(ratings.get("people"))
+    fewest, most = _number_or_none(ratings.get("least_a_photo")), _number_or_none(ratings.get("most_a_photo"))
     if n_ratings:
         raters = f" by {n_people:,} people" if n_people else " by people who are not told apart"
         span = f", {fewest:,} to {most:,} a photo" if fewest is not None and most is not None else ""
         yield f"{n_ratings:,} ratings{raters}{span}."
-    if n_unknown := _number(ratings.get("photos_without_number")):
+    if n_unknown := _number_or_none(ratings.get("photos_without_number")):
         yield f"How many people rated {n_unknown:,} {'more ' if n_ratings else ''}photos is not known."
-    if (n_groups := _number(ratings.get("groups"))) is not None:
+    if (n_groups := _number_or_none(ratings.get("groups"))) is not None:
         yield f"The rated photos form {n_groups:,} groups (one person's, or alike), none of which is in two splits."
-    if (reliability_value := _number(reliability.get("spearman_brown"))) is not None:
+    if (reliability_value := _number_or_none(reliability.get("spearman_brown"))) is not None:
         yield f"Split-half reliability of people's mean scores (Spearman-Brown): {reliability_value:.3f}."
 
 
-_METRICS = {
+_METRIC_TITLES = {
     "srcc": "SRCC, rank correlation with people",
     "lcc": "LCC, linear correlation with people",
     "krcc": "KRCC, share of pairs in the same order, scaled to -1 to 1",
@@ -209,21 +211,27 @@ _METRICS = {
 }
 
 
-def _metrics(card_inputs: Facts) -> list[Block]:
+def _metrics(card_inputs: CardInputs) -> list[Block]:
     metrics = card_inputs.metrics
     scorers = {"this version": "challenger", "champion before it": "champion", "difference": "difference"}
-    columns = {title: _object(metrics.get(key)) for title, key in scorers.items()}
-    ceiling = _object(metrics.get("ceiling"))
-    references = {"people's ceiling": _object(ceiling.get("perfect")), "one person": _object(ceiling.get("human"))}
-    known_metrics = [metric for metric in _METRICS if metric in columns["this version"]]
-    other_metrics = [metric for metric in columns["this version"] if metric not in _METRICS]
+    columns = {title: _dict_or_empty(metrics.get(key)) for title, key in scorers.items()}
+    ceiling = _dict_or_empty(metrics.get("ceiling"))
+    references = {
+        "people's ceiling": _dict_or_empty(ceiling.get("perfect")),
+        "one person": _dict_or_empty(ceiling.get("human")),
+    }
+    known_metrics = [metric for metric in _METRIC_TITLES if metric in columns["this version"]]
+    other_metrics = [metric for metric in columns["this version"] if metric not in _METRIC_TITLES]
     rows = [
-        {"metric": _METRICS.get(metric, metric)}
-        | {title: _estimate(values.get(metric)) for title, values in columns.items() if values}
-        | {title: _number(values.get(metric)) for title, values in references.items() if values}
+        {"metric": _METRIC_TITLES.get(metric, metric)}
+        | {title: _interval_or_none(values.get(metric)) for title, values in columns.items() if values}
+        | {title: _number_or_none(values.get(metric)) for title, values in references.items() if values}
         for metric in (*known_metrics, *other_metrics)
     ]
-    photos, confidence = _number(metrics.get("photos")), _number(_object(metrics.get("settings")).get("confidence"))
+    photos, confidence = (
+        _number_or_none(metrics.get("photos")),
+        _number_or_none(_dict_or_empty(metrics.get("settings")).get("confidence")),
+    )
     interval = f"{100 * confidence:g} % bootstrap intervals" if confidence is not None else "bootstrap intervals"
     return [
         f"On the {photos:,} photos of the test split, with {interval}." if photos is not None else "",
@@ -233,28 +241,28 @@ def _metrics(card_inputs: Facts) -> list[Block]:
         "against the mean of the others."
         if any(references.values())
         else "",
-        _against(card_inputs),
+        _champion_sentence(card_inputs),
         _comparison(card_inputs),
     ]
 
 
-def _comparison(card_inputs: Facts) -> Table:
+def _comparison(card_inputs: CardInputs) -> Table:
     """Return the paired differences from the champion, which the gates judge."""
     rows = [
         {
             "metric": metric.upper(),
-            "this version": _number(difference.get("challenger")),
-            "champion before it": _number(difference.get("champion")),
-            "paired difference": _estimate(difference),
-            "photos needed to tell": _number(difference.get("photos_needed")),
+            "this version": _number_or_none(difference.get("challenger")),
+            "champion before it": _number_or_none(difference.get("champion")),
+            "paired difference": _interval_or_none(difference),
+            "photos needed to tell": _number_or_none(difference.get("photos_needed")),
         }
-        for metric, difference in _object(card_inputs.metrics.get("comparison")).items()
+        for metric, difference in _dict_or_empty(card_inputs.metrics.get("comparison")).items()
         if isinstance(difference, Mapping)
     ]
     return Table(rows, "Against the champion on the same photos, drawn in pairs")
 
 
-def _against(card_inputs: Facts) -> str:
+def _champion_sentence(card_inputs: CardInputs) -> str:
     champion = card_inputs.decision["champion"]
     if champion is None:
         return "There was no champion: this is the model's first version, or none was named."
@@ -263,7 +271,7 @@ def _against(card_inputs: Facts) -> str:
     return f"{named}, which could not be scored: {champion['error']}" if champion["error"] else f"{named}."
 
 
-_OF_A_SLICE = {
+_SLICE_TITLES = {
     "photos": "photos",
     "people": "people's mean",
     "scorer": "scorer's mean",
@@ -274,14 +282,14 @@ _OF_A_SLICE = {
 }
 
 
-def _slices(card_inputs: Facts) -> list[Block]:
+def _slices(card_inputs: CardInputs) -> list[Block]:
     slices = card_inputs.metrics.get("slices")
     rows = []
-    for row in _rows(slices) or _rows(_object(slices).get("slices")):
-        figures = {name: _cell(value) for name, value in {**row, **_object(row.get("metrics"))}.items()}
+    for row in _dicts_in(slices) or _dicts_in(_dict_or_empty(slices).get("slices")):
+        figures = {name: _cell_value(value) for name, value in {**row, **_dict_or_empty(row.get("metrics"))}.items()}
         rows.append(
             {name: str(row.get(name, "")) for name in ("attribute", "value")}
-            | {title: figures[name] for name, title in _OF_A_SLICE.items() if figures.get(name) is not None}
+            | {title: figures[name] for name, title in _SLICE_TITLES.items() if figures.get(name) is not None}
         )
     if not rows:
         return ["The photos' attributes are not known, so it is not known either whether a group is scored unfairly."]
@@ -292,35 +300,35 @@ def _slices(card_inputs: Facts) -> list[Block]:
     ]
 
 
-def _behaviour(card_inputs: Facts) -> list[Block]:
-    behaviour = _object(card_inputs.metrics.get("behaviour"))
+def _behaviour(card_inputs: CardInputs) -> list[Block]:
+    behaviour = _dict_or_empty(card_inputs.metrics.get("behaviour"))
     rows = [
         {
             "change": str(row.get("change", "")),
             "people would": "like it less" if row.get("worse") else "see no change",
-            "mean change of the score": _estimate({**row, "value": row.get("mean")}),
-            "largest": _number(row.get("largest")),
+            "mean change of the score": _interval_or_none({**row, "value": row.get("mean")}),
+            "largest": _number_or_none(row.get("largest")),
         }
-        for row in _rows(behaviour.get("responses"))
+        for row in _dicts_in(behaviour.get("responses"))
     ]
     return [Table(rows, "Score points by which photos of the test split moved when they were changed")] if rows else []
 
 
-def _numbers(card_inputs: Facts, key: str) -> Table:
+def _figures_table(card_inputs: CardInputs, key: str) -> Table:
     """Return a table of all figures of one topic of ``metrics.json``."""
-    return Table([{"figure": name, "value": value} for name, value in _figures(card_inputs.metrics.get(key))])
+    return Table([{"figure": name, "value": value} for name, value in _iter_figures(card_inputs.metrics.get(key))])
 
 
-def _figures(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def _iter_figures(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the figures and words in nested objects with their path in words; lists (single photos) are skipped."""
-    if (cell := _cell(value)) not in (None, ""):
+    if (cell := _cell_value(value)) not in (None, ""):
         yield path, cell
     elif isinstance(value, Mapping):
         for name, item in value.items():
-            yield from _figures(item, f"{path} {name}".strip().replace("_", " "))
+            yield from _iter_figures(item, f"{path} {name}".strip().replace("_", " "))
 
 
-def _gates(card_inputs: Facts) -> Table:
+def _gates(card_inputs: CardInputs) -> Table:
     signs = {"passed": "✓ passed", "failed": "✗ failed", "not judged": "! not judged"}
     return Table(
         [
@@ -336,9 +344,9 @@ def _gates(card_inputs: Facts) -> Table:
     )
 
 
-def _limits(card_inputs: Facts) -> list[str]:
-    perturbation = _object(_object(card_inputs.metrics.get("behaviour")).get("perturbation"))
-    mean_rise, budget = _number(perturbation.get("rise")), _number(perturbation.get("budget"))
+def _limits(card_inputs: CardInputs) -> list[str]:
+    perturbation = _dict_or_empty(_dict_or_empty(card_inputs.metrics.get("behaviour")).get("perturbation"))
+    mean_rise, budget = _number_or_none(perturbation.get("rise")), _number_or_none(perturbation.get("budget"))
     measured = (
         f" Measured: changes of at most {budget:g} of 255 at each pixel raised scores by {mean_rise:.2f} points on"
         " average."
@@ -356,7 +364,7 @@ def _limits(card_inputs: Facts) -> list[str]:
     ]
 
 
-def _loading(card_inputs: Facts) -> list[Block]:
+def _loading(card_inputs: CardInputs) -> list[Block]:
     photo = 'photo = open("portrait.jpg", "rb").read()  # upright: EXIF orientation is not heeded\n'
     print_line = 'print(answer["mean"], answer["std"], answer["distribution"])'
     if card_inputs.stages:
@@ -393,7 +401,7 @@ def _loading(card_inputs: Facts) -> list[Block]:
     ]
 
 
-def _lineage(card_inputs: Facts) -> list[Block]:
+def _lineage(card_inputs: CardInputs) -> list[Block]:
     provenance = {
         "run": card_inputs.run,
         "code that trained it (git)": card_inputs.revision,
@@ -410,52 +418,52 @@ def _lineage(card_inputs: Facts) -> list[Block]:
     ]
 
 
-def _settings(card_inputs: Facts) -> Iterator[dict[str, str]]:
+def _settings(card_inputs: CardInputs) -> Iterator[dict[str, str]]:
     phases = {
         "ingestion": card_inputs.ingestion.get("settings"),
         **card_inputs.settings,
         "evaluation": card_inputs.metrics.get("settings"),
     }
     for phase, settings in phases.items():
-        for name, value in _object(settings).items():
+        for name, value in _dict_or_empty(settings).items():
             yield {"phase": phase, "setting": name, "value": value if isinstance(value, str) else json.dumps(value)}
 
 
 # Readers of other steps' files: each of these functions accepts any JSON value.
 
 
-def _object(value: Any) -> Mapping[str, Any]:
+def _dict_or_empty(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _list(value: Any) -> list[Any]:
+def _list_or_empty(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _rows(value: Any) -> list[Mapping[str, Any]]:
-    return [row for row in _list(value) if isinstance(row, Mapping)]
+def _dicts_in(value: Any) -> list[Mapping[str, Any]]:
+    return [row for row in _list_or_empty(value) if isinstance(row, Mapping)]
 
 
-def _number(value: Any) -> Any:
+def _number_or_none(value: Any) -> Any:
     """Return the value if it is a finite number, else None."""
     is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     return value if is_number else None
 
 
-def _cell(value: Any) -> Any:
+def _cell_value(value: Any) -> Any:
     """Return a value as a table cell; None if it cannot be shown in a cell."""
     if isinstance(value, bool | str):
         return value
-    return _estimate(value) if isinstance(value, Mapping) else _number(value)
+    return _interval_or_none(value) if isinstance(value, Mapping) else _number_or_none(value)
 
 
-def _estimate(value: Any) -> Interval | None:
+def _interval_or_none(value: Any) -> Interval | None:
     """Return a value with its interval as far as it is known; None without a value."""
-    figures = (_number(_object(value).get(name)) for name in ("value", "low", "high"))
+    figures = (_number_or_none(_dict_or_empty(value).get(name)) for name in ("value", "low", "high"))
     value, low, high = (math.nan if figure is None else figure for figure in figures)
     return None if math.isnan(value) else Interval(value, low, high)
 
 
-def _pairs(values: Mapping[str, Any], name: str = "what", value: str = "value") -> list[dict[str, Any]]:
+def _name_value_rows(values: Mapping[str, Any], name: str = "what", value: str = "value") -> list[dict[str, Any]]:
     """Return table rows of the non-empty values."""
     return [{name: key, value: item} for key, item in values.items() if item]

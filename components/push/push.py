@@ -13,21 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from components.push.model_card import Facts, card
+from components.push.model_card import CardInputs, build_card
 from components.scorer import quoting, storage
 from components.scorer.artifacts import bundle, litert_model, saved_model, warmup
 from components.scorer.faces import face_inputs
 from components.scorer.metrics import regression
 from components.scorer.registry import channels, integrity, kubeflow
 from components.scorer.run import decision
-from components.scorer.run.paths import Workspace
+from components.scorer.run.paths import RunPaths
 
-PROFILE = "profile.json"
+PROFILE_FILE = "profile.json"
 """File name of the data profile from validation, which the next version's validation compares with."""
 
 
 @dataclass(frozen=True)
-class Origin:
+class Provenance:
     """Provenance of a scorer, beyond what its bundle records.
 
     Attributes:
@@ -51,8 +51,8 @@ def push(
     results: str | Path,
     models: str,
     name: str,
-    workspace: Workspace,
-    origin: Origin = Origin(),
+    workspace: RunPaths,
+    provenance: Provenance = Provenance(),
     photos: Sequence[bytes] = (),
     registry: str = "",
 ) -> str:
@@ -71,7 +71,7 @@ def push(
         models: Folder, ``gs://`` or ``s3://`` address of all models.
         name: Name of the model.
         workspace: Paths of the run; ``published.json`` and the final ``decision.json`` are written there.
-        origin: Provenance of the scorer, for its model card.
+        provenance: Provenance of the scorer, for its model card.
         photos: Encoded, upright photos on which both must agree, in addition to the warm-up photos.
         registry: URL of the Kubeflow Model Registry; empty for none.
 
@@ -84,45 +84,47 @@ def push(
             too old. Also if the published version disagrees with the scorer: it is then removed and the champion stays.
         components.scorer.storage.StorageError: The storage is unreachable or refuses access.
     """
-    evaluated = _judged(results)
-    with _told_on_failure(evaluated, workspace):
+    evaluated = _read_decision(results)
+    with _record_failure(evaluated, workspace):
         challenger = bundle.load(scorer)
         fingerprint = _fingerprint(Path(scorer))
-        version = channels.claim(models, name, workspace.run, fingerprint)
+        version = channels.reserve_version(models, name, workspace.run, fingerprint)
         uri = channels.address(models, name, version)
-        was_champion = channels.named(models, name, version)
+        was_champion = channels.is_protected(models, name, version)
         complete = storage.exists(storage.join(uri, channels.COMPLETE))
         if not (was_champion and complete):
-            with _removed_on_failure(models, name, version):
+            with _delete_on_failure(models, name, version):
                 if not complete:
                     print(f"push: uploading version {version} to {uri}", flush=True)
-                    record = decision.completed(evaluated, version, uri)
-                    card_inputs = _facts(challenger, fingerprint, name, workspace.run, record, results, origin)
-                    _upload(challenger, Path(scorer), card_inputs, origin.checks)
-                _compare(challenger, uri, [*warmup.photos(), *photos])
-            summary = decision.of(evaluated).summary
-            champion = channels.switch(models, name, version, who=workspace.run, why=summary)["champion"]
+                    record = decision.with_publication(evaluated, version, uri)
+                    card_inputs = _card_inputs(
+                        challenger, fingerprint, name, workspace.run, record, results, provenance
+                    )
+                    _upload(challenger, Path(scorer), card_inputs, provenance.checks)
+                _check_agreement(challenger, uri, [*warmup.photos(), *photos])
+            summary = decision.from_record(evaluated).summary
+            champion = channels.promote_pushed(models, name, version, who=workspace.run, why=summary)["champion"]
             print(f"push: version {version} is published, the champion is version {champion}", flush=True)
     # In this order: if push is killed, the exit handler completes the decision and reads the version from this file.
     storage.write_json(workspace.published, {"version": version, "uri": uri})
-    decision.write(workspace.decision, decision.completed(evaluated, version, uri))
-    for line in kubeflow.tell(registry, models, name, version):
+    decision.write(workspace.decision, decision.with_publication(evaluated, version, uri))
+    for line in kubeflow.sync(registry, models, name, version):
         print(f"push: {line}", flush=True)
     return uri
 
 
-def _judged(results: str | Path) -> dict[str, Any]:
+def _read_decision(results: str | Path) -> dict[str, Any]:
     """Read the evaluation's decision; it is the same after a failed attempt."""
     uri = storage.join(str(results), "decision.json")
     record = decision.read(uri)
     if record is None:
         raise FileNotFoundError(f"expected the decision to publish at {uri}, found none; evaluation writes it")
-    if not decision.of(record).publishes:
+    if not decision.from_record(record).publishes:
         raise ValueError(f"expected a decision to publish in {uri}, got {record['verdict']!r}: {record['summary']}")
     return record
 
 
-def _json(folder: str | Path, name: str) -> dict[str, Any]:
+def _read_json_or_empty(folder: str | Path, name: str) -> dict[str, Any]:
     """Return a JSON file of an earlier step, or an empty dict if it is missing."""
     try:
         return storage.read_json(storage.join(str(folder), name)) if folder else {}
@@ -130,17 +132,17 @@ def _json(folder: str | Path, name: str) -> dict[str, Any]:
         return {}
 
 
-def _facts(
-    challenger: bundle.Bundle,
+def _card_inputs(
+    challenger: bundle.TrainedScorer,
     fingerprint: str,
     name: str,
     run: str,
     record: dict[str, Any],
     results: str | Path,
-    provenance: Origin,
-) -> Facts:
+    provenance: Provenance,
+) -> CardInputs:
     """Return the inputs of the version's model card and record."""
-    return Facts(
+    return CardInputs(
         name=name,
         version=record["published"]["version"],
         uri=record["published"]["uri"],
@@ -151,57 +153,61 @@ def _facts(
         data_fingerprint=challenger.data_fingerprint,
         settings=challenger.settings,
         decision=record,
-        metrics=_json(results, "metrics.json"),
-        ingestion=_json(provenance.dataset, "ingestion.json"),
+        metrics=_read_json_or_empty(results, "metrics.json"),
+        ingestion=_read_json_or_empty(provenance.dataset, "ingestion.json"),
         sources=provenance.sources,
         consent=provenance.consent,
         images=provenance.images,
-        faces=challenger.reads,
-        stages=challenger.needs.stages if challenger.needs.faces else (),
-        inputs=("image_bytes", *challenger.needs.inputs),
+        faces=challenger.face_summary,
+        stages=challenger.face_input_spec.stages if challenger.face_input_spec.uses_faces else (),
+        inputs=("image_bytes", *challenger.face_input_spec.inputs),
     )
 
 
-def _upload(challenger: bundle.Bundle, scorer: Path, card_inputs: Facts, checks: str | Path) -> None:
+def _upload(challenger: bundle.TrainedScorer, scorer: Path, card_inputs: CardInputs, checks: str | Path) -> None:
     """Upload the version; it is complete once its last file exists."""
     storage.delete_tree(card_inputs.uri)  # left by a killed attempt
     with tempfile.TemporaryDirectory() as folder:
         saved_model.export(challenger, folder, card_inputs.name)
-        saved_model.export_portable(
+        saved_model.export_litert(
             challenger,
             folder,
             card_inputs.name,
-            error=_error(card_inputs.metrics),
+            error=_rmse(card_inputs.metrics),
             ingestion=card_inputs.ingestion.get("settings"),
         )
-        shutil.copytree(scorer, Path(folder, saved_model.BUNDLE))
-        if checks and Path(checks, PROFILE).is_file():
-            shutil.copyfile(Path(checks, PROFILE), Path(folder, PROFILE))
-        card(card_inputs).write(folder)
-        integrity.write(folder, _record(card_inputs))
-        storage.upload_tree(folder, card_inputs.uri, last=[channels.COMPLETE])
+        shutil.copytree(scorer, Path(folder, saved_model.BUNDLE_FOLDER))
+        if checks and Path(checks, PROFILE_FILE).is_file():
+            shutil.copyfile(Path(checks, PROFILE_FILE), Path(folder, PROFILE_FILE))
+        build_card(card_inputs).write(folder)
+        integrity.write_record(folder, _version_record(card_inputs))
+        storage.upload_tree(folder, card_inputs.uri, upload_last=[channels.COMPLETE])
 
 
-def _error(metrics: Mapping[str, Any]) -> float | None:
+def _rmse(metrics: Mapping[str, Any]) -> float | None:
     """Return the RMSE of the scores against people's mean scores, in score points; None if unknown."""
     return metrics.get("challenger", {}).get("rmse", {}).get("value")
 
 
-def _compare(challenger: bundle.Bundle, uri: str, photos: list[bytes]) -> None:
+def _check_agreement(challenger: bundle.TrainedScorer, uri: str, photos: list[bytes]) -> None:
     """Raise ValueError unless the loaded version predicts as the scorer does, with and without TensorFlow.
 
     Predictions are compared without a job and, if the scorer knows jobs, with its jobs in turn. If the scorer reads
     faces, each of the three runs its own face detection and embedding.
     """
     version, portable = saved_model.load(uri), litert_model.load(uri)
-    inputs = face_inputs.together([portable.given(photo) for photo in photos])
+    inputs = face_inputs.stack_inputs([portable.build_inputs(photo) for photo in photos])
     cycled_jobs = [job for _, job in zip(photos, cycle(challenger.jobs), strict=False)] if challenger.jobs else None
     for jobs in (None, cycled_jobs) if cycled_jobs else (None,):
         votes = challenger.score(photos, jobs)
-        expected = {"mean": regression.mean_scores(votes), "std": regression.deviations(votes), "distribution": votes}
+        expected = {
+            "mean": regression.mean_scores(votes),
+            "std": regression.vote_deviations(votes),
+            "distribution": votes,
+        }
         outputs_by_runtime = {
-            "SavedModel": version.answers(photos, jobs=jobs),
-            "portable network": portable.answer(inputs, jobs),
+            "SavedModel": version.predict(photos, jobs=jobs),
+            "portable network": portable.predict(inputs, jobs),
         }
         for runtime, outputs in outputs_by_runtime.items():
             for output, values in expected.items():
@@ -215,7 +221,7 @@ def _compare(challenger: bundle.Bundle, uri: str, photos: list[bytes]) -> None:
                     )
 
 
-def _record(card_inputs: Facts) -> dict[str, Any]:
+def _version_record(card_inputs: CardInputs) -> dict[str, Any]:
     """Return the content of ``version.json``: provenance, with stages and inputs if a photo alone is no valid input."""
     needs = {"stages": [*card_inputs.stages], "inputs": [*card_inputs.inputs]} if card_inputs.stages else {}
     return needs | {
@@ -237,25 +243,25 @@ def _record(card_inputs: Facts) -> dict[str, Any]:
 def _fingerprint(scorer: Path) -> str:
     """Return the SHA-256 of the bundle's files."""
     digest = hashlib.sha256()
-    for file in storage.files(str(scorer)):
+    for file in storage.list_files(str(scorer)):
         digest.update(f"{file.name}\0{file.size}\0".encode() + storage.read_bytes(file.uri))
     return digest.hexdigest()
 
 
 @contextmanager
-def _told_on_failure(evaluated: dict[str, Any], workspace: Workspace) -> Iterator[None]:
+def _record_failure(evaluated: dict[str, Any], workspace: RunPaths) -> Iterator[None]:
     """Record a failed decision with its reason if the block raises."""
     try:
         yield
     except BaseException as error:
         with suppress(OSError):  # the exit handler writes it then; the block's error matters more
-            reason = f"push broke off: {quoting.in_short(error)}"
-            decision.write(workspace.decision, decision.failed(evaluated, reason, workspace.run))
+            reason = f"push broke off: {quoting.one_line(error)}"
+            decision.write(workspace.decision, decision.with_failure(evaluated, reason, workspace.run))
         raise
 
 
 @contextmanager
-def _removed_on_failure(models: str, name: str, version: int) -> Iterator[None]:
+def _delete_on_failure(models: str, name: str, version: int) -> Iterator[None]:
     """Delete the version if the block raises; if that fails, the next attempt deletes it.
 
     A version that a person has promoted in the meantime stays.
@@ -264,6 +270,6 @@ def _removed_on_failure(models: str, name: str, version: int) -> Iterator[None]:
         yield
     except BaseException:
         with suppress(storage.StorageError, ValueError):
-            if not channels.named(models, name, version):
+            if not channels.is_protected(models, name, version):
                 storage.delete_tree(channels.address(models, name, version))
         raise

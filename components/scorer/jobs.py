@@ -8,12 +8,12 @@ UNKNOWN = 0
 """Id of the unknown job, whose name is ""; the known jobs have the ids from 1 in their order."""
 
 
-def numbers(jobs: Sequence[str], known: Sequence[str]) -> np.ndarray:
+def to_job_ids(jobs: Sequence[str], known: Sequence[str]) -> np.ndarray:
     """Return the ids of jobs by name, int32 ``[n]``; `UNKNOWN` for "" and for jobs that are not known."""
     return np.array([1 + known.index(job) if job in known else UNKNOWN for job in jobs], "int32")
 
 
-def expect_known(jobs: Collection[str], known: Collection[str]) -> None:
+def check_jobs_known(jobs: Collection[str], known: Collection[str]) -> None:
     """Raise ValueError if a job is not known to the scorer; a scorer without jobs accepts every job as unknown.
 
     Raises:
@@ -23,7 +23,7 @@ def expect_known(jobs: Collection[str], known: Collection[str]) -> None:
         raise ValueError(f"expected a job among {list(known)}, or none, got {unknown[0]!r}")
 
 
-def expect_told(job: str, known: Collection[str], model: str) -> None:
+def check_job(job: str, known: Collection[str], model: str) -> None:
     """Raise ValueError if a model does not take a job as input; "" stands for no job and is always accepted.
 
     A model without jobs would ignore the job, so any job is an error.
@@ -36,7 +36,7 @@ def expect_told(job: str, known: Collection[str], model: str) -> None:
         raise ValueError(f"{model} can be told {accepted}, got {job!r}")
 
 
-def expect_one_each(jobs: Collection[str], photos: int) -> None:
+def check_job_count(jobs: Collection[str], photos: int) -> None:
     """Raise ValueError unless there are as many jobs as photos.
 
     Raises:

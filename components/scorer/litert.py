@@ -8,10 +8,10 @@ from threading import Lock
 
 from ai_edge_litert.interpreter import Interpreter
 
-_turn = Lock()  # lock on standard error: two threads at once would restore each other's temporary file
+_stderr_lock = Lock()  # lock on standard error: two threads at once would restore each other's temporary file
 
 
-def load(network: bytes | str, threads: int) -> Interpreter:
+def load_interpreter(network: bytes | str, threads: int) -> Interpreter:
     """Return an interpreter of a network with its tensors allocated.
 
     Args:
@@ -23,7 +23,7 @@ def load(network: bytes | str, threads: int) -> Interpreter:
     """
     model_argument = {"model_content": network} if isinstance(network, bytes) else {"model_path": network}
     try:
-        with _turn, _told_less():
+        with _stderr_lock, _drop_info_lines():
             interpreter = Interpreter(**model_argument, num_threads=threads)
             interpreter.allocate_tensors()
     except RuntimeError as error:
@@ -32,7 +32,7 @@ def load(network: bytes | str, threads: int) -> Interpreter:
 
 
 @contextmanager
-def _told_less() -> Iterator[None]:
+def _drop_info_lines() -> Iterator[None]:
     """Drop LiteRT's ``INFO:`` lines from standard error, where the server writes its log.
 
     LiteRT has no switch for these lines, which name its kernels. Other lines, also those of other threads, are passed

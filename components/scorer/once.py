@@ -6,12 +6,12 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
-Made = TypeVar("Made")
+Result = TypeVar("Made")
 
-_turn = threading.RLock()
+_lock = threading.RLock()
 
 
-def once(make: Callable[..., Made]) -> Callable[..., Made]:
+def once(function: Callable[..., Result]) -> Callable[..., Result]:
     """Wrap a function so that the first calling thread computes the result and the other threads wait for it.
 
     With ``functools.lru_cache`` every waiting thread would compute a result of its own. The lock also serialises
@@ -19,20 +19,20 @@ def once(make: Callable[..., Made]) -> Callable[..., Made]:
     hand one thread a partly imported package. All wrapped functions share one lock, as their imports may overlap.
 
     Args:
-        make: Function of positional arguments that can be compared; it must not wait for other threads. The result for
-            the last arguments is cached. A forked process must not share connections and locks with its parent, so it
-            computes its own result.
+        function: Function of positional arguments that can be compared; it must not wait for other threads. The result
+            for the last arguments is cached. A forked process must not share connections and locks with its parent, so
+            it computes its own result.
     """
-    cached: tuple[tuple[Any, ...], Made] | None = None
+    cached: tuple[tuple[Any, ...], Result] | None = None
 
-    @wraps(make)
-    def wrapper(*arguments: Any) -> Made:
+    @wraps(function)
+    def wrapper(*arguments: Any) -> Result:
         nonlocal cached
         entry = cached
         if entry is None or entry[0] != arguments:
-            with _turn:
+            with _lock:
                 if (entry := cached) is None or entry[0] != arguments:
-                    entry = cached = arguments, make(*arguments)
+                    entry = cached = arguments, function(*arguments)
         return entry[1]
 
     def forget() -> None:
@@ -43,10 +43,10 @@ def once(make: Callable[..., Made]) -> Callable[..., Made]:
     return wrapper
 
 
-def _renew() -> None:
+def _reset_lock() -> None:
     """Replace the lock in a forked process: a thread of the parent process may have held it."""
-    global _turn
-    _turn = threading.RLock()
+    global _lock
+    _lock = threading.RLock()
 
 
-os.register_at_fork(after_in_child=_renew)
+os.register_at_fork(after_in_child=_reset_lock)

@@ -7,7 +7,7 @@ import re
 from dataclasses import asdict, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from components.scorer.quoting import shown
+from components.scorer.quoting import quoted
 from components.scorer.settings import Faces, Policy, Pretraining
 
 
@@ -29,7 +29,7 @@ def scale_limits(rating_scale: str) -> tuple[float, float] | None:
     if not match or float(match[1]) >= float(match[2]):
         raise ValueError(
             "rating_scale must be auto, or the lowest and the highest score such as 1-5 or 0-100, "
-            f"got {shown(rating_scale)}"
+            f"got {quoted(rating_scale)}"
         )
     return float(match[1]), float(match[2])
 
@@ -52,11 +52,11 @@ def from_parameters(settings: type, **parameters: Any) -> Any:
     if unknown := sorted(set(parameters) - known):
         raise ValueError(f"{settings.__name__} has no setting {unknown[0]!r}; expected one of {sorted(known)}")
     hints = get_type_hints(settings)
-    checked = {name: _checked(name, value, hints[name]) for name, value in parameters.items()}
+    checked = {name: _check_value(name, value, hints[name]) for name, value in parameters.items()}
     return replace(settings(), **checked)
 
 
-def among(parameters: dict[str, Any], settings: type, prefix: str = "") -> dict[str, Any]:
+def select_parameters(parameters: dict[str, Any], settings: type, prefix: str = "") -> dict[str, Any]:
     """Return the parameters that are fields of ``settings``, by field name.
 
     Several settings dataclasses share one signature, in which fields of the same name have a prefix.
@@ -73,7 +73,7 @@ def among(parameters: dict[str, Any], settings: type, prefix: str = "") -> dict[
     return {field: parameters[name] for field, name in parameter_names.items() if name in parameters}
 
 
-def check_together(pretraining: Pretraining, scale: int) -> None:
+def check_pretraining(pretraining: Pretraining, scale: int) -> None:
     """Raise ValueError if settings are each valid but contradict each other.
 
     Args:
@@ -161,38 +161,38 @@ _RANGES = {
 }  # fmt: skip
 
 
-def _checked(name: str, value: Any, hint: Any) -> Any:
+def _check_value(name: str, value: Any, hint: Any) -> Any:
     """Return the value converted to its field's type; raise ValueError if the type, choice or range is wrong."""
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
-            raise ValueError(f"{name} must be one of {list(get_args(hint))}, got {shown(value)}")
+            raise ValueError(f"{name} must be one of {list(get_args(hint))}, got {quoted(value)}")
         return value
     if get_origin(hint) is tuple:
-        return _checked_list(name, value, get_args(hint)[0])
+        return _check_list(name, value, get_args(hint)[0])
     if hint in (int, float) and not isinstance(value, bool) and isinstance(value, int | float):
         if hint is int and value != int(value):
-            raise ValueError(f"{name} must be a whole number, got {shown(value)}")
+            raise ValueError(f"{name} must be a whole number, got {quoted(value)}")
         low, high = _RANGES[name]
         if not low <= value <= high:
-            raise ValueError(f"{name} must be from {low} to {high}, got {shown(value)}")
+            raise ValueError(f"{name} must be from {low} to {high}, got {quoted(value)}")
         return hint(value)
     expected = get_origin(hint) or hint
     if name == "rating_scale" and isinstance(value, str):
         scale_limits(value)
     if not isinstance(value, expected) or (expected is not bool and isinstance(value, bool)):
-        raise ValueError(f"{name} must be {expected.__name__}, got {shown(value)}")
+        raise ValueError(f"{name} must be {expected.__name__}, got {quoted(value)}")
     return value
 
 
-def _checked_list(name: str, value: Any, item_type: Any) -> tuple:
+def _check_list(name: str, value: Any, item_type: Any) -> tuple:
     """Return the values of a list parameter as a tuple; raise ValueError if one of them is invalid."""
     if item_type in (int, float):
         kind = "whole numbers" if item_type is int else "numbers"
         if not isinstance(value, list | tuple) or any(not isinstance(n, int | float) for n in value):
-            raise ValueError(f"{name} must be a list of {kind}, got {shown(value)}")
-        return tuple(_checked(name, number, item_type) for number in value)
+            raise ValueError(f"{name} must be a list of {kind}, got {quoted(value)}")
+        return tuple(_check_value(name, number, item_type) for number in value)
     if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
-        raise ValueError(f"{name} must be a list of texts, got {shown(value)}")
+        raise ValueError(f"{name} must be a list of texts, got {quoted(value)}")
     if get_origin(item_type) is Literal and (unknown := [text for text in value if text not in get_args(item_type)]):
-        raise ValueError(f"{name} must hold only {list(get_args(item_type))}, got {shown(unknown[0])}")
+        raise ValueError(f"{name} must hold only {list(get_args(item_type))}, got {quoted(unknown[0])}")
     return tuple(value)

@@ -4,33 +4,33 @@ import time
 from collections.abc import Iterable, Iterator
 
 
-def track(iterable: Iterable, what: str, total: int | None = None, every: float = 5.0) -> Iterator:
+def track(iterable: Iterable, label: str, total: int | None = None, first_after: float = 5.0) -> Iterator:
     """Yield the items of ``iterable`` and print progress lines if the work takes long.
 
-    Pods log lines and have no terminal, so whole lines are printed, and rarely: after ``every`` seconds, then at
+    Pods log lines and have no terminal, so whole lines are printed, and rarely: after ``first_after`` seconds, then at
     intervals that grow to a minute. A last line follows at the end if any line was printed before.
 
     Args:
         iterable: Items of the work.
-        what: Name of the work, e.g. ``"inspecting photos"``.
+        label: Name of the work, e.g. ``"inspecting photos"``.
         total: Number of items; by default ``len(iterable)``, if it has a length.
-        every: Seconds before the first line.
+        first_after: Seconds before the first line.
     """
     total = total if total is not None else getattr(iterable, "__len__", lambda: None)()
     start = time.monotonic()
-    next_line, pause, done = start + every, every, 0
+    next_line, pause, done = start + first_after, first_after, 0
     for done, item in enumerate(iterable, 1):
         yield item
         now = time.monotonic()
         if now >= next_line:
-            print(f"{what}: {line(done, total, now - start)}", flush=True)
+            print(f"{label}: {progress_line(done, total, now - start)}", flush=True)
             pause = min(pause * 1.5, 60.0)
             next_line = now + pause
-    if pause > every:
-        print(f"{what}: {done} done in {duration(time.monotonic() - start)}", flush=True)
+    if pause > first_after:
+        print(f"{label}: {done} done in {duration(time.monotonic() - start)}", flush=True)
 
 
-def line(done: int, total: int | None, elapsed: float) -> str:
+def progress_line(done: int, total: int | None, elapsed: float) -> str:
     """Return the progress and the time left in words.
 
     >>> line(30, 120, 60.0)

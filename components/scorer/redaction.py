@@ -18,7 +18,7 @@ _PHOTO = re.compile(
 )
 
 
-def shape(name: str) -> str:
+def redact_path(name: str) -> str:
     """Return a photo's path with every part hidden; its scheme, depth and suffix stay as written.
 
     >>> shape("families/anna_schmidt_1987-03-01.JPG")
@@ -30,14 +30,14 @@ def shape(name: str) -> str:
     return prefix + re.sub(r"[^/\\]+", HIDDEN, body) + (suffix[0] if suffix else "")
 
 
-def redacted(text: str) -> str:
+def redact(text: str) -> str:
     """Return a text of another author, such as a library's error, with photo names replaced by their shapes.
 
     This is the last line of defence: a name without a photo's suffix cannot be told from any other word. The project's
     own messages contain no names of photos.
     """
-    return _PHOTO.sub(lambda match: _in_quotes(match) if match["quote"] else shape(match[0]), text)
+    return _PHOTO.sub(lambda match: _redact_quoted(match) if match["quote"] else redact_path(match[0]), text)
 
 
-def _in_quotes(match: re.Match[str]) -> str:
-    return match["quote"] + shape(match["quoted"]) + match["quote"]
+def _redact_quoted(match: re.Match[str]) -> str:
+    return match["quote"] + redact_path(match["quoted"]) + match["quote"]

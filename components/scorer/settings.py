@@ -222,7 +222,7 @@ class Push:
 
 
 @dataclass(frozen=True)
-class Advising:
+class AdviceSettings:
     """Settings of advice, which searches for edits of a photo that raise its score."""
 
     # Score points: the tolerance of the robustness gates for a change that nobody sees.

@@ -33,21 +33,21 @@ DEADLINE = 30.0
 TIMEOUT = (5.0, 30.0)
 """Seconds to wait for a connection, and for the next bytes of a response."""
 
-MISSING = (FileNotFoundError, PermissionError, IsADirectoryError)
+UNREADABLE_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError)
 """Errors of a single object that cannot be read; any other error is an outage."""
 
 _READ_AHEAD = 8  # objects fetched before their use: hides a bucket's latency, takes about 30 MB for photos
-_ATTEMPTS = 6  # attempts of an S3 call: the client has no deadline, and its doubling waits add up to about DEADLINE
-_CHUNK = 8 * 2**20  # bytes per part of a resumable upload; the part size of both clouds' clients
+_S3_ATTEMPTS = 6  # attempts of an S3 call: the client has no deadline, and its doubling waits add up to about DEADLINE
+_CHUNK_BYTES = 8 * 2**20  # bytes per part of a resumable upload; the part size of both clouds' clients
 _THREADS = 8  # parallel transfers: hides the latency of small files, below the clients' connection pools of 10
-_OWN = (".partial", ".lock")  # suffixes of this module's temporary local files, which listings leave out
+_TEMPORARY_SUFFIXES = (".partial", ".lock")  # suffixes of this module's temporary local files, which listings leave out
 
 
 class StorageError(OSError):
     """Permanent failure of a cloud call; the message names the operation, the address and the reason."""
 
 
-class Conflict(RuntimeError):
+class WriteConflict(RuntimeError):
     """Write conflict: another writer wrote the object since its version was read; read it again and decide anew."""
 
 
@@ -103,19 +103,19 @@ def read_bytes(uri: str) -> bytes:
         FileNotFoundError: There is no such file.
         StorageError: The cloud cannot be reached or refuses.
     """
-    store, key = _at(uri)
+    store, key = _store_and_key(uri)
     return store.read(key)
 
 
-def read_beginning(file: File, size: int = 32) -> bytes:
+def read_first_bytes(file: File, size: int = 32) -> bytes:
     """Return the first ``size`` bytes of a listed file.
 
     Raises:
         FileNotFoundError: The file was removed since it was listed.
         StorageError: The cloud cannot be reached or refuses.
     """
-    store, key = _at(file.uri)
-    return store.beginning(key, size) if file.size else b""
+    store, key = _store_and_key(file.uri)
+    return store.read_first_bytes(key, size) if file.size else b""
 
 
 def read_ahead(objects: Iterable[tuple[str, ...]]) -> Iterator[tuple[str, Future[bytes]]]:
@@ -135,13 +135,13 @@ def read_ahead(objects: Iterable[tuple[str, ...]]) -> Iterator[tuple[str, Future
 
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a file atomically: a reader sees the old content or the new. Missing parent folders are created."""
-    store, key = _at(uri)
+    store, key = _store_and_key(uri)
     store.write(key, data)
 
 
 def exists(uri: str) -> bool:
     """Return True if the address is that of a file or of a folder with files in it."""
-    store, key = _at(uri)
+    store, key = _store_and_key(uri)
     return store.exists(key) or next(iter(store.list(key)), None) is not None
 
 
@@ -152,7 +152,7 @@ def read_json(uri: str) -> Any:
         FileNotFoundError: There is no such file.
         ValueError: The file is not JSON.
     """
-    return _json(uri, read_bytes(uri))
+    return _parse_json(uri, read_bytes(uri))
 
 
 def write_json(uri: str, value: Any) -> None:
@@ -165,95 +165,96 @@ def to_json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def files(uri: str) -> Iterator[File]:
+def list_files(uri: str) -> Iterator[File]:
     """Yield every file below an address, at any depth, sorted by name; no file if the folder does not exist."""
-    store, key = _at(uri)
+    store, key = _store_and_key(uri)
     for name, size, version in store.list(key):
         yield File(f"{uri.rstrip('/')}/{name}", name, size, version)
 
 
-def folders(uri: str) -> list[str]:
+def list_folders(uri: str) -> list[str]:
     """Return the names of the folders directly below an address, sorted."""
-    store, key = _at(uri)
+    store, key = _store_and_key(uri)
     return sorted(store.folders(key))
 
 
-def upload_tree(folder: str | Path, uri: str, last: Iterable[str] = ("saved_model.pb",)) -> None:
+def upload_tree(folder: str | Path, uri: str, upload_last: Iterable[str] = ("saved_model.pb",)) -> None:
     """Copy a local folder to an address.
 
     Args:
         folder: Local folder.
         uri: Address that receives the content of the folder.
-        last: Names of files that are written after all others, in this order. While these files are missing, a reader
-            knows that the copy is incomplete.
+        upload_last: Names of files that are written after all others, in this order. While these files are missing, a
+            reader knows that the copy is incomplete.
 
     Raises:
         FileNotFoundError: The local folder does not exist.
     """
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"expected a folder to copy to {uri}, found none at {folder}")
-    last_names = list(last)
-    names = [file.name for file in files(str(folder))]
+    last_names = list(upload_last)
+    names = [file.name for file in list_files(str(folder))]
     first_uploads = [name for name in names if name.rsplit("/", 1)[-1] not in last_names]
     last_uploads = sorted(set(names) - set(first_uploads), key=lambda name: last_names.index(name.rsplit("/", 1)[-1]))
 
     def upload(name: str) -> None:
-        store, key = _at(f"{uri.rstrip('/')}/{name}")
+        store, key = _store_and_key(f"{uri.rstrip('/')}/{name}")
         store.put(Path(folder, name), key)
 
-    _all(upload, first_uploads)
+    _run_in_parallel(upload, first_uploads)
     for name in last_uploads:
         upload(name)
 
 
-def download_tree(uri: str, folder: str | Path, without: Collection[str] = ()) -> None:
+def download_tree(uri: str, folder: str | Path, exclude: Collection[str] = ()) -> None:
     """Copy every file below an address into a local folder, which is created.
 
     Args:
         uri: Address to copy from.
         folder: Local folder.
-        without: Paths of files and folders below the address that are not copied.
+        exclude: Paths of files and folders below the address that are not copied.
 
     Raises:
         FileNotFoundError: There is no file below the address.
         ValueError: An object's name leads out of the folder.
     """
-    listed = [file for file in files(uri) if not is_below(file.name, without)]
+    listed = [file for file in list_files(uri) if not is_below(file.name, exclude)]
     if not listed:
         raise FileNotFoundError(f"expected files below {uri}, found none")
     targets = [Path(join(str(folder), file.name)) for file in listed]
 
     def download(file: File, target: Path) -> None:
-        store, key = _at(file.uri)
-        with _replacing(target) as partial:
+        store, key = _store_and_key(file.uri)
+        with _atomic_write(target) as partial:
             store.get(key, partial)
 
-    _all(download, listed, targets)
+    _run_in_parallel(download, listed, targets)
 
 
-def delete_tree(uri: str, first: Iterable[str] = ("saved_model.pb",)) -> None:
+def delete_tree(uri: str, delete_first: Iterable[str] = ("saved_model.pb",)) -> None:
     """Delete a file, or a folder with everything below it; a missing file or folder is no error.
 
     Args:
         uri: Address of the file or folder.
-        first: Names of files that are deleted before all others, so that no reader takes the rest for a complete copy.
+        delete_first: Names of files that are deleted before all others, so that no reader takes the rest for a complete
+            copy.
 
     Raises:
         ValueError: The address is the root of a bucket or disk.
     """
-    store, key = _at(uri)
+    store, key = _store_and_key(uri)
     if key in ("", "/"):
         raise ValueError(f"expected a folder to remove, got {uri}, which is everything there is")
-    listed = list(files(uri))
-    last_files = [file for file in listed if file.name.rsplit("/", 1)[-1] not in first]
+    listed = list(list_files(uri))
+    last_files = [file for file in listed if file.name.rsplit("/", 1)[-1] not in delete_first]
     for file in [*(file for file in listed if file not in last_files), *last_files]:
-        store.delete(_at(file.uri)[1])
+        store.delete(_store_and_key(file.uri)[1])
     store.delete(key)
 
 
 def read_versioned(uri: str) -> tuple[bytes | None, str]:
     """Return a file's content and its version for `write_if`; ``(None, "")`` if there is no such file."""
-    store, key = _at(uri)
+    store, key = _store_and_key(uri)
     return store.read_versioned(key)
 
 
@@ -271,22 +272,22 @@ def write_if(uri: str, data: bytes, version: str) -> None:
     Raises:
         Conflict: Another writer wrote the file in between.
     """
-    store, key = _at(uri)
+    store, key = _store_and_key(uri)
     try:
         store.write_if(key, data, version)
-    except Conflict:
+    except WriteConflict:
         if store.read_versioned(key)[0] != data:
             raise
 
 
-def _json(uri: str, data: bytes) -> Any:
+def _parse_json(uri: str, data: bytes) -> Any:
     try:
         return json.loads(data)
     except ValueError as error:
         raise ValueError(f"expected JSON in {uri}, got {data[:40]!r}: {error}") from None
 
 
-def _all(action: Callable[..., None], *arguments: list[Any]) -> None:
+def _run_in_parallel(action: Callable[..., None], *arguments: list[Any]) -> None:
     """Call an action on all arguments in parallel; raise the first error once the running calls have ended."""
     with ThreadPoolExecutor(_THREADS) as pool:
         futures = [pool.submit(action, *values) for values in zip(*arguments, strict=True)]
@@ -298,33 +299,33 @@ def _all(action: Callable[..., None], *arguments: list[Any]) -> None:
             raise
 
 
-def _at(uri: str) -> tuple[Any, str]:
+def _store_and_key(uri: str) -> tuple[Any, str]:
     """Return the store of an address, and the key within the store."""
     scheme, separator, rest = uri.partition("://")
     if not uri:
         raise ValueError("expected a folder, gs:// or s3:// address, got an empty one")
     if not separator:
-        return _Folder(), uri
+        return _LocalStore(), uri
     if scheme == "file" and rest.startswith("/"):
-        return _Folder(), rest
+        return _LocalStore(), rest
     bucket, _, key = rest.partition("/")
     if scheme not in ("gs", "s3") or not bucket:
         raise ValueError(f"expected a folder, file:///…, gs://bucket/… or s3://bucket/…, got {uri!r}")
-    return {"gs": _Gcs, "s3": _S3}[scheme](bucket), key.rstrip("/")
+    return {"gs": _GcsStore, "s3": _S3Store}[scheme](bucket), key.rstrip("/")
 
 
-class _Folder:
+class _LocalStore:
     """Store on a local disk; a key is a path."""
 
     def read(self, key: str) -> bytes:
         return Path(key).read_bytes()
 
-    def beginning(self, key: str, size: int) -> bytes:
+    def read_first_bytes(self, key: str, size: int) -> bytes:
         with open(key, "rb") as file:
             return file.read(size)
 
     def write(self, key: str, data: bytes) -> None:
-        with _replacing(Path(key)) as partial:
+        with _atomic_write(Path(key)) as partial:
             partial.write_bytes(data)
 
     def exists(self, key: str) -> bool:
@@ -334,7 +335,7 @@ class _Folder:
         shutil.copyfile(key, path)
 
     def put(self, path: Path, key: str) -> None:
-        with _replacing(Path(key)) as partial:
+        with _atomic_write(Path(key)) as partial:
             shutil.copyfile(path, partial)
 
     def list(self, key: str) -> Iterator[tuple[str, int, str]]:
@@ -342,7 +343,7 @@ class _Folder:
         for folder, _, names in os.walk(key):
             for name in names:
                 path = os.path.join(folder, name)
-                if (name.startswith(".") and name.endswith(_OWN)) or not os.path.isfile(path):
+                if (name.startswith(".") and name.endswith(_TEMPORARY_SUFFIXES)) or not os.path.isfile(path):
                     continue
                 status = os.stat(path)
                 relative = os.path.relpath(path, key).replace(os.sep, "/")
@@ -367,14 +368,14 @@ class _Folder:
         return data, hashlib.sha256(data).hexdigest()
 
     def write_if(self, key: str, data: bytes, version: str) -> None:
-        with _locked(Path(key)):
+        with _lock(Path(key)):
             if self.read_versioned(key)[1] != version:
-                raise Conflict(f"{key} was written by someone else")
+                raise WriteConflict(f"{key} was written by someone else")
             self.write(key, data)
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def _atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary file that replaces the path if the block succeeds and is deleted if the block fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".partial", dir=path.parent)
@@ -403,7 +404,7 @@ def _umask() -> int:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _lock(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on a path against other processes; the lock ends with its process."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("a") as lock:
@@ -411,7 +412,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-class _Gcs:
+class _GcsStore:
     """Store in a bucket of Google Cloud Storage."""
 
     def __init__(self, bucket: str) -> None:
@@ -420,7 +421,7 @@ class _Gcs:
     @contextmanager
     def _calling(self, verb: str, key: str) -> Iterator[tuple[Any, dict[str, Any]]]:
         """Yield the bucket and the options of every call; convert the client's errors to this module's."""
-        google, requests = _google()
+        google, requests = _import_google()
         api, media = google.api_core.exceptions, google.cloud.storage.exceptions
         uri = f"gs://{self._name}/{key}"
         try:
@@ -429,10 +430,10 @@ class _Gcs:
             yield client.bucket(self._name), {"timeout": TIMEOUT, "retry": retry}
         except api.NotFound:
             if verb in ("write", "list"):
-                raise _failed(verb, uri, "there is no such bucket") from None
+                raise _storage_error(verb, uri, "there is no such bucket") from None
             raise FileNotFoundError(f"there is no {uri}") from None
         except api.PreconditionFailed:
-            raise Conflict(f"{uri} was written by someone else") from None
+            raise WriteConflict(f"{uri} was written by someone else") from None
         except (
             api.GoogleAPIError, google.auth.exceptions.GoogleAuthError, requests.RequestException, ConnectionError,
             media.InvalidResponse, media.DataCorruption,
@@ -442,7 +443,7 @@ class _Gcs:
             )  # the last error before the deadline, if the deadline passed
             if isinstance(reason, media.InvalidResponse):
                 reason = f"the server answers {reason.response.status_code} {reason.response.text[:200]}".strip()
-            raise _failed(verb, uri, reason) from error
+            raise _storage_error(verb, uri, reason) from error
 
     def _blob(self, bucket: Any, key: str) -> Any:
         if not key:
@@ -453,14 +454,14 @@ class _Gcs:
         with self._calling("read", key) as (bucket, options):
             return self._blob(bucket, key).download_as_bytes(**options)
 
-    def beginning(self, key: str, size: int) -> bytes:
+    def read_first_bytes(self, key: str, size: int) -> bytes:
         with self._calling("read", key) as (bucket, options):
             return self._blob(bucket, key).download_as_bytes(end=size - 1, **options)
 
     def write(self, key: str, data: bytes, **precondition: int) -> None:
         with self._calling("write", key) as (bucket, options):
             blob = self._blob(bucket, key)
-            blob.chunk_size = _CHUNK
+            blob.chunk_size = _CHUNK_BYTES
             blob.upload_from_string(data, content_type=_content_type(key), **options, **precondition)
 
     def exists(self, key: str) -> bool:
@@ -474,7 +475,7 @@ class _Gcs:
     def put(self, path: Path, key: str) -> None:
         with self._calling("write", key) as (bucket, options):
             blob = self._blob(bucket, key)
-            blob.chunk_size = _CHUNK
+            blob.chunk_size = _CHUNK_BYTES
             blob.upload_from_filename(str(path), content_type=_content_type(key), **options)
 
     def list(self, key: str) -> Iterator[tuple[str, int, str]]:
@@ -499,7 +500,7 @@ class _Gcs:
         with self._calling("read", key) as (bucket, options):
             while blob := bucket.get_blob(key, **options):
                 # The download asks for the generation that was just read; if it is gone, repeat.
-                with suppress(_google()[0].api_core.exceptions.NotFound):
+                with suppress(_import_google()[0].api_core.exceptions.NotFound):
                     return blob.download_as_bytes(**options), str(blob.generation)
         return None, ""
 
@@ -508,7 +509,7 @@ class _Gcs:
         self.write(key, data, if_generation_match=int(version or 0))
 
 
-class _S3:
+class _S3Store:
     """Store in a bucket of S3, or of a service with S3's protocol including conditional writes (If-Match)."""
 
     def __init__(self, bucket: str) -> None:
@@ -517,7 +518,7 @@ class _S3:
     @contextmanager
     def _calling(self, verb: str, key: str) -> Iterator[Any]:
         """Yield the client; convert its errors to this module's."""
-        boto3, botocore = _amazon()
+        boto3, botocore = _import_boto3()
         uri = f"s3://{self._name}/{key}"
         try:
             endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
@@ -527,10 +528,10 @@ class _S3:
             if code in ("NoSuchKey", "404"):
                 raise FileNotFoundError(f"there is no {uri}") from None
             if code in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409"):
-                raise Conflict(f"{uri} was written by someone else") from None
-            raise _failed(verb, uri, error) from error
+                raise WriteConflict(f"{uri} was written by someone else") from None
+            raise _storage_error(verb, uri, error) from error
         except (botocore.exceptions.BotoCoreError, boto3.exceptions.Boto3Error) as error:
-            raise _failed(verb, uri, error) from error
+            raise _storage_error(verb, uri, error) from error
 
     def _object(self, key: str) -> dict[str, str]:
         if not key:
@@ -538,22 +539,22 @@ class _S3:
         return {"Bucket": self._name, "Key": key}
 
     def _read(self, key: str, **options: str) -> tuple[bytes, str]:
-        errors = _amazon()[1].exceptions
+        errors = _import_boto3()[1].exceptions
         with self._calling("read", key) as client:
-            for attempt in range(_ATTEMPTS):
+            for attempt in range(_S3_ATTEMPTS):
                 try:
                     response = client.get_object(**self._object(key), **options)
                     return response["Body"].read(), response["ETag"]
                 except (errors.HTTPClientError, errors.IncompleteReadError):
                     # The client repeats a failed call, but not a response that is interrupted while it is read.
-                    if attempt == _ATTEMPTS - 1:
+                    if attempt == _S3_ATTEMPTS - 1:
                         raise
         raise AssertionError("unreachable")
 
     def read(self, key: str) -> bytes:
         return self._read(key)[0]
 
-    def beginning(self, key: str, size: int) -> bytes:
+    def read_first_bytes(self, key: str, size: int) -> bytes:
         return self._read(key, Range=f"bytes=0-{size - 1}")[0]
 
     def write(self, key: str, data: bytes, **precondition: str) -> None:
@@ -603,7 +604,7 @@ class _S3:
         try:
             self.write(key, data, **({"IfMatch": version} if version else {"IfNoneMatch": "*"}))
         except FileNotFoundError:
-            raise Conflict(f"s3://{self._name}/{key} was removed by someone else") from None
+            raise WriteConflict(f"s3://{self._name}/{key} was removed by someone else") from None
 
 
 def _prefix(key: str) -> str:
@@ -615,13 +616,13 @@ def _content_type(key: str) -> str:
     return mimetypes.guess_type(key)[0] or "application/octet-stream"
 
 
-def _failed(verb: str, uri: str, reason: object) -> StorageError:
+def _storage_error(verb: str, uri: str, reason: object) -> StorageError:
     why = str(reason).rstrip(".")
     return StorageError(f"cannot {verb} {uri}: {why}; check the address, the network and the credentials")
 
 
 @once
-def _google() -> tuple[Any, Any]:
+def _import_google() -> tuple[Any, Any]:
     """Import and return the package google with the modules used here, and requests, whose errors pass through."""
     import google.api_core.exceptions
     import google.auth.exceptions
@@ -633,7 +634,7 @@ def _google() -> tuple[Any, Any]:
 
 
 @once
-def _amazon() -> tuple[Any, Any]:
+def _import_boto3() -> tuple[Any, Any]:
     """Import and return boto3 and botocore with the modules of their errors."""
     import boto3.exceptions
     import boto3.session
@@ -645,7 +646,7 @@ def _amazon() -> tuple[Any, Any]:
 
 @once
 def _gcs_client(endpoint: str) -> Any:
-    google, _ = _google()
+    google, _ = _import_google()
     # Otherwise the client requests the bucket's metadata for its traces, in its own threads: once per process and after
     # each missing file. The request needs a permission that reading and writing do not need.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
@@ -656,8 +657,8 @@ def _gcs_client(endpoint: str) -> Any:
 
 @once
 def _s3_client(endpoint: str) -> Any:
-    boto3, botocore = _amazon()
+    boto3, botocore = _import_boto3()
     connect, read = TIMEOUT
-    retries = {"mode": "standard", "total_max_attempts": _ATTEMPTS}
+    retries = {"mode": "standard", "total_max_attempts": _S3_ATTEMPTS}
     config = botocore.config.Config(connect_timeout=connect, read_timeout=read, retries=retries)
     return boto3.session.Session().client("s3", config=config)

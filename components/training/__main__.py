@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        metrics = _train(options, from_parameters(Training, **_given(options.set)))
+        metrics = _train(options, from_parameters(Training, **_parse_settings(options.set)))
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
@@ -46,7 +46,7 @@ def _train(options: argparse.Namespace, settings: Training) -> dict[str, float]:
     from components.training.train import train  # imported late: TensorFlow takes seconds to load
 
     with tempfile.TemporaryDirectory() as folder:
-        dataset, encoder = (_local(getattr(options, name), Path(folder, name)) for name in ("dataset", "encoder"))
+        dataset, encoder = (_local_copy(getattr(options, name), Path(folder, name)) for name in ("dataset", "encoder"))
         scorer, report = Path(folder, "scorer"), Path(folder, "report.html")
         metrics = train(
             dataset,
@@ -60,7 +60,7 @@ def _train(options: argparse.Namespace, settings: Training) -> dict[str, float]:
         )
         if scorer.exists():  # only the chief or a single process writes the bundle
             storage.write_bytes(storage.join(options.scorer, "report.html"), report.read_bytes())
-            storage.upload_tree(scorer, options.scorer, last=["bundle.json"])
+            storage.upload_tree(scorer, options.scorer, upload_last=["bundle.json"])
     return metrics
 
 
@@ -70,7 +70,7 @@ def _fingerprint(dataset: Path) -> str:
     return photos.fingerprint(dataset)
 
 
-def _local(uri: str, folder: Path) -> Path:
+def _local_copy(uri: str, folder: Path) -> Path:
     """Return a local folder with the files of an address, downloaded if the address is remote."""
     if storage.is_remote(uri):
         storage.download_tree(uri, folder)
@@ -78,7 +78,7 @@ def _local(uri: str, folder: Path) -> Path:
     return Path(uri.removeprefix("file://"))
 
 
-def _given(texts: Sequence[str]) -> dict[str, Any]:
+def _parse_settings(texts: Sequence[str]) -> dict[str, Any]:
     """Parse settings of the form ``NAME=VALUE``; a value that is no valid JSON is taken as a string."""
     settings = {}
     for text in texts:

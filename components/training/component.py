@@ -50,22 +50,22 @@ def training(
     of another encoder would be taken from the cache.
     """
     parameters = dict(locals())
-    from components.scorer.run.step_status import step
+    from components.scorer.run.step_status import record_step
 
-    with step("training", workspace, report.uri) as run_paths:
-        from components.scorer.run.accelerators import expect
+    with record_step("training", workspace, report.uri) as run_paths:
+        from components.scorer.run.accelerators import require_accelerators
 
-        expect(accelerator, accelerator_count)
+        require_accelerators(accelerator, accelerator_count)
 
-        from components.scorer.parameters import among, from_parameters
-        from components.scorer.run.paths import Workspace
+        from components.scorer.parameters import from_parameters, select_parameters
+        from components.scorer.run.paths import RunPaths
         from components.scorer.settings import Training
         from components.training.train import train
 
         results = train(
             dataset.path, encoder.path, scorer.path, report.path,
-            settings=from_parameters(Training, **among(parameters, Training)),
-            checkpoints=Workspace(workspace, resume or run_paths.run).checkpoints("training"),
+            settings=from_parameters(Training, **select_parameters(parameters, Training)),
+            checkpoints=RunPaths(workspace, resume or run_paths.run).checkpoints("training"),
             revision=revision, fingerprint=fingerprint,
         )  # fmt: skip
         for name, value in results.items():

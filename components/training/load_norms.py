@@ -8,33 +8,33 @@ from components.scorer.upload_norms import policy
 
 
 @dataclass(frozen=True)
-class Rules:
+class LoadedNorms:
     """Upload norms as loaded from a file.
 
     Attributes:
-        norms: Content of the file.
+        content: Content of the file.
         attributes: Columns that the norms want learnt, mapped to the value that counts as yes.
     """
 
-    norms: bytes
+    content: bytes
     attributes: dict[str, str]
 
 
-def read_rules(settings: Training) -> Rules:
+def read_norms(settings: Training) -> LoadedNorms:
     """Load the upload norms, or the built-in ones, and check that they are valid.
 
     Raises:
         FileNotFoundError: The file does not exist.
         ValueError: The file is not valid.
     """
-    content = _fetch(settings.norms) if settings.norms else policy.BUILT_IN.read_bytes()
+    content = _read_file(settings.norms) if settings.norms else policy.BUILT_IN_POLICY.read_bytes()
     try:
-        return Rules(content, policy.load(content).attributes)
+        return LoadedNorms(content, policy.load(content).attributes)
     except ValueError as error:
         raise ValueError(f"norms: {settings.norms or 'those built in'}: {error}") from error
 
 
-def _fetch(uri: str) -> bytes:
+def _read_file(uri: str) -> bytes:
     try:
         return storage.read_bytes(uri)
     except FileNotFoundError:

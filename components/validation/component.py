@@ -27,19 +27,19 @@ def validation(
     Returns True if training is worth its cost.
     """
     parameters = dict(locals())
-    from components.scorer.run.step_status import step
+    from components.scorer.run.step_status import record_step
 
-    with step("validation", workspace, report.uri) as run_paths:
-        from components.scorer.parameters import among, from_parameters
+    with record_step("validation", workspace, report.uri) as run_paths:
+        from components.scorer.parameters import from_parameters, select_parameters
         from components.scorer.settings import Policy, Validation
         from components.validation.validate import validate
 
         outputs = validate(
             dataset.path, checks.path, report.path,
-            models=models, name=name, settings=from_parameters(Validation, **among(parameters, Validation)),
-            policy=from_parameters(Policy, **among(parameters, Policy)),
+            models=models, name=name, settings=from_parameters(Validation, **select_parameters(parameters, Validation)),
+            policy=from_parameters(Policy, **select_parameters(parameters, Policy)),
             workspace=run_paths, duplicate_distance=duplicate_distance,
         )  # fmt: skip
         for metric, value in outputs.metrics.items():
             metrics.log_metric(metric, value)
-        return outputs.go_on
+        return outputs.should_train

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from components.scorer import storage
 from components.scorer.registry import channels, integrity
 from components.validation.statistics import data_statistics
-from components.validation.statistics.data_statistics import Profile
+from components.validation.statistics.data_statistics import DataProfile
 
 
 @dataclass(frozen=True)
-class Champion:
+class ChampionProfile:
     """Published version with its data profile, or the reason why it has none.
 
     Attributes:
@@ -22,11 +22,11 @@ class Champion:
 
     uri: str
     version: int
-    profile: Profile | None = None
+    profile: DataProfile | None = None
     error: str = ""
 
 
-def read_champion(models: str, name: str) -> Champion | None:
+def read_champion(models: str, name: str) -> ChampionProfile | None:
     """Read the champion of a model.
 
     Args:
@@ -45,9 +45,13 @@ def read_champion(models: str, name: str) -> Champion | None:
         return None
     uri = storage.join(channels.folder(models, name), str(version))
     try:
-        profile = data_statistics.from_json(json.loads(integrity.read(uri, data_statistics.NAME)))
+        profile = data_statistics.from_json(json.loads(integrity.read_file(uri, data_statistics.PROFILE_FILE)))
     except FileNotFoundError:
-        return Champion(uri, version, error=f"version {version} was published without a {data_statistics.NAME}")
+        return ChampionProfile(
+            uri, version, error=f"version {version} was published without a {data_statistics.PROFILE_FILE}"
+        )
     except ValueError as error:
-        return Champion(uri, version, error=f"the {data_statistics.NAME} of version {version} cannot be read: {error}")
-    return Champion(uri, version, profile)
+        return ChampionProfile(
+            uri, version, error=f"the {data_statistics.PROFILE_FILE} of version {version} cannot be read: {error}"
+        )
+    return ChampionProfile(uri, version, profile)

@@ -11,20 +11,20 @@ from components.scorer.metrics import regression
 from components.scorer.parameters import check_policy
 from components.scorer.run import decision
 from components.scorer.run.decision import Decision
-from components.scorer.run.paths import Workspace
+from components.scorer.run.paths import RunPaths
 from components.scorer.settings import Ingestion, Policy, Validation
 from components.validation.gates import all_gates
 from components.validation.reference_champion import read_champion
 from components.validation.report import write_report
-from components.validation.results import find
-from components.validation.statistics.data_statistics import NAME, to_json
+from components.validation.results import collect_results
+from components.validation.statistics.data_statistics import PROFILE_FILE, to_json
 
-GATES = "gates.json"
+GATES_FILE = "gates.json"
 """File name of the gates' record in the output folder, for the evaluation's decision."""
 
 
 @dataclass(frozen=True)
-class Validated:
+class ValidationOutputs:
     """Outputs of the validation component.
 
     Attributes:
@@ -36,7 +36,7 @@ class Validated:
     decision: Decision
 
     @property
-    def go_on(self) -> bool:
+    def should_train(self) -> bool:
         """True if the run should train."""
         return self.decision.publishes
 
@@ -50,9 +50,9 @@ def validate(
     name: str,
     settings: Validation,
     policy: Policy,
-    workspace: Workspace,
+    workspace: RunPaths,
     duplicate_distance: int = Ingestion.duplicate_distance,
-) -> Validated:
+) -> ValidationOutputs:
     """Validate a data set, compare it with the champion's, and decide if the run trains on it.
 
     If too few labels are new and every other gate passes, the run is skipped. If any other blocking gate fails, the run
@@ -84,45 +84,45 @@ def validate(
         storage.delete_tree(workspace.decision)  # left by an earlier attempt: a run that continues must not keep it
         metadata["data"] = photos.fingerprint(dataset)
         champion = read_champion(models, name)
-        metadata["champion"] = decision.named(champion)
-        results = find(dataset, champion, duplicate_distance)
-        outcome = _decided(decision.decide(all_gates(results, settings), policy))
-        write_report(report, results, outcome, in_words(outcome))
-        record = decision.record(outcome, **metadata) | {"summary": in_words(outcome)}
-        storage.write_json(str(Path(checks, NAME)), to_json(results.profile))
-        decision.write(str(Path(checks, GATES)), record)
+        metadata["champion"] = decision.champion_summary(champion)
+        results = collect_results(dataset, champion, duplicate_distance)
+        outcome = _skip_if_few_labels(decision.decide(all_gates(results, settings), policy))
+        write_report(report, results, outcome, describe_decision(outcome))
+        record = decision.to_record(outcome, **metadata) | {"summary": describe_decision(outcome)}
+        storage.write_json(str(Path(checks, PROFILE_FILE)), to_json(results.profile))
+        decision.write(str(Path(checks, GATES_FILE)), record)
     except Exception as error:
         with suppress(OSError):  # the step's own error matters more
-            failure = decision.broken_off(error, "the validation")
-            decision.write(workspace.decision, decision.record(failure, **metadata))
+            failure = decision.failed_decision(error, "the validation")
+            decision.write(workspace.decision, decision.to_record(failure, **metadata))
         raise
-    validated = Validated(regression.finite(results.figures()), outcome)
-    if not validated.go_on:
+    validated = ValidationOutputs(regression.finite_figures(results.metrics()), outcome)
+    if not validated.should_train:
         decision.write(workspace.decision, record)
     return validated
 
 
-def in_words(decided: Decision) -> str:
+def describe_decision(decision: Decision) -> str:
     """Return a summary of the decision for people."""
-    blocking = [gate for gate in decided.gates if gate.severity == "block"]
+    blocking = [gate for gate in decision.gates if gate.severity == "block"]
     passed = sum(gate.verdict == "passed" for gate in blocking)
-    if decided.verdict == "publish":
+    if decision.verdict == "publish":
         words = f"Train: the data passed all {len(blocking)} gates." if blocking else "Train: no gate was set to block."
-    elif decided.verdict == "forced":
+    elif decision.verdict == "forced":
         words = (
             f"Train all the same: the data passed {passed} of {len(blocking)} gates, and a person overruled: "
-            f"{decided.override}"
+            f"{decision.override}"
         )
-    elif decided.verdict == "skipped":
+    elif decision.verdict == "skipped":
         words = "Skipped: there is too little new to train on. The champion stays."
     else:
         count = f"the data passed {passed} of {len(blocking)} gates"
-        words = f"{decided.verdict.capitalize()}: {count}. Nothing is trained or published."
-    warnings = len(decided.warnings)
+        words = f"{decision.verdict.capitalize()}: {count}. Nothing is trained or published."
+    warnings = len(decision.warnings)
     return words + (f" {warnings} warning{'' if warnings == 1 else 's'}." if warnings else "")
 
 
-def _decided(decided: Decision) -> Decision:
+def _skip_if_few_labels(decided: Decision) -> Decision:
     """Return the decision, with the verdict "skipped" if new labels are the only blocking gate that failed."""
     failed_gates = {gate.key for gate in decided.gates if gate.severity == "block" and gate.verdict != "passed"}
     if decided.verdict == "refused" and failed_gates == {"new_labels"}:

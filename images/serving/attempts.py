@@ -13,56 +13,56 @@ from pathlib import Path
 from typing import Any
 
 from components.scorer.imaging import decoding
-from components.scorer.imaging.decoding import Unusable
+from components.scorer.imaging.decoding import UnusablePhotoError
 from components.scorer.settings import Ingestion
 
-SECOND: ContextVar[bool] = ContextVar("SECOND", default=False)
+IS_RETRY: ContextVar[bool] = ContextVar("SECOND", default=False)
 """True if another worker died during this request."""
 
-_NUMBER = re.compile(rb"[0-9a-f]{32}")  # Nginx's $request_id
+_REQUEST_NUMBER = re.compile(rb"[0-9a-f]{32}")  # Nginx's $request_id
 
 
-class Attempts:
-    """ASGI middleware that sets `SECOND`. Only for use behind Nginx, which overwrites the header ``X-Request-Id``."""
+class RetryDetectionMiddleware:
+    """ASGI middleware that sets `IS_RETRY`. Only for use behind Nginx, which overwrites the header ``X-Request-Id``."""
 
-    def __init__(self, app: Any, run: str) -> None:
+    def __init__(self, app: Any, run_folder: str) -> None:
         """Wrap an ASGI application.
 
         Args:
             app: Next ASGI application.
-            run: Folder of the run, which all workers share.
+            run_folder: Folder of the run, which all workers share.
         """
-        self._app, self._run = app, Path(run)
+        self._app, self._run_folder = app, Path(run_folder)
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Pass a request on, and keep its file while the application answers."""
         number = dict(scope.get("headers", ())).get(b"x-request-id", b"")
-        if scope["type"] != "http" or scope["method"] != "POST" or not _NUMBER.fullmatch(number):
+        if scope["type"] != "http" or scope["method"] != "POST" or not _REQUEST_NUMBER.fullmatch(number):
             return await self._app(scope, receive, send)
-        request_file = self._run / f"request-{number.decode()}"
+        request_file = self._run_folder / f"request-{number.decode()}"
         try:
             request_file.touch(exist_ok=False)
         except FileExistsError:
-            SECOND.set(True)
+            IS_RETRY.set(True)
         try:
             return await self._app(scope, receive, send)
         finally:
             request_file.unlink(missing_ok=True)
 
 
-def normalise_apart(data: bytes, settings: Ingestion, seconds: float) -> tuple[bytes, tuple[int, int]]:
+def normalise_in_subprocess(data: bytes, settings: Ingestion, timeout_seconds: float) -> tuple[bytes, tuple[int, int]]:
     """Decode and normalise a photo in a separate process.
 
     Args:
         data: The file's bytes as sent.
         settings: Settings for `decoding.decode` and `decoding.encode`.
-        seconds: Seconds after which the process is killed.
+        timeout_seconds: Seconds after which the process is killed.
 
     Returns:
         The photo encoded as in the data set, and its width and height, upright, pixels.
 
     Raises:
-        Unusable: `decoding.decode` refuses the photo, or the process died or took longer than `seconds`.
+        Unusable: `decoding.decode` refuses the photo, or the process died or took longer than `timeout_seconds`.
     """
     context = multiprocessing.get_context("spawn")  # a forked process would inherit the locks of other threads
     receiver, sender = context.Pipe(duplex=False)
@@ -70,16 +70,20 @@ def normalise_apart(data: bytes, settings: Ingestion, seconds: float) -> tuple[b
     process.start()
     sender.close()
     try:
-        if not receiver.poll(seconds):
-            raise Unusable("unreadable", f"expected a photo that is decoded within {seconds:g} s, got one that is not")
+        if not receiver.poll(timeout_seconds):
+            raise UnusablePhotoError(
+                "unreadable", f"expected a photo that is decoded within {timeout_seconds:g} s, got one that is not"
+            )
         result = receiver.recv()
     except EOFError:
-        raise Unusable("unreadable", "expected a photo, got one that ends the process that decodes it") from None
+        raise UnusablePhotoError(
+            "unreadable", "expected a photo, got one that ends the process that decodes it"
+        ) from None
     finally:
         process.kill()
         process.join()
         receiver.close()
-    if isinstance(result, Unusable):
+    if isinstance(result, UnusablePhotoError):
         raise result
     return result
 
@@ -88,5 +92,5 @@ def _normalise(sender: Connection, data: bytes, settings: Ingestion) -> None:
     try:
         photo = decoding.decode(data, settings)
         sender.send((decoding.encode(photo.image, settings), (photo.width, photo.height)))
-    except Unusable as error:
+    except UnusablePhotoError as error:
         sender.send(error)

@@ -7,19 +7,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 
-def event(name: str, level: str = "info", **facts: Any) -> None:
+def log_event(name: str, level: str = "info", **members: Any) -> None:
     """Write one event.
 
     Args:
         name: Name of the event.
         level: Log level in lower case.
-        **facts: Further members of the line.
+        **members: Further members of the line.
     """
-    sys.stderr.write(_line(name, level, facts))
+    sys.stderr.write(_format_line(name, level, members))
     sys.stderr.flush()
 
 
-def where(error: BaseException) -> list[str]:
+def error_frames(error: BaseException) -> list[str]:
     """Return the last eight frames of an error's traceback, innermost last.
 
     The error's message is left out, because it may contain a client's data.
@@ -32,17 +32,17 @@ def where(error: BaseException) -> list[str]:
     return frames[-8:]
 
 
-class Lines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """Log formatter that writes the messages of Gunicorn and uvicorn as lines of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line of JSON. Of an exception it contains only the type and the frames of the traceback."""
         facts: dict[str, Any] = {"message": record.getMessage(), "process": record.process}
         if record.exc_info and record.exc_info[1]:
-            facts |= {"error": type(record.exc_info[1]).__name__, "where": where(record.exc_info[1])}
-        return _line(record.name, record.levelname.lower(), facts).rstrip("\n")
+            facts |= {"error": type(record.exc_info[1]).__name__, "where": error_frames(record.exc_info[1])}
+        return _format_line(record.name, record.levelname.lower(), facts).rstrip("\n")
 
 
-def _line(name: str, level: str, facts: dict[str, Any]) -> str:
+def _format_line(name: str, level: str, facts: dict[str, Any]) -> str:
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     return json.dumps({"time": now, "level": level, "event": name, **facts}) + "\n"

@@ -10,21 +10,21 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from components.scorer.run.environment import without_services
+from components.scorer.run.environment import without_service_addresses
 
-PREFIX = "SCORER_"
+VARIABLE_PREFIX = "SCORER_"
 """Prefix of the settings' environment variables: ``SCORER_MODEL``, ``SCORER_QUEUE``, …"""
 
-METRICS = "PROMETHEUS_MULTIPROC_DIR"
+METRICS_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable that names the folder of the workers' metrics files, read by prometheus_client."""
 
-DRAINING = "draining"
+DRAINING_FILE = "draining"
 """Name of the file in the run's folder that tells the workers that the server is shutting down."""
 
-_DIGEST = "sha256:"
+_DIGEST_PREFIX = "sha256:"
 
 
-def cores() -> int:
+def usable_cores() -> int:
     """Return the number of CPU cores that this process may use: its affinity or its cgroup's quota, if that is less."""
     available = len(os.sched_getaffinity(0))
     try:
@@ -35,7 +35,7 @@ def cores() -> int:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServerSettings:
     """Settings of the server."""
 
     model: str = ""  # folder of a version, of a model, or of all models; local, gs:// or s3://
@@ -78,46 +78,48 @@ class Settings:
     access: bool = False  # write one log line for each request: method, route, status, time
 
 
-def from_environment(environment: Mapping[str, str] = os.environ, **given: Any) -> Settings:
+def from_environment(environment: Mapping[str, str] = os.environ, **overrides: Any) -> ServerSettings:
     """Return the settings from the keyword arguments, else from the environment, else the defaults.
 
     Args:
         environment: Environment with variables ``SCORER_<NAME>``. ``SCORER_KEYS`` is a comma-separated list of keys or
             of digests ``sha256:…``. ``SCORER_KEYS_FILE`` names a file with one key or digest a line.
-        **given: Values by setting's name. None means no value.
+        **overrides: Values by setting's name. None means no value.
 
     Raises:
         ValueError: A value has the wrong type or is out of range. The message says what was expected and what came.
         OSError: The file of keys cannot be read.
     """
-    environment = without_services(environment)
+    environment = without_service_addresses(environment)
     texts = {
-        setting.name: environment[PREFIX + setting.name.upper()]
-        for setting in fields(Settings)
-        if environment.get(PREFIX + setting.name.upper(), "") != ""
+        setting.name: environment[VARIABLE_PREFIX + setting.name.upper()]
+        for setting in fields(ServerSettings)
+        if environment.get(VARIABLE_PREFIX + setting.name.upper(), "") != ""
     }
-    texts |= {name: str(value) for name, value in given.items() if value is not None}
-    hints = get_type_hints(Settings)
-    values = {name: _parsed(name, text, hints[name]) for name, text in texts.items()}
+    texts |= {name: str(value) for name, value in overrides.items() if value is not None}
+    hints = get_type_hints(ServerSettings)
+    values = {name: _parse_value(name, text, hints[name]) for name, text in texts.items()}
     values.setdefault("keys", ())
-    if file := environment.get(PREFIX + "KEYS_FILE"):
-        values["keys"] += digests(Path(file).read_text(encoding="utf-8").splitlines())
+    if file := environment.get(VARIABLE_PREFIX + "KEYS_FILE"):
+        values["keys"] += key_digests(Path(file).read_text(encoding="utf-8").splitlines())
         if not values["keys"]:
-            raise ValueError(f"expected keys, one a line, in the file that {PREFIX}KEYS_FILE names, found none")
-    settings = Settings(**values)
-    return replace(settings, workers=settings.workers or cores())
+            raise ValueError(
+                f"expected keys, one a line, in the file that {VARIABLE_PREFIX}KEYS_FILE names, found none"
+            )
+    settings = ServerSettings(**values)
+    return replace(settings, workers=settings.workers or usable_cores())
 
 
-def to_environment(settings: Settings) -> dict[str, str]:
+def to_environment(settings: ServerSettings) -> dict[str, str]:
     """Return the environment from which `from_environment` restores these settings. Keys appear only as digests."""
     values = {setting.name: getattr(settings, setting.name) for setting in fields(settings)}
-    values["keys"] = tuple(_DIGEST + digest for digest in settings.keys)
+    values["keys"] = tuple(_DIGEST_PREFIX + digest for digest in settings.keys)
     values |= {name: int(value) for name, value in values.items() if isinstance(value, bool)}
     values |= {name: ",".join(value) for name, value in values.items() if isinstance(value, tuple)}
-    return {PREFIX + name.upper(): str(value) for name, value in values.items()}
+    return {VARIABLE_PREFIX + name.upper(): str(value) for name, value in values.items()}
 
 
-def digests(keys: Any) -> tuple[str, ...]:
+def key_digests(keys: Any) -> tuple[str, ...]:
     """Return the SHA-256 digest of each key in hexadecimal. Empty keys are skipped.
 
     Args:
@@ -129,36 +131,38 @@ def digests(keys: Any) -> tuple[str, ...]:
     digests_of_keys = []
     for key in filter(None, (key.strip() for key in keys)):
         digest = (
-            key.removeprefix(_DIGEST).lower() if key.startswith(_DIGEST) else hashlib.sha256(key.encode()).hexdigest()
+            key.removeprefix(_DIGEST_PREFIX).lower()
+            if key.startswith(_DIGEST_PREFIX)
+            else hashlib.sha256(key.encode()).hexdigest()
         )
         if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
-            raise ValueError(f"expected 64 hexadecimal digits after {_DIGEST}, got {len(digest)} characters")
+            raise ValueError(f"expected 64 hexadecimal digits after {_DIGEST_PREFIX}, got {len(digest)} characters")
         digests_of_keys.append(digest)
     return tuple(digests_of_keys)
 
 
-def _hosts(names: list[str]) -> tuple[str, ...]:
+def _parse_hosts(names: list[str]) -> tuple[str, ...]:
     for name in names:
         if not re.fullmatch(r"[\w.*:\[\]-]+", name):
             raise ValueError(f"hosts must be names as in scorer.example.com or *.example.com, got {name!r}")
     return tuple(names)
 
 
-def _origins(texts: list[str]) -> tuple[str, ...]:
+def _parse_origins(texts: list[str]) -> tuple[str, ...]:
     for text in texts:
         if not re.fullmatch(r"https?://[\w.\[\]:-]+", text):
             raise ValueError(f"origins must be as in https://market.example, without a path, got {text!r}")
     return tuple(texts)
 
 
-def _networks(texts: list[str]) -> tuple[str, ...]:
+def _parse_networks(texts: list[str]) -> tuple[str, ...]:
     try:
         return tuple(str(ipaddress.ip_network(text, strict=False)) for text in texts)
     except ValueError as error:
         raise ValueError(f"proxies must be addresses or networks as in 10.0.0.0/8: {error}") from None
 
 
-_LISTS = {"keys": digests, "hosts": _hosts, "origins": _origins, "proxies": _networks}
+_LIST_PARSERS = {"keys": key_digests, "hosts": _parse_hosts, "origins": _parse_origins, "proxies": _parse_networks}
 
 _RANGES = {
     "version": (0, 2**31 - 1), "interval": (0.05, 86_400), "port": (1, 65_535),
@@ -170,7 +174,7 @@ _RANGES = {
 }  # fmt: skip
 
 
-def _parsed(name: str, text: str, type_: type) -> Any:
+def _parse_value(name: str, text: str, type_: type) -> Any:
     """Parse and validate a setting's value.
 
     Raises:
@@ -179,7 +183,7 @@ def _parsed(name: str, text: str, type_: type) -> Any:
     if type_ is str:
         return text
     if type_ == tuple[str, ...]:
-        return _LISTS[name]([part for part in (part.strip() for part in text.split(",")) if part])
+        return _LIST_PARSERS[name]([part for part in (part.strip() for part in text.split(",")) if part])
     if type_ is bool:
         booleans = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
         if text.lower() not in booleans:

@@ -15,46 +15,46 @@ import socket
 from pathlib import Path
 
 _BACKLOG = 1024  # connections that wait to be accepted; more than Nginx opens
-_SHARED = "shared.sock"
+_SHARED_SOCKET = "shared.sock"
 
 
-def shared(run: str) -> str:
+def shared_socket(run_folder: str) -> str:
     """Return the address of the socket from which all workers accept connections."""
-    return f"{run}/{_SHARED}"
+    return f"{run_folder}/{_SHARED_SOCKET}"
 
 
-def socket_of(run: str, place: int) -> str:
+def worker_socket(run_folder: str, index: int) -> str:
     """Return the address at which Nginx connects to the worker with an index, from 0."""
-    return f"{run}/worker-{place}.sock"
+    return f"{run_folder}/worker-{index}.sock"
 
 
-def longest(run: str, workers: int) -> str:
+def longest_address(run_folder: str, workers: int) -> str:
     """Return the longest address of a socket in the run's folder, for the system's limit."""
-    return max(socket_of(run, workers - 1), arriving(run), key=len)
+    return max(worker_socket(run_folder, workers - 1), relay_socket(run_folder), key=len)
 
 
-def arriving(run: str) -> str:
+def relay_socket(run_folder: str) -> str:
     """Return the address at which the body relay listens for Nginx's front server."""
-    return f"{run}/arriving.sock"
+    return f"{run_folder}/arriving.sock"
 
 
-def arrived(run: str) -> str:
+def inside_socket(run_folder: str) -> str:
     """Return the address at which Nginx's inside server listens for the body relay."""
-    return f"{run}/arrived.sock"
+    return f"{run_folder}/arrived.sock"
 
 
-def vacate(run: str, place: int) -> None:
+def link_to_shared(run_folder: str, index: int) -> None:
     """Link a worker's name to the shared socket."""
-    link = Path(run, f"link-{place}")
+    link = Path(run_folder, f"link-{index}")
     link.unlink(missing_ok=True)
-    link.symlink_to(_SHARED)
-    link.rename(socket_of(run, place))
+    link.symlink_to(_SHARED_SOCKET)
+    link.rename(worker_socket(run_folder, index))
 
 
-def listen(run: str, place: int) -> socket.socket:
-    """Return a worker's own listening socket. Nginx reaches the socket only after `occupy`."""
-    path = Path(_own(run, place))
-    path.unlink(missing_ok=True)  # left by a worker that died before `occupy`
+def listen_on_own_socket(run_folder: str, index: int) -> socket.socket:
+    """Return a worker's own listening socket. Nginx reaches the socket only after `expose_own_socket`."""
+    path = Path(_own_socket(run_folder, index))
+    path.unlink(missing_ok=True)  # left by a worker that died before `expose_own_socket`
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen(_BACKLOG)
@@ -62,15 +62,15 @@ def listen(run: str, place: int) -> socket.socket:
     return listener
 
 
-def occupy(run: str, place: int) -> None:
+def expose_own_socket(run_folder: str, index: int) -> None:
     """Replace a worker's name by the worker's own socket."""
-    os.rename(_own(run, place), socket_of(run, place))
+    os.rename(_own_socket(run_folder, index), worker_socket(run_folder, index))
 
 
-def taken(run: str, workers: int) -> bool:
-    """Return whether any worker has called `occupy` and can answer."""
-    return any(not os.path.islink(socket_of(run, index)) for index in range(workers))
+def any_worker_ready(run_folder: str, workers: int) -> bool:
+    """Return whether any worker has called `expose_own_socket` and can answer."""
+    return any(not os.path.islink(worker_socket(run_folder, index)) for index in range(workers))
 
 
-def _own(run: str, index: int) -> str:
-    return f"{run}/own-{index}.sock"
+def _own_socket(run_folder: str, index: int) -> str:
+    return f"{run_folder}/own-{index}.sock"

@@ -24,8 +24,8 @@ from kfp.client.set_volume_credentials import ServiceAccountTokenVolumeCredentia
 from kfp.client.token_credentials_base import TokenCredentialsBase
 
 from pipeline import parameters
-from pipeline.compiled import PATH, compiled
-from pipeline.local_runner import revision
+from pipeline.compiled import PATH, compiled_yaml
+from pipeline.local_runner import git_revision
 from pipeline.pipeline import NAME
 
 EXPERIMENT = NAME
@@ -42,11 +42,11 @@ _LOG_IN = (
 )
 _HEALTH = "/healthz"
 _IN_CLUSTER = re.compile(r"ml-pipeline(\.[a-z0-9-]+\.svc(\.cluster\.local)?)?")
-_PAUSES = (1.0, 2.0, 4.0)  # seconds before each retry of a GET request
-_BUSY = (429, 502, 503, 504)
+_RETRY_DELAYS = (1.0, 2.0, 4.0)  # seconds before each retry of a GET request
+_RETRY_STATUSES = (429, 502, 503, 504)
 
 
-class Version(NamedTuple):
+class PipelineVersion(NamedTuple):
     """Version of the pipeline on the server."""
 
     pipeline_id: str
@@ -60,7 +60,7 @@ def clear_errors() -> Iterator[None]:
     try:
         yield
     except kfp_server_api.ApiException as error:
-        raise OSError(_refusal(error)) from error
+        raise OSError(_refusal_message(error)) from error
     except urllib3.exceptions.HTTPError as error:
         if isinstance(reason := getattr(error, "reason", error), urllib3.exceptions.SSLError):
             raise OSError(
@@ -70,11 +70,11 @@ def clear_errors() -> Iterator[None]:
         raise OSError(f"the Kubeflow server cannot be reached: {error}") from error
 
 
-def _refusal(error: kfp_server_api.ApiException) -> str:
+def _refusal_message(error: kfp_server_api.ApiException) -> str:
     return f"the Kubeflow server refused ({error.status}): {error.body or error.reason}"
 
 
-class _Patient(kfp_server_api.rest.RESTClientObject):
+class _RetryingRestClient(kfp_server_api.rest.RESTClientObject):
     """REST client with a timeout of ``TIMEOUT``, retries, and a check that the response is Kubeflow's.
 
     A login page has status 200 or is the target of a redirect: redirects are not followed, so no credentials are sent
@@ -94,16 +94,16 @@ class _Patient(kfp_server_api.rest.RESTClientObject):
             kfp_server_api.ApiException: The server refused the request.
         """
         options["_request_timeout"] = options.get("_request_timeout") or TIMEOUT
-        for pause in (*_PAUSES, None):
+        for pause in (*_RETRY_DELAYS, None):
             try:
                 answer = super().request(method, url, **options)
-                _expect_kubeflow(url, answer.status, answer.getheaders())
+                _check_kubeflow_response(url, answer.status, answer.getheaders())
                 return answer
             except kfp_server_api.ApiException as error:
-                _expect_kubeflow(url, error.status, error.headers or {})
-                if method != "GET" or pause is None or error.status not in _BUSY:
+                _check_kubeflow_response(url, error.status, error.headers or {})
+                if method != "GET" or pause is None or error.status not in _RETRY_STATUSES:
                     if url.endswith(_HEALTH):  # else kfp's client retries for half a minute
-                        raise OSError(_refusal(error)) from error
+                        raise OSError(_refusal_message(error)) from error
                     raise
                 time.sleep(pause)
             except (urllib3.exceptions.ProtocolError, urllib3.exceptions.ReadTimeoutError) as error:
@@ -114,7 +114,7 @@ class _Patient(kfp_server_api.rest.RESTClientObject):
         raise AssertionError("unreachable")
 
 
-def _expect_kubeflow(url: str, status: int, headers: Any) -> None:
+def _check_kubeflow_response(url: str, status: int, headers: Any) -> None:
     """Raise OSError for a response that cannot be from Kubeflow's API, such as a login page.
 
     Raises:
@@ -149,9 +149,9 @@ def connect(host: str = "", namespace: str = "", ca: str = "") -> kfp.Client:
         OSError: The login is missing or refused, or there is no such API or file.
         ValueError: The file holds no certificate, or a login would be sent without encryption.
     """
-    kfp_server_api.api_client.rest.RESTClientObject = _Patient  # kfp's client has no setting for a timeout
+    kfp_server_api.api_client.rest.RESTClientObject = _RetryingRestClient  # kfp's client has no setting for a timeout
     options: dict[str, Any] = {"namespace": namespace} if namespace else {}
-    options |= _login(host or os.environ.get(KF_PIPELINES_ENDPOINT_ENV, ""))
+    options |= _login_options(host or os.environ.get(KF_PIPELINES_ENDPOINT_ENV, ""))
     if ca:
         if not Path(ca).is_file():
             raise FileNotFoundError(f"expected a file of certificates at {ca}, found none")
@@ -165,7 +165,7 @@ def connect(host: str = "", namespace: str = "", ca: str = "") -> kfp.Client:
         return kfp.Client(host=host or None, **options)
 
 
-class _Token(TokenCredentialsBase):
+class _TokenCredentials(TokenCredentialsBase):
     """Credentials with a fixed token from the environment."""
 
     def __init__(self, token: str) -> None:
@@ -176,7 +176,7 @@ class _Token(TokenCredentialsBase):
         config.api_key["authorization"] = self._token
 
 
-def _login(host: str) -> dict[str, Any]:
+def _login_options(host: str) -> dict[str, Any]:
     """Return kfp's keyword arguments for the login; credentials are never sent to a host they are not meant for.
 
     Raises:
@@ -185,12 +185,12 @@ def _login(host: str) -> dict[str, Any]:
     token, cookie = os.environ.get(TOKEN, ""), os.environ.get(COOKIE, "")
     parts = urlsplit(host if "://" in host else f"https://{host}")
     name, in_cluster = parts.hostname or "", bool(_IN_CLUSTER.fullmatch(parts.hostname or ""))
-    if (token or cookie) and host and parts.scheme == "http" and not in_cluster and not _is_this_machine(name):
+    if (token or cookie) and host and parts.scheme == "http" and not in_cluster and not _is_loopback(name):
         raise ValueError(
             f"{TOKEN if token else COOKIE} is not sent in the clear: expected a host with https://, got {host}"
         )
     if token or cookie:
-        return ({"credentials": _Token(token)} if token else {}) | ({"cookies": cookie} if cookie else {})
+        return ({"credentials": _TokenCredentials(token)} if token else {}) | ({"cookies": cookie} if cookie else {})
     is_endpoint = host and host.rstrip("/") == os.environ.get(KF_PIPELINES_ENDPOINT_ENV, "").rstrip("/")
     if os.environ.get(KF_PIPELINES_SA_TOKEN_ENV) and (
         in_cluster or is_endpoint
@@ -199,7 +199,7 @@ def _login(host: str) -> dict[str, Any]:
     return {}
 
 
-def _is_this_machine(name: str) -> bool:
+def _is_loopback(name: str) -> bool:
     try:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
@@ -208,35 +208,37 @@ def _is_this_machine(name: str) -> bool:
 
 def version_name(package: str) -> str:
     """Return the git revision; if files differ from the revision, a digest of the package is appended."""
-    name = revision()
+    name = git_revision()
     if name and not name.endswith("-dirty"):
         return name
     return f"{name or 'unversioned'}-{hashlib.sha256(package.encode()).hexdigest()[:8]}"
 
 
-def known(client: kfp.Client, name: str) -> Version:
+def find_version(client: kfp.Client, name: str) -> PipelineVersion:
     """Return the pipeline version with a name from the server.
 
     Raises:
         ValueError: There is no such version. The message lists the last three versions.
     """
     pipeline_id = client.get_pipeline_id(NAME)
-    listed = every(client.list_pipeline_versions, "pipeline_versions", pipeline_id=pipeline_id) if pipeline_id else ()
+    listed = (
+        list_all(client.list_pipeline_versions, "pipeline_versions", pipeline_id=pipeline_id) if pipeline_id else ()
+    )
     versions = {version.display_name: version.pipeline_version_id for version in listed}
     if name not in versions:
         last = ", ".join(list(versions)[-3:]) or "none"
         raise ValueError(f"expected a version {name!r} of {NAME} on the server, it has {last}: upload it first")
-    return Version(pipeline_id, versions[name], name)
+    return PipelineVersion(pipeline_id, versions[name], name)
 
 
-def upload(client: kfp.Client, name: str = "") -> Version:
+def upload(client: kfp.Client, name: str = "") -> PipelineVersion:
     """Upload the compiled pipeline unless the server has a version of this name; return the version.
 
     Args:
         client: Client of the server.
         name: Name of the version; "": the result of `version_name`.
     """
-    package = compiled()
+    package = compiled_yaml()
     name = name or version_name(package)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, PATH.name)
@@ -244,11 +246,11 @@ def upload(client: kfp.Client, name: str = "") -> Version:
         pipeline_id = client.get_pipeline_id(NAME)
         if not pipeline_id:  # this upload cannot name its version: a named upload follows
             pipeline_id = client.upload_pipeline(str(path), NAME).pipeline_id
-        for version in every(client.list_pipeline_versions, "pipeline_versions", pipeline_id=pipeline_id):
+        for version in list_all(client.list_pipeline_versions, "pipeline_versions", pipeline_id=pipeline_id):
             if version.display_name == name:
-                return Version(pipeline_id, version.pipeline_version_id, name)
+                return PipelineVersion(pipeline_id, version.pipeline_version_id, name)
         version = client.upload_pipeline_version(str(path), name, pipeline_id=pipeline_id)
-        return Version(pipeline_id, version.pipeline_version_id, name)
+        return PipelineVersion(pipeline_id, version.pipeline_version_id, name)
 
 
 def submit(
@@ -279,17 +281,17 @@ def submit(
     return run.run_id
 
 
-def every(list_page: Callable[..., Any], items: str, **which: str) -> Iterator[Any]:
+def list_all(list_page: Callable[..., Any], items: str, **filters: str) -> Iterator[Any]:
     """Yield all items of a paged list.
 
     Args:
         list_page: Method of the client that returns one page.
         items: Name of the page's attribute with the items.
-        which: Keyword arguments of ``list_page``.
+        filters: Keyword arguments of ``list_page``.
     """
     token = ""
     while True:
-        page = list_page(page_token=token, page_size=100, **which)
+        page = list_page(page_token=token, page_size=100, **filters)
         yield from getattr(page, items) or []
         token = page.next_page_token
         if not token:

@@ -19,7 +19,7 @@ _FIELDS = {  # minimum, maximum and names of each field
 _PART = re.compile(r"(?:(?P<any>[*?])|(?P<first>\w+)(?:-(?P<last>\w+))?)(?:/(?P<step>[1-9]\d*))?")
 
 
-_YEARS = 5  # search horizon of robfig/cron: without a time within it, the expression never fires
+_HORIZON_YEARS = 5  # search horizon of robfig/cron: without a time within it, the expression never fires
 
 
 def check(cron: str) -> None:
@@ -30,11 +30,13 @@ def check(cron: str) -> None:
             comes.
     """
     now = datetime.now(UTC)
-    if next(times(cron, now, now + timedelta(days=366 * _YEARS)), None) is None:
-        raise ValueError(f"cron {cron!r} never comes: no such day in {_YEARS} years; change day of the month or month")
+    if next(times(cron, now, now + timedelta(days=366 * _HORIZON_YEARS)), None) is None:
+        raise ValueError(
+            f"cron {cron!r} never comes: no such day in {_HORIZON_YEARS} years; change day of the month or month"
+        )
 
 
-def _parsed(cron: str) -> list[list[int]]:
+def _parse(cron: str) -> list[list[int]]:
     """Return the sorted values of each field.
 
     Raises:
@@ -66,7 +68,7 @@ def times(cron: str, since: datetime, until: datetime) -> Iterator[datetime]:
     Raises:
         ValueError: The expression is wrong, as for `check`. An expression whose days never come yields nothing.
     """
-    seconds, minutes, hours, days, months, weekdays = _parsed(cron)
+    seconds, minutes, hours, days, months, weekdays = _parse(cron)
     fields = cron.split()
     match_any = not any(text.startswith(("*", "?")) for text in (fields[3], fields[5]))
     day = since.astimezone(UTC).date()

@@ -17,14 +17,14 @@ import kfp
 import yaml
 
 from pipeline import parameters
-from pipeline.compiled import compiled
+from pipeline.compiled import compiled_yaml
 from pipeline.kubeflow import cron
-from pipeline.kubeflow.client import EXPERIMENT, Version, every, known, upload, version_name
+from pipeline.kubeflow.client import EXPERIMENT, PipelineVersion, find_version, list_all, upload, version_name
 
 KEEP = 3
 """Schedules kept of each name, the current one included: older schedules document earlier runs."""
 
-OWN = "Kept by python -m pipeline schedule: "
+DESCRIPTION_PREFIX = "Kept by python -m pipeline schedule: "
 """Prefix of the description of this module's schedules; the name follows."""
 
 
@@ -73,10 +73,10 @@ def read(path: Path) -> list[Schedule]:
         raise ValueError(f"{path}: expected YAML: {error}") from None
     if not isinstance(content, dict) or list(content) != ["schedules"] or not isinstance(content["schedules"], dict):
         raise ValueError(f'{path}: expected one key "schedules" with the schedules by name')
-    return [_schedule(path, str(name), entry) for name, entry in content["schedules"].items()]
+    return [_parse_entry(path, str(name), entry) for name, entry in content["schedules"].items()]
 
 
-def _schedule(path: Path, name: str, entry: Any) -> Schedule:
+def _parse_entry(path: Path, name: str, entry: Any) -> Schedule:
     """Return one entry of the file after checking it; raise ValueError if it is wrong."""
     try:
         schedule = Schedule(name, **entry)
@@ -105,7 +105,7 @@ def plan(existing: list[Any], schedules: list[Schedule], version: str, keep: int
     """
     changes = []
     for schedule in schedules:
-        recurring_runs = [run for run in existing if run.description == OWN + schedule.name]
+        recurring_runs = [run for run in existing if run.description == DESCRIPTION_PREFIX + schedule.name]
         recurring_runs.sort(key=lambda run: run.created_at, reverse=True)
         title = schedule.title(version)
         current = next((run for run in recurring_runs if run.display_name == title), None)
@@ -117,9 +117,11 @@ def plan(existing: list[Any], schedules: list[Schedule], version: str, keep: int
         if enabled == schedule.paused:
             changes.append(Change("pause" if enabled else "enable", title, current.recurring_run_id if current else ""))
         changes += [_change("delete", run) for run in outdated[keep - 1 :]]
-    descriptions = {OWN + schedule.name for schedule in schedules}
+    descriptions = {DESCRIPTION_PREFIX + schedule.name for schedule in schedules}
     removed = [
-        run for run in existing if (run.description or "").startswith(OWN) and run.description not in descriptions
+        run
+        for run in existing
+        if (run.description or "").startswith(DESCRIPTION_PREFIX) and run.description not in descriptions
     ]
     return changes + [_change("pause", run) for run in removed if run.status == "ENABLED"]
 
@@ -147,16 +149,16 @@ def reconcile(
     Raises:
         ValueError: The server has no such version.
     """
-    pipeline_version = known(client, version) if version else None
+    pipeline_version = find_version(client, version) if version else None
     existing = []
     with contextlib.suppress(ValueError) if dry_run else contextlib.nullcontext():  # no such experiment yet
         server_experiment = (
             client.get_experiment(experiment_name=experiment) if dry_run else client.create_experiment(experiment)
         )
         existing = list(
-            every(client.list_recurring_runs, "recurring_runs", experiment_id=server_experiment.experiment_id)
+            list_all(client.list_recurring_runs, "recurring_runs", experiment_id=server_experiment.experiment_id)
         )
-    changes = plan(existing, schedules, version or version_name(compiled()))
+    changes = plan(existing, schedules, version or version_name(compiled_yaml()))
     if dry_run or not changes:
         yield from changes
         return
@@ -175,11 +177,11 @@ def reconcile(
         yield change
 
 
-def _create(client: kfp.Client, experiment_id: str, version: Version, change: Change) -> str:
+def _create(client: kfp.Client, experiment_id: str, version: PipelineVersion, change: Change) -> str:
     """Create a paused schedule and return its id."""
     schedule = change.schedule
     run = client.create_recurring_run(
-        experiment_id, change.title, description=OWN + schedule.name, cron_expression=schedule.cron,
+        experiment_id, change.title, description=DESCRIPTION_PREFIX + schedule.name, cron_expression=schedule.cron,
         max_concurrency=1,  # runs do not overlap, since they share the register of splits
         no_catchup=True,  # after an outage, one run with today's data and none for the missed times
         params={"revision": version.name, **schedule.parameters}, enabled=False,

@@ -24,12 +24,12 @@ from PIL import Image
 
 from components.ingestion.sample import Portrait, draw_portrait
 from components.scorer.advice import search
-from components.scorer.advice.edit_session import Score
+from components.scorer.advice.edit_session import ScoreFn
 from components.scorer.artifacts import litert_model
-from components.scorer.faces.face_inputs import together
+from components.scorer.faces.face_inputs import stack_inputs
 from components.scorer.faces.geometry import Face
-from components.scorer.settings import Advising
-from images.serving.inference.advice_queue import scorers
+from components.scorer.settings import AdviceSettings
+from images.serving.inference.advice_queue import score_functions
 from tests.builders.advised_photos import colour, detail, face, stops
 
 TARGET = 2.0  # seconds
@@ -45,7 +45,11 @@ def main() -> int:
         versions = sys.argv[1:2] or [exported(folder), *([exported(f"{folder}/faces", place)] if place else [])]
         for version in versions:
             scorer = litert_model.load(version)
-            reads = f", reads faces in {scorer.reads.embedding} numbers" if scorer.reads.faces else ""
+            reads = (
+                f", reads faces in {scorer.face_input_spec.embedding} numbers"
+                if scorer.face_input_spec.uses_faces
+                else ""
+            )
             print(
                 f"{SIZE[0]} x {SIZE[1]} pixels, {len(data) / 1e6:.1f} MB; network of {scorer.crop} px{reads}",
                 flush=True,
@@ -57,24 +61,26 @@ def main() -> int:
 
 
 def measured(
-    scorer: litert_model.Portable, data: bytes, what: str, more: Callable[[list[Image.Image]], np.ndarray | float]
+    scorer: litert_model.LiteRTScorer, data: bytes, what: str, more: Callable[[list[Image.Image]], np.ndarray | float]
 ) -> float:
     """The median seconds over some rounds."""
-    settings, spent = Advising(), []
-    score, hold = scorers(scorer, lambda given: np.array([scorer.answer(together([one]))["mean"][0] for one in given]))
+    settings, spent = AdviceSettings(), []
+    score, hold = score_functions(
+        scorer, lambda given: np.array([scorer.predict(stack_inputs([one]))["mean"][0] for one in given])
+    )
 
-    def eager(by: Score) -> Score:
+    def eager(by: ScoreFn) -> ScoreFn:
         return lambda pictures: by(pictures) + more(pictures)
 
     for _ in range(ROUNDS):
         began = time.perf_counter()
-        image = search.working(data, settings, scorer.settings)
+        image = search.working_copy(data, settings, scorer.settings)
         decoded = time.perf_counter()
         found = faces(scorer, image)
         looks = scorer.detector.find if scorer.detector else None
         told = search.advise(
-            image, eager(score), found, settings, side=scorer.settings.shorter_side, find_faces=looks,
-            hold=(lambda picture: eager(hold(picture))) if hold else None,
+            image, eager(score), found, settings, scored_side=scorer.settings.shorter_side, find_faces=looks,
+            fix_face=(lambda picture: eager(hold(picture))) if hold else None,
         )  # fmt: skip
         spent.append((time.perf_counter() - began, decoded - began))
     whole, decoding = (statistics.median(column) for column in zip(*spent, strict=True))
@@ -87,7 +93,7 @@ def measured(
     return whole
 
 
-def faces(scorer: litert_model.Portable, image: Image.Image) -> list[Face]:
+def faces(scorer: litert_model.LiteRTScorer, image: Image.Image) -> list[Face]:
     """By the version's own detector, or where the face was drawn."""
     return (scorer.detector.find(image) if scorer.detector else []) or [face(**asdict(DRAWN))]
 
@@ -124,7 +130,7 @@ def exported(folder: str, place: str = "") -> str:
         "from components.scorer.registry import integrity\n"
         "from components.scorer.parameters import from_parameters\n"
         "from components.scorer.settings import Faces, Pretraining, Training\n"
-        "from components.scorer.model.inputs import Sight\n"
+        "from components.scorer.model.inputs import ModelInputs\n"
         "folder, place = Path(sys.argv[1]), sys.argv[2]\n"
         "settings = from_parameters(Pretraining, start='none')\n"
         "weights = Path(place, 'weights')\n"
@@ -133,11 +139,13 @@ def exported(folder: str, place: str = "") -> str:
         "layers = ['AvgPool', 'Block17_10_Activation'] if place else []\n"
         "weight_files.prepare(from_parameters(Faces, face_layers=layers, **given), folder / 'weights')\n"
         "files = {file.name: file.read_bytes() for file in (folder / 'weights').glob('*')}\n"
-        "sight = Sight(True, embedder.size(folder / 'weights'), Training.embedding_size) if place else Sight()\n"
+        "size = embedder.embedding_size(folder / 'weights') if place else 0\n"
+        "sight = ModelInputs(True, size, Training.embedding_size) if place else ModelInputs()\n"
         "scorer = network.build_scorer(encoder.build_encoder(settings), 0.5, sight)\n"
-        "saved_model.export_portable(bundle.Bundle(scorer, settings, Training(), '', '', {}, faces=files), folder)\n"
+        "scorer = bundle.TrainedScorer(scorer, settings, Training(), '', '', {}, faces=files)\n"
+        "saved_model.export_litert(scorer, folder)\n"
         "Path(folder, 'saved_model.pb').touch()\n"
-        "integrity.write(folder, {})\n"
+        "integrity.write_record(folder, {})\n"
     )
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     subprocess.run([sys.executable, "-c", code, folder, place], check=True, stdout=subprocess.DEVNULL, env=environment)

@@ -18,7 +18,7 @@ from components.ingestion.sample import Portrait, draw_portrait, latent_quality,
 from components.scorer.advice import edits, search
 from components.scorer.artifacts import litert_model
 from components.scorer.registry import channels
-from components.scorer.settings import Advising
+from components.scorer.settings import AdviceSettings
 from tests.builders.advised_photos import face
 
 PORTRAITS = 24
@@ -49,14 +49,14 @@ def main() -> None:
         print(f"{flaw:<38}{mended if mends else '-':>6}{len(firsts):>6}{promised:>+10.2f}{worth:>+7.2f}", flush=True)
 
 
-def advised(scorer: litert_model.Portable, portrait: Portrait) -> tuple[search.Suggestion, ...]:
+def advised(scorer: litert_model.LiteRTScorer, portrait: Portrait) -> tuple[search.Suggestion, ...]:
     """Advice on a drawn portrait."""
 
     def score(pictures: list[Image.Image]) -> np.ndarray:
-        return np.array([scorer.answer(scorer.pixels(picture)[None])["mean"][0] for picture in pictures])
+        return np.array([scorer.predict(scorer.pixels(picture)[None])["mean"][0] for picture in pictures])
 
     image, found = draw_portrait(portrait, 640), [face(**asdict(portrait))]
-    return search.advise(image, score, found, Advising(), side=scorer.settings.shorter_side).suggestions
+    return search.advise(image, score, found, AdviceSettings(), scored_side=scorer.settings.shorter_side).suggestions
 
 
 def worth_of(portrait: Portrait, followed: search.Suggestion) -> float:
@@ -68,7 +68,7 @@ def worth_of(portrait: Portrait, followed: search.Suggestion) -> float:
         case "straighten":
             better = replace(portrait, tilt=portrait.tilt + value)
         case "crop":
-            frame = edits.window(value, face(**asdict(portrait)).box)
+            frame = edits.crop_frame(value, face(**asdict(portrait)).box)
             place = {"x": (portrait.x - frame.x) / frame.width, "y": (portrait.y - frame.y) / frame.height}
             better = replace(portrait, size=portrait.size / frame.height, **place)
     return latent_quality(better) - latent_quality(portrait)

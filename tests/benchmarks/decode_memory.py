@@ -26,7 +26,7 @@ from PIL import Image
 
 from components.scorer.imaging import decoding
 from components.scorer.settings import Ingestion
-from images.serving.settings import Settings
+from images.serving.settings import ServerSettings
 from tests.benchmarks.serving_load import published_models
 from tests.builders.servers import started
 
@@ -48,7 +48,7 @@ def _writer(format: str, mode: str = "RGB", **options: object) -> Callable[[int]
     return write
 
 
-_SERVER = Settings()
+_SERVER = ServerSettings()
 _CALM = 5.0  # seconds between the server's last answer and the look at its worker
 _LONGEST = 300.0  # seconds for an answer
 
@@ -133,9 +133,9 @@ def main() -> int:
 def _largest(write: Callable[[int], bytes], most: int) -> tuple[int, bytes]:
     """The largest side that is accepted, to some hundredths, of at most so many pixels; and the photo."""
     settings = replace(Ingestion(), minimum_side=1)
-    pixels, needed = decoding.needed(write(_SMALL), settings)
-    side = int(min(most, pixels * decoding.MEMORY / needed) ** 0.5) // 8 * 8
-    while decoding.needed(data := write(side), settings)[1] > decoding.MEMORY:
+    pixels, needed = decoding.decoding_cost(write(_SMALL), settings)
+    side = int(min(most, pixels * decoding.MAX_DECODING_BYTES / needed) ** 0.5) // 8 * 8
+    while decoding.decoding_cost(data := write(side), settings)[1] > decoding.MAX_DECODING_BYTES:
         side = int(0.98 * side) // 8 * 8
     return side, data
 

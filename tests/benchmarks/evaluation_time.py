@@ -21,15 +21,15 @@ from components.evaluation.evaluate import evaluate
 from components.ingestion import sample, tfds_writer
 from components.scorer import storage
 from components.scorer.artifacts import bundle, saved_model
-from components.scorer.artifacts.bundle import Bundle
+from components.scorer.artifacts.bundle import TrainedScorer
 from components.scorer.data import photos
 from components.scorer.imaging import decoding, preprocessing_tf
 from components.scorer.model.encoder import build_encoder
 from components.scorer.model.network import build_scorer
-from components.scorer.model.surgery import settle_batch_norms
+from components.scorer.model.surgery import calibrate_batch_norms
 from components.scorer.parameters import from_parameters
 from components.scorer.registry import channels, integrity
-from components.scorer.run.paths import Workspace
+from components.scorer.run.paths import RunPaths
 from components.scorer.settings import Evaluation, Ingestion, Policy, Pretraining, Training
 
 WANTED = 180  # seconds for 400 photos on two cores
@@ -45,14 +45,14 @@ def main() -> None:
         first = [record["photo"] for _, record in zip(range(32), photos.records(folder / "data", "test"), strict=False)]
         _scorer(first, seed=1).save(folder / "scorer")
         saved_model.export(_scorer(first, seed=2), folder / "models" / "portraits" / "1")
-        integrity.write(folder / "models" / "portraits" / "1", {})
-        channels.switch(str(folder / "models"), "portraits", 1)
+        integrity.write_record(folder / "models" / "portraits" / "1", {})
+        channels.promote_pushed(str(folder / "models"), "portraits", 1)
         keras.backend.clear_session()
         began = time.monotonic()
         evaluate(
             folder / "data", folder / "scorer", folder / "report.html", models=str(folder / "models"),
             name="portraits", settings=Evaluation(show_photos=True), policy=Policy(),
-            workspace=Workspace(str(folder / "workspace"), "run"),
+            workspace=RunPaths(str(folder / "workspace"), "run"),
         )  # fmt: skip
         whole = time.monotonic() - began
         parts = storage.read_json(str(folder / "metrics.json"))["seconds"]
@@ -63,13 +63,13 @@ def main() -> None:
 
 def _dataset(folder: Path, count: int) -> None:
     """The sample's photos as ingestion stores them, all of them in the test split."""
-    drawn = sample.draw(folder / "sample", labelled=count, unlabelled=0, seed=1)
+    drawn = sample.draw_sample(folder / "sample", labelled=count, unlabelled=0, seed=1)
     rng, settings = np.random.default_rng(1), Ingestion()
     records = []
     for file in sorted(Path(drawn.photos).iterdir()):
         try:
             data = decoding.normalise(file.read_bytes(), settings)
-        except decoding.Unusable:  # the sample holds some, for ingestion to leave out
+        except decoding.UnusablePhotoError:  # the sample holds some, for ingestion to leave out
             continue
         votes = rng.multinomial(12, rng.dirichlet(np.full(10, 0.5))) / 12
         attributes = {"job": str(rng.choice(["nurse", "cook", "tutor"])), "skin": str(rng.choice(["light", "dark"]))}
@@ -80,12 +80,12 @@ def _dataset(folder: Path, count: int) -> None:
     tfds_writer.write(folder / "data", {"test": [records[:count]]}, ["job", "skin"])
 
 
-def _scorer(first: list[bytes], seed: int) -> Bundle:
+def _scorer(first: list[bytes], seed: int) -> TrainedScorer:
     """The default network, untrained, with batch norms that know photos."""
     pretraining, training = from_parameters(Pretraining, start="none", seed=seed), Training()
     encoder = build_encoder(pretraining)
-    settle_batch_norms(encoder, preprocessing_tf.pixels(first, training.scale, pretraining.crop))
-    return bundle.Bundle(build_scorer(encoder, training.dropout), pretraining, training, "data", "revision")
+    calibrate_batch_norms(encoder, preprocessing_tf.preprocess_photos(first, training.scale, pretraining.crop))
+    return bundle.TrainedScorer(build_scorer(encoder, training.dropout), pretraining, training, "data", "revision")
 
 
 if __name__ == "__main__":

@@ -26,9 +26,9 @@ import numpy as np
 from PIL import Image
 
 from components.ingestion.photos import parallel_map
-from components.ingestion.photos.photo_inspection import CHUNK, inspect_all
+from components.ingestion.photos.photo_inspection import CHUNK_SIZE, inspect_photos
 from components.scorer.faces import embedder, weight_files
-from components.scorer.faces.analyzer import Reader
+from components.scorer.faces.analyzer import FaceAnalyzer
 from components.scorer.faces.embedder import BATCH, Embedder
 from components.scorer.imaging import decoding
 from components.scorer.settings import Faces, Ingestion
@@ -58,7 +58,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         weights = {name: prepared(data / "weights", Path(scratch, str(n)), name) for n, name in enumerate(EMBEDDERS)}
         for name, folder in weights.items():
-            print(f"{name}: {embedder.size(folder)} values a face")
+            print(f"{name}: {embedder.embedding_size(folder)} values a face")
             stages(files, folder, Path(scratch), first=name == next(iter(EMBEDDERS)))
         ingestions(files, next(iter(weights.values())), Path(scratch))
     return 0
@@ -85,7 +85,7 @@ class Work:
 
 def stages(files: list[Path], weights: str, scratch: Path, first: bool) -> None:
     """Print the rates of the stages: each core's, added."""
-    cores = parallel_map.cores()
+    cores = parallel_map.available_cores()
     begin = time.time() + 20
     share = max(BATCH * 4, len(files) // cores)
     chosen = [tuple(map(str, islice(cycle(files), core * share, (core + 1) * share))) for core in range(cores)]
@@ -101,14 +101,14 @@ def stages(files: list[Path], weights: str, scratch: Path, first: bool) -> None:
 
 def measure(work: Work) -> None:
     """Measure each stage in this process and write the rates."""
-    reader, settings = Reader.load(work.weights), Ingestion()
+    reader, settings = FaceAnalyzer.load(work.weights), Ingestion()
     photos = [decoding.normalise(Path(file).read_bytes(), settings) for file in work.files]
     images = [Image.open(BytesIO(photo)).convert("RGB") for photo in photos]
-    landmarks = [seen.landmarks for seen in reader.read_all(images, want_embedding=False)]
+    landmarks = [seen.landmarks for seen in reader.analyze_all(images, embed=False)]
     crops = [crop for pair in zip(images, landmarks, strict=True) for crop in reader.crops(*pair)]
     batches = [np.stack(crops[start : start + BATCH]) for start in range(0, len(crops) - BATCH + 1, BATCH)]
-    plain = Embedder(network_of(reader, work.weights), replace(reader.embedder.about, mirror=False))
-    mirrored = Embedder(network_of(reader, work.weights), replace(reader.embedder.about, mirror=True))
+    plain = Embedder(network_of(reader, work.weights), replace(reader.embedder.spec, mirror=False))
+    mirrored = Embedder(network_of(reader, work.weights), replace(reader.embedder.spec, mirror=True))
     rates = {}
     for number, (stage, items, each, call) in enumerate(
         [
@@ -129,9 +129,9 @@ def measure(work: Work) -> None:
     Path(work.result).write_text(json.dumps(rates))
 
 
-def network_of(reader: Reader, weights: str) -> str:
+def network_of(reader: FaceAnalyzer, weights: str) -> str:
     """The file of the embedder."""
-    return str(Path(weights, embedder.EMBEDDERS[reader.embedder.about.kind]))
+    return str(Path(weights, embedder.EMBEDDERS[reader.embedder.spec.kind]))
 
 
 def calls_a_second(items: Iterator[Any], call: Callable[[Any], Any], begin: float) -> float:
@@ -150,16 +150,19 @@ def ingestions(files: list[Path], weights: str, scratch: Path) -> None:
     detector = scratch / "detector"
     detector.mkdir()
     shutil.copy(Path(weights, embedder.DETECTOR), detector)
-    (detector / embedder.ABOUT).write_text('{"sha256": {}}')
+    (detector / embedder.METADATA).write_text('{"sha256": {}}')
     photos = [
-        (str(number), str(file)) for number, file in enumerate(islice(cycle(files), CHUNK * parallel_map.cores()))
+        (str(number), str(file))
+        for number, file in enumerate(islice(cycle(files), CHUNK_SIZE * parallel_map.available_cores()))
     ]
     kinds = {"without faces": "", "with faces found": str(detector), "with faces read": weights}
     rates: dict[str, list[float]] = {kind: [] for kind in kinds}
     for number in range(ROUNDS):
         for kind, faces in kinds.items():
             spool = str(scratch / f"spool-{number}-{kind}")
-            rates[kind].append(rate(lambda s=spool, f=faces: inspect_all(photos, Ingestion(), s, faces=f), len(photos)))
+            rates[kind].append(
+                rate(lambda s=spool, f=faces: inspect_photos(photos, Ingestion(), s, face_weights=f), len(photos))
+            )
     for kind, found in rates.items():
         print(f"inspection {kind}: {statistics.median(found):.1f} photos/s, processes' start included", flush=True)
 

@@ -94,9 +94,9 @@ def _work(version: str, place: str) -> None:
         normal = scorer.normalise(photo)
         image = Image.open(io.BytesIO(normal)).convert("RGB")
         looked = time.process_time()
-        seen = scorer.look(image) if scorer.reads.faces else None
+        seen = scorer.analyze_faces(image) if scorer.face_input_spec.uses_faces else None
         face = time.process_time() - looked
-        scorer.answer(face_inputs.together([scorer.given(image, seen)]))
+        scorer.predict(face_inputs.stack_inputs([scorer.build_inputs(image, seen)]))
         return time.process_time() - start, face
 
     for photo in photos[:3]:

@@ -20,8 +20,8 @@ from multiprocessing import Pool
 import numpy as np
 from scipy.optimize import brentq
 
-from components.evaluation.checks.champion_comparison import COMPARED, compare, gates, photos_needed
-from components.evaluation.checks.champion_predictions import Champion
+from components.evaluation.checks.champion_comparison import COMPARED_METRICS, compare, gates, photos_needed
+from components.evaluation.checks.champion_predictions import ChampionPredictions
 from components.scorer.metrics import regression
 from components.scorer.settings import SCORES, Evaluation
 
@@ -105,7 +105,10 @@ def clustered(pool: Pool) -> None:
     for grouped in (False, True):
         passed = run(pool, World(-MARGIN, 0.8, 500, per_group=5, grouped=grouped), 400).at_true_loss
         told = "groups drawn together" if grouped else "groups passed over   "
-        print(f"  {told}  " + ", ".join(f"{name.upper()} {_rate(passed[:, i])}" for i, name in enumerate(COMPARED)))
+        print(
+            f"  {told}  "
+            + ", ".join(f"{name.upper()} {_rate(passed[:, i])}" for i, name in enumerate(COMPARED_METRICS))
+        )
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ def simulate(world: World, spreads: tuple[float, float], lost: tuple[float, ...]
     rng = np.random.default_rng([seed, world.photos])
     truth, champion, challenger, groups = draw(rng, world, spreads)
     compared = compare(truth, challenger, champion, SETTINGS, groups if world.grouped else None)
-    judged = partial(_passed, compared, Champion("champion", 1, champion))
+    judged = partial(_passed, compared, ChampionPredictions("champion", 1, champion))
     # LCC's margin is SRCC's: the two are asked one after the other where each stands at its own true loss.
     srcc, lcc = (judged(replace(SETTINGS, champion_margin=abs(loss))) for loss in lost[:2])
     emd = judged(replace(SETTINGS, champion_margin_emd=abs(lost[2])))
@@ -138,7 +141,7 @@ def simulate(world: World, spreads: tuple[float, float], lost: tuple[float, ...]
     return judged(SETTINGS), [srcc[0], lcc[1], emd[2]], superior[0], compared.srcc.error
 
 
-def _passed(compared, champion: Champion, settings: Evaluation) -> list[bool]:
+def _passed(compared, champion: ChampionPredictions, settings: Evaluation) -> list[bool]:
     return [gate.verdict == "passed" for gate in gates(compared, champion, settings)]
 
 

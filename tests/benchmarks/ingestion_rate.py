@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from components.ingestion.photos import parallel_map
-from components.ingestion.photos.photo_inspection import CHUNK, inspect_all
+from components.ingestion.photos.photo_inspection import CHUNK_SIZE, inspect_photos
 from components.scorer.settings import Ingestion
 
 TARGET = 0.7
@@ -34,7 +34,9 @@ def main() -> int:
     worst = float("inf")
     for (width, height), chunks in SIZES.items():
         with tempfile.TemporaryDirectory() as folder:
-            photos = drawn_photos(Path(folder, "photos"), width, height, chunks * CHUNK * parallel_map.cores())
+            photos = drawn_photos(
+                Path(folder, "photos"), width, height, chunks * CHUNK_SIZE * parallel_map.available_cores()
+            )
             ratio = measured(photos, folder, f"{width} x {height}")
         worst = min(worst, ratio)
     print(f"inspection / bare, worst: {worst:.2f} (target: at least {TARGET})")
@@ -45,7 +47,7 @@ def measured(photos: list[tuple[str, str]], folder: str, what: str) -> float:
     """The median ratio of the rates over some rounds."""
     spool, rates = str(Path(folder, "spool")), []
     for _ in range(ROUNDS):
-        inspected = rate(lambda: inspect_all(photos, Ingestion(), spool), len(photos))
+        inspected = rate(lambda: inspect_photos(photos, Ingestion(), spool), len(photos))
         shutil.rmtree(spool)
         rates.append((inspected, rate(lambda: bare_all(photos), len(photos))))
     ratio = statistics.median(inspected / bare for inspected, bare in rates)
@@ -65,7 +67,7 @@ def rate(work: Callable[[], object], photos: int) -> float:
 
 def bare_all(photos: list[tuple[str, str]]) -> list[float]:
     """Decode, resize and encode on all cores; the moments at which chunks were done."""
-    chunks = [photos[start : start + CHUNK] for start in range(0, len(photos), CHUNK)]
+    chunks = [photos[start : start + CHUNK_SIZE] for start in range(0, len(photos), CHUNK_SIZE)]
     return [time.perf_counter() for _ in parallel_map.on_processes(bare_chunk, chunks)]
 
 
@@ -75,8 +77,8 @@ def bare_rate(photos: list[tuple[str, str]]) -> float:
     Args:
         photos: at least two chunks; the rest after the last whole one is left out.
     """
-    moments = bare_all(photos[: len(photos) // CHUNK * CHUNK])
-    return (len(moments) - 1) * CHUNK / (moments[-1] - moments[0])
+    moments = bare_all(photos[: len(photos) // CHUNK_SIZE * CHUNK_SIZE])
+    return (len(moments) - 1) * CHUNK_SIZE / (moments[-1] - moments[0])
 
 
 def bare_chunk(photos: list[tuple[str, str]]) -> None:

@@ -37,10 +37,10 @@ from PIL import Image, ImageEnhance
 
 from components.ingestion.ingest import ingest
 from components.ingestion.photos import parallel_map
-from components.ingestion.photos.photo_inspection import CHUNK
+from components.ingestion.photos.photo_inspection import CHUNK_SIZE
 from components.scorer import progress, storage
 from components.scorer.progress import track
-from components.scorer.run.paths import Workspace
+from components.scorer.run.paths import RunPaths
 from components.scorer.settings import Ingestion
 from tests.benchmarks.ingestion_rate import bare_rate, drawn
 
@@ -48,7 +48,7 @@ SIZE = (640, 800)
 PICTURES = 100
 RATED = 5  # one photo in so many
 BARE = 3000  # some so many photos tell the bare rate
-LEAST = 2 * CHUNK  # whose rate is that from the first chunk's end to the last one's
+LEAST = 2 * CHUNK_SIZE  # whose rate is that from the first chunk's end to the last one's
 
 PRICE = 0.05
 """US dollars a core and hour, an assumption: about what clouds ask for a general-purpose machine's cores on demand."""
@@ -128,7 +128,7 @@ def _measured(photos: list[Path], folder: Path) -> Measured:
     """What an ingestion of these photos takes."""
     _lay_out(photos, folder)
     places = [str(folder / name) for name in ("photos", "ratings.csv", "dataset", "report.html")]
-    workspace = Workspace(str(folder / "workspace"), "run")
+    workspace = RunPaths(str(folder / "workspace"), "run")
     options = {"unlabelled": str(folder / "unlabelled"), "workspace": workspace, "settings": Ingestion()}
     some = [(path.name, str(path)) for path in photos[:: max(1, len(photos) // BARE)]]
     before = bare_rate(some)
@@ -223,8 +223,8 @@ def drawn_photos(folder: Path, number: int) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{place:06}.jpg" for place in range(number)]
     missing = [place for place, path in enumerate(paths) if not path.exists()]
-    chunks = [(folder, missing[start : start + CHUNK]) for start in range(0, len(missing), CHUNK)]
-    for _ in track(parallel_map.on_processes(_draw, chunks), f"drawing photos in chunks of {CHUNK}", len(chunks)):
+    chunks = [(folder, missing[start : start + CHUNK_SIZE]) for start in range(0, len(missing), CHUNK_SIZE)]
+    for _ in track(parallel_map.on_processes(_draw, chunks), f"drawing photos in chunks of {CHUNK_SIZE}", len(chunks)):
         pass
     return paths
 

@@ -32,11 +32,11 @@ from components.ingestion.ingest import ingest
 from components.ingestion.sample import Portrait, draw_portrait, latent_quality, random_portrait
 from components.pretraining.pretrain import pretrain
 from components.scorer.artifacts import bundle
-from components.scorer.artifacts.bundle import Bundle
+from components.scorer.artifacts.bundle import TrainedScorer
 from components.scorer.imaging import decoding
 from components.scorer.metrics.regression import mean_scores, srcc
-from components.scorer.parameters import among, from_parameters
-from components.scorer.run.paths import Workspace
+from components.scorer.parameters import from_parameters, select_parameters
+from components.scorer.run.paths import RunPaths
 from components.scorer.settings import Ingestion, Pretraining, Training
 from components.training.train import train
 from pipeline.local_runner import SAMPLE
@@ -60,7 +60,7 @@ class Held:
     def of(cls, portraits: list[Portrait]) -> "Held":
         return cls(portraits, [_stored(portrait) for portrait in portraits])
 
-    def scores(self, scorer: Bundle, job: str | None = None) -> np.ndarray:
+    def scores(self, scorer: TrainedScorer, job: str | None = None) -> np.ndarray:
         """Mean scores ``[n]``: each for its own job, or all for the same one, "" the unknown one."""
         jobs = [portrait.job if job is None else job for portrait in self.portraits]
         return mean_scores(scorer.score(self.photos, jobs))
@@ -86,14 +86,16 @@ def _stored(portrait: Portrait) -> bytes:
     return decoding.normalise(file.getvalue(), Ingestion())
 
 
-def trained(folder: Path, seed: int) -> tuple[Bundle, Bundle]:
+def trained(folder: Path, seed: int) -> tuple[TrainedScorer, TrainedScorer]:
     """A scorer that learnt the job and one that did not, as ``make run`` trains them."""
     with contextlib.redirect_stdout(io.StringIO()):
         figures = ingest(
             f"{SAMPLE['photos']}seed={seed}", "", str(folder / "data"), str(folder / "page.html"),
-            workspace=Workspace(str(folder / "workspace"), "run"), settings=Ingestion(),
+            workspace=RunPaths(str(folder / "workspace"), "run"), settings=Ingestion(),
         )  # fmt: skip
-        settings = from_parameters(Pretraining, **among(SAMPLE, Pretraining, prefix="pretraining_") | {"seed": seed})
+        settings = from_parameters(
+            Pretraining, **select_parameters(SAMPLE, Pretraining, prefix="pretraining_") | {"seed": seed}
+        )
         pretrain(
             folder / "data", folder / "encoder", folder / "page.html",
             settings=settings, scale=SAMPLE["scale"],
@@ -102,8 +104,8 @@ def trained(folder: Path, seed: int) -> tuple[Bundle, Bundle]:
         return _trained(folder, seed, Training.job), _trained(folder, seed, "none")
 
 
-def _trained(folder: Path, seed: int, job: str) -> Bundle:
-    settings = from_parameters(Training, **among(SAMPLE, Training) | {"seed": seed, "job": job})
+def _trained(folder: Path, seed: int, job: str) -> TrainedScorer:
+    settings = from_parameters(Training, **select_parameters(SAMPLE, Training) | {"seed": seed, "job": job})
     train(
         folder / "data", folder / "encoder", folder / "scorers" / job, folder / "page.html",
         settings=settings, checkpoints=str(folder / "training" / job), fingerprint="data",
@@ -111,7 +113,7 @@ def _trained(folder: Path, seed: int, job: str) -> Bundle:
     return bundle.load(folder / "scorers" / job)
 
 
-def worth(held: Held, scorer: Bundle) -> Iterator[str]:
+def worth(held: Held, scorer: TrainedScorer) -> Iterator[str]:
     """What telling the job gains, on all portraits and on those with a child."""
     truth, untold, told = _truth(held), held.scores(scorer, ""), held.scores(scorer)
     child = np.array([portrait.child for portrait in held.portraits])
@@ -122,7 +124,7 @@ def worth(held: Held, scorer: Bundle) -> Iterator[str]:
             yield f"{name}, {own.sum()}: {called} untold {before:.3f}, told {after:.3f}; better by {gain}"
 
 
-def pairs(held: Held, alone: Held, scorer: Bundle) -> str:
+def pairs(held: Held, alone: Held, scorer: TrainedScorer) -> str:
     """How often the child counts for more beside a child carer than beside a tutor, and what it adds by job."""
     beside = Held(
         *zip(*((p, photo) for p, photo in zip(held.portraits, held.photos, strict=True) if p.child), strict=True)
@@ -133,7 +135,7 @@ def pairs(held: Held, alone: Held, scorer: Bundle) -> str:
     return f"pairs, {len(alone.photos)}: {100 * right:.0f} % go the right way; the child adds {means}"
 
 
-def harm(held: Held, learnt: Bundle, plain: Bundle) -> str:
+def harm(held: Held, learnt: TrainedScorer, plain: TrainedScorer) -> str:
     """What learning the job does to those who tell none."""
     gain = _gain(srcc, _truth(held), held.scores(learnt, ""), held.scores(plain, ""))
     return f"job unknown: SRCC against a scorer that never knew a job {gain}"

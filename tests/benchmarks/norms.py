@@ -24,7 +24,7 @@ from PIL import Image
 from scipy.optimize import minimize
 
 from components.scorer.faces import geometry
-from components.scorer.faces.detector import Detector
+from components.scorer.faces.detector import FaceDetector
 from components.scorer.imaging import decoding
 from components.scorer.settings import Ingestion
 from components.scorer.upload_norms import check, detectors, policy
@@ -72,7 +72,7 @@ EDITS: dict[str, tuple[str, Edit]] = {
 def main(arguments: Sequence[str]) -> int:
     """Print the tables."""
     place = os.environ.get("PORTRAITS_DATA")
-    detector = Detector(Path(place, "weights", "yunet_n_640_640.onnx")) if place else None
+    detector = FaceDetector(Path(place, "weights", "yunet_n_640_640.onnx")) if place else None
     if "--fit" in arguments:
         if not place:
             print("set PORTRAITS_DATA to the folder that holds data/mebeauty and weights: the fit needs portraits")
@@ -86,12 +86,12 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def print_drawn(detector: Detector | None) -> None:
+def print_drawn(detector: FaceDetector | None) -> None:
     """Precision and recall by norm, and both by tone of skin."""
     counts, tones = defaultdict(lambda: np.zeros(4, int)), defaultdict(lambda: np.zeros(4, int))
     for case in flaws.drawn_cases(DRAWN, SEED):
         found = detector.find(case.image) if detector else case.faces
-        for finding in check.check(NORMS, case.image, found, {}, case.size, case.job):
+        for finding in check.apply_policy(NORMS, case.image, found, {}, case.size, case.job):
             if finding.key in case.truth and not (found is None and finding.kept is None):
                 broken, told = case.truth[finding.key], finding.kept is False
                 row = np.array([broken, told, broken and told, 1])
@@ -105,7 +105,7 @@ def print_drawn(detector: Detector | None) -> None:
         print(f"{key:16}{photos:8}{broken:8}{told:6}{share(right, told):>11}{share(right, broken):>8}   {by_tone}")
 
 
-def print_real(detector: Detector, place: Path, number: int) -> None:
+def print_real(detector: FaceDetector, place: Path, number: int) -> None:
     """How many portraits made bad are told so, and how often other norms speak besides."""
     told, others = defaultdict(list), defaultdict(list)
     portraits = list(real(place, number))
@@ -125,14 +125,14 @@ def print_real(detector: Detector, place: Path, number: int) -> None:
         print(f"{name:26}{key:>16}{np.mean(values):8.3f}{np.mean(others[name]):13.2f}")
 
 
-def print_as_they_are(detector: Detector, place: Path) -> None:
+def print_as_they_are(detector: FaceDetector, place: Path) -> None:
     """How often each norm speaks on real portraits, and the time that it takes."""
     rows, finding, checking = defaultdict(list), [], []
     for portrait in real(place):
         start = time.process_time()
         found = detector.find(portrait.image)
         middle = time.process_time()
-        findings = check.check(NORMS, portrait.image, found, {}, portrait.size)
+        findings = check.apply_policy(NORMS, portrait.image, found, {}, portrait.size)
         finding.append(middle - start)
         checking.append(time.process_time() - middle)
         rows[portrait.group].append([each.kept is False for each in findings])
@@ -145,7 +145,7 @@ def print_as_they_are(detector: Detector, place: Path) -> None:
         print(f"{what}: {middle:.1f} ms on one core, 95 % below {slow:.1f} ms")
 
 
-def print_fit(detector: Detector, place: Path) -> None:
+def print_fit(detector: FaceDetector, place: Path) -> None:
     """The weights of `detectors.lens_features` in a logistic regression with a small ridge."""
     rows = list(lens_rows(detector, place))
     features, dark = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
@@ -168,7 +168,7 @@ def print_fit(detector: Detector, place: Path) -> None:
         print(f"  {kind:30}{chosen.sum():6}{told[chosen].mean():8.3f}")
 
 
-def lens_rows(detector: Detector, place: Path) -> Iterator[tuple[np.ndarray, bool, str, bool]]:
+def lens_rows(detector: FaceDetector, place: Path) -> Iterator[tuple[np.ndarray, bool, str, bool]]:
     """Features, whether the lenses are dark, the kind of photo, and whether it is of the half that is fitted to."""
     drawn = ((case.image, case.truth["sunglasses"], "drawn") for case in portraits_drawn())
     people = ((portrait.image, False, "real") for portrait in real(place))
@@ -193,15 +193,15 @@ def portraits_drawn() -> Iterable[flaws.Case]:
 
 def lens(image: Image.Image, face: geometry.Face) -> np.ndarray:
     """What the detector of dark lenses looks at."""
-    return detectors.lens_features(detectors.Scene(image, [face], {}, image.size))
+    return detectors.lens_features(detectors.PhotoContext(image, [face], {}, image.size))
 
 
-def broken_norms(detector: Detector, image: Image.Image) -> set[str]:
+def broken_norms(detector: FaceDetector, image: Image.Image) -> set[str]:
     """The norms that a photo breaks, normalised as an upload is."""
     size, scale = image.size, min(1.0, flaws.SIDE / min(image.size))
     image = image.resize([round(side * scale) for side in size], Image.Resampling.LANCZOS) if scale < 1 else image
     image = flaws.jpeg(image)
-    return {each.key for each in check.check(NORMS, image, detector.find(image), {}, size) if each.kept is False}
+    return {each.key for each in check.apply_policy(NORMS, image, detector.find(image), {}, size) if each.kept is False}
 
 
 def real(place: Path, number: int | None = None) -> Iterator[Portrait]:

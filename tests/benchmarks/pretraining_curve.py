@@ -35,9 +35,9 @@ from components.scorer.artifacts import bundle
 from components.scorer.data import photos
 from components.scorer.faces.face_inputs import EMBEDDING
 from components.scorer.metrics import regression
-from components.scorer.model.inputs import WHOLE as WHOLE_SIGHT
+from components.scorer.model.inputs import PHOTO_ONLY as WHOLE_SIGHT
 from components.scorer.model.losses import squared_emd
-from components.scorer.model.network import build_head, build_scorer, hand_over
+from components.scorer.model.network import build_head, build_scorer, copy_head_weights
 from components.scorer.model.surgery import freeze_batch_norms
 from components.scorer.settings import Pretraining, Training
 from tests.benchmarks import protocol
@@ -204,7 +204,7 @@ def tuned(encoder: Path, pixels: np.ndarray, known: Known, share: float, trainin
     head.compile(keras.optimizers.Adam(training.head_learning_rate), loss=squared_emd)
     learnt = pooled.predict(centre[some].astype("float32"), verbose=0), known.votes[some]
     head.fit(*learnt, batch_size=training.batch_size, epochs=training.head_epochs, verbose=0)
-    hand_over(head, scorer)
+    copy_head_weights(head, scorer)
     if not new:
         freeze_batch_norms(scorer)
     scorer.compile(keras.optimizers.Adam(training.learning_rate), loss=squared_emd)

@@ -28,16 +28,16 @@ from components.scorer.artifacts import bundle
 from components.scorer.data import photos
 from components.scorer.faces.face_inputs import EMBEDDING, FOUND
 from components.scorer.metrics import bootstrap, regression
-from components.scorer.model.auxiliary_heads import Heads
-from components.scorer.model.inputs import Sight
-from components.scorer.parameters import among, from_parameters
-from components.scorer.run.paths import Workspace
+from components.scorer.model.auxiliary_heads import HeadSpec
+from components.scorer.model.inputs import ModelInputs
+from components.scorer.parameters import from_parameters, select_parameters
+from components.scorer.run.paths import RunPaths
 from components.scorer.settings import SCORES, Faces, Ingestion, Pretraining, Training
-from components.training.examples.label_noise import allowance
-from components.training.features import Reader
+from components.training.examples.label_noise import fit_label_noise
+from components.training.features import FeatureExtractor
 from components.training.heads import ridge
 from components.training.heads.pca import principal_components
-from pipeline.parameters import read
+from pipeline.parameters import parse_assignments
 
 FOLDS, SEEDS = 5, 3
 RESAMPLES = 1000
@@ -66,7 +66,7 @@ class Variant:
     whole: bool = True
     view: bool = False
     embedding: int = 0
-    ratio: float = ridge.RATIO
+    ratio: float = ridge.QUADRATIC_RATIO
     share: float = 1.0
 
 
@@ -113,8 +113,8 @@ def parser(about: str | None) -> argparse.ArgumentParser:
 
 def settings(given: argparse.Namespace) -> tuple[dict[str, Any], Training]:
     """The pipeline's parameters that ``--set`` gave, and the training's settings."""
-    parameters = read(given.set)
-    return parameters, from_parameters(Training, **among(parameters, Training))
+    parameters = parse_assignments(given.set)
+    return parameters, from_parameters(Training, **select_parameters(parameters, Training))
 
 
 def features(
@@ -143,9 +143,9 @@ def data(work: Path, given: argparse.Namespace, parameters: Mapping[str, Any], u
         work.mkdir(parents=True, exist_ok=True)
         ingest(
             given.photos, given.ratings, str(dataset), str(work / "ingestion.html"), unlabelled=unlabelled,
-            attributes=given.attributes, workspace=Workspace(str(work / "workspace"), "run"),
-            settings=from_parameters(Ingestion, **among(dict(parameters), Ingestion)),
-            faces=from_parameters(Faces, **among(dict(parameters), Faces)),
+            attributes=given.attributes, workspace=RunPaths(str(work / "workspace"), "run"),
+            settings=from_parameters(Ingestion, **select_parameters(dict(parameters), Ingestion)),
+            faces=from_parameters(Faces, **select_parameters(dict(parameters), Faces)),
         )  # fmt: skip
     return dataset
 
@@ -161,26 +161,30 @@ def pretrained(dataset: Path, place: Path, pretraining: Pretraining, scale: int)
     return encoder
 
 
-def pooled(dataset: Path, encoder: Path, training: Training, sight: Sight) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def pooled(
+    dataset: Path, encoder: Path, training: Training, sight: ModelInputs
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """What an encoder sees of all rated photos, by the names of the head's inputs, and their votes ``[n, 10]``."""
     network, pretraining = bundle.load_encoder(encoder)
-    reader = Reader(dataset, pretraining.crop, training, Heads(), sight)
-    encode = reader.encoding(network)
-    parts = [reader.pooled(encode, split) for split in _SPLITS]
+    reader = FeatureExtractor(dataset, pretraining.crop, training, HeadSpec(), sight)
+    encode = reader.encode_fn(network)
+    parts = [reader.pooled_features(encode, split) for split in _SPLITS]
     return (
-        {name: np.concatenate([each.given[name] for each in parts]) for name in parts[0].given},
+        {name: np.concatenate([each.inputs[name] for each in parts]) for name in parts[0].inputs},
         np.concatenate([each.votes for each in parts]),
     )
 
 
 def _make(work: Path, given: argparse.Namespace, parameters: Mapping[str, Any], kept: Path) -> None:
-    training = from_parameters(Training, **among(dict(parameters), Training))
-    pretraining = from_parameters(Pretraining, **among(dict(parameters), Pretraining, prefix="pretraining_"))
+    training = from_parameters(Training, **select_parameters(dict(parameters), Training))
+    pretraining = from_parameters(
+        Pretraining, **select_parameters(dict(parameters), Pretraining, prefix="pretraining_")
+    )
     dataset = data(work, given, parameters)
     encoder = pretrained(dataset, work, pretraining, training.scale)
-    reading = photos.reading(dataset)
+    reading = photos.face_features(dataset)
     began = time.monotonic()
-    seen, votes = pooled(dataset, encoder, training, Sight(reading.face, reading.embedding, reading.embedding))
+    seen, votes = pooled(dataset, encoder, training, ModelInputs(reading.face, reading.embedding, reading.embedding))
     print(f"features of {len(votes):,} photos: {len(votes) / (time.monotonic() - began):.1f} a second", flush=True)
     groups, slices = labels(dataset)
     save_arrays(
@@ -266,7 +270,9 @@ def learning(
         some = drawn(learnt, variant.share, seed)
         weights = None
         if raters is not None:
-            weights = allowance(votes[some], raters[some], Training()).learnt(votes[some], raters[some])[1]
+            weights = fit_label_noise(votes[some], raters[some], Training()).targets_and_weights(
+                votes[some], raters[some]
+            )[1]
         head = fitted(variant, seen, votes, some, replace(training, seed=seed), weights)
         return said(head, seen, asked)
 
@@ -313,8 +319,8 @@ def fitted(
     components = None
     if variant.embedding:
         components = principal_components(learnt[EMBEDDING][learnt[FOUND] > 0], variant.embedding)
-    sight = Sight("pooled_face" in seen, *(components.axes.shape if components else (0, 0)))
-    return ridge.fit_closed(learnt, votes[some], sight, components, training, variant.ratio, weights=weights)[0]
+    sight = ModelInputs("pooled_face" in seen, *(components.axes.shape if components else (0, 0)))
+    return ridge.fit_ridge_head(learnt, votes[some], sight, components, training, variant.ratio, weights=weights)[0]
 
 
 def said(head: keras.Model, seen: Seen, asked: np.ndarray) -> np.ndarray:
@@ -324,7 +330,7 @@ def said(head: keras.Model, seen: Seen, asked: np.ndarray) -> np.ndarray:
 
 def figures(votes: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """Each measure of votes ``[seeds, n, 10]``, mean over the seeds."""
-    each = [regression.all(votes, one) for one in predicted]
+    each = [regression.all_metrics(votes, one) for one in predicted]
     return {name: float(np.mean([found[name] for found in each])) for name in (*MEASURES, "emd", "spread")}
 
 
@@ -351,7 +357,7 @@ def compared(known: Known, predicted: Mapping[str, np.ndarray], against: str) ->
     truth = known.truth
     scores = {name: votes @ np.array(SCORES) for name, votes in predicted.items()}
     draws: dict[str, list] = {name: [] for name in scores}
-    for weights in bootstrap.redraws(known.groups, RESAMPLES, seed=1):
+    for weights in bootstrap.resample_counts(known.groups, RESAMPLES, seed=1):
         for name, every in scores.items():
             draws[name].append(_weighted(truth, every, weights))
     joined = {name: np.concatenate(parts, axis=-1) for name, parts in draws.items()}
@@ -403,7 +409,7 @@ def about(known: Known, predicted: Mapping[str, np.ndarray], parameters: Mapping
 
 
 def write(work: Path, name: str, results: Mapping[str, Any], figure: Figure) -> None:
-    """Write ``NAME.json``, numbers to four digits after the point, and ``NAME.png``."""
+    """Write ``PROFILE_FILE.json``, numbers to four digits after the point, and ``PROFILE_FILE.png``."""
     storage.write_json(str(work / f"{name}.json"), _rounded(results))
     figure.savefig(work / f"{name}.png", dpi=120)
     print(f"\nwritten: {work / name}.json, {work / name}.png", flush=True)

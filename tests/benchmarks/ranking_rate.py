@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from components.ingestion.photos.parallel_map import cores
+from components.ingestion.photos.parallel_map import available_cores
 from components.scorer import progress
 from components.scorer.artifacts import litert_model
-from components.scorer.batch.score_many import rank
+from components.scorer.batch.score_many import score_and_rank
 from components.scorer.registry.channels import COMPLETE
 from tests.benchmarks.ingestion_rate import drawn_photos
 
@@ -46,7 +46,7 @@ def main() -> int:
         bares = [_bare(model, paths)]
         for turn in range(ROUNDS):
             began = time.perf_counter()
-            found = rank(model, str(folder / "photos"), str(folder / f"out{turn}"))
+            found = score_and_rank(model, str(folder / "photos"), str(folder / f"out{turn}"))
             seconds = time.perf_counter() - began
             if found.scored != photos:
                 raise RuntimeError(f"expected {photos} photos to be scored, {found.scored} were")
@@ -56,7 +56,7 @@ def main() -> int:
             print(f"{around}, ranking {photos / seconds:.1f}/s, ratio {ratios[-1]:.2f}", flush=True)
     ratio = statistics.median(ratios)
     taken = progress.duration(MANY / (ratio * statistics.median(bares)))
-    print(f"ranking / bare, {photos:,} photos on {cores()} cores: {ratio:.2f} (target: at least {TARGET})")
+    print(f"ranking / bare, {photos:,} photos on {available_cores()} cores: {ratio:.2f} (target: at least {TARGET})")
     print(f"{MANY:,} photos at this rate: {taken} (extrapolated)")
     return int(ratio < TARGET)
 
@@ -65,7 +65,7 @@ def _export(folder: Path) -> None:
     from components.scorer.artifacts import bundle, saved_model
     from components.scorer.model.encoder import build_encoder
     from components.scorer.model.network import build_scorer
-    from components.scorer.model.surgery import settle_batch_norms
+    from components.scorer.model.surgery import calibrate_batch_norms
     from components.scorer.parameters import from_parameters
     from components.scorer.registry import integrity
     from components.scorer.settings import Pretraining, Training
@@ -73,17 +73,17 @@ def _export(folder: Path) -> None:
     settings = from_parameters(Pretraining, start="none")
     encoder = build_encoder(settings)
     pixels = np.random.default_rng(1).uniform(0, 255, (16, settings.crop, settings.crop, 3)).astype("float32")
-    settle_batch_norms(encoder, pixels)
-    scorer = bundle.Bundle(build_scorer(encoder, dropout=0.5), settings, Training())
-    saved_model.export_portable(scorer, folder / "1", "portraits", error=0.7)
+    calibrate_batch_norms(encoder, pixels)
+    scorer = bundle.TrainedScorer(build_scorer(encoder, dropout=0.5), settings, Training())
+    saved_model.export_litert(scorer, folder / "1", "portraits", error=0.7)
     (folder / "1" / COMPLETE).touch()
-    integrity.write(folder / "1", {})
+    integrity.write_record(folder / "1", {})
 
 
 def _bare(model: str, paths: list[str]) -> float:
     """Photos a second of all cores together."""
     context = multiprocessing.get_context("spawn")
-    ready, told, number = context.Barrier(cores()), context.Queue(), cores()
+    ready, told, number = context.Barrier(available_cores()), context.Queue(), available_cores()
     workers = [context.Process(target=_answer, args=(model, paths[n::number], ready, told)) for n in range(number)]
     for worker in workers:
         worker.start()
@@ -97,7 +97,7 @@ def _answer(model: str, paths: list[str], ready: Any, told: Any) -> None:
     scorer, done = litert_model.load(model), 0
 
     def answer(path: str) -> None:
-        scorer.answer(scorer.pixels(scorer.normalise(Path(path).read_bytes()))[None])
+        scorer.predict(scorer.pixels(scorer.normalise(Path(path).read_bytes()))[None])
 
     for path in paths[:5]:
         answer(path)

@@ -29,15 +29,15 @@ def export(folder: Path) -> None:
     from components.scorer.model import serving_outputs
     from components.scorer.model.encoder import build_encoder
     from components.scorer.model.network import build_scorer
-    from components.scorer.model.surgery import settle_batch_norms
+    from components.scorer.model.surgery import calibrate_batch_norms
     from components.scorer.parameters import from_parameters
     from components.scorer.settings import Pretraining
 
     settings = from_parameters(Pretraining, start="none")
     encoder = build_encoder(settings)
     pixels = np.random.default_rng(1).uniform(0, 255, (16, settings.crop, settings.crop, 3)).astype("float32")
-    settle_batch_norms(encoder, pixels)
-    network = serving_outputs.scores(build_scorer(encoder, dropout=0.5))
+    calibrate_batch_norms(encoder, pixels)
+    network = serving_outputs.build_score_model(build_scorer(encoder, dropout=0.5))
     np.save(folder / "pixels.npy", pixels[:TOGETHER])
     np.save(folder / "means.npy", np.asarray(network(pixels[:TOGETHER], training=False)["mean"]))
     for kind, name in (("openvino", "openvino.xml"), ("onnx", "network.onnx"), ("litert", "network.tflite")):

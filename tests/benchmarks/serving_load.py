@@ -35,7 +35,7 @@ import httpx
 import psutil
 
 from components.scorer.registry import channels
-from images.serving.settings import cores
+from images.serving.settings import usable_cores
 from tests.builders.servers import free_port
 from tests.conftest import drawn_photo
 
@@ -60,12 +60,12 @@ def main() -> None:
         models, name = published_models(folder, sys.argv[1] if len(sys.argv) > 1 else "")
         version = str(models / name / "1")
         request = _predict(name)
-        print(f"{cores()} cores, a photo of {len(PHOTO) // 1000} KB, {ROUNDS} rounds", flush=True)
+        print(f"{usable_cores()} cores, a photo of {len(PHOTO) // 1000} KB, {ROUNDS} rounds", flush=True)
         starts = [_cold_start(models, folder) for _ in range(ROUNDS)]
         with _server(models, folder, "images.serving") as server:
             rates, medians = [], []
             for _ in range(ROUNDS):
-                bare, alone = _bare(version, cores(), 4.0), _bare(version, 1, 2.0)
+                bare, alone = _bare(version, usable_cores(), 4.0), _bare(version, 1, 2.0)
                 many, one = _ask(server, request, CLIENTS, 5.0), _ask(server, request, 1, 2.0)
                 rates.append((many.rate, bare.rate, many.share))
                 medians.append((one.median, alone.median))
@@ -147,7 +147,7 @@ def published_models(folder: Path, given: str) -> tuple[Path, str]:
         # In a process of its own: this one is to stay light.
         subprocess.run([sys.executable, "-c", _EXPORT, str(models / name / "1")], check=True, stderr=subprocess.DEVNULL)
     shutil.copytree(models / name / "1", models / name / "2")
-    channels.switch(str(models), name, 1, why="the first")
+    channels.promote_pushed(str(models), name, 1, why="the first")
     return models, name
 
 
@@ -158,17 +158,17 @@ from components.scorer.artifacts import bundle, saved_model
 from components.scorer.registry import integrity
 from components.scorer.model.encoder import build_encoder
 from components.scorer.model.network import build_scorer
-from components.scorer.model.surgery import settle_batch_norms
+from components.scorer.model.surgery import calibrate_batch_norms
 from components.scorer.parameters import from_parameters
 from components.scorer.settings import Pretraining, Training
 
 settings = from_parameters(Pretraining, start="none")
 encoder = build_encoder(settings)
-settle_batch_norms(encoder, np.random.default_rng(1).uniform(0, 255, (16, settings.crop, settings.crop, 3)))
-scorer = bundle.Bundle(build_scorer(encoder, 0.5), settings, Training())
+calibrate_batch_norms(encoder, np.random.default_rng(1).uniform(0, 255, (16, settings.crop, settings.crop, 3)))
+scorer = bundle.TrainedScorer(build_scorer(encoder, 0.5), settings, Training())
 saved_model.export(scorer, sys.argv[1], "portraits")
-saved_model.export_portable(scorer, sys.argv[1], "portraits", error=0.7)
-integrity.write(sys.argv[1], {})
+saved_model.export_litert(scorer, sys.argv[1], "portraits", error=0.7)
+integrity.write_record(sys.argv[1], {})
 """
 
 
@@ -202,11 +202,11 @@ def _call(version: str, seconds: float, ready: "multiprocessing.Barrier", told: 
 
     loaded = litert_model.load(version)
     for _ in range(5):
-        loaded.answer(loaded.pixels(loaded.normalise(PHOTO))[None])
+        loaded.predict(loaded.pixels(loaded.normalise(PHOTO))[None])
     ready.wait(LIMIT)
     times, until = [], time.perf_counter() + seconds
     while (began := time.perf_counter()) < until:
-        loaded.answer(loaded.pixels(loaded.normalise(PHOTO))[None])
+        loaded.predict(loaded.pixels(loaded.normalise(PHOTO))[None])
         times.append(time.perf_counter() - began)
     told.put(times)
 
@@ -253,7 +253,7 @@ def _server(models: Path, folder: Path, module: str) -> Iterator[Server]:
     server = Server(process, port)
     try:
         _until(lambda: _is_ready(server), 0.02)
-        _until(lambda: len(server.versions()) == cores())
+        _until(lambda: len(server.versions()) == usable_cores())
         yield server
     finally:
         process.send_signal(signal.SIGTERM)
@@ -313,7 +313,7 @@ class Answers:
     @property
     def share(self) -> float:
         """Of all cores, taken by the clients."""
-        return self.processor / self.seconds / cores()
+        return self.processor / self.seconds / usable_cores()
 
     @property
     def median(self) -> float:
@@ -445,8 +445,8 @@ def _switches(server: Server, models: Path, name: str, request: bytes) -> Answer
     with _load(server, request) as told:
         for number in range(10):
             version = 2 - number % 2
-            channels.move(str(models), name, version, why="a switch under load")
-            _until(lambda version=version: server.versions() == [version] * cores())
+            channels.set_channel(str(models), name, version, why="a switch under load")
+            _until(lambda version=version: server.versions() == [version] * usable_cores())
     return told[0]
 
 
@@ -457,7 +457,7 @@ def _killed(server: Server, request: bytes) -> tuple[Answers, float]:
         victim = server.workers()[0]
         began = time.monotonic()
         victim.send_signal(signal.SIGKILL)
-        _until(lambda: victim not in server.workers() and len(server.versions()) == cores(), 0.02)
+        _until(lambda: victim not in server.workers() and len(server.versions()) == usable_cores(), 0.02)
         back = time.monotonic() - began
         time.sleep(1)
     return told[0], back

@@ -36,14 +36,14 @@ def _load(uri: str) -> Any:
     scorer = saved_model.load(uri)
 
     @dataclass(frozen=True)
-    class OverTensorFlow(litert_model.Portable):
+    class OverTensorFlow(litert_model.LiteRTScorer):
         """Takes the encoded photo, as the signature does, which decodes, scales and crops it."""
 
         def given(self, photo: bytes, seen: Any = None) -> dict[str, np.ndarray]:
             return {"pixels": np.array(photo, object)}
 
         def answer(self, given: dict[str, np.ndarray], jobs: Any = None) -> dict[str, np.ndarray]:
-            return scorer.answers(list(given["pixels"]))
+            return scorer.predict(list(given["pixels"]))
 
     return OverTensorFlow(**vars(_ORIGINAL(uri)))
 
@@ -57,4 +57,4 @@ def _original() -> Any:
 _ORIGINAL = _original()
 
 if __name__ == "__main__":
-    sys.exit(main(gunicorn="python:tests.benchmarks.serving_savedmodel"))
+    sys.exit(main(gunicorn_config="python:tests.benchmarks.serving_savedmodel"))

@@ -26,7 +26,7 @@ from components.scorer.model.network import build_scorer
 from components.scorer.model.surgery import freeze_batch_norms
 from components.scorer.parameters import from_parameters
 from components.scorer.settings import Pretraining, Training
-from components.training.train import prepare
+from components.training.train import compile_for_votes
 
 BLOCKS, STEPS = 5, 6
 
@@ -37,7 +37,7 @@ def main() -> None:
     pretraining, training = from_parameters(Pretraining, start="none"), Training()
     model = build_scorer(build_encoder(pretraining), training.dropout)
     freeze_batch_norms(model)
-    prepare(model, training.learning_rate, training, STEPS * training.batch_size)
+    compile_for_votes(model, training.learning_rate, training, STEPS * training.batch_size)
     batches = _endless(dataset, pretraining, training)
     cached = next(batches)
     for _ in range(3):  # tracing and warming up
@@ -59,7 +59,7 @@ def _endless(dataset: Path, pretraining: Pretraining, training: Training) -> Ite
     """Epoch after epoch of full batches, as training reads them."""
     read = {"scale": training.scale, "crop": pretraining.crop, "batch_size": training.batch_size, "seed": 1}
     for epoch in range(1000):
-        for pixels, votes in photos.augmented(dataset, "train", epoch=epoch, camera_faults=0.5, **read):
+        for pixels, votes in photos.augmented_batches(dataset, "train", epoch=epoch, camera_faults=0.5, **read):
             if len(pixels) == training.batch_size:
                 yield pixels.numpy(), votes.numpy()  # which every backend takes
 

@@ -37,14 +37,14 @@ from components.scorer.artifacts import bundle
 from components.scorer.data import photos
 from components.scorer.faces.face_inputs import EMBEDDING, FACE, FOUND
 from components.scorer.fit import ema
-from components.scorer.model.auxiliary_heads import Heads
-from components.scorer.model.inputs import Components, Sight, settle
+from components.scorer.model.auxiliary_heads import HeadSpec
+from components.scorer.model.inputs import ModelInputs, PCABasis, set_pca_weights
 from components.scorer.model.network import build_head
 from components.scorer.settings import Training
-from components.training.examples.label_noise import allowance
-from components.training.features import Reader
+from components.training.examples.label_noise import fit_label_noise
+from components.training.features import FeatureExtractor
 from components.training.heads.pca import principal_components
-from components.training.train import prepare
+from components.training.train import compile_for_votes
 from tests.benchmarks import protocol
 from tests.benchmarks.protocol import BEST, Known, Seen
 
@@ -101,7 +101,9 @@ def closed(
         def answer(learnt: np.ndarray, asked: np.ndarray, seed: int) -> np.ndarray:
             some = np.flatnonzero(learnt)
             settings = replace(training, rater_smoothing=smooth, rater_weighting=weigh)
-            votes, weights = allowance(known.votes[some], raters[some], settings).learnt(known.votes, raters)
+            votes, weights = fit_label_noise(known.votes[some], raters[some], settings).targets_and_weights(
+                known.votes, raters
+            )
             head = protocol.fitted(variant, given, votes, some, replace(training, seed=seed), weights[some])
             return protocol.said(head, given, asked)
 
@@ -138,7 +140,7 @@ def by_gradient(seen: Seen, known: Known, raters: np.ndarray, training: Training
     }
 
     @cache  # of all changes: principal components take longer than the steps
-    def components_of(some: tuple[int, ...]) -> Components:
+    def components_of(some: tuple[int, ...]) -> PCABasis:
         learnt = [place for place in some if seen[FOUND][place] > 0]
         return principal_components(seen[EMBEDDING][learnt], BEST.embedding)
 
@@ -157,19 +159,19 @@ def by_gradient(seen: Seen, known: Known, raters: np.ndarray, training: Training
 
 
 def stepped(
-    learnt: Seen, votes: np.ndarray, raters: np.ndarray, components: Components, training: Training
+    learnt: Seen, votes: np.ndarray, raters: np.ndarray, components: PCABasis, training: Training
 ) -> keras.Model:
     """The head after the pipeline's head phase, ``training.head_epochs`` long."""
     keras.utils.set_random_seed(training.seed)
-    head = build_head(learnt["pooled"].shape[-1], training.dropout, Sight(True, *components.axes.shape))
-    settle(head, components)
-    prepare(head, training.head_learning_rate, training, len(votes))
-    votes, weights = allowance(votes, raters, training).learnt(votes, raters)
+    head = build_head(learnt["pooled"].shape[-1], training.dropout, ModelInputs(True, *components.axes.shape))
+    set_pca_weights(head, components)
+    compile_for_votes(head, training.head_learning_rate, training, len(votes))
+    votes, weights = fit_label_noise(votes, raters, training).targets_and_weights(votes, raters)
     head.fit(
         [learnt[each.name] for each in head.inputs], votes, sample_weight=weights,
         batch_size=training.batch_size, epochs=training.head_epochs, verbose=0,
     )  # fmt: skip
-    ema.settle(head)
+    ema.apply_ema(head)
     return head
 
 
@@ -178,14 +180,14 @@ def _mirrored(work: Path, training: Training) -> dict[str, np.ndarray]:
     kept = work / "mirrored.npz"
     if not kept.exists():
         network, pretraining = bundle.load_encoder(work / "encoder")
-        reading = photos.reading(work / "dataset")
-        sight = Sight(reading.face, reading.embedding, reading.embedding)
-        reader = Reader(work / "dataset", pretraining.crop, training, Heads(), sight)
-        encode = reader.encoding(network)
+        reading = photos.face_features(work / "dataset")
+        sight = ModelInputs(reading.face, reading.embedding, reading.embedding)
+        reader = FeatureExtractor(work / "dataset", pretraining.crop, training, HeadSpec(), sight)
+        encode = reader.encode_fn(network)
         parts = [
             encode({name: given[name][:, :, ::-1] for name in ("pixels", FACE)})
             for split in ("train", "validation", "test")
-            for given, _ in reader.plain(split)
+            for given, _ in reader.eval_batches(split)
         ]
         protocol.save_arrays(kept, **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
     with np.load(kept) as found:

@@ -70,7 +70,7 @@ def statistics(known: Known, whole: np.ndarray, face: np.ndarray) -> dict[str, A
     truth = known.truth
     with_people = [[float(regression.lcc(truth, each)) for each in every] for every in (whole, face)]
     between = float(np.mean([regression.lcc(*pair) for pair in zip(whole, face, strict=True)]))
-    test = significance.williams(*(float(np.mean(each)) for each in with_people), between, len(truth))
+    test = significance.williams_test(*(float(np.mean(each)) for each in with_people), between, len(truth))
     ratio = np.maximum(whole / face, face / whole)
     higher, lower = np.maximum(whole, face), np.minimum(whole, face)
     lines = [lower_bound(*pair) for pair in zip(higher, lower, strict=True)]
@@ -123,8 +123,10 @@ def below(higher: np.ndarray, lower: np.ndarray, groups: np.ndarray, seed: int) 
 
 def _interval(values: np.ndarray, groups: np.ndarray) -> list[float]:
     """The mean, and the ends of its 95 % interval."""
-    draws = [weights @ values / weights.sum(1) for weights in bootstrap.redraws(groups, protocol.RESAMPLES, seed=1)]
-    return [float(values.mean()), *bootstrap.interval(np.concatenate(draws))]
+    draws = [
+        weights @ values / weights.sum(1) for weights in bootstrap.resample_counts(groups, protocol.RESAMPLES, seed=1)
+    ]
+    return [float(values.mean()), *bootstrap.percentile_interval(np.concatenate(draws))]
 
 
 def said(found: dict[str, Any]) -> str:

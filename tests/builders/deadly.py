@@ -13,7 +13,7 @@ DEADLY = b"this photo kills the process that decodes it"
 _decode = decoding.decode
 
 
-def _dying(data: bytes, *arguments: object) -> decoding.Photo:
+def _dying(data: bytes, *arguments: object) -> decoding.DecodedPhoto:
     if DEADLY in data:
         os.kill(os.getpid(), signal.SIGKILL)
     return _decode(data, *arguments)
@@ -22,4 +22,4 @@ def _dying(data: bytes, *arguments: object) -> decoding.Photo:
 decoding.decode = _dying
 
 if __name__ == "__main__":
-    sys.exit(main(gunicorn="python:tests.builders.deadly"))
+    sys.exit(main(gunicorn_config="python:tests.builders.deadly"))

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from components.ingestion import tfds_writer
-from components.scorer.artifacts.bundle import Bundle
+from components.scorer.artifacts.bundle import TrainedScorer
 from components.scorer.parameters import from_parameters
 from components.scorer.settings import SCORES, Pretraining, Training
 from tests.conftest import votes_around
@@ -72,7 +72,7 @@ def dataset(folder: Path, test: int = 160) -> Path:
     return folder
 
 
-def scorer(*, intercept: float = 0.0, warmth: float = 0.0, stripes: float = 0.0, green: float = 0.0) -> Bundle:
+def scorer(*, intercept: float = 0.0, warmth: float = 0.0, stripes: float = 0.0, green: float = 0.0) -> TrainedScorer:
     """A scorer whose mean score is ``intercept`` and so many points for each feature."""
     pixels = keras.Input((CROP, CROP, 3), name="pixels")
     colour = keras.layers.Conv2D(2, 1, name="colour")
@@ -95,4 +95,4 @@ def scorer(*, intercept: float = 0.0, warmth: float = 0.0, stripes: float = 0.0,
     head.set_weights([weights, intercept * scores - scores**2 / 2])
     settings = from_parameters(Pretraining, start="none", crop=CROP)
     curves = {"loss": [0.3, 0.2], "val_loss": [0.4, 0.3]}
-    return Bundle(model, settings, Training(scale=CROP), "data", "revision", curves)
+    return TrainedScorer(model, settings, Training(scale=CROP), "data", "revision", curves)

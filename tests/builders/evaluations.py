@@ -1,10 +1,10 @@
 """Settings, photos and probe results of small evaluations."""
 
-from components.evaluation.export_probe import Serving
+from components.evaluation.export_probe import ExportProbeResult
 from components.scorer.settings import Evaluation
 from tests.builders import designed
 
-SERVED = Serving(32, 1e-6, 1e-6, 1.0, 20.0, 10.0, 12.0, 100.0, 700.0, 5.0)
+SERVED = ExportProbeResult(32, 1e-6, 1e-6, 1.0, 20.0, 10.0, 12.0, 100.0, 700.0, 5.0)
 PHOTOS = 48
 SOUND = designed.SOUND
 NOISY = {**SOUND, "stripes": 40, "intercept": -1.5}

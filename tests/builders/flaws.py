@@ -97,7 +97,7 @@ def truth_of(portrait: Portrait, shaded: bool = False) -> dict[str, bool]:
         "screenshot": (False, True),
         "several_faces": (child, not child),
         "face_too_small": (portrait.size < 0.3, portrait.size > 0.32),
-        "face_cut_off": (face.outside >= 0.05, face.margin >= 0.1),
+        "face_cut_off": (face.outside_fraction >= 0.05, face.margin >= 0.1),
         "sunglasses": (portrait.sunglasses, not portrait.sunglasses),
         "eyes_in_shadow": (shaded, not shaded and not portrait.sunglasses),
         "too_dark": (portrait.exposure <= -1.2, portrait.exposure >= -0.6),
@@ -374,5 +374,5 @@ def _in_light(image: Image.Image, gain: float | np.ndarray) -> Image.Image:
 
 def _onto(drawn: np.ndarray, image: Image.Image, face: Face, scale: float = 1.0) -> np.ndarray:
     """What is drawn on `geometry.TEMPLATE`'s square, ``scale`` times as large, laid over the face on a photo."""
-    turn = geometry.to_template(image, face) * scale
+    turn = geometry.template_transform(image, face) * scale
     return cv2.warpAffine(drawn, turn, image.size, flags=cv2.INTER_AREA | cv2.WARP_INVERSE_MAP)

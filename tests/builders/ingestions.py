@@ -11,7 +11,7 @@ from PIL import Image
 
 from components.ingestion import ingest
 from components.scorer.data import photos as scorer_photos
-from components.scorer.run.paths import Workspace
+from components.scorer.run.paths import RunPaths
 from components.scorer.settings import Ingestion
 
 SETTINGS = Ingestion(minimum_side=32, validation_share=0.2, test_share=0.2)
@@ -55,7 +55,7 @@ class Inputs:
         self.dataset, self.report = self.folder / name / "dataset", self.folder / name / "report.html"
         self.ratings.to_csv(self.folder / "ratings.csv", index=False)
         options = {"unlabelled": str(self.unlabelled), "workspace": str(self.folder / "workspace"), **options}
-        options["workspace"] = Workspace(options["workspace"], "run")
+        options["workspace"] = RunPaths(options["workspace"], "run")
         files = (self.photos, self.folder / "ratings.csv", self.dataset, self.report)
         found = ingest.ingest(*map(str, files), settings=settings, **options)
         self.record = json.loads((self.dataset / "ingestion.json").read_text())

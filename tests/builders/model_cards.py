@@ -8,25 +8,25 @@ import numpy as np
 from markdown_it import MarkdownIt
 
 from components.evaluation.checks.calibration import Calibration
-from components.evaluation.checks.champion_comparison import Comparison, Difference
+from components.evaluation.checks.champion_comparison import Comparison, MetricDifference
 from components.evaluation.checks.metric_estimates import Estimate
-from components.evaluation.checks.rater_ceiling import Ceiling
-from components.evaluation.checks.robustness import Behaviours, Perturbation, Response
-from components.evaluation.checks.slices import Slice, Slices
-from components.evaluation.export_probe import Serving
-from components.push.model_card import Facts
+from components.evaluation.checks.rater_ceiling import RaterCeiling
+from components.evaluation.checks.robustness import AdversarialResult, CorruptionResponse, RobustnessResults
+from components.evaluation.checks.slices import Slice, SliceResults
+from components.evaluation.export_probe import ExportProbeResult
+from components.push.model_card import CardInputs
 from components.scorer.parameters import as_parameters
 from components.scorer.run import decision
-from components.scorer.run.decision import Gate, decide, plain
+from components.scorer.run.decision import GateResult, decide, to_json_value
 from components.scorer.settings import Policy, Pretraining, Training
 
-EMD = Gate("emd", "Votes as people do", "EMD", 0.8, 1.5, "passed", "EMD is .8; it has to be at most 1.5.")
+EMD = GateResult("emd", "Votes as people do", "EMD", 0.8, 1.5, "passed", "EMD is .8; it has to be at most 1.5.")
 CHAMPION = {"uri": "gs://models/portraits/2", "version": 2, "error": ""}
 
 
-def record(*gates: Gate, policy: Policy = Policy(("noise",)), **about: object) -> dict:  # noqa: B008
-    made = decision.record(decide(gates, policy), run="run-7", revision="judged-by", data="data-print", **about)
-    return decision.completed(made, 3, "gs://models/portraits/3")
+def record(*gates: GateResult, policy: Policy = Policy(("noise",)), **about: object) -> dict:  # noqa: B008
+    made = decision.to_record(decide(gates, policy), run="run-7", revision="judged-by", data="data-print", **about)
+    return decision.with_publication(made, 3, "gs://models/portraits/3")
 
 
 def estimate(value: float) -> Estimate:
@@ -47,26 +47,26 @@ def evaluation_metrics() -> dict:
         for value in ("female, old", "male | *young*")
     ]
     changes = tuple(np.full(64, 0.123456789).tolist())
-    response = Response("blur", "blurred by a hundredth", True, changes, -0.3, -0.4, -0.2, 0.1, 0.3, 0.9)
-    perturbation = Perturbation(2.0, 100, (4.4,), (6.2,), 1.53, 2.9)
-    difference = Difference(0.671, 0.65, 0.021, 0.01, -0.01, 0.052, -0.005, 0.04, 1200)
+    response = CorruptionResponse("blur", "blurred by a hundredth", True, changes, -0.3, -0.4, -0.2, 0.1, 0.3, 0.9)
+    perturbation = AdversarialResult(2.0, 100, (4.4,), (6.2,), 1.53, 2.9)
+    difference = MetricDifference(0.671, 0.65, 0.021, 0.01, -0.01, 0.052, -0.005, 0.04, 1200)
     calibration = filled(Calibration, photos=324, bins=[], fault="", skill_bound=0.1, slope=estimate(0.777))
     topics = {
         "challenger": values,
         "champion": values,
         "difference": values,
-        "slices": filled(Slices, slices=slices, slopes={"gender*age": 0.9}),
-        "behaviour": Behaviours((5.0,) * 64, [response], perturbation),
+        "slices": filled(SliceResults, slices=slices, slopes={"gender*age": 0.9}),
+        "behaviour": RobustnessResults((5.0,) * 64, [response], perturbation),
         "calibration": calibration,
         "comparison": Comparison(324, 300, 0.9, difference, difference, difference),
-        "ceiling": Ceiling({"srcc": 0.912}, {"srcc": 0.488}, 300, 24.4),
-        "serving": Serving(32, latency_95=23.4),
+        "ceiling": RaterCeiling({"srcc": 0.912}, {"srcc": 0.488}, 300, 24.4),
+        "serving": ExportProbeResult(32, latency_95=23.4),
         "confusion": [[1, 2], [3, 4]],
     }
-    return json.loads(json.dumps(plain(words | topics)))
+    return json.loads(json.dumps(to_json_value(words | topics)))
 
 
-FACTS = Facts(
+FACTS = CardInputs(
     name="portraits",
     version=3,
     uri="gs://models/portraits/3",

@@ -11,8 +11,8 @@ from components.scorer.artifacts import bundle
 from components.scorer.parameters import from_parameters
 from components.scorer.registry import channels
 from components.scorer.run import decision
-from components.scorer.run.decision import Decision, Gate
-from components.scorer.run.paths import Workspace
+from components.scorer.run.decision import Decision, GateResult
+from components.scorer.run.paths import RunPaths
 from components.scorer.settings import Pretraining, Training
 
 SETTINGS = from_parameters(Pretraining, start="none", backbone_options={"alpha": 0.25}, crop=32)
@@ -28,7 +28,9 @@ def bundle_of(model: keras.Model, folder: Path) -> Path:
             layer.kernel.assign(rng.normal(0, 3 / layer.kernel.shape[0] ** 0.5, layer.kernel.shape))
     model(rng.uniform(0, 255, (16, 32, 32, 3)).astype("float32"), training=True)
     history = {"loss": [0.3, 0.2]}
-    bundle.Bundle(model, SETTINGS, Training(scale=40), "fingerprint of the data", "revision", history).save(folder)
+    bundle.TrainedScorer(model, SETTINGS, Training(scale=40), "fingerprint of the data", "revision", history).save(
+        folder
+    )
     return folder
 
 
@@ -41,12 +43,12 @@ def tiny(filters: int) -> keras.Model:
     return keras.Model(pixels, keras.layers.Dense(10, activation="softmax", name="votes")(pooled))
 
 
-PASSED = Gate("emd", "Votes as people do", "EMD", 0.8, 1.5, "passed", "EMD is .8; it has to be at most 1.5.")
+PASSED = GateResult("emd", "Votes as people do", "EMD", 0.8, 1.5, "passed", "EMD is .8; it has to be at most 1.5.")
 
 
 def judged(folder: Path, made: Decision, run: str = "run") -> Path:
     """A folder as evaluation leaves it."""
-    decision.write(str(folder / "decision.json"), decision.record(made, run=run, model="portraits", data="the data"))
+    decision.write(str(folder / "decision.json"), decision.to_record(made, run=run, model="portraits", data="the data"))
     storage.write_json(
         str(folder / "metrics.json"), {"photos": 324, "challenger": {"srcc": {"value": 0.671}, "rmse": {"value": 0.8}}}
     )
@@ -61,17 +63,17 @@ class Place:
 
     def push(self, scorer: Path, run: str = "run", **others: object) -> str:
         options = {"results": self.results, "models": self.models, "name": "portraits", **others}
-        return push(scorer, workspace=Workspace(self.workspace, run), **options)
+        return push(scorer, workspace=RunPaths(self.workspace, run), **options)
 
     @property
     def channels(self) -> dict:
         return channels.read(self.models, "portraits")
 
     def files(self, version: int) -> set[str]:
-        return {file.name for file in storage.files(f"{self.models}/portraits/{version}")}
+        return {file.name for file in storage.list_files(f"{self.models}/portraits/{version}")}
 
     def said(self, run: str = "run") -> dict:
-        return storage.read_json(Workspace(self.workspace, run).published)
+        return storage.read_json(RunPaths(self.workspace, run).published)
 
     def decision(self, run: str = "run") -> dict | None:
-        return decision.read(Workspace(self.workspace, run).decision)
+        return decision.read(RunPaths(self.workspace, run).decision)

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from components.ingestion.sample import draw
+from components.ingestion.sample import draw_sample
 
 TINY = {
     "start": "none", "backbone_options": '{"alpha": 0.25}', "crop": "32", "scale": "36", "head_epochs": "1",
@@ -14,7 +14,7 @@ TINY = {
 def job(base: Path, hyperparameters: dict, photos: str = "photos") -> Path:
     """The folders of a job on the drawn sample, as SageMaker lays them out."""
     data = base / "input" / "data"
-    sample = draw(base / "drawn", labelled=48, unlabelled=8, seed=3)
+    sample = draw_sample(base / "drawn", labelled=48, unlabelled=8, seed=3)
     for channel in ("ratings", "attributes"):
         (data / channel).mkdir(parents=True)
         getattr(sample, channel).rename(data / channel / getattr(sample, channel).name)

@@ -25,9 +25,9 @@ import httpx
 from pydantic import TypeAdapter
 
 from images.serving.http import schemas
-from images.serving.http.worker_state import State
+from images.serving.http.worker_state import WorkerState
 from images.serving.process.app import create_app
-from images.serving.settings import Settings
+from images.serving.settings import ServerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -38,9 +38,9 @@ PATIENCE = 120.0  # seconds for what takes one on a machine that is not busy
 def imports_of_a_server(models: Path, names: set[str]) -> tuple[list[int], list[str]]:
     """What a server in a process of its own answers to each of the product's requests, and what of names it loaded."""
     code = (
-        "import sys; from tests.builders.servers import Here; from images.serving.settings import Settings\n"
+        "import sys; from tests.builders.servers import Here; from images.serving.settings import ServerSettings\n"
         "from tests.conftest import drawn_photo\n"
-        f"with Here(Settings(model={str(models)!r}, workers=1)) as here:\n"
+        f"with Here(ServerSettings(model={str(models)!r}, workers=1)) as here:\n"
         "    files = {'photo': drawn_photo(0.5, size=(90, 120))}\n"
         "    paths = ('/score', '/rank', '/explain', '/advise')\n"
         "    print([here.post(path, files=files).status_code for path in paths])\n"
@@ -54,9 +54,9 @@ def imports_of_a_server(models: Path, names: set[str]) -> tuple[list[int], list[
 class Here:
     """The application, asked without a socket; its loop runs in a thread of its own, so that requests may overlap."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ServerSettings) -> None:
         self.app = create_app(settings)
-        self.state: State = self.app.state.server
+        self.state: WorkerState = self.app.state.server
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -64,7 +64,7 @@ class Here:
         self._thread.start()
         self._context = self.app.router.lifespan_context(self.app)
         self.run(self._context.__aenter__())
-        self.run(self.state.models.loaded.wait())
+        self.run(self.state.version_manager.first_attempt_done.wait())
         self._client = httpx.AsyncClient(transport=httpx.ASGITransport(app=self.app), base_url="http://scorer")
         return self
 

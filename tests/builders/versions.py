@@ -22,14 +22,14 @@ def write(models: str, version: int, size: int = 10, **record: object) -> None:
 
 def push(models: str, run: str) -> int:
     """What a push does to the place."""
-    version = channels.claim(models, NAME, run, "sha")
-    proved = channels.named(models, NAME, version)
+    version = channels.reserve_version(models, NAME, run, "sha")
+    proved = channels.is_protected(models, NAME, version)
     whole = storage.exists(f"{models}/{NAME}/{version}/saved_model.pb")
     if not (proved and whole):
         if not whole:
             write(models, version)
         complete(models, NAME, version)
-    channels.switch(models, NAME, version, who=run, why="passed")
+    channels.promote_pushed(models, NAME, version, who=run, why="passed")
     return version
 
 

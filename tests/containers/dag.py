@@ -17,10 +17,10 @@ from kfp import components, local
 from kfp.local import docker_task_handler
 
 from components.scorer.run import step_status
-from components.scorer.run.paths import Workspace
+from components.scorer.run.paths import RunPaths
 from images import digests
 from pipeline import local_runner, parameters
-from pipeline.compiled import compiled
+from pipeline.compiled import compiled_yaml
 from tests.builders import tiny
 
 USER = 10001
@@ -64,7 +64,7 @@ class Ran:
 
     green: bool
     log: str
-    account: step_status.Account
+    account: step_status.RunSummary
     folder: Path
     id: str = field(default="")
 
@@ -83,11 +83,11 @@ def run(image: str, folder: Path, id: str, **changed: Any) -> Ran:
         **changed: parameters other than the tiny run's.
     """
     os.chown(folder, USER, USER)
-    package = compiled().replace(digests.STEPS_CPU, image).replace(digests.STEPS_GPU, image)
+    package = compiled_yaml().replace(digests.STEPS_CPU, image).replace(digests.STEPS_GPU, image)
     pipeline = components.load_component_from_text(local_runner._without_retries(package))
     places = {name: str(folder / name) for name in ("models", "workspace")}
     settings = [f"{name}={value}" for name, value in (tiny.SETTINGS | changed).items()]
-    given = parameters.check({"photos": tiny.SAMPLE, **places, **parameters.read(settings)})
+    given = parameters.check({"photos": tiny.SAMPLE, **places, **parameters.parse_assignments(settings)})
     runner = local.DockerRunner(
         environment={step_status.RUN_ID: id}, mounts=[Mount(str(folder), str(folder), type="bind")], **CONFINED
     )
@@ -103,9 +103,9 @@ def run(image: str, folder: Path, id: str, **changed: Any) -> Ran:
             pipeline(**given)
         except RuntimeError:
             green = False
-    place = Workspace(places["workspace"], id)
+    place = RunPaths(places["workspace"], id)
     text = re.sub(r"\x1b\[\d+m", "", log.getvalue())
-    return Ran(green, text, step_status.account(place, "SUCCEEDED" if green else "FAILED"), folder, id)
+    return Ran(green, text, step_status.summarize_run(place, "SUCCEEDED" if green else "FAILED"), folder, id)
 
 
 def decision(ran: Ran) -> dict[str, Any]:

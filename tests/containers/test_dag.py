@@ -54,7 +54,7 @@ def test_a_container_that_fails_at_once_is_never_taken_for_one_that_ended_well(s
 def test_a_yes_runs_every_step_and_publishes(passed):
     assert passed.green, passed.log
     assert passed.tasks() == ALL
-    assert passed.account.verdict.startswith("Published")
+    assert passed.summary.verdict.startswith("Published")
     assert channels.read(str(passed.folder / "models"), "portraits")["champion"] == 1
     assert (passed.folder / "models" / "portraits" / "1" / channels.COMPLETE).is_file()
 
@@ -68,7 +68,7 @@ def test_what_was_written_is_the_numbers_that_the_images_run_as_and_no_roots(pas
 def test_a_no_runs_every_step_but_push_and_leaves_the_champion(refused):
     assert refused.green, refused.log
     assert refused.tasks() == ALL - {"push"}
-    assert refused.account.verdict.startswith("Refused")
+    assert refused.summary.verdict.startswith("Refused")
     assert dag.decision(refused)["verdict"] == "refused"
     assert channels.read(str(refused.folder / "models"), "portraits") == {"champion": 1, "previous": None}
 
@@ -76,8 +76,8 @@ def test_a_no_runs_every_step_but_push_and_leaves_the_champion(refused):
 def test_a_step_that_fails_makes_the_run_red_and_the_exit_handler_says_which_and_why(failed):
     assert not failed.green
     assert failed.tasks() == {"ingestion", "validation", "notification"}
-    assert (failed.account.state, failed.account.step) == ("failed", "pretraining")
+    assert (failed.summary.state, failed.summary.step) == ("failed", "pretraining")
     (told,) = [line for line in failed.log.splitlines() if "notification: run " in line]
     assert "state failed; failed step pretraining; reason " in told
-    assert failed.account.reason in told
+    assert failed.summary.reason in told
     assert dag.decision(failed)["verdict"] == "failed"

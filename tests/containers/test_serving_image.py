@@ -43,16 +43,16 @@ def models(tmp_path_factory, small_scorer) -> Path:
     for version in (1, 2):
         place = channels.address(str(folder), "portraits", version)
         saved_model.export(made, place, "portraits")
-        saved_model.export_portable(made, place, "portraits")
-        integrity.write(place, {})
+        saved_model.export_litert(made, place, "portraits")
+        integrity.write_record(place, {})
         votes = made.model.get_layer("votes")
         votes.set_weights([weight + 0.5 * np.linspace(-1, 1, weight.shape[-1]) for weight in votes.get_weights()])
-    channels.switch(str(folder), "portraits", 1, why="the first")
+    channels.promote_pushed(str(folder), "portraits", 1, why="the first")
     return readable(folder)
 
 
 def promote(models: Path, version: int) -> None:
-    channels.move(str(models), "portraits", version, why="a test")
+    channels.set_channel(str(models), "portraits", version, why="a test")
     readable(models)
 
 
@@ -96,7 +96,7 @@ def under_way(url: str) -> float:
 def expected(models: Path, version: int) -> float:
     """The score by the same version outside the container."""
     own = litert_model.load(channels.address(str(models), "portraits", version))
-    return float(own.answer(own.pixels(own.normalise(PHOTO))[None])["mean"][0])
+    return float(own.predict(own.pixels(own.normalise(PHOTO))[None])["mean"][0])
 
 
 def test_the_image_is_within_its_size(serving, capsys):

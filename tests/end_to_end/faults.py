@@ -41,9 +41,9 @@ from components.scorer import storage
 from components.scorer.artifacts import litert_model, warmup
 from components.scorer.registry import channels, versions
 from components.scorer.run import decision, step_status
-from components.scorer.run.paths import Workspace
+from components.scorer.run.paths import RunPaths
 from pipeline import local_runner, parameters
-from pipeline.compiled import compiled
+from pipeline.compiled import compiled_yaml
 from tests.builders import tiny
 
 STEPS = ("ingestion", "validation", "pretraining", "training", "evaluation", "push", "notification")
@@ -214,9 +214,9 @@ def start(folder: Path, run: str, weights: Path, steps: Steps, resume: str = "")
     folder.mkdir(parents=True, exist_ok=True)
     places = {name: str(folder / name) for name in ("models", "workspace")}
     changed = SETTINGS | {"weights": weights, "resume": resume}
-    given = parameters.read([f"{name}={value}" for name, value in changed.items()])
+    given = parameters.parse_assignments([f"{name}={value}" for name, value in changed.items()])
     values = parameters.check({"photos": tiny.SAMPLE, **places, **given})
-    pipeline = components.load_component_from_text(local_runner._without_retries(compiled()))
+    pipeline = components.load_component_from_text(local_runner._without_retries(compiled_yaml()))
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "artifacts" / run))
     instead = mock.patch.object(subprocess_task_handler, "run_local_subprocess", steps)
     with (
@@ -238,19 +238,19 @@ def answers(folder: Path) -> np.ndarray:
     """The champion's mean scores of the photos that every version answers."""
     champion = litert_model.load(channels.resolve(str(folder / "models" / "portraits")))
     pixels = np.stack([champion.pixels(photo) for photo in warmup.photos()])
-    return champion.answer(pixels)["mean"]
+    return champion.predict(pixels)["mean"]
 
 
 def wrong(folder: Path, tried: list[str], reference: Reference) -> list[str]:
     """What is not as it has to be after runs of which the last one ended well; empty when nothing is."""
-    models, last = str(folder / "models"), Workspace(str(folder / "workspace"), tried[-1])
+    models, last = str(folder / "models"), RunPaths(str(folder / "workspace"), tried[-1])
     found: list[str] = []
 
     def demand(holds: bool, what: str) -> None:
         found.extend([] if holds else [what])
 
     pushes = [entry["who"] for entry in channels.audit(models, "portraits") if entry["action"] == "push"]
-    complete = [each.version for each in versions.versions(models, "portraits") if each.state == "complete"]
+    complete = [each.version for each in versions.list_versions(models, "portraits") if each.state == "complete"]
     champion = channels.read(models, "portraits").get("champion")
     record, published = decision.read(last.decision) or {}, storage.read_json(last.published)
     demand(pushes.count(tried[-1]) == 1, f"the run is in the audit {pushes.count(tried[-1])} times")
@@ -259,7 +259,7 @@ def wrong(folder: Path, tried: list[str], reference: Reference) -> list[str]:
     demand(published["version"] == champion, f"the run says that it published {published['version']}")
     demand(record.get("verdict") == "published", f"its decision says {record.get('verdict')}")
     demand((record.get("published") or {}).get("version") == champion, "its decision names another version")
-    states = {step.name: step.state for step in step_status.read(last)}
+    states = {step.name: step.state for step in step_status.read_steps(last)}
     expected = dict.fromkeys(STEPS[:-1], "succeeded")
     demand(states == expected, f"its steps ended {states}")
     demand((folder / "workspace" / "splits.csv").read_text() == reference.splits, "photos have changed their split")
@@ -308,7 +308,7 @@ def resumed(
     """A run that is given up when a step is killed, another that takes it up, and what is wrong with their result."""
     steps = Steps(place, {step: draw(chance, reference.steps[step])}, again=False)
     start(place, "killed", weights, steps)
-    taken_up = "killed" if storage.exists(Workspace(str(place / "workspace"), "killed").steps) else ""
+    taken_up = "killed" if storage.exists(RunPaths(str(place / "workspace"), "killed").steps) else ""
     if not start(place, "resumed", weights, Steps(place, {}, again=False), resume=taken_up):
         return steps, ["the run that was to go on failed"]
     return steps, wrong(place, ["killed", "resumed"], reference)
@@ -352,7 +352,7 @@ def main() -> int:
 
 def complete_versions(folder: Path) -> int:
     """How many whole versions there are after the runs in a folder."""
-    return sum(each.state == "complete" for each in versions.versions(str(folder / "models"), "portraits"))
+    return sum(each.state == "complete" for each in versions.list_versions(str(folder / "models"), "portraits"))
 
 
 def _tell(results: list[dict[str, Any]]) -> int:

@@ -23,11 +23,11 @@ from PIL import Image
 
 from components.ingestion import ingest, split_assignment, tfds_writer
 from components.ingestion.photos import photo_inspection
-from components.ingestion.ratings.ratings import VOTES
+from components.ingestion.ratings.ratings import VOTE_COLUMNS
 from components.scorer import storage
 from components.scorer.data import photos
 from components.scorer.imaging import perceptual_hash
-from components.scorer.run.paths import Workspace
+from components.scorer.run.paths import RunPaths
 from components.scorer.settings import Faces, Ingestion
 from components.validation import leakage
 from components.validation.statistics import collect
@@ -157,7 +157,7 @@ class Owner:
 
     def given_a_split(self) -> None:
         for name in self.rng.choice(sorted(self.rated), 4, replace=False):
-            self._changed(name, split=str(self.rng.choice(split_assignment.HELD)))
+            self._changed(name, split=str(self.rng.choice(split_assignment.RATED_SPLITS)))
 
     given_another_split = given_a_split
 
@@ -231,21 +231,21 @@ class Workplace:
         return {
             "photos": str(place / "rated"), "ratings": str(place / "ratings.csv"), "dataset": str(out / "dataset"),
             "report": str(out / "report.html"), "unlabelled": str(place / "unlabelled"),
-            "attributes": str(place / "about.csv"), "workspace": Workspace(self.workspace, f"run-{self.run}"),
+            "attributes": str(place / "about.csv"), "workspace": RunPaths(self.workspace, f"run-{self.run}"),
             "settings": self.settings, "faces": self.faces,
         }  # fmt: skip
 
     def register(self) -> bytes:
-        return storage.read_versioned(Workspace(self.workspace, "").splits)[0] or b""
+        return storage.read_versioned(RunPaths(self.workspace, "").splits)[0] or b""
 
     def ingest(self, owner: Owner, name: str = "photos", again: bool = False) -> None:
         """Ingest and hold everything against what is expected."""
         before, call = _rows(self.register()), self.call(owner, name, again)
-        shown = ingest.page
+        shown = ingest.build_page
         outcomes = []
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(
-                photo_inspection, "CHUNK", 16 if self.run % 4 == 1 else 128
+                photo_inspection, "CHUNK_SIZE", 16 if self.run % 4 == 1 else 128
             )  # of one chunk no process is made
             patched.setattr(ingest, "page", lambda outcome, crops: outcomes.append(outcome) or shown(outcome, crops))
             found = ingest.ingest(**call)
@@ -253,7 +253,7 @@ class Workplace:
         splits = {split: [*photos.records(dataset, split)] for split in photos.counts(dataset)}
         rated = {
             each["photo_id"]: {**each, "split": split}
-            for split in split_assignment.HELD
+            for split in split_assignment.RATED_SPLITS
             for each in splits.get(split, ())
         }
         unlabelled = {each["photo_id"]: each for each in splits.get("unlabelled", ())}
@@ -319,16 +319,21 @@ def _rows(register: bytes) -> pd.DataFrame:
     if not register:
         return pd.DataFrame(columns=["phash", "group", "split"], index=pd.MultiIndex.from_arrays([[], []]))
     rows = pd.read_csv(StringIO(register.decode()), dtype=str, keep_default_na=False)
-    assert tuple(rows) == split_assignment.COLUMNS
+    assert tuple(rows) == split_assignment.REGISTER_COLUMNS
     rows = rows.set_index(["photo", "sha256"])
     assert rows.index.is_unique
     assert rows.index.is_monotonic_increasing
-    assert set(rows["split"]) <= set(split_assignment.HELD)
+    assert set(rows["split"]) <= set(split_assignment.RATED_SPLITS)
     return rows
 
 
 def _check_types(table: pd.DataFrame) -> None:
-    wanted = {**photo_inspection.TYPES, "labelled": "bool", "raters": "int64", **dict.fromkeys(VOTES, "float64")}
+    wanted = {
+        **photo_inspection.COLUMN_TYPES,
+        "labelled": "bool",
+        "raters": "int64",
+        **dict.fromkeys(VOTE_COLUMNS, "float64"),
+    }
     wanted |= {"split": "str", "group": "str", "attributes": "object"}
     assert {name: str(kind) for name, kind in table.dtypes.items()} == wanted
 
@@ -421,11 +426,11 @@ def _check_groups(owner: Owner, rated: dict, unlabelled: dict, settings: Ingesti
 
 def _check_training_reads(dataset: Path, settings: Ingestion, faces: bool) -> None:
     """Training's reading takes it, and validation, which trusts nothing, finds no photo in two splits."""
-    assert photos.reading(dataset).face == faces
+    assert photos.face_features(dataset).face == faces
     sizes = {"scale": 40, "crop": 32, "batch_size": 64}
     for made in (
         photos.batches(dataset, "train+validation+test", **sizes),
-        photos.augmented(dataset, "train", **sizes, seed=1, epoch=0),
+        photos.augmented_batches(dataset, "train", **sizes, seed=1, epoch=0),
     ):
         for pixels, votes in made.as_numpy_iterator():
             assert np.isfinite(pixels).all()
@@ -433,7 +438,7 @@ def _check_training_reads(dataset: Path, settings: Ingestion, faces: bool) -> No
     table = photos.table(dataset, "train")
     assert table["raters"].dtype == int
     assert len(photos.attributes(dataset, "train")) == len(table)
-    assert leakage.search(collect.survey(dataset), settings.duplicate_distance).photos == 0
+    assert leakage.find_leakage(collect.collect_statistics(dataset), settings.duplicate_distance).photo_count == 0
 
 
 def live(seed: int, place: Workplace, runs: int = RUNS) -> None:

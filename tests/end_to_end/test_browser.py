@@ -17,7 +17,7 @@ from components.evaluation import export_probe
 from components.evaluation.evaluate import evaluate
 from components.scorer.artifacts import saved_model
 from components.scorer.registry import channels, integrity
-from components.scorer.run.paths import Workspace
+from components.scorer.run.paths import RunPaths
 from components.scorer.settings import Policy
 from tests.builders import designed
 from tests.builders.evaluations import NOISY, PHOTOS, SERVED, SETTINGS, SOUND
@@ -58,14 +58,14 @@ def page(tmp_path_factory) -> Path:
     data = designed.dataset(folder / "dataset", PHOTOS)
     designed.scorer(**SOUND).save(folder / "scorer")
     saved_model.export(designed.scorer(**NOISY), folder / "models" / "portraits" / "1")
-    integrity.write(folder / "models" / "portraits" / "1", {})
-    channels.switch(str(folder / "models"), "portraits", 1)
+    integrity.write_record(folder / "models" / "portraits" / "1", {})
+    channels.promote_pushed(str(folder / "models"), "portraits", 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export_probe, "probe", lambda *asked: SERVED)
         evaluate(
             data, folder / "scorer", folder / "page.html", models=str(folder / "models"), name="portraits",
             settings=replace(SETTINGS, show_photos=True), policy=Policy(),
-            workspace=Workspace(str(folder / "workspace"), "run"),
+            workspace=RunPaths(str(folder / "workspace"), "run"),
         )  # fmt: skip
     return folder / "page.html"
 

@@ -15,7 +15,7 @@ from typing import get_args
 
 import pytest
 
-from components.ingestion.sample import draw
+from components.ingestion.sample import draw_sample
 from components.scorer.settings import GateKey
 from tests.builders import documents, servers
 from tests.fakes import kubeflow
@@ -38,7 +38,7 @@ SHORT = [
 def folder(tmp_path_factory) -> Path:
     """Make a person's own folder: photos and tables with the names of the documents, and the documents' schedules."""
     place = tmp_path_factory.mktemp("own")
-    sample = draw(place / "drawn", labelled=48, unlabelled=12, seed=5)
+    sample = draw_sample(place / "drawn", labelled=48, unlabelled=12, seed=5)
     Path(sample.photos).rename(place / "photos")
     for photo, name in zip(sorted((place / "photos").glob("*.jpg")), ("portrait.jpg", "another.jpg"), strict=False):
         shutil.copy(photo, place / name)

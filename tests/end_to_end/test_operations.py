@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components.ingestion.sample import draw
+from components.ingestion.sample import draw_sample
 from components.scorer import storage
 from components.scorer.registry import channels
 from pipeline.__main__ import main
@@ -27,16 +27,16 @@ def bucket(tmp_path_factory, small_scorer) -> Iterator[gcs.Server]:
     from components.scorer.registry import integrity
 
     folder, patch = tmp_path_factory.mktemp("drawn"), pytest.MonkeyPatch()
-    sample = draw(folder, labelled=4, unlabelled=0, seed=5)
+    sample = draw_sample(folder, labelled=4, unlabelled=0, seed=5)
     with gcs.Server("bucket") as server:
         patch.setenv("STORAGE_EMULATOR_HOST", server.url)
         storage.upload_tree(sample.photos, "gs://bucket/photos")
         storage.write_bytes("gs://bucket/ratings.csv", Path(sample.ratings).read_bytes())
         saved_model.export(bundle.load(small_scorer), folder / "version")
-        integrity.write(folder / "version", {})
+        integrity.write_record(folder / "version", {})
         for version in (1, 2):
             storage.upload_tree(folder / "version", channels.address(MODELS, "portraits", version))
-            channels.switch(MODELS, "portraits", version, why="passed")
+            channels.promote_pushed(MODELS, "portraits", version, why="passed")
         yield server
     patch.undo()
 

@@ -30,7 +30,7 @@ OPERATIONS: dict[str, tuple[Callable[[str], Any], Callable[[str], Any]]] = {
     "rollback": (_two, lambda models: promotion.rollback(models, NAME, why="worse")),
     "gc": (
         lambda models: (_two(models), push(models, "c"), write(models, 9)),
-        lambda models: [gone.version for gone in versions.collect(models, NAME, keep=1)],
+        lambda models: [gone.version for gone in versions.collect_garbage(models, NAME, keep=1)],
     ),
 }
 """What is there before, and what meets the trouble."""
@@ -85,7 +85,7 @@ def state(models: str) -> Any:
     audit = [
         {key: entry.get(key) for key in ("action", "from", "to", "removed")} for entry in channels.audit(models, NAME)
     ]
-    whole = [each.version for each in versions.versions(models, NAME) if each.state == "complete"]
+    whole = [each.version for each in versions.list_versions(models, NAME) if each.state == "complete"]
     return serving(models), whole, audit
 
 

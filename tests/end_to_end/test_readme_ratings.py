@@ -8,7 +8,7 @@ import pytest
 
 from components.ingestion import ingest
 from components.scorer.data import photos as scorer_photos
-from components.scorer.run.paths import Workspace
+from components.scorer.run.paths import RunPaths
 from components.scorer.settings import SCORES, Ingestion
 from tests.builders import rating_tables
 
@@ -37,7 +37,7 @@ def test_a_form_of_the_readme_is_ingested_with_every_photos_mean(header, tmp_pat
     path, means = rating_tables.write(tmp_path, header, names, truth)
     settings = Ingestion(minimum_side=32, validation_share=0.3, test_share=0.3, duplicate_distance=0)
     where = [str(tmp_path / "photos"), str(path), str(tmp_path / "dataset"), str(tmp_path / "report.html")]
-    ingest.ingest(*where, workspace=Workspace(str(tmp_path / "workspace"), "run"), settings=settings)
+    ingest.ingest(*where, workspace=RunPaths(str(tmp_path / "workspace"), "run"), settings=settings)
     record = json.loads((tmp_path / "dataset" / "ingestion.json").read_text())
     assert (record["schema"], record["left_out"], record["attributes"]) == (FORMS[header], [], [])
     kept = [

@@ -10,18 +10,18 @@ import pandas as pd
 import pytest
 
 from components.evaluation import export_probe, report
-from components.evaluation.checks.champion_predictions import Champion
+from components.evaluation.checks.champion_predictions import ChampionPredictions
 from components.evaluation.checks.predictions import Predictions, predict
 from components.evaluation.evaluate import evaluate
-from components.evaluation.example_photos import Faces
-from components.evaluation.results import find
+from components.evaluation.example_photos import ExamplePhotos
+from components.evaluation.results import evaluate_scorer
 from components.scorer.artifacts import bundle, saved_model
 from components.scorer.data import photos
 from components.scorer.metrics import regression
 from components.scorer.registry import channels, integrity
-from components.scorer.report.page import LARGEST
-from components.scorer.run.decision import Gate, decide, record, write
-from components.scorer.run.paths import Workspace
+from components.scorer.report.page import MAX_BYTES
+from components.scorer.run.decision import GateResult, decide, to_record, write
+from components.scorer.run.paths import RunPaths
 from components.scorer.settings import Policy
 from tests.builders import designed
 from tests.builders.evaluations import NOISY, PHOTOS, SERVED, SETTINGS, SOUND
@@ -34,7 +34,7 @@ POLICY = Policy(warn_only=())
 class Watched:
     """A scorer that keeps what it was asked about."""
 
-    scorer: bundle.Bundle
+    scorer: bundle.TrainedScorer
     asked: list[bytes] = field(default_factory=list)
 
     def score(self, photos: list[bytes]) -> np.ndarray:
@@ -73,7 +73,7 @@ def run(dataset, tmp_path, monkeypatch):
         models = str(tmp_path / "models")
         monkeypatch.setattr(bundle, "load", lambda folder: scorer or seeing())
         if champion:
-            channels.switch(models, "portraits", 3)
+            channels.promote_pushed(models, "portraits", 3)
             monkeypatch.setattr(saved_model, "load", lambda uri: champion if uri.endswith("portraits/3") else None)
         return evaluate(
             dataset,
@@ -83,7 +83,7 @@ def run(dataset, tmp_path, monkeypatch):
             name="portraits",
             settings=settings,
             policy=policy,
-            workspace=Workspace(str(tmp_path / "workspace"), "run-1"),
+            workspace=RunPaths(str(tmp_path / "workspace"), "run-1"),
             checks=checks,
             revision="def",
         )
@@ -132,7 +132,7 @@ def test_predictions_say_what_the_scorer_and_people_say(run, dataset, tmp_path):
 def test_an_attribute_named_as_a_column_does_not_take_its_place():
     votes = votes_around(4)[None]
     predictions = Predictions(["a"], votes, np.array([3]), pd.DataFrame([{"mean": "kind"}]), votes)
-    row = predictions.table().iloc[0]
+    row = predictions.to_table().iloc[0]
     assert row["mean"] == pytest.approx(4, abs=0.01)
     assert row["attribute_mean"] == "kind"
 
@@ -170,14 +170,14 @@ def test_the_first_model_passes_the_champion_gates_and_the_decision_says_so(run,
 
 def test_the_decision_lies_with_the_report_and_in_the_workspace(run, tmp_path):
     run()
-    there = Path(Workspace(str(tmp_path / "workspace"), "run-1").decision).read_text()
+    there = Path(RunPaths(str(tmp_path / "workspace"), "run-1").decision).read_text()
     assert json.loads(there) == written(tmp_path)
     assert written(tmp_path)["run"] == "run-1"
 
 
 def test_the_gates_that_validation_judged_are_part_of_the_decision(run, tmp_path):
-    earlier = Gate("leakage", "No leakage", "photos", 3, 0, "failed", "three photos are in two splits.")
-    write(str(tmp_path / "checks" / "gates.json"), record(decide([earlier], POLICY)))
+    earlier = GateResult("leakage", "No leakage", "photos", 3, 0, "failed", "three photos are in two splits.")
+    write(str(tmp_path / "checks" / "gates.json"), to_record(decide([earlier], POLICY)))
     found = run(checks=tmp_path / "checks")
     assert found.decision.gates[0] == earlier
     assert found.decision.verdict == "refused"
@@ -224,7 +224,7 @@ def test_a_champion_that_gives_no_usable_answer_fails_the_evaluation_and_nothing
 
 
 def test_a_champion_that_cannot_be_loaded_is_told_in_the_decision_and_on_the_page(run, tmp_path):
-    channels.switch(str(tmp_path / "models"), "portraits", 7)
+    channels.promote_pushed(str(tmp_path / "models"), "portraits", 7)
     found = run()
     assert found.decision.verdict == "failed"
     saved = written(tmp_path)
@@ -266,7 +266,7 @@ def test_an_evaluation_that_breaks_off_leaves_a_decision_that_says_why(run, tmp_
     saved = written(tmp_path)
     assert (saved["verdict"], saved["publish"], saved["gates"]) == ("failed", False, [])
     assert "expected votes [32, 10] of the scorer, got [32, 3]" in saved["reasons"][0]
-    assert json.loads(Path(Workspace(str(tmp_path / "workspace"), "run-1").decision).read_text()) == saved
+    assert json.loads(Path(RunPaths(str(tmp_path / "workspace"), "run-1").decision).read_text()) == saved
 
 
 def test_a_data_set_without_test_photos_is_one_clear_error(run, tmp_path):
@@ -282,8 +282,8 @@ def test_a_data_set_without_test_photos_is_one_clear_error(run, tmp_path):
 def test_a_true_bundle_stands_against_itself_published_and_served(dataset, tmp_path):
     designed.scorer(**SOUND).save(tmp_path / "scorer")
     saved_model.export(designed.scorer(**SOUND), tmp_path / "models" / "portraits" / "1")
-    integrity.write(tmp_path / "models" / "portraits" / "1", {})
-    channels.switch(str(tmp_path / "models"), "portraits", 1)
+    integrity.write_record(tmp_path / "models" / "portraits" / "1", {})
+    channels.promote_pushed(str(tmp_path / "models"), "portraits", 1)
     found = evaluate(
         dataset,
         tmp_path / "scorer",
@@ -292,7 +292,7 @@ def test_a_true_bundle_stands_against_itself_published_and_served(dataset, tmp_p
         name="portraits",
         settings=replace(SETTINGS, maximum_latency=60_000),
         policy=POLICY,
-        workspace=Workspace(str(tmp_path / "workspace"), "run-1"),
+        workspace=RunPaths(str(tmp_path / "workspace"), "run-1"),
         results=tmp_path / "results",
     )
     assert found.decision.verdict == "publish", found.decision.reasons
@@ -330,14 +330,14 @@ def found(dataset, monkeypatch, tmp_path):
 
     monkeypatch.setattr(export_probe, "probe", lambda *asked: SERVED)
     monkeypatch.setattr(saved_model, "load", lambda uri: seeing(**NOISY))
-    channels.switch(str(tmp_path), "portraits", 3)
+    channels.promote_pushed(str(tmp_path), "portraits", 3)
     records = partial(photos.records, dataset, "test")
-    return find(designed.scorer(**SOUND), records, PHOTOS, str(tmp_path), "portraits", SETTINGS), records
+    return evaluate_scorer(designed.scorer(**SOUND), records, PHOTOS, str(tmp_path), "portraits", SETTINGS), records
 
 
 def page_of(found, tmp_path, settings=SETTINGS, **changed):
     findings, records = found
-    decision = decide([Gate("srcc", "Ranks photos as people do", "SRCC", 0.9, 0.5, "passed", "it does.")], POLICY)
+    decision = decide([GateResult("srcc", "Ranks photos as people do", "SRCC", 0.9, 0.5, "passed", "it does.")], POLICY)
     findings = replace(findings, **changed)
     about = {"model": "portraits"}
     report.write_report(tmp_path / "page", findings, decision, designed.scorer(**SOUND), records, settings, about)
@@ -386,21 +386,21 @@ def test_photos_and_heat_maps_are_on_the_page_only_where_that_is_asked_for(run, 
 
 
 def test_an_attribute_cannot_write_markup_into_the_page(found, tmp_path):
-    from components.evaluation.checks.slices import slice_all
+    from components.evaluation.checks.slices import measure_slices
 
     attributes = pd.DataFrame({"<script>": ["<img src=x>"] * PHOTOS})
     predictions = replace(found[0].predictions, attributes=attributes)
-    html = page_of(found, tmp_path, slices=slice_all(predictions, SETTINGS))
+    html = page_of(found, tmp_path, slices=measure_slices(predictions, SETTINGS))
     assert "<script" not in html
     assert "<img" not in html
 
 
 def test_the_page_of_many_photos_stays_small(found, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "gather", lambda *asked: Faces())  # these photos are none of the data set's
+    monkeypatch.setattr(report, "gather", lambda *asked: ExamplePhotos())  # these photos are none of the data set's
     predictions = simulated(20_000)
-    champion = Champion("models/portraits/3", 3, predictions.truth)
+    champion = ChampionPredictions("models/portraits/3", 3, predictions.truth)
     html = page_of(found, tmp_path, predictions=predictions, champion=champion)
-    assert len(html.encode()) < LARGEST / 5
+    assert len(html.encode()) < MAX_BYTES / 5
     assert "data:image/png" in html  # the scatter became a picture
 
 

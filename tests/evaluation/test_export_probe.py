@@ -11,7 +11,7 @@ from PIL import Image
 
 from components.evaluation import export_probe, export_probe_worker
 from components.scorer.artifacts import bundle, saved_model
-from components.scorer.artifacts.bundle import Bundle
+from components.scorer.artifacts.bundle import TrainedScorer
 from components.scorer.parameters import from_parameters
 from components.scorer.registry import integrity
 from components.scorer.run import decision
@@ -23,7 +23,7 @@ PHOTOS = [drawn_photo(0.1 + 0.1 * number, number) for number in range(8)]
 KEYS = {"fresh_process", "batch", "agreement", "latency", "size"}
 
 
-def scorer_with(layer: keras.Layer | None = None, kind: type[Bundle] = Bundle) -> Bundle:
+def scorer_with(layer: keras.Layer | None = None, kind: type[TrainedScorer] = TrainedScorer) -> TrainedScorer:
     """A scorer by brightness, with a layer before everything else."""
     pixels = keras.Input((32, 32, 3), name="pixels")
     pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(layer(pixels) if layer else pixels)
@@ -61,7 +61,7 @@ class AtHome(keras.layers.Layer):
         return shape
 
 
-class Skewed(Bundle):
+class Skewed(TrainedScorer):
     """Scales photos in training as Pillow does, and in serving as TensorFlow does."""
 
     def score(self, photos: list[bytes], batch_size: int = 32) -> np.ndarray:
@@ -72,14 +72,14 @@ class Skewed(Bundle):
         return self.model(np.stack([pixels(photo) for photo in photos]), training=False).numpy()
 
 
-def failed(found: export_probe.Serving, settings: Evaluation = SETTINGS) -> set[str]:
+def failed(found: export_probe.ExportProbeResult, settings: Evaluation = SETTINGS) -> set[str]:
     gates = export_probe.gates(found, settings)
     assert {gate.key for gate in gates} == KEYS
     return {gate.key for gate in gates if gate.verdict == "failed"}
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory) -> export_probe.Serving:
+def sound(tmp_path_factory) -> export_probe.ExportProbeResult:
     """A sound scorer's, asked from a folder that holds nothing of this project."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("elsewhere"))
@@ -123,7 +123,7 @@ def test_a_scorer_that_is_too_large_fails_the_size_alone(sound):
 def test_a_scorer_that_needs_the_process_that_built_it_does_not_serve(tmp_path):
     scorer = scorer_with(AtHome())
     saved_model.export(scorer, tmp_path)
-    integrity.write(tmp_path, {})
+    integrity.write_record(tmp_path, {})
     here = saved_model.load(str(tmp_path)).score(PHOTOS)  # where its Python still is, nothing is amiss
     np.testing.assert_allclose(here, scorer.score(PHOTOS), atol=1e-5)
 
@@ -168,7 +168,7 @@ def test_no_photo_is_an_error():
 
 
 def test_what_was_measured_is_json(sound):
-    assert decision.plain(replace(sound, latency_95=math.nan))["latency_95"] is None
+    assert decision.to_json_value(replace(sound, latency_95=math.nan))["latency_95"] is None
 
 
 def test_a_bundle_scores_in_one_graph_as_operation_by_operation(small_scorer):

@@ -9,7 +9,7 @@ import pytest
 
 from components.evaluation import export_probe
 from components.evaluation.gates import all_gates
-from components.evaluation.results import Findings, find
+from components.evaluation.results import EvaluationResults, evaluate_scorer
 from components.scorer.artifacts import saved_model
 from components.scorer.data import photos
 from components.scorer.registry import channels
@@ -29,7 +29,7 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def judge(data, tmp_path, monkeypatch) -> Callable[..., Findings]:
+def judge(data, tmp_path, monkeypatch) -> Callable[..., EvaluationResults]:
     """Evaluate a designed scorer, with another one published as version 3 when given."""
     monkeypatch.setattr(
         export_probe, "probe", lambda *asked: SERVED
@@ -38,10 +38,10 @@ def judge(data, tmp_path, monkeypatch) -> Callable[..., Findings]:
     def judged(features, champion=None, settings=SETTINGS):
         models = str(tmp_path / "models")
         if champion is not None:
-            channels.switch(models, "portraits", 3)
+            channels.promote_pushed(models, "portraits", 3)
             monkeypatch.setattr(saved_model, "load", lambda uri: champion)
         records = partial(photos.records, data, "test")
-        found = find(designed.scorer(**features), records, PHOTOS, models, "portraits", settings)
+        found = evaluate_scorer(designed.scorer(**features), records, PHOTOS, models, "portraits", settings)
         return {gate.key: gate for gate in all_gates(found, settings)}
 
     return judged

@@ -2,7 +2,8 @@
 
 The API server reads the package (`read`). The driver gives every task its inputs, decides on its condition and asks
 for its pod; the launcher in the pod fills the command's placeholders (`pods`). Conditions are evaluated by Google's
-own CEL against the protobuf message that the driver evaluates them against. What the backend refuses is `Refused` here.
+own CEL against the protobuf message that the driver evaluates them against. What the backend refuses is
+`DeliveryRejected` here.
 
 After ``backend/src`` of https://github.com/kubeflow/pipelines: ``apiserver/template/v2_template.go``,
 ``v2/expression/expression.go``, ``v2/driver/resolve.go``, ``v2/driver/driver.go``, ``v2/component/launcher_v2.go``.
@@ -27,7 +28,8 @@ from kfp.pipeline_spec import pipeline_spec_pb2 as spec
 SCHEMA = "2.1.0"  # the only version that the API server takes
 _NAME = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _CHANNEL = re.compile(r"\$\.inputs\.parameters\['(.+?)'\]")
-_QUANTITY = r"[0-9]+(\.[0-9]+)?([EPTGMk]i?|m)?"  # https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity
+# Https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity
+_QUANTITY = r"[0-9]+(\.[0-9]+)?([EPTGMk]i?|m)?"
 _KINDS = {
     spec.ParameterType.STRING: "string_value",
     spec.ParameterType.NUMBER_INTEGER: "number_value",

@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from components.scorer import storage
 from components.scorer.run import decision, step_status
-from components.scorer.run.decision import Gate
-from components.scorer.run.paths import Workspace
+from components.scorer.run.decision import GateResult
+from components.scorer.run.paths import RunPaths
 from components.scorer.settings import Policy
 
 SECRET = "T0KEN-nobody-may-see"
@@ -56,30 +56,30 @@ def webhook(answers: list[int], delay: float = 0.0):
         server.server_close()
 
 
-def passed_step(place: Workspace, name: str, report: str = "") -> None:
-    with step_status.step(name, place.uri, report):
+def passed_step(place: RunPaths, name: str, report: str = "") -> None:
+    with step_status.record_step(name, place.uri, report):
         pass
 
 
 VERSION = {"version": 3, "uri": "gs://models/portraits/3"}
 
 
-def decided(place: Workspace, *gates: Gate, policy: Policy = Policy(warn_only=("noise",))) -> dict:  # noqa: B008
+def decided(place: RunPaths, *gates: GateResult, policy: Policy = Policy(warn_only=("noise",))) -> dict:  # noqa: B008
     """What evaluation writes; one gate passed beside those given."""
-    passed = Gate("emd", "Votes as people do", "EMD", 0.8, 1.5, "passed", "EMD is .8.")
-    value = decision.record(decision.decide([passed, *gates], policy), run=place.run)
+    passed = GateResult("emd", "Votes as people do", "EMD", 0.8, 1.5, "passed", "EMD is .8.")
+    value = decision.to_record(decision.decide([passed, *gates], policy), run=place.run)
     decision.write(place.decision, value)
     return value
 
 
-def pushed(place: Workspace) -> None:
+def pushed(place: RunPaths) -> None:
     """What push leaves."""
     passed_step(place, "push")
-    decision.write(place.decision, decision.completed(decision.read(place.decision), **VERSION))
+    decision.write(place.decision, decision.with_publication(decision.read(place.decision), **VERSION))
     storage.write_json(place.published, VERSION)
 
 
-def published(place: Workspace) -> None:
+def published(place: RunPaths) -> None:
     """The records of a run that went well."""
     for name in ("ingestion", "validation", "pretraining", "training"):
         passed_step(place, name, f"gs://reports/{name}")

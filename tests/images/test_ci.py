@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from images import release
-from pipeline.__main__ import _parser
+from pipeline.__main__ import build_parser
 from tests.builders.manifests import ROOT
 
 PATH = ROOT / ".github" / "workflows" / "ci.yaml"
@@ -63,7 +63,7 @@ def test_every_target_of_make_is_there_and_takes_what_it_is_given():
 
 def test_every_command_of_the_pipeline_is_one_that_the_command_line_takes():
     asked = [words[3:] for words in commands() if words[:3] == [".venv/bin/python", "-m", "pipeline"]]
-    assert [_parser().parse_args(words).command.__name__ for words in asked] == ["_upload"]
+    assert [build_parser().parse_args(words).command.__name__ for words in asked] == ["_upload"]
 
 
 def test_every_change_is_linted_and_tested_and_its_compiled_pipeline_held_against_the_code():

@@ -17,7 +17,7 @@ import yaml
 
 from components.scorer.registry import integrity
 from images.serving.process import supervisor
-from images.serving.settings import PREFIX, Settings
+from images.serving.settings import VARIABLE_PREFIX, ServerSettings
 from tests.builders.manifests import MANIFESTS, ROOT, VERSIONS
 
 KSERVE = ROOT / ".venv-kserve" / "bin" / "python"
@@ -242,7 +242,7 @@ def test_the_account_of_the_steps_may_do_what_argo_and_kubeflow_need_and_nothing
 
 def test_every_server_of_this_project_waits_for_the_secret_of_its_keys():
     for pod, container in servers():
-        (name,) = [each["value"] for each in container["env"] if each["name"] == f"{PREFIX}KEYS_FILE"]
+        (name,) = [each["value"] for each in container["env"] if each["name"] == f"{VARIABLE_PREFIX}KEYS_FILE"]
         assert {"name": "keys", "mountPath": str(Path(name).parent), "readOnly": True} in container["volumeMounts"]
         if "volumes" in pod:  # a canary has its predictor's
             (secret,) = [volume["secret"] for volume in pod["volumes"] if volume["name"] == "keys"]
@@ -262,7 +262,7 @@ def test_a_pod_for_tensorflow_serving_fetches_the_champion_alone(tmp_path):
         for name in ("saved_model.pb", "variables/variables.index", "bundle/scorer.keras", "portable/scorer.tflite"):
             (models / str(version) / name).parent.mkdir(parents=True, exist_ok=True)
             (models / str(version) / name).write_text(f"{name} of {version}")
-        integrity.write(models / str(version), {})
+        integrity.write_record(models / str(version), {})
     (models / "channels.json").write_text(json.dumps({"champion": 2}))
     pod = of("tensorflow-serving", "Deployment")["spec"]["template"]["spec"]
     (init,) = pod["initContainers"]
@@ -288,13 +288,13 @@ def test_the_servers_options_and_variables_are_settings_of_it():
     assert len(servers()) == 3  # plain, KServe's predictor and its canary
     for _, container in servers():
         environment = {each["name"]: each["value"] for each in container.get("env", [])}
-        assert {name.removeprefix(PREFIX).lower() for name in environment} <= {
-            *Settings.__dataclass_fields__,
+        assert {name.removeprefix(VARIABLE_PREFIX).lower() for name in environment} <= {
+            *ServerSettings.__dataclass_fields__,
             "keys_file",
         }
-        given = supervisor.parse(container.get("args", []))
-        model = given.model or environment[f"{PREFIX}MODEL"]
-        workers = given.workers if container.get("args") else int(environment[f"{PREFIX}WORKERS"])
+        given = supervisor.parse_settings(container.get("args", []))
+        model = given.model or environment[f"{VARIABLE_PREFIX}MODEL"]
+        workers = given.workers if container.get("args") else int(environment[f"{VARIABLE_PREFIX}WORKERS"])
         assert model == "gs://BUCKET/models/portraits"
         assert workers == int(container["resources"]["requests"]["cpu"])
 
@@ -302,21 +302,21 @@ def test_the_servers_options_and_variables_are_settings_of_it():
 def test_probes_and_prometheus_ask_what_the_server_answers():
     from images.serving.process.app import create_app
 
-    paths = create_app(Settings(model="models")).openapi()["paths"]
+    paths = create_app(ServerSettings(model="models")).openapi()["paths"]
     for _, container in servers():
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             assert "get" in paths[container[probe]["httpGet"]["path"]]
             assert container[probe]["httpGet"]["port"] in {port["name"] for port in container["ports"]}
-        assert container["ports"][0]["containerPort"] == Settings.port
+        assert container["ports"][0]["containerPort"] == ServerSettings.port
 
 
 def test_prometheus_asks_where_no_key_is_asked_for_and_may_ask_there_alone():
     metrics = set()
     for _, container in servers():
         environment = {each["name"]: each["value"] for each in container.get("env", [])}
-        assert f"{PREFIX}KEYS_FILE" in environment
-        port = supervisor.parse(container.get("args", [])).metrics_port
-        metrics.add(str(port or environment[f"{PREFIX}METRICS_PORT"]))
+        assert f"{VARIABLE_PREFIX}KEYS_FILE" in environment
+        port = supervisor.parse_settings(container.get("args", [])).metrics_port
+        metrics.add(str(port or environment[f"{VARIABLE_PREFIX}METRICS_PORT"]))
     deployment, (service, *_) = of("serving", "Deployment"), SERVICES
     for annotated in (deployment["spec"]["template"], service):
         annotations = annotated["metadata"]["annotations"]
@@ -341,4 +341,4 @@ def test_a_pod_is_killed_only_after_the_servers_drain_and_grace():
     for pod, container in servers():
         if "terminationGracePeriodSeconds" in pod:  # a canary has its predictor's
             (_, pause) = container["lifecycle"]["preStop"]["exec"]["command"]
-            assert pod["terminationGracePeriodSeconds"] >= int(pause) + Settings.drain + Settings.grace + 5
+            assert pod["terminationGracePeriodSeconds"] >= int(pause) + ServerSettings.drain + ServerSettings.grace + 5

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from images import digests, release
-from images.serving.settings import PREFIX, Settings
-from pipeline.__main__ import _parser
+from images.serving.settings import VARIABLE_PREFIX, ServerSettings
+from pipeline.__main__ import build_parser
 from pipeline.kubeflow import schedules
-from pipeline.resources import LABEL
+from pipeline.resources import POD_LABEL
 from tests.builders.manifests import MANIFESTS, ROOT, VERSIONS
 
 OVERLAYS = ("dev", "prod")
@@ -116,16 +116,18 @@ def test_every_image_of_this_project_is_the_releases(overlay):
 
 
 def test_the_images_of_the_manifests_are_those_of_the_digests():
-    assert release.MANIFEST.read_text() == release.manifest(release.DIGESTS.read_text())
+    assert release.MANIFEST.read_text() == release.kustomize_component(release.DIGESTS.read_text())
 
 
 def test_a_release_by_digest_reaches_every_pod(tmp_path):
     images = {
         name: f"registry.example:5000/team/{each}@sha256:{'ab' * 32}" for name, (each, _) in release.IMAGES.items()
     }
-    text = release.written(release.DIGESTS.read_text(), {name: (image, "1.0.0-abc") for name, image in images.items()})
+    text = release.with_pushed_images(
+        release.DIGESTS.read_text(), {name: (image, "1.0.0-abc") for name, image in images.items()}
+    )
     shutil.copytree(MANIFESTS, tmp_path / "manifests")
-    (tmp_path / "manifests" / "release" / "kustomization.yaml").write_text(release.manifest(text))
+    (tmp_path / "manifests" / "release" / "kustomization.yaml").write_text(release.kustomize_component(text))
     found = built(tmp_path / "manifests" / "overlays" / "prod")
     used = {container["image"] for pod in pods(found) for container in pod["containers"]}
     assert used == {images["STEPS_CPU"], images["SERVING"]}
@@ -142,7 +144,7 @@ def test_the_job_runs_a_command_that_the_command_line_takes(overlay):
     assert (python, dash, module) == ("python", "-m", "pipeline")
     values = {each["name"]: each.get("value", "portraits") for each in container["env"]}
     given = [re.sub(r"\$\((\w+)\)", lambda name: values[name[1]], word) for word in (*words, *container["args"])]
-    options = _parser().parse_args(given)
+    options = build_parser().parse_args(given)
     assert options.command.__name__ == "_schedule"
     assert options.version == values["VERSION"] != "NAME"
     mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
@@ -164,8 +166,8 @@ def test_the_server_answers_from_the_models_that_the_schedule_publishes(overlay,
     (tmp_path / "schedules.yaml").write_text(of(overlay, "ConfigMap")["data"]["schedules.yaml"])
     (weekly,) = schedules.read(tmp_path / "schedules.yaml")
     (container,) = of(overlay, "Deployment")["spec"]["template"]["spec"]["containers"]
-    values = {each["name"].removeprefix(PREFIX).lower(): each["value"] for each in container["env"]}
-    assert set(values) <= {*Settings.__dataclass_fields__, "keys_file"}
+    values = {each["name"].removeprefix(VARIABLE_PREFIX).lower(): each["value"] for each in container["env"]}
+    assert set(values) <= {*ServerSettings.__dataclass_fields__, "keys_file"}
     assert values["model"] == f"{weekly.parameters['models']}/portraits"
     assert int(values["workers"]) == int(container["resources"]["requests"]["cpu"])
 
@@ -182,7 +184,7 @@ def test_every_pod_has_a_network_policy_of_its_own(overlay):
     chosen = [each["spec"]["podSelector"]["matchLabels"] for each in overlay if each["kind"] == "NetworkPolicy"]
     labels = [each["spec"]["template"]["metadata"]["labels"] for each in overlay if each["kind"] == "Deployment"]
     cron = of(overlay, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]
-    steps = dict([LABEL])
+    steps = dict([POD_LABEL])
     assert sorted(map(str, chosen)) == sorted(map(str, [*labels, cron, steps]))
 
 

@@ -23,27 +23,27 @@ def tree(tmp_path: Path) -> Path:
 
 
 def test_a_tree_as_it_is_committed_has_its_revision(tree):
-    assert git(tree, "rev-parse", "HEAD").startswith(release.clean(tree))
-    assert len(release.clean(tree)) == 12
+    assert git(tree, "rev-parse", "HEAD").startswith(release.clean_revision(tree))
+    assert len(release.clean_revision(tree)) == 12
 
 
 @pytest.mark.parametrize("change", ["code.py", "new.py"])
 def test_a_tree_that_differs_is_refused_by_the_name_of_the_file(change, tree):
     (tree / change).write_text("2")
     with pytest.raises(ValueError, match=f"the tree differs from the revision .* in {change}: commit or remove that"):
-        release.clean(tree)
+        release.clean_revision(tree)
 
 
 def test_of_many_files_that_differ_a_few_are_named(tree):
     for number in range(8):
         (tree / f"{number}.py").touch()
     with pytest.raises(ValueError, match=r"in 0.py, 1.py, 2.py, 3.py, 4.py and 3 more: commit"):
-        release.clean(tree)
+        release.clean_revision(tree)
 
 
 def test_what_is_no_repository_has_no_revision_to_name(tmp_path):
     with pytest.raises(ValueError, match="expected a git repository with a commit"):
-        release.clean(tmp_path)
+        release.clean_revision(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -62,13 +62,13 @@ def test_anything_else_is_refused_before_anything_is_built(prefix, capsys):
 def test_digests_are_written_with_their_tags_as_comments_and_read_back():
     pushed = {name: (f"reg/{name.lower()}@{DIGEST}", f"0.1.0-{name}") for name in release.IMAGES}
     before = release.DIGESTS.read_text()
-    text = release.written(before, pushed)
+    text = release.with_pushed_images(before, pushed)
     values: dict = {}
     exec(text, values)
     assert {name: values[name] for name in release.IMAGES} == {name: image for name, (image, _) in pushed.items()}
     assert f'"reg/serving@{DIGEST}"  # 0.1.0-SERVING\n' in text
     assert text.count("\n") == before.count("\n")
-    assert release.written(text, pushed) == text
+    assert release.with_pushed_images(text, pushed) == text
 
 
 def test_every_image_that_is_named_is_pushed():
@@ -77,4 +77,4 @@ def test_every_image_that_is_named_is_pushed():
 
 def test_a_constant_that_is_not_there_is_told():
     with pytest.raises(ValueError, match=r"expected one line SERVING = … in digests.py, found 0"):
-        release.written('STEPS_CPU = "x"\n', {"SERVING": ("a", "b")})
+        release.with_pushed_images('STEPS_CPU = "x"\n', {"SERVING": ("a", "b")})

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from components.ingestion.photos import photo_inspection
-from components.ingestion.ratings.ratings import VOTES
-from components.ingestion.summary import Outcome, Side
+from components.ingestion.ratings.ratings import VOTE_COLUMNS
+from components.ingestion.summary import IngestionSummary, PoolSummary
 from components.scorer import storage
 from components.scorer.data import photos
 from components.scorer.faces import analyzer, embedder, weight_files
@@ -61,10 +61,10 @@ def another(ingested, tmp_path) -> Faced:
 
 
 def test_each_rated_photo_has_what_the_data_sets_own_weights_see_on_it_as_it_is_stored(ingested):
-    reader = analyzer.Reader.load(ingested.dataset / embedder.FOLDER)
+    reader = analyzer.FaceAnalyzer.load(ingested.dataset / embedder.FOLDER)
     for record in ingested.seen.values():
         if record["split"] != "unlabelled":
-            expected = analyzer.record(reader.read(Image.open(BytesIO(record["photo"]))))
+            expected = analyzer.to_features(reader.analyze(Image.open(BytesIO(record["photo"]))))
             assert record["face"]["count"] == expected["face"]["count"]
             for name in ("confidence", "box", "landmarks"):
                 np.testing.assert_array_equal(record["face"][name], expected["face"][name])
@@ -111,8 +111,8 @@ def test_the_fingerprint_tells_the_weights_and_the_settings_apart(ingested, anot
     other = another.folder / "other.onnx"
     other.write_bytes(designed_faces.embedder(seed=1))
     row = {"photo": "a", "sha256": "b", "split": "train", "group": "c", "raters": 1, "attributes": {}}
-    table = pd.DataFrame([row | dict.fromkeys(VOTES, 0.1)])
-    plain = Outcome("means", table, (), Side(1, []), Side(0, []), None, [], SETTINGS)
+    table = pd.DataFrame([row | dict.fromkeys(VOTE_COLUMNS, 0.1)])
+    plain = IngestionSummary("means", table, (), PoolSummary(1, []), PoolSummary(0, []), None, [], SETTINGS)
     fingerprints = {plain.fingerprint}
     changes = [
         {},
@@ -123,7 +123,7 @@ def test_the_fingerprint_tells_the_weights_and_the_settings_apart(ingested, anot
     ]
     for change in changes:
         about = weight_files.prepare(replace(another.faces, **change), another.folder / "faces")
-        fingerprints.add(replace(plain, faces=about).fingerprint)
+        fingerprints.add(replace(plain, face_weights=about).fingerprint)
     assert len(fingerprints) == 1 + len(changes)
 
 
@@ -141,10 +141,10 @@ def test_beam_with_everything_in_a_bucket_sees_the_same_faces_as_processes_with_
 
 
 def test_a_chunk_is_known_by_what_looks_for_faces(tmp_path):
-    plain = photo_inspection.Chunk((("a", "a.jpg"),), SETTINGS, "spool")
-    names = {plain.name, replace(plain, faces="x/1").name, replace(plain, faces="x/2").name}
+    plain = photo_inspection.InspectionChunk((("a", "a.jpg"),), SETTINGS, "spool")
+    names = {plain.name, replace(plain, face_weights="x/1").name, replace(plain, face_weights="x/2").name}
     assert len(names) == 3
-    assert replace(plain, faces="x/1").name == replace(plain, faces="elsewhere/1").name
+    assert replace(plain, face_weights="x/1").name == replace(plain, face_weights="elsewhere/1").name
 
 
 def test_an_ingestion_without_faces_writes_nothing_of_them(another):
@@ -155,7 +155,7 @@ def test_an_ingestion_without_faces_writes_nothing_of_them(another):
 
 
 def test_what_is_wrong_with_the_weights_is_said_before_a_photo_is_read(another, monkeypatch):
-    monkeypatch.setattr(photo_inspection, "inspect_all", lambda *_, **__: pytest.fail("photos were read"))
+    monkeypatch.setattr(photo_inspection, "inspect_photos", lambda *_, **__: pytest.fail("photos were read"))
     with pytest.raises(FileNotFoundError, match=r"face_embedder .*gone\.onnx: there is nothing at this address"):
         another.ingest(faces=replace(another.faces, face_embedder=str(another.folder / "gone.onnx")))
     with pytest.raises(ValueError, match="face_embedder needs face_detector"):

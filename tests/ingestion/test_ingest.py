@@ -15,11 +15,11 @@ import tensorflow_datasets as tfds
 
 from components.ingestion import ingest, tfds_writer
 from components.ingestion.photos import parallel_map, photo_inspection
-from components.ingestion.ratings.column_detection import OWN
-from components.ingestion.summary import Outcome, Side
+from components.ingestion.ratings.column_detection import RESERVED_COLUMNS
+from components.ingestion.summary import IngestionSummary, PoolSummary
 from components.scorer import storage
 from components.scorer.data import photos as scorer_photos
-from components.scorer.run.paths import Workspace
+from components.scorer.run.paths import RunPaths
 from components.scorer.settings import Ingestion
 from tests.builders.ingestions import BEAM, SETTINGS, Inputs, jpeg, picture, same_files
 from tests.fakes import gcs
@@ -117,7 +117,7 @@ def test_beam_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatc
 def test_beam_gives_the_same_data_set_byte_for_byte(ingested, tmp_path, monkeypatch):
     pytest.importorskip("apache_beam")
     monkeypatch.setattr(ingest, "SHARD_BYTES", 20_000)
-    monkeypatch.setattr(photo_inspection, "CHUNK", 7)
+    monkeypatch.setattr(photo_inspection, "CHUNK_SIZE", 7)
     inputs = Inputs(tmp_path)
     one = inputs.ingest("processes")
     by_processes = inputs.dataset
@@ -173,7 +173,7 @@ def test_the_record_counts_and_the_metrics_agree(ingested):
 
 
 def test_what_lay_in_between_is_removed(ingested):
-    assert not storage.exists(Workspace(str(ingested.folder / "workspace"), "run").checkpoints("ingestion"))
+    assert not storage.exists(RunPaths(str(ingested.folder / "workspace"), "run").checkpoints("ingestion"))
     assert sorted(path.name for path in ingested.dataset.parent.iterdir()) == ["dataset", "report.html"]
 
 
@@ -239,7 +239,7 @@ def test_too_many_left_out_stops_with_one_error_and_writes_nothing(inputs):
     )
     assert "'unreadable'" in message
     assert ".jpg" not in message
-    place = Workspace(str(inputs.folder / "workspace"), "run").left_out
+    place = RunPaths(str(inputs.folder / "workspace"), "run").left_out
     assert f"Which ones and why stands in {place}." in message
     listing = pd.read_csv(place)
     assert sorted(listing["photo"]) == [f"{number:02}.jpg" for number in range(20)]
@@ -285,14 +285,14 @@ def test_an_ingestion_cut_short_does_not_go_on_with_a_photo_that_was_replaced_me
             inputs.ingest()
     path = min((inputs.photos if rated else inputs.unlabelled).iterdir())
     path.write_bytes(jpeg(picture(4000)))
-    expected = photo_inspection.inspect(path.name, path.read_bytes(), SETTINGS).data
+    expected = photo_inspection.inspect_photo(path.name, path.read_bytes(), SETTINGS).data
     inputs.ingest()
     assert expected in {r["photo"] for r in scorer_photos.records(inputs.dataset, "train+validation+test+unlabelled")}
 
 
 def test_an_attribute_is_passed_over_where_the_data_set_has_a_column_of_its_name(inputs):
     ids = [path.name for path in sorted(inputs.photos.iterdir())]
-    columns = dict.fromkeys(sorted(OWN - {"group"}), "1")
+    columns = dict.fromkeys(sorted(RESERVED_COLUMNS - {"group"}), "1")
     pd.DataFrame({"photo": ids, "job": "carer", **columns}).to_csv(inputs.folder / "attributes.csv", index=False)
     inputs.ingest(attributes=str(inputs.folder / "attributes.csv"))
     table = scorer_photos.table(inputs.dataset, "train+validation+test")
@@ -307,8 +307,8 @@ def test_the_columns_that_no_attribute_may_be_called_by_are_those_of_the_table(t
     face = {"count": 1, "confidence": 0.9, "box": np.zeros(4, "float32"), "landmarks": np.zeros((5, 2), "float32")}
     (tmp_path / "faces").mkdir()
     storage.write_json(str(tmp_path / "faces" / "faces.json"), {"size": 0})
-    tfds_writer.write(tmp_path / "dataset", {"train": [[example(1, face=face)]]}, faces=tmp_path / "faces")
-    assert set(scorer_photos.table(tmp_path / "dataset", "train")) == OWN
+    tfds_writer.write(tmp_path / "dataset", {"train": [[example(1, face=face)]]}, face_weights=tmp_path / "faces")
+    assert set(scorer_photos.table(tmp_path / "dataset", "train")) == RESERVED_COLUMNS
 
 
 def test_old_photos_keep_their_split_as_photos_are_added(inputs):
@@ -393,15 +393,17 @@ def test_no_unlabelled_photos_and_no_ratings_file(inputs, tmp_path):
     assert "unlabelled" not in scorer_photos.counts(inputs.dataset)
     assert inputs.record["counts"]["unlabelled"] == 0
     with pytest.raises(ValueError, match="address of a ratings file for the photos in"):
-        ingest.ingest(str(inputs.photos), "", "d", "r", workspace=Workspace(str(tmp_path), "r"), settings=SETTINGS)
+        ingest.ingest(str(inputs.photos), "", "d", "r", workspace=RunPaths(str(tmp_path), "r"), settings=SETTINGS)
 
 
 def test_the_fingerprint_does_not_depend_on_the_order_of_the_photos():
     votes = {f"p{score}": [0.5, 0.1] for score in range(1, 11)}
     rows = {"photo": ["a", "b"], "sha256": ["1", "2"], "split": "train", "group": ["g", "h"], "raters": [3, 4]}
     table = pd.DataFrame({**rows, **votes, "attributes": [{"x": "1", "y": "2"}, {"y": "2", "x": "1"}]})
-    side = Side(2, [])
-    one, other = (Outcome("counts", t, ("x", "y"), side, side, None, [], SETTINGS) for t in (table, table[::-1]))
+    side = PoolSummary(2, [])
+    one, other = (
+        IngestionSummary("counts", t, ("x", "y"), side, side, None, [], SETTINGS) for t in (table, table[::-1])
+    )
     assert one.fingerprint == other.fingerprint
 
 
@@ -409,11 +411,11 @@ def test_what_is_told_of_the_raters_is_of_the_photos_of_which_their_number_is_kn
     votes = {f"p{score}": 0.1 for score in range(1, 11)}
     rows = {"photo": ["a", "b", "c"], "sha256": "1", "split": "train", "group": "g", "raters": [3, 0, 5]}
     table = pd.DataFrame({**rows, **votes, "attributes": [{}] * 3})
-    side = Side(3, [])
+    side = PoolSummary(3, [])
 
     def told(rows: pd.DataFrame) -> tuple:
-        outcome = Outcome("means", rows.reset_index(drop=True), (), side, side, None, [], SETTINGS)
-        return outcome.record()["ratings"], outcome.figures().get("rated_raters_a_photo")
+        outcome = IngestionSummary("means", rows.reset_index(drop=True), (), side, side, None, [], SETTINGS)
+        return outcome.to_record()["ratings"], outcome.metrics().get("rated_raters_a_photo")
 
     of_known = {"people": None, "groups": 1, "least_a_photo": 3, "most_a_photo": 5}
     assert told(table) == ({**of_known, "number": 8, "photos_without_number": 1}, 4)
@@ -438,7 +440,7 @@ def test_real_portraits_are_ingested(portraits, tmp_path):
         shutil.copyfile(data / "photos" / name, tmp_path / "photos" / name)
     ratings[ratings["photo"].isin(chosen)].to_csv(tmp_path / "ratings.csv", index=False)
     places = [str(tmp_path / name) for name in ("photos", "ratings.csv", "dataset", "report.html")]
-    workspace = Workspace(str(tmp_path / "workspace"), "run")
+    workspace = RunPaths(str(tmp_path / "workspace"), "run")
     about = str(data / "photos.csv")
     found = ingest.ingest(*places, attributes=about, workspace=workspace, settings=Ingestion())
     assert sum(scorer_photos.counts(tmp_path / "dataset").values()) == 200

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageOps, ImageStat
 from scipy.stats import spearmanr, ttest_ind
 
-from components.ingestion.sample import Portrait, draw, draw_portrait, latent_quality, random_portrait
-from components.ingestion.sample.folder import RATERS, RATINGS, SIDE
-from components.ingestion.sample.portrait import CHILD_EFFECT, TONES, Eyewear, Hair, Job, Scene, Skin
-from components.ingestion.sample.raters import Raters
+from components.ingestion.sample import Portrait, draw_portrait, draw_sample, latent_quality, random_portrait
+from components.ingestion.sample.folder import RATER_COUNT, RATINGS_PER_PHOTO, SIDE
+from components.ingestion.sample.portrait import CHILD_EFFECT, SKIN_TONES, Eyewear, Hair, Job, Scene, Skin
+from components.ingestion.sample.raters import SimulatedRaters
 
 LABELLED, UNLABELLED = 100, 50
 
@@ -27,7 +27,7 @@ portraits = st.integers(0, 10**6).map(lambda seed: random_portrait(np.random.def
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory):
-    return draw(tmp_path_factory.mktemp("sample") / "drawn", labelled=LABELLED, unlabelled=UNLABELLED, seed=7)
+    return draw_sample(tmp_path_factory.mktemp("sample") / "drawn", labelled=LABELLED, unlabelled=UNLABELLED, seed=7)
 
 
 def rows(path):
@@ -48,21 +48,21 @@ def means(sample):
 
 
 def test_same_seed_same_bytes(tmp_path):
-    draw(tmp_path / "first", labelled=52, unlabelled=3, seed=3)
-    draw(tmp_path / "second", labelled=52, unlabelled=3, seed=3)
+    draw_sample(tmp_path / "first", labelled=52, unlabelled=3, seed=3)
+    draw_sample(tmp_path / "second", labelled=52, unlabelled=3, seed=3)
     assert digests(tmp_path / "first") == digests(tmp_path / "second")
 
 
 def test_another_seed_draws_other_photos(tmp_path):
-    first, second = (digests(draw(tmp_path / str(s), labelled=3, unlabelled=0, seed=s).photos) for s in (1, 2))
+    first, second = (digests(draw_sample(tmp_path / str(s), labelled=3, unlabelled=0, seed=s).photos) for s in (1, 2))
     assert first.keys() == second.keys()
     assert not set(first.values()) & set(second.values())
 
 
 def test_a_larger_sample_contains_the_smaller_one(tmp_path):
     small, large = (
-        draw(tmp_path / "small", labelled=4, unlabelled=2),
-        draw(tmp_path / "large", labelled=6, unlabelled=3),
+        draw_sample(tmp_path / "small", labelled=4, unlabelled=2),
+        draw_sample(tmp_path / "large", labelled=6, unlabelled=3),
     )
     for part in ("photos", "unlabelled"):
         assert digests(getattr(small, part)).items() <= digests(getattr(large, part)).items()
@@ -95,8 +95,8 @@ def test_a_photo_has_8_to_16_ratings_each_by_another_rater(sample):
     pairs = Counter((row["photo"], row["rater"]) for row in rows(sample.ratings))
     assert set(pairs.values()) == {1}
     numbers = set(Counter(photo for photo, _ in pairs).values())
-    assert (min(numbers), max(numbers)) == RATINGS
-    assert len({rater for _, rater in pairs}) == RATERS
+    assert (min(numbers), max(numbers)) == RATINGS_PER_PHOTO
+    assert len({rater for _, rater in pairs}) == RATER_COUNT
 
 
 def test_truth_rebuilds_the_quality_of_every_photo(sample):
@@ -123,7 +123,7 @@ def test_two_halves_of_the_raters_agree_as_people_do(sample):
 
 def test_the_default_sample_shows_every_attribute_value():
     drawn = [random_portrait(np.random.default_rng([1, 3, number])) for number in range(600)]
-    assert {p.skin_tone for p in drawn} == set(range(TONES))
+    assert {p.skin_tone for p in drawn} == set(range(SKIN_TONES))
     assert {p.skin for p in drawn} == set(get_args(Skin))
     for name, values in {"hair": Hair, "scene": Scene, "eyewear": Eyewear}.items():
         assert {getattr(p, name) for p in drawn} == set(get_args(values))
@@ -196,7 +196,7 @@ def test_flawed_files_are_flawed(sample):
 
 
 def test_a_small_sample_has_no_flawed_files(tmp_path):
-    sample = draw(tmp_path / "small", labelled=3, unlabelled=0)
+    sample = draw_sample(tmp_path / "small", labelled=3, unlabelled=0)
     assert sorted(path.suffix for path in sample.photos.iterdir()) == [".jpg"] * 3
     assert set(means(sample)) == {path.name for path in sample.photos.iterdir()}
 
@@ -204,13 +204,13 @@ def test_a_small_sample_has_no_flawed_files(tmp_path):
 def test_a_folder_that_is_not_empty_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ValueError, match="needs an empty folder"):
-        draw(tmp_path, labelled=1, unlabelled=0)
+        draw_sample(tmp_path, labelled=1, unlabelled=0)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_an_empty_folder_is_filled(tmp_path):
     (tmp_path / "empty").mkdir()
-    assert draw(tmp_path / "empty", labelled=1, unlabelled=0).ratings.exists()
+    assert draw_sample(tmp_path / "empty", labelled=1, unlabelled=0).ratings.exists()
 
 
 def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
@@ -219,13 +219,13 @@ def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr("components.ingestion.sample.folder._write_table", full)
     with pytest.raises(OSError, match="no space left"):
-        draw(tmp_path / "sample", labelled=1, unlabelled=1)
+        draw_sample(tmp_path / "sample", labelled=1, unlabelled=1)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_negative_number_is_refused(tmp_path):
     with pytest.raises(ValueError, match="unlabelled must be 0 or more, got -1"):
-        draw(tmp_path / "sample", unlabelled=-1)
+        draw_sample(tmp_path / "sample", unlabelled=-1)
 
 
 # The truth.
@@ -277,7 +277,7 @@ def test_a_wider_smile_never_lowers_the_quality(portrait, less, more):
 @given(portraits)
 def test_skin_tone_and_looks_never_matter(portrait):
     quality = latent_quality(portrait)
-    assert all(latent_quality(replace(portrait, skin_tone=tone)) == quality for tone in range(TONES))
+    assert all(latent_quality(replace(portrait, skin_tone=tone)) == quality for tone in range(SKIN_TONES))
     assert all(latent_quality(replace(portrait, hair=hair)) == quality for hair in get_args(Hair))
     assert all(latent_quality(replace(portrait, scene=scene)) == quality for scene in get_args(Scene))
 
@@ -292,10 +292,10 @@ def test_a_child_is_liked_beside_a_child_carer_only(job):
 
 def test_raters_of_the_default_sample_prefer_a_child_beside_a_child_carer_to_one_beside_a_tutor():
     """By their scores alone, as a scorer has to learn it: from so many photos, and beyond the noise of people."""
-    raters, scores = Raters(RATERS, np.random.default_rng([1, 0])), defaultdict(list)
+    raters, scores = SimulatedRaters(RATER_COUNT, np.random.default_rng([1, 0])), defaultdict(list)
     for number in range(600):
         portrait, rng = random_portrait(np.random.default_rng([1, 3, number])), np.random.default_rng([1, 1, number])
-        rated = raters.rate(latent_quality(portrait), RATINGS[0], rng)
+        rated = raters.rate(latent_quality(portrait), RATINGS_PER_PHOTO[0], rng)
         scores[portrait.job, portrait.child].append(np.mean([score for _, score in rated]))
     beside = {job: np.array(scores[job, True]) for job in ("child carer", "tutor")}
     assert min(map(len, beside.values())) >= 35
@@ -354,7 +354,9 @@ def test_blur_shows_as_soft_edges():
 
 def test_a_darker_tone_shows_as_a_darker_face():
     # Between the eyes and the mouth, beside the nose.
-    cheeks = [draw_portrait(Portrait(skin_tone=tone), 160).convert("L").getpixel((66, 99)) for tone in range(TONES)]
+    cheeks = [
+        draw_portrait(Portrait(skin_tone=tone), 160).convert("L").getpixel((66, 99)) for tone in range(SKIN_TONES)
+    ]
     assert all(light > dark + 4 for light, dark in pairwise(cheeks)), cheeks
 
 

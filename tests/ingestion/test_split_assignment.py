@@ -50,7 +50,7 @@ def batches(draw, given_columns=True):
             f"{place}.jpg",
             content,
             labelled=draw(st.booleans()) or draw(st.booleans()),
-            split=draw(one_of(["", "", "", *split_assignment.HELD])) if given_columns else "",
+            split=draw(one_of(["", "", "", *split_assignment.RATED_SPLITS])) if given_columns else "",
             group=draw(one_of(["", "", "", "anna", "bert"])) if given_columns else "",
         )
         for place, content in enumerate(contents)
@@ -166,7 +166,7 @@ def test_distance_beyond_the_setting_does_not_join():
 
 
 def test_a_new_twin_of_an_old_photo_follows_it_even_when_the_old_one_is_gone():
-    for split in split_assignment.HELD:
+    for split in split_assignment.RATED_SPLITS:
         old = assign([photo("old", 0, split=split)])
         assert splits(assign([photo("new", 1)], old.register)) == {"new": split}
 
@@ -244,7 +244,7 @@ def test_a_photo_changed_under_its_old_name_is_a_new_photo():
     assert sorted(second.register["split"]) == ["test", "train"]
 
 
-@pytest.mark.parametrize("split", split_assignment.HELD)
+@pytest.mark.parametrize("split", split_assignment.RATED_SPLITS)
 def test_an_unlabelled_twin_of_a_rated_photo_is_left_out(split):
     assigned = assign(
         [photo("rated", 0, split=split), photo("twin", 1, labelled=False), photo("far", 7, labelled=False)]

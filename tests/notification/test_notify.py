@@ -13,8 +13,8 @@ from components.notification.notify import notify
 from components.notification.senders import Slack
 from components.scorer import storage
 from components.scorer.run import decision, step_status
-from components.scorer.run.decision import Decision, Gate
-from components.scorer.run.paths import Workspace
+from components.scorer.run.decision import Decision, GateResult
+from components.scorer.run.paths import RunPaths
 from components.scorer.settings import Policy
 from tests.fakes.webhook import SECRET, VERSION, decided, passed_step, published, pushed, said_to, webhook
 
@@ -22,38 +22,40 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch) -> Workspace:
+def place(tmp_path, monkeypatch) -> RunPaths:
     """The place of a run of which this process is a step."""
     monkeypatch.setenv(step_status.RUN_ID, "run-7")
-    monkeypatch.setattr(notification, "_PAUSE", 0.01)
-    return Workspace(str(tmp_path), "run-7")
+    monkeypatch.setattr(notification, "_RETRY_PAUSE", 0.01)
+    return RunPaths(str(tmp_path), "run-7")
 
 
-SRCC = Gate("srcc", "Ranks as people do", "SRCC", 0.31, 0.5, "failed", "SRCC is .31; it has to be at least .5.")
-NOISE = Gate("noise", "Noise raises no score", "score points", 0.3, 0.0, "failed", "noise raises scores by .3.")
+SRCC = GateResult("srcc", "Ranks as people do", "SRCC", 0.31, 0.5, "failed", "SRCC is .31; it has to be at least .5.")
+NOISE = GateResult("noise", "Noise raises no score", "score points", 0.3, 0.0, "failed", "noise raises scores by .3.")
 
 
-def refused(place: Workspace) -> None:
+def refused(place: RunPaths) -> None:
     passed_step(place, "evaluation")
     decided(place, SRCC)
 
 
-def skipped(place: Workspace) -> None:
+def skipped(place: RunPaths) -> None:
     passed_step(place, "ingestion", "gs://reports/ingestion")
     passed_step(place, "validation", "gs://reports/validation")
-    gate = Gate("new_labels", "Enough is new", "photos", 3, 500, "failed", "3 photos are new; it takes 500.")
-    decision.write(place.decision, decision.record(Decision("skipped", ["3 photos are new."], [gate]), run=place.run))
+    gate = GateResult("new_labels", "Enough is new", "photos", 3, 500, "failed", "3 photos are new; it takes 500.")
+    decision.write(
+        place.decision, decision.to_record(Decision("skipped", ["3 photos are new."], [gate]), run=place.run)
+    )
 
 
-def forced(place: Workspace) -> None:
+def forced(place: RunPaths) -> None:
     passed_step(place, "evaluation")
     decided(place, SRCC, policy=Policy(("noise",), force_publish=True, force_reason="the champion is broken"))
     pushed(place)
 
 
-def failed(place: Workspace) -> None:
+def failed(place: RunPaths) -> None:
     passed_step(place, "ingestion")
-    with pytest.raises(ValueError, match="row 3"), step_status.step("pretraining", place.uri):
+    with pytest.raises(ValueError, match="row 3"), step_status.record_step("pretraining", place.uri):
         raise ValueError("ratings.csv, row 3: expected a score from 1 to 10, got 11\nand more")
 
 
@@ -116,10 +118,10 @@ def test_warnings_are_counted_and_told(place):
     assert said["Warnings"] == "Noise raises no score: noise raises scores by .3."
 
 
-def look(place: Workspace) -> None:
+def look(place: RunPaths) -> None:
     """A gate that could not be judged."""
     passed_step(place, "evaluation")
-    decided(place, Gate("srcc", "Ranks", "SRCC", 0.3, 0.5, "not judged", "the champion is broken."))
+    decided(place, GateResult("srcc", "Ranks", "SRCC", 0.3, 0.5, "not judged", "the champion is broken."))
 
 
 @pytest.mark.parametrize(
@@ -156,8 +158,8 @@ def test_a_run_that_broke_off_before_any_decision_is_left_as_failed_with_step_an
 
 def test_a_push_that_was_killed_turns_publish_into_failed_and_keeps_the_gates(place):
     before = decided(place, NOISE)
-    code = "import os, sys; from components.scorer.run.step_status import step\n"
-    code += "with step('push', sys.argv[1]): os.kill(os.getpid(), 9)"
+    code = "import os, sys; from components.scorer.run.step_status import record_step\n"
+    code += "with record_step('push', sys.argv[1]): os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", code, place.uri], cwd=ROOT, check=False, capture_output=True)
     notify("FAILED", place)
     value = decision.read(place.decision)
@@ -168,7 +170,7 @@ def test_a_push_that_was_killed_turns_publish_into_failed_and_keeps_the_gates(pl
 
 def test_a_forced_scorer_that_was_not_published_is_left_as_failed_with_the_override(place):
     decided(place, SRCC, policy=Policy((), force_publish=True, force_reason="agreed"))
-    with pytest.raises(ValueError, match="disagrees"), step_status.step("push", place.uri):
+    with pytest.raises(ValueError, match="disagrees"), step_status.record_step("push", place.uri):
         raise ValueError("the version disagrees")
     notify("FAILED", place)
     value = decision.read(place.decision)
@@ -177,7 +179,7 @@ def test_a_forced_scorer_that_was_not_published_is_left_as_failed_with_the_overr
 
 def test_a_training_that_failed_after_the_data_passed_is_left_as_failed(place):
     decided(place)
-    with pytest.raises(OSError, match="full"), step_status.step("training", place.uri):
+    with pytest.raises(OSError, match="full"), step_status.record_step("training", place.uri):
         raise OSError("disk full")
     notify("FAILED", place)
     assert decision.read(place.decision)["reasons"] == ["training broke off: OSError: disk full"]
@@ -238,8 +240,8 @@ def test_a_step_that_failed_makes_the_run_failed_whatever_the_state_says(place, 
 
 
 def test_a_step_killed_without_a_word_is_told_as_killed(place, capsys):
-    code = "import os, sys; from components.scorer.run.step_status import step\n"
-    code += "with step('training', sys.argv[1]): os.kill(os.getpid(), 9)"
+    code = "import os, sys; from components.scorer.run.step_status import record_step\n"
+    code += "with record_step('training', sys.argv[1]): os.kill(os.getpid(), 9)"
     killed = subprocess.run([sys.executable, "-c", code, place.uri], cwd=ROOT, check=False, capture_output=True)
     assert killed.returncode == -signal.SIGKILL
     notify("FAILED", place)
@@ -281,7 +283,7 @@ def test_a_webhook_that_refuses_fails_nothing_and_is_named_by_its_status(place, 
 
 
 def test_a_webhook_that_hangs_is_left_after_the_set_patience(place, capsys, monkeypatch):
-    monkeypatch.setattr(notification, "PATIENCE", 0.3)
+    monkeypatch.setattr(notification, "TIME_LIMIT", 0.3)
     began = time.monotonic()
     with webhook([200], delay=60) as (url, _):
         notify("SUCCEEDED", place, recipients=[Slack(url)])
@@ -290,7 +292,7 @@ def test_a_webhook_that_hangs_is_left_after_the_set_patience(place, capsys, monk
 
 
 def test_the_patience_with_a_webhook_is_below_a_minute():
-    assert notification.PATIENCE < 60
+    assert notification.TIME_LIMIT < 60
 
 
 @pytest.mark.parametrize("broken", ["http://127.0.0.1:1/{}", "http://[{}", "not a url {}", "ftp://x/{}"])

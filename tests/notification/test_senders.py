@@ -14,9 +14,17 @@ from components.notification import notify as notification
 from components.notification import senders
 from components.notification.component import SECRET
 from components.notification.notify import notify
-from components.notification.senders import Mail, Message, Misconfigured, SignedWebhook, Slack, mail, read
+from components.notification.senders import (
+    Mail,
+    Message,
+    MisconfiguredSender,
+    SignedWebhook,
+    Slack,
+    mail_message,
+    read_recipients,
+)
 from components.scorer.run import step_status
-from components.scorer.run.paths import Workspace
+from components.scorer.run.paths import RunPaths
 from tests.fakes import smtp
 from tests.fakes.webhook import published, said_to, webhook
 
@@ -33,11 +41,11 @@ def pem(tmp_path_factory):
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch) -> Workspace:
+def place(tmp_path, monkeypatch) -> RunPaths:
     """The place of a run of which this process is a step."""
     monkeypatch.setenv(step_status.RUN_ID, "run-7")
-    monkeypatch.setattr(notification, "_PAUSE", 0.01)
-    return Workspace(str(tmp_path), "run-7")
+    monkeypatch.setattr(notification, "_RETRY_PAUSE", 0.01)
+    return RunPaths(str(tmp_path), "run-7")
 
 
 @pytest.fixture
@@ -52,7 +60,7 @@ def letters(server, **options) -> Mail:
     return Mail("127.0.0.1", "scorer@example.org", to, **{"port": server.port} | options)
 
 
-def told(place: Workspace, capsys, *recipients) -> str:
+def told(place: RunPaths, capsys, *recipients) -> str:
     """What the log says of telling them."""
     notify("SUCCEEDED", place, run_name="weekly", recipients=recipients)
     return capsys.readouterr().out.partition("\n")[2]
@@ -82,7 +90,9 @@ def test_a_signed_message_is_verified_by_the_key_alone_and_says_what_happened(pl
 
 def test_the_signature_is_that_of_the_published_example():
     """The test vector of the Standard Webhooks libraries."""
-    secret = read({"SIGNED_WEBHOOK": "https://x", "SIGNING_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"})[0].secret
+    secret = read_recipients(
+        {"SIGNED_WEBHOOK": "https://x", "SIGNING_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
+    )[0].secret
     signed = b'msg_p5jXN8AQM9LWM0D4loKWxJek.1614265330.{"test": 2432232314}'
     signature = base64.b64encode(hmac.digest(secret, signed, hashlib.sha256)).decode()
     assert signature == "g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
@@ -162,7 +172,9 @@ def test_a_wrong_password_is_refused_once_and_never_printed(place, capfd, truste
 
 
 def test_a_mails_header_stays_one_line_whatever_the_run_is_named():
-    letter = mail(replace(MESSAGE, title="a\r\nBcc: everybody@example.org"), "a@example.org", ("b@example.org",))
+    letter = mail_message(
+        replace(MESSAGE, title="a\r\nBcc: everybody@example.org"), "a@example.org", ("b@example.org",)
+    )
     assert letter["Subject"] == "a Bcc: everybody@example.org"
     assert letter["Bcc"] is None
 
@@ -170,7 +182,7 @@ def test_a_mails_header_stays_one_line_whatever_the_run_is_named():
 def test_all_are_told_at_the_same_time_and_one_that_hangs_keeps_no_other_waiting(
     place, capsys, monkeypatch, trusted
 ):  # fmt: skip
-    monkeypatch.setattr(notification, "PATIENCE", 0.6)
+    monkeypatch.setattr(notification, "TIME_LIMIT", 0.6)
     began = time.monotonic()
     with webhook([200], delay=60) as (slow, _), webhook([200]) as (fast, received), smtp.serving(trusted) as server:
         said = told(place, capsys, Slack(slow), SignedWebhook(fast, KEY), letters(server))
@@ -182,16 +194,16 @@ def test_all_are_told_at_the_same_time_and_one_that_hangs_keeps_no_other_waiting
 
 def test_the_environment_names_all_who_are_told():
     hooks = {"WEBHOOK": "https://a", "SIGNED_WEBHOOK": "https://b", "SIGNING_SECRET": SIGNING}
-    assert read(MAIL | hooks | {"SMTP_PORT": "2525"}) == [
+    assert read_recipients(MAIL | hooks | {"SMTP_PORT": "2525"}) == [
         Slack("https://a"),
         SignedWebhook("https://b", KEY),
         Mail("mail.example", "scorer@example.org", ("ann@example.org", "bob@example.org"), port=2525),
     ]
-    assert read({"PATH": "/bin", "WEBHOOK": "", "SMTP_HOST": " "}) == []
+    assert read_recipients({"PATH": "/bin", "WEBHOOK": "", "SMTP_HOST": " "}) == []
 
 
 def test_a_service_called_smtp_says_nothing_of_the_port_of_the_mail_server():
-    assert read(MAIL | {"SMTP_PORT": "tcp://10.96.12.7:25"}) == read(MAIL)
+    assert read_recipients(MAIL | {"SMTP_PORT": "tcp://10.96.12.7:25"}) == read_recipients(MAIL)
 
 
 @pytest.mark.parametrize(
@@ -209,8 +221,8 @@ def test_a_service_called_smtp_says_nothing_of_the_port_of_the_mail_server():
     ],
 )  # fmt: skip
 def test_an_environment_that_does_not_say_how_fails_nothing_and_is_told_in_the_log(place, capsys, given, words):
-    (recipient,) = read(given)
-    assert isinstance(recipient, Misconfigured)
+    (recipient,) = read_recipients(given)
+    assert isinstance(recipient, MisconfiguredSender)
     said = told(place, capsys, recipient)
     assert words in said
     assert PASSWORD not in said
@@ -218,7 +230,7 @@ def test_an_environment_that_does_not_say_how_fails_nothing_and_is_told_in_the_l
 
 def test_no_recipient_shows_its_secrets_when_it_is_printed():
     given = MAIL | {"WEBHOOK": f"https://{PASSWORD}", "SMTP_USER": "a", "SMTP_PASSWORD": PASSWORD}
-    printed = repr(read(given | {"SIGNED_WEBHOOK": f"https://{PASSWORD}", "SIGNING_SECRET": SIGNING}))
+    printed = repr(read_recipients(given | {"SIGNED_WEBHOOK": f"https://{PASSWORD}", "SIGNING_SECRET": SIGNING}))
     assert PASSWORD not in printed
     assert str(KEY) not in printed
 
@@ -231,6 +243,6 @@ def test_the_secrets_keys_become_the_variables_that_are_read():
 
     asked = set()
     everything = Asked(MAIL | {"SIGNED_WEBHOOK": "https://b", "SIGNING_SECRET": SIGNING, "WEBHOOK": "https://a"})
-    senders._signed(everything)
-    senders._mail(everything)
+    senders._signed_webhook(everything)
+    senders._mail_recipient(everything)
     assert set(SECRET.values()) == asked | {"WEBHOOK", "SIGNED_WEBHOOK", "SMTP_HOST"}

@@ -12,9 +12,9 @@ import pytest
 
 from components.scorer import storage
 from components.scorer.run import step_status
-from components.scorer.run.paths import Workspace
+from components.scorer.run.paths import RunPaths
 from pipeline import compiled, local_runner
-from pipeline.__main__ import _tell, main
+from pipeline.__main__ import _print_summary, main
 from tests.conftest import drawn_photo
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,8 +28,8 @@ def model(tmp_path_factory, small_scorer) -> Path:
 
     models = tmp_path_factory.mktemp("models")
     saved_model.export(bundle.load(small_scorer), models / "portraits" / "7")
-    integrity.write(models / "portraits" / "7", {})
-    channels.switch(str(models), "portraits", 7)
+    integrity.write_record(models / "portraits" / "7", {})
+    channels.promote_pushed(str(models), "portraits", 7)
     return models
 
 
@@ -105,12 +105,12 @@ def test_what_cannot_be_run_is_one_clear_error_before_anything_starts(arguments,
 def test_to_go_on_is_advised_where_it_can_help_and_not_where_what_was_given_is_wrong(
     error, advised, tmp_path, monkeypatch, capsys
 ):
-    place = Workspace(str(tmp_path), "run-1")
+    place = RunPaths(str(tmp_path), "run-1")
     storage.write_bytes(storage.join(place.checkpoints("training"), "epoch-0001.json"), b"{}")
     monkeypatch.setenv(step_status.RUN_ID, "run-1")
-    with pytest.raises(type(error)), step_status.step("training", str(tmp_path)):
+    with pytest.raises(type(error)), step_status.record_step("training", str(tmp_path)):
         raise error
-    assert _tell(local_runner.Outcome(step_status.account(place, "FAILED"), []), place, 1.0) == 1
+    assert _print_summary(local_runner.LocalRunResult(step_status.summarize_run(place, "FAILED"), []), place, 1.0) == 1
     printed = capsys.readouterr().out
     assert str(error) in printed
     assert ("--resume run-1" in printed) is advised
@@ -125,7 +125,7 @@ def test_compiling_writes_a_file_that_its_check_calls_fresh(tmp_path, capsys):
 
 def test_a_stale_file_fails_the_check_and_its_difference_is_shown(tmp_path, capsys):
     file = tmp_path / "pipeline.yaml"
-    file.write_text(compiled.compiled().replace("defaultValue: 0.75", "defaultValue: 0.5"))
+    file.write_text(compiled.compiled_yaml().replace("defaultValue: 0.75", "defaultValue: 0.5"))
     before = file.read_bytes()
     assert main(["compile", "--check", "--file", str(file)]) == 1
     printed = capsys.readouterr().err
@@ -148,7 +148,7 @@ def test_compiling_gives_the_same_bytes_in_another_process(tmp_path):
     file = tmp_path / "pipeline.yaml"
     command = [sys.executable, "-m", "pipeline", "compile", "--file", str(file)]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "7"}, check=True, capture_output=True)
-    assert file.read_text() == compiled.compiled()
+    assert file.read_text() == compiled.compiled_yaml()
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_scores_are_those_of_the_published_model_on_normalised_photos(model, pho
     written = np.array([[float(row[f"p{score}"]) for score in range(1, 11)] for row in found])
     np.testing.assert_allclose(written, votes, atol=1e-4)
     np.testing.assert_allclose([float(row["mean"]) for row in found], regression.mean_scores(votes), atol=1e-3)
-    np.testing.assert_allclose([float(row["std"]) for row in found], regression.deviations(votes), atol=1e-3)
+    np.testing.assert_allclose([float(row["std"]) for row in found], regression.vote_deviations(votes), atol=1e-3)
 
 
 @pytest.mark.parametrize("base", ["", "portraits"])

@@ -20,12 +20,12 @@ from kfp.pipeline_spec import pipeline_spec_pb2 as spec
 from components.scorer.run.step_status import RUN_ID
 from images import digests
 from pipeline import parameters
-from pipeline.compiled import PATH, compiled
+from pipeline.compiled import PATH, compiled_yaml
 from tests.fakes import kubeflow_backend
 from tests.fakes.kubeflow_backend import Refused
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGE = kubeflow_backend.read(compiled())
+PACKAGE = kubeflow_backend.read(compiled_yaml())
 GIVEN = {"photos": "gs://data/photos", "models": "gs://models", "workspace": "gs://runs"}
 ALL = {"ingestion", "validation", "pretraining", "training", "evaluation", "push", "notification"}
 YES = {"validation": True, "evaluation": True}
@@ -34,8 +34,8 @@ PODS = kubeflow_backend.pods(PACKAGE, GIVEN, YES)
 
 def changed(old: str, new: str) -> str:
     """The compiled pipeline with one place changed."""
-    assert compiled().count(old) == 1
-    return compiled().replace(old, new)
+    assert compiled_yaml().count(old) == 1
+    return compiled_yaml().replace(old, new)
 
 
 def program(name: str) -> str:
@@ -56,7 +56,7 @@ def test_kubeflows_own_command_compiles_the_same(tmp_path):
         [*command, "--output", tmp_path / PATH.name], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / PATH.name).read_text(encoding="utf-8") == compiled()
+    assert (tmp_path / PATH.name).read_text(encoding="utf-8") == compiled_yaml()
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_secrets_name_that_is_empty_would_fail_the_notification_and_is_refused
 
 def test_each_parameter_of_the_form_reaches_a_step_or_a_pod():
     """A parameter that nothing reads is a promise that nobody keeps."""
-    text = json.dumps([yaml.safe_load(yaml.safe_dump(each)) for each in yaml.safe_load_all(compiled())])
+    text = json.dumps([yaml.safe_load(yaml.safe_dump(each)) for each in yaml.safe_load_all(compiled_yaml())])
     for name in PACKAGE.pipeline.root.input_definitions.parameters:
         assert f'"componentInputParameter": "{name}"' in text, name
 

@@ -21,12 +21,12 @@ from components.notification.component import SECRET
 from components.pretraining.component import pretraining
 from components.push.component import push
 from components.scorer import parameters, settings
-from components.scorer.run.accelerators import NODE
+from components.scorer.run.accelerators import NODE_VARIABLE
 from components.training.component import training
 from components.validation.component import validation
 from images import digests
 from pipeline import resources
-from pipeline.compiled import compiled
+from pipeline.compiled import compiled_yaml
 from pipeline.pipeline import portrait_scorer
 from tests.builders import tiny
 from tests.fakes import kubeflow_backend
@@ -34,7 +34,7 @@ from tests.fakes.webhook import said_to, webhook
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = {"ingestion", "validation", "pretraining", "training", "evaluation", "push", "notification"}
-PIPELINE, PLATFORM = yaml.load_all(compiled(), yaml.CSafeLoader)
+PIPELINE, PLATFORM = yaml.load_all(compiled_yaml(), yaml.CSafeLoader)
 INPUTS = PIPELINE["root"]["inputDefinitions"]["parameters"]
 PODS = PLATFORM["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 CONTRACTS = [
@@ -199,7 +199,7 @@ def test_pretraining_and_training_ask_for_the_accelerator_and_the_pool_of_the_pa
     *fixed, toleration = pod["tolerations"]
     assert toleration["tolerationJson"]["componentInputParameter"] == "pipelinechannel--tolerations"
     assert [each["key"] for each in fixed] == ["nvidia.com/gpu", "cloud.google.com/gke-spot"]
-    assert {"name": NODE, "fieldPath": "spec.nodeName"} in pod["fieldPathAsEnv"]
+    assert {"name": NODE_VARIABLE, "fieldPath": "spec.nodeName"} in pod["fieldPathAsEnv"]
     assert "nodeAffinity" not in pod
     (shared,) = pod["emptyDirMounts"]
     assert (shared["mountPath"], shared["medium"]) == ("/dev/shm", "Memory")
@@ -216,7 +216,7 @@ def test_all_other_steps_keep_off_nodes_with_gpus_and_tolerate_none(name):
     assert "tolerations" not in pod
 
 
-def pods_of(cluster: resources.Cluster) -> dict[str, dict[str, Any]]:
+def pods_of(cluster: resources.ClusterDefaults) -> dict[str, dict[str, Any]]:
     """The pods of a step with a GPU and one without, as this cluster gets them."""
 
     @dsl.component(base_image="image")
@@ -225,9 +225,9 @@ def pods_of(cluster: resources.Cluster) -> dict[str, dict[str, Any]]:
 
     @dsl.pipeline
     def two(accelerator: str, count: str, selector: dict, tolerations: list):
-        fast = resources.give(step().set_display_name("fast"), resources.TRAINING, cluster)
-        resources.accelerate(fast, accelerator, count, selector, tolerations, cluster)
-        resources.give(step().set_display_name("plain"), resources.PUSH, cluster)
+        fast = resources.set_resources(step().set_display_name("fast"), resources.TRAINING, cluster)
+        resources.add_accelerators(fast, accelerator, count, selector, tolerations, cluster)
+        resources.set_resources(step().set_display_name("plain"), resources.PUSH, cluster)
 
     executors = two.platform_spec.platforms["kubernetes"].deployment_spec.executors
     pods = {"fast": executors["exec-step"], "plain": executors["exec-step-2"]}  # a map without an order
@@ -235,27 +235,27 @@ def pods_of(cluster: resources.Cluster) -> dict[str, dict[str, Any]]:
 
 
 def test_a_queue_and_a_priority_of_kueue_are_labels_of_the_steps_with_gpus_alone():
-    pods = pods_of(resources.Cluster(queue="gpus", priority="training"))
-    own = dict([resources.LABEL])  # by which the network policy knows every step
+    pods = pods_of(resources.ClusterDefaults(queue="gpus", priority="training"))
+    own = dict([resources.POD_LABEL])  # by which the network policy knows every step
     queued = {"kueue.x-k8s.io/queue-name": "gpus", "kueue.x-k8s.io/priority-class": "training"}
     assert pods["fast"]["podMetadata"]["labels"] == own | queued
     assert pods["plain"]["podMetadata"]["labels"] == own
 
 
 def test_secrets_to_pull_with_are_given_to_every_step():
-    for pod in pods_of(resources.Cluster(pull_secrets=("registry",))).values():
+    for pod in pods_of(resources.ClusterDefaults(pull_secrets=("registry",))).values():
         assert [secret["secretName"] for secret in pod["imagePullSecret"]] == ["registry"]
 
 
 def test_where_every_node_has_a_gpu_no_step_keeps_off():
-    assert "nodeAffinity" not in pods_of(resources.Cluster(gpu_labels=()))["plain"]
+    assert "nodeAffinity" not in pods_of(resources.ClusterDefaults(gpu_labels=()))["plain"]
 
 
 def test_compiling_gives_the_same_bytes_whatever_order_python_hashes_in(tmp_path):
     for seed in ("1", "2"):
         command = [sys.executable, "-m", "pipeline", "compile", "--file", str(tmp_path / seed)]
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=os.environ | {"PYTHONHASHSEED": seed})
-    assert (tmp_path / "1").read_text() == (tmp_path / "2").read_text() == compiled()
+    assert (tmp_path / "1").read_text() == (tmp_path / "2").read_text() == compiled_yaml()
 
 
 def test_the_accelerators_parameters_are_texts_for_the_driver_reads_no_other():
@@ -401,7 +401,7 @@ def test_kubeflows_backend_would_have_gone_the_same_way_by_what_the_gates_return
     run = request.getfixturevalue(name)
     given = dict.fromkeys(("photos", "models", "workspace"), "gs://bucket/place")
     returned = {step: output.get("parameterValues", {}).get("Output", "") for step, output in run.outputs().items()}
-    assert set(kubeflow_backend.pods(kubeflow_backend.read(compiled()), given, returned)) == run.tasks()
+    assert set(kubeflow_backend.pods(kubeflow_backend.read(compiled_yaml()), given, returned)) == run.tasks()
 
 
 def test_a_resumed_run_trains_no_epoch_that_the_other_run_has_completed(passed, refused):

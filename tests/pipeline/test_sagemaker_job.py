@@ -58,7 +58,7 @@ def made(stopped) -> Ran:
 
 
 def test_a_stopped_job_ends_at_once_without_a_failure_and_keeps_its_epochs(stopped):
-    assert stopped.code == sagemaker_job.STOPPED, stopped.log
+    assert stopped.code == sagemaker_job.EXIT_STOPPED, stopped.log
     assert not (stopped.base / "output" / "failure").exists()
     assert any("training" in path for path in json.loads((stopped.base / "kept.json").read_text()))
 
@@ -78,7 +78,7 @@ def test_a_job_ends_with_a_model_that_answers_as_its_bundle_does(made):
     photos = list(warmup.photos())
     expected = saved_model.load_bundle(uri).score(photos)
     served = litert_model.load(uri)
-    answers = served.answer(np.stack([served.pixels(photo) for photo in photos]))
+    answers = served.predict(np.stack([served.pixels(photo) for photo in photos]))
     assert np.allclose(saved_model.load(uri).score(photos), expected, atol=1e-3)
     assert np.allclose(answers["mean"], regression.mean_scores(expected), atol=1e-3)
 
@@ -113,7 +113,7 @@ def test_a_wrong_hyperparameter_fails_before_anything_is_computed(given, expecte
         (tmp_path / "input" / "data" / channel).mkdir(parents=True)
     (tmp_path / "input" / "data" / "ratings" / "ratings.csv").write_text("photo,rater,score\n")
     with pytest.raises(ValueError, match=expected):
-        sagemaker_job.read(tmp_path)
+        sagemaker_job.read_job(tmp_path)
 
 
 def test_hyperparameters_that_sagemaker_and_its_tools_add_are_passed_over(tmp_path):
@@ -127,13 +127,13 @@ def test_hyperparameters_that_sagemaker_and_its_tools_add_are_passed_over(tmp_pa
     for channel in ("photos", "ratings"):
         (tmp_path / "input" / "data" / channel).mkdir(parents=True)
     (tmp_path / "input" / "data" / "ratings" / "ratings.csv").write_text("photo,rater,score\n")
-    assert sagemaker_job.read(tmp_path).settings == sagemaker_job.settings({"epochs": "3"})
+    assert sagemaker_job.read_job(tmp_path).settings == sagemaker_job.parse_settings({"epochs": "3"})
 
 
 def test_a_missing_channel_is_named_with_those_that_are_there(tmp_path):
     (tmp_path / "input" / "data" / "pictures").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"expected the channel 'photos', got \['pictures'\]"):
-        sagemaker_job.read(tmp_path)
+        sagemaker_job.read_job(tmp_path)
 
 
 def test_a_channel_of_several_files_is_refused(tmp_path):
@@ -143,7 +143,7 @@ def test_a_channel_of_several_files_is_refused(tmp_path):
     for name in ("a.csv", "b.csv"):
         (place / "ratings" / name).touch()
     with pytest.raises(ValueError, match="expected one file in the channel 'ratings', got 2"):
-        sagemaker_job.read(tmp_path)
+        sagemaker_job.read_job(tmp_path)
 
 
 @pytest.mark.parametrize("channel", ["weights", "norms", "face_detector"])
@@ -152,8 +152,8 @@ def test_a_channel_of_that_name_is_the_setting(channel, tmp_path):
         (tmp_path / "input" / "data" / name).mkdir(parents=True)
         (tmp_path / "input" / "data" / name / "file").touch()
     file = tmp_path / "input" / "data" / channel / "file"
-    for kind, field in sagemaker_job.parameters()[channel]:
-        assert getattr(sagemaker_job.read(tmp_path).settings[kind], field) == str(file)
+    for kind, field in sagemaker_job.hyperparameter_fields()[channel]:
+        assert getattr(sagemaker_job.read_job(tmp_path).settings[kind], field) == str(file)
 
 
 def test_a_channel_of_a_face_embedder_needs_one_of_a_face_detector(tmp_path):
@@ -161,10 +161,10 @@ def test_a_channel_of_a_face_embedder_needs_one_of_a_face_detector(tmp_path):
         (tmp_path / "input" / "data" / name).mkdir(parents=True)
         (tmp_path / "input" / "data" / name / "file.onnx").touch()
     with pytest.raises(ValueError, match="face_embedder needs face_detector"):
-        sagemaker_job.read(tmp_path)
+        sagemaker_job.read_job(tmp_path)
     (tmp_path / "input" / "data" / "face_detector").mkdir()
     (tmp_path / "input" / "data" / "face_detector" / "file").touch()
-    assert sagemaker_job.read(tmp_path).settings[Faces].face_embedder.endswith("face_embedder/file.onnx")
+    assert sagemaker_job.read_job(tmp_path).settings[Faces].face_embedder.endswith("face_embedder/file.onnx")
 
 
 def test_several_instances_are_refused(tmp_path):
@@ -172,7 +172,7 @@ def test_several_instances_are_refused(tmp_path):
     place = tmp_path / "input" / "config" / "resourceconfig.json"
     place.write_text(json.dumps({"current_host": "algo-1", "hosts": ["algo-1", "algo-2"]}))
     with pytest.raises(ValueError, match="expected one instance, got 2"):
-        sagemaker_job.read(tmp_path)
+        sagemaker_job.read_job(tmp_path)
 
 
 def test_a_failed_job_tells_why_without_the_names_of_photos(tmp_path, monkeypatch, capfd):
@@ -194,7 +194,7 @@ def test_a_failed_job_tells_why_without_the_names_of_photos(tmp_path, monkeypatc
     reason = (tmp_path / "output" / "failure").read_text()
     assert "40 of 40 rated photos (100 %) would be left out" in reason
     assert "What to do: check that the photos were copied whole" in reason
-    assert len(reason) <= sagemaker_job.LONGEST_FAILURE
+    assert len(reason) <= sagemaker_job.MAX_FAILURE_LENGTH
     out, err = capfd.readouterr()
     assert not [word for word in ("Anna", "Muster", ".jpg") if word in reason + out + err]
 
@@ -203,7 +203,7 @@ def test_every_hyperparameter_is_a_parameter_of_the_pipeline_of_the_same_name_an
     from components.scorer.parameters import as_parameters
 
     lines = dict(line.split(maxsplit=1) for line in parameters.table().splitlines())
-    for name, places in sagemaker_job.parameters().items():
+    for name, places in sagemaker_job.hyperparameter_fields().items():
         for kind, field in places:
             assert lines[name].startswith(json.dumps(as_parameters(kind())[field])), name
 
@@ -219,6 +219,6 @@ def test_every_hyperparameter_is_a_parameter_of_the_pipeline_of_the_same_name_an
     ],
 )  # fmt: skip
 def test_texts_become_values_of_the_settings_types(text, name, value):
-    made = sagemaker_job.settings({name: text})
-    for kind, field in sagemaker_job.parameters()[name]:
+    made = sagemaker_job.parse_settings({name: text})
+    for kind, field in sagemaker_job.hyperparameter_fields()[name]:
         assert getattr(made[kind], field) == value

@@ -10,25 +10,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from components.push.markdown_and_html import Code, Document, Items, Table, escape
-from components.push.model_card import Card, Facts, card
-from components.scorer.run.decision import Gate
+from components.push.markdown_and_html import Code, Document, Items, Table, escape_markdown
+from components.push.model_card import CardInputs, ModelCard, build_card
+from components.scorer.run.decision import GateResult
 from components.scorer.settings import Policy
 from tests.builders.model_cards import CHAMPION, EMD, FACTS, evaluation_metrics, readable, record
 
-SRCC = Gate("srcc", "Ranks as people do", "SRCC", 0.31, 0.5, "failed", "SRCC is .31; it has to be at least .5.")
-NOISE = Gate("noise", "Noise raises no score", "score points", float("nan"), 0.05, "failed", "noise raises by .3.")
+SRCC = GateResult("srcc", "Ranks as people do", "SRCC", 0.31, 0.5, "failed", "SRCC is .31; it has to be at least .5.")
+NOISE = GateResult(
+    "noise", "Noise raises no score", "score points", float("nan"), 0.05, "failed", "noise raises by .3."
+)
 FORCE = Policy(("noise",), force_publish=True, force_reason="the champion is broken")
 
 
 @pytest.fixture(scope="module", params=["markdown", "html"])
 def words(request: pytest.FixtureRequest) -> str:
     """The whole card as it is read, in each form."""
-    return readable(getattr(card(FACTS), request.param))
+    return readable(getattr(build_card(FACTS), request.param))
 
 
-def both(facts: Facts) -> list[str]:
-    made = card(facts)
+def both(facts: CardInputs) -> list[str]:
+    made = build_card(facts)
     return [readable(made.markdown), readable(made.html)]
 
 
@@ -124,7 +126,7 @@ def test_what_became_of_the_champion_is_told(champion, sentence):
 # What is missing
 
 
-def bare(facts: Facts = FACTS, **others: object) -> Facts:
+def bare(facts: CardInputs = FACTS, **others: object) -> CardInputs:
     return replace(facts, metrics={}, ingestion={}, sources={}, consent="", images={}, settings={}, **others)
 
 
@@ -165,7 +167,7 @@ def test_no_value_of_another_steps_file_keeps_a_version_from_having_its_card(dat
     for name in way:
         place = place[name]
     place[last] = data.draw(JSON)
-    made = card(replace(FACTS, **{what: value}))
+    made = build_card(replace(FACTS, **{what: value}))
     assert "What it must not be used for" in made.markdown
     assert "</html>" in made.html
 
@@ -189,11 +191,11 @@ def test_whatever_is_written_is_read_so_in_markdown(text):
 
 @pytest.mark.parametrize("text", ["minimum_srcc is .5 (95 % of 3,000)", "gs://bucket/a-b_c", "Wer fragt: Anna & Bob?"])
 def test_ordinary_text_is_written_as_it_is(text):
-    assert escape(text) == text
+    assert escape_markdown(text) == text
 
 
 def test_the_markdown_is_headings_lists_and_tables_that_github_reads():
-    parsed = MarkdownIt("commonmark").enable("table").parse(card(FACTS).markdown)
+    parsed = MarkdownIt("commonmark").enable("table").parse(build_card(FACTS).markdown)
     kinds = [token.type for token in parsed if token.level == 0]
     assert kinds.count("heading_open") == 15
     assert kinds.count("table_open") >= 10
@@ -201,7 +203,7 @@ def test_the_markdown_is_headings_lists_and_tables_that_github_reads():
 
 
 def test_the_page_is_the_cards_text_and_needs_no_network():
-    made = card(FACTS)
+    made = build_card(FACTS)
     assert "<script" not in made.html
     assert not re.findall(r"""(?:src|href)=["']?http|url\(|@import""", made.html)
     assert len(made.html) < 200_000
@@ -209,7 +211,7 @@ def test_the_page_is_the_cards_text_and_needs_no_network():
 
 def test_text_of_people_is_no_markup():
     evil = "<img src=x onerror=alert(1)> [x](javascript:alert(1)) `a` **b** | c"
-    made = card(replace(FACTS, consent=evil, decision=record(SRCC, policy=replace(FORCE, force_reason=evil))))
+    made = build_card(replace(FACTS, consent=evil, decision=record(SRCC, policy=replace(FORCE, force_reason=evil))))
     rendered = MarkdownIt("gfm-like", {"linkify": False}).render(made.markdown)
     for page in (made.html, rendered):
         assert "<img" not in page
@@ -228,11 +230,11 @@ def test_what_is_empty_is_left_out():
 
 
 def test_both_files_are_written(tmp_path):
-    Card("# Ä", "<p>Ä").write(tmp_path)
+    ModelCard("# Ä", "<p>Ä").write(tmp_path)
     assert (tmp_path / "model_card.md").read_text("utf-8") == "# Ä"
     assert (tmp_path / "model_card.html").read_text("utf-8") == "<p>Ä"
 
 
 def test_the_code_to_load_it_is_python():
-    code = re.search(r"```python\n(.*?)```", card(FACTS).markdown, re.DOTALL)[1]
+    code = re.search(r"```python\n(.*?)```", build_card(FACTS).markdown, re.DOTALL)[1]
     compile(code, "card", "exec")

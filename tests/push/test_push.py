@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from components.push.push import Origin
+from components.push.push import Provenance
 from components.scorer import storage
 from components.scorer.artifacts import bundle, saved_model, warmup
 from components.scorer.explain import attribution
@@ -19,8 +19,8 @@ from components.scorer.model.encoder import build_encoder
 from components.scorer.model.network import build_scorer
 from components.scorer.registry import channels, integrity
 from components.scorer.run import decision
-from components.scorer.run.decision import Decision, Gate, decide
-from components.scorer.run.paths import Workspace
+from components.scorer.run.decision import Decision, GateResult, decide
+from components.scorer.run.paths import RunPaths
 from components.scorer.settings import Policy
 from tests.builders.pushes import PASSED, SETTINGS, Place, bundle_of, judged, tiny
 from tests.fakes import gcs, model_registry, s3
@@ -42,7 +42,7 @@ def nima(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bundle_of(build_scorer(build_encoder(SETTINGS), dropout=0.5), tmp_path_factory.mktemp("nima"))
 
 
-FAILED = Gate("srcc", "Ranks as people do", "SRCC", 0.3, 0.5, "failed", "SRCC is .3; it has to be at least .5.")
+FAILED = GateResult("srcc", "Ranks as people do", "SRCC", 0.3, 0.5, "failed", "SRCC is .3; it has to be at least .5.")
 FORCE = Policy(force_publish=True, force_reason="the champion is broken")
 
 
@@ -104,12 +104,12 @@ def test_each_run_publishes_the_next_version_and_moves_the_champion(place: Place
 
 
 @pytest.fixture(scope="module")
-def whole(scorer: Path, results: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, Origin]:
+def whole(scorer: Path, results: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, Provenance]:
     """A version of which everything is known, where it was published, and what is known of it."""
     folder = tmp_path_factory.mktemp("whole")
     storage.write_json(str(folder / "dataset" / "ingestion.json"), {"counts": {"train": 1456}})
     storage.write_bytes(str(folder / "checks" / "profile.json"), b'{"photos": 1989}\n')
-    origin = Origin(
+    origin = Provenance(
         dataset=folder / "dataset",
         checks=folder / "checks",
         sources={"photos": "gs://the/photos"},
@@ -121,7 +121,7 @@ def whole(scorer: Path, results: Path, tmp_path_factory: pytest.TempPathFactory)
     return place, origin
 
 
-def test_a_version_carries_the_digest_of_each_of_its_files(whole: tuple[Place, Origin]) -> None:
+def test_a_version_carries_the_digest_of_each_of_its_files(whole: tuple[Place, Provenance]) -> None:
     place, _ = whole
     uri = place.said()["uri"]
     digests = {name: hashlib.sha256(storage.read_bytes(f"{uri}/{name}")).hexdigest() for name in place.files(1)}
@@ -129,7 +129,7 @@ def test_a_version_carries_the_digest_of_each_of_its_files(whole: tuple[Place, O
     assert storage.read_json(f"{uri}/version.json")["files"] == digests
 
 
-def test_a_version_says_where_it_comes_from(whole: tuple[Place, Origin], scorer: Path) -> None:
+def test_a_version_says_where_it_comes_from(whole: tuple[Place, Provenance], scorer: Path) -> None:
     place, origin = whole
     record = storage.read_json(place.said()["uri"] + "/version.json")
     assert record["decision"] == place.decision()
@@ -140,7 +140,7 @@ def test_a_version_says_where_it_comes_from(whole: tuple[Place, Origin], scorer:
     assert record["settings"] == bundle.load(scorer).settings
 
 
-def test_the_card_tells_what_the_steps_before_have_found(whole: tuple[Place, Origin]) -> None:
+def test_the_card_tells_what_the_steps_before_have_found(whole: tuple[Place, Provenance]) -> None:
     uri = whole[0].said()["uri"]
     for name in ("model_card.md", "model_card.html"):
         card = storage.read_bytes(f"{uri}/{name}").decode()
@@ -148,7 +148,7 @@ def test_the_card_tells_what_the_steps_before_have_found(whole: tuple[Place, Ori
             assert fact in card
 
 
-def test_the_profile_of_the_data_becomes_part_of_the_version(whole: tuple[Place, Origin]) -> None:
+def test_the_profile_of_the_data_becomes_part_of_the_version(whole: tuple[Place, Provenance]) -> None:
     place, _ = whole
     assert storage.read_bytes(f"{place.said()['uri']}/profile.json") == b'{"photos": 1989}\n'
     assert place.files(1) == FILES | {"profile.json"}
@@ -157,7 +157,7 @@ def test_the_profile_of_the_data_becomes_part_of_the_version(whole: tuple[Place,
 def test_without_a_profile_or_anything_of_the_data_a_version_is_published(
     place: Place, scorer: Path, tmp_path: Path
 ) -> None:
-    origin = Origin(dataset=tmp_path / "no data set", checks=tmp_path / "no checks")
+    origin = Provenance(dataset=tmp_path / "no data set", checks=tmp_path / "no checks")
     bare = tmp_path / "bare"
     decision.write(str(bare / "decision.json"), decision.read(str(place.results / "decision.json")))
     place.push(scorer, origin=origin, results=bare)
@@ -180,7 +180,7 @@ def test_the_model_registry_is_told_of_the_version_and_its_metrics(place: Place,
 def test_a_model_registry_that_is_down_undoes_nothing_and_is_told_by_the_next_push(
     place: Place, scorer: Path, other: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr("components.scorer.registry.kubeflow.PATIENCE", 0.0)
+    monkeypatch.setattr("components.scorer.registry.kubeflow.RETRY_SECONDS", 0.0)
     uri = place.push(scorer, "monday", registry="http://127.0.0.1:9")
     assert "push: the model registry was not told everything" in capsys.readouterr().out
     assert place.channels == {"champion": 1, "previous": None}
@@ -195,11 +195,11 @@ def test_a_model_registry_that_is_down_undoes_nothing_and_is_told_by_the_next_pu
 # The decision
 
 
-def test_the_decision_names_the_version_that_was_published(whole: tuple[Place, Origin]) -> None:
+def test_the_decision_names_the_version_that_was_published(whole: tuple[Place, Provenance]) -> None:
     place, _ = whole
     before, after = decision.read(str(place.results / "decision.json")), place.decision()
     assert (after["verdict"], after["published"]) == ("published", place.said())
-    assert after == decision.completed(before, **place.said())
+    assert after == decision.with_publication(before, **place.said())
 
 
 def test_a_forced_version_says_so_in_its_decision_its_record_and_its_card(
@@ -275,20 +275,20 @@ def test_a_version_that_disagrees_is_removed_and_the_champion_stays(
         place.push(other, "bad")
     assert place.files(2) == set()
     assert place.channels == {"champion": 1, "previous": None}
-    assert not storage.exists(Workspace(place.workspace, "bad").published)
+    assert not storage.exists(RunPaths(place.workspace, "bad").published)
 
 
 def test_a_portable_network_that_disagrees_is_not_published_either(
     place: Place, scorer: Path, other: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export, wrong = saved_model.export_portable, bundle.load(scorer)
-    monkeypatch.setattr(saved_model, "export_portable", lambda _, *places, **about: export(wrong, *places, **about))
+    export, wrong = saved_model.export_litert, bundle.load(scorer)
+    monkeypatch.setattr(saved_model, "export_litert", lambda _, *places, **about: export(wrong, *places, **about))
     with pytest.raises(ValueError, match=r"expected the portable network of .*/portraits/1 to answer as the scorer"):
         place.push(other)
     assert place.files(1) == set()
 
 
-def test_the_error_on_the_test_photos_and_the_data_sets_sizes_are_published(whole: tuple[Place, Origin]) -> None:
+def test_the_error_on_the_test_photos_and_the_data_sets_sizes_are_published(whole: tuple[Place, Provenance]) -> None:
     about = storage.read_json(f"{whole[0].models}/portraits/1/portable/portable.json")
     assert (about["error"], about["ingestion"]["shorter_side"]) == (0.8, 320)
 
@@ -346,7 +346,7 @@ def test_a_run_that_pushes_again_finds_its_version(google: gcs.Server, scorer: P
     first = place.push(scorer)
     before = google.data("bucket")
     for last in ("published", "decision"):  # as if killed just before the last writes
-        storage.delete_tree(getattr(Workspace(place.workspace, "run"), last))
+        storage.delete_tree(getattr(RunPaths(place.workspace, "run"), last))
     assert place.push(scorer) == first
     assert google.data("bucket") == before
 
@@ -379,7 +379,7 @@ def test_what_a_killed_push_left_is_replaced(place: Place, scorer: Path) -> None
     export_of_a_killed_push = f"{place.models}/portraits/1/variables/variables.data-00000-of-00002"
     fingerprint = storage.read_json(place.push(scorer, "first") + "/version.json")["scorer"]
     storage.delete_tree(f"{place.models}/portraits")
-    assert channels.claim(place.models, "portraits", "second", fingerprint) == 1
+    assert channels.reserve_version(place.models, "portraits", "second", fingerprint) == 1
     storage.write_bytes(export_of_a_killed_push, b"half")
     assert place.push(scorer, "second").endswith("/portraits/1")
     assert place.files(1) == FILES
@@ -412,7 +412,7 @@ def test_a_version_is_loaded_without_what_it_does_not_need(
 
     def noting(uri: str, folder: str, *others: object) -> None:
         download(uri, folder, *others)
-        fetched.extend(file.name for file in storage.files(str(folder)))
+        fetched.extend(file.name for file in storage.list_files(str(folder)))
 
     monkeypatch.setattr(storage, "download_tree", noting)
     saved_model.load("s3://bucket/1")
@@ -420,7 +420,7 @@ def test_a_version_is_loaded_without_what_it_does_not_need(
 
 
 def test_a_version_without_its_bundle_is_named(version: str, tmp_path: Path) -> None:
-    storage.download_tree(version, tmp_path / "1", without=["bundle"])
+    storage.download_tree(version, tmp_path / "1", exclude=["bundle"])
     with pytest.raises(
         FileNotFoundError, match=r"expected the bundle of a published version in .*/1/bundle, found none"
     ):
@@ -448,7 +448,7 @@ def test_the_signature_that_explains_is_the_agreed_one(version: str) -> None:
 def test_an_explanation_is_the_scorers_own_and_its_scores_are_those_that_are_served(place: Place, scorer: Path) -> None:
     model = saved_model.load(place.push(scorer))
     photos = [*warmup.photos(), png(40), png(200)]
-    explained, answers = model.explain(photos, batch_size=2), model.answers(photos)
+    explained, answers = model.explain(photos, batch_size=2), model.predict(photos)
     for name, values in attribution.explain(bundle.load(scorer), photos).items():
         np.testing.assert_allclose(explained[name], values, atol=1e-5, err_msg=name)
     for name, values in answers.items():
@@ -469,7 +469,7 @@ def test_a_version_from_before_explanations_scores_and_says_that_it_explains_not
 ) -> None:
     monkeypatch.setattr(serving_outputs, "is_pooled", lambda model: False)
     saved_model.export(bundle.load(scorer), tmp_path / "1")
-    integrity.write(tmp_path / "1", {})
+    integrity.write_record(tmp_path / "1", {})
     model = saved_model.load(str(tmp_path / "1"))
     assert model.score(list(warmup.photos())).shape == (3, 10)
     with pytest.raises(ValueError, match="published without the signature 'explain'"):
@@ -489,11 +489,11 @@ def png(brightness: int, size: tuple[int, int] = (50, 70)) -> bytes:
 def test_it_answers_as_the_scorer_does_for_every_size_and_format(version: str, nima: Path) -> None:
     photos = [*warmup.photos(), *(png(brightness, size) for brightness in (40, 200) for size in ((33, 90), (400, 32)))]
     votes = bundle.load(nima).score(photos)
-    answers = saved_model.load(version).answers(photos)
+    answers = saved_model.load(version).predict(photos)
     assert np.ptp(answers["mean"]) > 0.05, "photos that all get the same answer prove nothing"
     np.testing.assert_allclose(answers["distribution"], votes, atol=1e-4)
     np.testing.assert_allclose(answers["mean"], regression.mean_scores(votes), atol=1e-4)
-    np.testing.assert_allclose(answers["std"], regression.deviations(votes), atol=1e-4)
+    np.testing.assert_allclose(answers["std"], regression.vote_deviations(votes), atol=1e-4)
 
 
 def test_its_signature_is_the_agreed_one(version: str) -> None:
@@ -575,7 +575,7 @@ def test_a_version_a_model_and_the_folder_of_one_model_all_lead_to_the_version(v
 
 def test_of_several_models_one_has_to_be_named(tmp_path: Path) -> None:
     for name in ("portraits", "pets"):
-        channels.switch(str(tmp_path), name, 1)
+        channels.promote_pushed(str(tmp_path), name, 1)
     with pytest.raises(ValueError, match=r"expected one model in .*, found \['pets', 'portraits'\]; name one"):
         channels.resolve(str(tmp_path))
 
@@ -599,7 +599,7 @@ def test_a_version_that_is_not_complete_is_not_loaded(version: str, tmp_path: Pa
 def test_a_broken_version_is_named(version: str, tmp_path: Path) -> None:
     storage.download_tree(version, tmp_path / "1")
     (tmp_path / "1" / "saved_model.pb").write_bytes(b"not a graph")
-    integrity.write(tmp_path / "1", {})
+    integrity.write_record(tmp_path / "1", {})
     with pytest.raises(ValueError, match=r"expected a SavedModel at .*/1, which cannot be read"):
         saved_model.load(str(tmp_path / "1"))
 
@@ -608,6 +608,6 @@ def test_another_kind_of_saved_model_is_named(tmp_path: Path) -> None:
     module = tf.Module()
     module.answer = tf.function(lambda x: {"score": x}, input_signature=[tf.TensorSpec([None], tf.float32)])
     tf.saved_model.save(module, str(tmp_path / "1"), signatures={"serving_default": module.answer})
-    integrity.write(tmp_path / "1", {})
+    integrity.write_record(tmp_path / "1", {})
     with pytest.raises(ValueError, match=r"expected the signature serving_default .* found .* with \['score'\]"):
         saved_model.load(str(tmp_path / "1"))

@@ -29,10 +29,10 @@ from components.scorer import storage
 from components.scorer.settings import Ingestion
 
 if __name__ == "__main__":
-    photos = [(file.name, file.uri, file.version) for file in storage.files("s3://bucket/photos")]
-    photo_inspection.CHUNK = 50
+    photos = [(file.name, file.uri, file.version) for file in storage.list_files("s3://bucket/photos")]
+    photo_inspection.CHUNK_SIZE = 50
     settings = Ingestion(minimum_side=32)
-    inspections = photo_inspection.inspect_all(photos, settings, sys.argv[1], beam_options=sys.argv[2])
+    inspections = photo_inspection.inspect_photos(photos, settings, sys.argv[1], beam_options=sys.argv[2])
     print(len(inspections.table))
 """
 """Inspects every photo, with a folder of its own, on the processes of this machine or as options of Beam say."""
@@ -42,10 +42,10 @@ BEAM = "--runner=DirectRunner --direct_running_mode={} --direct_num_workers=2"
 FETCH = """
 import sys
 from images.serving.inference import version_source
-from images.serving.settings import Settings
+from images.serving.settings import ServerSettings
 
-settings = Settings(model="s3://bucket/models/portraits", folder=sys.argv[1])
-print(version_source.fetch(version_source.find(settings).current(), settings))
+settings = ServerSettings(model="s3://bucket/models/portraits", folder=sys.argv[1])
+print(version_source.fetch_version(version_source.resolve_source(settings).current_uri(), settings))
 """
 """Fetches the champion as a server does before it starts its workers."""
 
@@ -62,7 +62,7 @@ def read(number):
 with ThreadPoolExecutor() as pool:
     print(len(list(pool.map(read, range(int(sys.argv[1]))))))
 """
-"""Reads photos as `score_folder.score` does, by threads that nothing has gone before, and without TensorFlow."""
+"""Reads photos as `score_folder.score_folder` does, by threads that nothing has gone before, and without TensorFlow."""
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +97,10 @@ def _publish(small_scorer: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         scorer = bundle.load(small_scorer)
         saved_model.export(scorer, folder, "portraits")
-        saved_model.export_portable(scorer, folder, "portraits", error=0.7)
-        integrity.write(folder, {"version": 1})
+        saved_model.export_litert(scorer, folder, "portraits", error=0.7)
+        integrity.write_record(folder, {"version": 1})
         storage.upload_tree(folder, channels.address("s3://bucket/models", "portraits", 1))
-    channels.switch("s3://bucket/models", "portraits", 1, why="the first")
+    channels.promote_pushed("s3://bucket/models", "portraits", 1, why="the first")
 
 
 def fresh(*command: str) -> str:

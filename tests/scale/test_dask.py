@@ -63,7 +63,7 @@ def _die(item: int) -> None:
 
 def test_ingestion_on_worker_processes_gives_the_same_data_set_byte_for_byte(dask, tmp_path, monkeypatch):
     monkeypatch.setattr(ingest, "SHARD_BYTES", 20_000)
-    monkeypatch.setattr(photo_inspection, "CHUNK", 7)
+    monkeypatch.setattr(photo_inspection, "CHUNK_SIZE", 7)
     inputs = Inputs(tmp_path)
     one = inputs.ingest("processes")
     by_processes = inputs.dataset
@@ -137,16 +137,16 @@ def test_workers_that_are_not_ours_are_refused_before_any_work(kind, tmp_path):
         worker = start(cluster.scheduler_address, tmp_path)
         try:
             with pytest.raises(RuntimeError, match=expected):
-                beam.check(options(cluster))
+                beam.check_options(options(cluster))
         finally:
             worker.terminate()
             worker.wait(20)
 
 
 def test_a_scheduler_without_workers_is_refused(monkeypatch):
-    monkeypatch.setattr(beam, "WORKERS", 1)
+    monkeypatch.setattr(beam, "WORKER_TIMEOUT", 1)
     with (
         distributed.LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as cluster,
         pytest.raises(RuntimeError, match=r"has no worker within 1 s"),
     ):
-        beam.check(options(cluster))
+        beam.check_options(options(cluster))

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from components.scorer.batch import shards
-from components.scorer.batch.score_many import rank
+from components.scorer.batch.score_many import score_and_rank
 from tests.conftest import drawn_photo
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +32,9 @@ def photos(tmp_path_factory) -> Path:
 def alone(small_models, photos, tmp_path_factory) -> Path:
     """What one process makes of the photos."""
     out = tmp_path_factory.mktemp("alone")
-    rank(str(small_models), str(photos), str(out), beam_options="--runner=DirectRunner --direct_running_mode=in_memory")
+    score_and_rank(
+        str(small_models), str(photos), str(out), beam_options="--runner=DirectRunner --direct_running_mode=in_memory"
+    )
     return out
 
 
@@ -60,7 +62,7 @@ def test_a_ranking_of_which_every_process_is_killed_goes_on_to_the_same_files(sm
     killed.wait(30)
     psutil.wait_procs(workers, timeout=20)
     before = done(tmp_path)
-    assert 0 < len(before) < -(-NUMBER // shards.PHOTOS)
+    assert 0 < len(before) < -(-NUMBER // shards.PHOTOS_PER_SHARD)
     assert not (tmp_path / "order.csv").exists()
 
     again = start(small_models, photos, tmp_path)

@@ -68,7 +68,7 @@ def end(processes: Sequence[subprocess.Popen], folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(small_dataset, small_encoder, tmp_path_factory) -> bundle.Bundle:
+def alone(small_dataset, small_encoder, tmp_path_factory) -> bundle.TrainedScorer:
     """What one process learns."""
     folder = tmp_path_factory.mktemp("alone")
     end([start(small_dataset, small_encoder, folder, SETTINGS)], folder)

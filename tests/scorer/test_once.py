@@ -120,6 +120,6 @@ def test_networks_loaded_by_threads_together_leave_standard_error_as_it_was(monk
 
     monkeypatch.setattr(litert, "Interpreter", slow)
     before = os.fstat(2)
-    at_once(partial(pytest.raises, ValueError, litert.load, b"", 1))
+    at_once(partial(pytest.raises, ValueError, litert.load_interpreter, b"", 1))
     after = os.fstat(2)
     assert (before.st_dev, before.st_ino) == (after.st_dev, after.st_ino)

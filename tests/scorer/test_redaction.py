@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from components.ingestion.ingest import ingest
 from components.notification.notify import notify
 from components.scorer import storage
-from components.scorer.redaction import redacted, shape
+from components.scorer.redaction import redact, redact_path
 from components.scorer.run import step_status
 from components.scorer.settings import Ingestion
 
@@ -29,7 +29,7 @@ from components.scorer.settings import Ingestion
     ],
 )
 def test_a_shape_keeps_scheme_depth_and_ending(name, shown):
-    assert shape(name) == shown
+    assert redact_path(name) == shown
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_shape_keeps_scheme_depth_and_ending(name, shown):
     ],
 )
 def test_names_of_photos_in_a_text_lose_all_but_their_shape(text, shown):
-    assert redacted(text) == shown
+    assert redact(text) == shown
 
 
 _WORD = st.text(st.characters(codec="utf-8", categories=("L", "N")), min_size=4, max_size=9).filter(
@@ -54,7 +54,7 @@ _WORD = st.text(st.characters(codec="utf-8", categories=("L", "N")), min_size=4,
 
 @given(st.lists(_WORD, min_size=1, max_size=4), st.sampled_from([".jpg", ".PNG", ".heic", ".Tiff"]))
 def test_no_word_of_a_path_survives(words, suffix):
-    text = redacted(f"cannot read: /{'/'.join(words)}{suffix}: gone")
+    text = redact(f"cannot read: /{'/'.join(words)}{suffix}: gone")
     assert not [word for word in words if word in text]
 
 
@@ -80,14 +80,14 @@ def test_what_a_run_says_when_ingestion_fails_names_nobody(fault, tmp_path, monk
     (tmp_path / "photos" / f"{ANNA}.jpg").write_bytes(b"rotten")
     (tmp_path / "ratings").write_text(RATINGS[fault].format(ANNA))
     workspace = str(tmp_path / "workspace")
-    with pytest.raises((ValueError, RuntimeError)) as raised, step_status.step("ingestion", workspace) as place:
+    with pytest.raises((ValueError, RuntimeError)) as raised, step_status.record_step("ingestion", workspace) as place:
         ingest(
             str(tmp_path / "photos"), str(tmp_path / "ratings"), str(tmp_path / "dataset"), str(tmp_path / "page.html"),
             workspace=place, settings=Ingestion(),
         )  # fmt: skip
     notify("FAILED", place, message=f"[Errno 5] Input/output error: '/data/{ANNA}.jpg'")
     records = "".join(
-        Path(file.uri).read_text() for uri in (place.steps, place.decision) for file in storage.files(uri)
+        Path(file.uri).read_text() for uri in (place.steps, place.decision) for file in storage.list_files(uri)
     )
     said = str(raised.value) + Path(place.decision).read_text() + records + "".join(capfd.readouterr())
     assert "failed" in said
@@ -97,7 +97,7 @@ def test_what_a_run_says_when_ingestion_fails_names_nobody(fault, tmp_path, monk
 def test_the_log_of_a_step_has_a_librarys_error_without_the_names_in_it(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv(step_status.RUN_ID, "run-1")
     missing = tmp_path / f"{ANNA}.jpg"
-    with pytest.raises(RuntimeError, match=r"OSError: .*/•••\.jpg"), step_status.step("training", str(tmp_path)):
+    with pytest.raises(RuntimeError, match=r"OSError: .*/•••\.jpg"), step_status.record_step("training", str(tmp_path)):
         _read(missing)
     told = capfd.readouterr().err
     assert "FileNotFoundError: [Errno 2]" in told

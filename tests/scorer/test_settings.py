@@ -2,7 +2,7 @@
 
 import pytest
 
-from components.scorer.parameters import as_parameters, check_together, from_parameters
+from components.scorer.parameters import as_parameters, check_pretraining, from_parameters
 from components.scorer.settings import Faces, Ingestion, Pretraining, Training
 
 
@@ -40,9 +40,9 @@ def test_a_wrong_value_is_one_clear_error(settings, given, words):
 
 def test_a_crop_larger_than_the_photo_is_refused():
     with pytest.raises(ValueError, match=r"scale must be at least crop.* got 200 and 224"):
-        check_together(Pretraining(), scale=200)
+        check_pretraining(Pretraining(), scale=200)
 
 
 def test_an_autoencoder_that_is_not_trained_is_refused():
     with pytest.raises(ValueError, match="pretraining_epochs of at least 1"):
-        check_together(from_parameters(Pretraining, epochs=0), scale=256)
+        check_pretraining(from_parameters(Pretraining, epochs=0), scale=256)

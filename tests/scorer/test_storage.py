@@ -43,7 +43,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def names(uri: str) -> list[str]:
-    return [file.name for file in storage.files(uri)]
+    return [file.name for file in storage.list_files(uri)]
 
 
 # Addresses
@@ -72,7 +72,7 @@ def test_an_unknown_kind_of_address_is_named_with_the_known_ones(uri: str) -> No
 
 def test_an_empty_address_is_refused() -> None:
     with pytest.raises(ValueError, match="got an empty one"):
-        list(storage.files(""))
+        list(storage.list_files(""))
 
 
 def test_a_file_address_is_the_folder_it_names(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_file_and_a_folder_exist_and_the_beginning_of_a_name_does_not(place: s
 def test_files_lists_every_depth_in_order_with_sizes_and_only_below_the_address(place: str) -> None:
     for name in ("a/2.jpg", "a/1.jpg", "a/b/Ä 3 (1).jpg", "ab/4.jpg"):
         storage.write_bytes(storage.join(place, name), name.encode())
-    found = list(storage.files(storage.join(place, "a")))
+    found = list(storage.list_files(storage.join(place, "a")))
     assert [file.name for file in found] == ["1.jpg", "2.jpg", "b/Ä 3 (1).jpg"]
     assert [storage.read_bytes(file.uri) for file in found] == [b"a/1.jpg", b"a/2.jpg", "a/b/Ä 3 (1).jpg".encode()]
     assert [file.size for file in found] == [7, 7, len("a/b/Ä 3 (1).jpg".encode())]
@@ -115,21 +115,21 @@ def test_files_lists_every_depth_in_order_with_sizes_and_only_below_the_address(
 def test_a_version_in_a_listing_changes_when_the_file_does(place: str) -> None:
     uri = storage.join(place, "file")
     storage.write_bytes(uri, b"one")
-    before = next(storage.files(place)).version
-    assert next(storage.files(place)).version == before
+    before = next(storage.list_files(place)).version
+    assert next(storage.list_files(place)).version == before
     storage.write_bytes(uri, b"two")
-    assert next(storage.files(place)).version != before
+    assert next(storage.list_files(place)).version != before
 
 
 def test_a_place_that_is_not_there_lists_nothing(place: str) -> None:
     assert names(place) == []
-    assert storage.folders(place) == []
+    assert storage.list_folders(place) == []
 
 
 def test_folders_names_the_direct_ones_only(place: str) -> None:
     for name in ("1/saved_model.pb", "2/variables/index", "10/a", "channels.json"):
         storage.write_bytes(storage.join(place, name), b"")
-    assert storage.folders(place) == ["1", "10", "2"]
+    assert storage.list_folders(place) == ["1", "10", "2"]
 
 
 def test_more_files_than_a_page_of_the_listing_holds_are_all_listed(
@@ -139,7 +139,7 @@ def test_more_files_than_a_page_of_the_listing_holds_are_all_listed(
     for name in "abcdefgh":
         storage.write_bytes(f"gs://bucket/{name}/file", b"")
     assert names("gs://bucket") == [f"{name}/file" for name in "abcdefgh"]
-    assert storage.folders("gs://bucket") == list("abcdefgh")
+    assert storage.list_folders("gs://bucket") == list("abcdefgh")
 
 
 def test_a_tree_comes_back_as_it_went(place: str, tree: Path, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_deleting_a_tree_spares_its_neighbours_and_may_be_repeated(place: str, t
     storage.upload_tree(tree, storage.join(place, "10"))
     storage.delete_tree(storage.join(place, "1"))
     storage.delete_tree(storage.join(place, "1"))
-    assert storage.folders(place) == ["10"]
+    assert storage.list_folders(place) == ["10"]
 
 
 def test_deleting_a_file_removes_it(place: str) -> None:
@@ -252,7 +252,7 @@ def test_a_write_against_an_old_version_conflicts_and_changes_nothing(place: str
     _, first = storage.read_versioned(uri)
     storage.write_if(uri, b"two", first)
     for stale in ("", first):
-        with pytest.raises(storage.Conflict):
+        with pytest.raises(storage.WriteConflict):
             storage.write_if(uri, b"three", stale)
     assert storage.read_versioned(uri)[0] == b"two"
 
@@ -262,7 +262,7 @@ def test_a_write_against_a_file_removed_since_conflicts(place: str) -> None:
     storage.write_if(uri, b"one", "")
     _, version = storage.read_versioned(uri)
     storage.delete_tree(uri)
-    with pytest.raises(storage.Conflict):
+    with pytest.raises(storage.WriteConflict):
         storage.write_if(uri, b"two", version)
     assert storage.read_versioned(uri) == (None, "")
 
@@ -273,7 +273,7 @@ def test_of_many_that_create_a_file_at_once_one_wins(place: str) -> None:
     def create(number: int) -> bool:
         try:
             storage.write_if(uri, b"%d" % number, "")
-        except storage.Conflict:
+        except storage.WriteConflict:
             return False
         return True
 
@@ -303,14 +303,14 @@ def test_a_swap_whose_answer_got_lost_counts_as_done(google: gcs.Server) -> None
 
 def test_claims_at_once_give_every_run_its_own_number(place: str) -> None:
     with ThreadPoolExecutor(6) as pool:
-        numbers = list(pool.map(lambda run: channels.claim(place, "scorer", f"run-{run}", "sha"), range(6)))
+        numbers = list(pool.map(lambda run: channels.reserve_version(place, "scorer", f"run-{run}", "sha"), range(6)))
     assert sorted(numbers) == [1, 2, 3, 4, 5, 6]
 
 
 def _claim(place: str, start: "multiprocessing.synchronize.Barrier", run: int, found: multiprocessing.Queue) -> None:
     start.wait()
     for part in range(5):
-        found.put(channels.claim(place, "scorer", f"run-{run}", f"scorer-{part}"))
+        found.put(channels.reserve_version(place, "scorer", f"run-{run}", f"scorer-{part}"))
 
 
 def test_claims_of_several_processes_on_one_disk_are_all_different(tmp_path: Path) -> None:
@@ -329,37 +329,37 @@ def test_claims_of_several_processes_on_one_disk_are_all_different(tmp_path: Pat
 
 
 def test_a_run_that_claims_again_gets_its_number_again(place: str) -> None:
-    first = channels.claim(place, "scorer", "run-a", "sha")
-    channels.claim(place, "scorer", "run-b", "sha")
-    assert channels.claim(place, "scorer", "run-a", "sha") == first == 1
-    assert channels.claim(place, "scorer", "run-a", "other scorer") == 3
+    first = channels.reserve_version(place, "scorer", "run-a", "sha")
+    channels.reserve_version(place, "scorer", "run-b", "sha")
+    assert channels.reserve_version(place, "scorer", "run-a", "sha") == first == 1
+    assert channels.reserve_version(place, "scorer", "run-a", "other scorer") == 3
 
 
 def test_a_number_is_not_given_to_a_folder_that_is_there_nor_twice(tmp_path: Path) -> None:
     (tmp_path / "scorer" / "7").mkdir(parents=True)
     (tmp_path / "scorer" / "drafts").mkdir()
-    assert channels.claim(str(tmp_path), "scorer", "run-a", "sha") == 8
+    assert channels.reserve_version(str(tmp_path), "scorer", "run-a", "sha") == 8
     (tmp_path / "scorer" / "7").rmdir()
-    assert channels.claim(str(tmp_path), "scorer", "run-b", "sha") == 9
+    assert channels.reserve_version(str(tmp_path), "scorer", "run-b", "sha") == 9
 
 
 def test_switching_moves_the_champion_to_previous_and_keeps_other_entries(place: str) -> None:
     assert channels.read(place, "scorer") == {}
     storage.write_json(storage.join(place, "scorer", "channels.json"), {"note": "mine"})
-    channels.switch(place, "scorer", 1)
-    channels.switch(place, "scorer", 2)
+    channels.promote_pushed(place, "scorer", 1)
+    channels.promote_pushed(place, "scorer", 2)
     assert channels.read(place, "scorer") == {"note": "mine", "champion": 2, "previous": 1}
 
 
 def test_switching_to_the_champion_again_changes_nothing(place: str) -> None:
-    channels.switch(place, "scorer", 1)
-    channels.switch(place, "scorer", 2)
-    assert channels.switch(place, "scorer", 2) == {"champion": 2, "previous": 1}
+    channels.promote_pushed(place, "scorer", 1)
+    channels.promote_pushed(place, "scorer", 2)
+    assert channels.promote_pushed(place, "scorer", 2) == {"champion": 2, "previous": 1}
 
 
 def test_switches_at_once_end_with_the_newest_version(place: str) -> None:
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda version: channels.switch(place, "scorer", version), [3, 6, 1, 5, 2, 4]))
+        list(pool.map(lambda version: channels.promote_pushed(place, "scorer", version), [3, 6, 1, 5, 2, 4]))
     found = channels.read(place, "scorer")
     assert found["champion"] == 6
     assert found["previous"] in (None, 1, 2, 3, 4, 5)
@@ -371,7 +371,7 @@ def test_channels_that_no_switch_wrote_are_named_and_left_alone(tmp_path: Path, 
     file.parent.mkdir()
     file.write_text(content)
     with pytest.raises(ValueError, match=r"channels\.json"):
-        channels.switch(str(tmp_path), "scorer", 4)
+        channels.promote_pushed(str(tmp_path), "scorer", 4)
     assert file.read_text() == content
 
 
@@ -403,8 +403,8 @@ def test_every_google_call_survives_one_trouble(google: gcs.Server, trouble: gcs
         lambda: storage.read_bytes("gs://bucket/1/file"),
         lambda: storage.read_versioned("gs://bucket/1/file"),
         lambda: storage.exists("gs://bucket/1/file"),
-        lambda: list(storage.files("gs://bucket/1")),
-        lambda: storage.folders("gs://bucket"),
+        lambda: list(storage.list_files("gs://bucket/1")),
+        lambda: storage.list_folders("gs://bucket"),
         lambda: storage.delete_tree("gs://bucket/1"),
     ]
     for call in calls:
@@ -430,7 +430,7 @@ def test_a_dead_endpoint_fails_in_seconds_and_names_the_address(scheme: str, mon
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     monkeypatch.setattr(storage, "DEADLINE", 2.0)
-    monkeypatch.setattr(storage, "_ATTEMPTS", 2)
+    monkeypatch.setattr(storage, "_S3_ATTEMPTS", 2)
     began = time.monotonic()
     with pytest.raises(storage.StorageError, match=f"cannot read {scheme}://bucket/file: .*check the address"):
         storage.read_bytes(f"{scheme}://bucket/file")

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from components.scorer.imaging import decoding
-from components.scorer.imaging.decoding import Unusable
+from components.scorer.imaging.decoding import UnusablePhotoError
 from components.scorer.settings import Ingestion
 from images.serving import attempts
 from tests.conftest import drawn_photo
@@ -25,17 +25,17 @@ def _sleep(there: object, *_: object) -> None:
 
 
 def test_a_photo_decoded_apart_is_the_same():
-    assert attempts.normalise_apart(PHOTO, SETTINGS, 60) == (decoding.normalise(PHOTO, SETTINGS), (90, 120))
+    assert attempts.normalise_in_subprocess(PHOTO, SETTINGS, 60) == (decoding.normalise(PHOTO, SETTINGS), (90, 120))
 
 
 def test_what_is_no_photo_is_refused_apart_as_here():
-    with pytest.raises(Unusable, match="expected a photo, got an empty file"):
-        attempts.normalise_apart(b"", SETTINGS, 60)
+    with pytest.raises(UnusablePhotoError, match="expected a photo, got an empty file"):
+        attempts.normalise_in_subprocess(b"", SETTINGS, 60)
 
 
 @pytest.mark.parametrize(("end", "seconds", "words"), [(_die, 60, "ends the process"), (_sleep, 0.2, "within 0.2 s")])
 def test_a_photo_that_ends_or_holds_its_process_is_unreadable(monkeypatch, end, seconds, words):
     monkeypatch.setattr(attempts, "_normalise", end)
-    with pytest.raises(Unusable, match=words) as caught:
-        attempts.normalise_apart(PHOTO, SETTINGS, seconds)
+    with pytest.raises(UnusablePhotoError, match=words) as caught:
+        attempts.normalise_in_subprocess(PHOTO, SETTINGS, seconds)
     assert caught.value.reason == "unreadable"

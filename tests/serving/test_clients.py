@@ -18,7 +18,7 @@ KSERVE = ROOT / ".venv-kserve" / "bin" / "python"
 PHOTO = drawn_photo(0.6, seed=1, size=(90, 120))
 KEY = {"x-api-key": "open"}
 BODY = 3_000_000
-NO_KEY = middleware.refused().detail
+NO_KEY = middleware.key_problem().detail
 OTHER = "expected the model 'portraits', got 'other'"
 TOO_LARGE = f"expected at most {BODY} bytes in a request, got more: send fewer or smaller photos"
 SHAPE = "input 'image_bytes': expected the shape [n] or [n, 1], got [1, 2]"

@@ -57,7 +57,7 @@ def half_copied(models: Path) -> None:
 
 def half_copied_when_promoted(models: Path) -> None:
     (models / "portraits" / "2" / channels.COMPLETE).unlink()
-    channels.move(str(models), "portraits", 2, why="a test")
+    channels.set_channel(str(models), "portraits", 2, why="a test")
 
 
 def without_channels(models: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_photo_of_megabytes_that_a_worker_without_a_version_got_is_answered_by
 @pytest.mark.parametrize("place", ["folder", "bucket"])
 def test_a_server_of_one_version_goes_on_when_that_is_removed_also_after_a_death(own, tmp_path, google, place):
     for version in (2, 3):
-        channels.move(str(own), "portraits", version, why="a test")
+        channels.set_channel(str(own), "portraits", version, why="a test")
     models = str(own)
     if place == "bucket":
         models = "gs://bucket/models"

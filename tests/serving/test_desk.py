@@ -94,10 +94,10 @@ def server(tmp_path_factory) -> Iterator[str]:
         pytest.skip("install chromium to see the review desk as reviewers do")
     models = tmp_path_factory.mktemp("models")
     version = Path(channels.address(str(models), "portraits", 1))
-    saved_model.export_portable(designed.scorer(intercept=4.5, warmth=7), version, "portraits", error=ERROR)
+    saved_model.export_litert(designed.scorer(intercept=4.5, warmth=7), version, "portraits", error=ERROR)
     (version / channels.COMPLETE).touch()
-    integrity.write(version, {})
-    channels.switch(str(models), "portraits", 1, why="the first")
+    integrity.write_record(version, {})
+    channels.promote_pushed(str(models), "portraits", 1, why="the first")
     with servers.started(models, tmp_path_factory.mktemp("server"), "--workers", "1") as started:
         yield started.url
 

@@ -16,7 +16,7 @@ import pytest
 
 from images.serving.http import middleware
 from images.serving.process import nginx
-from images.serving.settings import Settings, digests
+from images.serving.settings import ServerSettings, key_digests
 from tests.builders.servers import NGINX, PATIENCE, Answer, Request, Server, started, until
 from tests.conftest import drawn_photo
 
@@ -58,7 +58,7 @@ def test_a_stranger_is_refused_before_any_of_the_body_is_sent(locked, size, key)
     with Request(locked, size, **({"X_API_Key": key} if key else {})) as request:
         status, document, answer = request.answer()
     assert status == 401
-    assert document == middleware.refused().document()
+    assert document == middleware.key_problem().to_document()
     assert answer.headers.get_all("www-authenticate") == ["Bearer"]
 
 
@@ -236,11 +236,13 @@ def test_nginxs_own_errors_are_problems_with_the_headers_of_all_answers(locked, 
     assert document["error"] == document["detail"]
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["cache-control"] == "no-store"
-    for name, value in middleware.HEADERS.items():
+    for name, value in middleware.SECURITY_HEADERS.items():
         assert answer.headers.get_all(name) == [value]
 
 
 def test_the_configuration_has_no_name_left_to_fill_in():
-    every = Settings(run="/tmp/run", workers=2, keys=digests(["x"]), rate=5, proxies=("10.0.0.0/8",), host="::1")
+    every = ServerSettings(
+        run="/tmp/run", workers=2, keys=key_digests(["x"]), rate=5, proxies=("10.0.0.0/8",), host="::1"
+    )
     for name in (nginx.FRONT, nginx.INSIDE):
         assert not re.search("<<|>>", nginx.configuration(every, name))

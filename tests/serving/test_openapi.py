@@ -9,15 +9,15 @@ from dataclasses import replace
 import pytest
 
 from components.scorer.advice import search
-from components.scorer.advice.search import Advice, Refusal, Suggestion, Together
+from components.scorer.advice.search import Advice, CombinedSuggestion, RejectedEdit, Suggestion
 from components.scorer.faces import geometry
-from components.scorer.faces.analyzer import Reader
+from components.scorer.faces.analyzer import FaceAnalyzer
 from images.serving.http import openapi, schemas
-from images.serving.inference.version_manager import Served
-from images.serving.problem_details import MEDIA
+from images.serving.inference.version_manager import LoadedVersion
+from images.serving.problem_details import MEDIA_TYPE
 from images.serving.process import nginx
 from images.serving.protocols import portrait_api
-from images.serving.settings import Settings, digests
+from images.serving.settings import ServerSettings, key_digests
 from tests.builders.servers import Here, as_told, models_of, strictly
 from tests.conftest import drawn_photo
 
@@ -26,7 +26,7 @@ BROKEN = PHOTO[:200]
 B64 = {"b64": base64.b64encode(PHOTO).decode()}
 PREDICT, INFER = "/v1/models/{name}:predict", "/v2/models/{name}/infer"
 JSON, LINES = "application/json", "application/jsonlines"
-SETTINGS = Settings(workers=1, photos=4, body=200_000, seconds=20.0)
+SETTINGS = ServerSettings(workers=1, photos=4, body=200_000, seconds=20.0)
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +101,9 @@ def test_what_a_version_with_jobs_and_faces_answers_is_of_its_models(here, docum
         def find(self, image):
             return list(self.faces)
 
-    detector, served = Finds(), here.state.models.current
-    monkeypatch.setattr(Served, "jobs", property(lambda self: ("tutor", "carer")))
-    monkeypatch.setattr(served, "portable", replace(served.portable, reader=Reader(detector)))
+    detector, served = Finds(), here.state.version_manager.current
+    monkeypatch.setattr(LoadedVersion, "jobs", property(lambda self: ("tutor", "carer")))
+    monkeypatch.setattr(served, "scorer", replace(served.scorer, face_analyzer=FaceAnalyzer(detector)))
     for path in ("/v1/models/{name}/metadata", "/v2/models/{name}", "/about"):
         as_told(document, path, here.get(path.format(name="portraits")))
     (photo,) = as_told(document, "/score", post(here, "/score", files={"photos": PHOTO}))["photos"]
@@ -115,8 +115,11 @@ def test_what_a_version_with_jobs_and_faces_answers_is_of_its_models(here, docum
 
 def test_advice_of_every_kind_is_of_its_model(here, document, monkeypatch):
     one = Suggestion("brightness", 0.5, "stops", 0.6, 0.05, 6.9, "Brighten it.", b"jpeg")
-    both = Together({"brightness": 0.5, "crop": 10.0}, 0.7, 0.05, 7.0, "Do both.", b"jpeg")
-    refused = (Refusal("crop", 10.0, "noise", "It is noise."), Refusal("straighten", None, "unfit", "There is none."))
+    both = CombinedSuggestion({"brightness": 0.5, "crop": 10.0}, 0.7, 0.05, 7.0, "Do both.", b"jpeg")
+    refused = (
+        RejectedEdit("crop", 10.0, "noise", "It is noise."),
+        RejectedEdit("straighten", None, "unfit", "There is none."),
+    )
     monkeypatch.setattr(search, "advise", lambda *_, **__: Advice(6.3, 0.1, (one,), both, refused, 9))
     told = as_told(document, "/advise", post(here, "/advise", files={"photo": PHOTO}))
     assert told["together"]["settings"] == both.settings
@@ -124,7 +127,7 @@ def test_advice_of_every_kind_is_of_its_model(here, document, monkeypatch):
 
 @pytest.mark.parametrize("path", ["/ready", "/v2/health/ready", "/v1/models/{name}", "/about"])
 def test_what_is_answered_while_no_version_is_there_is_as_told(here, document, monkeypatch, path):
-    monkeypatch.setattr(here.state.models, "current", None)
+    monkeypatch.setattr(here.state.version_manager, "current", None)
     answer = here.get(path.format(name="portraits"))
     assert answer.status_code == 503
     as_told(document, path, answer)
@@ -166,16 +169,16 @@ PROVOKED = {
     "unknown-job": lambda here: post(here, PREDICT, json={"instances": [{**B64, "job": "pilot"}]}),
     "not-ready": lambda here: here.get("/about"),
 }
-STATES = {"key": {"keys": digests(["key"])}, "slow-body": {"seconds": 0.2}}
+STATES = {"key": {"keys": key_digests(["key"])}, "slow-body": {"seconds": 0.2}}
 
 
 @pytest.mark.parametrize("kind", PROVOKED)
 def test_the_example_of_a_problem_is_what_the_server_says_but_for_numbers(here, small_models, monkeypatch, kind):
-    monkeypatch.setattr(Served, "jobs", property(lambda self: ("tutor", "child care")))
+    monkeypatch.setattr(LoadedVersion, "jobs", property(lambda self: ("tutor", "child care")))
     if kind == "no-maps":
-        monkeypatch.setattr(portrait_api, "_MAPS", {"heat": "none"})
+        monkeypatch.setattr(portrait_api, "_MAP_OUTPUTS", {"heat": "none"})
     if kind == "not-ready":
-        monkeypatch.setattr(here.state.models, "current", None)
+        monkeypatch.setattr(here.state.version_manager, "current", None)
     if kind in STATES:
         with Here(replace(SETTINGS, model=str(small_models), **STATES[kind])) as other:
             answer = PROVOKED[kind](other)
@@ -183,13 +186,13 @@ def test_the_example_of_a_problem_is_what_the_server_says_but_for_numbers(here, 
         answer = PROVOKED[kind](here)
     strictly(answer.content, schemas.Problem)
     numbers = re.compile(rb"[\d.]+")
-    example = json.dumps(openapi.PROBLEMS[kind].document(), separators=(",", ":")).encode()
+    example = json.dumps(openapi.EXAMPLE_PROBLEMS[kind].to_document(), separators=(",", ":")).encode()
     assert numbers.sub(b"N", answer.content) == numbers.sub(b"N", example)
 
 
 def test_the_example_of_a_photo_that_cannot_be_read_is_what_the_server_says(here):
     photos = [("photos", PHOTO), ("photos", PHOTO[: len(PHOTO) * 9 // 10])]
-    assert here.post("/score", files=photos).json()["photos"][1]["problem"] == schemas.UNREADABLE
+    assert here.post("/score", files=photos).json()["photos"][1]["problem"] == schemas.UNREADABLE_EXAMPLE
 
 
 def test_the_example_of_what_is_unknown_is_of_what_the_address_names(document):
@@ -200,9 +203,9 @@ def test_the_example_of_what_is_unknown_is_of_what_the_address_names(document):
 
 
 def test_the_example_of_too_much_is_what_nginx_says():
-    assert {*PROVOKED, "busy"} == set(openapi.PROBLEMS)
-    example = json.dumps(openapi.PROBLEMS["busy"].document(), separators=(",", ":"))
-    assert example in nginx.configuration(Settings(run="/tmp/run"), nginx.FRONT)
+    assert {*PROVOKED, "busy"} == set(openapi.EXAMPLE_PROBLEMS)
+    example = json.dumps(openapi.EXAMPLE_PROBLEMS["busy"].to_document(), separators=(",", ":"))
+    assert example in nginx.configuration(ServerSettings(run="/tmp/run"), nginx.FRONT)
 
 
 def test_each_error_has_an_example_of_its_own_status(document):
@@ -216,7 +219,7 @@ def test_each_error_has_an_example_of_its_own_status(document):
 
 def test_every_json_has_an_example_and_it_is_of_its_model(document):
     for where, media, told in contents(document):
-        if media in (JSON, MEDIA):
+        if media in (JSON, MEDIA_TYPE):
             assert models_of(told["schema"]), where
             strictly(json.dumps(told["example"]).encode(), *models_of(told["schema"]))
 
@@ -274,4 +277,4 @@ def test_the_page_shows_every_address_and_names_no_other_host(here, document):
             assert f"{method.upper()} {path}" in page.replace("&quot;", '"')
     assert not re.findall(r"""(?:src|href)=["'](?:https?:)?//""", page)
     style = re.search(r'href="(docs/[^"]+)"', page)[1]
-    assert here.get(f"/{style}").text == openapi.STYLE
+    assert here.get(f"/{style}").text == openapi.STYLESHEET

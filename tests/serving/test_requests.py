@@ -21,15 +21,15 @@ from PIL import Image
 
 from components.scorer.artifacts import litert_model, warmup
 from components.scorer.faces import geometry
-from components.scorer.faces.analyzer import Reader
-from components.scorer.imaging.decoding import Unusable
+from components.scorer.faces.analyzer import FaceAnalyzer
+from components.scorer.imaging.decoding import UnusablePhotoError
 from components.scorer.settings import Ingestion
 from images.serving.http import request_body, schemas
 from images.serving.inference import micro_batcher
-from images.serving.inference.version_manager import Served
-from images.serving.problem_details import Problem
+from images.serving.inference.version_manager import LoadedVersion
+from images.serving.problem_details import ProblemDetails
 from images.serving.protocols import sagemaker
-from images.serving.settings import Settings, cores, digests, from_environment, to_environment
+from images.serving.settings import ServerSettings, from_environment, key_digests, to_environment, usable_cores
 from tests.builders.servers import PATIENCE, ROOT, Here, imports_of_a_server, strictly, until
 from tests.conftest import drawn_photo
 
@@ -37,7 +37,7 @@ PHOTO = drawn_photo(0.6, seed=1, size=(90, 120))
 OTHER = drawn_photo(0.2, seed=2, size=(120, 90))
 BROKEN = PHOTO[:200]
 B64 = base64.b64encode(PHOTO).decode()
-SETTINGS = Settings(workers=1, photos=4, body=200_000, held=600_000, queue=8, seconds=20.0)
+SETTINGS = ServerSettings(workers=1, photos=4, body=200_000, held=600_000, queue=8, seconds=20.0)
 JSON = {"content-type": "application/json"}
 
 
@@ -53,7 +53,7 @@ def truth(small_models):
     loaded = litert_model.load(str(small_models / "portraits" / "1"))
 
     def answer(photo: bytes) -> dict:
-        found = loaded.answer(loaded.pixels(loaded.normalise(photo))[None])
+        found = loaded.predict(loaded.pixels(loaded.normalise(photo))[None])
         return {name: found[name][0] for name in ("mean", "std", "distribution")}
 
     return answer
@@ -116,18 +116,18 @@ JSON_VALUES = st.recursive(
 
 @given(JSON_VALUES, st.booleans(), st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
 def test_json_is_read_as_by_python(value, plain, coding):
-    assert request_body.parse(json.dumps(value, ensure_ascii=not plain).encode(coding, "surrogatepass")) == value
+    assert request_body.parse_json(json.dumps(value, ensure_ascii=not plain).encode(coding, "surrogatepass")) == value
 
 
 @given(st.binary(max_size=100), st.integers(0, 3), st.booleans())
 def test_base64_of_any_alphabet_and_padding_is_read(data, cut, for_urls):
     text = (base64.urlsafe_b64encode if for_urls else base64.b64encode)(data).decode()
     padding = len(text) - len(text.rstrip("="))
-    assert request_body.from_base64(text[: len(text) - min(cut, padding)], "here") == data
+    assert request_body.decode_base64(text[: len(text) - min(cut, padding)], "here") == data
 
 
 def test_base64_in_an_address_of_data_is_read():
-    assert request_body.from_base64("data:image/jpeg;base64,QUJD", "x") == b"ABC"
+    assert request_body.decode_base64("data:image/jpeg;base64,QUJD", "x") == b"ABC"
 
 
 def test_a_name_that_is_sent_extended_alone_is_told(here):
@@ -140,7 +140,7 @@ def test_a_name_that_is_sent_extended_alone_is_told(here):
 @pytest.mark.parametrize("size", [1, 10, 100_000])
 def test_words_before_a_forms_first_boundary_are_passed_over(size):
     parts = []
-    take = request_body._after_preamble(parts.append, b"x")
+    take = request_body._skip_preamble(parts.append, b"x")
     body = b"This is a form.\r\n--x\r\nContent\r\n--x--\r\n"
     for start in range(0, len(body), size):
         take(body[start : start + size])
@@ -150,7 +150,7 @@ def test_words_before_a_forms_first_boundary_are_passed_over(size):
 @pytest.mark.parametrize("size", [1, 7, 100, 10_000])
 def test_blanks_behind_a_forms_boundary_are_left_out(size):
     parts = []
-    unpadded = request_body._Unpadded(parts.append, b"x")
+    unpadded = request_body._PaddingRemover(parts.append, b"x")
     photo = b"a --x \r\n" + bytes(range(256)) * 2  # no boundary: no line begins with it
     body = b"--x  \r\nContent\r\n\r\n" + photo + b"\r\n--x\t\r\nMore\r\n--x-- \r\n"
     for start in range(0, len(body), size):
@@ -189,8 +189,10 @@ def test_what_is_not_wanted_at_all_is_not_given(here):
 
 @pytest.mark.parametrize("text", ["?", "QUJD!", "QUJDR", "é", "QU=JD"])
 def test_what_is_no_base64_is_told_without_its_content(text):
-    with pytest.raises(Problem, match=f"^.*here: expected a photo's bytes in base64, got {len(text)} characters"):
-        request_body.from_base64(text, "here")
+    with pytest.raises(
+        ProblemDetails, match=f"^.*here: expected a photo's bytes in base64, got {len(text)} characters"
+    ):
+        request_body.decode_base64(text, "here")
 
 
 def test_v1_tells_its_status_as_both_of_its_clients_expect_it(here):
@@ -428,23 +430,23 @@ def test_score_tells_the_face_that_a_detector_found(here, monkeypatch):
         def find(self, image):
             return [geometry.Face(geometry.Box(0.3, 0.2, 0.4, 0.4), ((0.4, 0.3),) * 5, 0.98)]
 
-    served = here.state.models.current
-    monkeypatch.setattr(served, "portable", replace(served.portable, reader=Reader(Finds())))
+    served = here.state.version_manager.current
+    monkeypatch.setattr(served, "scorer", replace(served.scorer, face_analyzer=FaceAnalyzer(Finds())))
     (photo,) = here.post("/score", files=form(PHOTO)).json()["photos"]
     assert photo["face"] == {"found": True, "count": 1, "box": [0.3, 0.2, 0.4, 0.4], "confidence": 0.98}
 
 
 def test_photos_within_the_scorers_error_share_a_rank(here, monkeypatch):
     means = {}
-    network = here.state.models.current.network
-    original = type(network).answer
+    network = here.state.version_manager.current.network
+    original = type(network).predict
 
     def answer(self, photos):
         found = original(self, photos)
         found["mean"] = np.array([means[photo.size] for photo in photos], "float32")
         return found
 
-    monkeypatch.setattr(type(network), "answer", answer)
+    monkeypatch.setattr(type(network), "predict", answer)
     sizes = [(64, 64 + number) for number in range(4)]
     means |= dict(zip(sizes, [5.0, 8.0, 5.5, 7.5], strict=True))
     photos = [drawn_photo(0.5, size=size) for size in sizes]
@@ -503,7 +505,7 @@ def test_every_format_takes_the_way_of_training(here, truth, kind):
 
 @pytest.mark.parametrize("field", ["photos", "photo"])
 def test_a_job_that_the_version_does_not_know_is_refused_by_every_protocol(here, monkeypatch, field):
-    monkeypatch.setattr(Served, "jobs", property(lambda self: ("tutor", "carer")))
+    monkeypatch.setattr(LoadedVersion, "jobs", property(lambda self: ("tutor", "carer")))
     body = {"instances": [{"b64": B64, "job": "pilot"}]}
     job = {"name": "job", "shape": [1], "datatype": "BYTES", "data": ["pilot"]}
     answers = [
@@ -597,7 +599,7 @@ def test_a_field_comes_once(here):
     "text", ["[" + "0," * 66_000 + "0]", '{"instances":[' + "{}," * 60_000 + "{}]}", "[" * 150_000, '{"a":[' * 60_000]
 )
 def test_json_that_would_grow_is_refused_before_it_is_read(here, text, monkeypatch):
-    monkeypatch.setattr(request_body, "_VALUES", 50_000)
+    monkeypatch.setattr(request_body, "_MAX_JSON_VALUES", 50_000)
     monkeypatch.setattr(request_body.pydantic_core, "from_json", None)  # never asked
     for path in ("/v1/models/portraits:predict", "/v2/models/portraits/infer", "/invocations"):
         problem(here.post(path, content=text[:200_000], headers=JSON), 413, "too-many-values")
@@ -605,7 +607,7 @@ def test_json_that_would_grow_is_refused_before_it_is_read(here, text, monkeypat
 
 def test_json_of_a_full_request_has_far_fewer_values_than_it_may(here):
     rows = {"instances": [{"image_bytes": {"b64": "QUJD"}, "job": "tutor"}] * 10_000}
-    assert request_body.parse(json.dumps(rows).encode()) == rows
+    assert request_body.parse_json(json.dumps(rows).encode()) == rows
 
 
 def test_lines_and_elements_without_number_are_not_gathered(here):
@@ -622,7 +624,7 @@ def test_a_compressed_body_is_refused(here):
 
 
 def test_a_full_queue_says_when_to_come_again(here, monkeypatch):
-    monkeypatch.setattr(here.state.batching, "_under_way", 7)
+    monkeypatch.setattr(here.state.batcher, "_under_way", 7)
     assert here.post("/score", files=form(PHOTO)).status_code == 200
     answer = here.post("/score", files=form(PHOTO, OTHER))
     assert "a queue of 8, of which 7 are taken" in problem(answer, 429, "busy")
@@ -630,29 +632,29 @@ def test_a_full_queue_says_when_to_come_again(here, monkeypatch):
 
 
 def test_bodies_that_take_all_room_say_when_to_come_again_and_give_it_back(here, monkeypatch):
-    monkeypatch.setattr(here.state.room, "_limit", 1000)
+    monkeypatch.setattr(here.state.body_budget, "_limit", 1000)
     answer = here.post("/invocations", content=PHOTO, headers={"content-type": "image/jpeg"})
     problem(answer, 429, "busy")
     assert answer.headers["retry-after"]
-    assert here.state.room._taken == 0
+    assert here.state.body_budget._taken == 0
 
 
 def test_a_small_photo_waits_for_no_large_one(here, monkeypatch):
     """Four large photos are being decoded, for as long as the small one is not answered."""
     answered = threading.Event()
-    decode, is_large = micro_batcher.decode, micro_batcher._is_large
+    decode, is_large = micro_batcher.decode_photo, micro_batcher._is_large
     large = [b"large%d" % number for number in range(4)]
 
     def slowly(portable, photo):
         if photo.data in large:
             assert answered.wait(PATIENCE)
-            raise Unusable("unreadable", "it was no photo")
+            raise UnusablePhotoError("unreadable", "it was no photo")
         decode(portable, photo)
 
-    monkeypatch.setattr(micro_batcher, "decode", slowly)
+    monkeypatch.setattr(micro_batcher, "decode_photo", slowly)
     monkeypatch.setattr(micro_batcher, "_is_large", lambda data, settings: data in large or is_large(data, settings))
     under_way = here.begin("POST", "/score", files=form(*large))
-    until(lambda: here.state.batching._under_way == 4, "the large ones are under way")
+    until(lambda: here.state.batcher._under_way == 4, "the large ones are under way")
     assert here.post("/score", files=form(PHOTO)).status_code == 200
     answered.set()
     assert under_way.result(PATIENCE).status_code == 422
@@ -669,7 +671,7 @@ def test_a_photo_is_large_by_its_pixels_and_by_the_memory_that_it_takes(format, 
 
 
 def test_too_many_requests_for_advice_say_when_to_come_again(here, monkeypatch):
-    monkeypatch.setattr(here.state.advising, "_under_way", here.state.settings.advising)
+    monkeypatch.setattr(here.state.advice_queue, "_under_way", here.state.settings.advising)
     problem(here.post("/advise", files=form(PHOTO, field="photo")), 429, "busy")
 
 
@@ -698,7 +700,7 @@ def test_head_is_answered_as_get_without_the_content(here, path):
 
 def test_pages_of_the_origins_that_are_listed_may_ask_and_no_others(small_models):
     origins = from_environment({"SCORER_ORIGINS": "https://market.example"}).origins
-    with Here(replace(SETTINGS, model=str(small_models), origins=origins, keys=digests(["key"]))) as shared:
+    with Here(replace(SETTINGS, model=str(small_models), origins=origins, keys=key_digests(["key"]))) as shared:
         for origin, allowed in (("https://market.example", True), ("https://stranger.example", False)):
             asked = {"origin": origin, "access-control-request-method": "POST",
                      "access-control-request-headers": "x-api-key"}  # fmt: skip
@@ -719,7 +721,7 @@ def test_a_browser_gets_the_desk_and_a_client_of_kserve_its_word(here):
 
 @pytest.fixture(scope="module")
 def locked(small_models):
-    with Here(replace(SETTINGS, model=str(small_models), keys=digests(["first", "second"]))) as started:
+    with Here(replace(SETTINGS, model=str(small_models), keys=key_digests(["first", "second"]))) as started:
         yield started
 
 
@@ -734,7 +736,7 @@ def test_a_known_key_opens(locked, headers):
 @pytest.mark.parametrize(
     "headers",
     [{}, {"x-api-key": "third"}, {"x-api-key": ""}, {"authorization": "Basic first"}, {"authorization": "first"},
-     {"x-api-key": digests(["first"])[0]}],
+     {"x-api-key": key_digests(["first"])[0]}],
 )  # fmt: skip
 def test_anything_else_does_not(locked, headers):
     for method, path in (("GET", "/about"), ("GET", "/metrics"), ("POST", "/score"), ("POST", "/invocations")):
@@ -834,7 +836,7 @@ def test_warm_up_photos_are_drawn_without_tensorflow():
 
 
 def test_settings_pass_through_the_environment_unchanged_but_for_the_keys_text():
-    settings = replace(SETTINGS, model="gs://b/m", keys=digests(["secret", "another"]), nginx=False, deadline=0.001)
+    settings = replace(SETTINGS, model="gs://b/m", keys=key_digests(["secret", "another"]), nginx=False, deadline=0.001)
     settings = replace(settings, hosts=("a.example", "b.example"), proxies=("10.0.0.0/8",), rate=3)
     environment = to_environment(settings)
     assert "secret" not in str(environment)
@@ -857,7 +859,7 @@ def test_settings_say_what_they_expected(tmp_path):
     with pytest.raises(ValueError, match="expected keys, one a line"):
         from_environment({"SCORER_KEYS_FILE": str(file)})
     file.write_text("first\nsecond\n")
-    assert from_environment({"SCORER_KEYS_FILE": str(file)}).keys == digests(["first", "second"])
+    assert from_environment({"SCORER_KEYS_FILE": str(file)}).keys == key_digests(["first", "second"])
 
 
 SERVICE = {
@@ -868,7 +870,7 @@ SERVICE = {
 """What Kubernetes puts into the environment of every pod for a Service, after its name in capitals."""
 
 
-@pytest.mark.parametrize("service", ["SCORER", *(f"SCORER_{each.name.upper()}" for each in fields(Settings))])
+@pytest.mark.parametrize("service", ["SCORER", *(f"SCORER_{each.name.upper()}" for each in fields(ServerSettings))])
 def test_no_setting_is_read_from_what_kubernetes_tells_of_a_service(service):
     environment = {f"{service}_{name}": value for name, value in SERVICE.items()}
     for protocol in ("udp", "sctp"):
@@ -878,7 +880,7 @@ def test_no_setting_is_read_from_what_kubernetes_tells_of_a_service(service):
 
 
 def test_there_is_a_worker_a_core_unless_told_otherwise():
-    assert from_environment({}).workers == cores() >= 1
+    assert from_environment({}).workers == usable_cores() >= 1
     assert from_environment({}, workers=7).workers == 7
 
 

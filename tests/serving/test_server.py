@@ -31,7 +31,7 @@ from images.serving import json_log
 from images.serving.http import schemas
 from images.serving.process import nginx, supervisor
 from images.serving.process.app import create_app
-from images.serving.settings import Settings
+from images.serving.settings import ServerSettings
 from tests.builders import deadly
 from tests.builders.servers import (
     NGINX,
@@ -81,7 +81,7 @@ def client(server):
 
 
 def promote(folder: Path, version: int) -> None:
-    channels.move(str(folder), "portraits", version, why="a test")
+    channels.set_channel(str(folder), "portraits", version, why="a test")
 
 
 def versions(server: Server) -> set[int]:
@@ -197,7 +197,7 @@ def test_broken_requests_are_4xx(server, request_line):
 # The document
 
 
-DOCUMENT = schemathesis.openapi.from_dict(create_app(Settings(model="any", workers=1)).openapi())
+DOCUMENT = schemathesis.openapi.from_dict(create_app(ServerSettings(model="any", workers=1)).openapi())
 OPERATIONS = [(path, method) for path, every in DOCUMENT.raw_schema["paths"].items() for method in every]
 CHECKS = [
     getattr(checks, name)
@@ -518,14 +518,14 @@ def test_nginx_tells_its_errors_without_the_request(capsys):
     class Child:
         stderr = (line,)
 
-    supervisor._pass_on(Child())
+    supervisor._log_nginx_messages(Child())
     told = json.loads(capsys.readouterr().err)
     assert (told["level"], told["message"]) == ("error", "upstream prematurely closed connection")
 
 
 @pytest.mark.parametrize("name", [nginx.FRONT, nginx.INSIDE])
 def test_nginx_writes_below_the_runs_folder_alone(name):
-    text = nginx.configuration(Settings(run="/tmp/run", workers=3), name)
+    text = nginx.configuration(ServerSettings(run="/tmp/run", workers=3), name)
     assert "<<" not in text
     written = re.findall(r'(?:_temp_path|pid|access_log|error_log) "?([^;"]+)"?;', text)
     assert all(each.startswith("/tmp/run/") or each in ("off", "stderr error") for each in written)
@@ -536,6 +536,6 @@ def test_an_errors_place_is_told_without_what_it_says():
     try:
         raise ValueError("anna")
     except ValueError as error:
-        places = json_log.where(error)
+        places = json_log.error_frames(error)
     assert places[-1].endswith("test_an_errors_place_is_told_without_what_it_says")
     assert "anna" not in str(places)

@@ -16,20 +16,20 @@ import numpy as np
 import pytest
 
 from components.scorer import storage
-from components.scorer.faces.face_inputs import PHOTO_ALONE, Reads
+from components.scorer.faces.face_inputs import NO_FACE_INPUTS, FaceInputSpec
 from components.scorer.registry import channels, integrity
 from components.scorer.settings import Ingestion
 from images.serving.inference import version_manager, version_source
-from images.serving.inference.micro_batcher import Batching, Network, Photo
-from images.serving.problem_details import Problem
-from images.serving.prometheus_metrics import Metrics
-from images.serving.settings import Settings
+from images.serving.inference.micro_batcher import BatchedModel, MicroBatcher, PhotoRequest
+from images.serving.problem_details import ProblemDetails
+from images.serving.prometheus_metrics import ServerMetrics
+from images.serving.settings import ServerSettings
 from tests.builders.servers import PATIENCE, Here, until
 from tests.conftest import drawn_photo
 
 PHOTO = drawn_photo(0.6, seed=1, size=(90, 120))
 B64 = base64.b64encode(PHOTO).decode()
-SETTINGS = Settings(workers=1, interval=0.05)
+SETTINGS = ServerSettings(workers=1, interval=0.05)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def own(small_models, tmp_path) -> Path:
 
 
 def promote(folder: str | Path, version: int) -> None:
-    channels.move(str(folder), "portraits", version, why="a test")
+    channels.set_channel(str(folder), "portraits", version, why="a test")
 
 
 def version(here: Here) -> str:
@@ -50,7 +50,7 @@ def version(here: Here) -> str:
 
 def failing(here: Here) -> dict[str, str] | None:
     """Which version could not be loaded, and why: of that, `/ready` tells strangers nothing."""
-    return here.state.models.failure
+    return here.state.version_manager.failure
 
 
 def score(here: Here) -> dict:
@@ -63,16 +63,16 @@ def score(here: Here) -> dict:
 def test_each_kind_of_address_leads_to_its_version(own):
     model, one = str(own / "portraits"), str(own / "portraits" / "2")
     for address, current in ((str(own), f"{model}/1"), (model, f"{model}/1"), (one, one), (f"file://{one}/", one)):
-        assert version_source.find(Settings(model=address)).current() == current
-    assert version_source.find(Settings(model=model, version=3)).current() == f"{model}/3"
+        assert version_source.resolve_source(ServerSettings(model=address)).current_uri() == current
+    assert version_source.resolve_source(ServerSettings(model=model, version=3)).current_uri() == f"{model}/3"
     promote(own, 2)
-    assert version_source.find(Settings(model=model)).labels() == {"champion": 2, "previous": 1}
-    assert version_source.find(Settings(model=model, channel="previous")).current() == f"{model}/1"
+    assert version_source.resolve_source(ServerSettings(model=model)).labels() == {"champion": 2, "previous": 1}
+    assert version_source.resolve_source(ServerSettings(model=model, channel="previous")).current_uri() == f"{model}/1"
 
 
 def test_a_model_without_channels_is_served_by_number(own):
     (own / "portraits" / "channels.json").unlink()
-    assert version_source.find(Settings(model=str(own / "portraits"), version=2)).current() == str(
+    assert version_source.resolve_source(ServerSettings(model=str(own / "portraits"), version=2)).current_uri() == str(
         own / "portraits" / "2"
     )
 
@@ -90,13 +90,13 @@ def test_a_model_without_channels_is_served_by_number(own):
 def test_an_address_that_leads_nowhere_says_what_was_expected(own, more, told):
     more = {name: value.format(own=own) if isinstance(value, str) else value for name, value in more.items()}
     with pytest.raises((ValueError, FileNotFoundError), match=told):
-        version_source.find(Settings(**more))
+        version_source.resolve_source(ServerSettings(**more))
 
 
 def test_of_several_models_one_has_to_be_named(own):
     shutil.copytree(own / "portraits", own / "others")
     with pytest.raises(ValueError, match=r"found \['others', 'portraits'\]; name one"):
-        version_source.find(Settings(model=str(own)))
+        version_source.resolve_source(ServerSettings(model=str(own)))
 
 
 # Fetching
@@ -105,9 +105,9 @@ def test_of_several_models_one_has_to_be_named(own):
 def test_workers_that_want_a_version_at_once_fetch_it_once(small_models, google, tmp_path):
     storage.upload_tree(small_models, "gs://bucket/models")
     google.requests.clear()
-    settings = Settings(model="gs://bucket/models", folder=str(tmp_path))
+    settings = ServerSettings(model="gs://bucket/models", folder=str(tmp_path))
     with ThreadPoolExecutor(4) as pool:  # a lock is its file description's: threads exclude each other as processes do
-        found = set(pool.map(version_source.fetch, ["gs://bucket/models/portraits/1"] * 4, [settings] * 4))
+        found = set(pool.map(version_source.fetch_version, ["gs://bucket/models/portraits/1"] * 4, [settings] * 4))
     (place,) = found
     assert Path(place, "portable", "scorer.tflite").is_file()
     read = [each for each in google.requests if "scorer.tflite" in each.path and each.query.get("alt") == "media"]
@@ -117,7 +117,7 @@ def test_workers_that_want_a_version_at_once_fetch_it_once(small_models, google,
 def test_a_download_that_broke_off_is_begun_anew(small_models, amazon, tmp_path, monkeypatch):
     storage.upload_tree(small_models, "s3://bucket/models")
     uri, original = "s3://bucket/models/portraits/1", storage.download_tree
-    settings = Settings(model=uri, folder=str(tmp_path))
+    settings = ServerSettings(model=uri, folder=str(tmp_path))
 
     def broken(*arguments):
         original(*arguments)
@@ -126,17 +126,19 @@ def test_a_download_that_broke_off_is_begun_anew(small_models, amazon, tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(storage, "download_tree", broken)
         with pytest.raises(storage.StorageError):
-            version_source.fetch(uri, settings)
+            version_source.fetch_version(uri, settings)
     assert not list(tmp_path.rglob("*.tflite"))
-    found = version_source.fetch(uri, settings)
+    found = version_source.fetch_version(uri, settings)
     assert Path(found).name == "1"
-    assert version_source.fetch(uri, settings) == found
+    assert version_source.fetch_version(uri, settings) == found
 
 
 def test_only_the_newest_fetched_versions_are_kept(small_models, amazon, tmp_path):
     for number in range(1, 6):
         storage.upload_tree(small_models / "portraits" / "1", f"s3://bucket/portraits/{number}")
-        version_source.fetch(f"s3://bucket/portraits/{number}", Settings(model="s3://bucket", folder=str(tmp_path)))
+        version_source.fetch_version(
+            f"s3://bucket/portraits/{number}", ServerSettings(model="s3://bucket", folder=str(tmp_path))
+        )
     assert sorted(path.parent.parent.name for path in tmp_path.rglob("scorer.tflite")) == ["3", "4", "5"]
 
 
@@ -144,14 +146,16 @@ def test_a_version_that_is_not_complete_is_not_fetched(small_models, amazon, tmp
     storage.upload_tree(small_models / "portraits" / "1", "s3://bucket/portraits/1")
     storage.delete_tree("s3://bucket/portraits/1/saved_model.pb")
     with pytest.raises(FileNotFoundError, match=r"found no saved_model.pb"):
-        version_source.fetch("s3://bucket/portraits/1", Settings(model="s3://bucket", folder=str(tmp_path)))
+        version_source.fetch_version(
+            "s3://bucket/portraits/1", ServerSettings(model="s3://bucket", folder=str(tmp_path))
+        )
 
 
 # What answered last
 
 
 @pytest.fixture
-def answered(small_models, google, tmp_path) -> Settings:
+def answered(small_models, google, tmp_path) -> ServerSettings:
     """The settings by which version 1, from a bucket, has been served."""
     storage.upload_tree(small_models, "gs://bucket/models")
     settings = replace(SETTINGS, model="gs://bucket/models/portraits", folder=str(tmp_path / "folder"))
@@ -171,10 +175,10 @@ def test_what_answered_last_is_served_when_it_cannot_be_asked_for_any_more(answe
 
 def test_what_answered_last_outlives_later_versions_that_did_not(answered):
     for number in range(1, 6):
-        storage.upload_tree(Path(version_source.recall(answered).place), f"gs://bucket/others/{number}")
+        storage.upload_tree(Path(version_source.read_record(answered).place), f"gs://bucket/others/{number}")
         storage.write_bytes(f"gs://bucket/others/{number}/{channels.COMPLETE}", b"")
-        version_source.fetch(f"gs://bucket/others/{number}", answered)
-    assert Path(version_source.recall(answered).place, "portable", "scorer.tflite").is_file()
+        version_source.fetch_version(f"gs://bucket/others/{number}", answered)
+    assert Path(version_source.read_record(answered).place, "portable", "scorer.tflite").is_file()
 
 
 def foreign(copies: Path) -> None:
@@ -204,14 +208,14 @@ def leading_elsewhere(copies: Path) -> None:
 def test_what_answered_last_is_not_taken_from_a_folder_that_others_may_write_to_or_a_broken_record(answered, spoil):
     if spoil is foreign and os.geteuid() != 0:
         pytest.skip("gives a folder away, which root alone may")
-    assert version_source.recall(answered).uri.endswith("/1")
+    assert version_source.read_record(answered).uri.endswith("/1")
     spoil(Path(answered.folder, "versions"))
-    assert version_source.recall(answered) is None
+    assert version_source.read_record(answered) is None
 
 
 def test_of_another_address_nothing_has_answered(answered):
-    assert version_source.recall(replace(answered, model="gs://bucket/models/others")) is None
-    assert version_source.recall(replace(answered, version=1)) is None
+    assert version_source.read_record(replace(answered, model="gs://bucket/models/others")) is None
+    assert version_source.read_record(replace(answered, version=1)) is None
 
 
 # Following
@@ -256,7 +260,7 @@ def of_wrong_norms(folder: Path) -> None:
 def test_a_version_that_cannot_be_loaded_leaves_the_old_one_in_place_and_is_told(own, spoil):
     with Here(replace(SETTINGS, model=str(own))) as here:
         spoil(own / "portraits" / "2")
-        integrity.write(own / "portraits" / "2", {})  # as if it had been published so
+        integrity.write_record(own / "portraits" / "2", {})  # as if it had been published so
         promote(own, 2)
         until(lambda: failing(here), "the failure is told")
         assert failing(here)["version"] == str(own / "portraits" / "2")
@@ -272,15 +276,15 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_in_place_and_is_told
 
 
 def test_a_version_whose_answers_cannot_be_right_is_not_switched_to(own, monkeypatch):
-    original = Network.answer
+    original = BatchedModel.predict
 
     def wrong(self, photos):
         found = original(self, photos)
-        if self.portable.version == 2:
+        if self.scorer.version == 2:
             found["mean"] = np.full_like(found["mean"], np.nan)
         return found
 
-    monkeypatch.setattr(Network, "answer", wrong)
+    monkeypatch.setattr(BatchedModel, "predict", wrong)
     with Here(replace(SETTINGS, model=str(own))) as here:
         promote(own, 2)
         until(lambda: failing(here), "the failure is told")
@@ -301,13 +305,13 @@ def test_an_outage_of_the_store_does_not_disturb_what_answers(own):
 
 def test_a_failing_version_is_tried_again_but_not_at_every_look(own, monkeypatch):
     tries = []
-    load = version_manager.Models._load
+    load = version_manager.VersionManager._load
 
     def counting(self, uri, place):
         tries.append(uri)
         return load(self, uri, place)
 
-    monkeypatch.setattr(version_manager.Models, "_load", counting)
+    monkeypatch.setattr(version_manager.VersionManager, "_load", counting)
     with Here(replace(SETTINGS, model=str(own), interval=0.05)) as here:
         broken = own / "portraits" / "2" / "portable" / "scorer.tflite"
         whole = broken.read_bytes()
@@ -315,7 +319,7 @@ def test_a_failing_version_is_tried_again_but_not_at_every_look(own, monkeypatch
         promote(own, 2)
         until(lambda: failing(here), "the failure is told")
         for _ in range(5):
-            here.run(here.state.models.look())
+            here.run(here.state.version_manager.poll_once())
         assert tries.count(str(own / "portraits" / "2")) <= 2
         broken.write_bytes(whole)
         until(lambda: version(here) == "2", "the mended version answers")
@@ -323,19 +327,19 @@ def test_a_failing_version_is_tried_again_but_not_at_every_look(own, monkeypatch
 
 def test_a_request_under_way_ends_on_its_version_which_is_freed_then(own, monkeypatch):
     entered, go_on = threading.Event(), threading.Event()
-    original = Network.answer
+    original = BatchedModel.predict
 
     def slow(self, photos):
-        if self.portable.version == 1 and self.portable.uri == str(own / "portraits" / "1") and armed:
+        if self.scorer.version == 1 and self.scorer.uri == str(own / "portraits" / "1") and armed:
             entered.set()
             assert go_on.wait(PATIENCE)
         return original(self, photos)
 
     armed = []
-    monkeypatch.setattr(Network, "answer", slow)
+    monkeypatch.setattr(BatchedModel, "predict", slow)
     with Here(replace(SETTINGS, model=str(own))) as here:
         armed.append(True)
-        old = weakref.ref(here.state.models.current)
+        old = weakref.ref(here.state.version_manager.current)
         waiting = here.begin("POST", "/score", files={"photos": PHOTO})
         assert entered.wait(PATIENCE)
         promote(own, 2)
@@ -359,7 +363,7 @@ def test_a_request_under_way_ends_on_its_version_which_is_freed_then(own, monkey
 
 @dataclass
 class Counting:
-    """What `Network` needs of a portable version: it notes the sizes of its calls, and waits when told to."""
+    """What `BatchedModel` needs of a portable version: it notes the sizes of its calls, and waits when told to."""
 
     sizes: list[int] = field(default_factory=list)
     go_on: threading.Event = field(default_factory=threading.Event)
@@ -367,7 +371,7 @@ class Counting:
     version: int = 1
     jobs: tuple[str, ...] = ()
 
-    reads: Reads = PHOTO_ALONE
+    reads: FaceInputSpec = NO_FACE_INPUTS
 
     def given(self, photo, seen=None):
         return {"pixels": np.zeros((4, 4, 3), "float32")}
@@ -378,19 +382,19 @@ class Counting:
         return {"mean": np.arange(len(given["pixels"]), dtype="float32")}
 
 
-def put(network: Network, number: int) -> list:
+def put(network: BatchedModel, number: int) -> list:
     """Photos handed to a network, and what became of each."""
     found: list = []
     for _ in range(number):
-        network.put(Photo(b"", given={"pixels": np.zeros((4, 4, 3), "float32")}, done=found.append))
+        network.enqueue(PhotoRequest(b"", inputs={"pixels": np.zeros((4, 4, 3), "float32")}, on_finished=found.append))
     return found
 
 
 def test_photos_that_wait_are_scored_together_up_to_the_batch():
     portable = Counting()
-    network = Network(portable, Settings(batch=4, workers=1), Metrics())
+    network = BatchedModel(portable, ServerSettings(batch=4, workers=1), ServerMetrics())
     first = put(network, 1)
-    until(lambda: network._waiting.empty(), "the first is being scored")
+    until(lambda: network._queue.empty(), "the first is being scored")
     rest = put(network, 6)
     portable.go_on.set()
     until(lambda: len(first) + len(rest) == 7, "all are scored")
@@ -402,7 +406,7 @@ def test_photos_that_wait_are_scored_together_up_to_the_batch():
 def test_a_lone_photo_waits_for_nobody():
     portable = Counting()
     portable.go_on.set()
-    network = Network(portable, Settings(deadline=2 * PATIENCE, workers=1), Metrics())
+    network = BatchedModel(portable, ServerSettings(deadline=2 * PATIENCE, workers=1), ServerMetrics())
     found = put(network, 1)
     until(lambda: found, "it is scored")
     network.close()
@@ -411,8 +415,8 @@ def test_a_lone_photo_waits_for_nobody():
 def test_a_photo_waits_for_one_that_is_being_decoded_but_no_longer_than_the_deadline():
     portable = Counting()
     portable.go_on.set()
-    network = Network(portable, Settings(deadline=0.3, workers=1), Metrics())
-    network.expect(1)
+    network = BatchedModel(portable, ServerSettings(deadline=0.3, workers=1), ServerMetrics())
+    network.adjust_pending(1)
     put(network, 1)
     put(network, 1)
     until(lambda: sum(portable.sizes) == 2, "both are scored")
@@ -425,29 +429,29 @@ def test_a_photo_waits_for_one_that_is_being_decoded_but_no_longer_than_the_dead
 def test_a_network_that_fails_fails_its_photos_and_goes_on():
     portable = Counting()
     portable.go_on.set()
-    network = Network(portable, Settings(workers=1), Metrics())
+    network = BatchedModel(portable, ServerSettings(workers=1), ServerMetrics())
     broken: list = []
-    network.put(Photo(b"", given={"pixels": np.zeros((5, 5, 3))}, done=broken.append))
+    network.enqueue(PhotoRequest(b"", inputs={"pixels": np.zeros((5, 5, 3))}, on_finished=broken.append))
     until(lambda: broken, "the first is told")
     found = put(network, 1)
     until(lambda: found, "the next is scored")
     network.close()
-    assert isinstance(found[0], Photo)
+    assert isinstance(found[0], PhotoRequest)
 
 
-async def _waited(batching: Batching, network: Network) -> list:
+async def _waited(batching: MicroBatcher, network: BatchedModel) -> list:
     return await batching.score(network, [PHOTO])
 
 
 def test_a_photo_whose_turn_does_not_come_in_time_is_told_to_come_again():
-    batching = Batching(Settings(workers=1, seconds=0.1), Metrics())
+    batching = MicroBatcher(ServerSettings(workers=1, seconds=0.1), ServerMetrics())
     portable = Counting()
     portable.go_on.set()
-    network = Network(portable, batching.settings, Metrics())
+    network = BatchedModel(portable, batching.settings, ServerMetrics())
     batching.settings = replace(batching.settings, seconds=-1.0)  # over before it began
     (problem,) = asyncio.run(_waited(batching, network))
-    assert isinstance(problem, Problem)
+    assert isinstance(problem, ProblemDetails)
     assert (problem.status, problem.headers["Retry-After"]) == (429, "5")
-    assert json.loads(problem.answer().body)["title"] == "Too Many Requests"
+    assert json.loads(problem.to_response().body)["title"] == "Too Many Requests"
     network.close()
     batching.close()

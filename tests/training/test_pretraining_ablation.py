@@ -8,19 +8,19 @@ import pytest
 
 from components.scorer.artifacts import bundle
 from components.scorer.metrics import regression
-from components.scorer.model.auxiliary_heads import Heads
-from components.scorer.model.inputs import WHOLE
+from components.scorer.model.auxiliary_heads import HeadSpec
+from components.scorer.model.inputs import PHOTO_ONLY
 from components.scorer.parameters import from_parameters
 from components.scorer.run import decision
-from components.scorer.run.decision import Gate
+from components.scorer.run.decision import GateResult
 from components.scorer.settings import Policy, Pretraining, Training
-from components.training.features import Reader
-from components.training.pretraining_ablation import Worth, compare, weigh
+from components.training.features import FeatureExtractor
+from components.training.pretraining_ablation import PretrainingAblation, compare, run_ablation
 from components.training.train import train
 from tests.conftest import SMALL, votes_around
 
-HELPS = Worth(0.6, 0.4, 0.1, 0.3, learnt=200, asked=100)
-PASSED = Gate("srcc", "Ranks photos as people do", "SRCC", 0.6, 0.5, "passed", "SRCC is .6.")
+HELPS = PretrainingAblation(0.6, 0.4, 0.1, 0.3, fitted_photos=200, validation_photos=100)
+PASSED = GateResult("srcc", "Ranks photos as people do", "SRCC", 0.6, 0.5, "passed", "SRCC is .6.")
 
 
 def rated(photos: int, noise: float, seed: int) -> np.ndarray:
@@ -29,13 +29,15 @@ def rated(photos: int, noise: float, seed: int) -> np.ndarray:
     return np.stack([votes_around(mean) for mean in np.clip(means, 2, 9)])
 
 
-def reader(dataset: Path, **changes) -> Reader:
-    return Reader(dataset, SMALL["crop"], from_parameters(Training, scale=36, **changes), Heads(), WHOLE)
+def reader(dataset: Path, **changes) -> FeatureExtractor:
+    return FeatureExtractor(
+        dataset, SMALL["crop"], from_parameters(Training, scale=36, **changes), HeadSpec(), PHOTO_ONLY
+    )
 
 
 def test_a_large_gain_is_sure_and_warns_of_nothing():
     found = compare(rated(60, 0, 0), rated(60, 0.5, 1), rated(60, 5, 2), 100, [""] * 60)
-    assert found.sure
+    assert found.is_significant
     assert found.warning == ""
     assert str(found).startswith("Pretraining helps: ")
     assert found.low < found.gain < found.high
@@ -64,12 +66,12 @@ def test_the_interval_is_wider_where_photos_come_in_groups():
 def test_where_nothing_can_be_told_that_is_said_and_no_number_is_made_up():
     same = rated(1, 0, 0).repeat(5, axis=0)
     found = compare(rated(5, 0, 0), same, same, 10, [""] * 5)
-    assert found.figures == {}
+    assert found.metrics == {}
     assert found.warning.startswith("Whether pretraining helps cannot be told: ")
 
 
 def test_nothing_is_weighed_where_the_pipeline_did_not_pretrain(small_dataset, small_encoder):
-    assert weigh(reader(small_dataset), small_encoder) is None
+    assert run_ablation(reader(small_dataset), small_encoder) is None
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +104,8 @@ def test_random_weights_that_pass_for_pretrained_are_warned_of_in_the_bundle(tra
 
 
 def test_the_same_training_weighs_the_same(trained, small_dataset):
-    again = weigh(reader(small_dataset), trained[0] / "encoder")
-    assert again.figures == regression.finite({name: trained[1][name] for name in again.figures})
+    again = run_ablation(reader(small_dataset), trained[0] / "encoder")
+    assert again.metrics == regression.finite_figures({name: trained[1][name] for name in again.metrics})
 
 
 def test_a_note_is_a_warning_that_blocks_nothing_and_survives_the_record():
@@ -111,6 +113,6 @@ def test_a_note_is_a_warning_that_blocks_nothing_and_survives_the_record():
     assert made.verdict == "publish"
     assert made.warnings == ["Pretraining is not seen to help."]
     assert made.summary.endswith("1 warning.")
-    after = decision.of(decision.completed(decision.record(made), 3, "models/3"))
+    after = decision.from_record(decision.with_publication(decision.to_record(made), 3, "models/3"))
     assert after.warnings == made.warnings
-    assert decision.failed(decision.record(made), "push broke off", "run")["warnings"] == made.warnings
+    assert decision.with_failure(decision.to_record(made), "push broke off", "run")["warnings"] == made.warnings

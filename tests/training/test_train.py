@@ -19,13 +19,13 @@ from components.pretraining.pretrain import pretrain
 from components.scorer.artifacts import bundle
 from components.scorer.data import photos
 from components.scorer.imaging import augmentation
-from components.scorer.model.auxiliary_heads import Heads
+from components.scorer.model.auxiliary_heads import HeadSpec
 from components.scorer.model.encoder import build_encoder
-from components.scorer.model.inputs import WHOLE
+from components.scorer.model.inputs import PHOTO_ONLY
 from components.scorer.parameters import from_parameters
 from components.scorer.settings import Pretraining
-from components.training.examples.degraded_copies import FAULT, worth_less
-from components.training.features import Reader
+from components.training.examples.degraded_copies import FAULT_POINTS, lower_votes
+from components.training.features import FeatureExtractor
 from tests.builders.trainings import run_training, training
 from tests.conftest import SMALL, example
 
@@ -79,17 +79,17 @@ def test_the_photos_that_are_changed_are_said_to_be_faulty():
 
 def test_a_photo_made_worse_is_worth_less_by_as_much_as_in_closed_form():
     votes = np.array([0.2, 0, 0, 0.3, 0, 0, 0.5, 0, 0, 0], "float32")
-    found = worth_less(votes).numpy()
+    found = lower_votes(votes).numpy()
     assert found.sum() == pytest.approx(1)
-    assert found @ SCORES == pytest.approx(votes @ SCORES - FAULT * 0.8)  # the votes of 1 cannot fall
+    assert found @ SCORES == pytest.approx(votes @ SCORES - FAULT_POINTS * 0.8)  # the votes of 1 cannot fall
 
 
 def test_an_epoch_teaches_that_spoiled_photos_are_worth_less(small_dataset):
     def means(share: float) -> list[float]:
-        reader = Reader(small_dataset, 32, training(camera_faults=share), Heads(), WHOLE)
-        return sorted(float(mean) for _, votes, _ in reader.epoch(0) for mean in votes.numpy() @ SCORES)
+        reader = FeatureExtractor(small_dataset, 32, training(camera_faults=share), HeadSpec(), PHOTO_ONLY)
+        return sorted(float(mean) for _, votes, _ in reader.train_epoch(0) for mean in votes.numpy() @ SCORES)
 
-    assert np.mean(means(1.0)) == pytest.approx(np.mean(means(0.0)) - FAULT, abs=0.05)
+    assert np.mean(means(1.0)) == pytest.approx(np.mean(means(0.0)) - FAULT_POINTS, abs=0.05)
 
 
 def test_pretraining_changes_the_encoder_and_lowers_the_error(small_dataset, tmp_path):
@@ -193,7 +193,7 @@ def test_training_for_no_epoch_at_all_is_refused(small_dataset, small_encoder, t
 def test_each_epoch_sees_each_photo_once_in_another_order(small_dataset):
     def votes(epoch: int) -> np.ndarray:
         read = {"scale": 36, "crop": 32, "batch_size": 8, "seed": 1}
-        return np.concatenate([v for _, v in photos.augmented(small_dataset, "train", epoch=epoch, **read)])
+        return np.concatenate([v for _, v in photos.augmented_batches(small_dataset, "train", epoch=epoch, **read)])
 
     first, second = votes(0), votes(1)
     assert not np.array_equal(first, second)
@@ -202,7 +202,7 @@ def test_each_epoch_sees_each_photo_once_in_another_order(small_dataset):
 
 def test_an_epoch_is_the_same_when_it_is_read_again(small_dataset):
     read = {"scale": 36, "crop": 32, "batch_size": 8, "seed": 1, "epoch": 3}
-    first, second = (list(photos.augmented(small_dataset, "train", **read)) for _ in range(2))
+    first, second = (list(photos.augmented_batches(small_dataset, "train", **read)) for _ in range(2))
     for (one, _), (other, _) in zip(first, second, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -223,7 +223,7 @@ def start_training(*folders: Path) -> subprocess.Popen:
 
 
 @pytest.fixture(scope="module")
-def whole(small_dataset, small_encoder, tmp_path_factory) -> bundle.Bundle:
+def whole(small_dataset, small_encoder, tmp_path_factory) -> bundle.TrainedScorer:
     """What the training in ``SCRIPT`` gives when nobody kills it."""
     folder = tmp_path_factory.mktemp("whole")
     run_training(small_dataset, small_encoder, folder, training(epochs=6))

@@ -12,7 +12,7 @@ import yaml
 from components.scorer.fit import distributed
 from components.scorer.parameters import from_parameters
 from components.scorer.settings import Training
-from components.training.__main__ import _given, _parser
+from components.training.__main__ import _parse_settings, _parser
 from images import digests
 
 models = pytest.importorskip("kubeflow_trainer_api.models")
@@ -97,7 +97,7 @@ def test_what_the_pods_are_told_makes_them_workers_of_each_other(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     for index in range(nodes):
         environment = {"WORKERS": told["WORKERS"], "WORKER_ADDRESS": address, "JOB_COMPLETION_INDEX": str(index)}
-        config = json.loads(distributed._of_jobset(environment))
+        config = json.loads(distributed._tf_config_of_jobset(environment))
         assert config["task"] == {"type": "worker", "index": index}
         assert len(config["cluster"]["worker"]) == nodes
     assert job["spec"]["runtimeRef"]["name"] == runtime["metadata"]["name"]
@@ -107,7 +107,7 @@ def test_the_command_is_one_that_the_training_takes():
     trainer = document("trainjob.yaml")["spec"]["trainer"]
     assert trainer["command"] == ["python", "-m", "components.training"]
     options = _parser().parse_args(trainer["args"])
-    settings = from_parameters(Training, **_given(options.set))
+    settings = from_parameters(Training, **_parse_settings(options.set))
     assert settings.devices == "workers"
     assert settings.batch_size % trainer["numNodes"] == 0
     assert trainer["image"] == digests.STEPS_GPU or re.fullmatch(r".+@sha256:[0-9a-f]{64}", digests.STEPS_GPU)

@@ -25,15 +25,15 @@ from components.ingestion import tfds_writer
 from components.scorer import storage
 from components.scorer.imaging import image_statistics
 from components.scorer.registry import channels, integrity
-from components.scorer.report.page import text
+from components.scorer.report.page import paragraph
 from components.scorer.run import decision, step_status
-from components.scorer.run.paths import Workspace
+from components.scorer.run.paths import RunPaths
 from components.scorer.settings import Policy, Validation
 from components.validation import report
 from components.validation.component import validation
-from components.validation.drift import shift
+from components.validation.drift import measure_shift
 from components.validation.statistics import collect, data_statistics
-from components.validation.statistics.data_statistics import Profile, distribution
+from components.validation.statistics.data_statistics import DataProfile, feature_histogram
 from components.validation.statistics.measured_features import APPEARANCE, SCORE
 from components.validation.validate import validate
 from tests.conftest import votes_around
@@ -77,7 +77,7 @@ class Data:
             split: [example(next(numbers), split != "unlabelled") for _ in range(size)] for split, size in SIZES.items()
         }
         self.page, self.checks = folder / "page.html", folder / "checks"
-        self.workspace = Workspace(str(folder / "workspace"), "run")
+        self.workspace = RunPaths(str(folder / "workspace"), "run")
 
     @property
     def rated(self) -> list[dict]:
@@ -89,10 +89,10 @@ class Data:
 
     def publish(self, version: int = 1) -> None:
         """Make the data set as it is that of the champion."""
-        value = data_statistics.to_json(data_statistics.profile(collect.survey(self.write())))
+        value = data_statistics.to_json(data_statistics.data_profile(collect.collect_statistics(self.write())))
         storage.write_json(f"{self.models}/portraits/{version}/profile.json", value)
-        integrity.write(f"{self.models}/portraits/{version}", {})
-        channels.switch(self.models, "portraits", version)
+        integrity.write_record(f"{self.models}/portraits/{version}", {})
+        channels.promote_pushed(self.models, "portraits", version)
 
     def validate(self, settings: Validation = Validation(), policy: Policy = BLOCK, **options):  # noqa: B008
         """Validate; the run's decision is then in ``self.decision``."""
@@ -119,7 +119,7 @@ class Data:
 def data(tmp_path, monkeypatch, request) -> Data:
     """Data without a champion; charts take a second, so only tests that ask for ``charts`` draw them."""
     if "charts" not in request.fixturenames:
-        monkeypatch.setattr(report, "_chart", lambda quantity, lines, every=2: text(quantity.name))
+        monkeypatch.setattr(report, "_chart", lambda quantity, lines, every=2: paragraph(quantity.name))
     return Data(tmp_path)
 
 
@@ -152,7 +152,7 @@ def add(data: Data, number: int, split: str = "train") -> None:
 
 def test_the_champions_own_data_have_not_moved_and_a_run_goes_on(since):
     found = since.validate()
-    assert found.go_on
+    assert found.should_train
     assert [gate.verdict for gate in found.decision.gates] == ["passed"] * 4
     assert found.metrics == {
         "data_labels": 60, "data_new_labels": 0, "data_leaking_photos": 0, "data_label_drift": 0,
@@ -187,7 +187,7 @@ def test_darker_photos_only_warn_by_default(since):
     for number, each in enumerate(since.rated):
         each["photo"] = picture(number, light=0.6)
     found = since.validate(policy=Policy())
-    assert found.go_on
+    assert found.should_train
     assert len(found.decision.warnings) == 1
     assert since.decision is None
 
@@ -223,25 +223,25 @@ def test_twins_within_a_split_and_photos_like_an_unlabelled_one_are_no_leak(data
     data.splits["train"][0]["photo"] = data.splits["train"][1]["photo"]
     data.splits["unlabelled"][0]["photo"] = data.splits["test"][0]["photo"]
     data.splits["unlabelled"][1]["group"] = data.splits["train"][0]["group"]
-    assert data.validate().go_on
+    assert data.validate().should_train
     assert "Found among unlabelled photos" in data.page.read_text()
 
 
 def test_near_duplicates_are_sought_only_as_near_as_ingestion_was_told(data):
     data.splits["test"][5]["photo"] = picture(3, quality=40, side=64)
-    assert data.validate(duplicate_distance=0).go_on
-    assert not data.validate(duplicate_distance=30).go_on
+    assert data.validate(duplicate_distance=0).should_train
+    assert not data.validate(duplicate_distance=30).should_train
 
 
 def test_few_new_labels_skip_the_run_and_nothing_else_fails(since):
     add(since, 3)
     found = since.validate(Validation(minimum_new_labels=4))
-    assert not found.go_on
+    assert not found.should_train
     assert since.failed() == ["new_labels"]
     assert since.decision["verdict"] == "skipped"
     assert since.decision["publish"] is False
     assert "3 of 63 labels" in since.decision["reasons"][0]
-    assert since.validate(Validation(minimum_new_labels=3)).go_on
+    assert since.validate(Validation(minimum_new_labels=3)).should_train
 
 
 def test_few_new_labels_in_data_that_leak_refuse_the_run(since):
@@ -269,7 +269,7 @@ def test_removed_photos_do_not_mask_new_ones(since):
 
 def test_a_first_model_passes_and_the_page_says_that_there_is_none_to_compare_with(data):
     found = data.validate(Validation(minimum_new_labels=10_000))
-    assert found.go_on
+    assert found.should_train
     assert found.metrics["data_new_labels"] == 60
     assert "no champion yet" in data.gates["new_labels"].reason
     assert "There is no champion yet" in data.page.read_text()
@@ -284,17 +284,17 @@ def test_a_first_model_passes_and_the_page_says_that_there_is_none_to_compare_wi
     ],
 )
 def test_a_champion_whose_data_are_not_known_warns_and_does_not_block(data, kept, words):
-    channels.switch(data.models, "portraits", 2)
+    channels.promote_pushed(data.models, "portraits", 2)
     if kept:
         storage.write_bytes(f"{data.models}/portraits/2/profile.json", kept.encode())
-        integrity.write(f"{data.models}/portraits/2", {})
+        integrity.write_record(f"{data.models}/portraits/2", {})
     found = data.validate(Validation(minimum_new_labels=10_000))
-    assert found.go_on
+    assert found.should_train
     unjudged = [gate for gate in found.decision.gates if gate.verdict == "not judged"]
     assert [gate.key for gate in unjudged] == ["new_labels", "label_drift", "photo_drift"]
     assert all(words in gate.reason and gate.severity == "warn" for gate in unjudged)
     # Nor does it once the evaluation decides with these gates among its own.
-    kept = decision.gates_of(storage.read_json(str(data.checks / "gates.json")))
+    kept = decision.gates_from_record(storage.read_json(str(data.checks / "gates.json")))
     assert decision.decide(kept, BLOCK).publishes
 
 
@@ -302,7 +302,7 @@ def test_a_person_overrules_with_a_reason_that_is_kept(since):
     add(since, 3)
     policy = replace(BLOCK, force_publish=True, force_reason="the labels were counted by hand")
     found = since.validate(Validation(minimum_new_labels=100), policy)
-    assert found.go_on
+    assert found.should_train
     assert since.decision is None  # the evaluation decides
     kept = storage.read_json(str(since.checks / "gates.json"))
     assert (kept["verdict"], kept["override"]) == ("forced", "the labels were counted by hand")
@@ -318,14 +318,14 @@ def test_to_overrule_needs_a_reason(data):
 
 def test_a_gate_that_only_warns_does_not_skip(since):
     found = since.validate(Validation(minimum_new_labels=100), Policy(warn_only=("new_labels",)))
-    assert found.go_on
+    assert found.should_train
     assert since.failed() == ["new_labels"]
 
 
 def test_the_decision_of_an_attempt_before_does_not_outlive_a_run_that_goes_on(data):
-    broken = decision.broken_off(ValueError("no luck"))
-    decision.write(data.workspace.decision, decision.record(broken, run="run"))
-    assert data.validate().go_on
+    broken = decision.failed_decision(ValueError("no luck"))
+    decision.write(data.workspace.decision, decision.to_record(broken, run="run"))
+    assert data.validate().should_train
     assert data.decision is None
 
 
@@ -386,7 +386,7 @@ def test_kubeflow_gets_the_metrics_and_whether_to_go_on(since, monkeypatch):
     assert since.decision["verdict"] == "skipped"
     assert logged["data_new_labels"] == 0
     assert all(math.isfinite(value) for value in logged.values())
-    assert step_status.read(since.workspace)[0].state == "succeeded"
+    assert step_status.read_steps(since.workspace)[0].state == "succeeded"
 
 
 # The profile
@@ -428,10 +428,10 @@ def test_the_profile_counts_photos_and_ratings(data):
 
 def test_photos_are_sampled_by_their_ids_and_stay_in_the_sample(data, monkeypatch):
     def sample() -> set[str]:
-        rows = collect.survey(data.write())
+        rows = collect.collect_statistics(data.write())
         return set(rows.loc[rows["brightness"].notna() & (rows["split"] != "unlabelled"), "photo"])
 
-    monkeypatch.setattr(collect, "SAMPLE", 40)
+    monkeypatch.setattr(collect, "SAMPLE_SIZE", 40)
     before, old = sample(), {each["photo_id"] for each in data.rated}
     assert 25 <= len(before) <= 55  # 40 of 80
     add(data, 20)
@@ -443,7 +443,7 @@ def test_photos_are_sampled_by_their_ids_and_stay_in_the_sample(data, monkeypatc
 def test_few_photos_are_in_memory_at_a_time():
     begun = itertools.count()
     items = (next(begun) for _ in range(1000))
-    done = collect._in_threads(lambda number: -number, items)
+    done = collect._map_in_threads(lambda number: -number, items)
     assert [next(done) for _ in range(10)] == [-number for number in range(10)]
     assert next(begun) < 100
     assert len(list(done)) == 990
@@ -478,7 +478,7 @@ def broken(value: dict, *path: str, to: object) -> dict:
 )
 def test_what_is_no_whole_profile_is_refused_in_one_sentence(first, path, to):
     value = json.loads(Path(first.models, "portraits/1/profile.json").read_text())
-    assert isinstance(data_statistics.from_json(value), Profile)
+    assert isinstance(data_statistics.from_json(value), DataProfile)
     with pytest.raises(ValueError, match=r"^expected a (whole )?profile.*, got "):
         data_statistics.from_json(broken(value, *path, to=to))
 
@@ -496,33 +496,33 @@ SCORES = st.lists(st.floats(1, 10), min_size=1, max_size=60)
 
 @given(SCORES)
 def test_what_has_not_moved_is_0_apart(values):
-    same = distribution(SCORE, np.array(values))
-    moved = shift(SCORE, same, same)
-    assert (moved.size, moved.distance, moved.p) == (0, 0, 1)
+    same = feature_histogram(SCORE, np.array(values))
+    moved = measure_shift(SCORE, same, same)
+    assert (moved.cohens_d, moved.wasserstein, moved.p_value) == (0, 0, 1)
 
 
 @given(SCORES, SCORES)
 def test_the_way_back_is_as_far(one, other):
-    there, back = (distribution(SCORE, np.array(values)) for values in (one, other))
-    moved, returned = shift(SCORE, there, back), shift(SCORE, back, there)
-    assert moved.distance == returned.distance
-    assert moved.size == -returned.size
-    assert moved.p == returned.p
+    there, back = (feature_histogram(SCORE, np.array(values)) for values in (one, other))
+    moved, returned = measure_shift(SCORE, there, back), measure_shift(SCORE, back, there)
+    assert moved.wasserstein == returned.wasserstein
+    assert moved.cohens_d == -returned.cohens_d
+    assert moved.p_value == returned.p_value
 
 
 @given(SCORES, SCORES)
 def test_the_distance_is_wassersteins_to_within_a_bin(one, other):
-    moved = shift(SCORE, distribution(SCORE, np.array(one)), distribution(SCORE, np.array(other)))
+    moved = measure_shift(SCORE, feature_histogram(SCORE, np.array(one)), feature_histogram(SCORE, np.array(other)))
     width = (SCORE.high - SCORE.low) / SCORE.bins
-    assert moved.distance == pytest.approx(
+    assert moved.wasserstein == pytest.approx(
         stats.wasserstein_distance(one, other), abs=width + 1e-9
     )  # the bin, and rounding
 
 
 @given(SCORES, SCORES)
 def test_two_sets_of_photos_together_are_as_if_they_were_one(one, other):
-    added = distribution(SCORE, np.array(one)) + distribution(SCORE, np.array(other))
-    whole = distribution(SCORE, np.array(one + other))
+    added = feature_histogram(SCORE, np.array(one)) + feature_histogram(SCORE, np.array(other))
+    whole = feature_histogram(SCORE, np.array(one + other))
     assert (added.count, added.histogram) == (whole.count, whole.histogram)
     assert (added.mean, added.deviation) == pytest.approx((whole.mean, whole.deviation), abs=1e-9)
 
@@ -531,7 +531,7 @@ def test_two_sets_of_photos_together_are_as_if_they_were_one(one, other):
 @hypothesis_settings(max_examples=30)
 def test_a_profile_survives_being_written_and_read(values, labels):
     rows = pd.DataFrame({each.name: values for each in (SCORE, *APPEARANCE)}).assign(split="train", raters=1, label=1)
-    known = replace(data_statistics.profile(rows), labels=labels[: len(labels) // 4 * 4])
+    known = replace(data_statistics.data_profile(rows), labels=labels[: len(labels) // 4 * 4])
     again = data_statistics.from_json(json.loads(storage.to_json(data_statistics.to_json(known))))
     assert data_statistics.to_json(again) == data_statistics.to_json(known)
     assert again.labels == known.labels
@@ -540,16 +540,16 @@ def test_a_profile_survives_being_written_and_read(values, labels):
 def test_the_size_of_a_shift_is_cohens_d_and_its_chance_that_of_kolmogorov_and_smirnov():
     rng = np.random.default_rng(1)
     one, other = rng.normal(5, 1.2, 4000), rng.normal(5.04, 1.2, 4000)
-    moved = shift(SCORE, distribution(SCORE, one), distribution(SCORE, other))
-    assert moved.size == pytest.approx((other.mean() - one.mean()) / np.sqrt((one.var() + other.var()) / 2))
+    moved = measure_shift(SCORE, feature_histogram(SCORE, one), feature_histogram(SCORE, other))
+    assert moved.cohens_d == pytest.approx((other.mean() - one.mean()) / np.sqrt((one.var() + other.var()) / 2))
     truth = stats.ks_2samp(one, other, method="asymp").pvalue
-    assert truth <= moved.p <= 2 * truth
+    assert truth <= moved.p_value <= 2 * truth
 
 
 def test_nothing_can_be_said_of_a_shift_without_photos():
-    none, some = distribution(SCORE, np.array([np.nan])), distribution(SCORE, np.array([5.0]))
-    assert math.isnan(shift(SCORE, none, some).distance)
-    assert math.isnan(shift(SCORE, some, none).size)
+    none, some = feature_histogram(SCORE, np.array([np.nan])), feature_histogram(SCORE, np.array([5.0]))
+    assert math.isnan(measure_shift(SCORE, none, some).wasserstein)
+    assert math.isnan(measure_shift(SCORE, some, none).cohens_d)
 
 
 # How photos look

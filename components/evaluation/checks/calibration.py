@@ -9,18 +9,18 @@ from scipy import stats
 from components.evaluation.checks.metric_estimates import Estimate
 from components.evaluation.checks.predictions import Predictions
 from components.scorer.metrics import bootstrap, regression
-from components.scorer.run.decision import Gate, outcome
+from components.scorer.run.decision import GateResult, gate_outcome
 from components.scorer.settings import Evaluation, GateKey
 
 MIDDLE = (4, 7)
 """Range of mean scores in which a collapsed scorer stays; scores outside it distinguish profiles."""
 
 _BINS = 10
-_LEAST = 1e-6  # smallest skill: below it there is only rounding
+_EPSILON = 1e-6  # smallest skill: below it there is only rounding
 
 
 @dataclass(frozen=True)
-class Bin:
+class CalibrationBin:
     """Calibration bin of photos with similar predictions.
 
     Attributes:
@@ -72,7 +72,7 @@ class Calibration:
     floor: Estimate
     skill: Estimate
     skill_bound: float
-    bins: list[Bin]
+    bins: list[CalibrationBin]
     fault: str = ""
 
 
@@ -88,17 +88,19 @@ def calibrate(predictions: Predictions, settings: Evaluation) -> Calibration:
         settings: Evaluation settings: resamples, confidence, significance and seed.
     """
     truth, predicted = regression.mean_scores(predictions.truth), regression.mean_scores(predictions.scorer)
-    distance = regression.distances(predictions.truth, predictions.scorer)
+    distance = regression.emd_per_photo(predictions.truth, predictions.scorer)
     mean_votes = _distances_to(predictions.truth.mean(axis=0), predictions.truth)
     median = np.diff(np.median(np.cumsum(predictions.truth, axis=1), axis=0), prepend=0)
-    terms = _parts(truth, predicted, distance, mean_votes, _distances_to(median, predictions.truth))
-    point_estimates = _measure(np.ones((1, len(truth))) @ terms)
-    clusters = bootstrap.cluster(predictions.groups, len(truth))
-    draws = _measure(
-        np.concatenate([weights @ terms for weights in bootstrap.redraws(clusters, settings.bootstrap, settings.seed)])
+    terms = _summands(truth, predicted, distance, mean_votes, _distances_to(median, predictions.truth))
+    point_estimates = _estimates_from_sums(np.ones((1, len(truth))) @ terms)
+    clusters = bootstrap.group_indices(predictions.groups, len(truth))
+    draws = _estimates_from_sums(
+        np.concatenate(
+            [weights @ terms for weights in bootstrap.resample_counts(clusters, settings.bootstrap, settings.seed)]
+        )
     )
     estimates = {
-        name: Estimate(float(value[0]), *bootstrap.interval(draws[name], settings.confidence))
+        name: Estimate(float(value[0]), *bootstrap.percentile_interval(draws[name], settings.confidence))
         for name, value in point_estimates.items()
     }
     return Calibration(
@@ -110,27 +112,27 @@ def calibrate(predictions: Predictions, settings: Evaluation) -> Calibration:
     )
 
 
-def gates(calibration: Calibration, settings: Evaluation) -> list[Gate]:
+def gates(calibration: Calibration, settings: Evaluation) -> list[GateResult]:
     """Return the gates on spread, slope, share of extreme scores, and skill over the best constant answer.
 
     At a slope of one half, a constant answer has the same squared error as an unbiased scorer. The slope needs no upper
     bound: slope = LCC / spread, so the gate on the spread bounds it.
     """
     return [
-        _at_least(
+        _minimum_gate(
             "spread", "Does not collapse to the middle", "the spread of predictions over that of people's means",
             calibration.spread, settings.minimum_spread, calibration, settings,
         ),
-        _at_least(
+        _minimum_gate(
             "slope", "Keeps to people's scale", "the rise of people's mean score with a point of the scorer's",
             calibration.slope, settings.minimum_slope, calibration, settings,
         ),
-        _outside(calibration, settings),
-        _floor(calibration, settings),
+        _outside_gate(calibration, settings),
+        _floor_gate(calibration, settings),
     ]  # fmt: skip
 
 
-def _at_least(
+def _minimum_gate(
     key: GateKey,
     name: str,
     metric: str,
@@ -138,25 +140,25 @@ def _at_least(
     threshold: float,
     calibration: Calibration,
     settings: Evaluation,
-) -> Gate:
+) -> GateResult:
     if not math.isfinite(estimate.value):
-        return Gate(key, name, metric, math.nan, threshold, "failed", _undefined(metric, calibration))
+        return GateResult(key, name, metric, math.nan, threshold, "failed", _undefined_reason(metric, calibration))
     reason = (
         f"{metric} is {estimate.value:.3f} ({estimate.interval(settings.confidence)} on"
         f" {calibration.photos:,} photos); it has to be at least {threshold:g}."
     )
-    return Gate(key, name, metric, estimate.value, threshold, outcome(estimate.value >= threshold), reason)
+    return GateResult(key, name, metric, estimate.value, threshold, gate_outcome(estimate.value >= threshold), reason)
 
 
-def _outside(calibration: Calibration, settings: Evaluation) -> Gate:
-    def gate(passed: bool, reason: str, value: float = math.nan) -> Gate:
-        return Gate("outside", "Gives high and low scores", metric, value, settings.minimum_outside, outcome(passed),
-                    reason)  # fmt: skip
+def _outside_gate(calibration: Calibration, settings: Evaluation) -> GateResult:
+    def gate(passed: bool, reason: str, value: float = math.nan) -> GateResult:
+        key, name, limit = "outside", "Gives high and low scores", settings.minimum_outside
+        return GateResult(key, name, metric, value, limit, gate_outcome(passed), reason)
 
     metric = f"share of scores outside {MIDDLE[0]}-{MIDDLE[1]} over people's share"
     people, scorer, ratio = calibration.outside_people.value, calibration.outside_scorer.value, calibration.outside
     if not math.isfinite(scorer):
-        return gate(False, _undefined(f"the {metric}", calibration))
+        return gate(False, _undefined_reason(f"the {metric}", calibration))
     if people == 0:
         return gate(True, f"people rate none of these photos outside {MIDDLE[0]}-{MIDDLE[1]}, so the scorer need not.")
     reason = (
@@ -167,32 +169,32 @@ def _outside(calibration: Calibration, settings: Evaluation) -> Gate:
     return gate(ratio.value >= settings.minimum_outside, reason, ratio.value)
 
 
-def _floor(calibration: Calibration, settings: Evaluation) -> Gate:
+def _floor_gate(calibration: Calibration, settings: Evaluation) -> GateResult:
     name, metric = "Tells more than a constant", "1 - EMD / EMD of the best constant answer"
     skill, bound = calibration.skill, calibration.skill_bound
     if not math.isfinite(skill.value):
-        reason = _undefined("the skill beside a constant answer", calibration)
-        return Gate("emd_floor", name, metric, math.nan, 0.0, "failed", reason)
+        reason = _undefined_reason("the skill beside a constant answer", calibration)
+        return GateResult("emd_floor", name, metric, math.nan, 0.0, "failed", reason)
     reason = (
         f"the EMD is {calibration.emd.value:.3f}; answering each photo with people's mean distribution has"
         f" {calibration.mean_votes.value:.3f}, and no constant answer less than {calibration.floor.value:.3f}. The"
         f" scorer's is {100 * skill.value:.1f} % below that, and by at least {100 * bound:.1f} % but for a chance of"
         f" {100 * settings.significance:g} %; that has to be above 0."
     )
-    return Gate("emd_floor", name, metric, skill.value, 0.0, outcome(bound > _LEAST), reason)
+    return GateResult("emd_floor", name, metric, skill.value, 0.0, gate_outcome(bound > _EPSILON), reason)
 
 
-def _undefined(subject: str, calibration: Calibration) -> str:
+def _undefined_reason(subject: str, calibration: Calibration) -> str:
     why = calibration.fault or "people's votes do not differ"
     return f"{subject} could not be computed ({why}), and a missing metric fails."
 
 
 def _distances_to(constant: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    return regression.distances(truth, np.broadcast_to(constant, truth.shape))
+    return regression.emd_per_photo(truth, np.broadcast_to(constant, truth.shape))
 
 
-def _parts(truth: np.ndarray, predicted: np.ndarray, *distances: np.ndarray) -> np.ndarray:
-    """Return the terms of each photo that ``_measure`` reads sums of, [n, 12]."""
+def _summands(truth: np.ndarray, predicted: np.ndarray, *distances: np.ndarray) -> np.ndarray:
+    """Return the terms of each photo that ``_estimates_from_sums`` reads sums of, [n, 12]."""
     # Scores are centred before they are squared: large squares would lose precision.
     middle = truth.mean()
     t, p, ones = truth - middle, predicted - middle, np.ones(len(truth))
@@ -203,12 +205,12 @@ def _parts(truth: np.ndarray, predicted: np.ndarray, *distances: np.ndarray) -> 
     return np.stack([ones, t, p, t * t, p * p, t * p, *outside, *distances, middle * ones], axis=1)
 
 
-def _measure(sums: np.ndarray) -> dict[str, np.ndarray]:
+def _estimates_from_sums(sums: np.ndarray) -> dict[str, np.ndarray]:
     """Return each estimate of ``Calibration``, [draws], from sums [draws, 12] over the photos drawn."""
     n, *rest = sums.T
     with np.errstate(invalid="ignore", divide="ignore"):
         t, p, tt, pp, tp, people, scorer, emd, mean_votes, floor, middle = (column / n for column in rest)
-        variance_t, variance_p = (np.where(v > _LEAST**2, v, np.nan) for v in (tt - t * t, pp - p * p))
+        variance_t, variance_p = (np.where(v > _EPSILON**2, v, np.nan) for v in (tt - t * t, pp - p * p))
         slope = (tp - t * p) / variance_p
         return {
             "slope": slope,
@@ -220,13 +222,13 @@ def _measure(sums: np.ndarray) -> dict[str, np.ndarray]:
             "emd": emd,
             "mean_votes": mean_votes,
             "floor": floor,
-            "skill": np.where(floor > _LEAST, 1 - emd / floor, np.nan),
+            "skill": np.where(floor > _EPSILON, 1 - emd / floor, np.nan),
         }
 
 
-def _bins(truth: np.ndarray, predicted: np.ndarray, confidence: float) -> list[Bin]:
+def _bins(truth: np.ndarray, predicted: np.ndarray, confidence: float) -> list[CalibrationBin]:
     return [
-        Bin(
+        CalibrationBin(
             float(predicted[indices].mean()),
             float(truth[indices].mean()),
             *_interval_of_mean(truth[indices], confidence),

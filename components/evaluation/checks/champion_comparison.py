@@ -25,25 +25,25 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from components.evaluation.checks.champion_predictions import Champion
+from components.evaluation.checks.champion_predictions import ChampionPredictions
 from components.scorer.metrics import bootstrap, regression, significance
-from components.scorer.metrics.significance import Williams
-from components.scorer.run.decision import Gate, Outcome, outcome
+from components.scorer.metrics.significance import WilliamsTest
+from components.scorer.run.decision import GateOutcome, GateResult, gate_outcome
 from components.scorer.settings import Evaluation, GateKey
 
 Metric = Literal["srcc", "lcc", "emd"]
 
-COMPARED: tuple[Metric, ...] = ("srcc", "lcc", "emd")
+COMPARED_METRICS: tuple[Metric, ...] = ("srcc", "lcc", "emd")
 """Metrics of the comparison: rank correlation, linear correlation, and distance of the votes."""
 
 POWER = 0.8
 """Power for which ``photos_needed`` is computed: the usual 0.8 (Cohen, 1988, section 2.4)."""
 
-_FEWEST = 4  # photos or groups: with fewer, neither the bootstrap nor Williams' test is informative
+_MIN_UNITS = 4  # photos or groups: with fewer, neither the bootstrap nor Williams' test is informative
 
 
 @dataclass(frozen=True)
-class Difference:
+class MetricDifference:
     """Difference of one metric between challenger and champion; undefined numbers are NaN.
 
     Attributes:
@@ -70,7 +70,7 @@ class Difference:
     lower: float
     upper: float
     photos_needed: float
-    williams: Williams | None = None
+    williams: WilliamsTest | None = None
 
 
 @dataclass(frozen=True)
@@ -91,16 +91,16 @@ class Comparison:
     photos: int
     groups: int
     likeness: float
-    srcc: Difference
-    lcc: Difference
-    emd: Difference
+    srcc: MetricDifference
+    lcc: MetricDifference
+    emd: MetricDifference
     fault: str = ""
     champion_fault: str = ""
 
     @property
-    def differences(self) -> dict[Metric, Difference]:
-        """Differences by metric, in the order of ``COMPARED``."""
-        return {metric: getattr(self, metric) for metric in COMPARED}
+    def differences(self) -> dict[Metric, MetricDifference]:
+        """Differences by metric, in the order of ``COMPARED_METRICS``."""
+        return {metric: getattr(self, metric) for metric in COMPARED_METRICS}
 
 
 def compare(
@@ -124,27 +124,27 @@ def compare(
         ValueError: The shapes differ or are not [n, 10], or the number of labels is not n.
     """
     labels = () if groups is None else groups
-    photos, units = len(truth), int(bootstrap.cluster(labels, len(truth)).max(initial=-1)) + 1
+    photos, units = len(truth), int(bootstrap.group_indices(labels, len(truth)).max(initial=-1)) + 1
     ours, theirs, each_other = (
-        regression.all(first, second)
+        regression.all_metrics(first, second)
         for first, second in ((truth, challenger), (truth, champion), (challenger, champion))
     )
     our_draws, their_draws = (
         bootstrap.bootstrap(
-            truth, votes, resamples=settings.bootstrap, seed=settings.seed, names=COMPARED, groups=labels
+            truth, votes, resamples=settings.bootstrap, seed=settings.seed, names=COMPARED_METRICS, groups=labels
         )
         for votes in (challenger, champion)
     )
 
-    def difference(metric: Metric) -> Difference:
+    def difference(metric: Metric) -> MetricDifference:
         williams = None
         if metric != "emd":
-            williams = significance.williams(ours[metric], theirs[metric], each_other[metric], photos)
+            williams = significance.williams_test(ours[metric], theirs[metric], each_other[metric], photos)
         value, draws = ours[metric] - theirs[metric], our_draws[metric] - their_draws[metric]
-        error = _error(draws, units, williams)
-        low, high = _ends(value, draws, error, (1 - settings.confidence) / 2, units)
-        lower, upper = _ends(value, draws, error, settings.significance, units)
-        return Difference(
+        error = _standard_error(draws, units, williams)
+        low, high = _bounds(value, draws, error, (1 - settings.confidence) / 2, units)
+        lower, upper = _bounds(value, draws, error, settings.significance, units)
+        return MetricDifference(
             challenger=ours[metric],
             champion=theirs[metric],
             value=value,
@@ -161,9 +161,9 @@ def compare(
         photos,
         units,
         each_other["srcc"],
-        *(difference(metric) for metric in COMPARED),
-        fault=_fault(truth, challenger, ours),
-        champion_fault=_fault(truth, champion, theirs),
+        *(difference(metric) for metric in COMPARED_METRICS),
+        fault=_why_undefined(truth, challenger, ours),
+        champion_fault=_why_undefined(truth, champion, theirs),
     )
 
 
@@ -193,7 +193,9 @@ def photos_needed(error: float, photos: int, distance: float, significance: floa
     return float(math.ceil(photos * (quantiles * error / distance) ** 2))
 
 
-def gates(comparison: Comparison | None, champion: Champion | None, settings: Evaluation) -> list[Gate]:
+def gates(
+    comparison: Comparison | None, champion: ChampionPredictions | None, settings: Evaluation
+) -> list[GateResult]:
     """Return the three gates that decide whether the challenger may replace the champion.
 
     In both modes the first model passes these gates without a comparison and must pass all other gates.
@@ -210,21 +212,23 @@ def gates(comparison: Comparison | None, champion: Champion | None, settings: Ev
     Returns:
         The gates ``champion_srcc``, ``champion_lcc`` and ``champion_emd``.
     """
-    return [_gate(metric, comparison, champion, settings) for metric in COMPARED]
+    return [_gate(metric, comparison, champion, settings) for metric in COMPARED_METRICS]
 
 
-_KEYS: dict[Metric, GateKey] = {"srcc": "champion_srcc", "lcc": "champion_lcc", "emd": "champion_emd"}
+_GATE_KEYS: dict[Metric, GateKey] = {"srcc": "champion_srcc", "lcc": "champion_lcc", "emd": "champion_emd"}
 _NAMES: dict[Metric, str] = {"srcc": "Ranks photos", "lcc": "Scores photos", "emd": "Votes"}
 
 
-def _gate(metric: Metric, comparison: Comparison | None, champion: Champion | None, settings: Evaluation) -> Gate:
-    superior, margin = _superior(metric, settings), _margin(metric, settings)
+def _gate(
+    metric: Metric, comparison: Comparison | None, champion: ChampionPredictions | None, settings: Evaluation
+) -> GateResult:
+    superior, margin = _tests_superiority(metric, settings), _margin(metric, settings)
     side, limit = ("upper", margin) if metric == "emd" else ("lower", 0.0 if superior else -margin)
 
-    def gate(verdict: Outcome, reason: str, bound: float = math.nan) -> Gate:
+    def gate(verdict: GateOutcome, reason: str, bound: float = math.nan) -> GateResult:
         name = f"{_NAMES[metric]} {'better' if superior else 'no worse'} than the champion"
         metric_name = f"{side} bound of the difference in {metric.upper()}"
-        return Gate(_KEYS[metric], name, metric_name, bound, limit, verdict, reason)
+        return GateResult(_GATE_KEYS[metric], name, metric_name, bound, limit, verdict, reason)
 
     if champion is None:
         return gate("passed", "there is no champion yet; the first model passes unopposed and must pass all others.")
@@ -244,11 +248,11 @@ def _gate(metric: Metric, comparison: Comparison | None, champion: Champion | No
 
     bound = difference.upper if metric == "emd" else difference.lower
     passed = bound <= limit if metric == "emd" else bound > limit if superior else bound >= limit
-    sentence = _figures(metric, comparison, champion, settings) + "; " + _held_against(metric, difference, settings)
-    return gate(outcome(passed), sentence + _remark(metric, comparison, passed, settings), bound)
+    sentence = _figures_text(metric, comparison, champion, settings) + "; " + _bound_text(metric, difference, settings)
+    return gate(gate_outcome(passed), sentence + _remark(metric, comparison, passed, settings), bound)
 
 
-def _figures(metric: Metric, comparison: Comparison, champion: Champion, settings: Evaluation) -> str:
+def _figures_text(metric: Metric, comparison: Comparison, champion: ChampionPredictions, settings: Evaluation) -> str:
     result = comparison.differences[metric]
     grouped = comparison.groups < comparison.photos
     where = f"the same {comparison.photos:,} photos" + (f" of {comparison.groups:,} groups" if grouped else "")
@@ -261,11 +265,11 @@ def _figures(metric: Metric, comparison: Comparison, champion: Champion, setting
     )
 
 
-def _held_against(metric: Metric, difference: Difference, settings: Evaluation) -> str:
+def _bound_text(metric: Metric, difference: MetricDifference, settings: Evaluation) -> str:
     sure = f"with {100 * (1 - settings.significance):g} % confidence the difference is"
     if metric == "emd":
         return f"{sure} at most {difference.upper:+.4f}, and it has to be at most {_margin(metric, settings):+g}"
-    has_to_be = "above 0" if _superior(metric, settings) else f"at least {-_margin(metric, settings):+g}"
+    has_to_be = "above 0" if _tests_superiority(metric, settings) else f"at least {-_margin(metric, settings):+g}"
     return f"{sure} at least {difference.lower:+.4f}, and it has to be {has_to_be}"
 
 
@@ -274,7 +278,7 @@ def _remark(metric: Metric, comparison: Comparison, passed: bool, settings: Eval
     difference, margin, superior = (
         comparison.differences[metric],
         _margin(metric, settings),
-        _superior(metric, settings),
+        _tests_superiority(metric, settings),
     )
     if passed:
         worse = difference.low > 0 if metric == "emd" else difference.high < 0
@@ -289,11 +293,11 @@ def _remark(metric: Metric, comparison: Comparison, passed: bool, settings: Eval
         return f". {alternative.capitalize()} passes on so many photos four times in five, so this one is hardly that."
     return (
         f". These photos cannot tell: {alternative} passes four times in five only with about"
-        f" {_rounded_up(difference.photos_needed):,} test photos."
+        f" {_round_up(difference.photos_needed):,} test photos."
     )
 
 
-def _superior(metric: Metric, settings: Evaluation) -> bool:
+def _tests_superiority(metric: Metric, settings: Evaluation) -> bool:
     return metric == "srcc" and settings.champion_mode == "superiority"
 
 
@@ -301,15 +305,15 @@ def _margin(metric: Metric, settings: Evaluation) -> float:
     return settings.champion_margin_emd if metric == "emd" else settings.champion_margin
 
 
-def _error(draws: np.ndarray, units: int, williams: Williams | None) -> float:
-    """Return the standard error of a difference from its draws; NaN for fewer than ``_FEWEST`` units or two draws."""
+def _standard_error(draws: np.ndarray, units: int, williams: WilliamsTest | None) -> float:
+    """Return the standard error of a difference from its draws; NaN for fewer than ``_MIN_UNITS`` units or 2 draws."""
     defined = draws[np.isfinite(draws)]
-    if units < _FEWEST or len(defined) < 2:
+    if units < _MIN_UNITS or len(defined) < 2:
         return math.nan
     return float(np.fmax(defined.std(ddof=1), williams.error if williams else 0.0))
 
 
-def _ends(value: float, draws: np.ndarray, error: float, tail: float, units: int) -> tuple[float, float]:
+def _bounds(value: float, draws: np.ndarray, error: float, tail: float, units: int) -> tuple[float, float]:
     """Return a lower and an upper bound, each missed with a chance of ``tail``; NaN without an error."""
     if not math.isfinite(error):
         return math.nan, math.nan
@@ -318,9 +322,9 @@ def _ends(value: float, draws: np.ndarray, error: float, tail: float, units: int
     return min(value - half_width, float(low)), max(value + half_width, float(high))
 
 
-def _fault(truth: np.ndarray, predicted: np.ndarray, metrics: dict[str, float]) -> str:
+def _why_undefined(truth: np.ndarray, predicted: np.ndarray, metrics: dict[str, float]) -> str:
     """Return why one of the metrics is undefined; empty if all are defined."""
-    if all(math.isfinite(metrics[metric]) for metric in COMPARED):
+    if all(math.isfinite(metrics[metric]) for metric in COMPARED_METRICS):
         return ""
     if len(truth) < 2:
         return "there are too few photos"
@@ -329,7 +333,7 @@ def _fault(truth: np.ndarray, predicted: np.ndarray, metrics: dict[str, float]) 
     return "every photo gets the same score" if math.isfinite(metrics["spread"]) else "people's mean scores do not vary"
 
 
-def _rounded_up(photos: float) -> int:
+def _round_up(photos: float) -> int:
     """Round a number of photos up to two significant digits: more digits would claim too much precision."""
     step = 10 ** max(math.floor(math.log10(max(photos, 1))) - 1, 0)
     return math.ceil(photos / step) * step

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from components.evaluation.checks.predictions import Records, votes
+from components.evaluation.checks.predictions import Records, predict_votes
 from components.scorer import storage
-from components.scorer.quoting import in_short
+from components.scorer.quoting import one_line
 from components.scorer.registry import channels
 
 
 @dataclass(frozen=True)
-class Champion:
+class ChampionPredictions:
     """Votes of the champion on the test split, or the reason why it could not be scored.
 
     Attributes:
@@ -32,11 +32,11 @@ class Champion:
         return "the champion" if self.version is None else f"the champion, version {self.version},"
 
 
-def score_champion(models: str, name: str, records: Records, total: int) -> Champion | None:
+def score_champion(models: str, name: str, records: Records, total: int) -> ChampionPredictions | None:
     """Score the champion on the test split.
 
-    Errors are returned in ``Champion.error`` and not raised. A champion that cannot be loaded must neither stop the
-    report on the challenger nor let the challenger pass.
+    Errors are returned in ``ChampionProfile.error`` and not raised. A champion that cannot be loaded must neither stop
+    the report on the challenger nor let the challenger pass.
 
     Args:
         models: Address of all models.
@@ -55,6 +55,6 @@ def score_champion(models: str, name: str, records: Records, total: int) -> Cham
         uri = storage.join(uri, str(version))
         from components.scorer.artifacts import saved_model  # imports TensorFlow, which a decision does not need
 
-        return Champion(uri, version, votes(records, saved_model.load(uri), total))
+        return ChampionPredictions(uri, version, predict_votes(records, saved_model.load(uri), total))
     except Exception as error:  # an artifact of another revision may fail in any way
-        return Champion(uri, version, error=in_short(error))
+        return ChampionPredictions(uri, version, error=one_line(error))

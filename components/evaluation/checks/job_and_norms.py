@@ -12,19 +12,19 @@ from PIL import Image
 from components.evaluation.checks import champion_comparison
 from components.evaluation.checks.champion_comparison import Comparison
 from components.evaluation.checks.predictions import BATCH, Predictions, Records
-from components.scorer.artifacts.bundle import Bundle
-from components.scorer.faces.detector import Detector
+from components.scorer.artifacts.bundle import TrainedScorer
+from components.scorer.faces.detector import FaceDetector
 from components.scorer.metrics import regression
 from components.scorer.settings import SCORES, Evaluation
 from components.scorer.upload_norms import accuracy, check, policy
-from components.scorer.upload_norms.accuracy import Judgement
-from components.scorer.upload_norms.policy import Finding
+from components.scorer.upload_norms.accuracy import NormAccuracy
+from components.scorer.upload_norms.policy import NormResult
 
-_FEWEST = 3  # photos that a correlation needs
+_MIN_PHOTOS = 3  # photos that a correlation needs
 
 
 @dataclass(frozen=True)
-class Effect:
+class JobEffect:
     """Effect of the job input on the photos of people who offer this job.
 
     Attributes:
@@ -41,7 +41,7 @@ class Effect:
 
 
 @dataclass(frozen=True)
-class Told:
+class JobAndNormResults:
     """Effect of the job input on scores, and accuracy of the upload norms.
 
     Attributes:
@@ -51,12 +51,14 @@ class Told:
         norms: Accuracy of the norms for which the data set has a column of true values.
     """
 
-    effects: list[Effect]
+    effects: list[JobEffect]
     comparison: Comparison | None
-    norms: list[Judgement]
+    norms: list[NormAccuracy]
 
 
-def find(scorer: Bundle, records: Records, predictions: Predictions, settings: Evaluation) -> Told:
+def evaluate_job_and_norms(
+    scorer: TrainedScorer, records: Records, predictions: Predictions, settings: Evaluation
+) -> JobAndNormResults:
     """Measure the effect of the job input and the accuracy of the upload norms on the test split.
 
     Args:
@@ -65,55 +67,59 @@ def find(scorer: Bundle, records: Records, predictions: Predictions, settings: E
         predictions: Votes of people, and of the scorer without the job input, on the test split.
         settings: Evaluation settings of the comparison.
     """
-    column = scorer.told.column
+    column = scorer.head_spec.column
     jobs = list(predictions.attributes[column]) if column in predictions.attributes else [""] * len(predictions.truth)
     rules = policy.load(scorer.norms or None)
     norm_attributes = {norm.attribute for norm in rules.norms} & set(predictions.attributes)
     if not norm_attributes and not any(job in scorer.jobs for job in jobs):
-        return Told([], None, [])
-    votes, findings = _asked(scorer, records, jobs, rules)
+        return JobAndNormResults([], None, [])
+    votes, findings = _predict_with_job(scorer, records, jobs, rules)
     columns = {name: list(predictions.attributes[name]) for name in norm_attributes}
-    return Told(*_jobs(scorer, votes, jobs, predictions, settings), accuracy.judge(rules, findings, columns))
+    return JobAndNormResults(
+        *_job_effects(scorer, votes, jobs, predictions, settings), accuracy.measure_accuracy(rules, findings, columns)
+    )
 
 
-def _asked(
-    scorer: Bundle, records: Records, jobs: Sequence[str], rules: policy.Norms
-) -> tuple[np.ndarray, list[list[Finding]]]:
+def _predict_with_job(
+    scorer: TrainedScorer, records: Records, jobs: Sequence[str], rules: policy.UploadPolicy
+) -> tuple[np.ndarray, list[list[NormResult]]]:
     """Return votes ``[n, 10]`` with the job input, and the norm findings of each photo.
 
     A scorer without auxiliary heads yields votes ``[0, 10]``.
     """
-    detector = Detector(scorer.detector) if scorer.detector else None
+    detector = FaceDetector(scorer.detector) if scorer.detector else None
     votes, findings = [np.empty((0, len(SCORES)))], []
     pairs = zip((record["photo"] for record in records()), jobs, strict=True)
     for batch in iter(lambda: list(islice(pairs, BATCH)), []):
         photos, batch_jobs = (list(column) for column in zip(*batch, strict=True))
         attribute_batch = np.empty((len(photos), 0))
         if scorer.heads is not None:
-            outputs = scorer.answers(photos, batch_jobs)
+            outputs = scorer.predict(photos, batch_jobs)
             votes.append(outputs["votes"])
             attribute_batch = outputs["attributes"]
         for photo, job, probabilities in zip(photos, batch_jobs, attribute_batch, strict=True):
             image = Image.open(io.BytesIO(photo)).convert("RGB")
             faces = detector.find(image) if detector else None
             attributes = dict(zip(scorer.attributes, map(float, probabilities), strict=True))
-            findings.append(check.check(rules, image, faces, attributes, image.size, job))
+            findings.append(check.apply_policy(rules, image, faces, attributes, image.size, job))
     return np.concatenate(votes), findings
 
 
-def _jobs(
-    scorer: Bundle, votes: np.ndarray, jobs: Sequence[str], predictions: Predictions, settings: Evaluation
-) -> tuple[list[Effect], Comparison | None]:
+def _job_effects(
+    scorer: TrainedScorer, votes: np.ndarray, jobs: Sequence[str], predictions: Predictions, settings: Evaluation
+) -> tuple[list[JobEffect], Comparison | None]:
     if not scorer.jobs:
         return [], None
     has_job = np.array([job in scorer.jobs for job in jobs])
     before, after, people = (regression.mean_scores(rows) for rows in (predictions.scorer, votes, predictions.truth))
     effects = [
-        Effect(job, int(is_job.sum()), float((after - before)[is_job].mean()), float((people - before)[is_job].mean()))
+        JobEffect(
+            job, int(is_job.sum()), float((after - before)[is_job].mean()), float((people - before)[is_job].mean())
+        )
         for job in scorer.jobs
         if (is_job := np.array([photo_job == job for photo_job in jobs])).any()
     ]
-    if has_job.sum() < _FEWEST:
+    if has_job.sum() < _MIN_PHOTOS:
         return effects, None
     groups = list(compress(predictions.groups, has_job)) if len(predictions.groups) else None
     rows: list[Any] = [array[has_job] for array in (predictions.truth, votes, predictions.scorer)]

@@ -54,10 +54,10 @@ def measure(predictions: Predictions, champion: np.ndarray | None, settings: Eva
         champion: Votes of the champion on the same photos in the same order, float [n, 10]; None without a champion.
         settings: Evaluation settings: threshold of accuracy, resamples, confidence and seed.
     """
-    values, draws = _on(predictions, predictions.scorer, settings)
+    values, draws = _values_and_draws(predictions, predictions.scorer, settings)
     champion_estimates = difference = None
     if champion is not None:
-        champion_values, champion_draws = _on(predictions, champion, settings)
+        champion_values, champion_draws = _values_and_draws(predictions, champion, settings)
         champion_estimates = _estimates(champion_values, champion_draws, settings)
         difference = _estimates(
             {name: values[name] - champion_values[name] for name in values},
@@ -70,16 +70,16 @@ def measure(predictions: Predictions, champion: np.ndarray | None, settings: Eva
         challenger=_estimates(values, draws, settings),
         champion=champion_estimates,
         difference=difference,
-        confusion=classification.confusion(truth, predicted, settings.accuracy_threshold),
-        roc=classification.roc(truth, predicted, settings.accuracy_threshold),
+        confusion=classification.confusion_matrix(truth, predicted, settings.accuracy_threshold),
+        roc=classification.roc_curve(truth, predicted, settings.accuracy_threshold),
     )
 
 
-def _on(
+def _values_and_draws(
     predictions: Predictions, votes: np.ndarray, settings: Evaluation
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Return metrics on all photos and on resamples, by name; the seed pairs the resamples of two scorers."""
-    values = regression.all(predictions.truth, votes, settings.accuracy_threshold)
+    values = regression.all_metrics(predictions.truth, votes, settings.accuracy_threshold)
     draws = bootstrap.bootstrap(
         predictions.truth,
         votes,
@@ -92,4 +92,7 @@ def _on(
 
 
 def _estimates(values: dict[str, float], draws: dict[str, np.ndarray], settings: Evaluation) -> Estimates:
-    return {name: Estimate(values[name], *bootstrap.interval(draws[name], settings.confidence)) for name in values}
+    return {
+        name: Estimate(values[name], *bootstrap.percentile_interval(draws[name], settings.confidence))
+        for name in values
+    }

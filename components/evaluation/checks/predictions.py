@@ -50,7 +50,7 @@ class Predictions:
     groups: Sequence[str] = ()
     faces: pd.DataFrame = field(default_factory=pd.DataFrame)
 
-    def table(self, champion: np.ndarray | None = None) -> pd.DataFrame:
+    def to_table(self, champion: np.ndarray | None = None) -> pd.DataFrame:
         """Return the table of ``predictions.csv``, one row for each photo.
 
         An attribute with the name of another column gets the prefix ``attribute_``.
@@ -61,12 +61,12 @@ class Predictions:
         columns: dict[str, Any] = {
             "photo_id": self.photo_ids,
             "mean": regression.mean_scores(self.scorer),
-            "std": regression.deviations(self.scorer),
+            "std": regression.vote_deviations(self.scorer),
         }
         columns |= {f"p{score}": fraction for score, fraction in zip(SCORES, self.scorer.T, strict=True)}
         columns |= {
             "truth_mean": regression.mean_scores(self.truth),
-            "truth_std": regression.deviations(self.truth),
+            "truth_std": regression.vote_deviations(self.truth),
             "raters": self.raters,
             "split": "test",
         }
@@ -105,17 +105,17 @@ def predict(records: Records, scorer: Scorer, total: int) -> Predictions:
         attributes=pd.DataFrame([record["attributes"] for record in rows]),
         scorer=votes,
         groups=[record.get("group", record["photo_id"]) for record in rows],
-        faces=pd.DataFrame([_face(record) for record in rows]),
+        faces=pd.DataFrame([_face_columns(record) for record in rows]),
     )
 
 
-def _face(record: dict[str, Any]) -> dict[str, Any]:
+def _face_columns(record: dict[str, Any]) -> dict[str, Any]:
     if "face" not in record:
         return {}
     return {"face_count": int(record["face"]["count"]), "face_confidence": float(record["face"]["confidence"])}
 
 
-def votes(records: Records, scorer: Scorer, total: int) -> np.ndarray:
+def predict_votes(records: Records, scorer: Scorer, total: int) -> np.ndarray:
     """Return the champion's votes on the same photos in the same order, float [n, 10].
 
     Raises:

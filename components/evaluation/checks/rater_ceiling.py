@@ -8,11 +8,11 @@ from components.scorer.metrics import rater_agreement
 from components.scorer.settings import Evaluation
 
 _SPLITS = 100  # random splits of the raters: the average varies by less than .002 between seeds at 300 photos
-_WHOLE = 0.02  # tolerance of a vote count: votes are stored as float32 fractions
+_COUNT_TOLERANCE = 0.02  # tolerance of a vote count: votes are stored as float32 fractions
 
 
 @dataclass(frozen=True)
-class Ceiling:
+class RaterCeiling:
     """Agreement of people on the test photos.
 
     Attributes:
@@ -31,8 +31,8 @@ class Ceiling:
     raters: float
 
 
-def ceiling(votes: np.ndarray, raters: np.ndarray, settings: Evaluation) -> Ceiling | None:
-    """Estimate the ceiling by ``rater_agreement.ceilings`` and ``rater_agreement.one_against_rest``.
+def measure_ceiling(votes: np.ndarray, raters: np.ndarray, settings: Evaluation) -> RaterCeiling | None:
+    """Estimate the ceiling by ``rater_agreement.correlation_ceilings`` and ``rater_agreement.one_against_rest``.
 
     Args:
         votes: People's fractions of votes, float [n, 10].
@@ -45,11 +45,11 @@ def ceiling(votes: np.ndarray, raters: np.ndarray, settings: Evaluation) -> Ceil
     """
     counts = np.asarray(votes, float) * np.asarray(raters)[:, None]
     several = np.asarray(raters) >= 2
-    usable = several & (np.abs(counts - np.rint(counts)) <= _WHOLE).all(axis=1)
+    usable = several & (np.abs(counts - np.rint(counts)) <= _COUNT_TOLERANCE).all(axis=1)
     if not several.any() or 2 * usable.sum() <= several.sum():
         return None
-    perfect = rater_agreement.ceilings(counts[usable], splits=_SPLITS, seed=settings.seed)
+    perfect = rater_agreement.correlation_ceilings(counts[usable], splits=_SPLITS, seed=settings.seed)
     human = rater_agreement.one_against_rest(counts[usable], draws=_SPLITS, seed=settings.seed)
     if perfect is None or human is None:
         return None
-    return Ceiling(perfect, human, int(usable.sum()), float(np.asarray(raters)[usable].mean()))
+    return RaterCeiling(perfect, human, int(usable.sum()), float(np.asarray(raters)[usable].mean()))

@@ -35,16 +35,16 @@ import pandas as pd
 from components.evaluation.checks.metric_estimates import Estimate, Estimates
 from components.evaluation.checks.predictions import Predictions
 from components.scorer.metrics import bootstrap, rater_agreement, regression
-from components.scorer.run.decision import Gate, outcome
+from components.scorer.run.decision import GateResult, gate_outcome
 from components.scorer.settings import Evaluation
 
-SLICED = ("srcc", "mae", "bias")
+SLICE_METRICS = ("srcc", "mae", "bias")
 """Metrics of each slice: rank correlation, mean absolute error and mean error."""
 
-_FEWEST = 10  # photos that an interval needs: resamples of fewer photos represent the population too poorly
-_UNSURE = 0.9  # detector confidence below which a face is "low"; 98 % of the faces on portraits exceed it
-_VALUES = 20  # the most frequent values of an attribute are kept: more values are names rather than groups
-_LEAST_RELIABILITY = 0.25  # lower bound on the reliability of people's means within slices: below it, it is a guess
+_MIN_PHOTOS = 10  # photos that an interval needs: resamples of fewer photos represent the population too poorly
+_LOW_CONFIDENCE = 0.9  # detector confidence below which a face is "low"; 98 % of the faces on portraits exceed it
+_MAX_VALUES = 20  # the most frequent values of an attribute are kept: more values are names rather than groups
+_MIN_RELIABILITY = 0.25  # lower bound on the reliability of people's means within slices: below it, it is a guess
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Slice:
         judged: True if the slice and its complement both have enough photos for the gates.
         people: Mean of people's mean scores.
         scorer: Mean of the scorer's mean scores.
-        metrics: Metrics of ``SLICED``, each with its own interval.
+        metrics: Metrics of ``SLICE_METRICS``, each with its own interval.
         beside: SRCC minus the mean SRCC of the attribute's other slices; NaN if no other slice has enough photos.
         difference: Mean error minus the mean error of all other photos, in score points.
         adjusted: The difference adjusted for people's ratings (analysis of covariance), in score points.
@@ -87,7 +87,7 @@ class Slice:
 
 
 @dataclass(frozen=True)
-class Slices:
+class SliceResults:
     """Results of all slices.
 
     Attributes:
@@ -106,7 +106,7 @@ class Slices:
         return [item for item in self.slices if item.judged]
 
 
-def check(attributes: pd.DataFrame, settings: Evaluation) -> None:
+def check_crossings(attributes: pd.DataFrame, settings: Evaluation) -> None:
     """Raise ValueError if a crossing names an unknown attribute or fewer than two attributes.
 
     Args:
@@ -117,14 +117,14 @@ def check(attributes: pd.DataFrame, settings: Evaluation) -> None:
         ValueError: A crossing is wrong. The message lists the known attributes.
     """
     for crossing in settings.crossings:
-        names, known = _crossed(crossing), [str(name) for name in attributes]
+        names, known = _crossed_names(crossing), [str(name) for name in attributes]
         if len(set(names)) < 2 or not set(names) <= set(known):
             raise ValueError(
                 f'crossings must name two attributes or more, as in "gender*ethnicity", among {known}; got {crossing!r}'
             )
 
 
-def by_attribute(predictions: Predictions) -> pd.DataFrame:
+def slicing_attributes(predictions: Predictions) -> pd.DataFrame:
     """Return the attributes to slice by, with columns ``faces`` and ``face confidence`` if face features are known.
 
     A data set attribute with one of these two names replaces the derived column.
@@ -135,14 +135,14 @@ def by_attribute(predictions: Predictions) -> pd.DataFrame:
     derived = {
         "faces": faces["face_count"].clip(0, 2).map({0: "none", 1: "one", 2: "several"}),
         "face confidence": np.select(
-            [faces["face_count"] == 0, faces["face_confidence"] < _UNSURE], ["no face", "low"], "high"
+            [faces["face_count"] == 0, faces["face_confidence"] < _LOW_CONFIDENCE], ["no face", "low"], "high"
         ),
     }
     added = {name: values for name, values in derived.items() if name not in predictions.attributes}
     return predictions.attributes.assign(**added)
 
 
-def slice_all(predictions: Predictions, settings: Evaluation) -> Slices:
+def measure_slices(predictions: Predictions, settings: Evaluation) -> SliceResults:
     """Measure the scorer on each value of each attribute and crossing, at most the twenty most frequent values.
 
     Intervals are bootstrap intervals over photos; all slices share the draws. The intervals that the gates read are
@@ -155,28 +155,28 @@ def slice_all(predictions: Predictions, settings: Evaluation) -> Slices:
         settings: Evaluation settings: crossings, smallest slice, resamples, confidence and seed.
 
     Raises:
-        ValueError: A crossing is wrong, as for ``check``.
+        ValueError: A crossing is wrong, as for ``check_crossings``.
     """
-    attributes = by_attribute(predictions)
-    check(attributes, settings)
-    photos = _Photos.of(predictions)
+    attributes = slicing_attributes(predictions)
+    check_crossings(attributes, settings)
+    photos = _SliceSums.from_predictions(predictions)
     partitions = _partitions(attributes, settings.crossings)
     fault = regression.why_undefined(photos.truth, photos.predicted)
     if not partitions:
-        return Slices([], {}, fault)
+        return SliceResults([], {}, fault)
     ones = np.ones((1, len(photos.truth)))
     estimates = _measure(photos, partitions, ones)
     draws = {name: values[:0] for name, values in estimates.items()}
     if not fault:
-        clusters = bootstrap.cluster(predictions.groups, len(photos.truth))
-        redraws = bootstrap.redraws(clusters, settings.bootstrap, settings.seed)
+        clusters = bootstrap.group_indices(predictions.groups, len(photos.truth))
+        redraws = bootstrap.resample_counts(clusters, settings.bootstrap, settings.seed)
         measured = [_measure(photos, partitions, weights) for weights in redraws]
         draws = {name: np.concatenate([block[name] for block in measured]) for name in estimates}
     slopes = {partition.name: float(_slope(photos.sums(partition, ones))[0]) for partition in partitions}
-    return Slices(_slices(photos, partitions, estimates, draws, settings), slopes, fault)
+    return SliceResults(_build_slices(photos, partitions, estimates, draws, settings), slopes, fault)
 
 
-def gates(slices: Slices, settings: Evaluation) -> list[Gate]:
+def gates(slices: SliceResults, settings: Evaluation) -> list[GateResult]:
     """Return the gate on the lowest SRCC of a slice and the gate on the largest score gap.
 
     Both gates rule out chance, since among many small slices one always looks bad. Of twelve slices of 30 photos with
@@ -187,13 +187,13 @@ def gates(slices: Slices, settings: Evaluation) -> list[Gate]:
     other slices of enough photos, the SRCC alone decides. A slice fails the gap gate if its gap is too large and the
     corrected interval excludes 0.
     """
-    return [_floor(slices, settings), _gap(slices, settings)]
+    return [_floor_gate(slices, settings), _gap_gate(slices, settings)]
 
 
-def _floor(slices: Slices, settings: Evaluation) -> Gate:
-    def gate(passed: bool, reason: str, value: float = math.nan) -> Gate:
-        return Gate("slice_floor", "Ranks photos of every slice", "lowest SRCC of a slice", value,
-                    settings.minimum_slice_srcc, outcome(passed), reason)  # fmt: skip
+def _floor_gate(slices: SliceResults, settings: Evaluation) -> GateResult:
+    def gate(passed: bool, reason: str, value: float = math.nan) -> GateResult:
+        return GateResult("slice_floor", "Ranks photos of every slice", "lowest SRCC of a slice", value,
+                    settings.minimum_slice_srcc, gate_outcome(passed), reason)  # fmt: skip
 
     if not slices.judged:
         return gate(True, _nothing_to_judge(slices, settings))
@@ -208,20 +208,21 @@ def _floor(slices: Slices, settings: Evaluation) -> Gate:
     worst = (certain or order)[0]
     srcc = worst.metrics["srcc"]
     sentence = (
-        f"of {_count(len(order))}, {worst.title} has {'an' if certain else 'the lowest'} SRCC of {srcc.value:.3f}"
+        f"of {_count_slices(len(order))}, {worst.title} has {'an' if certain else 'the lowest'} SRCC of"
+        f" {srcc.value:.3f}"
         f" ({srcc.interval(settings.confidence)} on {worst.photos:,} photos);"
         f" it has to be at least {settings.minimum_slice_srcc:g}"
     )
     if certain:
-        return gate(False, f"{sentence}, and chance is ruled out.{_more(certain)}", srcc.value)
+        return gate(False, f"{sentence}, and chance is ruled out.{_others_failing(certain)}", srcc.value)
     chance = ", which so few photos may miss by chance" if below else ""
-    return gate(True, f"{sentence}{chance}.{_too_small(slices, settings)}", srcc.value)
+    return gate(True, f"{sentence}{chance}.{_not_judged_note(slices, settings)}", srcc.value)
 
 
-def _gap(slices: Slices, settings: Evaluation) -> Gate:
-    def gate(passed: bool, reason: str, value: float = math.nan) -> Gate:
-        return Gate("slice_gap", "Scores no slice too low or too high", "largest gap of a slice, points", value,
-                    settings.maximum_slice_gap, outcome(passed), reason)  # fmt: skip
+def _gap_gate(slices: SliceResults, settings: Evaluation) -> GateResult:
+    def gate(passed: bool, reason: str, value: float = math.nan) -> GateResult:
+        return GateResult("slice_gap", "Scores no slice too low or too high", "largest gap of a slice, points", value,
+                    settings.maximum_slice_gap, gate_outcome(passed), reason)  # fmt: skip
 
     if not slices.judged:
         return gate(True, _nothing_to_judge(slices, settings))
@@ -234,22 +235,23 @@ def _gap(slices: Slices, settings: Evaluation) -> Gate:
     certain = [item for item in beyond if _excludes_zero(item.gap)]
     if certain:
         reason = (
-            f"{certain[0].title} is scored {_how_far(certain[0], len(order), settings)}; at most"
-            f" {settings.maximum_slice_gap:g} is allowed, and chance is ruled out.{_more(certain)}"
+            f"{certain[0].title} is scored {_gap_text(certain[0], len(order), settings)}; at most"
+            f" {settings.maximum_slice_gap:g} is allowed, and chance is ruled out.{_others_failing(certain)}"
         )
         return gate(False, reason, certain[0].gap.value)
     if beyond:
         reason = (
-            f"{beyond[0].title} is scored {_how_far(beyond[0], len(order), settings)}; that is more than the"
-            f" {settings.maximum_slice_gap:g} allowed, but may be chance: about {_needed(beyond[0]):,} photos of it"
+            f"{beyond[0].title} is scored {_gap_text(beyond[0], len(order), settings)}; that is more than the"
+            f" {settings.maximum_slice_gap:g} allowed, but may be chance: about {_photos_needed(beyond[0]):,}"
+            " photos of it"
             " would tell."
         )
     else:
         reason = (
-            f"the largest gap of {_count(len(order))} is that of {order[0].title}, scored"
-            f" {_how_far(order[0], len(order), settings)}; at most {settings.maximum_slice_gap:g} is allowed."
+            f"the largest gap of {_count_slices(len(order))} is that of {order[0].title}, scored"
+            f" {_gap_text(order[0], len(order), settings)}; at most {settings.maximum_slice_gap:g} is allowed."
         )
-    return gate(True, reason + _at_equal_opinion(order, settings) + _too_small(slices, settings), order[0].gap.value)
+    return gate(True, reason + _adjusted_note(order, settings) + _not_judged_note(slices, settings), order[0].gap.value)
 
 
 def _ranked_worse(item: Slice, settings: Evaluation) -> bool:
@@ -259,21 +261,21 @@ def _ranked_worse(item: Slice, settings: Evaluation) -> bool:
     return not math.isfinite(item.beside.value) or item.beside.high < 0
 
 
-def _more(failing: Sequence[Slice]) -> str:
+def _others_failing(failing: Sequence[Slice]) -> str:
     more = len(failing) - 1
-    return f" So it is with {_count(more)} more." if more else ""
+    return f" So it is with {_count_slices(more)} more." if more else ""
 
 
-def _how_far(item: Slice, judged: int, settings: Evaluation) -> str:
+def _gap_text(item: Slice, judged: int, settings: Evaluation) -> str:
     side = "too low" if item.gap.value < 0 else "too high"
     return (
         f"{abs(item.gap.value):.2f} points {side} beside all others, people's ratings allowed for"
         f" ({100 * settings.confidence:g} % interval {item.gap.low:+.2f} to {item.gap.high:+.2f}, corrected for"
-        f" {_count(judged)}, on {item.photos:,} photos)"
+        f" {_count_slices(judged)}, on {item.photos:,} photos)"
     )
 
 
-def _needed(item: Slice) -> int:
+def _photos_needed(item: Slice) -> int:
     """Return the photos needed for the interval of this gap to exclude 0; its width falls with their square root."""
     relative_width = max(
         (estimate.high - estimate.low) / 2 / abs(estimate.value) for estimate in (item.difference, item.adjusted)
@@ -281,7 +283,7 @@ def _needed(item: Slice) -> int:
     return 10 * math.ceil(item.photos * relative_width**2 / 10)
 
 
-def _at_equal_opinion(slices: Sequence[Slice], settings: Evaluation) -> str:
+def _adjusted_note(slices: Sequence[Slice], settings: Evaluation) -> str:
     """Return a note on the lowest certain adjusted difference, which alone fails no gate; empty if there is none."""
     certain = [
         item
@@ -303,27 +305,29 @@ def _excludes_zero(estimate: Estimate) -> bool:
     return estimate.low > 0 or estimate.high < 0
 
 
-def _nothing_to_judge(slices: Slices, settings: Evaluation) -> str:
+def _nothing_to_judge(slices: SliceResults, settings: Evaluation) -> str:
     if not slices.slices:
         return "no attributes were given to slice the test photos by."
     return (
-        f"none of {_count(len(slices.slices))} can be judged: it takes {settings.minimum_slice:,} photos of a slice"
+        f"none of {_count_slices(len(slices.slices))} can be judged: it takes {settings.minimum_slice:,} photos"
+        " of a slice"
         " and as many others."
     )
 
 
-def _too_small(slices: Slices, settings: Evaluation) -> str:
+def _not_judged_note(slices: SliceResults, settings: Evaluation) -> str:
     small = len(slices.slices) - len(slices.judged)
     if not small:
         return ""
-    return f" Not judged: {_count(small)} with fewer than {settings.minimum_slice:,} photos, or as few others beside."
+    few = f"fewer than {settings.minimum_slice:,} photos, or as few others beside"
+    return f" Not judged: {_count_slices(small)} with {few}."
 
 
-def _count(slices: int) -> str:
+def _count_slices(slices: int) -> str:
     return f"{slices} slice" + ("" if slices == 1 else "s")
 
 
-def _crossed(crossing: str) -> list[str]:
+def _crossed_names(crossing: str) -> list[str]:
     return [name.strip() for name in crossing.split("*")]
 
 
@@ -333,17 +337,17 @@ class _Partition:
 
     name: str
     values: list[str]
-    places: list[np.ndarray]
+    indices: list[np.ndarray]
 
 
 def _partitions(attributes: pd.DataFrame, crossings: Sequence[str]) -> list[_Partition]:
     columns = {str(name): attributes[name].astype(str).replace("", "unknown") for name in attributes}
     for crossing in crossings:
-        first, *rest = _crossed(crossing)
+        first, *rest = _crossed_names(crossing)
         columns[crossing] = columns[first].str.cat([columns[name] for name in rest], sep=", ")
     partitions = []
     for name, column in columns.items():
-        shown = column.value_counts().index[:_VALUES]
+        shown = column.value_counts().index[:_MAX_VALUES]
         code = shown.get_indexer(column)
         indices = [np.flatnonzero(code == number) for number in (*range(len(shown)), -1)]
         partitions.append(_Partition(name, list(shown), indices))
@@ -351,37 +355,37 @@ def _partitions(attributes: pd.DataFrame, crossings: Sequence[str]) -> list[_Par
 
 
 @dataclass(frozen=True)
-class _Photos:
-    """Mean scores of the photos, [n], and the terms that ``_measure`` sums over photos, [n, 8]."""
+class _SliceSums:
+    """Mean scores of the photos, [n], and the terms that ``_estimates_from_sums`` sums over photos, [n, 8]."""
 
     truth: np.ndarray
     predicted: np.ndarray
-    parts: np.ndarray
+    terms: np.ndarray
 
     @classmethod
-    def of(cls, predictions: Predictions) -> "_Photos":
+    def from_predictions(cls, predictions: Predictions) -> "_SliceSums":
         truth, predicted = regression.mean_scores(predictions.truth), regression.mean_scores(predictions.scorer)
         # Scores are centred before they are squared: large squares would lose precision.
         t, p, error = truth - truth.mean(), predicted - truth.mean(), predicted - truth
         # Variance of the mean of k votes: the sample variance (denominator k - 1) over k. It is taken as 0 for a
         # single vote, and if the number of raters is unknown for all photos.
         raters = predictions.raters
-        raters = np.where(raters > 0, raters, rater_agreement.typical_raters(raters))
-        noise = np.where(raters > 1, regression.deviations(predictions.truth) ** 2 / np.maximum(raters - 1, 1), 0)
+        raters = np.where(raters > 0, raters, rater_agreement.median_rater_count(raters))
+        noise = np.where(raters > 1, regression.vote_deviations(predictions.truth) ** 2 / np.maximum(raters - 1, 1), 0)
         return cls(truth, predicted, np.stack([np.ones(len(t)), t, p, t * t, t * p, noise, error, abs(error)], axis=1))
 
     def sums(self, partition: _Partition, weights: np.ndarray) -> np.ndarray:
         """Return weighted sums over each part of a partition, [draws, parts, 8], for weights [draws, n]."""
-        return np.stack([weights[:, indices] @ self.parts[indices] for indices in partition.places], axis=1)
+        return np.stack([weights[:, indices] @ self.terms[indices] for indices in partition.indices], axis=1)
 
-    def srcc(self, here: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def srcc(self, indices: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Return the weighted SRCC of the photos at these indices, [draws]."""
-        return bootstrap.weighted_srcc(self.truth[here], self.predicted[here], weights[:, here])
+        return bootstrap.weighted_srcc(self.truth[indices], self.predicted[indices], weights[:, indices])
 
 
-def _measure(photos: _Photos, partitions: Sequence[_Partition], weights: np.ndarray) -> dict[str, np.ndarray]:
+def _measure(photos: _SliceSums, partitions: Sequence[_Partition], weights: np.ndarray) -> dict[str, np.ndarray]:
     """Return values [draws, slices] by metric for each shown slice; photos count ``weights`` [draws, n] times."""
-    results: dict[str, list[np.ndarray]] = {name: [] for name in (*SLICED, "beside", "difference", "adjusted")}
+    results: dict[str, list[np.ndarray]] = {name: [] for name in (*SLICE_METRICS, "beside", "difference", "adjusted")}
     for partition in partitions:
         sums = photos.sums(partition, weights)
         shown, rest = sums[:, :-1], sums.sum(axis=1, keepdims=True) - sums[:, :-1]
@@ -389,7 +393,7 @@ def _measure(photos: _Photos, partitions: Sequence[_Partition], weights: np.ndar
             mean, other_mean = shown / shown[..., :1], rest / rest[..., :1]
         difference = mean - other_mean
         people, scorer, error, distance = difference[..., 1], difference[..., 2], mean[..., 6], mean[..., 7]
-        srcc = np.stack([photos.srcc(indices, weights) for indices in partition.places[:-1]], axis=1)
+        srcc = np.stack([photos.srcc(indices, weights) for indices in partition.indices[:-1]], axis=1)
         results["srcc"].append(srcc)
         results["beside"].append(srcc - _mean_of_others(srcc, partition))
         results["mae"].append(distance)
@@ -401,8 +405,8 @@ def _measure(photos: _Photos, partitions: Sequence[_Partition], weights: np.ndar
 
 def _mean_of_others(srcc: np.ndarray, partition: _Partition) -> np.ndarray:
     """Return the mean SRCC of the other slices, weighted by photos, [draws, slices]; NaN if none has enough photos."""
-    photos = np.array([len(indices) for indices in partition.places[:-1]], float)
-    photos = np.where((photos >= _FEWEST) & np.isfinite(srcc), photos, 0)
+    photos = np.array([len(indices) for indices in partition.indices[:-1]], float)
+    photos = np.where((photos >= _MIN_PHOTOS) & np.isfinite(srcc), photos, 0)
     parts = photos * np.where(photos > 0, srcc, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         return (parts.sum(axis=1, keepdims=True) - parts) / (photos.sum(axis=1, keepdims=True) - photos)
@@ -421,11 +425,11 @@ def _slope(sums: np.ndarray) -> np.ndarray:
     photos, parts = n.sum(axis=1), (n > 0).sum(axis=1)
     true_variance = variance - noise.sum(axis=1) * (1 - parts / photos)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return covariance / np.maximum(true_variance, _LEAST_RELIABILITY * variance)
+        return covariance / np.maximum(true_variance, _MIN_RELIABILITY * variance)
 
 
-def _slices(
-    photos: _Photos,
+def _build_slices(
+    photos: _SliceSums,
     partitions: Sequence[_Partition],
     values: dict[str, np.ndarray],
     draws: dict[str, np.ndarray],
@@ -435,14 +439,14 @@ def _slices(
     parts = [
         (partition.name, value, indices)
         for partition in partitions
-        for value, indices in zip(partition.values, partition.places[:-1], strict=True)
+        for value, indices in zip(partition.values, partition.indices[:-1], strict=True)
     ]
     judged = [min(len(indices), len(photos.truth) - len(indices)) >= settings.minimum_slice for *_, indices in parts]
-    bounds = _ends(values, draws, np.array(judged, bool), settings)
+    bounds = _interval_ends(values, draws, np.array(judged, bool), settings)
     slices = []
     for index, (attribute, value, indices) in enumerate(parts):
 
-        def estimate(name: str, index: int = index, few: bool = len(indices) < _FEWEST) -> Estimate:
+        def estimate(name: str, index: int = index, few: bool = len(indices) < _MIN_PHOTOS) -> Estimate:
             value = float(values[name][0, index])
             return Estimate(value) if few else Estimate(value, *(float(end) for end in bounds[name][:, index]))
 
@@ -457,7 +461,7 @@ def _slices(
                 judged=judged[index],
                 people=float(photos.truth[indices].mean()),
                 scorer=float(photos.predicted[indices].mean()),
-                metrics={name: estimate(name) for name in SLICED},
+                metrics={name: estimate(name) for name in SLICE_METRICS},
                 beside=estimate("beside"),
                 difference=difference,
                 adjusted=adjusted,
@@ -467,23 +471,25 @@ def _slices(
     return slices
 
 
-def _ends(
+def _interval_ends(
     values: dict[str, np.ndarray], draws: dict[str, np.ndarray], judged: np.ndarray, settings: Evaluation
 ) -> dict[str, np.ndarray]:
     """Return interval ends, [2, slices] by metric; those that the gates read are corrected for multiplicity."""
     slices = len(judged)
     bounds = {
-        name: np.array([bootstrap.interval(draws[name][:, index], settings.confidence) for index in range(slices)]).T
-        for name in SLICED
+        name: np.array(
+            [bootstrap.percentile_interval(draws[name][:, index], settings.confidence) for index in range(slices)]
+        ).T
+        for name in SLICE_METRICS
     }
     # The gate reads only the upper end of ``beside``: this one end may err as often as both ends of a gap together.
     families = {("beside",): 2 * settings.confidence - 1, ("difference", "adjusted"): settings.confidence}
     for names, confidence in families.items():
-        bounds |= _ends_together({name: (values[name], draws[name]) for name in names}, judged, confidence)
+        bounds |= _simultaneous_ends({name: (values[name], draws[name]) for name in names}, judged, confidence)
     return bounds
 
 
-def _ends_together(
+def _simultaneous_ends(
     samples: dict[str, tuple[np.ndarray, np.ndarray]], judged: np.ndarray, confidence: float
 ) -> dict[str, np.ndarray]:
     """Return ends of simultaneous intervals (maxT), [2, slices] by metric, from (values [1, slices], draws)."""

@@ -7,19 +7,19 @@ import pandas as pd
 from PIL import Image
 
 from components.ingestion.photos import photo_inspection
-from components.ingestion.summary import Outcome
+from components.ingestion.summary import IngestionSummary
 from components.scorer.faces import geometry
 from components.scorer.settings import Faces
 
-MOST = 12
+MAX_CROPS = 12
 """Maximum number of crops of each kind."""
 
 _SIDE = 112  # pixels
 
 
-def shown_faces(outcome: Outcome) -> dict[str, list[bytes]]:
+def example_faces(summary: IngestionSummary) -> dict[str, list[bytes]]:
     """Return aligned face crops as JPEGs by kind. A kind without a face is omitted."""
-    with_face = outcome.labelled[outcome.labelled["face_count"] > 0]
+    with_face = summary.labelled[summary.labelled["face_count"] > 0]
     kinds = {
         "The faces that were found with the least confidence": with_face.sort_values("face_confidence", kind="stable"),
         "The largest face where there are several, which is the one that is read": with_face[
@@ -27,9 +27,11 @@ def shown_faces(outcome: Outcome) -> dict[str, list[bytes]]:
         ],
         "Some of all": with_face,
     }
-    scale = min(outcome.faces.get("scales", Faces.face_scales))  # the scale of the widest crop
+    scale = min(summary.face_weights.get("scales", Faces.face_scales))  # the scale of the widest crop
     return {
-        kind: [_crop(row, scale) for row in rows.head(MOST).itertuples()] for kind, rows in kinds.items() if len(rows)
+        kind: [_crop(row, scale) for row in rows.head(MAX_CROPS).itertuples()]
+        for kind, rows in kinds.items()
+        if len(rows)
     }
 
 

@@ -38,8 +38,10 @@ def on_processes(function: Callable[[Item], Any], items: Sequence[Item]) -> Iter
         return
     # Spawn, not fork: a forked child inherits TensorFlow's threads and memory, or hangs on one of its locks.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(cores(), len(items)) or 1, mp_context=context, initializer=_die_with_parent) as pool:
-        futures = [pool.submit(_quietly, function, item) for item in items]
+    with ProcessPoolExecutor(
+        min(available_cores(), len(items)) or 1, mp_context=context, initializer=_die_with_parent
+    ) as pool:
+        futures = [pool.submit(_call_without_result, function, item) for item in items]
         try:
             for future in as_completed(futures):
                 future.result()
@@ -63,17 +65,17 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def on_beam(function: Callable[[Item], Any], items: Sequence[Item], options: str, what: str) -> None:
+def on_beam(function: Callable[[Item], Any], items: Sequence[Item], options: str, label: str) -> None:
     """Call the function on every item as an Apache Beam pipeline and wait for its end.
 
     Args:
         function: Picklable function of one argument; its result is dropped.
         items: Picklable arguments.
         options: Command-line options of the runner, see `beam`.
-        what: Name of the step in the runner's pages.
+        label: Name of the step in the runner's pages.
 
     Raises:
-        ValueError, RuntimeError: The options are invalid, see `beam.check`.
+        ValueError, RuntimeError: The options are invalid, see `beam.check_options`.
         RuntimeError: A worker died.
     """
 
@@ -81,12 +83,17 @@ def on_beam(function: Callable[[Item], Any], items: Sequence[Item], options: str
         import apache_beam as beam
 
         # Without a reshuffle, a runner fuses the list and the work into one worker.
-        _ = pipeline | beam.Create(list(items)) | beam.Reshuffle() | what >> beam.FlatMap(_silently, function)
+        _ = (
+            pipeline
+            | beam.Create(list(items))
+            | beam.Reshuffle()
+            | label >> beam.FlatMap(_call_without_elements, function)
+        )
 
-    beam.run(build, options)
+    beam.run_pipeline(build, options)
 
 
-def cores() -> int:
+def available_cores() -> int:
     """Return the number of cores this process may use: its CPU affinity, capped by the container's CPU limit."""
     pinned = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
@@ -96,12 +103,12 @@ def cores() -> int:
         return pinned
 
 
-def _quietly(function: Callable[[Item], Any], item: Item) -> None:
+def _call_without_result(function: Callable[[Item], Any], item: Item) -> None:
     """Call the function and drop its result, so that it is not sent to the parent process."""
     function(item)
 
 
-def _silently(item: Item, function: Callable[[Item], Any]) -> tuple[()]:
+def _call_without_elements(item: Item, function: Callable[[Item], Any]) -> tuple[()]:
     """Call the function and return no elements for Beam's `FlatMap`."""
     function(item)
     return ()

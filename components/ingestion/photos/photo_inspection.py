@@ -23,24 +23,24 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from components.ingestion.exclusions import LeftOut
+from components.ingestion.exclusions import Exclusion
 from components.ingestion.photos import parallel_map
 from components.scorer import storage
 from components.scorer.imaging import decoding, image_statistics, perceptual_hash
 from components.scorer.once import once
 from components.scorer.progress import track
-from components.scorer.redaction import redacted, shape
+from components.scorer.redaction import redact, redact_path
 from components.scorer.settings import Ingestion
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from components.scorer.faces.analyzer import Reader
+    from components.scorer.faces.analyzer import FaceAnalyzer
 
-CHUNK = 128
+CHUNK_SIZE = 128
 """Photos in a chunk: some seconds of work that a kill loses, and some 5 MB of stored photos."""
 
-TYPES = MappingProxyType(
+COLUMN_TYPES = MappingProxyType(
     {
         "photo": "str", "sha256": "str", "phash": "object", "width": "int64", "height": "int64",
         "brightness": "float64", "sharpness": "float64", "spool": "str", "offset": "int64", "length": "int64",
@@ -48,16 +48,16 @@ TYPES = MappingProxyType(
         "face_place": "int64",
     }
 )  # fmt: skip
-"""Columns of `Inspections.table` and their types, which do not depend on the photos, even if there are none."""
+"""Columns of `InspectionResults.table` and their types, which do not depend on the photos, even if there are none."""
 
-UNSEEN = MappingProxyType(
+NO_FACE_ANALYSIS = MappingProxyType(
     {"face_count": 0, "face_confidence": 0.0, "face_box": None, "face_landmarks": None, "face_place": -1}
 )
 """Values of the face columns for a photo whose faces were not analysed. Every table has these columns."""
 
 
 @dataclass(frozen=True)
-class Inspected:
+class InspectedPhoto:
     """A usable photo.
 
     Attributes:
@@ -81,58 +81,59 @@ class Inspected:
 
 
 @dataclass(frozen=True)
-class Chunk:
+class InspectionChunk:
     """A group of photos to inspect, complete for another process or machine.
 
     Attributes:
         photos: Id and address of each photo, and optionally its version, which makes an outdated chunk detectable.
         settings: Ingestion settings.
         folder: Address of the folder that receives the chunk's files.
-        faces: Address of the face weights, whose last part identifies them (see `embedder`). Empty: no face analysis.
+        face_weights: Address of the face weights, whose last part identifies them (see `embedder`). Empty: no face
+            analysis.
     """
 
     photos: tuple[tuple[str, ...], ...]
     settings: Ingestion
     folder: str
-    faces: str = ""
+    face_weights: str = ""
 
     @property
     def name(self) -> str:
         """Hash of the chunk's inputs: photos, settings, Pillow's version and face weights."""
         s = self.settings
         inputs = (s.minimum_side, s.maximum_pixels, s.shorter_side, s.jpeg_quality, PIL.__version__)
-        if self.faces:
-            inputs = (*inputs, self.faces.rpartition("/")[2])
+        if self.face_weights:
+            inputs = (*inputs, self.face_weights.rpartition("/")[2])
         return hashlib.sha256(repr((self.photos, inputs)).encode()).hexdigest()[:32]
 
     @property
-    def spool(self) -> str:
+    def photos_uri(self) -> str:
         """Address of the stored photos."""
         return storage.join(self.folder, f"{self.name}.jpegs")
 
     @property
-    def index(self) -> str:
+    def index_uri(self) -> str:
         """Address of the measurements, which are written last."""
         return storage.join(self.folder, f"{self.name}.json")
 
 
 @dataclass(frozen=True)
-class Inspections:
+class InspectionResults:
     """The inspection results of many photos.
 
     Attributes:
-        table: One row a usable photo, in the input's order, with the columns ``TYPES``. They are ``photo``, the fields
-            of `Inspected`, the position of the stored photo and the face columns. `read_photo` takes ``spool``,
-            ``offset`` and ``length``; `read_embedding` takes ``spool`` and ``face_place``. The face columns hold
-            ``UNSEEN`` if faces were not analysed.
+        table: One row a usable photo, in the input's order, with the columns ``COLUMN_TYPES``. They are ``photo``, the
+            fields of `InspectedPhoto`, the position of the stored photo and the face columns. `read_photo` takes
+            ``spool``, ``offset`` and ``length``; `read_embedding` takes ``spool`` and ``face_place``. The face columns
+            hold ``NO_FACE_ANALYSIS`` if faces were not analysed.
         left_out: Exclusions of the other photos.
     """
 
     table: "pd.DataFrame"
-    left_out: list[LeftOut]
+    left_out: list[Exclusion]
 
 
-def inspect(photo_id: str, data: bytes, settings: Ingestion) -> Inspected | LeftOut:
+def inspect_photo(photo_id: str, data: bytes, settings: Ingestion) -> InspectedPhoto | Exclusion:
     """Normalise and measure one photo.
 
     Args:
@@ -145,11 +146,11 @@ def inspect(photo_id: str, data: bytes, settings: Ingestion) -> Inspected | Left
     """
     try:
         image, width, height = decoding.decode(data, settings)
-    except decoding.Unusable as error:
-        return LeftOut(photo_id, error.reason, error.detail)
+    except decoding.UnusablePhotoError as error:
+        return Exclusion(photo_id, error.reason, error.detail)
     square = perceptual_hash.grey_square(image)
     levels = np.asarray(square, np.int16)
-    return Inspected(
+    return InspectedPhoto(
         photo_id=photo_id,
         data=decoding.encode(image, settings),
         sha256=hashlib.sha256(data).hexdigest(),
@@ -161,9 +162,14 @@ def inspect(photo_id: str, data: bytes, settings: Ingestion) -> Inspected | Left
     )
 
 
-def inspect_all(
-    photos: Iterable[tuple[str, ...]], settings: Ingestion, folder: str, *, beam_options: str = "", faces: str = ""
-) -> Inspections:
+def inspect_photos(
+    photos: Iterable[tuple[str, ...]],
+    settings: Ingestion,
+    folder: str,
+    *,
+    beam_options: str = "",
+    face_weights: str = "",
+) -> InspectionResults:
     """Inspect photos on all cores, or on a Beam runner. Complete chunks of an earlier call are reused.
 
     Each worker holds one decoded photo, the photos read ahead and the JPEGs of one chunk in memory.
@@ -173,118 +179,125 @@ def inspect_all(
         settings: Ingestion settings.
         folder: Address for the chunks' files; Beam workers on other machines must reach it. The caller removes it.
         beam_options: Options of an Apache Beam runner. Empty: the cores of this machine.
-        faces: Address of the face weights, see `Chunk`; Beam workers on other machines must reach it.
+        face_weights: Address of the face weights, see `InspectionChunk`; Beam workers on other machines must reach it.
 
     Raises:
         OSError: The storage failed. A missing photo is not an error.
         RuntimeError: A worker process died.
     """
     all_photos = list(photos)
-    starts = range(0, len(all_photos), CHUNK)
-    chunks = [Chunk(tuple(all_photos[start : start + CHUNK]), settings, folder, faces) for start in starts]
-    existing = {file.uri for file in storage.files(folder)}
-    missing = [chunk for chunk in chunks if chunk.index not in existing]
+    starts = range(0, len(all_photos), CHUNK_SIZE)
+    chunks = [
+        InspectionChunk(tuple(all_photos[start : start + CHUNK_SIZE]), settings, folder, face_weights)
+        for start in starts
+    ]
+    existing = {file.uri for file in storage.list_files(folder)}
+    missing = [chunk for chunk in chunks if chunk.index_uri not in existing]
     if missing and beam_options:
         parallel_map.on_beam(inspect_chunk, missing, beam_options, "inspect photos")
     elif missing:
         done = parallel_map.on_processes(inspect_chunk, missing)
-        deque(track(done, f"inspecting photos in chunks of {CHUNK}", len(missing)), maxlen=0)
-    return _collected(chunks)
+        deque(track(done, f"inspecting photos in chunks of {CHUNK_SIZE}", len(missing)), maxlen=0)
+    return _collect_results(chunks)
 
 
-def inspect_chunk(chunk: Chunk) -> None:
+def inspect_chunk(chunk: InspectionChunk) -> None:
     """Inspect the photos of a chunk and write its files. An unreadable photo is excluded.
 
     Raises:
         OSError: The storage failed. A missing photo is not an error.
     """
-    address, spool, rows, left_out = chunk.spool, bytearray(), [], []
+    address, spool, rows, left_out = chunk.photos_uri, bytearray(), [], []
     for photo_id, future in storage.read_ahead(chunk.photos):
-        inspected = _inspected(photo_id, future, chunk.settings)
-        if isinstance(inspected, LeftOut):
+        inspected = _inspect_download(photo_id, future, chunk.settings)
+        if isinstance(inspected, Exclusion):
             left_out.append(asdict(inspected))
             continue
         row = {"photo": photo_id, **asdict(inspected), "phash": inspected.phash.hex()}
         row |= {"spool": address, "offset": len(spool), "length": len(inspected.data)}
-        rows.append({column: row[column] for column in TYPES if column in row})
+        rows.append({column: row[column] for column in COLUMN_TYPES if column in row})
         spool += inspected.data
-    if chunk.faces:
-        storage.write_bytes(_embeddings(address), _look_at_faces(chunk.faces, spool, rows))
+    if chunk.face_weights:
+        storage.write_bytes(_embeddings_uri(address), _analyze_faces(chunk.face_weights, spool, rows))
     storage.write_bytes(address, bytes(spool))
-    storage.write_json(chunk.index, {"rows": rows, "left_out": left_out})
+    storage.write_json(chunk.index_uri, {"rows": rows, "left_out": left_out})
 
 
 def read_photo(spool: str, offset: int, length: int) -> bytes:
-    """Return the stored JPEG at a position from `Inspections.table`."""
-    return _piece(spool, offset, length)
+    """Return the stored JPEG at a position from `InspectionResults.table`."""
+    return _read_range(spool, offset, length)
 
 
-def read_embedding(spool: str, place: int, size: int) -> np.ndarray:
-    """Return a face embedding, float32 ``[size]``, at a position from `Inspections.table`."""
+def read_embedding(spool: str, index: int, size: int) -> np.ndarray:
+    """Return a face embedding, float32 ``[size]``, at a position from `InspectionResults.table`."""
     n_bytes = size * np.dtype("<f4").itemsize
-    return np.frombuffer(_piece(_embeddings(spool), place * n_bytes, n_bytes), "<f4")
+    return np.frombuffer(_read_range(_embeddings_uri(spool), index * n_bytes, n_bytes), "<f4")
 
 
-def _embeddings(spool: str) -> str:
+def _embeddings_uri(spool: str) -> str:
     """Return the address of a chunk's embeddings."""
     return spool.removesuffix(".jpegs") + ".embeddings"
 
 
-def _piece(address: str, offset: int, length: int) -> bytes:
+def _read_range(address: str, offset: int, length: int) -> bytes:
     if storage.is_remote(address):
-        return _remote(address)[offset : offset + length]
+        return _read_remote(address)[offset : offset + length]
     with open(address.removeprefix("file://"), "rb") as file:
         file.seek(offset)
         return file.read(length)
 
 
-_remote = lru_cache(maxsize=8)(storage.read_bytes)  # photos are mostly read in sequence
+_read_remote = lru_cache(maxsize=8)(storage.read_bytes)  # photos are mostly read in sequence
 
 
-def _look_at_faces(weights: str, spool: bytearray, rows: list[dict[str, Any]]) -> bytes:
+def _analyze_faces(weights: str, spool: bytearray, rows: list[dict[str, Any]]) -> bytes:
     """Add the face analysis of each stored photo to its row. Return the concatenated embeddings."""
-    reader, embeddings = _reader(weights), bytearray()
+    reader, embeddings = _load_analyzer(weights), bytearray()
     from components.scorer.faces import (
-        analyzer,  # imported already by `_reader`
+        analyzer,  # imported already by `_load_analyzer`
         embedder,
     )
 
     for start in range(0, len(rows), embedder.BATCH):
         batch = rows[start : start + embedder.BATCH]
         stored = [spool[row["offset"] : row["offset"] + row["length"]] for row in batch]
-        for index, analysis in enumerate(reader.read_all([Image.open(BytesIO(data)) for data in stored]), start):
-            face = analyzer.record(analysis)["face"]
+        for index, analysis in enumerate(reader.analyze_all([Image.open(BytesIO(data)) for data in stored]), start):
+            face = analyzer.to_features(analysis)["face"]
             values = (face["count"], float(face["confidence"]), face["box"].tolist(), face["landmarks"].tolist(), index)
-            rows[index] |= dict(zip(UNSEEN, values, strict=True))
+            rows[index] |= dict(zip(NO_FACE_ANALYSIS, values, strict=True))
             embeddings += analysis.embedding.astype("<f4").tobytes()
     return bytes(embeddings)
 
 
 @once
-def _reader(weights: str) -> "Reader":
+def _load_analyzer(weights: str) -> "FaceAnalyzer":
     """Load the face analyser, once for all chunks of a process.
 
     On Beam, the threads of a process share it.
     """
-    from components.scorer.faces.analyzer import Reader  # imported here: OpenCV and LiteRT are needed for faces only
+    from components.scorer.faces.analyzer import (
+        FaceAnalyzer,  # imported here: OpenCV and LiteRT are needed for faces only
+    )
 
-    return Reader.load(weights)
+    return FaceAnalyzer.load(weights)
 
 
-def _inspected(photo_id: str, future: Future[bytes], settings: Ingestion) -> Inspected | LeftOut:
+def _inspect_download(photo_id: str, future: Future[bytes], settings: Ingestion) -> InspectedPhoto | Exclusion:
     try:
         data = future.result()
-    except storage.MISSING as error:
-        return LeftOut(photo_id, "unreadable", f"cannot be read: {error.strerror or error}")
+    except storage.UNREADABLE_ERRORS as error:
+        return Exclusion(photo_id, "unreadable", f"cannot be read: {error.strerror or error}")
     except OSError as error:
-        raise storage.StorageError(redacted(str(error).replace(photo_id, shape(photo_id)))) from None
-    return inspect(photo_id, data, settings)
+        raise storage.StorageError(redact(str(error).replace(photo_id, redact_path(photo_id)))) from None
+    return inspect_photo(photo_id, data, settings)
 
 
-def _collected(chunks: list[Chunk]) -> Inspections:
+def _collect_results(chunks: list[InspectionChunk]) -> InspectionResults:
     import pandas as pd  # imported here to keep the workers small: they do not need pandas
 
-    indexes = [storage.read_json(chunk.index) for chunk in chunks]
-    rows = [{**UNSEEN, **row, "phash": bytes.fromhex(row["phash"])} for index in indexes for row in index["rows"]]
-    table = pd.DataFrame(rows, columns=list(TYPES)).astype(dict(TYPES))
-    return Inspections(table, [LeftOut(**values) for index in indexes for values in index["left_out"]])
+    indexes = [storage.read_json(chunk.index_uri) for chunk in chunks]
+    rows = [
+        {**NO_FACE_ANALYSIS, **row, "phash": bytes.fromhex(row["phash"])} for index in indexes for row in index["rows"]
+    ]
+    table = pd.DataFrame(rows, columns=list(COLUMN_TYPES)).astype(dict(COLUMN_TYPES))
+    return InspectionResults(table, [Exclusion(**values) for index in indexes for values in index["left_out"]])

@@ -22,23 +22,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
-from components.ingestion.exclusions import LeftOut
+from components.ingestion.exclusions import Exclusion
 from components.scorer import storage
 from components.scorer.imaging.decoding import SUFFIXES, is_photo
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-_LEADS_OUT, _LEADS_NOWHERE = "a link that leads out", "a link to a file that is not there: fetch it"
+_LINK_OUTSIDE, _BROKEN_LINK = "a link that leads out", "a link to a file that is not there: fetch it"
 
 # Features of a TFDS data set, in order of preference.
-_IMAGES = ("image", "photo")
-_NAMES = ("photo_id", "image_id", "file_name", "filename", "image/file_name", "image/filename", "name", "id")
-_MAGIC = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"))  # magic numbers of the encodings that TFDS stores
+_IMAGE_FEATURES = ("image", "photo")
+_NAME_FEATURES = ("photo_id", "image_id", "file_name", "filename", "image/file_name", "image/filename", "name", "id")
+_MAGIC_NUMBERS = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"))  # magic numbers of the encodings that TFDS stores
 
 
 @dataclass(frozen=True)
-class Source:
+class PhotoSource:
     """A photo source and the files that come with it.
 
     Attributes:
@@ -54,7 +54,7 @@ class Source:
     ratings: str = ""
     attributes: str = ""
     unlabelled: str = ""
-    left_out: list[LeftOut] = field(default_factory=list)
+    left_out: list[Exclusion] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
 
     def photos(self) -> Iterator[tuple[str, str]]:
@@ -70,19 +70,19 @@ class Source:
         self.left_out.clear()
         self.versions.clear()
         n_photos = 0
-        for photo, uri, version in self._listed():
+        for photo, uri, version in self._list_photos():
             n_photos += 1
             self.versions[uri] = version
             yield photo, uri
         if not n_photos:
-            raise self._nothing()
+            raise self._no_photos_error()
 
-    def _nothing(self) -> ValueError:
+    def _no_photos_error(self) -> ValueError:
         """Return the error for a source without photos. If the photos are links, it says where they lead."""
-        n_links = sum(entry.detail in (_LEADS_OUT, _LEADS_NOWHERE) for entry in self.left_out)
+        n_links = sum(entry.detail in (_LINK_OUTSIDE, _BROKEN_LINK) for entry in self.left_out)
         if not n_links:
             return ValueError(f"expected photos ({', '.join(SUFFIXES)}) in {self.uri}, found none")
-        n_broken = sum(entry.detail == _LEADS_NOWHERE for entry in self.left_out)
+        n_broken = sum(entry.detail == _BROKEN_LINK for entry in self.left_out)
         return ValueError(
             f"expected photos in {self.uri}, found none but {n_links:,} links that lead out of this folder"
             + (f" ({n_broken:,} of them to files that are not there)" if n_broken else "")
@@ -90,12 +90,12 @@ class Source:
             "`dvc checkout --relink` do" + (", once `git annex get` or `dvc pull` has fetched them" if n_broken else "")
         )
 
-    def _listed(self) -> Iterator[tuple[str, str, str]]:
+    def _list_photos(self) -> Iterator[tuple[str, str, str]]:
         """Yield each photo's id, address and version."""
-        return _in_bucket(self) if storage.is_remote(self.uri) else _in_folder(self)
+        return _list_bucket(self) if storage.is_remote(self.uri) else _list_folder(self)
 
 
-def open_source(uri: str, scratch: str = "") -> Source:
+def open_source(uri: str, scratch: str = "") -> PhotoSource:
     """Return the source at an address.
 
     Args:
@@ -108,18 +108,18 @@ def open_source(uri: str, scratch: str = "") -> Source:
     """
     kind, _, options = uri.partition(":")
     if kind not in ("tfds", "sample"):
-        return Source(uri)
+        return PhotoSource(uri)
     if not scratch:
         raise ValueError(f"expected a scratch folder to write the photos of {uri} to, got none")
-    return _Tfds(uri, scratch=scratch) if kind == "tfds" else _sample(options, scratch)
+    return _TfdsSource(uri, scratch=scratch) if kind == "tfds" else _open_sample(options, scratch)
 
 
-def photo_files(uri: str, scratch: str = "") -> list[tuple[str, str]]:
+def list_photos(uri: str, scratch: str = "") -> list[tuple[str, str]]:
     """Return the id and address of each photo of a source, as a list."""
     return list(open_source(uri, scratch).photos())
 
 
-def _in_folder(source: Source) -> Iterator[tuple[str, str, str]]:
+def _list_folder(source: PhotoSource) -> Iterator[tuple[str, str, str]]:
     """Yield the photos of a local folder in the order of their ids: id, address and version."""
     root = os.path.abspath(source.uri.removeprefix("file://"))
     if not os.path.isdir(root):
@@ -130,33 +130,33 @@ def _in_folder(source: Source) -> Iterator[tuple[str, str, str]]:
         for entry in (*folders, *files):
             path = os.path.join(folder, entry)
             name = os.path.relpath(path, root).replace(os.sep, "/")
-            if _hidden(name) or (entry in files and not is_photo(name, partial(_beginning, path))):
+            if _is_hidden(name) or (entry in files and not is_photo(name, partial(_read_beginning, path))):
                 continue
             if os.path.islink(path) and not os.path.exists(path):
-                source.left_out.append(LeftOut(_readable(name), "unreadable", _LEADS_NOWHERE))
-            elif os.path.islink(path) and not _inside(os.path.realpath(path) + "/", real_root):
-                source.left_out.append(LeftOut(_readable(name), "path outside the folder", _LEADS_OUT))
+                source.left_out.append(Exclusion(_printable(name), "unreadable", _BROKEN_LINK))
+            elif os.path.islink(path) and not _is_inside(os.path.realpath(path) + "/", real_root):
+                source.left_out.append(Exclusion(_printable(name), "path outside the folder", _LINK_OUTSIDE))
             elif os.path.isfile(path):
                 names.append(name)
         # Links to folders are not followed: a target in this folder is listed anyway.
         folders[:] = [entry for entry in folders if not entry.startswith(".")]
     for name in sorted(names):
-        if _readable(name) == name:
+        if _printable(name) == name:
             path = os.path.join(root, name)
             yield name, path, _version(path)
         else:
-            source.left_out.append(LeftOut(_readable(name), "unreadable", "its name is not UTF-8: rename it"))
+            source.left_out.append(Exclusion(_printable(name), "unreadable", "its name is not UTF-8: rename it"))
 
 
-def _in_bucket(source: Source) -> Iterator[tuple[str, str, str]]:
+def _list_bucket(source: PhotoSource) -> Iterator[tuple[str, str, str]]:
     """Yield the photos below a bucket address in the order of their ids: id, address and version."""
-    for file in storage.files(source.uri):
-        if not is_photo(file.name, partial(storage.read_beginning, file)):
+    for file in storage.list_files(source.uri):
+        if not is_photo(file.name, partial(storage.read_first_bytes, file)):
             continue
-        if _inside(posixpath.normpath(f"/folder/{file.name}"), "/folder"):
+        if _is_inside(posixpath.normpath(f"/folder/{file.name}"), "/folder"):
             yield file.name, file.uri, file.version
         else:
-            source.left_out.append(LeftOut(file.name, "path outside the folder", "its name leads upwards"))
+            source.left_out.append(Exclusion(file.name, "path outside the folder", "its name leads upwards"))
 
 
 def _version(path: str) -> str:
@@ -168,7 +168,7 @@ def _version(path: str) -> str:
     return f"{status.st_mtime_ns}-{status.st_size}"
 
 
-def _beginning(path: str) -> bytes:
+def _read_beginning(path: str) -> bytes:
     """Return the first 32 bytes of a file; none if it is no file or cannot be read."""
     if not os.path.isfile(path):
         return b""
@@ -179,31 +179,31 @@ def _beginning(path: str) -> bytes:
         return b""
 
 
-def _hidden(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     """Return whether a file or a folder above it is hidden, as a Mac's ``._photo.jpg`` in archives."""
     return any(part.startswith(".") and part != ".." for part in name.split("/"))
 
 
-def _inside(path: str, folder: str) -> bool:
+def _is_inside(path: str, folder: str) -> bool:
     return path.startswith(folder.rstrip("/") + "/")
 
 
-def _readable(name: str) -> str:
+def _printable(name: str) -> str:
     """Return the name, with a question mark for each byte that is not UTF-8."""
     return name.encode("utf-8", "replace").decode()
 
 
-def _sample(options: str, scratch: str) -> Source:
+def _open_sample(options: str, scratch: str) -> PhotoSource:
     """Return the synthetic sample as a source, drawn into a folder of its own."""
-    from components.ingestion.sample import draw
+    from components.ingestion.sample import draw_sample
 
     numbers = dict(parse_qsl(options, keep_blank_values=True))
     if not all(name in ("labelled", "unlabelled", "seed") and text.isdigit() for name, text in numbers.items()):
         raise ValueError(f"expected sample: or sample:labelled=40&unlabelled=20&seed=2, got sample:{options}")
     folder = Path(scratch, "-".join(["sample", *map("".join, numbers.items())]))
     if not folder.exists():  # `draw` is atomic
-        draw(folder, **{name: int(text) for name, text in numbers.items()})
-    return Source(
+        draw_sample(folder, **{name: int(text) for name, text in numbers.items()})
+    return PhotoSource(
         str(folder / "photos"),
         ratings=str(folder / "ratings.csv"),
         attributes=str(folder / "attributes.csv"),
@@ -212,16 +212,16 @@ def _sample(options: str, scratch: str) -> Source:
 
 
 @dataclass(frozen=True)
-class _Tfds(Source):
+class _TfdsSource(PhotoSource):
     """The photos of a TFDS data set, written to the scratch folder one by one."""
 
     scratch: str = ""
 
-    def _listed(self) -> Iterator[tuple[str, str, str]]:
+    def _list_photos(self) -> Iterator[tuple[str, str, str]]:
         import tensorflow_datasets as tfds
 
-        builder, splits = _builder(self.uri)
-        image, name = _features(self.uri, builder.info.features)
+        builder, splits = _find_builder(self.uri)
+        image, name = _find_features(self.uri, builder.info.features)
         wanted = {image: True} | ({name: True} if name else {})
         decoders = tfds.decode.PartialDecoding(wanted, decoders={image: tfds.decode.SkipDecoding()})
         folder = storage.join(self.scratch, re.sub(r"\W+", "-", self.uri))
@@ -232,12 +232,12 @@ class _Tfds(Source):
                 data, tfds_id = example[image], example["tfds_id"].decode()
                 photo_name = example[name].decode() if name else tfds_id
                 folder_in_id = split if len(splits) > 1 else ""
-                photo = _id(folder_in_id, photo_name, data)
+                photo = _photo_id(folder_in_id, photo_name, data)
                 if photo in listed_ids:  # the name feature is not unique
-                    photo = _id(folder_in_id, f"{photo_name}-{tfds_id}", data)
+                    photo = _photo_id(folder_in_id, f"{photo_name}-{tfds_id}", data)
                 listed_ids.add(photo)
-                if not _inside(posixpath.normpath(f"/folder/{photo}"), "/folder"):
-                    self.left_out.append(LeftOut(photo, "path outside the folder", "its name leads upwards"))
+                if not _is_inside(posixpath.normpath(f"/folder/{photo}"), "/folder"):
+                    self.left_out.append(Exclusion(photo, "path outside the folder", "its name leads upwards"))
                     continue
                 uri = storage.join(folder, photo)
                 storage.write_bytes(uri, data)
@@ -245,7 +245,7 @@ class _Tfds(Source):
                 yield photo, uri, hashlib.sha256(data).hexdigest()
 
 
-def _builder(uri: str) -> "tuple[tfds.core.DatasetBuilder, list[str]]":
+def _find_builder(uri: str) -> "tuple[tfds.core.DatasetBuilder, list[str]]":
     """Return the prepared data set at a ``tfds:…`` address, and the selected splits."""
 
     match = re.fullmatch(r"tfds:([^:]+)(?::([^:/]+))?(?:/(\w+))?", uri)
@@ -258,7 +258,7 @@ def _builder(uri: str) -> "tuple[tfds.core.DatasetBuilder, list[str]]":
     if parent and not version:
         candidates.insert(0, (parent, last))
     for name, split in candidates:
-        builder = _prepared(uri, name)
+        builder = _prepare_builder(uri, name)
         if builder and (split is None or split in builder.info.splits):
             return builder, [split] if split else sorted(builder.info.splits)
     raise FileNotFoundError(
@@ -267,7 +267,7 @@ def _builder(uri: str) -> "tuple[tfds.core.DatasetBuilder, list[str]]":
     )
 
 
-def _prepared(uri: str, name: str) -> "tfds.core.DatasetBuilder | None":
+def _prepare_builder(uri: str, name: str) -> "tfds.core.DatasetBuilder | None":
     """Return the data set with this name or in this folder, downloaded if needed. None if there is none."""
     import tensorflow_datasets as tfds
 
@@ -291,22 +291,22 @@ def _prepared(uri: str, name: str) -> "tfds.core.DatasetBuilder | None":
     return builder
 
 
-def _features(uri: str, features: "tfds.features.FeaturesDict") -> tuple[str, str]:
+def _find_features(uri: str, features: "tfds.features.FeaturesDict") -> tuple[str, str]:
     """Return the names of the image feature and of the name feature. The second is "" if there is none."""
     import tensorflow_datasets as tfds
 
     images = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]
-    preferred = [name for name in _IMAGES if name in images] or images
+    preferred = [name for name in _IMAGE_FEATURES if name in images] or images
     if not preferred:
         raise ValueError(f"expected an image feature in {uri}, got {sorted(features)}")
-    texts = [name for name in _NAMES if name in features and isinstance(features[name], tfds.features.Text)]
+    texts = [name for name in _NAME_FEATURES if name in features and isinstance(features[name], tfds.features.Text)]
     return preferred[0], texts[0] if texts else ""
 
 
-def _id(split: str, name: str, data: bytes) -> str:
+def _photo_id(split: str, name: str, data: bytes) -> str:
     """Return a photo's id: its name with the suffix of its encoding.
 
     The split is the folder of the id if there are several splits.
     """
-    suffix = next((suffix for magic, suffix in _MAGIC if data.startswith(magic)), "")
+    suffix = next((suffix for magic, suffix in _MAGIC_NUMBERS if data.startswith(magic)), "")
     return posixpath.join(split, name if is_photo(name) else name + suffix)

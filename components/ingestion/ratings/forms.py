@@ -10,77 +10,89 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from components.ingestion.ratings.column_detection import PHOTO, RATER, Names, folded, names_of, numbered, of_ratings
-from components.ingestion.ratings.scales import TEN
-from components.ingestion.ratings.table_reader import Sheet
-from components.scorer.quoting import listed, shown
+from components.ingestion.ratings.column_detection import (
+    PHOTO_NAMES,
+    RATER_NAMES,
+    ColumnRoles,
+    describes_ratings,
+    detect_roles,
+    fold_name,
+    numbered_columns,
+)
+from components.ingestion.ratings.scales import SCALE_1_TO_10
+from components.ingestion.ratings.table_reader import RatingTable
+from components.scorer.quoting import quoted, quoted_list
 
-_RATERS = frozenset(folded(name) for name in RATER)
-_VOTES = frozenset({"vote", "votes", "count", "counts"})
-_KNOWN = frozenset({"age", "sex", "gender", "race", "ethnicity", "height", "width", "year", "index", "fold"})
+_RATER_WORDS = frozenset(fold_name(name) for name in RATER_NAMES)
+_VOTE_WORDS = frozenset({"vote", "votes", "count", "counts"})
+_NON_RATER_COLUMNS = frozenset(
+    {"age", "sex", "gender", "race", "ethnicity", "height", "width", "year", "index", "fold"}
+)
 """Names of numeric columns that are never a rater's scores."""
 
-_ROWS = 20  # minimum number of photos for evidence from the absence of zeros
-_ZEROS = 0.1  # share of cells; raters seldom give the score 0, but most scores of a photo get no vote
-_UNEVEN = 4  # ratio of the column means; the scores of a scale are used unevenly, raters differ by less
-_LARGEST = 100  # highest score of a usual scale
-_NARROWEST = 3  # score points; minimum assumed range of scores, as a few scores may not span their scale
-MEANS_AGREE = 0.02
+_MIN_ROWS = 20  # minimum number of photos for evidence from the absence of zeros
+_ZERO_SHARE = 0.1  # share of cells; raters seldom give the score 0, but most scores of a photo get no vote
+_UNEVEN_RATIO = 4  # ratio of the column means; the scores of a scale are used unevenly, raters differ by less
+_LARGEST_SCORE = 100  # highest score of a usual scale
+_MIN_SCORE_RANGE = 3  # score points; minimum assumed range of scores, as a few scores may not span their scale
+MEAN_TOLERANCE = 0.02
 """Tolerance for equal means, as a share of the scale's width. A larger difference is not a rounding error."""
 
 
-def form_of(sheet: Sheet) -> tuple[str, Names]:
+def detect_form(table: RatingTable) -> tuple[str, ColumnRoles]:
     """Return the form of a table with a header, and its column roles.
 
     Raises:
         ValueError: The header fits no form, or the cells are ambiguous. The message names the setting to change.
     """
-    roles = names_of(sheet)
+    roles = detect_roles(table)
     if roles.photo is None:
-        raise _unknown(sheet)
+        raise _unknown_form_error(table)
     if roles.rater and roles.score:
         return "ratings", roles
     if roles.votes:
-        return _of_numbered(sheet, roles)
-    wide = with_raters(sheet, roles)
+        return _form_of_numbered(table, roles)
+    wide = with_rater_columns(table, roles)
     if roles.mean is None:
-        if _rest_of(wide.raters) is None and not _alike(sheet, wide.raters):
-            raise _unknown(sheet)
+        if _common_affix(wide.raters) is None and not _may_share_scale(table, wide.raters):
+            raise _unknown_form_error(table)
         return "wide", wide
-    if wide.raters and (stated_means := _numbers(sheet, roles.mean)) is not None:
-        cells = _cells(sheet, wide.raters)
+    if wide.raters and (stated_means := _numeric_column(table, roles.mean)) is not None:
+        cells = _stack_columns(table, wide.raters)
         if _agreement(stated_means, row_means(cells), cells) > 0.5:
             return "wide", wide
-        if _rest_of(wide.raters) in {"", *_RATERS}:
-            raise _contradiction(sheet, roles, wide.raters)
-    return ("ratings" if roles.mean == roles.score and _repeats(sheet, roles) else "means"), roles
+        if _common_affix(wide.raters) in {"", *_RATER_WORDS}:
+            raise _contradiction_error(table, roles, wide.raters)
+    return ("ratings" if roles.mean == roles.score and _photos_repeat(table, roles) else "means"), roles
 
 
-def with_raters(sheet: Sheet, names: Names) -> Names:
+def with_rater_columns(table: RatingTable, roles: ColumnRoles) -> ColumnRoles:
     """Return the column roles with the columns that may each hold one rater's scores.
 
     If two or more numbered columns share a name, these are taken. Otherwise all numeric columns without another known
     meaning are taken.
     """
-    used = {*replace(names, votes=(), levels=()).used}
-    candidates = [name for name in sheet.rows.columns if name not in used and folded(name) not in ("split", "group")]
-    blocks = [tuple(name for _, name in block) for block in numbered(candidates).values() if len(block) > 1]
-    blocks = [block for block in blocks if all(map(sheet.is_numeric, block))]
+    used = {*replace(roles, votes=(), levels=()).used_columns}
+    candidates = [name for name in table.rows.columns if name not in used and fold_name(name) not in ("split", "group")]
+    blocks = [tuple(name for _, name in block) for block in numbered_columns(candidates).values() if len(block) > 1]
+    blocks = [block for block in blocks if all(map(table.is_numeric, block))]
     if blocks:
-        raters = max(blocks, key=lambda block: (_rest_of(block) in _RATERS, len(block)))
+        raters = max(blocks, key=lambda block: (_common_affix(block) in _RATER_WORDS, len(block)))
     else:
-        unknown = [name for name in candidates if folded(name) not in _KNOWN and not of_ratings(name)]
-        raters = tuple(name for name in unknown if _numbers(sheet, name) is not None)
-    return replace(names, votes=(), levels=(), raters=raters if len(raters) > 1 else ())
+        unknown = [
+            name for name in candidates if fold_name(name) not in _NON_RATER_COLUMNS and not describes_ratings(name)
+        ]
+        raters = tuple(name for name in unknown if _numeric_column(table, name) is not None)
+    return replace(roles, votes=(), levels=(), raters=raters if len(raters) > 1 else ())
 
 
-def agree(one: np.ndarray, other: np.ndarray, width: float) -> np.ndarray:
+def means_agree(first: np.ndarray, second: np.ndarray, width: float) -> np.ndarray:
     """Return which means are equal but for rounding, bool. True if one of the two is NaN."""
     with np.errstate(invalid="ignore"):
-        return ~(np.abs(one - other) > MEANS_AGREE * width)
+        return ~(np.abs(first - second) > MEAN_TOLERANCE * width)
 
 
-def _of_numbered(table: Sheet, roles: Names) -> tuple[str, Names]:
+def _form_of_numbered(table: RatingTable, roles: ColumnRoles) -> tuple[str, ColumnRoles]:
     """Return the form, "counts" or "wide", of a table with columns numbered as the scores of a scale.
 
     Raises:
@@ -89,20 +101,21 @@ def _of_numbered(table: Sheet, roles: Names) -> tuple[str, Names]:
     wide = replace(roles, votes=(), levels=(), raters=roles.votes)
     if not all(map(table.is_numeric, roles.votes)):  # the parser then raises an error that names the cell
         return "counts", roles
-    cells = _cells(table, roles.votes)
-    if (stated_means := _numbers(table, roles.mean)) is not None:
+    cells = _stack_columns(table, roles.votes)
+    if (stated_means := _numeric_column(table, roles.mean)) is not None:
         as_counts = _agreement(stated_means, level_means(cells, roles.levels), np.array(roles.levels))
         as_scores = _agreement(stated_means, row_means(cells), cells)
         if max(as_counts, as_scores) <= 0.5:
-            raise _contradiction(table, roles, roles.votes)
+            raise _contradiction_error(table, roles, roles.votes)
         if min(as_counts, as_scores) <= 0.5:
             return ("counts", roles) if as_counts > as_scores else ("wide", wide)
-    counts, scores = _evidence(cells, _numbers(table, roles.count), _rest_of(roles.votes))
+    counts, scores = _evidence(cells, _numeric_column(table, roles.count), _common_affix(roles.votes))
     if bool(counts) == bool(scores):
         why = f" ({'; '.join([*counts, *scores])})" if counts else ""
         raise ValueError(
-            f"{table.uri}, line {table.first - 1}: expected to see from the cells whether the columns "
-            f"{listed(roles.votes)} are votes for each score or one rater's scores each, which they leave open{why}; "
+            f"{table.uri}, line {table.first_row_number - 1}: expected to see from the cells whether the columns "
+            f"{quoted_list(roles.votes)} are votes for each score or one rater's scores each, which they leave"
+            f" open{why}; "
             "set rating_format to counts or to wide"
         )
     return ("counts", roles) if counts else ("wide", wide)
@@ -120,37 +133,37 @@ def _evidence(cells: np.ndarray, totals: np.ndarray | None, affix: str) -> tuple
     cells, totals = cells[filled], None if totals is None else totals[filled]
     present = ~np.isnan(cells)
     values, sums, n_cells = cells[present], np.where(present, cells, 0).sum(axis=1), present.sum(axis=1)
-    if not values.size or values.min() < 0 or values.max() > _LARGEST:
+    if not values.size or values.min() < 0 or values.max() > _LARGEST_SCORE:
         return ["some cells are no scores of a usual scale"], []
     if (values % 1 > 0).any():
         if np.allclose(sums, 1, atol=0.01) or np.allclose(sums, 100, atol=1):
             return ["each row adds up to the same"], []
         return [], ["some cells are no whole numbers"]
-    zeros, above_ten = (values == 0).mean(), values.max() > TEN.high
+    zeros, above_ten = (values == 0).mean(), values.max() > SCALE_1_TO_10.high
     column_means = np.where(present, cells, 0).sum(axis=0) / np.maximum(present.sum(axis=0), 1)
-    uneven = column_means.max() >= _UNEVEN * column_means.min()
+    uneven = column_means.max() >= _UNEVEN_RATIO * column_means.min()
     counts = {
-        "the columns are called votes": affix in _VOTES,
-        "many cells are 0": zeros >= _ZEROS,
+        "the columns are called votes": affix in _VOTE_WORDS,
+        "many cells are 0": zeros >= _ZERO_SHARE,
         "the columns are used unevenly": uneven and (zeros > 0 or above_ten),
         "all rows have the same sum": len(sums) > 2 and present.all() and len(set(sums)) == 1,
         "each row adds up to its number of raters": totals is not None and (sums == totals).all(),
     }
     scores = {
-        "the columns are called raters": affix in _RATERS,
+        "the columns are called raters": affix in _RATER_WORDS,
         "some cells are empty": not present.all(),
         "each row has as many cells as raters": totals is not None and (n_cells == totals).all(),
-        "every cell is a score from 1 to 10": len(sums) >= _ROWS
+        "every cell is a score from 1 to 10": len(sums) >= _MIN_ROWS
         and not zeros
         and not above_ten
-        and affix not in _VOTES,
+        and affix not in _VOTE_WORDS,
     }
     return [sentence for sentence, holds in counts.items() if holds], [
         sentence for sentence, holds in scores.items() if holds
     ]
 
 
-def _cells(table: Sheet, columns: tuple[str, ...]) -> np.ndarray:
+def _stack_columns(table: RatingTable, columns: tuple[str, ...]) -> np.ndarray:
     """Stack columns of numbers, float [rows, columns], NaN for an empty cell."""
     return np.stack([table.numbers(column) for column in columns], axis=1)
 
@@ -180,10 +193,10 @@ def _agreement(stated_means: np.ndarray, means: np.ndarray, scores: np.ndarray) 
     """Return the share of rows whose stated mean equals the computed mean; 0 if no row has both."""
     both = ~np.isnan(stated_means) & ~np.isnan(means)
     width = np.nanmax(scores) - np.nanmin(scores) if both.any() else 0
-    return float(agree(stated_means, means, max(width, _NARROWEST))[both].mean()) if both.any() else 0.0
+    return float(means_agree(stated_means, means, max(width, _MIN_SCORE_RANGE))[both].mean()) if both.any() else 0.0
 
 
-def _numbers(table: Sheet, column: str | None) -> np.ndarray | None:
+def _numeric_column(table: RatingTable, column: str | None) -> np.ndarray | None:
     """Return a column of numbers, float [rows], NaN for an empty cell. None if it is missing, empty or not numeric."""
     if column is None or not table.is_numeric(column):
         return None
@@ -191,7 +204,7 @@ def _numbers(table: Sheet, column: str | None) -> np.ndarray | None:
     return None if np.isnan(values).all() else values
 
 
-def _repeats(table: Sheet, roles: Names) -> bool:
+def _photos_repeat(table: RatingTable, roles: ColumnRoles) -> bool:
     """Return whether most photos have several different scores, so that each row is one rating.
 
     If only a few photos do, the table is a contradictory table of means. Exact repeats of a row do not count.
@@ -203,32 +216,35 @@ def _repeats(table: Sheet, roles: Names) -> bool:
     return bool((scores_per_photo > 1).mean() >= 0.5)
 
 
-def _rest_of(columns: tuple[str, ...]) -> str | None:
+def _common_affix(columns: tuple[str, ...]) -> str | None:
     """Return the common name of numbered columns without the numbers. None if the names differ."""
-    columns_by_affix = numbered(columns)
+    columns_by_affix = numbered_columns(columns)
     (affix, block), *further = columns_by_affix.items() if columns_by_affix else [(None, [])]
     return affix if not further and len(block) == len(columns) else None
 
 
-def _alike(table: Sheet, columns: tuple[str, ...]) -> bool:
+def _may_share_scale(table: RatingTable, columns: tuple[str, ...]) -> bool:
     """Return whether numeric columns may share one scale: at least three, and none far larger than another."""
     if len(columns) < 3:
         return False
-    highest = np.nanmax(_cells(table, columns), axis=0)
-    return bool((highest > 0).all() and highest.max() <= _UNEVEN * highest.min())
+    highest = np.nanmax(_stack_columns(table, columns), axis=0)
+    return bool((highest > 0).all() and highest.max() <= _UNEVEN_RATIO * highest.min())
 
 
-def _contradiction(table: Sheet, roles: Names, columns: tuple[str, ...]) -> ValueError:
+def _contradiction_error(table: RatingTable, roles: ColumnRoles, columns: tuple[str, ...]) -> ValueError:
     return ValueError(
-        f"{table.uri}, line {table.first - 1}: expected the column {shown(roles.mean)} to be the mean of the columns "
-        f"{listed(columns)}, read as votes for each score or as one rater's scores each, and it is neither; remove or "
+        f"{table.uri}, line {table.first_row_number - 1}: expected the column {quoted(roles.mean)} to be the"
+        " mean of the columns "
+        f"{quoted_list(columns)}, read as votes for each score or as one rater's scores each, and it is"
+        " neither; remove or "
         "rename the column that is something else, or set rating_format to means, counts or wide"
     )
 
 
-def _unknown(table: Sheet) -> ValueError:
+def _unknown_form_error(table: RatingTable) -> ValueError:
     return ValueError(
-        f"{table.uri}, line {table.first - 1}: expected a header with a photo (called {', '.join(PHOTO)}) and either a "
+        f"{table.uri}, line {table.first_row_number - 1}: expected a header with a photo (called"
+        f" {', '.join(PHOTO_NAMES)}) and either a "
         "rater and a score, or a column a rater (rater1, rater2, …), or vote counts (1 … 10, p1 … p10, votes_1 … "
-        f"votes_10), or a mean (and std and count if known); got {listed(table.rows.columns)}; rename the columns"
+        f"votes_10), or a mean (and std and count if known); got {quoted_list(table.rows.columns)}; rename the columns"
     )

@@ -72,23 +72,23 @@ def from_means_and_stds(means: np.ndarray, stds: np.ndarray) -> np.ndarray:
     width = greatest - least
     inner = np.clip(variances, least + _MARGIN * width, greatest - _MARGIN * width)
 
-    votes = _narrowest(means)
+    votes = _narrowest_votes(means)
     solvable = width > _NARROW
-    votes[solvable] = _solve(means[solvable], inner[solvable])
+    votes[solvable] = _solve_dual(means[solvable], inner[solvable])
     # A mixture of distributions with one mean has the mixed variance, so the last step to the target is exact.
     reached = np.where(solvable, inner, least)
-    edges = np.where((variances < reached)[:, None], _narrowest(means), _widest(means))
+    edges = np.where((variances < reached)[:, None], _narrowest_votes(means), _widest_votes(means))
     distance = np.where(variances < reached, least, greatest) - reached
     share = np.divide(variances - reached, distance, out=np.zeros_like(means), where=np.abs(distance) > 0)
     return votes + share[:, None] * (edges - votes)
 
 
-def _narrowest(means: np.ndarray) -> np.ndarray:
+def _narrowest_votes(means: np.ndarray) -> np.ndarray:
     """Split each mean between the two whole scores around it, float [n, 10]."""
     return np.maximum(0, 1 - np.abs(_SCORES - np.asarray(means, float)[:, None]))
 
 
-def _widest(means: np.ndarray) -> np.ndarray:
+def _widest_votes(means: np.ndarray) -> np.ndarray:
     """Split each mean between the scores 1 and 10, float [n, 10]."""
     votes = np.zeros((len(means), len(_SCORES)))
     votes[:, -1] = (means - _LOWEST) / (_HIGHEST - _LOWEST)
@@ -96,7 +96,7 @@ def _widest(means: np.ndarray) -> np.ndarray:
     return votes
 
 
-def _solve(means: np.ndarray, variances: np.ndarray) -> np.ndarray:
+def _solve_dual(means: np.ndarray, variances: np.ndarray) -> np.ndarray:
     """Return the votes, float [n, 10], by Newton's method on the convex dual for all photos at once.
 
     SciPy's solvers take one photo at a time, which takes minutes for a few hundred thousand photos. The dual is the
@@ -123,7 +123,8 @@ def _solve(means: np.ndarray, variances: np.ndarray) -> np.ndarray:
         hessian = np.einsum("nfs,ngs,ns->nfg", centred, centred, probabilities)
         step = -np.linalg.solve(hessian + 1e-14 * np.eye(2), moment_errors[:, :, None])[:, :, 0]
         parameters[active] += (
-            _damped(step, parameters[active], active_features, logsumexp(logits, axis=1), moment_errors)[:, None] * step
+            _line_search(step, parameters[active], active_features, logsumexp(logits, axis=1), moment_errors)[:, None]
+            * step
         )
     return votes
 
@@ -132,7 +133,7 @@ def _logits(parameters: np.ndarray, features: np.ndarray) -> np.ndarray:
     return np.einsum("nf,nfs->ns", parameters, features)
 
 
-def _damped(
+def _line_search(
     step: np.ndarray, parameters: np.ndarray, features: np.ndarray, value: np.ndarray, slope: np.ndarray
 ) -> np.ndarray:
     """Return the fraction of each Newton step by backtracking line search (Armijo rule).

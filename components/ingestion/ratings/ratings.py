@@ -32,26 +32,26 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 
-from components.ingestion.exclusions import LeftOut
-from components.ingestion.photos.name_matching import spellings, surplus
+from components.ingestion.exclusions import Exclusion
+from components.ingestion.photos.name_matching import extra_prefix, photo_ids_by_name
 from components.ingestion.ratings import forms
 from components.ingestion.ratings.column_detection import (
-    PHOTO,
-    Names,
-    Photos,
-    about_photos,
-    leads_out,
-    names_of,
-    no_column,
-    path_of,
+    PHOTO_NAMES,
+    ColumnRoles,
+    PhotoIndex,
+    detect_roles,
+    is_outside_folder,
+    missing_column_error,
+    normalise_path,
+    read_photo_metadata,
 )
-from components.ingestion.ratings.table_reader import Sheet, read_columns, read_table, read_text
-from components.ingestion.ratings.vote_parsers import READERS
+from components.ingestion.ratings.table_reader import RatingTable, read_blank_separated, read_table, read_text
+from components.ingestion.ratings.vote_parsers import PARSERS
 from components.scorer import storage
-from components.scorer.quoting import shown
+from components.scorer.quoting import quoted
 from components.scorer.settings import SCORES, Ingestion
 
-VOTES = tuple(f"p{score}" for score in SCORES)
+VOTE_COLUMNS = tuple(f"p{score}" for score in SCORES)
 """Columns of the vote shares in `Ratings.table`."""
 
 SCHEMAS = MappingProxyType(
@@ -82,21 +82,22 @@ class Ratings:
         attributes: Names of the attribute columns.
         notes: Sentences for the report on assumptions, split scores and skipped columns.
         left_out: Photos of the file that are not in the table, with the reason.
-        single: Single ratings that count, one row each (``photo``, ``rater``, ``score``). None if the file has none.
-        unused: Photos of the file that the setting ``ava_tags`` filters out. They are neither rated nor excluded.
-        places: Location of each photo's first row in the file, e.g. ``ratings.csv line 17``.
+        single_ratings: Single ratings that count, one row each (``photo``, ``rater``, ``score``). None if the file has
+            none.
+        filtered_out: Photos of the file that the setting ``ava_tags`` filters out. They are neither rated nor excluded.
+        locations: Location of each photo's first row in the file, e.g. ``ratings.csv line 17``.
     """
 
     schema: str
     table: pd.DataFrame
     attributes: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
-    left_out: list[LeftOut] = field(default_factory=list)
-    single: pd.DataFrame | None = None
-    unused: frozenset[str] = frozenset()
-    places: dict[str, str] = field(default_factory=dict)
+    left_out: list[Exclusion] = field(default_factory=list)
+    single_ratings: pd.DataFrame | None = None
+    filtered_out: frozenset[str] = frozenset()
+    locations: dict[str, str] = field(default_factory=dict)
 
-    def matched(self, photos: Iterable[str], missing: float = 0.0) -> "Ratings":
+    def match_photos(self, photos: Iterable[str], missing_share: float = 0.0) -> "Ratings":
         """Return the ratings under the ids of the existing photos.
 
         A file may name a photo by its path in the folder. If this is unambiguous, the name may lack folders, the
@@ -105,29 +106,29 @@ class Ratings:
 
         Args:
             photos: Photo ids.
-            missing: Share of the file's photos that may be missing.
+            missing_share: Share of the file's photos that may be missing.
         """
-        ids_by_name = spellings(photos)
-        prefix = surplus(self.table.index, ids_by_name, missing)
-        names = {name: ids_by_name.get(name.removeprefix(prefix)) for name in (*self.places, *self.unused)}
+        ids_by_name = photo_ids_by_name(photos)
+        prefix = extra_prefix(self.table.index, ids_by_name, missing_share)
+        names = {name: ids_by_name.get(name.removeprefix(prefix)) for name in (*self.locations, *self.filtered_out)}
         notes = list(self.notes)
         if prefix:
-            notes.append(f"All photos in the ratings begin with {shown(prefix)}, which was dropped to find them.")
+            notes.append(f"All photos in the ratings begin with {quoted(prefix)}, which was dropped to find them.")
         photo_by_name: dict[str, str] = {}
         name_by_photo: dict[str, str] = {}
         exclusions = []
         for name in self.table.index:
             photo = names.get(name)
-            if not photo and leads_out(name):
-                exclusions.append(LeftOut(name, "path outside the folder", self.places[name]))
+            if not photo and is_outside_folder(name):
+                exclusions.append(Exclusion(name, "path outside the folder", self.locations[name]))
             elif not photo:
                 detail = "no photo is called so" if photo is None else "several photos are called so: give their paths"
-                exclusions.append(LeftOut(name, "no photo", detail))
+                exclusions.append(Exclusion(name, "no photo", detail))
             elif photo in name_by_photo:
-                exclusions.append(LeftOut(name, "no photo", f"its photo is already rated as {name_by_photo[photo]}"))
+                exclusions.append(Exclusion(name, "no photo", f"its photo is already rated as {name_by_photo[photo]}"))
             else:
                 photo_by_name[name], name_by_photo[photo] = photo, name
-        single = self.single
+        single = self.single_ratings
         if single is not None:
             single = single[single["photo"].isin(list(photo_by_name))].copy()
             single["photo"] = single["photo"].cat.remove_unused_categories().cat.rename_categories(photo_by_name)
@@ -141,9 +142,9 @@ class Ratings:
                 ),
                 *exclusions,
             ],
-            single=single,
+            single_ratings=single,
             notes=notes,
-            unused=frozenset(names.get(name) or name for name in self.unused),
+            filtered_out=frozenset(names.get(name) or name for name in self.filtered_out),
         )
 
 
@@ -152,8 +153,8 @@ def read_ratings(uri: str, settings: Ingestion) -> Ratings:
 
     If a rater scores a photo repeatedly, the last score counts. A score between two whole scores is split by linear
     interpolation. Rows that repeat another row exactly are dropped, except single ratings of unnamed people. A mean
-    without a standard deviation takes the pooled standard deviation of the other means, or ``settings.rater_std`` if no
-    mean has one.
+    without a standard deviation takes the pooled standard deviation of the other means, or ``parse_settings.rater_std``
+    if no mean has one.
 
     Args:
         uri: Address of the file: a local path, ``gs://`` or ``s3://``.
@@ -161,7 +162,7 @@ def read_ratings(uri: str, settings: Ingestion) -> Ratings:
             ``ava_tags`` are used.
 
     Returns:
-        The ratings, with the photo names of the file. `Ratings.matched` maps them to photo ids.
+        The ratings, with the photo names of the file. `Ratings.match_photos` maps them to photo ids.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -171,18 +172,18 @@ def read_ratings(uri: str, settings: Ingestion) -> Ratings:
     text = read_text(uri)
     schema = settings.rating_format
     if schema == "auto":
-        schema = _schema_of_text(text)
+        schema = _detect_schema(text)
     if schema == "ava":
         return _read_ava(uri, text, settings)
     if schema == "idealo":
-        return _read(schema, *_read_idealo(uri, text), settings)
+        return _read_form(schema, *_read_idealo(uri, text), settings)
     table = read_table(uri, text)
-    roles = names_of(table)
+    roles = detect_roles(table)
     if schema == "auto":
-        schema, roles = forms.form_of(table)
+        schema, roles = forms.detect_form(table)
     elif schema == "wide":
-        roles = forms.with_raters(table, roles)
-    return _read(schema, table, roles, settings)
+        roles = forms.with_rater_columns(table, roles)
+    return _read_form(schema, table, roles, settings)
 
 
 def read_attributes(uri: str) -> pd.DataFrame:
@@ -201,37 +202,37 @@ def read_attributes(uri: str) -> pd.DataFrame:
         ValueError: The file is malformed or contradicts itself. The message names file and line.
     """
     source_table = read_table(uri, read_text(uri))
-    roles = names_of(source_table)
+    roles = detect_roles(source_table)
     if roles.photo is None:
-        raise no_column(source_table, "a photo", PHOTO)
-    photos = Photos.of(source_table, roles.photo)
-    metadata = about_photos(source_table, photos, [roles.photo], strict=True)
+        raise missing_column_error(source_table, "a photo", PHOTO_NAMES)
+    photos = PhotoIndex.from_column(source_table, roles.photo)
+    metadata = read_photo_metadata(source_table, photos, [roles.photo], strict=True)
     table = metadata.table
     table.attrs["notes"] = metadata.notes
     return table
 
 
-def _read(schema: str, source_table: Sheet, roles: Names, settings: Ingestion) -> Ratings:
+def _read_form(schema: str, source_table: RatingTable, roles: ColumnRoles, settings: Ingestion) -> Ratings:
     """Return the ratings in a table of known form."""
-    parse, notes = READERS[schema], []
+    parse, notes = PARSERS[schema], []
     if roles.photo is None:
-        raise no_column(source_table, "a photo", PHOTO)
+        raise missing_column_error(source_table, "a photo", PHOTO_NAMES)
     if schema != "ratings":  # two unnamed people may give the same rating
-        source_table, n_repeated = source_table.distinct()
+        source_table, n_repeated = source_table.drop_duplicates()
         notes += [f"{n_repeated:,} rows repeat another one word for word and were dropped."] if n_repeated else []
-    photos = Photos.of(source_table, roles.photo)
+    photos = PhotoIndex.from_column(source_table, roles.photo)
     votes = parse(source_table, roles, photos, settings)
-    metadata = about_photos(source_table, photos, [*roles.used, *VOTES, "raters"])
+    metadata = read_photo_metadata(source_table, photos, [*roles.used_columns, *VOTE_COLUMNS, "raters"])
 
     for position in np.flatnonzero((votes.raters > 0) & (votes.raters < settings.minimum_raters)):
         detail = f"{votes.raters[position]} where at least {settings.minimum_raters} are asked for"
-        votes.reasons.setdefault(int(position), ("too few raters", detail))
+        votes.exclusions.setdefault(int(position), ("too few raters", detail))
     included = np.ones(len(photos.names), bool)
-    included[list(votes.reasons)] = False
+    included[list(votes.exclusions)] = False
 
-    table = pd.DataFrame(votes.shares, index=metadata.table.index, columns=list(VOTES))
+    table = pd.DataFrame(votes.shares, index=metadata.table.index, columns=list(VOTE_COLUMNS))
     table["raters"] = votes.raters
-    single = votes.single
+    single = votes.single_scores
     if single is not None:
         single = single[included[single["photo"]]].reset_index(drop=True)
         single["photo"] = pd.Categorical.from_codes(single["photo"], photos.names).remove_unused_categories()
@@ -240,9 +241,9 @@ def _read(schema: str, source_table: Sheet, roles: Names, settings: Ingestion) -
         table=pd.concat([table, metadata.table], axis=1)[included],
         attributes=metadata.attributes,
         notes=[*notes, *votes.notes, *metadata.notes],
-        left_out=[LeftOut(photos.names[position], *reason) for position, reason in sorted(votes.reasons.items())],
-        single=single,
-        places=dict(zip(photos.names, source_table.places(photos.first), strict=True)),
+        left_out=[Exclusion(photos.names[position], *reason) for position, reason in sorted(votes.exclusions.items())],
+        single_ratings=single,
+        locations=dict(zip(photos.names, source_table.row_locations(photos.first_rows), strict=True)),
     )
 
 
@@ -251,7 +252,7 @@ def _read_ava(uri: str, text: str, settings: Ingestion) -> Ratings:
 
     Published splits are used if the lists of the AVA package lie beside the file.
     """
-    table = read_columns(uri, text, list(_AVA_COLUMNS))
+    table = read_blank_separated(uri, text, list(_AVA_COLUMNS))
     for row in np.flatnonzero(table.texts(_AVA_COLUMNS[-1]) == "")[:1]:
         raise table.error(row, f"expected {len(_AVA_COLUMNS)} cells parted by blanks, as in AVA.txt, got fewer")
     photos = table.texts("image_id")
@@ -270,8 +271,10 @@ def _read_ava(uri: str, text: str, settings: Ingestion) -> Ratings:
         rows["split"] = pd.Categorical([splits.get(photo, "") for photo in photos[wanted]])
         notes.append(f"The splits are those of {lists} lists in {_AVA_LISTS}; a photo on both kinds is a test photo.")
     table = replace(table, rows=rows)
-    ratings = _read("ava", table, names_of(table), settings)
-    return replace(ratings, notes=[*notes, *ratings.notes], unused=frozenset(map(path_of, photos[~wanted])))
+    ratings = _read_form("ava", table, detect_roles(table), settings)
+    return replace(
+        ratings, notes=[*notes, *ratings.notes], filtered_out=frozenset(map(normalise_path, photos[~wanted]))
+    )
 
 
 def _published_splits(uri: str) -> tuple[dict[str, str], int]:
@@ -280,7 +283,7 @@ def _published_splits(uri: str) -> tuple[dict[str, str], int]:
     Without the lists, the result is empty and 0.
     """
     folder = storage.join(uri.rpartition("/")[0] or ".", _AVA_LISTS)
-    files = list(storage.files(folder))
+    files = list(storage.list_files(folder))
     splits: dict[str, str] = {}
     lists = 0
     for split in ("train", "test"):
@@ -291,7 +294,7 @@ def _published_splits(uri: str) -> tuple[dict[str, str], int]:
     return splits, lists
 
 
-def _read_idealo(uri: str, text: str) -> tuple[Sheet, Names]:
+def _read_idealo(uri: str, text: str) -> tuple[RatingTable, ColumnRoles]:
     """Read the form "idealo" as a table whose rows are the list's items, counted from 1."""
     try:
         items = json.loads(text)
@@ -300,26 +303,28 @@ def _read_idealo(uri: str, text: str) -> tuple[Sheet, Names]:
             f"{uri}, line {error.lineno}: expected JSON, got {error.msg} in column {error.colno}"
         ) from None
     if not isinstance(items, list) or not items:
-        raise ValueError(f"{uri}: expected a list of image_id and label, got {_described(items)}")
+        raise ValueError(f"{uri}: expected a list of image_id and label, got {_describe_json(items)}")
     for number, item in enumerate(items, 1):
         label = item.get("label") if isinstance(item, dict) else None
         if not isinstance(label, list) or len(label) != len(SCORES) or not all(map(_is_number, label)):
             raise ValueError(
-                f"{uri}, item {number}: expected an image_id and a label of ten counts, got {_described(item)}"
+                f"{uri}, item {number}: expected an image_id and a label of ten counts, got {_describe_json(item)}"
             )
         if not isinstance(item.get("image_id"), str | int):
             kind = type(item.get("image_id")).__name__
             raise ValueError(f"{uri}, item {number}: expected an image_id that is a text or a number, got {kind}")
     # The columns have a prefix, so that no other key can be detected as a count.
-    votes = pd.DataFrame([item["label"] for item in items], columns=list(VOTES), dtype=float)
+    votes = pd.DataFrame([item["label"] for item in items], columns=list(VOTE_COLUMNS), dtype=float)
     other_keys = [{key: value for key, value in item.items() if key != "label"} for item in items]
     # As objects: pandas would turn 7 into 7.0 in a column with blanks.
     rows = pd.DataFrame(other_keys, dtype=object).fillna("").astype(str).astype("category")
-    table = Sheet(uri, pd.concat([rows.drop(columns=votes.columns, errors="ignore"), votes], axis=1), 1, unit="item")
-    return table, replace(names_of(table), photo="image_id", votes=VOTES, levels=SCORES)
+    table = RatingTable(
+        uri, pd.concat([rows.drop(columns=votes.columns, errors="ignore"), votes], axis=1), 1, unit="item"
+    )
+    return table, replace(detect_roles(table), photo="image_id", votes=VOTE_COLUMNS, levels=SCORES)
 
 
-def _described(value: object) -> str:
+def _describe_json(value: object) -> str:
     """Describe a JSON value by its type and size, without its content."""
     if isinstance(value, dict):
         label = value.get("label")
@@ -331,7 +336,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _schema_of_text(text: str) -> str:
+def _detect_schema(text: str) -> str:
     """Return the form of a file that is no table with a header, or "auto"."""
     start = text.lstrip()
     if start[0] in "[{":

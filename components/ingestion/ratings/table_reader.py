@@ -12,17 +12,19 @@ import numpy as np
 import pandas as pd
 
 from components.scorer import storage
-from components.scorer.quoting import shown
-from components.scorer.redaction import redacted
+from components.scorer.quoting import quoted
+from components.scorer.redaction import redact
 
 _DELIMITERS = ",\t;"  # Excel writes the semicolon if the comma is the decimal sign
-_DECLARED = re.compile(r'\s*"?sep=(?P<sign>[^\s"]|\t)"?(?P=sign)*[ \t]*\r?\n', re.IGNORECASE)  # Excel's first line
+_DELIMITER_LINE = re.compile(
+    r'\s*"?sep=(?P<sign>[^\s"]|\t)"?(?P=sign)*[ \t]*\r?\n', re.IGNORECASE
+)  # Excel's first line
 
-_HEADER = 100_000  # characters; the header is assumed to end within them
+_MAX_HEADER = 100_000  # characters; the header is assumed to end within them
 
 
 @dataclass(frozen=True)
-class Sheet:
+class RatingTable:
     """A table with the line numbers of its file.
 
     Attributes:
@@ -30,38 +32,40 @@ class Sheet:
         rows: One column a field, as categories of text, or as numbers if the file format types them. The index is the
             row's position in the file from 0, counting a line break inside a cell as a row. Rows without content are
             dropped.
-        first: Number that the file gives its first row.
+        first_row_number: Number that the file gives its first row.
         unit: Name of a row in error messages: "line" or "item".
         decimal: Decimal sign of the numbers.
     """
 
     uri: str
     rows: pd.DataFrame
-    first: int
+    first_row_number: int
     unit: str = "line"
     decimal: str = "."
-    _read: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)  # of `numbers`
+    _number_cache: dict[str, np.ndarray] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )  # of `numbers`
 
     @property
     def name(self) -> str:
         """The file name without its folder."""
         return self.uri.rstrip("/").rpartition("/")[2]
 
-    def numbered(self, rows: np.ndarray) -> np.ndarray:
+    def row_numbers(self, rows: np.ndarray) -> np.ndarray:
         """Return the line or item numbers, int [n], of rows given by their positions in `rows`."""
-        return self.first + self.rows.index.to_numpy()[rows]
+        return self.first_row_number + self.rows.index.to_numpy()[rows]
 
-    def place(self, row: int) -> str:
+    def row_location(self, row: int) -> str:
         """Return the location of a row for messages, e.g. ``ratings.csv line 17``."""
-        return self.places(np.array([row]))[0]
+        return self.row_locations(np.array([row]))[0]
 
-    def places(self, rows: np.ndarray) -> list[str]:
+    def row_locations(self, rows: np.ndarray) -> list[str]:
         """Return the locations of several rows, each as `place` formats it."""
-        return [f"{self.name} {self.unit} {number}" for number in self.numbered(rows)]
+        return [f"{self.name} {self.unit} {number}" for number in self.row_numbers(rows)]
 
     def error(self, row: int, message: str) -> ValueError:
         """Return a ValueError whose message starts with file and line. Photo names in `message` are redacted."""
-        return ValueError(f"{self.uri}, {self.unit} {self.numbered(np.array([row]))[0]}: {redacted(message)}")
+        return ValueError(f"{self.uri}, {self.unit} {self.row_numbers(np.array([row]))[0]}: {redact(message)}")
 
     def texts(self, column: str) -> pd.Categorical:
         """Return a column's cells without surrounding blanks. An empty cell is ``""``."""
@@ -75,11 +79,11 @@ class Sheet:
         Raises:
             ValueError: A cell is not a finite number. The message names file, line and cell.
         """
-        if column not in self._read:
-            self._read[column] = self._numbers(column)
-        return self._read[column].copy()
+        if column not in self._number_cache:
+            self._number_cache[column] = self._parse_numbers(column)
+        return self._number_cache[column].copy()
 
-    def _numbers(self, column: str) -> np.ndarray:
+    def _parse_numbers(self, column: str) -> np.ndarray:
         if pd.api.types.is_numeric_dtype(self.rows[column].dtype):
             values = self.rows[column].to_numpy(float)
             for row in np.flatnonzero(~np.isfinite(values))[:1]:
@@ -93,7 +97,7 @@ class Sheet:
         if invalid.any():
             row = int(np.flatnonzero(invalid[texts.codes])[0])
             raise self.error(
-                row, f"expected a number in column {shown(column)}, got {shown(texts[row])}; correct the cell"
+                row, f"expected a number in column {quoted(column)}, got {quoted(texts[row])}; correct the cell"
             )
         return values[texts.codes]
 
@@ -105,7 +109,7 @@ class Sheet:
             return False
         return True
 
-    def distinct(self) -> "tuple[Sheet, int]":
+    def drop_duplicates(self) -> "tuple[RatingTable, int]":
         """Return the table without rows that repeat an earlier row exactly, and the number of rows dropped."""
         repeated = self.rows.duplicated().to_numpy()
         return replace(self, rows=self.rows[~repeated]), int(repeated.sum())
@@ -134,7 +138,7 @@ def read_text(uri: str) -> str:
     return text
 
 
-def read_table(uri: str, text: str) -> Sheet:
+def read_table(uri: str, text: str) -> RatingTable:
     """Parse a table with a header and commas, tabs or semicolons as delimiters. Cells may be quoted.
 
     Excel's first line ``sep=;`` sets the delimiter to any sign.
@@ -143,35 +147,35 @@ def read_table(uri: str, text: str) -> Sheet:
         ValueError: Two columns share a name, a line has more cells than the header, a quote does not end, or there are
             no rows. The message names file and line.
     """
-    start = text[:_HEADER]
-    if declared := _DECLARED.match(start):
+    start = text[:_MAX_HEADER]
+    if declared := _DELIMITER_LINE.match(start):
         delimiter = declared["sign"]
     else:
-        delimiter = max(_DELIMITERS, key=lambda sign: len(_header(uri, io.StringIO(start, newline=""), sign)[0]))
+        delimiter = max(_DELIMITERS, key=lambda sign: len(_read_header(uri, io.StringIO(start, newline=""), sign)[0]))
     stream = io.StringIO(text, newline="")
     stream.seek(declared.end() if declared else 0)
-    header, lines_above = _header(uri, stream, delimiter)
+    header, lines_above = _read_header(uri, stream, delimiter)
     lines_above += declared[0].count("\n") if declared else 0
     named_cells = [cell for cell in header if cell]
     if repeated := sorted({cell for cell in named_cells if named_cells.count(cell) > 1}):
-        raise ValueError(f"{uri}, line 1: expected distinct column names, got {shown(repeated[0])} twice; rename one")
+        raise ValueError(f"{uri}, line 1: expected distinct column names, got {quoted(repeated[0])} twice; rename one")
     # pandas writes its index as a column without a name. Such a column is dropped.
     names = [cell or f"\0{number}" for number, cell in enumerate(header)]
-    rows = _parsed(uri, stream, lines_above, names, sep=delimiter)
+    rows = _parse_rows(uri, stream, lines_above, names, sep=delimiter)
     rows = rows.drop(columns=[name for name in names if name.startswith("\0")])
-    return Sheet(uri, _filled(uri, rows), lines_above + 1, decimal="," if delimiter == ";" else ".")
+    return RatingTable(uri, _drop_empty_rows(uri, rows), lines_above + 1, decimal="," if delimiter == ";" else ".")
 
 
-def read_columns(uri: str, text: str, names: list[str]) -> Sheet:
+def read_blank_separated(uri: str, text: str, names: list[str]) -> RatingTable:
     """Parse a table without a header whose cells are separated by blanks.
 
     Raises:
         ValueError: A line has more cells than `names`, a quote does not end, or there are no rows.
     """
-    return Sheet(uri, _filled(uri, _parsed(uri, io.StringIO(text), 0, names, sep=r"\s+")), 1)
+    return RatingTable(uri, _drop_empty_rows(uri, _parse_rows(uri, io.StringIO(text), 0, names, sep=r"\s+")), 1)
 
 
-def _header(uri: str, stream: io.StringIO, delimiter: str) -> tuple[list[str], int]:
+def _read_header(uri: str, stream: io.StringIO, delimiter: str) -> tuple[list[str], int]:
     """Return the cells of the first non-empty line and the number of lines up to its end."""
     reader = csv.reader(stream, delimiter=delimiter)
     try:
@@ -183,7 +187,7 @@ def _header(uri: str, stream: io.StringIO, delimiter: str) -> tuple[list[str], i
     return [cell.strip() for cell in header], reader.line_num
 
 
-def _parsed(uri: str, stream: io.StringIO, lines_above: int, names: list[str], **options: Any) -> pd.DataFrame:
+def _parse_rows(uri: str, stream: io.StringIO, lines_above: int, names: list[str], **options: Any) -> pd.DataFrame:
     """Parse the rows in the stream. The file has `lines_above` lines before the stream's position."""
     try:
         with warnings.catch_warnings():
@@ -198,20 +202,20 @@ def _parsed(uri: str, stream: io.StringIO, lines_above: int, names: list[str], *
     except pd.errors.ParserWarning:
         problem = f"line {lines_above + 1}: expected {len(names)} cells, got more"
     except pd.errors.ParserError as error:
-        problem = _explained(str(error), lines_above, len(names))
+        problem = _explain_error(str(error), lines_above, len(names))
     raise ValueError(f"{uri}, {problem}; check the delimiters and quotes there") from None
 
 
-def _explained(message: str, lines_above: int, cells: int) -> str:
+def _explain_error(message: str, lines_above: int, cells: int) -> str:
     """Return the problem of a pandas parser error, with its line number in the file."""
     if match := re.search(r"in line (\d+), saw (\d+)", message):
         return f"line {lines_above + int(match[1])}: expected {cells} cells, got {match[2]}"
     if match := re.search(r"EOF inside string starting at row (\d+)", message):
         return f"line {lines_above + int(match[1]) + 1}: expected a quoted cell to end, got the end of the file"
-    return f"expected a table, got {shown(message.strip())}"
+    return f"expected a table, got {quoted(message.strip())}"
 
 
-def _filled(uri: str, rows: pd.DataFrame) -> pd.DataFrame:
+def _drop_empty_rows(uri: str, rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows with any content, indexed from 0 by the line on which each row begins."""
     empty, breaks = np.ones(len(rows), bool), np.zeros(len(rows), int)
     for _, cells in rows.items():

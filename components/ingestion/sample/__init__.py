@@ -10,7 +10,7 @@ are drawn, the raters are simulated, and the quality of a photo is a formula of 
 """
 
 from components.ingestion.sample.drawing import draw_portrait
-from components.ingestion.sample.folder import Sample, draw
+from components.ingestion.sample.folder import SampleFiles, draw_sample
 from components.ingestion.sample.portrait import Portrait, latent_quality, random_portrait
 
-__all__ = ["Portrait", "Sample", "draw", "draw_portrait", "latent_quality", "random_portrait"]
+__all__ = ["Portrait", "SampleFiles", "draw_portrait", "draw_sample", "latent_quality", "random_portrait"]

@@ -1,6 +1,6 @@
 """Drawing of a person, from the hair behind the head to the glasses in front of it.
 
-All lengths are head units (see ``Pen``). An outline of the right half is mirrored.
+All lengths are head units (see ``HeadPen``). An outline of the right half is mirrored.
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import ImageColor
 
-from components.ingestion.sample.pen import Colour, Pen, Points, mirrored, smooth
+from components.ingestion.sample.pen import Colour, HeadPen, Points, mirrored, smooth
 from components.ingestion.sample.portrait import Portrait
 
 _SKIN = ["#fbdcc8", "#f3c8a8", "#e6b088", "#d0966a", "#b07850", "#915d3c", "#75492f", "#5a3824"]
@@ -30,7 +30,7 @@ class _Palette:
     iris: Colour
 
     @classmethod
-    def of(cls, looks: Portrait) -> "_Palette":
+    def from_portrait(cls, looks: Portrait) -> "_Palette":
         return cls(
             skin=ImageColor.getrgb(_SKIN[looks.skin_tone]),
             hair=ImageColor.getrgb(_HAIR[looks.hair_colour]),
@@ -40,7 +40,7 @@ class _Palette:
         )
 
 
-def draw_figure(pen: Pen, looks: Portrait, striped: bool = False) -> None:
+def draw_figure(pen: HeadPen, looks: Portrait, striped: bool = False) -> None:
     """Draw head and body.
 
     Args:
@@ -48,7 +48,7 @@ def draw_figure(pen: Pen, looks: Portrait, striped: bool = False) -> None:
         looks: Appearance of the person; the pen holds the position.
         striped: True for broad stripes on the shirt. A small network detects stripes more easily than a second face.
     """
-    palette = _Palette.of(looks)
+    palette = _Palette.from_portrait(looks)
     _hair_behind(pen, looks, palette)
     _body(pen, looks, palette)
     if striped:
@@ -65,7 +65,7 @@ def draw_figure(pen: Pen, looks: Portrait, striped: bool = False) -> None:
         _eyewear(pen, looks)
 
 
-def draw_light(pen: Pen, looks: Portrait) -> None:
+def draw_light(pen: HeadPen, looks: Portrait) -> None:
     """Paint the light (above 128) and the shadow (below 128) on head and body.
 
     Args:
@@ -76,15 +76,15 @@ def draw_light(pen: Pen, looks: Portrait) -> None:
     depth = round(46 * abs(looks.light))
     width = looks.face_width
     pen.shape(mirrored([(0, 1.3), (1.1, 1.6), (1.5, 2), (1.6, 6), (0, 6)]), 122)
-    pen.shape(_to(-lit, [(0.6, 1.5), (1.5, 2), (1.65, 6), (0.7, 6)]), 122 - depth)
+    pen.shape(_on_side(-lit, [(0.6, 1.5), (1.5, 2), (1.65, 6), (0.7, 6)]), 122 - depth)
     pen.shape(mirrored([(0, 0.98), (0.42, 0.85), (0.4, 1.25), (0, 1.4)]), 70)
     cheek = [(0.42, -0.95), (width, -0.5), (width + 0.05, 0.2), (0.5, 0.85), (0.45, 0.3)]
-    pen.shape(_to(-lit, cheek), 128 - depth)
+    pen.shape(_on_side(-lit, cheek), 128 - depth)
     temple = [(0.5, -0.75), (width - 0.12, -0.3), (width - 0.14, 0.3), (0.3, 0.2), (0.25, -0.5)]
-    pen.shape(_to(lit, temple), 128 + depth)
+    pen.shape(_on_side(lit, temple), 128 + depth)
 
 
-def _to(side: float, points: Points) -> Points:
+def _on_side(side: float, points: Points) -> Points:
     """Return the points on the right side (1) or mirrored to the left side (-1)."""
     return [(side * x, y) for x, y in points]
 
@@ -102,7 +102,7 @@ def _lighter(colour: Colour, share: float) -> Colour:
     return _mix(colour, (255, 250, 240), share)
 
 
-def _hair_behind(pen: Pen, looks: Portrait, palette: _Palette) -> None:
+def _hair_behind(pen: HeadPen, looks: Portrait, palette: _Palette) -> None:
     width, hair, dark = looks.face_width, palette.hair, _darker(palette.hair, 0.35)
     top = [(0, -1.2), (0.62, -1.03), (width + 0.2, 0.1)]
     match looks.hair:
@@ -124,7 +124,7 @@ def _hair_behind(pen: Pen, looks: Portrait, palette: _Palette) -> None:
             pen.shape(mirrored([*top, (0.75, 1.2), (1.05, 1.7), (0, 2.1)]), palette.scarf)
 
 
-def _body(pen: Pen, looks: Portrait, palette: _Palette) -> None:
+def _body(pen: HeadPen, looks: Portrait, palette: _Palette) -> None:
     cloth, trousers = palette.cloth, _mix(palette.cloth, (44, 48, 62), 0.85)
     pen.shape(
         mirrored([(0, 0.6), (0.36, 0.6), (0.37, 1.2), (0.62, 1.5), (0.5, 2), (0, 2.2)]), _darker(palette.skin, 0.1)
@@ -132,7 +132,7 @@ def _body(pen: Pen, looks: Portrait, palette: _Palette) -> None:
     pen.polygon([(-1.14, 5.6), (1.14, 5.6), (1.2, 12), (-1.2, 12)], trousers)
     pen.polygon([(-0.03, 6.6), (0.03, 6.6), (0.12, 12), (-0.12, 12)], _darker(trousers, 0.5))
     hand = [(1.3, 5.3), (1.62, 5.3), (1.62, 5.9), (1.42, 6.1), (1.28, 5.8)]
-    pen.shape(_to(-1, hand), palette.skin)
+    pen.shape(_on_side(-1, hand), palette.skin)
     pen.shape(hand, palette.skin)
     shoulder = [(0.36, 1.34), (0.5, 1.4), (1.15, 1.62), (1.5, 2)]
     arm = [(1.62, 2.8), (1.68, 4.2), (1.66, 5.4), (1.2, 5.5), (1.16, 5.75)]
@@ -144,10 +144,10 @@ def _body(pen: Pen, looks: Portrait, palette: _Palette) -> None:
     outline = smooth(mirrored([*shoulder, *arm]), closed=False)
     pen.polygon(np.concatenate([outline, smooth(neckline, closed=False)]), cloth)
     for side in (-1, 1):
-        pen.line(_to(side, [(1.12, 2.75), (1.2, 3.6), (1.18, 5), (1.17, 5.6)]), 0.05, _darker(cloth, 0.3))
+        pen.line(_on_side(side, [(1.12, 2.75), (1.2, 3.6), (1.18, 5), (1.17, 5.6)]), 0.05, _darker(cloth, 0.3))
     if looks.neckline == "collar":
         for side in (-1, 1):
-            pen.polygon(_to(side, [(0.38, 1.2), (0.62, 1.5), (0.36, 1.95), (0, 1.72)]), _lighter(cloth, 0.25))
+            pen.polygon(_on_side(side, [(0.38, 1.2), (0.62, 1.5), (0.36, 1.95), (0, 1.72)]), _lighter(cloth, 0.25))
         pen.line([(0, 1.8), (0, 3), (0, 5.6)], 0.03, _darker(cloth, 0.25))
     else:
         pen.line([*neckline, (0.36, 1.34)], 0.07, _darker(cloth, 0.15))
@@ -157,13 +157,13 @@ def _body(pen: Pen, looks: Portrait, palette: _Palette) -> None:
         pen.line([(-0.72, 1.5), (-0.1, 1.78), (0.5, 1.86)], 0.04, _darker(palette.scarf, 0.2))
 
 
-def _stripes(pen: Pen) -> None:
+def _stripes(pen: HeadPen) -> None:
     for number, top in enumerate(np.arange(1.7, 5.2, 0.8)):
         stripe = mirrored([(0, top), (1.42, top), (1.5, top + 0.42), (0, top + 0.42)])
         pen.polygon(stripe, _STRIPES[number % len(_STRIPES)])
 
 
-def _head(pen: Pen, width: float, skin: Colour) -> None:
+def _head(pen: HeadPen, width: float, skin: Colour) -> None:
     for side in (-1, 1):
         pen.oval(side * (width + 0.02), 0.08, 0.13, 0.21, _darker(skin, 0.08))
         pen.oval(side * (width + 0.03), 0.1, 0.06, 0.12, _darker(skin, 0.25))
@@ -175,7 +175,7 @@ def _head(pen: Pen, width: float, skin: Colour) -> None:
             pen.oval(side * width * 0.58, 0.36, 0.22 * share, 0.16 * share, blush)
 
 
-def _eyes(pen: Pen, smile: float, palette: _Palette) -> None:
+def _eyes(pen: HeadPen, smile: float, palette: _Palette) -> None:
     squint = 0.03 * max(0.0, smile)
     for side in (-1, 1):
         x, y = side * 0.31, 0.02
@@ -190,20 +190,20 @@ def _eyes(pen: Pen, smile: float, palette: _Palette) -> None:
         )
 
 
-def _brows(pen: Pen, smile: float, hair: Colour) -> None:
+def _brows(pen: HeadPen, smile: float, hair: Colour) -> None:
     inner = -0.2 - 0.05 * min(smile, 0)
     for side in (-1, 1):
-        pen.line(_to(side, [(0.15, inner), (0.32, -0.25), (0.49, -0.17)]), 0.06, hair)
+        pen.line(_on_side(side, [(0.15, inner), (0.32, -0.25), (0.49, -0.17)]), 0.06, hair)
 
 
-def _nose(pen: Pen, skin: Colour) -> None:
+def _nose(pen: HeadPen, skin: Colour) -> None:
     shadow = _darker(skin, 0.25)
     pen.line([(0.06, 0.02), (0.08, 0.25), (0.14, 0.36)], 0.025, (*shadow, 130))
     pen.line([(-0.12, 0.38), (-0.05, 0.42), (0, 0.43), (0.05, 0.42), (0.12, 0.38)], 0.035, shadow)
     pen.oval(0, 0.3, 0.055, 0.06, (*_lighter(skin, 0.4), 90))
 
 
-def _mouth(pen: Pen, smile: float, skin: Colour) -> None:
+def _mouth(pen: HeadPen, smile: float, skin: Colour) -> None:
     lips = _mix(_darker(skin, 0.12), (176, 48, 58), 0.45)
     half, low = 0.24 + 0.06 * smile, 0.64 + 0.06 * smile
     corner = 0.64 - (0.09 if smile > 0 else 0.04) * smile
@@ -225,13 +225,13 @@ def _mouth(pen: Pen, smile: float, skin: Colour) -> None:
         pen.line(upper, 0.024, _darker(lips, 0.5))
 
 
-def _beard(pen: Pen, width: float, hair: Colour) -> None:
+def _beard(pen: HeadPen, width: float, hair: Colour) -> None:
     outside = mirrored([(width + 0.02, 0.05), (width * 0.78 + 0.07, 0.62), (0.36, 0.98), (0, 1.08)])
     inside = mirrored([(width - 0.06, 0.1), (0.48, 0.5), (0.22, 0.47), (0, 0.49)])
     pen.polygon(np.concatenate([smooth(outside, closed=False), smooth(inside, closed=False)[::-1]]), hair)
 
 
-def _hair_in_front(pen: Pen, looks: Portrait, palette: _Palette) -> None:
+def _hair_in_front(pen: HeadPen, looks: Portrait, palette: _Palette) -> None:
     width, hair, shine = looks.face_width, palette.hair, _lighter(palette.hair, 0.1)
     temple = width + 0.05
     match looks.hair:
@@ -248,8 +248,8 @@ def _hair_in_front(pen: Pen, looks: Portrait, palette: _Palette) -> None:
             outside = [(0, -1.22), (0.62, -1.05), (temple + 0.12, -0.5), (temple + 0.2, 0.2), (temple + 0.2, low)]
             inside = [(temple - 0.12, low - 0.1), (temple - 0.08, 0.2), (width - 0.16, -0.4), (0.3, -0.74), (0, -0.84)]
             for side in (-1, 1):
-                pen.shape(_to(side, [*outside, *inside]), hair)
-                pen.line(_to(side, [(0.5, -0.9), (temple - 0.02, -0.45), (temple + 0.07, 0.1)]), 0.08, shine)
+                pen.shape(_on_side(side, [*outside, *inside]), hair)
+                pen.line(_on_side(side, [(0.5, -0.9), (temple - 0.02, -0.45), (temple + 0.07, 0.1)]), 0.08, shine)
         case "bun":
             outside = [(0, -1.17), (0.5, -1.08), (temple + 0.02, -0.55), (temple, 0)]
             _fringe(pen, outside, [(width - 0.07, -0.36), (0.4, -0.72), (0, -0.8)], hair)
@@ -270,13 +270,13 @@ def _hair_in_front(pen: Pen, looks: Portrait, palette: _Palette) -> None:
             pen.line(mirrored(edge), 0.03, _darker(palette.scarf, 0.25), closed=True)
 
 
-def _fringe(pen: Pen, outside: Points, inside: Points, hair: Colour) -> None:
+def _fringe(pen: HeadPen, outside: Points, inside: Points, hair: Colour) -> None:
     """Fill the hair between crown and hairline. Both start at the top (or the temple) on the right."""
     half = [*outside, *inside]
-    pen.shape([*_to(-1, half[:0:-1]), *half], hair)
+    pen.shape([*_on_side(-1, half[:0:-1]), *half], hair)
 
 
-def _eyewear(pen: Pen, looks: Portrait) -> None:
+def _eyewear(pen: HeadPen, looks: Portrait) -> None:
     dark = looks.sunglasses
     frame = (24, 22, 26) if dark else _darker(ImageColor.getrgb(_HAIR[(looks.hair_colour + 2) % 7]), 0.4)
     for side in (-1, 1):
@@ -286,5 +286,5 @@ def _eyewear(pen: Pen, looks: Portrait) -> None:
         if dark:
             pen.line([(x - 0.13, 0.06), (x + 0.05, -0.08)], 0.05, (96, 102, 112))
         pen.line([*top, *bottom], 0.045, frame, closed=True)
-        pen.line(_to(side, [(0.57, -0.06), (looks.face_width + 0.01, -0.02)]), 0.05, frame)
+        pen.line(_on_side(side, [(0.57, -0.06), (looks.face_width + 0.01, -0.02)]), 0.05, frame)
     pen.line([(-0.09, -0.04), (0, -0.075), (0.09, -0.04)], 0.05, frame)

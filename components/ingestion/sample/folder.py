@@ -15,18 +15,18 @@ from PIL import Image
 
 from components.ingestion.sample.drawing import draw_portrait
 from components.ingestion.sample.portrait import Portrait, latent_quality, random_portrait
-from components.ingestion.sample.raters import Raters
+from components.ingestion.sample.raters import SimulatedRaters
 
 SIDE = 320  # pixels: width of a photo
-RATERS = 60
-RATINGS = (8, 16)  # minimum and maximum number of ratings of a photo
+RATER_COUNT = 60
+RATINGS_PER_PHOTO = (8, 16)  # minimum and maximum number of ratings of a photo
 
-_EVERY = 50  # the last of every 50 photos is a copy
+_COPY_INTERVAL = 50  # the last of every 50 photos is a copy
 _QUALITY = 90  # JPEG quality
 _ORIENTATION, _TURNED_LEFT = 0x0112, 6  # EXIF tag; its value for pixels stored rotated 90° to the left
 
 
-class Sample(NamedTuple):
+class SampleFiles(NamedTuple):
     """Paths of the parts of a sample."""
 
     photos: Path
@@ -43,7 +43,7 @@ class _Photo(NamedTuple):
     copy_of: str = ""
 
 
-def draw(folder: str | Path, *, labelled: int = 600, unlabelled: int = 300, seed: int = 1) -> Sample:
+def draw_sample(folder: str | Path, *, labelled: int = 600, unlabelled: int = 300, seed: int = 1) -> SampleFiles:
     """Draw a sample: portraits, simulated ratings and the ground truth.
 
     The sample is written atomically. It consists of:
@@ -81,40 +81,40 @@ def draw(folder: str | Path, *, labelled: int = 600, unlabelled: int = 300, seed
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        _write(_parts(draft), labelled, unlabelled, seed)
+        _write(_sample_files(draft), labelled, unlabelled, seed)
         draft.chmod(0o755)  # mkdtemp's mode would exclude other users
         os.replace(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return _parts(folder)
+    return _sample_files(folder)
 
 
-def _parts(folder: Path) -> Sample:
-    return Sample(
+def _sample_files(folder: Path) -> SampleFiles:
+    return SampleFiles(
         folder / "photos", folder / "unlabelled", *(folder / f"{n}.csv" for n in ("ratings", "attributes", "truth"))
     )
 
 
-def _write(sample: Sample, labelled: int, unlabelled: int, seed: int) -> None:
+def _write(sample: SampleFiles, labelled: int, unlabelled: int, seed: int) -> None:
     sample.photos.mkdir()
     sample.unlabelled.mkdir()
     ratings, attributes, truth = [], [], []
-    raters = Raters(RATERS, np.random.default_rng([seed, 0]))
-    for number, photo in enumerate(_rated(labelled, seed)):
+    raters = SimulatedRaters(RATER_COUNT, np.random.default_rng([seed, 0]))
+    for number, photo in enumerate(_rated_photos(labelled, seed)):
         (sample.photos / photo.name).write_bytes(photo.data)
-        ratings += _ratings(
+        ratings += _rating_rows(
             photo.name, latent_quality(photo.portrait), raters, np.random.default_rng([seed, 1, number])
         )
-        attributes.append(_attributes(photo))
-        truth.append(_truth(photo))
-    for photo in _unrated(unlabelled, labelled, seed):
+        attributes.append(_attribute_row(photo))
+        truth.append(_truth_row(photo))
+    for photo in _unlabelled_photos(unlabelled, labelled, seed):
         (sample.unlabelled / photo.name).write_bytes(photo.data)
-        truth.append(_truth(photo))
-    if labelled >= _EVERY:
-        for name, data in _flawed(seed).items():
+        truth.append(_truth_row(photo))
+    if labelled >= _COPY_INTERVAL:
+        for name, data in _flawed_files(seed).items():
             (sample.photos / name).write_bytes(data)
         for number, name in enumerate(("broken.jpg", "thumbnail.jpg", "missing.jpg")):
-            ratings += _ratings(name, 5, raters, np.random.default_rng([seed, 2, number]))
+            ratings += _rating_rows(name, 5, raters, np.random.default_rng([seed, 2, number]))
     _write_table(sample.ratings, ["photo", "rater", "score"], ratings)
     _write_table(sample.attributes, ["photo", "job", "skin", "child", "sunglasses"], attributes)
     _write_table(sample.truth, ["photo", "quality", "copy_of", "skin", *(f.name for f in fields(Portrait))], truth)
@@ -125,12 +125,14 @@ def _write_table(path: Path, columns: list[str], rows: list[tuple]) -> None:
         csv.writer(file, lineterminator="\n").writerows([columns, *rows])
 
 
-def _ratings(photo: str, quality: float, raters: Raters, rng: np.random.Generator) -> list[tuple[str, str, int]]:
-    number = int(rng.integers(RATINGS[0], RATINGS[1], endpoint=True))
+def _rating_rows(
+    photo: str, quality: float, raters: SimulatedRaters, rng: np.random.Generator
+) -> list[tuple[str, str, int]]:
+    number = int(rng.integers(RATINGS_PER_PHOTO[0], RATINGS_PER_PHOTO[1], endpoint=True))
     return [(photo, f"rater-{rater:02}", score) for rater, score in raters.rate(quality, number, rng)]
 
 
-def _attributes(photo: _Photo) -> tuple[str, ...]:
+def _attribute_row(photo: _Photo) -> tuple[str, ...]:
     portrait = photo.portrait
     return (
         photo.name,
@@ -140,7 +142,7 @@ def _attributes(photo: _Photo) -> tuple[str, ...]:
     )
 
 
-def _truth(photo: _Photo) -> tuple:
+def _truth_row(photo: _Photo) -> tuple:
     portrait = photo.portrait
     return (photo.name, round(latent_quality(portrait), 3), photo.copy_of, portrait.skin, *astuple(portrait))
 
@@ -149,69 +151,71 @@ def _portrait(seed: int, stream: int, number: int) -> Portrait:
     return random_portrait(np.random.default_rng([seed, stream, number]))
 
 
-def _rated(labelled: int, seed: int) -> Iterator[_Photo]:
+def _rated_photos(labelled: int, seed: int) -> Iterator[_Photo]:
     """Yield the usable rated photos in order."""
     for number in range(labelled):
-        if number % _EVERY < _EVERY - 1:
-            yield _original(number, seed)
+        if number % _COPY_INTERVAL < _COPY_INTERVAL - 1:
+            yield _original_photo(number, seed)
             continue
-        original = _original(number - _EVERY // 2, seed)
-        exact = number // _EVERY % 2 == 0
+        original = _original_photo(number - _COPY_INTERVAL // 2, seed)
+        exact = number // _COPY_INTERVAL % 2 == 0
         data = original.data if exact else _near_copy(original.portrait)
         yield _Photo(f"portrait-{number:04}.jpg", data, original.portrait, original.name)
 
 
-def _original(number: int, seed: int) -> _Photo:
+def _original_photo(number: int, seed: int) -> _Photo:
     """Return a rated photo that is not a copy, in the file format of its number."""
     portrait = _portrait(seed, 3, number)
     image, name = draw_portrait(portrait, SIDE), f"portrait-{number:04}"
-    match number % (_EVERY // 2):  # copies are made of number 24 of each 25, a plain JPEG
+    match number % (_COPY_INTERVAL // 2):  # copies are made of number 24 of each 25, a plain JPEG
         case 7:
-            return _Photo(f"{name}.png", _encoded(image, "PNG"), portrait)
+            return _Photo(f"{name}.png", _encode(image, "PNG"), portrait)
         case 11:
-            return _Photo(f"{name}.webp", _encoded(image, "WEBP", quality=_QUALITY), portrait)
+            return _Photo(f"{name}.webp", _encode(image, "WEBP", quality=_QUALITY), portrait)
         case 16:
             exif = Image.Exif()
             exif[_ORIENTATION] = _TURNED_LEFT
-            return _Photo(f"{name}.jpg", _jpeg(image.transpose(Image.Transpose.ROTATE_90), exif=exif), portrait)
+            return _Photo(f"{name}.jpg", _encode_jpeg(image.transpose(Image.Transpose.ROTATE_90), exif=exif), portrait)
         case _:
-            return _Photo(f"{name}.jpg", _jpeg(image), portrait)
+            return _Photo(f"{name}.jpg", _encode_jpeg(image), portrait)
 
 
-def _unrated(unlabelled: int, labelled: int, seed: int) -> Iterator[_Photo]:
+def _unlabelled_photos(unlabelled: int, labelled: int, seed: int) -> Iterator[_Photo]:
     """Yield the unlabelled photos in order."""
     for number in range(unlabelled):
         name = f"unlabelled-{number:04}.jpg"
-        if labelled and number % _EVERY == _EVERY - 1:
-            rated = _original(number % min(labelled, _EVERY - 1), seed)
+        if labelled and number % _COPY_INTERVAL == _COPY_INTERVAL - 1:
+            rated = _original_photo(number % min(labelled, _COPY_INTERVAL - 1), seed)
             yield _Photo(name, _near_copy(rated.portrait), rated.portrait, rated.name)
         else:
             portrait = _portrait(seed, 4, number)
-            yield _Photo(name, _jpeg(draw_portrait(portrait, SIDE)), portrait)
+            yield _Photo(name, _encode_jpeg(draw_portrait(portrait, SIDE)), portrait)
 
 
-def _flawed(seed: int) -> dict[str, bytes]:
+def _flawed_files(seed: int) -> dict[str, bytes]:
     """Return the files that ingestion must exclude, by name."""
     image = draw_portrait(_portrait(seed, 5, 0), SIDE)
-    jpeg = _jpeg(image)
+    jpeg = _encode_jpeg(image)
     return {
         "broken.jpg": jpeg[: len(jpeg) // 3],  # a truncated upload
-        "thumbnail.jpg": _jpeg(image.resize((48, 60))),
-        "unrated.jpg": _jpeg(draw_portrait(_portrait(seed, 5, 1), SIDE)),
+        "thumbnail.jpg": _encode_jpeg(image.resize((48, 60))),
+        "unrated.jpg": _encode_jpeg(draw_portrait(_portrait(seed, 5, 1), SIDE)),
     }
 
 
 def _near_copy(portrait: Portrait) -> bytes:
     """Return the photo as another website would store it: smaller, with stronger compression."""
     image = draw_portrait(portrait, SIDE)
-    return _jpeg(image.resize((image.width * 3 // 4, image.height * 3 // 4), Image.Resampling.LANCZOS), quality=75)
+    return _encode_jpeg(
+        image.resize((image.width * 3 // 4, image.height * 3 // 4), Image.Resampling.LANCZOS), quality=75
+    )
 
 
-def _jpeg(image: Image.Image, quality: int = _QUALITY, **options) -> bytes:
-    return _encoded(image, "JPEG", quality=quality, **options)
+def _encode_jpeg(image: Image.Image, quality: int = _QUALITY, **options) -> bytes:
+    return _encode(image, "JPEG", quality=quality, **options)
 
 
-def _encoded(image: Image.Image, kind: str, **options) -> bytes:
+def _encode(image: Image.Image, kind: str, **options) -> bytes:
     buffer = BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()

@@ -13,7 +13,7 @@ Colour = tuple[int, ...]
 Points = Sequence[tuple[float, float]] | np.ndarray
 
 
-class Pen:
+class HeadPen:
     """Drawing tool in head units: the origin is the middle of the face, the chin is at y = 1, the crown at y = -1."""
 
     def __init__(self, image: Image.Image, portrait: Portrait, centre: tuple[float, float], height: float):

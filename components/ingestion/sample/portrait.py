@@ -14,14 +14,14 @@ Neckline = Literal["round", "v", "collar"]
 Eyewear = Literal["none", "glasses", "sunglasses"]
 Job = Literal["child carer", "senior carer", "tutor", "cleaner", "pet carer"]
 
-TONES = 8
+SKIN_TONES = 8
 """Number of skin tones, from the lightest (0) to the darkest (7)."""
 
 HAIR_COLOURS = 8
 DARK_HAIR = (0, 1, 2)
 GREY_HAIR = HAIR_COLOURS - 1
 
-CLOTHES = 10
+CLOTHES_COLOURS = 10
 """Number of clothes colours."""
 
 CHILD_EFFECT: dict[Job, float] = {
@@ -72,7 +72,7 @@ class Portrait:
     @property
     def skin(self) -> Skin:
         """Skin tone as one of three bands."""
-        return get_args(Skin)[min(2, self.skin_tone * 3 // TONES)]
+        return get_args(Skin)[min(2, self.skin_tone * 3 // SKIN_TONES)]
 
     @property
     def sunglasses(self) -> bool:
@@ -173,17 +173,17 @@ def random_portrait(rng: np.random.Generator) -> Portrait:
     def unless_hasty(usual: float, flawed: float, chance: float) -> float:
         return round(flawed if rng.random() < 2 * haste * chance else usual, 3)
 
-    skin_tone, child = int(rng.integers(TONES)), bool(rng.random() < CHILD_SHARE)
+    skin_tone, child = int(rng.integers(SKIN_TONES)), bool(rng.random() < CHILD_SHARE)
     size = unless_hasty(0.42 * 2 ** normal(0, 0.12), one_of((uniform(0.2, 0.28), uniform(0.6, 0.8))), chance=0.2)
     return Portrait(
         skin_tone=skin_tone,
         hair=one_of(get_args(Hair)),
-        hair_colour=one_of(range(HAIR_COLOURS) if skin_tone < TONES // 2 else (*DARK_HAIR, GREY_HAIR)),
+        hair_colour=one_of(range(HAIR_COLOURS) if skin_tone < SKIN_TONES // 2 else (*DARK_HAIR, GREY_HAIR)),
         face_width=round(uniform(0.68, 0.8), 3),
         beard=bool(rng.random() < 0.2),
         eyewear=one_of(get_args(Eyewear), (0.7, 0.15, 0.15)),
         smile=round(min(1.0, max(-1.0, normal(0.45, 0.4))), 3),
-        clothes=one_of(range(CLOTHES)),
+        clothes=one_of(range(CLOTHES_COLOURS)),
         neckline=one_of(get_args(Neckline)),
         scene=one_of(get_args(Scene)),
         scene_hue=round(uniform(0, 1), 3),

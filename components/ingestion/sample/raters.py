@@ -8,7 +8,7 @@ _BIAS = 0.9  # score points: standard deviation of the raters' biases
 _NOISE = (1.2, 2.4)  # score points: range of the raters' noise (standard deviation of repeated scores of a photo)
 
 
-class Raters:
+class SimulatedRaters:
     """A panel of simulated raters.
 
     A rater's score is the photo's latent quality, plus the rater's bias, plus noise, rounded and clipped to the scale.

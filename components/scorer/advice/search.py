@@ -3,12 +3,12 @@
 A scorer is easily fooled: gradients find invisible changes that are worth points. So the search tries only edits that
 people make (``edits``), and a candidate has to pass these checks on the edited photo itself:
 
-* **Plausible** (``edit_session.Trial.sound``): the photo still looks like itself, and little more of it is burnt out or
-  black. The head is complete and the face still detected. Light, contrast and colour move toward what portraits usually
-  have, never away from it. So if a scorer likes dark photos, nobody is told to darken a dark photo.
+* **Plausible** (``edit_session.EditSession.is_plausible``): the photo still looks like itself, and little more of it is
+  burnt out or black. The head is complete and the face still detected. Light, contrast and colour move toward what
+  portraits usually have, never away from it. So if a scorer likes dark photos, nobody is told to darken a dark photo.
 * **Gain**: the difference of the mean scores of indistinguishable copies, of the photo and of the edited one
-  (``edit_session.copies``). The picture that the search chose is not among them, because the best of many noisy scores
-  is too high. The gain has to be a multiple of its standard error, and large enough to matter.
+  (``edit_session.imperceptible_variants``). The picture that the search chose is not among them, because the best of
+  many noisy scores is too high. The gain has to be a multiple of its standard error, and large enough to matter.
 * **Plateau**: half a step of the slider to either side, where no hand feels a difference, much of the gain is left.
 * **Turning**: straightening crops as well. What the same crop gains without turning does not count.
 
@@ -28,13 +28,13 @@ import numpy as np
 from PIL import Image
 
 from components.scorer.advice import edit_session, edits
-from components.scorer.advice.edit_session import Hold, Score, Trial, Values
-from components.scorer.advice.edits import EDITS, Edit, EditKey
+from components.scorer.advice.edit_session import EditSession, EditSettings, FixFaceFn, ScoreFn
+from components.scorer.advice.edits import EDITS, EditName, EditSpec
 from components.scorer.faces.geometry import Box, Face
 from components.scorer.imaging import decoding
-from components.scorer.settings import Advising, Ingestion
+from components.scorer.settings import AdviceSettings, Ingestion
 
-Why = Literal["small", "noise", "spike", "frame", "face", "unlooked", "unfit"]
+RejectionReason = Literal["small", "noise", "spike", "frame", "face", "unlooked", "unfit"]
 """Reason why an edit is not suggested.
 
 ``small``: the gain is too small. ``noise``: the gain is not beyond noise. ``spike``: it gains only at one exact value.
@@ -42,12 +42,12 @@ Why = Literal["small", "noise", "spike", "frame", "face", "unlooked", "unfit"]
 to check it. ``unfit``: the photo has no face to crop toward, or cannot be cropped.
 """
 
-_STRIP = 3  # times the shorter side: longest side of a working copy; only panoramas are longer
-_VERIFYING = 16  # largest number of scorings that verify one edit
-_TOGETHER = 40  # scorings reserved for the combination of edits
-_DROPPED = 0.02  # score points that an edit must add to a combination
-_ALIKE = 0.15  # largest fraction of a gain that a milder value may lack
-_ATTEMPTS = 2  # largest number of values of one edit that are checked
+_MAX_ASPECT_RATIO = 3  # times the shorter side: longest side of a working copy; only panoramas are longer
+_SCORINGS_TO_VERIFY = 16  # largest number of scorings that verify one edit
+_SCORINGS_TO_COMBINE = 40  # scorings reserved for the combination of edits
+_MIN_ADDED_GAIN = 0.02  # score points that an edit must add to a combination
+_MAX_MILDER_LOSS = 0.15  # largest fraction of a gain that a milder value may lack
+_MAX_ATTEMPTS = 2  # largest number of values of one edit that are checked
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Suggestion:
         preview: Edited photo, a JPEG.
     """
 
-    edit: EditKey
+    edit: EditName
     value: float
     unit: str
     gain: float
@@ -76,14 +76,14 @@ class Suggestion:
 
 
 @dataclass(frozen=True)
-class Together:
+class CombinedSuggestion:
     """Several edits at once, if they gain more than each alone; the other attributes are those of `Suggestion`.
 
     Attributes:
         settings: Value by edit, in the order in which the edits are applied.
     """
 
-    settings: dict[EditKey, float]
+    settings: dict[EditName, float]
     gain: float
     error: float
     mean: float
@@ -92,7 +92,7 @@ class Together:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class RejectedEdit:
     """Edit that seemed to gain and was rejected, or that could not be tried.
 
     Attributes:
@@ -102,9 +102,9 @@ class Refusal:
         reason: Reason as a sentence.
     """
 
-    edit: EditKey
+    edit: EditName
     value: float | None
-    why: Why
+    why: RejectionReason
     reason: str
 
 
@@ -124,12 +124,12 @@ class Advice:
     mean: float
     noise: float
     suggestions: tuple[Suggestion, ...]
-    together: Together | None
-    refused: tuple[Refusal, ...]
+    together: CombinedSuggestion | None
+    refused: tuple[RejectedEdit, ...]
     scorings: int
 
 
-def working(data: bytes, settings: Advising, ingestion: Ingestion) -> Image.Image:
+def working_copy(data: bytes, settings: AdviceSettings, ingestion: Ingestion) -> Image.Image:
     """Decode the working copy of a photo for `advise`: larger than the scored size, so that a crop keeps its detail.
 
     A strip is shrunk more: its length would cost time, and is squeezed into the scorer's square anyway.
@@ -143,33 +143,34 @@ def working(data: bytes, settings: Advising, ingestion: Ingestion) -> Image.Imag
         components.scorer.imaging.decoding.Unusable: The bytes are no photo, or the photo is too small or too large.
     """
     side = max(settings.working_side, ingestion.shorter_side)
-    image = decoding.upright(data, replace(ingestion, shorter_side=side))
-    image.thumbnail((_STRIP * side, _STRIP * side), Image.Resampling.LANCZOS)
+    image = decoding.decode_image(data, replace(ingestion, shorter_side=side))
+    image.thumbnail((_MAX_ASPECT_RATIO * side, _MAX_ASPECT_RATIO * side), Image.Resampling.LANCZOS)
     return image
 
 
 def advise(
     image: Image.Image,
-    score: Score,
+    score: ScoreFn,
     faces: Sequence[Face] | None,
-    settings: Advising,
+    settings: AdviceSettings,
     *,
-    side: int = Ingestion.shorter_side,
+    scored_side: int = Ingestion.shorter_side,
     find_faces: Callable[[Image.Image], Sequence[Face]] | None = None,
-    hold: Hold | None = None,
+    fix_face: FixFaceFn | None = None,
 ) -> Advice:
     """Search edits for a photo, and return those whose gain is verified.
 
     Args:
-        image: Upright RGB photo, from `working`. A normalised photo works too, but then only slight crops are possible.
+        image: Upright RGB photo, from `working_copy`. A normalised photo works too, but then only slight crops are
+            possible.
         score: Function from n RGB pictures to mean scores ``[n]``. It gets them normalised: upright and small.
         faces: Faces on the photo, the largest first; None if they are not known. Their boxes are fractions, so the
             faces of the normalised photo are valid.
         settings: Thresholds of the checks and limits of the search.
-        side: Shorter side of a normalised photo, pixels; a smaller photo keeps its size.
+        scored_side: Shorter side of a normalised photo, pixels; a smaller photo keeps its size.
         find_faces: Function that detects the faces of an edited picture; None disables the check that the face is still
             detected.
-        hold: Function that analyses one face, and returns a score function that uses it for other pictures. None if
+        fix_face: Function that analyses one face, and returns a score function that uses it for other pictures. None if
             ``score`` uses no faces, or if the analysis costs nothing.
 
     Returns:
@@ -178,11 +179,11 @@ def advise(
     Raises:
         ValueError: ``score`` does not return one finite number a picture.
     """
-    photo = Trial(image, score, faces, settings, side, find_faces, hold)
-    accepted, refused = [], list(_unfit(photo))
-    for key in _by_promise(photo):
-        verdict = _settle(photo, EDITS[key])
-        if isinstance(verdict, _Held):
+    photo = EditSession(image, score, faces, settings, scored_side, find_faces, fix_face)
+    accepted, refused = [], list(_untestable(photo))
+    for key in _rank_edits(photo):
+        verdict = _verify_edit(photo, EDITS[key])
+        if isinstance(verdict, _AcceptedEdit):
             accepted.append(verdict)
         elif verdict is not None:
             refused.append(verdict)
@@ -191,8 +192,8 @@ def advise(
         mean=photo.mean,
         noise=photo.noise,
         suggestions=tuple(_suggestion(photo, edit) for edit in accepted),
-        together=_together(photo, accepted),
-        refused=tuple(sorted(refused, key=lambda rejected: get_args(EditKey).index(rejected.edit))),
+        together=_combine(photo, accepted),
+        refused=tuple(sorted(refused, key=lambda rejected: get_args(EditName).index(rejected.edit))),
         scorings=photo.scorings,
     )
 
@@ -200,67 +201,71 @@ def advise(
 # Search
 
 
-def _unfit(photo: Trial) -> Iterator[Refusal]:
+def _untestable(photo: EditSession) -> Iterator[RejectedEdit]:
     if photo.face is None:
-        yield Refusal("crop", None, "unfit", "No face was found to crop toward.")
-    elif photo.closest() < EDITS["crop"].step:
-        yield Refusal(
+        yield RejectedEdit("crop", None, "unfit", "No face was found to crop toward.")
+    elif photo.max_crop_percent() < EDITS["crop"].step:
+        yield RejectedEdit(
             "crop", None, "unfit", "The face fills the photo well enough, or the photo is too small to be cropped."
         )
 
 
-def _by_promise(photo: Trial) -> list[EditKey]:
+def _rank_edits(photo: EditSession) -> list[EditName]:
     """Return the edits that seem to gain at some value, the most promising first."""
-    tries = [{key: value} for key, edit in EDITS.items() for value in edit.tries if photo.sound({key: value})]
+    tries = [
+        {key: value} for key, edit in EDITS.items() for value in edit.first_values if photo.is_plausible({key: value})
+    ]
     photo.search_scores([{}, *tries])
     # A maximum may lie between two tries.
-    maxima = [{key: _top(photo, edit, _highest(photo, edit))} for key, edit in EDITS.items()]
-    photo.search_scores([maximum for maximum in maxima if all(maximum.values()) and photo.sound(maximum)])
-    gains = {key: _rise(photo, key, value) for key, edit in EDITS.items() if (value := _highest(photo, edit))}
+    maxima = [{key: _parabola_maximum(photo, edit, _best_value(photo, edit))} for key, edit in EDITS.items()]
+    photo.search_scores([maximum for maximum in maxima if all(maximum.values()) and photo.is_plausible(maximum)])
+    gains = {key: _gain(photo, key, value) for key, edit in EDITS.items() if (value := _best_value(photo, edit))}
     promising = [key for key, gain in gains.items() if gain > 0 and gain >= photo.settings.minimum_gain / 2]
     return sorted(promising, key=lambda key: -gains[key])
 
 
-def _rise(photo: Trial, key: EditKey, value: float) -> float:
+def _gain(photo: EditSession, key: EditName, value: float) -> float:
     """Return the gain of one picture, unverified.
 
     It is noisy, and too high if it is the best of many.
     """
-    after, before = photo.search_scores([_put({}, key, value), {}])
+    after, before = photo.search_scores([_with_value({}, key, value), {}])
     return after - before
 
 
-def _known(photo: Trial, edit: Edit, spikes: Collection[float] = ()) -> list[float]:
+def _scored_values(photo: EditSession, edit: EditSpec, spikes: Collection[float] = ()) -> list[float]:
     """Return the values that were scored, 0 included, except those next to a value that failed the verification."""
     return [
         value
-        for value in (0.0, *photo.values(edit.key))
+        for value in (0.0, *photo.tried_values(edit.key))
         if all(abs(value - spike) > 1.5 * edit.step for spike in spikes)
     ]
 
 
-def _highest(photo: Trial, edit: Edit, spikes: Collection[float] = ()) -> float:
+def _best_value(photo: EditSession, edit: EditSpec, spikes: Collection[float] = ()) -> float:
     """Return the value with the highest score; of equal scores the one nearest to 0."""
-    return max(_known(photo, edit, spikes), key=lambda value: (_rise(photo, edit.key, value), -abs(value)), default=0.0)
+    return max(
+        _scored_values(photo, edit, spikes), key=lambda value: (_gain(photo, edit.key, value), -abs(value)), default=0.0
+    )
 
 
-def _beside(photo: Trial, edit: Edit, value: float) -> tuple[float | None, float | None]:
+def _scored_neighbours(photo: EditSession, edit: EditSpec, value: float) -> tuple[float | None, float | None]:
     """Return the scored values next below and next above a value; None where there is none."""
-    scored = _known(photo, edit)
+    scored = _scored_values(photo, edit)
     lower, higher = [known for known in scored if known < value], [known for known in scored if known > value]
     return max(lower, default=None), min(higher, default=None)
 
 
-def _top(photo: Trial, edit: Edit, value: float) -> float:
+def _parabola_maximum(photo: EditSession, edit: EditSpec, value: float) -> float:
     """Return the maximum of the parabola through a value and its neighbours, in whole steps; 0 without a maximum."""
-    low, high = _beside(photo, edit, value)
+    low, high = _scored_neighbours(photo, edit, value)
     if low is None or high is None:
         return 0.0
-    vertex = _vertex((low, value, high), [_rise(photo, edit.key, point) for point in (low, value, high)])
-    return 0.0 if vertex is None else edit.nearest(vertex)
+    vertex = _vertex((low, value, high), [_gain(photo, edit.key, point) for point in (low, value, high)])
+    return 0.0 if vertex is None else edit.round_to_step(vertex)
 
 
-def _refined(photo: Trial, edit: Edit, spikes: Collection[float]) -> float:
+def _refine(photo: EditSession, edit: EditSpec, spikes: Collection[float]) -> float:
     """Refine the best value by a few more scorings near it, and return it or a milder value that is as good.
 
     Each round scores the maximum of the parabola through the best value and its two neighbours. If that is known or
@@ -268,26 +273,26 @@ def _refined(photo: Trial, edit: Edit, spikes: Collection[float]) -> float:
     longer way first. In whole steps that is what is left of a golden-section search.
     """
     for _ in range(photo.settings.refinements):
-        best = _highest(photo, edit, spikes)
-        low, high = _beside(photo, edit, best)
+        best = _best_value(photo, edit, spikes)
+        low, high = _scored_neighbours(photo, edit, best)
         ends = sorted(
             (edit.low if low is None else low, edit.high if high is None else high), key=lambda end: -abs(end - best)
         )
-        candidates = [_top(photo, edit, best), *(edit.nearest((best + end) / 2) for end in ends)]
-        scored = _known(photo, edit)
-        new = [value for value in candidates if value not in scored and photo.sound({edit.key: value})]
+        candidates = [_parabola_maximum(photo, edit, best), *(edit.round_to_step((best + end) / 2) for end in ends)]
+        scored = _scored_values(photo, edit)
+        new = [value for value in candidates if value not in scored and photo.is_plausible({edit.key: value})]
         if not new:
             break
         photo.search_scores([{edit.key: new[0]}])
-    return _mildest(photo, edit, _highest(photo, edit, spikes), spikes)
+    return _mildest_value(photo, edit, _best_value(photo, edit, spikes), spikes)
 
 
-def _mildest(photo: Trial, edit: Edit, best: float, spikes: Collection[float]) -> float:
+def _mildest_value(photo: EditSession, edit: EditSpec, best: float, spikes: Collection[float]) -> float:
     """Return the value nearest to 0, on the side of the best one, whose score is lower by less than the noise."""
-    gain = _rise(photo, edit.key, best)
-    sufficient = gain - min(photo.noise, _ALIKE * gain)
-    same_side = [value for value in _known(photo, edit, spikes) if value * best > 0]
-    return min((value for value in same_side if _rise(photo, edit.key, value) >= sufficient), key=abs, default=best)
+    gain = _gain(photo, edit.key, best)
+    sufficient = gain - min(photo.noise, _MAX_MILDER_LOSS * gain)
+    same_side = [value for value in _scored_values(photo, edit, spikes) if value * best > 0]
+    return min((value for value in same_side if _gain(photo, edit.key, value) >= sufficient), key=abs, default=best)
 
 
 def _vertex(positions: Sequence[float], scores: Sequence[float]) -> float | None:
@@ -309,7 +314,7 @@ def _vertex(positions: Sequence[float], scores: Sequence[float]) -> float | None
 
 
 @dataclass(frozen=True)
-class _Held:
+class _AcceptedEdit:
     """One edit, or several, whose gain is verified.
 
     Attributes:
@@ -320,58 +325,63 @@ class _Held:
         pixels: Full photo, edited.
     """
 
-    values: dict[EditKey, float]
+    values: dict[EditName, float]
     gain: float
     error: float
     mean: float
     pixels: np.ndarray
 
 
-def _settle(photo: Trial, edit: Edit) -> _Held | Refusal | None:
+def _verify_edit(photo: EditSession, edit: EditSpec) -> _AcceptedEdit | RejectedEdit | None:
     """Return the best value that passes the checks, or the reason why the first candidate failed.
 
     None if the edit does not seem to gain enough.
     """
-    first: Refusal | None = None
+    first: RejectedEdit | None = None
     spikes: set[float] = set()
-    for _ in range(_ATTEMPTS):
-        if photo.scorings + _VERIFYING + photo.settings.refinements + _TOGETHER > photo.settings.scorings:
-            return first or Refusal(edit.key, None, "unlooked", "There was no time to look closely.")
-        value = _refined(photo, edit, spikes)
-        if not value or _rise(photo, edit.key, value) < photo.settings.minimum_gain / 2:
+    for _ in range(_MAX_ATTEMPTS):
+        if (
+            photo.scorings + _SCORINGS_TO_VERIFY + photo.settings.refinements + _SCORINGS_TO_COMBINE
+            > photo.settings.scorings
+        ):
+            return first or RejectedEdit(edit.key, None, "unlooked", "There was no time to look closely.")
+        value = _refine(photo, edit, spikes)
+        if not value or _gain(photo, edit.key, value) < photo.settings.minimum_gain / 2:
             break
-        verdict = _verdict(photo, {edit.key: value})
-        if isinstance(verdict, _Held):
+        verdict = _check_candidate(photo, {edit.key: value})
+        if isinstance(verdict, _AcceptedEdit):
             return verdict
-        if _rise(photo, edit.key, value) >= photo.settings.minimum_gain:
-            first = first or Refusal(edit.key, value, *verdict)
+        if _gain(photo, edit.key, value) >= photo.settings.minimum_gain:
+            first = first or RejectedEdit(edit.key, value, *verdict)
         spikes.add(value)
     return first
 
 
-def _verdict(photo: Trial, values: Values) -> _Held | tuple[Why, str]:
+def _check_candidate(photo: EditSession, values: EditSettings) -> _AcceptedEdit | tuple[RejectionReason, str]:
     """Check a candidate on pictures that the search has not scored; return the verified edits or the failure."""
     settings = photo.settings
-    full = photo.framed(values)
-    picture = photo.shrunk(full)
+    full = photo.render_full(values)
+    picture = photo.resize_to_scored(full)
     if not photo.face_found(picture):
         return "face", "The face is not found any more once the photo is edited so."
-    score = photo.held(picture)
-    scores = photo.scores(edit_session.copies(picture), score)
+    score = photo.with_fixed_face(picture)
+    scores = photo.scores(edit_session.imperceptible_variants(picture), score)
     gain = float(scores.mean()) - photo.mean
-    error = math.hypot(math.hypot(photo.noise, float(scores.std(ddof=1))) / math.sqrt(len(scores)), photo.wobble)
+    error = math.hypot(
+        math.hypot(photo.noise, float(scores.std(ddof=1))) / math.sqrt(len(scores)), photo.face_read_noise
+    )
     if gain <= 0 or gain < settings.noise_multiple * error:
         return "noise", f"Its gain of {gain:.2f} is not beyond the scorer's own noise on this photo."
     if gain < settings.minimum_gain:
         return "small", f"Its gain of {gain:.2f} is too small to matter."
-    if _half_a_step_away(photo, values, score) < settings.plateau * gain:
+    if _plateau_gain(photo, values, score) < settings.plateau * gain:
         return "spike", "It gains only at this exact value, which no hand can set, and not right beside it."
-    if (degrees := values.get("straighten")) and _frame_alone(photo, degrees, score) > (1 - settings.plateau) * gain:
+    if (degrees := values.get("straighten")) and _crop_gain(photo, degrees, score) > (1 - settings.plateau) * gain:
         return "frame", "Most of its gain comes from the tighter frame, not from turning."
-    return _Held(dict(values), gain, error, photo.mean + gain, full)
+    return _AcceptedEdit(dict(values), gain, error, photo.mean + gain, full)
 
 
-def _half_a_step_away(photo: Trial, values: Values, score: Score) -> float:
+def _plateau_gain(photo: EditSession, values: EditSettings, score: ScoreFn) -> float:
     """Return the lower of the gains half a step above and half a step below.
 
     Each gain is the mean of a picture and its mirror image.
@@ -382,38 +392,38 @@ def _half_a_step_away(photo: Trial, values: Values, score: Score) -> float:
             key: min(max(value + sign * EDITS[key].step, EDITS[key].low), EDITS[key].high)
             for key, value in values.items()
         }
-        picture = photo.quick(photo.within_reach(shifted))
+        picture = photo.render_small(photo.clamp_crop(shifted))
         pictures += [picture, np.ascontiguousarray(picture[:, ::-1])]
     scores = photo.scores(pictures, score)
     return float(min(scores[:2].mean(), scores[2:].mean())) - photo.mean
 
 
-def _frame_alone(photo: Trial, degrees: float, score: Score) -> float:
+def _crop_gain(photo: EditSession, degrees: float, score: ScoreFn) -> float:
     """Return the gain of the crop that comes with turning, without the turning."""
     height, width = photo.pixels.shape[:2]
-    fraction = edits.kept_by_turning(degrees, width, height)
+    fraction = edits.fraction_kept(degrees, width, height)
     frame = Box((1 - fraction) / 2, (1 - fraction) / 2, fraction, fraction)
-    picture = photo.shrunk(edits.crop(photo.pixels, frame))
+    picture = photo.resize_to_scored(edits.crop(photo.pixels, frame))
     return float(photo.scores([picture, np.ascontiguousarray(picture[:, ::-1])], score).mean()) - photo.mean
 
 
 # Combination of edits
 
 
-def _together(photo: Trial, accepted: Sequence[_Held]) -> Together | None:
+def _combine(photo: EditSession, accepted: Sequence[_AcceptedEdit]) -> CombinedSuggestion | None:
     """Combine the suggested edits, with their values tuned to each other.
 
     Return None unless the combination passes the checks and gains more than the best edit alone.
     """
     if len(accepted) < 2:
         return None
-    values = _ascended(photo, accepted)
+    values = _coordinate_ascent(photo, accepted)
     if sum(1 for value in values.values() if value) < 2:
         return None
-    verdict = _verdict(photo, values)
-    if not isinstance(verdict, _Held) or verdict.gain <= accepted[0].gain:
+    verdict = _check_candidate(photo, values)
+    if not isinstance(verdict, _AcceptedEdit) or verdict.gain <= accepted[0].gain:
         return None
-    return Together(
+    return CombinedSuggestion(
         settings=verdict.values,
         gain=verdict.gain,
         error=verdict.error,
@@ -423,53 +433,59 @@ def _together(photo: Trial, accepted: Sequence[_Held]) -> Together | None:
     )
 
 
-def _ascended(photo: Trial, accepted: Sequence[_Held]) -> dict[EditKey, float]:
+def _coordinate_ascent(photo: EditSession, accepted: Sequence[_AcceptedEdit]) -> dict[EditName, float]:
     """Tune several edits by coordinate ascent from their own best values; edits are added one by one.
 
     Edits overlap: a brighter photo needs less light in its shadows. So each edit is tried in full and at half. Then
     each is tried once more: a step less, a step more, and left out.
     """
-    values: dict[EditKey, float] = {}
+    values: dict[EditName, float] = {}
     for edit_set in accepted:
         for key, value in edit_set.values.items():
-            choices = [_put(values, key, part) for part in _parts(EDITS[key], value)]
-            choices = [choice for choice in choices if photo.sound(choice)]
-            if photo.scorings + len(choices) + _VERIFYING > photo.settings.scorings:
+            choices = [_with_value(values, key, part) for part in _half_and_full(EDITS[key], value)]
+            choices = [choice for choice in choices if photo.is_plausible(choice)]
+            if photo.scorings + len(choices) + _SCORINGS_TO_VERIFY > photo.settings.scorings:
                 return values
-            values = _choose(photo, values, choices)
+            values = _best_choice(photo, values, choices)
     for key in [*values]:  # once more, now that all edits are set
         edit, value = EDITS[key], values[key]
-        neighbours = [_put(values, key, edit.nearest(value + move)) for move in (-edit.step, edit.step, -value)]
-        neighbours = [choice for choice in neighbours if photo.sound(choice)]
-        if photo.scorings + len(neighbours) + _VERIFYING > photo.settings.scorings:
+        neighbours = [
+            _with_value(values, key, edit.round_to_step(value + move)) for move in (-edit.step, edit.step, -value)
+        ]
+        neighbours = [choice for choice in neighbours if photo.is_plausible(choice)]
+        if photo.scorings + len(neighbours) + _SCORINGS_TO_VERIFY > photo.settings.scorings:
             return values
-        values = _choose(photo, values, neighbours)
+        values = _best_choice(photo, values, neighbours)
     return values
 
 
-def _parts(edit: Edit, value: float) -> list[float]:
+def _half_and_full(edit: EditSpec, value: float) -> list[float]:
     """Return half of a value, in whole steps, and the value."""
-    return [*dict.fromkeys([edit.nearest(value / 2), value])]
+    return [*dict.fromkeys([edit.round_to_step(value / 2), value])]
 
 
-def _put(values: Values, key: EditKey, value: float) -> dict[EditKey, float]:
+def _with_value(values: EditSettings, key: EditName, value: float) -> dict[EditName, float]:
     """Return the values with one edit changed, in the order in which edits are applied; 0 removes the edit."""
     new = {**values, key: value}
-    return {key: new[key] for key in get_args(EditKey) if new.get(key)}
+    return {key: new[key] for key in get_args(EditName) if new.get(key)}
 
 
-def _choose(photo: Trial, values: dict[EditKey, float], choices: list[dict[EditKey, float]]) -> dict[EditKey, float]:
-    """Return the choice with the highest score, less `_DROPPED` points an edit, so that useless edits are dropped."""
+def _best_choice(
+    photo: EditSession, values: dict[EditName, float], choices: list[dict[EditName, float]]
+) -> dict[EditName, float]:
+    """Return the choice with the highest score, less `_MIN_ADDED_GAIN` points an edit, so that useless edits are
+    dropped.
+    """
     candidates = [values, *choices]
     scores = photo.search_scores(candidates)
-    penalised = [score - _DROPPED * len(choice) for score, choice in zip(scores, candidates, strict=True)]
+    penalised = [score - _MIN_ADDED_GAIN * len(choice) for score, choice in zip(scores, candidates, strict=True)]
     return candidates[int(np.argmax(penalised))]
 
 
 # Texts and previews
 
 
-def _suggestion(photo: Trial, accepted: _Held) -> Suggestion:
+def _suggestion(photo: EditSession, accepted: _AcceptedEdit) -> Suggestion:
     ((key, value),) = accepted.values.items()
     return Suggestion(
         edit=key,
@@ -483,13 +499,13 @@ def _suggestion(photo: Trial, accepted: _Held) -> Suggestion:
     )
 
 
-def _preview(photo: Trial, accepted: _Held) -> bytes:
-    return edit_session.encoded(accepted.pixels, photo.settings.preview_quality, photo.settings.preview_side)
+def _preview(photo: EditSession, accepted: _AcceptedEdit) -> bytes:
+    return edit_session.encode_jpeg(accepted.pixels, photo.settings.preview_quality, photo.settings.preview_side)
 
 
-def sentence(values: Values, gain: float) -> str:
+def sentence(values: EditSettings, gain: float) -> str:
     """Return the advice for the person: the edits in words, and their gain in score points."""
-    instructions = [_words(key, value) for key, value in values.items()]
+    instructions = [_instruction(key, value) for key, value in values.items()]
     joined = ", ".join(instructions[:-1]) + " and " + instructions[-1] if len(instructions) > 1 else instructions[0]
     return f"{joined[0].upper()}{joined[1:]}: it would score {gain:.1f} higher."
 
@@ -499,7 +515,7 @@ _STOPS = {0.25: "a quarter of a stop", 0.5: "half a stop", 0.75: "three quarters
           2.0: "two stops"}  # fmt: skip
 
 
-def _words(key: EditKey, value: float) -> str:
+def _instruction(key: EditName, value: float) -> str:
     """Return one edit as an everyday instruction."""
     positive, size = value > 0, abs(value)
     fraction = size / max(EDITS[key].high, -EDITS[key].low)

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-Explained = dict[str, np.ndarray]
-"""Arrays ``mean``, ``std``, ``distribution`` and the maps, by the names of ``serving_outputs.closed_form``."""
+ExplanationOutputs = dict[str, np.ndarray]
+"""Arrays ``mean``, ``std``, ``distribution`` and the maps, by the names of ``serving_outputs.build_cam_model``."""
 
 
-def in_batches(function: Callable, photos: Sequence[bytes], batch_size: int) -> Explained:
+def in_batches(function: Callable, photos: Sequence[bytes], batch_size: int) -> ExplanationOutputs:
     """Return the arrays that a function gives for encoded photos, called with one batch at a time.
 
     Args:

@@ -29,21 +29,21 @@ import components.scorer.model.layers
 import components.scorer.model.losses
 import components.scorer.model.serving_outputs  # noqa: F401
 from components.scorer.faces import analyzer, embedder, face_inputs
-from components.scorer.faces.face_inputs import Reads
+from components.scorer.faces.face_inputs import FaceInputSpec
 from components.scorer.imaging import preprocessing_tf
-from components.scorer.jobs import expect_one_each, numbers
-from components.scorer.model import inputs as seeing
-from components.scorer.model.auxiliary_heads import Heads, join
-from components.scorer.model.inputs import PIXELS, Sight
+from components.scorer.jobs import check_job_count, to_job_ids
+from components.scorer.model import inputs as scorer_inputs
+from components.scorer.model.auxiliary_heads import HeadSpec, attach_heads
+from components.scorer.model.inputs import PIXELS, ModelInputs
 from components.scorer.parameters import as_parameters, from_parameters
 from components.scorer.settings import SCORES, Pretraining, Training
 
-HEADS, NORMS = "heads.keras", "norms.json"
+HEADS_FILE, NORMS_FILE = "heads.keras", "norms.json"
 """Names of the optional files of a bundle."""
 
 
 @dataclass(frozen=True)
-class Bundle:
+class TrainedScorer:
     """Trained scorer.
 
     Attributes:
@@ -54,7 +54,7 @@ class Bundle:
         data_fingerprint: Fingerprint of the training data set.
         revision: Git revision of the code; "" if unknown.
         history: Learning curves, one value an epoch: ``loss``, ``val_loss``, ``head_loss``, ``head_val_loss``, …
-        told: Specification of the heads: the known jobs and the predicted attributes.
+        head_spec: Specification of the heads: the known jobs and the predicted attributes.
         heads: Model of the heads; None without jobs and attributes. It takes the input of the model's last layer,
             float32 ``[n, c]``, and job ids int32 ``[n]``, 0 unknown. It gives ``votes`` ``[n, 10]``, for job 0 the
             model's, and ``attributes`` ``[n, k]``.
@@ -69,7 +69,7 @@ class Bundle:
     data_fingerprint: str = ""
     revision: str = ""
     history: dict[str, list[float]] = field(default_factory=dict)
-    told: Heads = field(default_factory=Heads)
+    head_spec: HeadSpec = field(default_factory=HeadSpec)
     heads: keras.Model | None = None
     norms: bytes = b""
     faces: Mapping[str, bytes] = field(default_factory=dict, repr=False)
@@ -78,12 +78,12 @@ class Bundle:
     @property
     def jobs(self) -> tuple[str, ...]:
         """Names of the known jobs, in the order of their ids from 1 on."""
-        return self.told.jobs
+        return self.head_spec.jobs
 
     @property
     def attributes(self) -> tuple[str, ...]:
         """Names of the predicted attributes, in the order of the outputs."""
-        return tuple(self.told.attributes)
+        return tuple(self.head_spec.attributes)
 
     @property
     def detector(self) -> bytes:
@@ -91,27 +91,27 @@ class Bundle:
         return self.faces.get(embedder.DETECTOR, b"")
 
     @cached_property
-    def sight(self) -> Sight:
+    def model_inputs(self) -> ModelInputs:
         """Specification of the model's inputs."""
-        return seeing.of(self.model)
+        return scorer_inputs.infer_inputs(self.model)
 
     @cached_property
-    def needs(self) -> Reads:
+    def face_input_spec(self) -> FaceInputSpec:
         """Specification of the model's inputs that are computed from the face."""
-        return self.sight.needs(self.pretraining.crop, self.training.face_view_scale)
+        return self.model_inputs.face_input_spec(self.pretraining.crop, self.training.face_view_scale)
 
     @cached_property
-    def reader(self) -> analyzer.Reader | None:
+    def face_analyzer(self) -> analyzer.FaceAnalyzer | None:
         """Face detector with its embedder; None if the bundle has no detector."""
         with tempfile.TemporaryDirectory() as folder:
-            _write(Path(folder), self.faces)
-            return analyzer.Reader.load(folder)
+            _write_files(Path(folder), self.faces)
+            return analyzer.FaceAnalyzer.load(folder)
 
     @property
-    def reads(self) -> str:
+    def face_summary(self) -> str:
         """English description of the face inputs and of the networks that compute them."""
-        digests = json.loads(self.faces.get(embedder.ABOUT, b"{}")).get("sha256", {})
-        return seeing.words(self.sight, digests)
+        digests = json.loads(self.faces.get(embedder.METADATA, b"{}")).get("sha256", {})
+        return scorer_inputs.describe_face_inputs(self.model_inputs, digests)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -119,21 +119,21 @@ class Bundle:
         return {"pretraining": as_parameters(self.pretraining), "training": as_parameters(self.training)}
 
     @property
-    def seen(self) -> float:
+    def visible_fraction(self) -> float:
         """Fraction of a photo's width and height that the model sees, a crop from the middle."""
         return self.pretraining.crop / self.training.scale
 
     def pixels(self, data: tf.Tensor) -> tf.Tensor:
         """Decode and resize photos, string ``[n]``, to the model's input float32 ``[n, crop, crop, 3]``, 0..255."""
-        return preprocessing_tf.pixels(data, self.training.scale, self.pretraining.crop)
+        return preprocessing_tf.preprocess_photos(data, self.training.scale, self.pretraining.crop)
 
-    def given(self, photos: Sequence[bytes]) -> dict[str, tf.Tensor]:
+    def build_inputs(self, photos: Sequence[bytes]) -> dict[str, tf.Tensor]:
         """Return the model's inputs by name (see ``inputs``) for encoded, normalised photos.
 
         Raises:
             ValueError: The model uses faces, and the bundle has no detector or not the model's embedder.
         """
-        return {PIXELS: self.pixels(tf.constant(photos)), **self._of_faces(photos)}
+        return {PIXELS: self.pixels(tf.constant(photos)), **self._compute_face_inputs(photos)}
 
     def score(self, photos: list[bytes], jobs: Sequence[str] | None = None, batch_size: int = 32) -> np.ndarray:
         """Return votes float32 ``[n, 10]`` for encoded, upright photos.
@@ -144,14 +144,14 @@ class Bundle:
             batch_size: Photos of a batch.
         """
         if jobs is not None:
-            return self.answers(photos, jobs, batch_size)["votes"]
+            return self.predict(photos, jobs, batch_size)["votes"]
         votes = [
-            np.asarray(self._votes(tf.constant(batch), self._of_faces(batch)))
+            np.asarray(self._votes_graph(tf.constant(batch), self._compute_face_inputs(batch)))
             for batch in (photos[start : start + batch_size] for start in range(0, len(photos), batch_size))
         ]
         return np.concatenate(votes) if votes else np.empty((0, len(SCORES)), "float32")
 
-    def answers(self, photos: list[bytes], jobs: Sequence[str], batch_size: int = 32) -> dict[str, np.ndarray]:
+    def predict(self, photos: list[bytes], jobs: Sequence[str], batch_size: int = 32) -> dict[str, np.ndarray]:
         """Return votes and attributes for encoded, upright photos and the job of each.
 
         Args:
@@ -165,13 +165,14 @@ class Bundle:
         Raises:
             ValueError: The number of jobs is not the number of photos.
         """
-        expect_one_each(jobs, len(photos))
+        check_job_count(jobs, len(photos))
         if self.heads is None:
             return {"votes": self.score(photos, None, batch_size), "attributes": np.empty((len(photos), 0), "float32")}
-        job_ids = numbers(jobs, self.jobs)
+        job_ids = to_job_ids(jobs, self.jobs)
         batches = [slice(start, start + batch_size) for start in range(0, len(photos), batch_size)]
         outputs = [
-            self._answer(tf.constant(photos[batch]), self._of_faces(photos[batch]), job_ids[batch]) for batch in batches
+            self._heads_graph(tf.constant(photos[batch]), self._compute_face_inputs(photos[batch]), job_ids[batch])
+            for batch in batches
         ]
         votes = np.concatenate([np.empty((0, len(SCORES)), "float32"), *(batch["votes"] for batch in outputs)])
         if not self.attributes:
@@ -179,42 +180,49 @@ class Bundle:
         empty = np.empty((0, len(self.attributes)), "float32")
         return {"votes": votes, "attributes": np.concatenate([empty, *(batch["attributes"] for batch in outputs)])}
 
-    def _of_faces(self, photos: Sequence[bytes]) -> dict[str, tf.Tensor]:
+    def _compute_face_inputs(self, photos: Sequence[bytes]) -> dict[str, tf.Tensor]:
         """Return the inputs that are computed from the photos' faces; empty if the model has none."""
-        if not self.sight:
+        if not self.model_inputs:
             return {}
-        if self.reader is None or (self.sight.embedding and self.reader.size != self.sight.embedding):
-            required = f"embeddings of {self.sight.embedding}" if self.sight.embedding else "landmarks"
+        if self.face_analyzer is None or (
+            self.model_inputs.embedding_size and self.face_analyzer.size != self.model_inputs.embedding_size
+        ):
+            required = (
+                f"embeddings of {self.model_inputs.embedding_size}" if self.model_inputs.embedding_size else "landmarks"
+            )
             raise ValueError(
                 f"the scorer reads {required} for each face, and its bundle's {embedder.FOLDER}/ gives none"
             )
-        return {name: tf.constant(value) for name, value in face_inputs.read(photos, self.reader, self.needs).items()}
+        return {
+            name: tf.constant(value)
+            for name, value in face_inputs.face_inputs_of(photos, self.face_analyzer, self.face_input_spec).items()
+        }
 
     @cached_property
-    def _votes(self) -> Callable[[tf.Tensor, dict[str, tf.Tensor]], tf.Tensor]:
+    def _votes_graph(self) -> Callable[[tf.Tensor, dict[str, tf.Tensor]], tf.Tensor]:
         """Graph from encoded photos and their face inputs to votes.
 
         One graph is twice as fast as single operations.
         """
         return tf.function(
-            lambda data, face_arrays: self.model(self._in_order(data, face_arrays), training=False),
+            lambda data, face_arrays: self.model(self._order_inputs(data, face_arrays), training=False),
             input_signature=[tf.TensorSpec([None], tf.string), self._face_specs()],
         )
 
     @cached_property
-    def _answer(self) -> Callable[[tf.Tensor, dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]:
+    def _heads_graph(self) -> Callable[[tf.Tensor, dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]:
         """Graph from encoded photos, their face inputs and job ids to the outputs of the heads."""
-        network = join(self.model, self.heads)
+        network = attach_heads(self.model, self.heads)
 
         def predict(data: tf.Tensor, face_arrays: dict[str, tf.Tensor], job: tf.Tensor) -> dict[str, tf.Tensor]:
             inputs = {PIXELS: self.pixels(data), **face_arrays}
-            return network([*(inputs[name] for name in self.sight.reads), job], training=False)
+            return network([*(inputs[name] for name in self.model_inputs.input_names), job], training=False)
 
         specs = [tf.TensorSpec([None], tf.string), self._face_specs(), tf.TensorSpec([None], tf.int32)]
         return tf.function(predict, input_signature=specs)
 
-    def _in_order(self, data: tf.Tensor, face_arrays: Mapping[str, tf.Tensor]) -> Any:
-        return seeing.in_order(self.model, {PIXELS: self.pixels(data), **face_arrays})
+    def _order_inputs(self, data: tf.Tensor, face_arrays: Mapping[str, tf.Tensor]) -> Any:
+        return scorer_inputs.order_inputs(self.model, {PIXELS: self.pixels(data), **face_arrays})
 
     def _face_specs(self) -> dict[str, tf.TensorSpec]:
         face_tensors = self.model.inputs[1:]
@@ -224,33 +232,33 @@ class Bundle:
         """Write the bundle into ``folder``; ``bundle.json`` is written last."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        untrained(self.model).save(folder / "scorer.keras")
+        without_optimizer(self.model).save(folder / "scorer.keras")
         if self.heads is not None:
-            self.heads.save(folder / HEADS)
+            self.heads.save(folder / HEADS_FILE)
         if self.norms:
-            (folder / NORMS).write_bytes(self.norms)
+            (folder / NORMS_FILE).write_bytes(self.norms)
         if self.faces:
-            _write(folder / embedder.FOLDER, self.faces)
+            _write_files(folder / embedder.FOLDER, self.faces)
         metadata = {
             "settings": self.settings,
             "data_fingerprint": self.data_fingerprint,
             "revision": self.revision,
             "history": self.history,
             "versions": {"keras": keras.__version__, "tensorflow": tf.__version__},
-            "told": asdict(self.told),
+            "told": asdict(self.head_spec),
             "notes": list(self.notes),
         }
         (folder / "bundle.json").write_text(json.dumps(metadata, indent=1))
 
 
-def untrained(model: keras.Model) -> keras.Model:
+def without_optimizer(model: keras.Model) -> keras.Model:
     """Return the same network and weights without the optimizer's state, which is twice the size of the weights."""
     copy = model.__class__.from_config(model.get_config())  # a clone would be compiled as well
     copy.set_weights(model.get_weights())
     return copy
 
 
-def load(folder: str | Path) -> Bundle:
+def load(folder: str | Path) -> TrainedScorer:
     """Read a bundle.
 
     Raises:
@@ -260,24 +268,24 @@ def load(folder: str | Path) -> Bundle:
     if not (folder / "bundle.json").exists():
         raise FileNotFoundError(f"{folder} holds no scorer bundle: expected scorer.keras and bundle.json in it")
     metadata = json.loads((folder / "bundle.json").read_text())
-    return Bundle(
+    return TrainedScorer(
         model=keras.saving.load_model(folder / "scorer.keras", compile=False),
         pretraining=from_parameters(Pretraining, **metadata["settings"]["pretraining"]),
-        training=from_parameters(Training, **_still_settings(Training, metadata["settings"]["training"])),
+        training=from_parameters(Training, **_known_settings(Training, metadata["settings"]["training"])),
         data_fingerprint=metadata["data_fingerprint"],
         revision=metadata["revision"],
         history=metadata["history"],
-        told=Heads(**{**head_spec, "jobs": tuple(head_spec["jobs"])})
+        head_spec=HeadSpec(**{**head_spec, "jobs": tuple(head_spec["jobs"])})
         if (head_spec := metadata.get("told"))
-        else Heads(),
-        heads=keras.saving.load_model(folder / HEADS, compile=False) if (folder / HEADS).exists() else None,
-        norms=_read(folder / NORMS),
-        faces=read_faces(folder) or detector_alone(_read(folder / embedder.DETECTOR)),
+        else HeadSpec(),
+        heads=keras.saving.load_model(folder / HEADS_FILE, compile=False) if (folder / HEADS_FILE).exists() else None,
+        norms=_read_optional(folder / NORMS_FILE),
+        faces=load_face_files(folder) or detector_files(_read_optional(folder / embedder.DETECTOR)),
         notes=tuple(metadata.get("notes", ())),
     )
 
 
-def _still_settings(settings: type, written: dict[str, Any]) -> dict[str, Any]:
+def _known_settings(settings: type, written: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a bundle that are still fields of the settings class.
 
     A champion's bundle may contain settings that were removed since.
@@ -285,25 +293,25 @@ def _still_settings(settings: type, written: dict[str, Any]) -> dict[str, Any]:
     return {setting.name: written[setting.name] for setting in fields(settings) if setting.name in written}
 
 
-def read_faces(folder: str | Path) -> dict[str, bytes]:
+def load_face_files(folder: str | Path) -> dict[str, bytes]:
     """Read the files of the face detector and embedder from ``faces/`` of a data set or bundle; empty without it."""
     faces = Path(folder, embedder.FOLDER)
     return {file.name: file.read_bytes() for file in sorted(faces.iterdir())} if faces.is_dir() else {}
 
 
-def detector_alone(detector: bytes) -> dict[str, bytes]:
+def detector_files(detector: bytes) -> dict[str, bytes]:
     """Return the files of ``faces/`` for a face detector (ONNX) without an embedder; empty without a detector."""
     metadata = {"sha256": {"detector": hashlib.sha256(detector).hexdigest()}}
-    return {embedder.DETECTOR: detector, embedder.ABOUT: json.dumps(metadata).encode()} if detector else {}
+    return {embedder.DETECTOR: detector, embedder.METADATA: json.dumps(metadata).encode()} if detector else {}
 
 
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         (folder / name).write_bytes(data)
 
 
-def _read(file: Path) -> bytes:
+def _read_optional(file: Path) -> bytes:
     """Return a file's content; empty if it does not exist.
 
     Bundles from before the file was introduced do not have it.

@@ -1,6 +1,7 @@
 """A published version without TensorFlow: the same scores of the same photos by LiteRT, for servers.
 
-    <version>/portable/  scorer.tflite   the network ``serving_outputs.fullest``, exported by Keras; any batch size.
+    <version>/portable/  scorer.tflite   the network ``serving_outputs.build_serving_model``, exported by Keras;
+                                         any batch size.
                          portable.json   what preprocessing needs, the jobs and attributes, and the test error.
                          norms.json      the upload norms; without it the built-in norms apply.
                          faces/          face detector and, if the scorer uses embeddings, embedder (``embedder``).
@@ -8,10 +9,10 @@
 
 A photo is processed as in training:
 
-1. `Portable.normalise` (ingestion's decoding) makes it upright, small and a JPEG.
-2. `Portable.given` detects and embeds the face, if the scorer uses faces (``face_inputs``). It also resizes and crops
-   the photo, equal to ``preprocessing_tf`` but for rounding.
-3. `Portable.answer` scores it.
+1. `LiteRTScorer.normalise` (ingestion's decoding) makes it upright, small and a JPEG.
+2. `LiteRTScorer.build_inputs` detects and embeds the face, if the scorer uses faces (``face_inputs``). It also
+   resizes and crops the photo, equal to ``preprocessing_tf`` but for rounding.
+3. `LiteRTScorer.predict` scores it.
 
 Nothing here imports TensorFlow or Keras: with them a process needs seven times the memory and starts two seconds later.
 """
@@ -27,31 +28,31 @@ from PIL import Image
 
 from components.scorer import litert, storage
 from components.scorer.faces import embedder
-from components.scorer.faces.analyzer import Reader, Seen
-from components.scorer.faces.detector import Detector
-from components.scorer.faces.face_inputs import PHOTO_ALONE, Given, Reads, Stage
+from components.scorer.faces.analyzer import FaceAnalysis, FaceAnalyzer
+from components.scorer.faces.detector import FaceDetector
+from components.scorer.faces.face_inputs import NO_FACE_INPUTS, FaceInputSpec, NamedInputs, Stage
 from components.scorer.imaging import decoding, resizing
-from components.scorer.jobs import UNKNOWN, expect_known, expect_one_each, numbers
+from components.scorer.jobs import UNKNOWN, check_job_count, check_jobs_known, to_job_ids
 from components.scorer.parameters import from_parameters
 from components.scorer.registry import channels, integrity
 from components.scorer.settings import Ingestion
 from components.scorer.upload_norms import policy
-from components.scorer.upload_norms.policy import Norms
+from components.scorer.upload_norms.policy import UploadPolicy
 
 FOLDER = "portable"
-NETWORK, ABOUT, NORMS, DETECTOR = "scorer.tflite", "portable.json", "norms.json", "detector.onnx"
+NETWORK_FILE, METADATA_FILE, NORMS_FILE, DETECTOR_FILE = "scorer.tflite", "portable.json", "norms.json", "detector.onnx"
 
-Answers = dict[str, np.ndarray]
+ScoreOutputs = dict[str, np.ndarray]
 """Outputs of the network, float32.
 
 ``mean`` and ``std`` ``[n]`` and ``distribution`` ``[n, 10]``. If the network has them, also ``heatmap`` and ``gains``
-``[n, h, w]`` of ``serving_outputs.closed_form``, and ``attributes`` ``[n, k]``, each the probability of yes.
+``[n, h, w]`` of ``serving_outputs.build_cam_model``, and ``attributes`` ``[n, k]``, each the probability of yes.
 """
 
 
 @dataclass(frozen=True)
-class Portable:
-    """Loaded LiteRT version. Only one thread at a time may call `answer`; everything else is safe to share.
+class LiteRTScorer:
+    """Loaded LiteRT version. Only one thread at a time may call `predict`; everything else is safe to share.
 
     Attributes:
         uri: Folder of the version.
@@ -63,8 +64,8 @@ class Portable:
             unknown.
         settings: Ingestion settings that normalise photos.
         norms: Upload norms that photos are checked against.
-        reader: Face detector and embedder; None if the version detects no faces.
-        reads: Specification of the inputs that are computed from the face.
+        face_analyzer: Face detector and embedder; None if the version detects no faces.
+        face_input_spec: Specification of the inputs that are computed from the face.
         jobs: Names of the known jobs, in the order of their ids from 1 on.
         attributes: Names of the predicted attributes, in the order of the outputs.
     """
@@ -76,22 +77,22 @@ class Portable:
     crop: int
     error: float | None
     settings: Ingestion
-    norms: Norms
-    reader: Reader | None
-    reads: Reads
+    norms: UploadPolicy
+    face_analyzer: FaceAnalyzer | None
+    face_input_spec: FaceInputSpec
     jobs: tuple[str, ...]
     attributes: tuple[str, ...]
-    _run: Any = field(repr=False)  # the interpreter's signature
+    _runner: Any = field(repr=False)  # the interpreter's signature
 
     @property
-    def seen(self) -> float:
+    def visible_fraction(self) -> float:
         """Fraction of a photo's width and height that the network sees, a crop from the middle."""
         return self.crop / self.scale
 
     @property
-    def detector(self) -> Detector | None:
+    def detector(self) -> FaceDetector | None:
         """Face detector; None if the version detects no faces."""
-        return self.reader.detector if self.reader else None
+        return self.face_analyzer.detector if self.face_analyzer else None
 
     def normalise(self, data: bytes) -> bytes:
         """Convert a photo in any format to the form of the data set: upright, sRGB, shrunk, a JPEG.
@@ -105,38 +106,41 @@ class Portable:
         """Return a normalised photo, encoded or opened, as the network's input: float32 ``[crop, crop, 3]``, 0..255."""
         return pixels(photo, self.scale, self.crop)
 
-    def given(self, photo: bytes | Image.Image, seen: Seen | None = None) -> Given:
+    def build_inputs(self, photo: bytes | Image.Image, analysis: FaceAnalysis | None = None) -> NamedInputs:
         """Return the network's inputs for one normalised photo, without a batch axis.
 
         Args:
             photo: Encoded or opened photo.
-            seen: Face analysis of this photo. If None and the network uses faces, the photo is analysed here.
+            analysis: Face analysis of this photo. If None and the network uses faces, the photo is analysed here.
         """
-        if not self.reads.faces:
+        if not self.face_input_spec.uses_faces:
             return {"pixels": self.pixels(photo)}
         image = Image.open(io.BytesIO(photo)).convert("RGB") if isinstance(photo, bytes) else photo
-        return {"pixels": self.pixels(image), **self.reads.given(image, seen or self.look(image))}
+        return {
+            "pixels": self.pixels(image),
+            **self.face_input_spec.build(image, analysis or self.analyze_faces(image)),
+        }
 
-    def look(self, image: Image.Image, embedded: bool = True) -> Seen | None:
+    def analyze_faces(self, image: Image.Image, embed: bool = True) -> FaceAnalysis | None:
         """Detect the faces on a normalised photo and embed the largest one.
 
         Args:
             image: Opened photo.
-            embedded: False skips the embedding. It is skipped anyway if the network has no such input.
+            embed: False skips the embedding. It is skipped anyway if the network has no such input.
 
         Returns:
             The analysis; None if the version detects no faces.
         """
-        if self.reader is None:
+        if self.face_analyzer is None:
             return None
-        return self.reader.read(image, want_embedding=embedded and self.reads.embedding > 0)
+        return self.face_analyzer.analyze(image, embed=embed and self.face_input_spec.embedding > 0)
 
-    def answer(self, given: Given | np.ndarray, jobs: Sequence[str] | None = None) -> Answers:
+    def predict(self, inputs: NamedInputs | np.ndarray, jobs: Sequence[str] | None = None) -> ScoreOutputs:
         """Run the network on a batch.
 
         Args:
-            given: ``pixels`` float32 ``[n, crop, crop, 3]``, 0..255, at least one photo, and the face inputs; see
-                `given` and ``face_inputs.together``. An array alone counts as ``pixels``.
+            inputs: ``pixels`` float32 ``[n, crop, crop, 3]``, 0..255, at least one photo, and the face inputs; see
+                `inputs` and ``face_inputs.stack_inputs``. An array alone counts as ``pixels``.
             jobs: Job names, n of them, "" unknown; None: all are unknown. If the network knows no job, all count as
                 unknown.
 
@@ -144,32 +148,34 @@ class Portable:
             ValueError: A shape is wrong, an input is missing, the number of jobs is not the number of photos, or a job
                 is not known.
         """
-        given = {"pixels": given} if isinstance(given, np.ndarray) else given
-        pixels, expected = given["pixels"], (self.crop, self.crop, 3)
+        inputs = {"pixels": inputs} if isinstance(inputs, np.ndarray) else inputs
+        pixels, expected = inputs["pixels"], (self.crop, self.crop, 3)
         if pixels.ndim != 4 or pixels.shape[1:] != expected or not len(pixels):
             raise ValueError(f"expected photos [n, {self.crop}, {self.crop}, 3], at least one, got {pixels.shape}")
-        self._check(given, len(pixels))
-        job_input = {"job": self._numbers(jobs, len(pixels))} if self.jobs or self.attributes else {}
-        return self._run(**{name: np.ascontiguousarray(value, "float32") for name, value in given.items()}, **job_input)
+        self._check_face_inputs(inputs, len(pixels))
+        job_input = {"job": self._job_ids(jobs, len(pixels))} if self.jobs or self.attributes else {}
+        return self._runner(
+            **{name: np.ascontiguousarray(value, "float32") for name, value in inputs.items()}, **job_input
+        )
 
-    def _check(self, inputs: Given, photos: int) -> None:
+    def _check_face_inputs(self, inputs: NamedInputs, photos: int) -> None:
         """Raise ValueError unless the inputs beside pixels are the network's face inputs."""
-        expected = {name: (photos, *shape) for name, shape in self.reads.shapes.items()}
+        expected = {name: (photos, *shape) for name, shape in self.face_input_spec.shapes.items()}
         actual = {name: np.shape(value) for name, value in inputs.items() if name != "pixels"}
         if actual != expected:
             raise ValueError(f"expected beside pixels {expected or 'nothing'}, got {actual or 'nothing'}")
 
-    def _numbers(self, jobs: Sequence[str] | None, photos: int) -> np.ndarray:
+    def _job_ids(self, jobs: Sequence[str] | None, photos: int) -> np.ndarray:
         """Return the ids of jobs, int32 ``[photos]``."""
         if jobs is None:
             return np.full(photos, UNKNOWN, "int32")
-        expect_one_each(jobs, photos)
-        expect_known(jobs, self.jobs)
-        return numbers(jobs, self.jobs)
+        check_job_count(jobs, photos)
+        check_jobs_known(jobs, self.jobs)
+        return to_job_ids(jobs, self.jobs)
 
 
 def pixels(photo: bytes | Image.Image, scale: int, crop: int) -> np.ndarray:
-    """Resize and crop one photo like ``preprocessing_tf.pixels``, without TensorFlow.
+    """Resize and crop one photo like ``preprocessing_tf.preprocess_photos``, without TensorFlow.
 
     Both decode JPEG with libjpeg's accurate DCT, and both resize with a triangle filter as wide as a pixel of the
     result: Pillow's bilinear filter is TensorFlow's with antialiasing. On 32-bit samples they agree to 0.002 of 255.
@@ -183,10 +189,10 @@ def pixels(photo: bytes | Image.Image, scale: int, crop: int) -> np.ndarray:
         float32 ``[crop, crop, 3]``, 0..255.
     """
     image = Image.open(io.BytesIO(photo)) if isinstance(photo, bytes) else photo
-    return resizing.middle(image.convert("RGB"), scale, crop)
+    return resizing.resize_and_center_crop(image.convert("RGB"), scale, crop)
 
 
-def load(uri: str, threads: int = 1) -> Portable:
+def load(uri: str, threads: int = 1) -> LiteRTScorer:
     """Load a published version.
 
     Args:
@@ -200,21 +206,23 @@ def load(uri: str, threads: int = 1) -> Portable:
     if not storage.exists(storage.join(uri, channels.COMPLETE)):
         raise FileNotFoundError(f"expected a published version at {uri}, found no {channels.COMPLETE} in it")
     if not storage.exists(storage.join(uri, FOLDER)):
-        raise FileNotFoundError(f"{uri} was published without {FOLDER}/{NETWORK}: publish its scorer again")
-    with integrity.local(uri, FOLDER) as folder:
+        raise FileNotFoundError(f"{uri} was published without {FOLDER}/{NETWORK_FILE}: publish its scorer again")
+    with integrity.local_copy(uri, FOLDER) as folder:
         return _load(uri, folder, threads)
 
 
-def _load(uri: str, folder: str, threads: int) -> Portable:
+def _load(uri: str, folder: str, threads: int) -> LiteRTScorer:
     """Load a version whose files are in a local folder."""
     root = storage.join(folder, FOLDER)
-    metadata_json, network_bytes, norms_json = (_file(root, name) for name in (ABOUT, NETWORK, NORMS))
+    metadata_json, network_bytes, norms_json = (
+        _read_optional(root, name) for name in (METADATA_FILE, NETWORK_FILE, NORMS_FILE)
+    )
     if metadata_json is None or network_bytes is None:
-        raise FileNotFoundError(f"{uri} was published without {FOLDER}/{NETWORK}: publish its scorer again")
+        raise FileNotFoundError(f"{uri} was published without {FOLDER}/{NETWORK_FILE}: publish its scorer again")
     try:
         metadata = json.loads(metadata_json)
-        face_input_spec = Reads(**metadata["reads"]) if "reads" in metadata else PHOTO_ALONE
-        return Portable(
+        face_input_spec = FaceInputSpec(**metadata["reads"]) if "reads" in metadata else NO_FACE_INPUTS
+        return LiteRTScorer(
             uri=uri,
             version=channels.version_of(uri),
             name=metadata["name"],
@@ -223,22 +231,22 @@ def _load(uri: str, folder: str, threads: int) -> Portable:
             error=metadata["error"],
             settings=from_parameters(Ingestion, **metadata["ingestion"]),
             norms=policy.load(norms_json),
-            reader=reader(folder, face_input_spec, threads),
-            reads=face_input_spec,
+            face_analyzer=load_face_analyzer(folder, face_input_spec, threads),
+            face_input_spec=face_input_spec,
             jobs=tuple(metadata.get("jobs", ())),
             attributes=tuple(metadata.get("attributes", ())),
-            _run=_signature(network_bytes, threads, face_input_spec),
+            _runner=_signature_runner(network_bytes, threads, face_input_spec),
         )
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"expected a portable network at {uri}/{FOLDER}, which cannot be read: {error}") from error
 
 
-def reader(uri: str, reads: Reads, threads: int = 1) -> Reader | None:
+def load_face_analyzer(uri: str, face_input_spec: FaceInputSpec, threads: int = 1) -> FaceAnalyzer | None:
     """Load the face detector and embedder of a published version.
 
     Args:
         uri: Folder of the version, local, ``gs://`` or ``s3://``.
-        reads: Specification of the network's face inputs.
+        face_input_spec: Specification of the network's face inputs.
         threads: Number of threads of one detection or embedding.
 
     Returns:
@@ -248,20 +256,20 @@ def reader(uri: str, reads: Reads, threads: int = 1) -> Reader | None:
         ValueError: The weights cannot be used, or are missing although the network uses faces.
     """
     root = storage.join(uri, FOLDER)
-    loaded = Reader.load(storage.join(root, embedder.FOLDER), threads)
-    if loaded is None and (weights := _file(root, DETECTOR)):  # a version from before faces/
-        loaded = Reader(Detector(weights, threads=threads))
+    loaded = FaceAnalyzer.load(storage.join(root, embedder.FOLDER), threads)
+    if loaded is None and (weights := _read_optional(root, DETECTOR_FILE)):  # a version from before faces/
+        loaded = FaceAnalyzer(FaceDetector(weights, threads=threads))
     size = loaded.size if loaded else 0
-    if reads.faces and (loaded is None or size < reads.embedding):
+    if face_input_spec.uses_faces and (loaded is None or size < face_input_spec.embedding):
         raise ValueError(
             f"its network reads faces, so {FOLDER}/{embedder.FOLDER} has to hold what finds them and embeds them in"
-            f" {reads.embedding} numbers, got {'no such folder' if loaded is None else f'{size} numbers'}: publish its"
-            " scorer again"
+            f" {face_input_spec.embedding} numbers, got"
+            f" {'no such folder' if loaded is None else f'{size} numbers'}: publish its scorer again"
         )
     return loaded
 
 
-def about(
+def build_metadata(
     name: str,
     scale: int,
     crop: int,
@@ -269,8 +277,8 @@ def about(
     ingestion: Mapping[str, Any] | None = None,
     jobs: Sequence[str] = (),
     attributes: Sequence[str] = (),
-    reads: Reads = PHOTO_ALONE,
-    faces: Mapping[str, Any] | None = None,
+    face_input_spec: FaceInputSpec = NO_FACE_INPUTS,
+    face_metadata: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the content of ``portable.json``.
 
@@ -282,17 +290,23 @@ def about(
         ingestion: Settings that normalised the data set's photos, by name; missing ones get their defaults.
         jobs: Names of the known jobs, in the order of their ids from 1 on.
         attributes: Names of the predicted attributes, in the order of the outputs.
-        reads: Specification of the face inputs. If there are any, the stages that compute them are included.
-        faces: Content of ``faces.json``, which describes the weights.
+        face_input_spec: Specification of the face inputs. If there are any, the stages that compute them are included.
+        face_metadata: Content of ``faces.json``, which describes the weights.
     """
     normalising = ("minimum_side", "maximum_pixels", "shorter_side", "jpeg_quality")
     settings = {key: (ingestion or {}).get(key, getattr(Ingestion(), key)) for key in normalising}
     metadata = {"name": name, "scale": scale, "crop": crop, "error": error, "ingestion": settings}
     metadata |= {"jobs": [*jobs], "attributes": [*attributes]}
-    return metadata | ({"reads": asdict(reads), "stages": _told(reads, settings, faces or {})} if reads.faces else {})
+    return metadata | (
+        {"reads": asdict(face_input_spec), "stages": _stage_entries(face_input_spec, settings, face_metadata or {})}
+        if face_input_spec.uses_faces
+        else {}
+    )
 
 
-def _told(face_input_spec: Reads, normalising: Mapping[str, Any], faces: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _stage_entries(
+    face_input_spec: FaceInputSpec, normalising: Mapping[str, Any], faces: Mapping[str, Any]
+) -> list[dict[str, Any]]:
     """Return the stages of preprocessing in their order, each with its parameters.
 
     File names are relative to the folder of ``portable.json``.
@@ -311,12 +325,12 @@ def _told(face_input_spec: Reads, normalising: Mapping[str, Any], faces: Mapping
             "sha256": digests.get("embedder"),
             **{name: faces.get(name) for name in ("preprocessing", "mirror", "size")},
         },
-        "score": {"file": NETWORK, "inputs": ["pixels", *face_input_spec.inputs]},
+        "score": {"file": NETWORK_FILE, "inputs": ["pixels", *face_input_spec.inputs]},
     }
     return [{"stage": stage, **parameters[stage]} for stage in face_input_spec.stages]
 
 
-def _file(folder: str, name: str) -> bytes | None:
+def _read_optional(folder: str, name: str) -> bytes | None:
     """Read a file of a version; None if it does not exist."""
     try:
         return storage.read_bytes(storage.join(folder, name))
@@ -324,8 +338,8 @@ def _file(folder: str, name: str) -> bytes | None:
         return None
 
 
-def _signature(network: bytes, threads: int, face_input_spec: Reads) -> Any:
-    runner = litert.load(network, threads).get_signature_runner()
+def _signature_runner(network: bytes, threads: int, face_input_spec: FaceInputSpec) -> Any:
+    runner = litert.load_interpreter(network, threads).get_signature_runner()
     inputs, outputs = set(runner.get_input_details()), set(runner.get_output_details())
     if inputs - {"job"} != {"pixels", *face_input_spec.inputs} or not outputs >= {"mean", "std", "distribution"}:
         raise ValueError(f"its signature takes {sorted(inputs)} and gives {sorted(outputs)}")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from components.scorer.quoting import in_short
+from components.scorer.quoting import one_line
 from components.scorer.registry import channels
 
 _TOLERANCE = 1e-3  # largest difference of the votes' sum from 1, which float32 and quantised networks miss slightly
@@ -16,9 +16,9 @@ def verify(models: str, name: str, version: int) -> None:
     photos = list(warmup.photos())
     uri, version_name = channels.address(models, name, version), f"version {version} of {name}"
     try:
-        votes = saved_model.load(uri, whole=True).score(photos)
+        votes = saved_model.load(uri, verify_all=True).score(photos)
     except Exception as error:  # an artifact may fail in any way
-        raise ValueError(f"{version_name} cannot serve, no channel was moved: {in_short(error)}") from error
+        raise ValueError(f"{version_name} cannot serve, no channel was moved: {one_line(error)}") from error
     # Comparisons with NaN are false, so the check is written as a condition that must hold.
     if votes.shape != (len(photos), 10) or not ((votes >= 0).all() and (abs(votes.sum(1) - 1) <= _TOLERANCE).all()):
         raise ValueError(
@@ -37,7 +37,7 @@ def promote(
         name: Name of the model.
         version: Version number.
         channel: "champion", "challenger", or any other plain name but "previous".
-        who: Person who decides; default `channels.user`.
+        who: Person who decides; default `channels.current_user`.
         why: Reason, for the audit.
 
     Returns:
@@ -49,9 +49,9 @@ def promote(
     """
     channels.check_channel(channel)
     channels.check_reason(why)
-    channels.named(models, name, version)  # raises if the version was removed, before its files are searched
+    channels.is_protected(models, name, version)  # raises if the version was removed, before its files are searched
     verify(models, name, version)
-    return channels.move(models, name, version, channel=channel, who=who, why=why)
+    return channels.set_channel(models, name, version, channel=channel, who=who, why=why)
 
 
 def rollback(models: str, name: str, *, who: str = "", why: str) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def rollback(models: str, name: str, *, who: str = "", why: str) -> dict[str, An
     Args:
         models: Folder, ``gs://`` or ``s3://`` address of all models.
         name: Name of the model.
-        who: Person who decides; default `channels.user`.
+        who: Person who decides; default `channels.current_user`.
         why: Reason, for the audit.
 
     Returns:
@@ -77,4 +77,4 @@ def rollback(models: str, name: str, *, who: str = "", why: str) -> dict[str, An
     if version is None:
         raise ValueError(f"{name} has no previous version to roll back to; promote one by its number")
     verify(models, name, version)
-    return channels.move(models, name, version, who=who, why=why, action="rollback", seen=expected)
+    return channels.set_channel(models, name, version, who=who, why=why, action="rollback", expected=expected)

@@ -10,15 +10,15 @@ Signatures:
 
 * ``serving_default`` takes ``image_bytes`` (string ``[n]``, encoded upright photos). It gives ``mean`` (float32
   ``[n]``, 1..10), ``std`` (float32 ``[n]``) and ``distribution`` (float32 ``[n, 10]``, sums 1).
-* ``explain`` takes the same and also gives the maps of ``serving_outputs.closed_form``: ``heatmap`` and ``gains``
+* ``explain`` takes the same and also gives the maps of ``serving_outputs.build_cam_model``: ``heatmap`` and ``gains``
   (float32 ``[n, h, w]``) and ``class_heatmaps`` (float32 ``[n, h, w, 10]``).
 * ``with_job``, only if the scorer has heads, takes ``image_bytes`` and ``job`` (string ``[n]``; "" and unknown names
   count as unknown). It gives ``attributes`` (float32 ``[n, k]``) beside the scores.
 
 Detecting and embedding a face cannot run in a TensorFlow graph. So if the scorer uses faces, each signature takes its
 face inputs too: ``face`` (float32 ``[n, side, side, 3]``), ``embedding`` (float32 ``[n, size]``) and ``found`` (float32
-``[n]``). A request with a photo alone then fails instead of getting a worse score. `Published.answers` takes photos
-alone and computes the face inputs (``face_inputs``), as this project's server does.
+``[n]``). A request with a photo alone then fails instead of getting a worse score. `SavedModelScorer.predict` takes
+photos alone and computes the face inputs (``face_inputs``), as this project's server does.
 
 A version also holds the LiteRT network for servers without TensorFlow (``litert_model``). And it holds the bundle it
 was exported from, for gradients and further training.
@@ -37,11 +37,11 @@ import tensorflow as tf
 from components.scorer import storage
 from components.scorer.artifacts import batching, litert_model, warmup
 from components.scorer.artifacts import bundle as bundles
-from components.scorer.artifacts.bundle import Bundle
+from components.scorer.artifacts.bundle import TrainedScorer
 from components.scorer.faces import embedder, face_inputs
-from components.scorer.faces.analyzer import Reader
-from components.scorer.faces.face_inputs import PHOTO_ALONE, Given, Reads
-from components.scorer.jobs import expect_known
+from components.scorer.faces.analyzer import FaceAnalyzer
+from components.scorer.faces.face_inputs import NO_FACE_INPUTS, FaceInputSpec, NamedInputs
+from components.scorer.jobs import check_jobs_known
 from components.scorer.model import serving_outputs
 from components.scorer.parameters import from_parameters
 from components.scorer.registry import integrity
@@ -51,35 +51,35 @@ from components.scorer.settings import SCORES, Ingestion
 SIGNATURE = "serving_default"
 EXPLAIN = "explain"
 WITH_JOB = "with_job"
-BUNDLE = "bundle"  # name of the bundle's folder in a version
+BUNDLE_FOLDER = "bundle"  # name of the bundle's folder in a version
 TOLERANCE = 1e-3
 """Largest difference of a published version from its bundle's scorer, in score points and in fractions of votes."""
 
 
 @dataclass(frozen=True)
-class Published:
+class SavedModelScorer:
     """Loaded SavedModel of a published version.
 
     Attributes:
         uri: Folder of the version.
         version: Version number; None if the folder is not named by a number.
         jobs: Names of the known jobs.
-        reads: Specification of the inputs that are computed from the face.
-        reader: Face detector and embedder; None if the scorer uses no faces.
+        face_input_spec: Specification of the inputs that are computed from the face.
+        face_analyzer: Face detector and embedder; None if the scorer uses no faces.
         settings: Ingestion settings that normalise photos.
     """
 
     uri: str
     version: int | None
-    _answer: Callable[..., dict[str, tf.Tensor]] = field(repr=False)
-    _explain: Callable[..., dict[str, tf.Tensor]] | None = field(repr=False)
-    _loaded: Any = field(repr=False)  # owns the signatures' variables
+    _score_signature: Callable[..., dict[str, tf.Tensor]] = field(repr=False)
+    _explain_signature: Callable[..., dict[str, tf.Tensor]] | None = field(repr=False)
+    _saved_model: Any = field(repr=False)  # owns the signatures' variables
     jobs: tuple[str, ...] = ()
-    reads: Reads = PHOTO_ALONE
-    reader: Reader | None = field(default=None, repr=False)
+    face_input_spec: FaceInputSpec = NO_FACE_INPUTS
+    face_analyzer: FaceAnalyzer | None = field(default=None, repr=False)
     settings: Ingestion = field(default_factory=Ingestion)
 
-    def answers(
+    def predict(
         self, photos: list[bytes], batch_size: int = 32, jobs: Sequence[str] | None = None
     ) -> dict[str, np.ndarray]:
         """Score encoded, upright photos with the exported signature.
@@ -98,13 +98,13 @@ class Published:
         """
         known_jobs = jobs if jobs is not None and self.jobs else None
         if known_jobs is not None:
-            expect_known(known_jobs, self.jobs)
-        signature = self._answer if known_jobs is None else self._loaded.signatures[WITH_JOB]
+            check_jobs_known(known_jobs, self.jobs)
+        signature = self._score_signature if known_jobs is None else self._saved_model.signatures[WITH_JOB]
         batches = []
         for start in range(0, len(photos), batch_size):
             rows = slice(start, start + batch_size)
             job = {} if known_jobs is None else {"job": tf.constant(known_jobs[rows])}
-            batches.append(signature(**self._given(photos[rows]), **job))
+            batches.append(signature(**self._signature_inputs(photos[rows]), **job))
         empty = {"mean": np.empty(0), "std": np.empty(0), "distribution": np.empty((0, len(SCORES)))}
         return {
             name: np.concatenate([array.astype("float32"), *(batch[name].numpy() for batch in batches)])
@@ -113,9 +113,9 @@ class Published:
 
     def score(self, photos: list[bytes]) -> np.ndarray:
         """Return votes float32 ``[n, 10]`` for encoded, upright photos."""
-        return self.answers(photos)["distribution"]
+        return self.predict(photos)["distribution"]
 
-    def explain(self, photos: list[bytes], batch_size: int = 32) -> batching.Explained:
+    def explain(self, photos: list[bytes], batch_size: int = 32) -> batching.ExplanationOutputs:
         """Return scores and maps of encoded, upright photos by the exported signature ``explain``.
 
         Args:
@@ -128,21 +128,23 @@ class Published:
         Raises:
             ValueError: The version has no such signature, or there is no photo.
         """
-        if self._explain is None:
+        if self._explain_signature is None:
             raise ValueError(f"{self.uri} was published without the signature {EXPLAIN!r}: publish its scorer again")
-        return batching.in_batches(lambda batch: self._explain(**self._given(batch)), photos, batch_size)
+        return batching.in_batches(
+            lambda batch: self._explain_signature(**self._signature_inputs(batch)), photos, batch_size
+        )
 
-    def _given(self, photos: list[bytes]) -> dict[str, tf.Tensor]:
+    def _signature_inputs(self, photos: list[bytes]) -> dict[str, tf.Tensor]:
         """Return the inputs of a signature for encoded photos: their bytes and the face inputs."""
-        inputs = {"image_bytes": photos, **self.read(photos)}
+        inputs = {"image_bytes": photos, **self.compute_face_inputs(photos)}
         return {name: tf.constant(value) for name, value in inputs.items()}
 
-    def read(self, photos: list[bytes]) -> Given:
-        """Return the face inputs of encoded, upright photos; see ``face_inputs.read``."""
-        return face_inputs.read(photos, self.reader, self.reads)
+    def compute_face_inputs(self, photos: list[bytes]) -> NamedInputs:
+        """Return the face inputs of encoded, upright photos; see ``face_inputs.face_inputs_of``."""
+        return face_inputs.face_inputs_of(photos, self.face_analyzer, self.face_input_spec)
 
 
-def export(bundle: Bundle, folder: str | Path, name: str = "scorer") -> None:
+def export(bundle: TrainedScorer, folder: str | Path, name: str = "scorer") -> None:
     """Write a scorer as a SavedModel with its preprocessing, its warm-up requests and the files of its face detector.
 
     The signature ``explain`` is left out if `serving_outputs.is_pooled` is false, and ``with_job`` if there are no
@@ -155,27 +157,27 @@ def export(bundle: Bundle, folder: str | Path, name: str = "scorer") -> None:
     """
 
     archive = keras.export.ExportArchive()
-    networks = {SIGNATURE: serving_outputs.scores(bundle.model)}
+    networks = {SIGNATURE: serving_outputs.build_score_model(bundle.model)}
     if serving_outputs.is_pooled(bundle.model):
-        networks[EXPLAIN] = serving_outputs.closed_form(bundle.model)
-    face_input_spec = bundle.needs
+        networks[EXPLAIN] = serving_outputs.build_cam_model(bundle.model)
+    face_input_spec = bundle.face_input_spec
     photos, job = (tf.TensorSpec([None], tf.string, name) for name in ("image_bytes", "job"))
     faces = [tf.TensorSpec([None, *shape], tf.float32, name) for name, shape in face_input_spec.shapes.items()]
     for signature, network in networks.items():
         archive.track(network)
-        archive.add_endpoint(signature, _of_encoded(network, bundle), [photos, *faces])
+        archive.add_endpoint(signature, _from_encoded(network, bundle), [photos, *faces])
     if bundle.heads is not None:
-        network = serving_outputs.scores(bundle.model, bundle.heads)
+        network = serving_outputs.build_score_model(bundle.model, bundle.heads)
         archive.track(network)
-        archive.add_endpoint(WITH_JOB, _of_encoded_and_named(network, bundle), [photos, *faces, job])
+        archive.add_endpoint(WITH_JOB, _from_encoded_with_job(network, bundle), [photos, *faces, job])
     archive.write_out(str(folder), verbose=False)
     warmup.write(folder, name, face_input_spec)
-    if face_input_spec.faces:
-        _describe(bundle, Path(folder), name)
+    if face_input_spec.uses_faces:
+        _write_metadata(bundle, Path(folder), name)
 
 
-def export_portable(
-    bundle: Bundle,
+def export_litert(
+    bundle: TrainedScorer,
     folder: str | Path,
     name: str = "scorer",
     *,
@@ -193,20 +195,20 @@ def export_portable(
     """
     portable = Path(folder, litert_model.FOLDER)
     portable.mkdir(parents=True, exist_ok=True)
-    network = serving_outputs.fullest(bundle.model, bundle.heads)
+    network = serving_outputs.build_serving_model(bundle.model, bundle.heads)
     inputs = [keras.Input(bundle.model.inputs[0].shape[1:], name="pixels")]  # the signature's names of the inputs
-    inputs += [keras.Input(shape, name=name) for name, shape in bundle.needs.shapes.items()]
+    inputs += [keras.Input(shape, name=name) for name, shape in bundle.face_input_spec.shapes.items()]
     if bundle.heads is not None:
         inputs.append(keras.Input((), dtype="int32", name="job"))
     renamed = keras.Model(inputs, network(inputs), name=network.name)
-    renamed.export(str(portable / litert_model.NETWORK), format="litert", verbose=False)
-    _describe(bundle, Path(folder), name, error, ingestion)
+    renamed.export(str(portable / litert_model.NETWORK_FILE), format="litert", verbose=False)
+    _write_metadata(bundle, Path(folder), name, error, ingestion)
     if bundle.norms:
-        (portable / litert_model.NORMS).write_bytes(bundle.norms)
+        (portable / litert_model.NORMS_FILE).write_bytes(bundle.norms)
 
 
-def _describe(
-    bundle: Bundle,
+def _write_metadata(
+    bundle: TrainedScorer,
     folder: Path,
     name: str,
     error: float | None = None,
@@ -216,14 +218,15 @@ def _describe(
     portable = folder / litert_model.FOLDER
     for file, content in bundle.faces.items():
         storage.write_bytes(str(portable / embedder.FOLDER / file), content)
-    metadata = litert_model.about(
+    metadata = litert_model.build_metadata(
         name, bundle.training.scale, bundle.pretraining.crop, error, ingestion, bundle.jobs, bundle.attributes,
-        reads=bundle.needs, faces=bundle.reader.about if bundle.reader else None,
+        face_input_spec=bundle.face_input_spec,
+        face_metadata=bundle.face_analyzer.metadata if bundle.face_analyzer else None,
     )  # fmt: skip
-    storage.write_json(str(portable / litert_model.ABOUT), metadata)
+    storage.write_json(str(portable / litert_model.METADATA_FILE), metadata)
 
 
-def _of_encoded(network: keras.Model, bundle: Bundle) -> Callable[..., dict[str, tf.Tensor]]:
+def _from_encoded(network: keras.Model, bundle: TrainedScorer) -> Callable[..., dict[str, tf.Tensor]]:
     """Return a function of encoded photos and face inputs that decodes the photos and runs a network."""
 
     def score(image_bytes: tf.Tensor, *faces: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -233,8 +236,8 @@ def _of_encoded(network: keras.Model, bundle: Bundle) -> Callable[..., dict[str,
     return score
 
 
-def _of_encoded_and_named(network: keras.Model, bundle: Bundle) -> Callable[..., dict[str, tf.Tensor]]:
-    """Return a function like that of `_of_encoded` that takes job names as its last argument."""
+def _from_encoded_with_job(network: keras.Model, bundle: TrainedScorer) -> Callable[..., dict[str, tf.Tensor]]:
+    """Return a function like that of `_from_encoded` that takes job names as its last argument."""
     names = tf.constant(["", *bundle.jobs])
 
     def score(image_bytes: tf.Tensor, *rest: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -246,12 +249,12 @@ def _of_encoded_and_named(network: keras.Model, bundle: Bundle) -> Callable[...,
     return score
 
 
-def load(uri: str, whole: bool = False) -> Published:
+def load(uri: str, verify_all: bool = False) -> SavedModelScorer:
     """Load a published version.
 
     Args:
         uri: Folder of the version, local, ``gs://`` or ``s3://``; see ``channels.resolve``.
-        whole: True verifies the digests of all files; False only of the files that are loaded.
+        verify_all: True verifies the digests of all files; False only of the files that are loaded.
 
     Raises:
         FileNotFoundError: There is no complete version.
@@ -259,11 +262,11 @@ def load(uri: str, whole: bool = False) -> Published:
     """
     if not storage.exists(storage.join(uri, COMPLETE)):
         raise FileNotFoundError(f"expected a published version at {uri}, found no {COMPLETE} in it")
-    excluded = () if whole else (BUNDLE, f"{litert_model.FOLDER}/{litert_model.NETWORK}")
-    with integrity.local(uri, without=excluded) as folder:
-        metadata = _about(folder)
-        face_input_spec = Reads(**metadata.get("reads", {}))
-        reader = litert_model.reader(folder, face_input_spec) if face_input_spec.faces else None
+    excluded = () if verify_all else (BUNDLE_FOLDER, f"{litert_model.FOLDER}/{litert_model.NETWORK_FILE}")
+    with integrity.local_copy(uri, exclude=excluded) as folder:
+        metadata = _read_metadata(folder)
+        face_input_spec = FaceInputSpec(**metadata.get("reads", {}))
+        reader = litert_model.load_face_analyzer(folder, face_input_spec) if face_input_spec.uses_faces else None
         try:
             loaded = tf.saved_model.load(folder)
         except (OSError, ValueError, tf.errors.OpError) as error:
@@ -278,18 +281,18 @@ def load(uri: str, whole: bool = False) -> Published:
     settings = from_parameters(Ingestion, **metadata.get("ingestion", {}))
     jobs = tuple(metadata.get("jobs", ()))
     explain = loaded.signatures.get(EXPLAIN)
-    return Published(uri, version_of(uri), signature, explain, loaded, jobs, face_input_spec, reader, settings)
+    return SavedModelScorer(uri, version_of(uri), signature, explain, loaded, jobs, face_input_spec, reader, settings)
 
 
-def _about(uri: str) -> dict[str, Any]:
+def _read_metadata(uri: str) -> dict[str, Any]:
     """Read ``portable.json`` of a version; empty if the version is older than the file."""
     try:
-        return storage.read_json(storage.join(uri, litert_model.FOLDER, litert_model.ABOUT))
+        return storage.read_json(storage.join(uri, litert_model.FOLDER, litert_model.METADATA_FILE))
     except FileNotFoundError:
         return {}
 
 
-def load_bundle(uri: str) -> Bundle:
+def load_bundle(uri: str) -> TrainedScorer:
     """Load the bundle that a version was exported from.
 
     Args:
@@ -299,13 +302,13 @@ def load_bundle(uri: str) -> Bundle:
         FileNotFoundError: The version has no bundle; old versions do not.
         ValueError: The bundle differs from the one that was published.
     """
-    if not storage.exists(storage.join(uri, BUNDLE, "bundle.json")):
-        raise FileNotFoundError(f"expected the bundle of a published version in {uri}/{BUNDLE}, found none")
-    with integrity.local(uri, BUNDLE) as folder:
-        return bundles.load(Path(folder, BUNDLE))
+    if not storage.exists(storage.join(uri, BUNDLE_FOLDER, "bundle.json")):
+        raise FileNotFoundError(f"expected the bundle of a published version in {uri}/{BUNDLE_FOLDER}, found none")
+    with integrity.local_copy(uri, BUNDLE_FOLDER) as folder:
+        return bundles.load(Path(folder, BUNDLE_FOLDER))
 
 
-def read_bundle(uri: str) -> Bundle:
+def load_bundle_folder(uri: str) -> TrainedScorer:
     """Load a bundle from a local, ``gs://`` or ``s3://`` folder."""
     with tempfile.TemporaryDirectory() as folder:
         storage.download_tree(uri, folder)

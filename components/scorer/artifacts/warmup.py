@@ -17,7 +17,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from PIL import Image, ImageDraw
 
-from components.scorer.faces.face_inputs import PHOTO_ALONE, Reads
+from components.scorer.faces.face_inputs import NO_FACE_INPUTS, FaceInputSpec
 
 FILE = "assets.extra/tf_serving_warmup_requests"
 
@@ -27,17 +27,17 @@ _SIZES = ((320, 427), (320, 320), (480, 320))  # pixels; the shorter side is 320
 @lru_cache(maxsize=1)
 def photos() -> tuple[bytes, ...]:
     """Return drawn pictures of a head before a wall, as JPEG; they are always the same and show no real person."""
-    return tuple(_draw(np.random.default_rng(seed), *size) for seed, size in enumerate(_SIZES))
+    return tuple(_draw_portrait(np.random.default_rng(seed), *size) for seed, size in enumerate(_SIZES))
 
 
-def write(folder: str | Path, name: str, reads: Reads = PHOTO_ALONE) -> None:
+def write(folder: str | Path, name: str, face_input_spec: FaceInputSpec = NO_FACE_INPUTS) -> None:
     """Write the warm-up requests of a version: each photo alone, then all photos at once.
 
     Args:
         folder: Folder of the SavedModel. Its signature ``serving_default`` takes ``image_bytes``, string ``[n]``, and
             the face inputs.
         name: Name of the model.
-        reads: Specification of the face inputs. They are written as zeros, as for a photo without a face.
+        face_input_spec: Specification of the face inputs. They are written as zeros, as for a photo without a face.
     """
     import tensorflow as tf
 
@@ -47,7 +47,8 @@ def write(folder: str | Path, name: str, reads: Reads = PHOTO_ALONE) -> None:
     with tf.io.TFRecordWriter(str(path)) as records:
         for batch in [[photo] for photo in drawn] + [drawn]:
             faces = {
-                input_name: np.zeros((len(batch), *shape), "float32") for input_name, shape in reads.shapes.items()
+                input_name: np.zeros((len(batch), *shape), "float32")
+                for input_name, shape in face_input_spec.shapes.items()
             }
             records.write(_request({"image_bytes": np.array(batch, object), **faces}, name))
 
@@ -77,9 +78,11 @@ def _prediction_log() -> type[Any]:
     """
     file = _Types(name="portrait_scorer/warmup.proto", package="tensorflow.serving", syntax="proto3")
     text, binary, message = _Field.TYPE_STRING, _Field.TYPE_BYTES, _Field.TYPE_MESSAGE
-    _add(file.message_type, "ModelSpec", [("name", 1, text), ("signature_name", 3, text)])
-    request = _add(file.message_type, "PredictRequest", [("model_spec", 1, message, "ModelSpec")])
-    _add(request.nested_type, "InputsEntry", [("key", 1, text), ("value", 2, binary)]).options.map_entry = True
+    _add_message_type(file.message_type, "ModelSpec", [("name", 1, text), ("signature_name", 3, text)])
+    request = _add_message_type(file.message_type, "PredictRequest", [("model_spec", 1, message, "ModelSpec")])
+    _add_message_type(
+        request.nested_type, "InputsEntry", [("key", 1, text), ("value", 2, binary)]
+    ).options.map_entry = True
     request.field.add(
         name="inputs",
         number=2,
@@ -87,14 +90,14 @@ def _prediction_log() -> type[Any]:
         label=_Field.LABEL_REPEATED,
         type_name=".tensorflow.serving.PredictRequest.InputsEntry",
     )
-    _add(file.message_type, "PredictLog", [("request", 1, message, "PredictRequest")])
-    _add(file.message_type, "PredictionLog", [("predict_log", 6, message, "PredictLog")])
+    _add_message_type(file.message_type, "PredictLog", [("request", 1, message, "PredictRequest")])
+    _add_message_type(file.message_type, "PredictionLog", [("predict_log", 6, message, "PredictLog")])
     pool = DescriptorPool()  # a pool of its own, so that the full messages can be imported too
     pool.Add(file)
     return GetMessageClass(pool.FindMessageTypeByName("tensorflow.serving.PredictionLog"))
 
 
-def _add(messages: Any, name: str, fields: list[tuple]) -> Any:
+def _add_message_type(messages: Any, name: str, fields: list[tuple]) -> Any:
     """Add a message type with fields (name, number, type, name of the message type) to a list of message types."""
     message = messages.add(name=name)
     for field, number, kind, *message_type in fields:
@@ -103,7 +106,7 @@ def _add(messages: Any, name: str, fields: list[tuple]) -> Any:
     return message
 
 
-def _draw(rng: np.random.Generator, width: int, height: int) -> bytes:
+def _draw_portrait(rng: np.random.Generator, width: int, height: int) -> bytes:
     """Draw a wall with a gradient of light, a head and shoulders in plain colours, and camera noise; return a JPEG."""
     light = np.linspace(*rng.uniform(60, 220, 2), width)[None, :, None] * rng.uniform(0.7, 1, 3)
     picture = Image.fromarray(np.broadcast_to(light, (height, width, 3)).astype("uint8"))

@@ -14,28 +14,28 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from components.scorer import storage
 from components.scorer.artifacts import litert_model
-from components.scorer.artifacts.litert_model import Portable
-from components.scorer.batch.shards import Problem, Scored, Shard
+from components.scorer.artifacts.litert_model import LiteRTScorer
+from components.scorer.batch.shards import PhotoError, ScoringShard, ShardResult
 from components.scorer.faces import face_inputs
-from components.scorer.faces.face_inputs import Given
+from components.scorer.faces.face_inputs import NamedInputs
 from components.scorer.imaging import decoding
-from components.scorer.redaction import redacted
+from components.scorer.redaction import redact
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LockedScorer:
     """Scorer in a worker's memory, with a lock: the network runs one thread at a time.
 
     Attributes:
         scorer: Published version.
-        turn: Lock to hold while the network runs.
+        lock: Lock to hold while the network runs.
     """
 
-    scorer: Portable
-    turn: threading.Lock
+    scorer: LiteRTScorer
+    lock: threading.Lock
 
 
-class ScorerHandler(ModelHandler[Shard, Scored, Loaded]):
+class ScorerModelHandler(ModelHandler[ScoringShard, ShardResult, LockedScorer]):
     """RunInference model handler: loads a published version once per process and scores shards."""
 
     def __init__(self, uri: str):
@@ -47,19 +47,19 @@ class ScorerHandler(ModelHandler[Shard, Scored, Loaded]):
         super().__init__()
         self._uri = uri
 
-    def load_model(self) -> Loaded:
+    def load_model(self) -> LockedScorer:
         """Load the version on one thread. Beam uses the cores by processes, each with its own copy."""
-        return Loaded(litert_model.load(self._uri), threading.Lock())
+        return LockedScorer(litert_model.load(self._uri), threading.Lock())
 
     def run_inference(
-        self, batch: Sequence[Shard], model: Loaded, inference_args: dict[str, Any] | None = None
-    ) -> Iterator[Scored]:
-        """Score each shard of the batch; see `score`."""
+        self, batch: Sequence[ScoringShard], model: LockedScorer, inference_args: dict[str, Any] | None = None
+    ) -> Iterator[ShardResult]:
+        """Score each shard of the batch; see `score_shard`."""
         for shard in batch:
-            yield score(shard, model)
+            yield score_shard(shard, model)
 
 
-def scoring(uri: str, shards: Sequence[Shard]) -> Callable[[beam.Pipeline], Any]:
+def pipeline_builder(uri: str, shards: Sequence[ScoringShard]) -> Callable[[beam.Pipeline], Any]:
     """Return a function that builds a pipeline to score shards, each written as soon as it is done.
 
     Args:
@@ -70,13 +70,13 @@ def scoring(uri: str, shards: Sequence[Shard]) -> Callable[[beam.Pipeline], Any]
     def build(pipeline: beam.Pipeline) -> None:
         # Each shard is a batch and Beam does not batch: Dask's runner loses what a bundle emits at its end.
         batches = pipeline | beam.Create([[shard] for shard in shards]) | beam.Reshuffle()
-        scored = batches | RunInference(ScorerHandler(uri).with_no_batching())
-        _ = scored | "write" >> beam.FlatMap(_written)
+        scored = batches | RunInference(ScorerModelHandler(uri).with_no_batching())
+        _ = scored | "write" >> beam.FlatMap(_write)
 
     return build
 
 
-def score(shard: Shard, loaded: Loaded) -> Scored:
+def score_shard(shard: ScoringShard, loaded: LockedScorer) -> ShardResult:
     """Score the photos of a shard one by one, so that no score depends on the other photos.
 
     A photo that cannot be decoded or read is added to the problems; scoring continues.
@@ -87,18 +87,18 @@ def score(shard: Shard, loaded: Loaded) -> Scored:
     names, score_rows, problems = [], [], []
     for photo, reading in storage.read_ahead(shard.photos):
         try:
-            inputs = _given(reading, loaded.scorer)
-        except decoding.Unusable as error:
-            problems.append(Problem(photo, str(error)))
+            inputs = _build_inputs(reading, loaded.scorer)
+        except decoding.UnusablePhotoError as error:
+            problems.append(PhotoError(photo, str(error)))
             continue
-        with loaded.turn:
-            outputs = loaded.scorer.answer(face_inputs.together([inputs]), [shard.job])
+        with loaded.lock:
+            outputs = loaded.scorer.predict(face_inputs.stack_inputs([inputs]), [shard.job])
         names.append(photo)
         score_rows.append([outputs["mean"][0], outputs["std"][0], *outputs["distribution"][0]])
-    return Scored(shard, names, score_rows, problems)
+    return ShardResult(shard, names, score_rows, problems)
 
 
-def _given(reading: "Future[bytes]", scorer: Portable) -> Given:
+def _build_inputs(reading: "Future[bytes]", scorer: LiteRTScorer) -> NamedInputs:
     """Return the model inputs of a photo.
 
     Raises:
@@ -106,13 +106,15 @@ def _given(reading: "Future[bytes]", scorer: Portable) -> Given:
     """
     try:
         data = reading.result()
-    except storage.MISSING as error:
-        raise decoding.Unusable("unreadable", f"cannot be read: {error.strerror or type(error).__name__}") from error
+    except storage.UNREADABLE_ERRORS as error:
+        raise decoding.UnusablePhotoError(
+            "unreadable", f"cannot be read: {error.strerror or type(error).__name__}"
+        ) from error
     except OSError as error:
-        raise storage.StorageError(redacted(str(error))) from None
-    return scorer.given(scorer.normalise(data))
+        raise storage.StorageError(redact(str(error))) from None
+    return scorer.build_inputs(scorer.normalise(data))
 
 
-def _written(scored: Scored) -> tuple[()]:
+def _write(scored: ShardResult) -> tuple[()]:
     scored.write()
     return ()

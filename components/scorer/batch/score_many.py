@@ -15,37 +15,37 @@ from dataclasses import dataclass
 from components.scorer import storage
 from components.scorer.artifacts import litert_model
 from components.scorer.batch import shards
-from components.scorer.batch.shards import Problem, Shard
-from components.scorer.jobs import expect_told
+from components.scorer.batch.shards import PhotoError, ScoringShard
+from components.scorer.jobs import check_job
 from components.scorer.progress import track
 from components.scorer.registry import channels
 from components.scorer.run import beam
 
 COLUMNS = ("place", "rank", "photo", "mean", "std")
-LOCAL = "--runner=DaskRunner"
+DEFAULT_RUNNER = "--runner=DaskRunner"
 """Default runner: worker processes on this machine, which are restarted if they die."""
 
-_LOOK = 5.0  # seconds between checks for finished shards
+_POLL_SECONDS = 5.0  # seconds between checks for finished shards
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ScoringSummary:
     """Summary of a scoring.
 
     Attributes:
         scored: Number of photos scored.
         problems: Photos that could not be scored.
-        made: Number of shards scored by this call; the other shards were already there.
+        scored_shards: Number of shards scored by this call; the other shards were already there.
     """
 
     scored: int
-    problems: list[Problem]
-    made: int
+    problems: list[PhotoError]
+    scored_shards: int
 
 
-def rank(
-    model: str, photos: str, address: str, *, job: str = "", form: shards.Form = "csv", beam_options: str = ""
-) -> Outcome:
+def score_and_rank(
+    model: str, photos: str, address: str, *, job: str = "", form: shards.FileFormat = "csv", beam_options: str = ""
+) -> ScoringSummary:
     """Score every photo below an address into shards, then order all photos by score.
 
     Finished shards of an earlier run with the same photos, scorer and job are reused. Other shards are deleted at the
@@ -67,9 +67,9 @@ def rank(
     """
     photos, address, version = _absolute(photos), _absolute(address), _absolute(channels.resolve(model))
     scorer = litert_model.load(version)
-    expect_told(job, scorer.jobs, version)
-    files = shards.listed(photos)
-    all_shards = shards.parted(files, version, job, address, form)
+    check_job(job, scorer.jobs, version)
+    files = shards.list_photos(photos)
+    all_shards = shards.make_shards(files, version, job, address, form)
     missing = _missing(all_shards)
     print(
         f"scoring {len(files):,} photos in {len(all_shards):,} shards, of which {len(missing):,} are missing",
@@ -77,14 +77,14 @@ def rank(
     )
     storage.delete_tree(storage.join(address, "scores.json"))
     if missing:
-        _make(missing, version, beam_options or LOCAL)
-    problems, scored = _put_together(all_shards, address, scorer.error or 0.0)
+        _score_missing(missing, version, beam_options or DEFAULT_RUNNER)
+    problems, scored = _merge(all_shards, address, scorer.error or 0.0)
     summary = {"model": version, "job": job, "form": form, "photos": scored, "problems": len(problems)}
     storage.write_json(storage.join(address, "scores.json"), summary)
-    return Outcome(scored, problems, len(missing))
+    return ScoringSummary(scored, problems, len(missing))
 
 
-def ranks(means: Sequence[float], error: float) -> list[int]:
+def competition_ranks(means: Sequence[float], error: float) -> list[int]:
     """Return competition ranks (1, 1, 3); photos that the scorer cannot tell apart share a rank.
 
     A photo shares the rank of the best photo before it whose mean is at most ``error`` higher. At that distance a
@@ -106,16 +106,18 @@ def ranks(means: Sequence[float], error: float) -> list[int]:
     return ranking
 
 
-def _make(missing: list[Shard], version: str, options: str) -> None:
+def _score_missing(missing: list[ScoringShard], version: str, options: str) -> None:
     """Score the missing shards and log the progress."""
 
     def build(pipeline: object) -> None:
-        from components.scorer.batch.beam_inference import scoring  # imports Apache Beam, which `beam.run` checked
+        from components.scorer.batch.beam_inference import (
+            pipeline_builder,  # imports Apache Beam, which `beam.run_pipeline` checked
+        )
 
-        scoring(version, missing)(pipeline)
+        pipeline_builder(version, missing)(pipeline)
 
-    with _watched(missing):
-        beam.run(build, options)
+    with _log_progress(missing):
+        beam.run_pipeline(build, options)
     if rest := _missing(missing):
         raise RuntimeError(
             f"the runner ended and {len(rest)} of {len(missing)} shards are missing, the first {rest[0].uri}: do its "
@@ -123,27 +125,27 @@ def _make(missing: list[Shard], version: str, options: str) -> None:
         )
 
 
-def _missing(all_shards: Sequence[Shard]) -> list[Shard]:
+def _missing(all_shards: Sequence[ScoringShard]) -> list[ScoringShard]:
     """Return the shards without a finished file."""
-    done = {file.uri for file in storage.files(all_shards[0].folder)}
+    done = {file.uri for file in storage.list_files(all_shards[0].folder)}
     return [shard for shard in all_shards if shard.uri not in done]
 
 
 @contextmanager
-def _watched(missing: list[Shard]) -> Iterator[None]:
+def _log_progress(missing: list[ScoringShard]) -> Iterator[None]:
     """Log how many shards are done and how long the others take, wherever they are scored."""
     ended = threading.Event()
 
     def finished_shards() -> Iterator[None]:
         previous, stopped = len(missing), False
         while previous and not stopped:
-            stopped = ended.wait(_LOOK)
+            stopped = ended.wait(_POLL_SECONDS)
             remaining = len(_missing(missing))
             yield from [None] * (previous - remaining)
             previous = remaining
 
     def report() -> None:
-        for _ in track(finished_shards(), f"scoring, shards of {shards.PHOTOS} photos", len(missing)):
+        for _ in track(finished_shards(), f"scoring, shards of {shards.PHOTOS_PER_SHARD} photos", len(missing)):
             pass
 
     reporter = threading.Thread(target=report, daemon=True)
@@ -155,25 +157,25 @@ def _watched(missing: list[Shard]) -> Iterator[None]:
         reporter.join()
 
 
-def _put_together(all_shards: list[Shard], address: str, error: float) -> tuple[list[Problem], int]:
+def _merge(all_shards: list[ScoringShard], address: str, error: float) -> tuple[list[PhotoError], int]:
     """Write the order and the problems, delete the files of other shards, and return the problems and the number
     scored.
     """
-    existing, problems, scored = shards.there(address), [], []
+    existing, problems, scored = shards.existing_files(address), [], []
     for shard in track(all_shards, "putting the shards in order"):
-        scored.extend(shards.scores(shard))
+        scored.extend(shards.read_scores(shard))
         if shard.problems in existing:
-            problems.extend(shards.problems(shard))
+            problems.extend(shards.read_problems(shard))
     scored.sort(key=lambda row: (-row[1], row[0]))
-    positions = enumerate(zip(ranks([mean for _, mean, _ in scored], error), scored, strict=True), 1)
+    positions = enumerate(zip(competition_ranks([mean for _, mean, _ in scored], error), scored, strict=True), 1)
     rows = [(position, rank, photo, f"{mean:.4f}", f"{std:.4f}") for position, (rank, (photo, mean, std)) in positions]
-    storage.write_bytes(storage.join(address, "order.csv"), shards.table(COLUMNS, rows))
+    storage.write_bytes(storage.join(address, "order.csv"), shards.to_csv(COLUMNS, rows))
     listing = storage.join(address, "problems.csv")
     if problems:
-        storage.write_bytes(listing, shards.table(Problem._fields, problems))
+        storage.write_bytes(listing, shards.to_csv(PhotoError._fields, problems))
     else:
         storage.delete_tree(listing)
-    for uri in sorted(existing - {uri for shard in all_shards for uri in (shard.uri, shard.problems)}):
+    for uri in sorted(existing - {uri for shard in all_shards for uri in (shard.uri, shard.problems_uri)}):
         storage.delete_tree(uri)
     return problems, len(scored)
 

@@ -20,18 +20,18 @@ from components.scorer import storage
 from components.scorer.imaging import decoding
 from components.scorer.settings import SCORES
 
-Form = Literal["csv", "parquet"]
+FileFormat = Literal["csv", "parquet"]
 
 COLUMNS = ("photo", "mean", "std", *(f"p{score}" for score in SCORES))
 
-PHOTOS = 256
+PHOTOS_PER_SHARD = 256
 """Number of photos per shard: about ten seconds of work, which a killed worker loses, in about 20 KB."""
 
 FOLDER = "shards"
-_NAME = re.compile(r"\d{5,}-of-\d{5,}-[0-9a-f]{16}\.(problems\.csv|csv|parquet)")
+_FILE_NAME = re.compile(r"\d{5,}-of-\d{5,}-[0-9a-f]{16}\.(problems\.csv|csv|parquet)")
 
 
-class Problem(NamedTuple):
+class PhotoError(NamedTuple):
     """Photo that could not be scored, by its path below the address of the photos, and the reason."""
 
     photo: str
@@ -39,7 +39,7 @@ class Problem(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Shard:
+class ScoringShard:
     """Photos to score, with all that another process or machine needs to score them.
 
     Attributes:
@@ -54,7 +54,7 @@ class Shard:
     job: str
     folder: str
     name: str
-    form: Form
+    form: FileFormat
 
     @property
     def uri(self) -> str:
@@ -62,51 +62,55 @@ class Shard:
         return storage.join(self.folder, f"{self.name}.{self.form}")
 
     @property
-    def problems(self) -> str:
+    def problems_uri(self) -> str:
         """Address of the problems file, which exists only if there are problems."""
         return storage.join(self.folder, f"{self.name}.problems.csv")
 
 
 @dataclass(frozen=True)
-class Scored:
+class ShardResult:
     """Result of a shard.
 
     Attributes:
         shard: Shard that was scored.
         photos: Paths of the photos that were scored, in the shard's order.
-        answers: Mean, standard deviation and ten votes of each of these photos.
+        score_rows: Mean, standard deviation and ten votes of each of these photos.
         problems: Photos that could not be scored.
     """
 
-    shard: Shard
+    shard: ScoringShard
     photos: list[str]
-    answers: list[list[float]]
-    problems: list[Problem]
+    score_rows: list[list[float]]
+    problems: list[PhotoError]
 
     def write(self) -> None:
         """Write the shard's files, the scores last."""
         if self.problems:
-            storage.write_bytes(self.shard.problems, table(Problem._fields, self.problems))
+            storage.write_bytes(self.shard.problems_uri, to_csv(PhotoError._fields, self.problems))
         to_bytes = {"csv": _csv, "parquet": _parquet}[self.shard.form]
-        storage.write_bytes(self.shard.uri, to_bytes(self.photos, self.answers))
+        storage.write_bytes(self.shard.uri, to_bytes(self.photos, self.score_rows))
 
 
-def listed(photos: str) -> list[storage.File]:
+def list_photos(photos: str) -> list[storage.File]:
     """Return the photos below an address; other files are skipped, see `decoding.is_photo`.
 
     Raises:
         ValueError: There is no photo.
     """
     files = [
-        file for file in storage.files(photos) if decoding.is_photo(file.name, partial(storage.read_beginning, file))
+        file
+        for file in storage.list_files(photos)
+        if decoding.is_photo(file.name, partial(storage.read_first_bytes, file))
     ]
     if not files:
         raise ValueError(f"expected photos at {photos}, found none")
     return files
 
 
-def parted(photos: Sequence[storage.File], scorer: str, job: str, address: str, form: Form) -> list[Shard]:
-    """Split photos into shards of `PHOTOS`, in their order.
+def make_shards(
+    photos: Sequence[storage.File], scorer: str, job: str, address: str, form: FileFormat
+) -> list[ScoringShard]:
+    """Split photos into shards of `PHOTOS_PER_SHARD`, in their order.
 
     Args:
         photos: All photos.
@@ -118,24 +122,24 @@ def parted(photos: Sequence[storage.File], scorer: str, job: str, address: str, 
     Raises:
         ValueError: ``form`` is another format.
     """
-    if form not in get_args(Form):
-        raise ValueError(f"expected the form of the shards to be one of {list(get_args(Form))}, got {form!r}")
-    parts = [photos[start : start + PHOTOS] for start in range(0, len(photos), PHOTOS)]
+    if form not in get_args(FileFormat):
+        raise ValueError(f"expected the form of the shards to be one of {list(get_args(FileFormat))}, got {form!r}")
+    parts = [photos[start : start + PHOTOS_PER_SHARD] for start in range(0, len(photos), PHOTOS_PER_SHARD)]
     shards = []
     for index, part in enumerate(parts):
         photo_keys = tuple((file.name, file.uri, file.version) for file in part)
         digest = hashlib.sha256(repr((photo_keys, scorer, job)).encode()).hexdigest()[:16]
         name = f"{index:05}-of-{len(parts):05}-{digest}"
-        shards.append(Shard(photo_keys, job, storage.join(address, FOLDER), name, form))
+        shards.append(ScoringShard(photo_keys, job, storage.join(address, FOLDER), name, form))
     return shards
 
 
-def there(address: str) -> set[str]:
+def existing_files(address: str) -> set[str]:
     """Return the addresses of all shard files below an address, for any photos and scorer."""
-    return {file.uri for file in storage.files(storage.join(address, FOLDER)) if _NAME.fullmatch(file.name)}
+    return {file.uri for file in storage.list_files(storage.join(address, FOLDER)) if _FILE_NAME.fullmatch(file.name)}
 
 
-def scores(shard: Shard) -> Iterator[tuple[str, float, float]]:
+def read_scores(shard: ScoringShard) -> Iterator[tuple[str, float, float]]:
     """Yield path, mean and standard deviation of each scored photo from the shard's file."""
     data = storage.read_bytes(shard.uri)
     if shard.form == "csv":
@@ -148,13 +152,13 @@ def scores(shard: Shard) -> Iterator[tuple[str, float, float]]:
     yield from zip(columns["photo"], columns["mean"], columns["std"], strict=True)
 
 
-def problems(shard: Shard) -> list[Problem]:
+def read_problems(shard: ScoringShard) -> list[PhotoError]:
     """Return the photos of a shard that could not be scored, from its problems file."""
-    rows = csv.DictReader(io.StringIO(storage.read_bytes(shard.problems).decode()))
-    return [Problem(**row) for row in rows]
+    rows = csv.DictReader(io.StringIO(storage.read_bytes(shard.problems_uri).decode()))
+    return [PhotoError(**row) for row in rows]
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
+def to_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
     """Return a CSV file with a header row, as bytes."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -165,7 +169,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
 
 def _csv(photos: list[str], score_rows: list[list[float]]) -> bytes:
     rows = ((photo, *(f"{value:.4f}" for value in values)) for photo, values in zip(photos, score_rows, strict=True))
-    return table(COLUMNS, list(rows))
+    return to_csv(COLUMNS, list(rows))
 
 
 def _parquet(photos: list[str], score_rows: list[list[float]]) -> bytes:

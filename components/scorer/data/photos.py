@@ -13,20 +13,20 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from components.scorer import storage
-from components.scorer.data.sharding import Share
+from components.scorer.data.sharding import WorkerShard
 from components.scorer.faces import geometry
 from components.scorer.imaging import augmentation, preprocessing_tf
 from components.scorer.settings import SCORES
 
-_LARGEST = 8.0
+_MAX_FULL_SIDE = 8.0
 """Largest side of the full photo, in sides of its face crop. It limits the strength of a camera fault on a small face.
 """
 
-_SHUFFLED = 16_384
+_SHUFFLE_BUFFER = 16_384
 """Size of the shuffle buffer, encoded photos: about 400 MB at 25 KB each. A smaller split is shuffled completely."""
 
 
-class Reading(NamedTuple):
+class FaceFeatures(NamedTuple):
     """Face features in the records of a data set.
 
     Attributes:
@@ -39,7 +39,7 @@ class Reading(NamedTuple):
 
 
 @dataclass(frozen=True)
-class View:
+class FaceCropSpec:
     """Specification of the upright face crop used besides the photo; see ``geometry.crop``.
 
     Attributes:
@@ -67,25 +67,27 @@ def check_features(dataset: str | Path) -> None:
     TFDS would import the module of any class named there.
     """
     path = Path(dataset, "features.json")
-    for name in _classes(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else ():
+    for name in _class_names(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else ():
         if not re.fullmatch(r"tensorflow_datasets\.core\.features(\.\w+)+", name):
             raise ValueError(f"expected only features of tensorflow_datasets in {path}, got the class {name!r}")
 
 
-def _classes(value: Any) -> Iterator[str]:
-    """Yield the strings of ``features.json`` that TFDS takes for class names, in its current and its previous form."""
+def _class_names(value: Any) -> Iterator[str]:
+    """Yield the strings of ``features.json`` that TFDS takes for class names, in its current and its previous
+    form.
+    """
     if isinstance(value, dict):
         names = ("pythonClassName", "python_class_name", *(("type",) if "content" in value else ()))
         yield from (value[name] for name in names if isinstance(value.get(name), str))
     if isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
-            yield from _classes(inner)
+            yield from _class_names(inner)
 
 
-def reading(dataset: str | Path) -> Reading:
+def face_features(dataset: str | Path) -> FaceFeatures:
     """Return the face features in the records of a data set directory."""
     features = builder(dataset).info.features
-    return Reading(features["embedding"].shape[0] if "embedding" in features else 0, "face" in features)
+    return FaceFeatures(features["embedding"].shape[0] if "embedding" in features else 0, "face" in features)
 
 
 def counts(dataset: str | Path) -> dict[str, int]:
@@ -101,7 +103,7 @@ def fingerprint(dataset: str | Path) -> str:
         return ""
 
 
-def encoded(dataset: str | Path, split: str) -> tf.data.Dataset:
+def encoded_records(dataset: str | Path, split: str) -> tf.data.Dataset:
     """Return the records of a split in stored order, photos still encoded.
 
     Args:
@@ -122,7 +124,7 @@ def records(dataset: str | Path, split: str) -> Iterator[dict]:
     Each has photo (bytes), photo_id, votes ``[10]``, raters, group and attributes; with face features also ``face`` and
     ``embedding``. See ``ingestion.builder.features``.
     """
-    for record in encoded(dataset, split).as_numpy_iterator():
+    for record in encoded_records(dataset, split).as_numpy_iterator():
         attributes = {name: value.decode() for name, value in record.get("attributes", {}).items()}
         texts = {name: record[name].decode() for name in ("photo_id", "group")}
         yield {**record, **texts, "raters": int(record["raters"]), "attributes": attributes}
@@ -147,7 +149,7 @@ def table(dataset: str | Path, split: str) -> pd.DataFrame:
 def attributes(dataset: str | Path, split: str) -> pd.DataFrame:
     """Return the attributes of a split's records as text columns, in stored order; "" if unknown."""
     # Includes the raters: a data set may have no attributes, and tf.data needs at least one component.
-    labels = encoded(dataset, split).map(lambda record: (record["raters"], record.get("attributes", {})))
+    labels = encoded_records(dataset, split).map(lambda record: (record["raters"], record.get("attributes", {})))
     return pd.DataFrame(
         [{name: value.decode() for name, value in values.items()} for _, values in labels.as_numpy_iterator()],
         dtype=str,
@@ -160,7 +162,7 @@ def votes(dataset: str | Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         The vote distributions, float32 ``[n, 10]``, and the numbers of raters, int ``[n]``, 0 if unknown.
     """
-    labels = encoded(dataset, split).map(lambda record: (record["votes"], record["raters"]))
+    labels = encoded_records(dataset, split).map(lambda record: (record["votes"], record["raters"]))
     pairs = [*labels.as_numpy_iterator()]
     return np.array([votes for votes, _ in pairs]).reshape(-1, len(SCORES)), np.array([raters for _, raters in pairs])
 
@@ -169,7 +171,7 @@ def _photo_and_votes(pixels: tf.Tensor, record: dict[str, Any]) -> tuple[tf.Tens
     return pixels, record["votes"]
 
 
-Example = Callable[[tf.Tensor, dict[str, Any]], Any]
+ExampleFn = Callable[[tf.Tensor, dict[str, Any]], Any]
 """Function from a photo's pixels and its record to a training example: inputs, targets and perhaps weights."""
 
 
@@ -180,24 +182,24 @@ def batches(
     scale: int,
     crop: int,
     batch_size: int,
-    only: int = 1,
-    view: View | None = None,
-    example: Example = _photo_and_votes,
-    share: Share | None = None,
+    every_nth: int = 1,
+    view: FaceCropSpec | None = None,
+    example: ExampleFn = _photo_and_votes,
+    shard: WorkerShard | None = None,
 ) -> tf.data.Dataset:
     """Return batches of the centre crop of each photo, once, in stored order.
 
     Args:
         dataset: TFDS directory.
-        split: Split in TFDS split syntax, as in ``encoded``.
+        split: Split in TFDS split syntax, as in ``encoded_records``.
         scale: Side of the square that a photo is resized to, pixels.
         crop: Side of the centre crop, pixels.
         batch_size: Photos per batch; the last batch may be smaller.
-        only: Read every ``only``-th photo; 1 reads all.
+        every_nth: Read every ``every_nth``-th photo; 1 reads all.
         view: Face crop to add to the record as ``face_pixels``, float32 ``[side, side, 3]``, 0..255. Without a face it
             is the centre of the photo. None adds nothing.
         example: Function that makes an example of each photo.
-        share: Shard of one worker; None reads all photos. See `batched`.
+        shard: Shard of one worker; None reads all photos. See `make_batches`.
 
     Returns:
         Batches of examples, by default ``(pixels float32 [b, crop, crop, 3] 0..255, votes float32 [b, 10])``.
@@ -206,13 +208,13 @@ def batches(
     def to_example(record):
         decoded = preprocessing_tf.decode(record["photo"])
         if view:
-            record = {**record, "face_pixels": _face(decoded, record, view)[0]}
-        return example(preprocessing_tf.centre(preprocessing_tf.square(decoded, scale), crop), record)
+            record = {**record, "face_pixels": _face_crop(decoded, record, view)[0]}
+        return example(preprocessing_tf.center_crop(preprocessing_tf.resize_square(decoded, scale), crop), record)
 
-    return batched(encoded(dataset, split).shard(only, 0), batch_size, to_example, share)
+    return make_batches(encoded_records(dataset, split).shard(every_nth, 0), batch_size, to_example, shard)
 
 
-def augmented(
+def augmented_batches(
     dataset: str | Path,
     split: str,
     *,
@@ -221,28 +223,28 @@ def augmented(
     batch_size: int,
     seed: int,
     epoch: int,
-    leave: int = 0,
+    exclude_every_nth: int = 0,
     camera_faults: float = 0.0,
-    view: View | None = None,
-    example: Example = _photo_and_votes,
-    share: Share | None = None,
+    view: FaceCropSpec | None = None,
+    example: ExampleFn = _photo_and_votes,
+    shard: WorkerShard | None = None,
 ) -> tf.data.Dataset:
     """Return one epoch in random order, randomly cropped and mirrored, repeatable by seed and epoch.
 
     Args:
         dataset: TFDS directory.
-        split: Split in TFDS split syntax, as in ``encoded``.
+        split: Split in TFDS split syntax, as in ``encoded_records``.
         scale: Side of the square that a photo is resized to, pixels.
         crop: Side of the random crop, pixels.
         batch_size: Photos per batch; the last batch may be smaller.
         seed: Seed of the whole training.
         epoch: Epoch number, from 0.
-        leave: Exclude the photos that ``batches(..., only=leave)`` reads; 0 excludes none.
+        exclude_every_nth: Exclude the photos that ``batches(..., only=leave)`` reads; 0 excludes none.
         camera_faults: Fraction of photos slightly blurred or wrongly exposed, 0 to 1. The record's ``fault`` tells
             whether the photo is one of them.
         view: Face crop as in `batches`. The crop gets the same mirroring and the same camera fault as its photo.
         example: Function that makes an example of each photo.
-        share: Shard of one worker; None reads all photos. See `batched`.
+        shard: Shard of one worker; None reads all photos. See `make_batches`.
 
     Returns:
         Batches of examples, by default ``(pixels float32 [b, crop, crop, 3] 0..255, votes float32 [b, 10])``.
@@ -250,55 +252,61 @@ def augmented(
 
     def to_example(index, record):
         decoded = preprocessing_tf.decode(record["photo"])
-        photo = preprocessing_tf.square(decoded, scale)
+        photo = preprocessing_tf.resize_square(decoded, scale)
         photo_seed = tf.stack([tf.constant(seed * 100_003 + epoch, tf.int64), index])
         record = {**record, "fault": augmentation.is_faulty(camera_faults, photo_seed)}
         if camera_faults:
             photo = augmentation.camera_fault(photo, camera_faults, photo_seed)
         if view:
-            face, full_side = _face(decoded, record, view)
+            face, full_side = _face_crop(decoded, record, view)
             if camera_faults:
                 face = augmentation.camera_fault(face, camera_faults, photo_seed, full_side)
-            record = {**record, "face_pixels": augmentation.flip(face, photo_seed)}
+            record = {**record, "face_pixels": augmentation.random_flip(face, photo_seed)}
         return example(augmentation.crop_and_flip(photo, crop, photo_seed), record)
 
-    elements = encoded(dataset, split).enumerate()
-    if leave:
-        n_excluded = -(-len(elements) // leave)
-        remaining = elements.filter(lambda index, record: index % leave != 0)
+    elements = encoded_records(dataset, split).enumerate()
+    if exclude_every_nth:
+        n_excluded = -(-len(elements) // exclude_every_nth)
+        remaining = elements.filter(lambda index, record: index % exclude_every_nth != 0)
         elements = remaining.apply(tf.data.experimental.assert_cardinality(len(elements) - n_excluded))
-    elements = elements.shuffle(_SHUFFLED, seed=seed + epoch, reshuffle_each_iteration=False)
-    return batched(elements, batch_size, to_example, share)
+    elements = elements.shuffle(_SHUFFLE_BUFFER, seed=seed + epoch, reshuffle_each_iteration=False)
+    return make_batches(elements, batch_size, to_example, shard)
 
 
-def batched(
-    elements: tf.data.Dataset, batch_size: int, read: Callable[..., Any] | None = None, share: Share | None = None
+def make_batches(
+    elements: tf.data.Dataset,
+    batch_size: int,
+    to_example: Callable[..., Any] | None = None,
+    shard: WorkerShard | None = None,
 ) -> tf.data.Dataset:
     """Map elements to examples and batch them.
 
     Args:
         elements: Finite data set, equal on all workers.
         batch_size: Elements per batch; the last batch may be smaller.
-        read: Function from an element to an example; None if elements are examples.
-        share: Shard of one worker: only its part of each batch is read, and weights are added; see `Share.level`.
+        to_example: Function from an element to an example; None if elements are examples.
+        shard: Shard of one worker: only its part of each batch is read, and weights are added; see
+            `WorkerShard.pad_to_equal_batches`.
     """
-    shard_elements = share.of(elements) if share else elements
-    examples = shard_elements.map(read, tf.data.AUTOTUNE) if read else shard_elements
-    batches = examples.batch(share.rows(batch_size) if share else batch_size)
-    if share:
-        batches = share.level(batches, int(elements.cardinality()), batch_size)
+    shard_elements = shard.take_shard(elements) if shard else elements
+    examples = shard_elements.map(to_example, tf.data.AUTOTUNE) if to_example else shard_elements
+    batches = examples.batch(shard.local_batch_size(batch_size) if shard else batch_size)
+    if shard:
+        batches = shard.pad_to_equal_batches(batches, int(elements.cardinality()), batch_size)
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
-def _face(photo: tf.Tensor, record: dict[str, Any], view: View) -> tuple[tf.Tensor, tf.Tensor]:
+def _face_crop(photo: tf.Tensor, record: dict[str, Any], view: FaceCropSpec) -> tuple[tf.Tensor, tf.Tensor]:
     """Return the face crop of a decoded photo, float32 ``[side, side, 3]``, and the full photo's side at the crop's
     scale.
     """
 
     def crop_face(pixels: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.float32]:
         height, width = pixels.shape[:2]
-        full_side = geometry.enlarged((width, height), landmarks, view.side, view.scale) * np.sqrt(width * height)
-        return geometry.crop(pixels, landmarks, view.side, view.scale), np.float32(min(full_side, _LARGEST * view.side))
+        full_side = geometry.crop_scale((width, height), landmarks, view.side, view.scale) * np.sqrt(width * height)
+        return geometry.crop(pixels, landmarks, view.side, view.scale), np.float32(
+            min(full_side, _MAX_FULL_SIDE * view.side)
+        )
 
     pixels, full_side = tf.numpy_function(
         crop_face, [photo, record["face"]["landmarks"]], [tf.uint8, tf.float32], stateful=False

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 
 @dataclass(frozen=True)
-class Share:
+class WorkerShard:
     """Shard of each batch for one worker. The shards of all workers together are the batch.
 
     Attributes:
@@ -18,7 +18,7 @@ class Share:
     index: int
     workers: int
 
-    def rows(self, batch_size: int) -> int:
+    def local_batch_size(self, batch_size: int) -> int:
         """Return the number of examples of each batch for this worker.
 
         Raises:
@@ -30,11 +30,11 @@ class Share:
             )
         return batch_size // self.workers
 
-    def of(self, elements: tf.data.Dataset) -> tf.data.Dataset:
+    def take_shard(self, elements: tf.data.Dataset) -> tf.data.Dataset:
         """Return every ``workers``-th element, starting at ``index``, of a data set equal on all workers."""
         return elements.shard(self.workers, self.index)
 
-    def level(self, batches: tf.data.Dataset, size: int, batch_size: int) -> tf.data.Dataset:
+    def pad_to_equal_batches(self, batches: tf.data.Dataset, size: int, batch_size: int) -> tf.data.Dataset:
         """Pad and weight this worker's batches, so that all workers have equally many batches of equal size.
 
         Args:
@@ -48,7 +48,7 @@ class Share:
             weights of the real examples of a batch sum to ``batch_size`` over all workers, before multiplication by the
             examples' own weights.
         """
-        rows, steps = self.rows(batch_size), -(-size // batch_size)
+        rows, steps = self.local_batch_size(batch_size), -(-size // batch_size)
 
         def pad_and_weight(step: tf.Tensor, example: Any) -> Any:
             n_examples = tf.shape(tf.nest.flatten(example)[0])[0]

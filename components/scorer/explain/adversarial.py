@@ -12,16 +12,16 @@ import numpy as np
 import tensorflow as tf
 
 from components.scorer.explain import attribution
-from components.scorer.explain.attribution import NOTHING, Held
-from components.scorer.model.inputs import PIXELS, in_order
+from components.scorer.explain.attribution import NO_FIXED_INPUTS, FixedInputs
+from components.scorer.model.inputs import PIXELS, order_inputs
 from components.scorer.settings import SCORES
 
-_REACH = 2.5  # sum of all step lengths, in budgets (code of Madry et al.): enough to come back from an edge
-RATE = 0.05  # of 255: root mean square change of a photo by one step of `enhance`
+_TOTAL_STEP_LENGTH = 2.5  # sum of all step lengths, in budgets (code of Madry et al.): enough to come back from an edge
+STEP_SIZE = 0.05  # of 255: root mean square change of a photo by one step of `gradient_ascent`
 
 
 @dataclass(frozen=True)
-class Enhancement:
+class AscentResult:
     """Photos changed for a higher score.
 
     Attributes:
@@ -43,9 +43,13 @@ class Enhancement:
         return self.means[-1]
 
 
-def enhance(
-    model: keras.Model, pixels: np.ndarray, steps: int = 100, rate: float = RATE, held: Held = NOTHING
-) -> Enhancement:
+def gradient_ascent(
+    model: keras.Model,
+    pixels: np.ndarray,
+    steps: int = 100,
+    rate: float = STEP_SIZE,
+    fixed_inputs: FixedInputs = NO_FIXED_INPUTS,
+) -> AscentResult:
     """Raise the mean scores of photos by plain gradient ascent on their pixels.
 
     The change is not limited to edits that a photographer could make. Most of the gain is noise fitted to this network.
@@ -55,7 +59,7 @@ def enhance(
         pixels: Photos, float ``[n, crop, crop, 3]``, 0..255.
         steps: Number of steps along the gradient.
         rate: Root mean square change of a photo by one step, of 255, before clipping to 0..255.
-        held: Other inputs of the scorer, which stay fixed.
+        fixed_inputs: Other inputs of the scorer, which stay fixed.
 
     Returns:
         The changed photos and their mean scores after each step.
@@ -63,9 +67,9 @@ def enhance(
     Raises:
         ValueError: The rate or the number of steps is negative.
     """
-    _check("rate", rate, steps)
+    _check_not_negative("rate", rate, steps)
     changed = np.asarray(pixels, "float32")
-    ascent = _mean_and_gradient(model, held)
+    ascent = _mean_and_gradient(model, fixed_inputs)
     means = []
     for step in range(steps + 1):
         mean, gradient = ascent(changed)
@@ -73,11 +77,11 @@ def enhance(
         if step < steps:
             norm = np.sqrt(np.mean(np.square(gradient), axis=(1, 2, 3), keepdims=True))
             changed = np.clip(changed + rate * gradient / np.maximum(norm, 1e-12), 0, 255, dtype="float32")
-    return Enhancement(changed, np.stack(means))
+    return AscentResult(changed, np.stack(means))
 
 
-def perturb(
-    model: keras.Model, pixels: np.ndarray, budget: float, steps: int = 100, held: Held = NOTHING
+def pgd_attack(
+    model: keras.Model, pixels: np.ndarray, budget: float, steps: int = 100, fixed_inputs: FixedInputs = NO_FIXED_INPUTS
 ) -> np.ndarray:
     """Raise the mean scores of photos as far as imperceptible changes can: a PGD attack.
 
@@ -89,7 +93,7 @@ def perturb(
         pixels: Photos, float ``[n, crop, crop, 3]``, 0..255.
         budget: Largest change of any pixel's red, green or blue, of 255.
         steps: Number of steps.
-        held: Other inputs of the scorer, which stay fixed.
+        fixed_inputs: Other inputs of the scorer, which stay fixed.
 
     Returns:
         Changed photos, float32 like ``pixels``, within ``budget`` of the originals and within 0..255, not rounded to
@@ -98,11 +102,11 @@ def perturb(
     Raises:
         ValueError: The budget or the number of steps is negative.
     """
-    _check("budget", budget, steps)
+    _check_not_negative("budget", budget, steps)
     origin = np.asarray(pixels, "float32")
     low, high = np.maximum(origin - budget, 0), np.minimum(origin + budget, 255)
-    step_length = np.float32(_REACH * budget / max(steps, 1))
-    ascent = _mean_and_gradient(model, held)
+    step_length = np.float32(_TOTAL_STEP_LENGTH * budget / max(steps, 1))
+    ascent = _mean_and_gradient(model, fixed_inputs)
     best, highest = origin.copy(), np.full(len(origin), -np.inf)
     changed = origin
     for step in range(steps + 1):
@@ -114,13 +118,15 @@ def perturb(
     return best
 
 
-def _check(name: str, value: float, steps: int) -> None:
+def _check_not_negative(name: str, value: float, steps: int) -> None:
     """Raise ValueError if a value or the number of steps is negative; the ascent would descend or not end."""
     if not value >= 0 or steps < 0:
         raise ValueError(f"expected a {name} and a number of steps that are not negative, got {value} and {steps}")
 
 
-def _mean_and_gradient(model: keras.Model, fixed_inputs: Held) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def _mean_and_gradient(
+    model: keras.Model, fixed_inputs: FixedInputs
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Return a function of pixels float32 ``[n, crop, crop, 3]`` that gives mean scores ``[n]`` and their gradients.
 
     The gradients have the shape of the pixels.
@@ -131,8 +137,8 @@ def _mean_and_gradient(model: keras.Model, fixed_inputs: Held) -> Callable[[np.n
     def of_batch(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(batch[PIXELS])
-            votes = tf.cast(model(in_order(model, batch), training=False), tf.float32)
+            votes = tf.cast(model(order_inputs(model, batch), training=False), tf.float32)
             means = tf.linalg.matvec(votes, tf.constant(SCORES, tf.float32))
         return means, tape.gradient(means, batch[PIXELS])
 
-    return lambda pixels: attribution.batched(of_batch, pixels, fixed_inputs, (), shapes[PIXELS][1:])
+    return lambda pixels: attribution.run_in_batches(of_batch, pixels, fixed_inputs, (), shapes[PIXELS][1:])

@@ -12,52 +12,52 @@ from PIL import Image
 from components.scorer import storage
 from components.scorer.artifacts import batching, bundle, saved_model
 from components.scorer.explain import adversarial, attribution
-from components.scorer.explain.overlay import change, details, overlay, picture
+from components.scorer.explain.overlay import difference_png, gradient_png, overlay, pixels_png
 from components.scorer.imaging import decoding
 from components.scorer.metrics import regression
-from components.scorer.model.inputs import PIXELS, in_order
+from components.scorer.model.inputs import PIXELS, order_inputs
 from components.scorer.registry import channels
 from components.scorer.report import page
 from components.scorer.settings import SCORES, Ingestion
 
 PAGE = "index.html"
 
-_MOST = 20  # photos of a page: with all their pictures the page has about 5 MB
-_TIMES = 20  # changes are a few of 255: amplified so, they are visible
+_MAX_PHOTOS = 20  # photos of a page: with all their pictures the page has about 5 MB
+_AMPLIFICATION = 20  # changes are a few of 255: amplified so, they are visible
 _QUALITY = 75  # JPEG quality that sites store photos in
 
 
 @dataclass(frozen=True)
-class _Photo:
+class _PhotoExplanation:
     """Explanation of one photo; the arrays are those of ``attribution`` without the batch axis.
 
     Attributes:
         name: File name of the photo.
         data: Encoded, normalised photo.
-        seen: Fraction of the photo's width and height that the network sees.
+        visible_fraction: Fraction of the photo's width and height that the network sees.
         maps: Scores and maps.
         guided: Guided gradients; None if the network has no ReLU.
         before: Pixels before the gradient ascent.
         after: Pixels after the gradient ascent.
         means: Mean scores before the first step, …, after the last.
-        gain_kept: Score points of the gain that are left when both images are stored as JPEG.
+        gain_after_jpeg: Score points of the gain that are left when both images are stored as JPEG.
     """
 
     name: str
     data: bytes
-    seen: float
-    maps: batching.Explained
+    visible_fraction: float
+    maps: batching.ExplanationOutputs
     guided: np.ndarray | None
     before: np.ndarray
     after: np.ndarray
     means: np.ndarray
-    gain_kept: float
+    gain_after_jpeg: float
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of the part of the photo that the network sees, pixels."""
         with Image.open(io.BytesIO(self.data)) as image:
-            return tuple(max(1, round(side * self.seen)) for side in image.size)
+            return tuple(max(1, round(side * self.visible_fraction)) for side in image.size)
 
 
 def explain(model: str, photos: Sequence[str], out: str | Path, steps: int = 100) -> Path:
@@ -78,22 +78,22 @@ def explain(model: str, photos: Sequence[str], out: str | Path, steps: int = 100
         ValueError: A photo cannot be read, there are too many photos, or there is no step.
         FileNotFoundError: A photo or the model is missing.
     """
-    if not 1 <= len(photos) <= _MOST:
-        raise ValueError(f"expected 1 to {_MOST} photos to explain on one page, got {len(photos)}")
+    if not 1 <= len(photos) <= _MAX_PHOTOS:
+        raise ValueError(f"expected 1 to {_MAX_PHOTOS} photos to explain on one page, got {len(photos)}")
     if steps < 1:
         raise ValueError(f"expected at least 1 step, got {steps}")
-    data = [_read(photo, number) for number, photo in enumerate(photos, 1)]
-    scorer, scorer_name = _load(model)
-    explanations = _explained([Path(photo).name for photo in photos], data, scorer, steps)
+    data = [_load_photo(photo, number) for number, photo in enumerate(photos, 1)]
+    scorer, scorer_name = _load_scorer(model)
+    explanations = _explain_photos([Path(photo).name for photo in photos], data, scorer, steps)
     report = page.Page(
         "Why these scores", f"What {scorer_name} sees in {len(photos)} photos, from 1 (low) to 10 (high)."
     )
-    report.section("Scores", page.table([_row(photo) for photo in explanations]))
-    report.section("How to read this", *_HOW, *([_HELD] if scorer.sight else []))
+    report.section("Scores", page.table([_score_row(photo) for photo in explanations]))
+    report.section("How to read this", *_READING_GUIDE, *([_FIXED_FACE_NOTE] if scorer.model_inputs else []))
     files = {}
     for number, photo in enumerate(explanations, 1):
-        pictures = _pictures(photo)
-        report.section(photo.name, *_blocks(photo, pictures))
+        pictures = _draw_pictures(photo)
+        report.section(photo.name, *_photo_blocks(photo, pictures))
         folder = f"{number:02d}-{Path(photo.name).stem}"
         files |= {f"{folder}/{name}": picture_bytes for name, picture_bytes in pictures.items()}
     path = Path(out, PAGE)
@@ -103,7 +103,7 @@ def explain(model: str, photos: Sequence[str], out: str | Path, steps: int = 100
     return path
 
 
-_HOW = (
+_READING_GUIDE = (
     "Heat: places whose features speak for the votes that the scorer predicts, whether low or high (Grad-CAM of each "
     "score from 1 to 10, averaged by the predicted votes).",
     "Gains and losses: orange places raise the mean score, purple ones lower it, against what it would be if the "
@@ -114,59 +114,61 @@ _HOW = (
 )
 
 
-_HELD = (
+_FIXED_FACE_NOTE = (
     "This scorer reads the face as well. Here the whole photo alone is explained and changed: what is read of the face"
     " is held as it is."
 )
 
 
-def _read(photo: str, number: int) -> bytes:
+def _load_photo(photo: str, number: int) -> bytes:
     """Read a photo and normalise it as ingestion does."""
     try:
         return decoding.normalise(storage.read_bytes(photo), Ingestion())
-    except decoding.Unusable as error:
+    except decoding.UnusablePhotoError as error:
         raise ValueError(f"photo {number} cannot be used: {error}") from None
 
 
-def _load(model: str) -> tuple[bundle.Bundle, str]:
+def _load_scorer(model: str) -> tuple[bundle.TrainedScorer, str]:
     """Return the scorer and its name for the page."""
     if storage.exists(storage.join(model, "bundle.json")):
-        return saved_model.read_bundle(model), "the scorer"
+        return saved_model.load_bundle_folder(model), "the scorer"
     uri = channels.resolve(model)
     return saved_model.load_bundle(uri), f"version {uri.rstrip('/').rsplit('/', 1)[-1]}"
 
 
-def _explained(names: Sequence[str], data: list[bytes], scorer: bundle.Bundle, steps: int) -> list[_Photo]:
+def _explain_photos(
+    names: Sequence[str], data: list[bytes], scorer: bundle.TrainedScorer, steps: int
+) -> list[_PhotoExplanation]:
     """Compute all maps of all photos, and raise the scores by gradient ascent."""
     maps = attribution.explain(scorer, data)
-    pixels, fixed_inputs = attribution.hold(scorer.given(data))
+    pixels, fixed_inputs = attribution.split_pixels(scorer.build_inputs(data))
     relu = attribution.has_relu(scorer.model)
-    guided = attribution.guided_gradients(scorer.model, pixels, held=fixed_inputs) if relu else None
+    guided = attribution.guided_gradients(scorer.model, pixels, fixed_inputs=fixed_inputs) if relu else None
     print(f"enhancing {len(data)} photos in {steps} steps", flush=True)
-    enhanced = adversarial.enhance(scorer.model, pixels, steps, held=fixed_inputs)
+    enhanced = adversarial.gradient_ascent(scorer.model, pixels, steps, fixed_inputs=fixed_inputs)
     before, after = (
         regression.mean_scores(
-            np.asarray(scorer.model(in_order(scorer.model, {PIXELS: _stored(batch), **fixed_inputs})))
+            np.asarray(scorer.model(order_inputs(scorer.model, {PIXELS: _jpeg_round_trip(batch), **fixed_inputs})))
         )
         for batch in (pixels, enhanced.pixels)
     )
     return [
-        _Photo(
+        _PhotoExplanation(
             name=name,
             data=data[index],
-            seen=scorer.seen,
+            visible_fraction=scorer.visible_fraction,
             maps={key: values[index] for key, values in maps.items()},
             guided=None if guided is None else guided[index],
             before=pixels[index],
             after=enhanced.pixels[index],
             means=enhanced.means[:, index],
-            gain_kept=float((after - before)[index]),
+            gain_after_jpeg=float((after - before)[index]),
         )
         for index, name in enumerate(names)
     ]
 
 
-def _stored(pixels: np.ndarray) -> np.ndarray:
+def _jpeg_round_trip(pixels: np.ndarray) -> np.ndarray:
     """Return pixels ``[n, h, w, 3]`` after encoding to JPEG and decoding."""
     stored = []
     for image in pixels:
@@ -176,58 +178,60 @@ def _stored(pixels: np.ndarray) -> np.ndarray:
     return np.stack(stored)
 
 
-def _pictures(photo: _Photo) -> dict[str, bytes]:
+def _draw_pictures(photo: _PhotoExplanation) -> dict[str, bytes]:
     """Return the pictures of one photo by file name; the maps of the ten classes share one scale."""
     size, maps = photo.size, photo.maps
     classes = maps["class_heatmaps"]
     pictures = {
         "photo.jpg": photo.data,
-        "heat.jpg": overlay(photo.data, maps["heatmap"], seen=photo.seen),
-        "gains.jpg": overlay(photo.data, maps["gains"], seen=photo.seen, signed=True),
+        "heat.jpg": overlay(photo.data, maps["heatmap"], visible_fraction=photo.visible_fraction),
+        "gains.jpg": overlay(photo.data, maps["gains"], visible_fraction=photo.visible_fraction, signed=True),
     }
     for index, score in enumerate(SCORES):
         pictures[f"score-{score}.jpg"] = overlay(
-            photo.data, classes[..., index], seen=photo.seen, largest=float(classes.max())
+            photo.data, classes[..., index], visible_fraction=photo.visible_fraction, max_value=float(classes.max())
         )
     if photo.guided is not None:
         pictures |= {
-            f"details-{score}.png": details(gradient, size)
-            for score, gradient in zip(attribution.HIGH, photo.guided, strict=True)
+            f"details-{score}.png": gradient_png(gradient, size)
+            for score, gradient in zip(attribution.HIGH_SCORES, photo.guided, strict=True)
         }
     return pictures | {
-        "before.png": picture(photo.before),
-        "after.png": picture(photo.after),
-        "change.png": change(photo.before, photo.after, _TIMES),
+        "before.png": pixels_png(photo.before),
+        "after.png": pixels_png(photo.after),
+        "change.png": difference_png(photo.before, photo.after, _AMPLIFICATION),
     }
 
 
-def _row(photo: _Photo) -> dict[str, str | float]:
+def _score_row(photo: _PhotoExplanation) -> dict[str, str | float]:
     """Return the row of one photo in the table of scores."""
     return {
         "photo": photo.name,
         "score": float(photo.maps["mean"]),
         f"after {len(photo.means) - 1} steps": float(photo.means[-1]),
         "gain": float(photo.means[-1] - photo.means[0]),
-        "gain left after storing": photo.gain_kept,
+        "gain left after storing": photo.gain_after_jpeg,
     }
 
 
-def _blocks(photo: _Photo, pictures: dict[str, bytes]) -> list[str]:
+def _photo_blocks(photo: _PhotoExplanation, pictures: dict[str, bytes]) -> list[str]:
     """Return the blocks of one photo's section."""
     maps, steps = photo.maps, len(photo.means) - 1
     before, after = photo.means[[0, -1]]
     rms_change = np.sqrt(np.mean(np.square(photo.after - photo.before)))
     blocks = [
-        page.text(f"Score {maps['mean']:.2f}; the predicted votes spread by {maps['std']:.2f} (standard deviation)."),
+        page.paragraph(
+            f"Score {maps['mean']:.2f}; the predicted votes spread by {maps['std']:.2f} (standard deviation)."
+        ),
         page.gallery(
             [
                 page.photo(pictures["photo.jpg"], "the photo", 190),
                 page.photo(pictures["heat.jpg"], "heat, weighted by the predicted votes", 190),
                 page.photo(pictures["gains.jpg"], f"gains and losses: {_range(maps['gains'])}", 190),
-                page.chart(_votes(maps["distribution"]), f"Predicted votes of {photo.name}"),
+                page.chart(_votes_chart(maps["distribution"]), f"Predicted votes of {photo.name}"),
             ]
         ),
-        page.text("What speaks for each score, on one scale, with the share of votes predicted for it:"),
+        page.paragraph("What speaks for each score, on one scale, with the share of votes predicted for it:"),
         page.gallery(
             [
                 page.photo(pictures[f"score-{score}.jpg"], f"{score}: {share:.0%}", 80)
@@ -237,19 +241,22 @@ def _blocks(photo: _Photo, pictures: dict[str, bytes]) -> list[str]:
     ]
     if photo.guided is not None:
         blocks += [
-            page.text(
+            page.paragraph(
                 "Details that speak for high scores (guided backpropagation). The maps look alike because this method"
                 " shows what the network reacts to at all more than what tells one score from another."
             ),
             page.gallery(
-                [page.photo(pictures[f"details-{score}.png"], f"for score {score}", 160) for score in attribution.HIGH]
+                [
+                    page.photo(pictures[f"details-{score}.png"], f"for score {score}", 160)
+                    for score in attribution.HIGH_SCORES
+                ]
             ),
         ]
     else:
-        blocks.append(page.text("No map of details: guided backpropagation needs a network with ReLU."))
+        blocks.append(page.paragraph("No map of details: guided backpropagation needs a network with ReLU."))
     return [
         *blocks,
-        page.text(
+        page.paragraph(
             f"Enhanced by {steps} steps along the score's gradient, the photo scores {after:.2f} instead of"
             f" {before:.2f}, though its pixels changed by only {rms_change:.1f} of 255 (root mean square)."
         ),
@@ -257,14 +264,14 @@ def _blocks(photo: _Photo, pictures: dict[str, bytes]) -> list[str]:
             None,
             "This is no advice: such a gain is mostly noise made for this network, which people do not see. Of its"
             f" {after - before:+.2f} points, storing both photos as JPEG of quality {_QUALITY} leaves"
-            f" {photo.gain_kept:+.2f}.",
+            f" {photo.gain_after_jpeg:+.2f}.",
         ),
         page.gallery(
             [
                 page.photo(pictures["before.png"], f"before, as the network sees it: {before:.2f}"),
                 page.photo(pictures["after.png"], f"after {steps} steps: {after:.2f}"),
-                page.photo(pictures["change.png"], f"what changed, {_TIMES} times as strong"),
-                page.chart(_ascent(photo.means), f"Score of {photo.name} while it is enhanced"),
+                page.photo(pictures["change.png"], f"what changed, {_AMPLIFICATION} times as strong"),
+                page.chart(_ascent_chart(photo.means), f"Score of {photo.name} while it is enhanced"),
             ]
         ),
     ]
@@ -274,7 +281,7 @@ def _range(gains: np.ndarray) -> str:
     return f"{gains.min():+.2f} to {gains.max():+.2f} points a place"
 
 
-def _votes(shares: np.ndarray) -> Figure:
+def _votes_chart(shares: np.ndarray) -> Figure:
     figure = Figure(figsize=(3.4, 2.2), layout="constrained")
     axes = figure.subplots()
     axes.bar(SCORES, 100 * shares, color="tab:blue")
@@ -282,7 +289,7 @@ def _votes(shares: np.ndarray) -> Figure:
     return figure
 
 
-def _ascent(means: np.ndarray) -> Figure:
+def _ascent_chart(means: np.ndarray) -> Figure:
     figure = Figure(figsize=(3.4, 2.2), layout="constrained")
     axes = figure.subplots()
     axes.plot(means, color="tab:blue")

@@ -10,13 +10,13 @@ from PIL import Image
 
 from components.scorer import storage
 from components.scorer.faces import geometry
-from components.scorer.faces.detector import Detector
-from components.scorer.faces.embedder import ABOUT, DETECTOR, EMBEDDERS, About, Embedder
+from components.scorer.faces.detector import FaceDetector
+from components.scorer.faces.embedder import DETECTOR, EMBEDDERS, METADATA, Embedder, EmbedderSpec
 from components.scorer.faces.geometry import Face
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class FaceAnalysis:
     """Face analysis of a photo.
 
     Attributes:
@@ -28,7 +28,7 @@ class Seen:
     embedding: np.ndarray
 
     @property
-    def found(self) -> bool:
+    def has_face(self) -> bool:
         """True if the photo has a face."""
         return bool(self.faces)
 
@@ -41,15 +41,17 @@ class Seen:
         return np.array(self.faces[0].landmarks if self.faces else np.zeros((5, 2)), "float32")
 
 
-class Reader:
+class FaceAnalyzer:
     """Face analyser: detector and embedder. Threads may share it."""
 
-    def __init__(self, detector: Detector, embedder: Embedder | None = None, about: Mapping[str, Any] | None = None):
+    def __init__(
+        self, detector: FaceDetector, embedder: Embedder | None = None, metadata: Mapping[str, Any] | None = None
+    ):
         self.detector, self.embedder = detector, embedder
-        self.about = dict(about or {"sha256": {"detector": detector.sha256}})
+        self.metadata = dict(metadata or {"sha256": {"detector": detector.sha256}})
 
     @classmethod
-    def load(cls, folder: str | Path, threads: int = 1) -> "Reader | None":
+    def load(cls, folder: str | Path, threads: int = 1) -> "FaceAnalyzer | None":
         """Load a folder that ``weight_files.prepare`` wrote.
 
         Args:
@@ -64,19 +66,20 @@ class Reader:
         """
         uri = str(folder)
         try:
-            metadata = storage.read_json(storage.join(uri, ABOUT))
-            detector = Detector(storage.read_bytes(storage.join(uri, DETECTOR)), threads=threads)
+            metadata = storage.read_json(storage.join(uri, METADATA))
+            detector = FaceDetector(storage.read_bytes(storage.join(uri, DETECTOR)), threads=threads)
         except FileNotFoundError:
             return None
         if "kind" not in metadata:
             return cls(detector, None, metadata)
-        if missing := [field.name for field in fields(About) if field.name not in metadata]:
+        if missing := [field.name for field in fields(EmbedderSpec) if field.name not in metadata]:
             raise ValueError(
-                f"{storage.join(uri, ABOUT)} lacks {missing}, which this version writes: it is of another one; ingest"
+                f"{storage.join(uri, METADATA)} lacks {missing}, which this version writes: it is of another"
+                " one; ingest"
                 " or train again"
             )
-        spec = About(
-            **{field.name: metadata[field.name] for field in fields(About)} | {"scales": (*metadata["scales"],)}
+        spec = EmbedderSpec(
+            **{field.name: metadata[field.name] for field in fields(EmbedderSpec)} | {"scales": (*metadata["scales"],)}
         )
         embedder_path = storage.join(uri, EMBEDDERS[spec.kind])
         network = (
@@ -89,18 +92,18 @@ class Reader:
     @property
     def size(self) -> int:
         """Embedding dimension; 0 if faces are detected but not embedded."""
-        return self.embedder.size * len(self.embedder.about.scales) if self.embedder else 0
+        return self.embedder.size * len(self.embedder.spec.scales) if self.embedder else 0
 
-    def read(self, image: Image.Image, want_embedding: bool = True) -> Seen:
+    def analyze(self, image: Image.Image, embed: bool = True) -> FaceAnalysis:
         """Analyse one photo; see `read_all`."""
-        return self.read_all([image], want_embedding)[0]
+        return self.analyze_all([image], embed)[0]
 
-    def read_all(self, images: Sequence[Image.Image], want_embedding: bool = True) -> list[Seen]:
+    def analyze_all(self, images: Sequence[Image.Image], embed: bool = True) -> list[FaceAnalysis]:
         """Detect the faces of photos and embed the largest face of each.
 
         Args:
             images: Upright sRGB photos, decoded from the data set's JPEGs.
-            want_embedding: False skips the embedding.
+            embed: False skips the embedding.
 
         Returns:
             One analysis for each photo, in their order.
@@ -108,10 +111,10 @@ class Reader:
         photo_faces = [tuple(self.detector.find(image)) for image in images]
         embeddings = np.zeros((len(images), self.size), "float32")
         with_face = [index for index, faces in enumerate(photo_faces) if faces]
-        if want_embedding and self.size and with_face:
+        if embed and self.size and with_face:
             crops = [self.crops(images[index], photo_faces[index][0].landmarks) for index in with_face]
             embeddings[with_face] = self.embedder.embed(np.concatenate(crops)).reshape(len(with_face), -1)
-        return [Seen(faces, embedding) for faces, embedding in zip(photo_faces, embeddings, strict=True)]
+        return [FaceAnalysis(faces, embedding) for faces, embedding in zip(photo_faces, embeddings, strict=True)]
 
     def crops(self, image: Image.Image, landmarks: Any) -> np.ndarray:
         """Return the embedder's crops of a face, one for each scale, by ``geometry.crop``.
@@ -119,27 +122,27 @@ class Reader:
         Returns:
             uint8 ``[scales, side, side, 3]``, RGB.
         """
-        spec, pixels = self.embedder.about, np.asarray(image.convert("RGB"))
+        spec, pixels = self.embedder.spec, np.asarray(image.convert("RGB"))
         return np.stack([geometry.crop(pixels, landmarks, spec.side, scale) for scale in spec.scales])
 
 
-def unseen(size: int) -> Seen:
+def no_faces(size: int) -> FaceAnalysis:
     """Return the analysis of a photo without a face, its embedding zeros float32 ``[size]``."""
-    return Seen((), np.zeros(size, "float32"))
+    return FaceAnalysis((), np.zeros(size, "float32"))
 
 
-def record(seen: Seen) -> dict[str, Any]:
+def to_features(analysis: FaceAnalysis) -> dict[str, Any]:
     """Return the face features that the data set stores of a photo; see ``ingestion.builder.features``.
 
     Returns:
         ``face``: count, confidence, box and landmarks; zeros without a face. ``embedding`` float32 ``[size]``, if the
         size is above 0.
     """
-    box, confidence = (seen.faces[0].box, seen.faces[0].confidence) if seen.found else (np.zeros(4), 0.0)
+    box, confidence = (analysis.faces[0].box, analysis.faces[0].confidence) if analysis.has_face else (np.zeros(4), 0.0)
     face = {
-        "count": len(seen.faces),
+        "count": len(analysis.faces),
         "confidence": np.float32(confidence),
         "box": np.array(box, "float32"),
-        "landmarks": seen.landmarks,
+        "landmarks": analysis.landmarks,
     }
-    return {"face": face, **({"embedding": seen.embedding} if len(seen.embedding) else {})}
+    return {"face": face, **({"embedding": analysis.embedding} if len(analysis.embedding) else {})}

@@ -18,7 +18,7 @@ INSTALL = (
 _BACKEND = "tensorflow"  # the package's backend whose networks Keras can cut and export
 
 
-def check(name: str) -> None:
+def check_available(name: str) -> None:
     """Check that the package is installed and knows a network, without loading TensorFlow.
 
     Raises:

@@ -32,12 +32,12 @@ face on all of 1,989 portraits. On 698 drawn portraits, flawed and rotated by up
 the size finds 15 of these. So half the size is tried when the full size finds no face.
 """
 
-_OVERLAP = 0.3  # IoU threshold of non-maximum suppression: OpenCV's default
-_CANDIDATES = 5000  # OpenCV's default
-_PROBE = 64  # pixels: side of the blank photo on which a network must run to be accepted as YuNet
+_NMS_THRESHOLD = 0.3  # IoU threshold of non-maximum suppression: OpenCV's default
+_MAX_CANDIDATES = 5000  # OpenCV's default
+_PROBE_SIDE = 64  # pixels: side of the blank photo on which a network must run to be accepted as YuNet
 
 
-class Detector:
+class FaceDetector:
     """YuNet face detector. Threads may share it; a lock runs one detection at a time."""
 
     def __init__(
@@ -78,8 +78,8 @@ class Detector:
         """
         pixels = cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGR)
         if max(image.size) > LONGEST_SIDE:
-            pixels = geometry.scaled(pixels, LONGEST_SIDE / max(image.size))
-        return self._search(pixels) or self._search(geometry.scaled(pixels, 0.5))
+            pixels = geometry.resize(pixels, LONGEST_SIDE / max(image.size))
+        return self._search(pixels) or self._search(geometry.resize(pixels, 0.5))
 
     def _search(self, pixels: np.ndarray) -> list[Face]:
         height, width = pixels.shape[:2]
@@ -91,11 +91,11 @@ class Detector:
 def _load(content: bytes, confidence: float) -> cv2.FaceDetectorYN:
     buffer, no_config = np.frombuffer(content, np.uint8), np.empty(0, np.uint8)
     try:
-        with silence():
+        with silence_opencv():
             network = cv2.FaceDetectorYN.create(
-                "onnx", buffer, no_config, (_PROBE, _PROBE), confidence, _OVERLAP, _CANDIDATES
+                "onnx", buffer, no_config, (_PROBE_SIDE, _PROBE_SIDE), confidence, _NMS_THRESHOLD, _MAX_CANDIDATES
             )
-            _search(network, np.zeros((_PROBE, _PROBE, 3), np.uint8))
+            _search(network, np.zeros((_PROBE_SIDE, _PROBE_SIDE, 3), np.uint8))
     except (cv2.error, SystemError, TypeError) as error:
         raise ValueError(
             f"expected the ONNX file of YuNet, the face detector of OpenCV's model zoo "
@@ -119,7 +119,7 @@ def _face(row: np.ndarray, width: int, height: int) -> Face:
 
 
 @contextmanager
-def silence() -> Iterator[None]:
+def silence_opencv() -> Iterator[None]:
     """Silence OpenCV's log within the context.
 
     OpenCV logs errors that it raises anyway, and warns that it ignores a target that it set itself.

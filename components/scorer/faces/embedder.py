@@ -7,8 +7,8 @@
                                                 without an embedder only its sha256
 
 ``weight_files.prepare`` writes the folder from the settings. Ingestion stores it with the data set, and each later step
-copies it on with `copy`. An embedding concatenates the network's outputs for one face cropped at each scale. It is not
-normalised; training fits the scaling that it needs.
+copies it on with `copy_weights`. An embedding concatenates the network's outputs for one face cropped at each scale. It
+is not normalised; training fits the scaling that it needs.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from components.scorer import litert, storage
 from components.scorer.faces import detector
 
 FOLDER = "faces"
-ABOUT, DETECTOR = "faces.json", "detector.onnx"
+METADATA, DETECTOR = "faces.json", "detector.onnx"
 EMBEDDERS = {"litert": "embedder.tflite", "onnx": "embedder.onnx"}
 """File name of the embedder, by kind."""
 
@@ -50,12 +50,12 @@ _PREPROCESSING: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 @dataclass(frozen=True)
-class About:
+class EmbedderSpec:
     """Embedder configuration: the crops that it takes and its output size.
 
     Attributes:
         kind: Key of `EMBEDDERS`.
-        preprocessing: Pixel normalisation, key of `_PREPROCESSING`; see ``settings.Faces``.
+        preprocessing: Pixel normalisation, key of `_PREPROCESSING`; see ``parse_settings.Faces``.
         side: Crop side, pixels.
         scales: Scale of each crop of a face, the argument of ``geometry.crop``.
         mirror: True averages the outputs of a crop and its mirror image.
@@ -75,25 +75,27 @@ class About:
 class Embedder:
     """Network that embeds aligned faces. Threads may share it; a lock runs one at a time."""
 
-    def __init__(self, network: bytes | str, about: About, threads: int = 1) -> None:
+    def __init__(self, network: bytes | str, spec: EmbedderSpec, threads: int = 1) -> None:
         """Load the network and run it on a blank crop.
 
         Args:
             network: Content of the network file, or its path.
-            about: Configuration of the crops.
-            threads: Number of threads of one run. An ONNX network uses OpenCV's threads (see ``detector.Detector``).
+            spec: Configuration of the crops.
+            threads: Number of threads of one run. An ONNX network uses OpenCV's threads (see
+                ``detector.FaceDetector``).
 
         Raises:
-            ValueError: The network cannot be loaded, refuses such crops, or gives another size than ``about.size``.
+            ValueError: The network cannot be loaded, refuses such crops, or gives another size than
+                ``build_metadata.size``.
         """
-        self.about = about
+        self.spec = spec
         self._lock = Lock()
         self._run = (
-            LiteNetwork(network, threads) if about.kind == "litert" else OnnxNetwork(network, about.channels_first)
+            LiteRTNetwork(network, threads) if spec.kind == "litert" else OnnxNetwork(network, spec.channels_first)
         )
-        self.size = self._batch(np.zeros((1, about.side, about.side, 3), np.uint8)).shape[-1]
-        if about.size and about.size != self.size:
-            raise ValueError(f"expected an embedder that gives {about.size} values, got one that gives {self.size}")
+        self.size = self._batch(np.zeros((1, spec.side, spec.side, 3), np.uint8)).shape[-1]
+        if spec.size and spec.size != self.size:
+            raise ValueError(f"expected an embedder that gives {spec.size} values, got one that gives {self.size}")
 
     def embed(self, crops: np.ndarray) -> np.ndarray:
         """Embed crops, `BATCH` at a time.
@@ -107,34 +109,34 @@ class Embedder:
         Raises:
             ValueError: The crops have another shape.
         """
-        side = self.about.side
+        side = self.spec.side
         if crops.ndim != 4 or crops.shape[1:] != (side, side, 3):
             raise ValueError(f"expected crops [n, {side}, {side}, 3], got {list(crops.shape)}")
         parts = [self._batch(crops[start : start + BATCH]) for start in range(0, len(crops), BATCH)]
         return np.concatenate([np.empty((0, self.size), "float32"), *parts])
 
     def _batch(self, crops: np.ndarray) -> np.ndarray:
-        if self.about.mirror:
+        if self.spec.mirror:
             crops = np.concatenate([crops, crops[:, :, ::-1]])
-        inputs = _PREPROCESSING[self.about.preprocessing](crops.astype("float32"))
+        inputs = _PREPROCESSING[self.spec.preprocessing](crops.astype("float32"))
         with self._lock:
             outputs = self._run(np.ascontiguousarray(inputs, "float32"))
-        return outputs.reshape(-1, len(crops) // (2 if self.about.mirror else 1), outputs.shape[-1]).mean(axis=0)
+        return outputs.reshape(-1, len(crops) // (2 if self.spec.mirror else 1), outputs.shape[-1]).mean(axis=0)
 
 
-def size(folder: str | Path) -> int:
+def embedding_size(folder: str | Path) -> int:
     """Return the embedding dimension of a weights folder; 0 if it holds a detector but no embedder.
 
     Raises:
         FileNotFoundError: There is no such folder.
     """
-    metadata = storage.read_json(storage.join(str(folder), ABOUT))
+    metadata = storage.read_json(storage.join(str(folder), METADATA))
     return metadata.get("size", 0) * len(metadata.get("scales", ()))
 
 
-def copy(source: str | Path, target: str | Path) -> bool:
+def copy_weights(source: str | Path, target: str | Path) -> bool:
     """Copy a folder of weights, local or remote, and return True; return False if ``source`` has no weights."""
-    files = [storage.join(str(source), name) for name in (DETECTOR, *EMBEDDERS.values(), ABOUT)]
+    files = [storage.join(str(source), name) for name in (DETECTOR, *EMBEDDERS.values(), METADATA)]
     if not storage.exists(files[-1]):
         return False
     for file in files:  # in this order: faces.json last, so that it marks a complete copy
@@ -143,25 +145,25 @@ def copy(source: str | Path, target: str | Path) -> bool:
     return True
 
 
-class LiteNetwork:
+class LiteRTNetwork:
     """LiteRT network as a function of float32 ``[n, side, side, 3]``."""
 
     def __init__(self, network: bytes | str, threads: int = 1) -> None:
-        self._interpreter = litert.load(network, threads)
+        self._interpreter = litert.load_interpreter(network, threads)
         (self._input,), (self._output,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        self._many = self._input["shape_signature"][0] < 0  # the batch dimension is dynamic
+        self._dynamic_batch = self._input["shape_signature"][0] < 0  # the batch dimension is dynamic
 
-    def __call__(self, given: np.ndarray) -> np.ndarray:
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """Run the network and return its outputs, float32 ``[n, size]``."""
-        if not self._many and len(given) > 1:
-            return np.concatenate([self(given[row : row + 1]) for row in range(len(given))])
+        if not self._dynamic_batch and len(inputs) > 1:
+            return np.concatenate([self(inputs[row : row + 1]) for row in range(len(inputs))])
         index = self._input["index"]
-        if self._interpreter.get_input_details()[0]["shape"][0] != len(given):
-            self._interpreter.resize_tensor_input(index, given.shape)
+        if self._interpreter.get_input_details()[0]["shape"][0] != len(inputs):
+            self._interpreter.resize_tensor_input(index, inputs.shape)
             self._interpreter.allocate_tensors()
-        self._interpreter.set_tensor(index, given)
+        self._interpreter.set_tensor(index, inputs)
         self._interpreter.invoke()
-        return self._interpreter.get_tensor(self._output["index"]).reshape(len(given), -1)
+        return self._interpreter.get_tensor(self._output["index"]).reshape(len(inputs), -1)
 
 
 class OnnxNetwork:
@@ -171,21 +173,21 @@ class OnnxNetwork:
         content = network if isinstance(network, bytes) else Path(network).read_bytes()
         self._channels_first = channels_first
         try:
-            with detector.silence():
+            with detector.silence_opencv():
                 self._network = cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8))
         except (cv2.error, SystemError) as error:
             raise ValueError(f"expected an ONNX file that OpenCV can run, got {_first_line(error)}") from error
 
-    def __call__(self, given: np.ndarray) -> np.ndarray:
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """Return the outputs, float32 ``[n, size]``; raise ValueError if OpenCV cannot run the network."""
         if self._channels_first:
-            given = np.ascontiguousarray(given.transpose(0, 3, 1, 2))
+            inputs = np.ascontiguousarray(inputs.transpose(0, 3, 1, 2))
         # Many ONNX files fix the batch size at 1, and larger batches are no faster on a CPU.
         outputs = []
         try:
-            with detector.silence():
-                for row in range(len(given)):
-                    self._network.setInput(given[row : row + 1])
+            with detector.silence_opencv():
+                for row in range(len(inputs)):
+                    self._network.setInput(inputs[row : row + 1])
                     outputs.append(self._network.forward().reshape(1, -1).copy())
         except (cv2.error, SystemError) as error:
             raise ValueError(f"expected an ONNX file that OpenCV can run, got {_first_line(error)}") from error

@@ -2,7 +2,8 @@
 
 A scorer with face inputs needs a face that was detected, cropped and embedded. Its graph does none of this: OpenCV
 detects the face and a separate network embeds it. So each version names its stages, and every user runs them by
-`Reads.given`: the bundle in training and evaluation, the published version, and the server. No TensorFlow is imported.
+`FaceInputSpec.build`: the bundle in training and evaluation, the published version, and the server. No TensorFlow is
+imported.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from PIL import Image
 from components.scorer.faces import geometry
 
 if TYPE_CHECKING:
-    from components.scorer.faces.analyzer import Reader, Seen
+    from components.scorer.faces.analyzer import FaceAnalysis, FaceAnalyzer
 
 Stage = Literal["normalise", "detect", "align", "embed", "score"]
 """Stages in their order. ``normalise``: upright, sRGB, small (``decoding``). ``detect``: the largest face and its
@@ -24,7 +25,7 @@ landmarks (``faces``). ``align``: the upright face crop for the embedder or the 
 ``score``: pixels and face inputs to votes.
 """
 
-Given = dict[str, np.ndarray]
+NamedInputs = dict[str, np.ndarray]
 """Model inputs by name: of one photo, or of several photos with a leading batch axis."""
 
 FACE, EMBEDDING, FOUND = "face", "embedding", "found"
@@ -32,7 +33,7 @@ FACE, EMBEDDING, FOUND = "face", "embedding", "found"
 
 
 @dataclass(frozen=True)
-class Reads:
+class FaceInputSpec:
     """Face inputs of a scorer.
 
     Attributes:
@@ -46,7 +47,7 @@ class Reads:
     view_scale: float = 0.0
 
     @property
-    def faces(self) -> bool:
+    def uses_faces(self) -> bool:
         """True if the scorer needs a face detected."""
         return bool(self.embedding or self.view)
 
@@ -64,16 +65,16 @@ class Reads:
     @property
     def stages(self) -> tuple[Stage, ...]:
         """Stages that a photo goes through, in their order."""
-        stages = {"normalise", "score"} | ({"detect", "align"} if self.faces else set())
+        stages = {"normalise", "score"} | ({"detect", "align"} if self.uses_faces else set())
         stages |= {"embed"} if self.embedding else set()
         return tuple(stage for stage in get_args(Stage) if stage in stages)
 
-    def given(self, image: Image.Image, seen: "Seen") -> Given:
+    def build(self, image: Image.Image, analysis: "FaceAnalysis") -> NamedInputs:
         """Return the face inputs of one photo.
 
         Args:
             image: Normalised photo, RGB.
-            seen: Face analysis of the photo.
+            analysis: Face analysis of the photo.
 
         Returns:
             The arrays named by `inputs`: ``face`` float32 ``[view, view, 3]``, 0..255; ``embedding`` float32
@@ -82,44 +83,44 @@ class Reads:
         Raises:
             ValueError: The embedding has another size, so another embedder made it.
         """
-        inputs: Given = {}
+        inputs: NamedInputs = {}
         if self.view:
-            face_crop = geometry.crop(np.asarray(image.convert("RGB")), seen.landmarks, self.view, self.view_scale)
+            face_crop = geometry.crop(np.asarray(image.convert("RGB")), analysis.landmarks, self.view, self.view_scale)
             inputs[FACE] = face_crop.astype("float32")
         if self.embedding:
-            embedding = np.asarray(seen.embedding, "float32")
+            embedding = np.asarray(analysis.embedding, "float32")
             if embedding.shape != (self.embedding,):
                 raise ValueError(
                     f"expected an embedding of {self.embedding} numbers, as the scorer was trained on, got"
                     f" {embedding.size}: another embedder has read the face"
                 )
-            inputs |= {EMBEDDING: embedding, FOUND: np.float32(seen.found)}
+            inputs |= {EMBEDDING: embedding, FOUND: np.float32(analysis.has_face)}
         return inputs
 
 
-PHOTO_ALONE = Reads()
+NO_FACE_INPUTS = FaceInputSpec()
 """Specification of a scorer without face inputs."""
 
 
-def read(photos: Sequence[bytes], reader: "Reader | None", reads: Reads) -> Given:
+def face_inputs_of(photos: Sequence[bytes], analyzer: "FaceAnalyzer | None", spec: FaceInputSpec) -> NamedInputs:
     """Return the face inputs of encoded, normalised photos; empty if the model has none.
 
     Args:
         photos: Encoded photos, at least one.
-        reader: Face analyser; None is allowed if the model has no face inputs.
-        reads: Face inputs of the model.
+        analyzer: Face analyser; None is allowed if the model has no face inputs.
+        spec: Face inputs of the model.
 
     Returns:
         The inputs by name, with a leading batch axis.
     """
-    if not reads.faces:
+    if not spec.uses_faces:
         return {}
     images = [Image.open(BytesIO(photo)).convert("RGB") for photo in photos]
-    analyses = reader.read_all(images, want_embedding=bool(reads.embedding))
-    return together([reads.given(image, analysis) for image, analysis in zip(images, analyses, strict=True)])
+    analyses = analyzer.analyze_all(images, embed=bool(spec.embedding))
+    return stack_inputs([spec.build(image, analysis) for image, analysis in zip(images, analyses, strict=True)])
 
 
-def together(photos: Sequence[Mapping[str, np.ndarray]]) -> Given:
+def stack_inputs(photos: Sequence[Mapping[str, np.ndarray]]) -> NamedInputs:
     """Stack the inputs of several photos along a new batch axis."""
     if len(photos) == 1:  # most requests have one photo: a view avoids the copy
         return {name: np.asarray(value)[None] for name, value in photos[0].items()}

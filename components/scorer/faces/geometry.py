@@ -17,10 +17,10 @@ TEMPLATE = np.array(
 )
 """Landmarks of a frontal face on a square of 112 pixels, ``[5, 2]`` (InsightFace's template, as in ArcFace)."""
 
-UP = 0.03
+UP_SHIFT = 0.03
 """Upward shift of a crop, as a fraction of its side, so that the embedding sees more of the hair."""
 
-_SQUARE = 112
+_TEMPLATE_SIDE = 112
 _ALIASING = 0.5  # bilinear sampling reads four pixels: below this scale it would skip pixels
 
 
@@ -56,9 +56,9 @@ class Face:
         return self.box.width * self.box.height
 
     @property
-    def outside(self) -> float:
+    def outside_fraction(self) -> float:
         """Fraction of the box that is outside the photo, 0 to 1."""
-        inside = _inside(self.box.x, self.box.width) * _inside(self.box.y, self.box.height)
+        inside = _length_inside(self.box.x, self.box.width) * _length_inside(self.box.y, self.box.height)
         return 1 - inside / self.area
 
     @property
@@ -95,12 +95,12 @@ class Face:
         return points[LEFT_EYE] - points[RIGHT_EYE]
 
 
-def _inside(start: float, length: float) -> float:
+def _length_inside(start: float, length: float) -> float:
     """Return the length of an interval's part within 0 to 1."""
     return max(0.0, min(1.0, start + length) - max(0.0, start))
 
 
-def mirrored(face: Face) -> Face:
+def mirror(face: Face) -> Face:
     """Return the face on the mirror image of its photo."""
     flipped = [(1 - x, y) for x, y in face.landmarks]
     order = (LEFT_EYE, RIGHT_EYE, NOSE, LEFT_MOUTH, RIGHT_MOUTH)
@@ -108,7 +108,7 @@ def mirrored(face: Face) -> Face:
     return Face(box, tuple(flipped[index] for index in order), face.confidence)
 
 
-def aligned(image: Image.Image, face: Face) -> np.ndarray:
+def align(image: Image.Image, face: Face) -> np.ndarray:
     """Return the upright face, its landmarks fitted to `TEMPLATE` by rotation, scale and translation.
 
     Args:
@@ -118,10 +118,10 @@ def aligned(image: Image.Image, face: Face) -> np.ndarray:
     Returns:
         uint8 [112, 112, 3], RGB. The photo's edge is repeated outside the photo.
     """
-    return crop(np.asarray(image), face.landmarks, _SQUARE, 1.0, up=0.0)
+    return crop(np.asarray(image), face.landmarks, _TEMPLATE_SIDE, 1.0, up_shift=0.0)
 
 
-def crop(pixels: np.ndarray, landmarks: ArrayLike, side: int, scale: float, up: float = UP) -> np.ndarray:
+def crop(pixels: np.ndarray, landmarks: ArrayLike, side: int, scale: float, up_shift: float = UP_SHIFT) -> np.ndarray:
     """Return an upright square around a face, with `TEMPLATE` centred on it at a relative scale.
 
     Args:
@@ -130,23 +130,23 @@ def crop(pixels: np.ndarray, landmarks: ArrayLike, side: int, scale: float, up: 
         side: Side of the square, pixels.
         scale: Fraction of the side that the template takes: 1 is as tight as ArcFace's; smaller values show hair and
             neck.
-        up: Upward shift toward the hair, as a fraction of the side.
+        up_shift: Upward shift toward the hair, as a fraction of the side.
 
     Returns:
         uint8 [side, side, 3], RGB. The photo's edge is repeated outside the photo. If the crop shrinks the photo to
         less than half, the photo is averaged first. Without a face the result is the photo's centre square.
     """
     if not np.any(landmarks):
-        return _middle(pixels, side)
-    matrix = _to_square(landmarks, pixels.shape[1::-1], side, scale, up)
+        return _centre_square(pixels, side)
+    matrix = _crop_transform(landmarks, pixels.shape[1::-1], side, scale, up_shift)
     factor = math.hypot(*matrix[:, 0])
     if 0 < factor < _ALIASING:
-        pixels = scaled(pixels, factor)
-        matrix = _to_square(landmarks, pixels.shape[1::-1], side, scale, up)
+        pixels = resize(pixels, factor)
+        matrix = _crop_transform(landmarks, pixels.shape[1::-1], side, scale, up_shift)
     return cv2.warpAffine(pixels, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def enlarged(size: tuple[int, int], landmarks: ArrayLike, side: int, scale: float) -> float:
+def crop_scale(size: tuple[int, int], landmarks: ArrayLike, side: int, scale: float) -> float:
     """Return the scale factor of `crop`: crop pixels per photo pixel.
 
     Args:
@@ -157,17 +157,17 @@ def enlarged(size: tuple[int, int], landmarks: ArrayLike, side: int, scale: floa
     """
     if not np.any(landmarks):
         return side / min(size)
-    return math.hypot(*_to_square(landmarks, size, side, scale, UP)[:, 0])
+    return math.hypot(*_crop_transform(landmarks, size, side, scale, UP_SHIFT)[:, 0])
 
 
-def _to_square(landmarks: ArrayLike, size: tuple[int, int], side: int, scale: float, up: float) -> np.ndarray:
+def _crop_transform(landmarks: ArrayLike, size: tuple[int, int], side: int, scale: float, up: float) -> np.ndarray:
     """Return the similarity transform [2, 3] from pixels of a photo of ``size`` (width, height) to crop pixels."""
     margin = side * (1 - scale) / 2
-    target = TEMPLATE * (side * scale / _SQUARE) + (margin, margin + side * up)
-    return _similarity(np.multiply(landmarks, size), target)
+    target = TEMPLATE * (side * scale / _TEMPLATE_SIDE) + (margin, margin + side * up)
+    return _similarity_transform(np.multiply(landmarks, size), target)
 
 
-def _middle(pixels: np.ndarray, side: int) -> np.ndarray:
+def _centre_square(pixels: np.ndarray, side: int) -> np.ndarray:
     """Return the centre square of a photo, resized to ``side`` pixels."""
     height, width = pixels.shape[:2]
     shorter = min(height, width)
@@ -176,12 +176,12 @@ def _middle(pixels: np.ndarray, side: int) -> np.ndarray:
     return cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA if side < shorter else cv2.INTER_LINEAR)
 
 
-def to_template(image: Image.Image, face: Face) -> np.ndarray:
+def template_transform(image: Image.Image, face: Face) -> np.ndarray:
     """Return the transform from photo pixels to `TEMPLATE` pixels: float64 [2, 3], for ``(x, y, 1)``."""
-    return _similarity(face.points(image.size), TEMPLATE)
+    return _similarity_transform(face.points(image.size), TEMPLATE)
 
 
-def _similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+def _similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Return the least-squares similarity transform (rotation, scale, translation) between points: [2, 3].
 
     With points as complex numbers the transform is ``target = a * source + b``, a linear regression.
@@ -193,7 +193,7 @@ def _similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 
 
-def scaled(pixels: np.ndarray, scale: float) -> np.ndarray:
+def resize(pixels: np.ndarray, scale: float) -> np.ndarray:
     """Return pixels uint8 ``[h, w, 3]`` with both sides multiplied by ``scale``, at least 1."""
     size = tuple(max(1, round(side * scale)) for side in pixels.shape[1::-1])
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)

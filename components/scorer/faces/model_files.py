@@ -11,13 +11,13 @@ import numpy as np
 
 from components.scorer import litert
 
-_LIKE = 5  # number of similar layer names that an error message lists
+_MAX_SIMILAR = 5  # number of similar layer names that an error message lists
 
 
-def lite_input(content: bytes) -> list[int]:
+def litert_input_shape(content: bytes) -> list[int]:
     """Return the input shape of a LiteRT network, dynamic lengths 0; raise ValueError if it takes no images."""
     try:
-        interpreter = litert.load(content, 1)
+        interpreter = litert.load_interpreter(content, 1)
     except ValueError as error:
         raise ValueError(
             f"expected a LiteRT network, got {len(content)} bytes that cannot be loaded: {error}"
@@ -32,7 +32,7 @@ def lite_input(content: bytes) -> list[int]:
     return shape
 
 
-def onnx_input(content: bytes) -> list[int]:
+def onnx_input_shape(content: bytes) -> list[int]:
     """Return the shape of an ONNX file's only input, unknown lengths 0.
 
     Weights are not counted as inputs, although older files list them there.
@@ -41,10 +41,10 @@ def onnx_input(content: bytes) -> list[int]:
         ValueError: The content is not ONNX, or the network does not have exactly one input.
     """
     try:
-        graphs = [value for number, value in _wire(memoryview(content)) if number == 7]
-        parts = list(_wire(graphs[0]))
-        weights = {_text(part, 8) for number, part in parts if number == 5}
-        inputs = [part for number, part in parts if number == 11 and _text(part, 1) not in weights]
+        graphs = [value for number, value in _protobuf_fields(memoryview(content)) if number == 7]
+        parts = list(_protobuf_fields(graphs[0]))
+        weights = {_text_field(part, 8) for number, part in parts if number == 5}
+        inputs = [part for number, part in parts if number == 11 and _text_field(part, 1) not in weights]
         shapes = [_onnx_shape(part) for part in inputs]
     except (IndexError, TypeError, ValueError) as error:
         raise ValueError(f"expected an ONNX network, got {len(content)} bytes that are none") from error
@@ -57,16 +57,16 @@ def _onnx_shape(value_info: memoryview) -> list[int]:
     """Read the shape of a ValueInfoProto by the fields type (2), tensor_type (1), shape (2), dim (1), dim_value (1)."""
     message = value_info
     for number in (2, 1, 2):
-        message = next(part for key, part in _wire(message) if key == number)
-    dims = [part for number, part in _wire(message) if number == 1]
-    return [next((part for number, part in _wire(dim) if number == 1), 0) for dim in dims]
+        message = next(part for key, part in _protobuf_fields(message) if key == number)
+    dims = [part for number, part in _protobuf_fields(message) if number == 1]
+    return [next((part for number, part in _protobuf_fields(dim) if number == 1), 0) for dim in dims]
 
 
-def _text(message: memoryview, number: int) -> str:
-    return next((bytes(part).decode() for key, part in _wire(message) if key == number), "")
+def _text_field(message: memoryview, number: int) -> str:
+    return next((bytes(part).decode() for key, part in _protobuf_fields(message) if key == number), "")
 
 
-def _wire(message: memoryview) -> Iterator[tuple[int, Any]]:
+def _protobuf_fields(message: memoryview) -> Iterator[tuple[int, Any]]:
     """Yield the fields of a protobuf message: field number and value (protobuf.dev, "Encoding").
 
     A varint is yielded as an integer, any other value as its bytes.
@@ -115,7 +115,7 @@ def keras_layers(content: bytes) -> dict[str, dict[str, Any]]:
         ) from error
 
 
-def keras_input(content: bytes) -> list[int]:
+def keras_input_shape(content: bytes) -> list[int]:
     """Return the input shape of a ``.keras`` file; raise ValueError if it has not exactly one input."""
     inputs = [layer for layer in keras_layers(content).values() if layer["class_name"] == "InputLayer"]
     if len(inputs) != 1:
@@ -125,10 +125,12 @@ def keras_input(content: bytes) -> list[int]:
     return [length or 0 for length in shape]
 
 
-def check_layers(known: list[str], wanted: tuple[str, ...]) -> None:
+def check_layers(available: list[str], required: tuple[str, ...]) -> None:
     """Raise ValueError if a wanted layer is not among the known ones; the message names similar layers."""
-    for name in wanted:
-        if name not in known:
-            folded = {layer.lower(): layer for layer in known}
-            similar = [folded[match] for match in difflib.get_close_matches(name.lower(), folded, _LIKE, 0.4)]
-            raise ValueError(f"expected face_layers among its {len(known)} layers, got {name!r}; like it are {similar}")
+    for name in required:
+        if name not in available:
+            folded = {layer.lower(): layer for layer in available}
+            similar = [folded[match] for match in difflib.get_close_matches(name.lower(), folded, _MAX_SIMILAR, 0.4)]
+            raise ValueError(
+                f"expected face_layers among its {len(available)} layers, got {name!r}; like it are {similar}"
+            )

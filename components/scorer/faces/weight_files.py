@@ -1,4 +1,4 @@
-"""Preparation of the folder of face weights from the settings; ``analyzer.Reader`` loads the folder.
+"""Preparation of the folder of face weights from the settings; ``analyzer.FaceAnalyzer`` loads the folder.
 
 A LiteRT (``.tflite``) or ONNX network is kept unchanged. A Keras network (``.keras``, or built by the package
 ``deepface``) is cut at ``face_layers`` and exported to LiteRT once. Later steps need no Keras to embed a face, and the
@@ -15,37 +15,37 @@ import numpy as np
 
 from components.scorer import storage
 from components.scorer.faces import deepface, embedder, model_files
-from components.scorer.faces.detector import Detector
-from components.scorer.faces.embedder import About, Embedder, LiteNetwork
+from components.scorer.faces.detector import FaceDetector
+from components.scorer.faces.embedder import Embedder, EmbedderSpec, LiteRTNetwork
 from components.scorer.parameters import check_faces
 from components.scorer.registry import integrity
 from components.scorer.settings import FacePrecision, Faces
 
 SUFFIXES = (".keras", ".tflite", ".onnx")
-AGREEMENT = {"int8": 0.99, "float16": 0.9999, "float32": -1.0}
+MIN_COSINE = {"int8": 0.99, "float16": 0.9999, "float32": -1.0}
 """Least cosine similarity to the Keras output on noise that an export must reach, by weight precision.
 
 An export below it is repeated at the next higher precision. At 8 bits FaceNet's inner layers reach .999 on faces.
 """
 
-_PROBES = 4  # noise crops on which an export is compared with Keras
+_NOISE_CROPS = 4  # noise crops on which an export is compared with Keras
 
 
 @dataclass(frozen=True)
-class Given:
+class EmbedderCandidate:
     """Embedder candidate named by the settings, checked as far as possible without Keras.
 
     Attributes:
         suffix: Suffix of the embedder's file; "" if ``deepface`` builds the network.
         content: Content of the file.
-        about: Embedder configuration. ``size`` is 0 for a Keras network; ``side`` is 0 for a network yet to be built.
+        spec: Embedder configuration. ``size`` is 0 for a Keras network; ``side`` is 0 for a network yet to be built.
         sha256: SHA-256 of the content; for a ``deepface`` network, of its weights once they are built ("" before).
         precision: Weight precision of the export; "" if the file is used unchanged.
     """
 
     suffix: str
     content: bytes = field(repr=False)
-    about: About
+    spec: EmbedderSpec
     sha256: str
     precision: str = ""
 
@@ -72,19 +72,21 @@ def prepare(settings: Faces, folder: str | Path) -> dict[str, Any] | None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in embedder.EMBEDDERS.values():
         (folder / name).unlink(missing_ok=True)
-    detector = _named("face_detector", settings.face_detector, read_detector, settings)
+    detector = _with_setting_name("face_detector", settings.face_detector, read_detector, settings)
     (folder / embedder.DETECTOR).write_bytes(detector)
     metadata: dict[str, Any] = {"sha256": {"detector": hashlib.sha256(detector).hexdigest()}}
     if settings.face_embedder:
-        candidate = _named("face_embedder", settings.face_embedder, read_embedder, settings)
-        exported = _named("face_embedder", settings.face_embedder, _write_embedder, candidate, settings, folder)
+        candidate = _with_setting_name("face_embedder", settings.face_embedder, read_embedder, settings)
+        exported = _with_setting_name(
+            "face_embedder", settings.face_embedder, _write_embedder, candidate, settings, folder
+        )
         metadata = {
-            **asdict(exported.about),
+            **asdict(exported.spec),
             "layers": [*settings.face_layers],
             "precision": exported.precision,
             "sha256": {**metadata["sha256"], "embedder": exported.sha256},
         }
-    storage.write_json(str(folder / embedder.ABOUT), metadata)
+    storage.write_json(str(folder / embedder.METADATA), metadata)
     return metadata
 
 
@@ -96,11 +98,11 @@ def read_detector(settings: Faces) -> bytes:
         ValueError: The file is not YuNet or has another digest.
     """
     content = _fetch(settings.face_detector, "face_detector_sha256", settings.face_detector_sha256)
-    Detector(content)
+    FaceDetector(content)
     return content
 
 
-def read_embedder(settings: Faces) -> Given:
+def read_embedder(settings: Faces) -> EmbedderCandidate:
     """Return the embedder candidate, after checking it; a Keras network is checked without Keras.
 
     Raises:
@@ -108,7 +110,7 @@ def read_embedder(settings: Faces) -> Given:
         ValueError: The file is no network of square RGB images, has another digest or lacks a layer.
     """
     suffix = Path(settings.face_embedder).suffix
-    spec = About(
+    spec = EmbedderSpec(
         kind="onnx" if suffix == ".onnx" else "litert",
         preprocessing=settings.face_preprocessing,
         side=0,
@@ -117,25 +119,27 @@ def read_embedder(settings: Faces) -> Given:
         size=0,
     )
     if settings.face_embedder.startswith(deepface.PREFIX):
-        deepface.check(settings.face_embedder.removeprefix(deepface.PREFIX))
-        return Given("", b"", spec, "")
+        deepface.check_available(settings.face_embedder.removeprefix(deepface.PREFIX))
+        return EmbedderCandidate("", b"", spec, "")
     if suffix not in SUFFIXES:
         raise ValueError(f"expected a file that ends in {', '.join(SUFFIXES)} or {deepface.PREFIX}NAME")
     content = _fetch(settings.face_embedder, "face_embedder_sha256", settings.face_embedder_sha256)
-    side, channels_first = _square(
-        {".keras": model_files.keras_input, ".tflite": model_files.lite_input, ".onnx": model_files.onnx_input}[suffix](
-            content
-        )
+    side, channels_first = _side_and_layout(
+        {
+            ".keras": model_files.keras_input_shape,
+            ".tflite": model_files.litert_input_shape,
+            ".onnx": model_files.onnx_input_shape,
+        }[suffix](content)
     )
     spec = replace(spec, side=side, channels_first=channels_first)
     if suffix == ".keras":
         model_files.check_layers(list(model_files.keras_layers(content)), settings.face_layers)
     else:
         spec = replace(spec, size=Embedder(content, spec).size)
-    return Given(suffix, content, spec, hashlib.sha256(content).hexdigest())
+    return EmbedderCandidate(suffix, content, spec, hashlib.sha256(content).hexdigest())
 
 
-def _named(name: str, uri: str, read: Any, *arguments: Any) -> Any:
+def _with_setting_name(name: str, uri: str, read: Any, *arguments: Any) -> Any:
     """Call a function; prefix the message of its FileNotFoundError or ValueError with the setting's name and value."""
     try:
         return read(*arguments)
@@ -150,11 +154,11 @@ def _fetch(uri: str, name: str, sha256: str) -> bytes:
         content = storage.read_bytes(uri)
     except FileNotFoundError:
         raise FileNotFoundError("there is nothing at this address") from None
-    integrity.expect(hashlib.sha256(content).hexdigest(), sha256, name)
+    integrity.check_sha256(hashlib.sha256(content).hexdigest(), sha256, name)
     return content
 
 
-def _square(shape: list[int]) -> tuple[int, bool]:
+def _side_and_layout(shape: list[int]) -> tuple[int, bool]:
     """Return the side of an input shape and whether channels come first.
 
     Args:
@@ -174,26 +178,26 @@ def _square(shape: list[int]) -> tuple[int, bool]:
     )
 
 
-def _write_embedder(candidate: Given, settings: Faces, folder: Path) -> Given:
+def _write_embedder(candidate: EmbedderCandidate, settings: Faces, folder: Path) -> EmbedderCandidate:
     """Write the embedder's file and return the candidate completed with side, size, digest and precision."""
-    path = folder / embedder.EMBEDDERS[candidate.about.kind]
+    path = folder / embedder.EMBEDDERS[candidate.spec.kind]
     if candidate.suffix in (".tflite", ".onnx"):
         path.write_bytes(candidate.content)
         return candidate
     if candidate.suffix == ".keras":
-        network, spec, digest = _loaded(candidate.content), candidate.about, candidate.sha256
+        network, spec, digest = _load_keras(candidate.content), candidate.spec, candidate.sha256
     else:
         network = deepface.build(settings.face_embedder.removeprefix(deepface.PREFIX))
         digest = deepface.digest(network)
-        integrity.expect(digest, settings.face_embedder_sha256, "face_embedder_sha256", "weights")
-        spec = replace(candidate.about, side=_square([length or 0 for length in network.input_shape])[0])
+        integrity.check_sha256(digest, settings.face_embedder_sha256, "face_embedder_sha256", "weights")
+        spec = replace(candidate.spec, side=_side_and_layout([length or 0 for length in network.input_shape])[0])
         model_files.check_layers([layer.name for layer in network.layers], settings.face_layers)
-    precision = _export(_cut(network, settings.face_layers), spec.side, path, settings.face_precision)
+    precision = _export(_cut_at_layers(network, settings.face_layers), spec.side, path, settings.face_precision)
     spec = replace(spec, size=Embedder(str(path), spec).size)
-    return replace(candidate, about=spec, sha256=digest, precision=precision)
+    return replace(candidate, spec=spec, sha256=digest, precision=precision)
 
 
-def _loaded(content: bytes) -> Any:
+def _load_keras(content: bytes) -> Any:
     """Load the network of a ``.keras`` file."""
     import keras  # imported here: with TensorFlow it takes half a gigabyte, and only .keras files need it
 
@@ -209,18 +213,18 @@ def _loaded(content: bytes) -> Any:
 def _export(network: Any, side: int, path: Path, precision: FacePrecision) -> str:
     """Export a network to LiteRT and return the weight precision used.
 
-    The precision is raised until the export agrees with Keras (see `AGREEMENT`).
+    The precision is raised until the export agrees with Keras (see `MIN_COSINE`).
     """
-    noise = np.random.default_rng(0).normal(size=(_PROBES, side, side, 3)).astype("float32")
+    noise = np.random.default_rng(0).normal(size=(_NOISE_CROPS, side, side, 3)).astype("float32")
     expected = np.asarray(network(noise, training=False))
-    for attempt in [*AGREEMENT][[*AGREEMENT].index(precision) :]:
-        network.export(str(path), format="litert", verbose=False, **_options(attempt))
-        if _cosine(expected, LiteNetwork(str(path))(noise)) >= AGREEMENT[attempt]:
+    for attempt in [*MIN_COSINE][[*MIN_COSINE].index(precision) :]:
+        network.export(str(path), format="litert", verbose=False, **_converter_options(attempt))
+        if _least_cosine(expected, LiteRTNetwork(str(path))(noise)) >= MIN_COSINE[attempt]:
             break
     return attempt
 
 
-def _options(precision: FacePrecision) -> dict[str, Any]:
+def _converter_options(precision: FacePrecision) -> dict[str, Any]:
     """Return the options of TensorFlow's converter for a weight precision."""
     import tensorflow as tf
 
@@ -229,20 +233,20 @@ def _options(precision: FacePrecision) -> dict[str, Any]:
     return {"int8": smaller, "float16": half, "float32": {}}[precision]
 
 
-def _cut(network: Any, layers: tuple[str, ...]) -> Any:
+def _cut_at_layers(network: Any, layers: tuple[str, ...]) -> Any:
     """Return the network from ``[n, side, side, 3]`` to ``[n, size]``, cut at ``layers`` or, without any, at its
     output.
     """
     import keras
 
     outputs = [network.get_layer(name).output for name in layers] or [network.output]
-    features = [part for output in outputs for part in _flat(output)]
+    features = [part for output in outputs for part in _flatten(output)]
     return keras.Model(
         network.inputs[0], keras.layers.Concatenate(name="embedding")(features) if features[1:] else features[0]
     )
 
 
-def _flat(output: Any) -> list[Any]:
+def _flatten(output: Any) -> list[Any]:
     """Return a layer output as a list of ``[n, c]`` tensors.
 
     ``[n, c]`` is returned unchanged; feature maps ``[n, h, w, c]`` become their means and standard deviations.
@@ -258,7 +262,7 @@ def _flat(output: Any) -> list[Any]:
     return [ops.mean(output, axis=(1, 2)), deviation]
 
 
-def _cosine(expected: np.ndarray, actual: np.ndarray) -> float:
+def _least_cosine(expected: np.ndarray, actual: np.ndarray) -> float:
     """Return the least cosine similarity between corresponding rows of two arrays."""
     lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(actual, axis=1)
     return float(np.min((expected * actual).sum(axis=1) / np.maximum(lengths, 1e-12)))

@@ -12,7 +12,7 @@ import keras
 
 
 @keras.saving.register_keras_serializable("portrait_scorer")
-class AveragingAdam(keras.optimizers.Adam):
+class AdamWithEMA(keras.optimizers.Adam):
     """Adam that keeps an EMA of the weights and does not change the weights themselves."""
 
     def finalize_variable_values(self, var_list) -> None:
@@ -21,41 +21,41 @@ class AveragingAdam(keras.optimizers.Adam):
         Keras would replace the weights by their EMA after each ``fit``, and here one ``fit`` is one epoch of several.
         """
 
-    def settle(self, variables: list) -> None:
+    def apply_ema(self, variables: list) -> None:
         """Replace the weights by their EMA."""
         super().finalize_variable_values(variables)
 
 
-def adam(rate: float, steps: float) -> keras.optimizers.Optimizer:
+def adam(learning_rate: float, ema_steps: float) -> keras.optimizers.Optimizer:
     """Return Adam, with or without an EMA of the weights.
 
     Args:
-        rate: Learning rate.
-        steps: Length of the EMA in steps; the momentum is ``1 - 1 / steps``. Below 1 there is no EMA.
+        learning_rate: Learning rate.
+        ema_steps: Length of the EMA in steps; the momentum is ``1 - 1 / steps``. Below 1 there is no EMA.
     """
-    if steps < 1:
-        return keras.optimizers.Adam(rate)
-    return AveragingAdam(rate, use_ema=True, ema_momentum=1 - 1 / steps)
+    if ema_steps < 1:
+        return keras.optimizers.Adam(learning_rate)
+    return AdamWithEMA(learning_rate, use_ema=True, ema_momentum=1 - 1 / ema_steps)
 
 
-def _averaging(model: keras.Model) -> AveragingAdam | None:
+def _ema_optimizer(model: keras.Model) -> AdamWithEMA | None:
     """Return the optimizer of a compiled model if it keeps an EMA, otherwise None."""
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # mixed precision wraps the optimizer
-    return optimizer if isinstance(optimizer, AveragingAdam) else None
+    return optimizer if isinstance(optimizer, AdamWithEMA) else None
 
 
-def callbacks(model: keras.Model) -> list[keras.callbacks.Callback]:
-    """Return the callbacks with which ``model.fit`` evaluates the EMA weights; none without an EMA."""
-    return [keras.callbacks.SwapEMAWeights()] if _averaging(model) else []
+def ema_callbacks(model: keras.Model) -> list[keras.callbacks.Callback]:
+    """Return the callbacks with which ``resolve_model.fit`` evaluates the EMA weights; none without an EMA."""
+    return [keras.callbacks.SwapEMAWeights()] if _ema_optimizer(model) else []
 
 
 @contextlib.contextmanager
-def averaged(model: keras.Model) -> Iterator[None]:
+def ema_weights(model: keras.Model) -> Iterator[None]:
     """Replace the model's weights by their EMA within a ``with`` block.
 
     A model without an EMA keeps its weights.
     """
-    swap_callbacks = callbacks(model)
+    swap_callbacks = ema_callbacks(model)
     for callback in swap_callbacks:
         callback.set_model(model)
         callback.on_test_begin()
@@ -66,11 +66,11 @@ def averaged(model: keras.Model) -> Iterator[None]:
             callback.on_test_end()
 
 
-def settle(model: keras.Model) -> None:
+def apply_ema(model: keras.Model) -> None:
     """Replace a trained model's weights by their EMA for good.
 
     A model without an EMA, or one that was never trained, keeps its weights.
     """
-    optimizer = _averaging(model)
+    optimizer = _ema_optimizer(model)
     if optimizer and optimizer.built:
-        optimizer.settle(model.trainable_variables)
+        optimizer.apply_ema(model.trainable_variables)

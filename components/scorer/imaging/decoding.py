@@ -25,29 +25,31 @@ pillow_heif.register_heif_opener()
 FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "GIF", "TIFF", "BMP")
 """Accepted formats, by Pillow's names. Pillow's other formats are left out to keep the attack surface small."""
 
-_JPEG = ("JPEG", "MPO")
+_JPEG_FORMATS = ("JPEG", "MPO")
 SUFFIXES = tuple(
-    sorted(suffix for suffix, format in Image.registered_extensions().items() if format in FORMATS + _JPEG)
+    sorted(suffix for suffix, format in Image.registered_extensions().items() if format in FORMATS + _JPEG_FORMATS)
 )
 """File-name suffixes of photos, in lower case; the comparison ignores case."""
 
 LONGEST_SIDE = 65_500
 """Longest side that libjpeg writes, pixels (JPEG_MAX_DIMENSION)."""
 
-MEMORY = 384 * 2**20
+MAX_DECODING_BYTES = 384 * 2**20
 """Limit of a photo's decoding memory, bytes, estimated from its header: 100 million pixels of 4 bytes."""
 
-_LIMIT = 3 * MEMORY  # bytes that decoding may add to the process: a second limit for headers that understate the photo
-_SCANS = 100  # limit for a JPEG: progressive ones have about 10, and each may cost as much as a full decode
-_DRAFT = 1.5  # times the target size: JPEGs scaled while decoding then have 48-57 dB to the full decode
-_PROFILE = 4 * 2**20  # bytes: a larger colour profile is ignored; profiles of printing presses have 2 MB
+_MAX_PROCESS_BYTES = (
+    3 * MAX_DECODING_BYTES
+)  # bytes that decoding may add to the process: a second limit for headers that understate the photo
+_MAX_SCANS = 100  # limit for a JPEG: progressive ones have about 10, and each may cost as much as a full decode
+_DRAFT_FACTOR = 1.5  # times the target size: JPEGs scaled while decoding then have 48-57 dB to the full decode
+_MAX_PROFILE_BYTES = 4 * 2**20  # bytes: a larger colour profile is ignored; profiles of printing presses have 2 MB
 _FILLINGS = bytes.fromhex("b7e151628aed2a6b") * 99, bytes.fromhex("e43f6a8885a308d3") * 99  # many bits, no marker
-_PAGES, _TAGS = 100, 2000  # limits of the search for the largest page of a TIFF
-_REDUCED, _BITS, _STRIP_ROWS, _TILE = 254, 258, 278, (322, 323)  # tags of TIFF 6.0
-_KEPT = 16  # size of the cache of colour transforms, keyed by the digest of the profile
-_transforms: "dict[bytes, tuple[str, ImageCms.ImageCmsTransform | None]]" = {}
-_building = threading.Lock()
-_SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # a profile's colour space, as Pillow's mode
+_MAX_PAGES, _MAX_TAGS = 100, 2000  # limits of the search for the largest page of a TIFF
+_SUBFILE_TYPE, _BITS_PER_SAMPLE, _ROWS_PER_STRIP, _TILE_SIZE = 254, 258, 278, (322, 323)  # tags of TIFF 6.0
+_CACHE_SIZE = 16  # size of the cache of colour transforms, keyed by the digest of the profile
+_transform_cache: "dict[bytes, tuple[str, ImageCms.ImageCmsTransform | None]]" = {}
+_transform_lock = threading.Lock()
+_COLOUR_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # a profile's colour space, as Pillow's mode
 _TRANSPOSES = {  # the operation that makes an EXIF orientation upright (CIPA DC-008, tag 274)
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -58,14 +60,14 @@ _TRANSPOSES = {  # the operation that makes an EXIF orientation upright (CIPA DC
     8: Image.Transpose.ROTATE_90,
 }
 
-PngImagePlugin.MAX_TEXT_CHUNK = 2 * _PROFILE  # `png` removes larger chunks; Pillow would report damage
+PngImagePlugin.MAX_TEXT_CHUNK = 2 * _MAX_PROFILE_BYTES  # `png` removes larger chunks; Pillow would report damage
 # This module checks the size itself, and broken metadata harms no pixel, so Pillow's warnings are ignored. Pillow's
 # error at twice the pixels stays as a second limit.
 for _category in (Image.DecompressionBombWarning, UserWarning):
     warnings.filterwarnings("ignore", category=_category, module="PIL")
 
 
-class Unusable(ValueError):
+class UnusablePhotoError(ValueError):
     """Error for bytes that cannot be decoded to a photo.
 
     Attributes:
@@ -83,7 +85,7 @@ class Unusable(ValueError):
         return f"{self.reason}: {self.detail}"
 
 
-class Photo(NamedTuple):
+class DecodedPhoto(NamedTuple):
     """Decoded photo.
 
     Attributes:
@@ -97,23 +99,23 @@ class Photo(NamedTuple):
     height: int
 
 
-def is_photo(name: str, beginning: Callable[[], bytes] | None = None) -> bool:
+def is_photo(name: str, read_header: Callable[[], bytes] | None = None) -> bool:
     """Return whether a file is taken for a photo, by its name. Decoding checks the content.
 
     Args:
         name: Path below an address. Hidden files and files in hidden folders are not photos.
-        beginning: Function that returns the file's first 32 bytes. They decide if the name has no suffix.
+        read_header: Function that returns the file's first 32 bytes. They decide if the name has no suffix.
     """
     if any(part.startswith(".") and part != ".." for part in name.split("/")):
         return False
     suffix = PurePosixPath(name).suffix.lower()
-    if suffix or not beginning:
+    if suffix or not read_header:
         return suffix in SUFFIXES
-    header = beginning()[:32]
+    header = read_header()[:32]
     return any(Image.OPEN[format_name][1](header) for format_name in FORMATS)
 
 
-def decode(data: bytes, settings: Ingestion) -> Photo:
+def decode(data: bytes, settings: Ingestion) -> DecodedPhoto:
     """Decode a photo to an upright sRGB image and shrink it to the settings' size; never enlarge it.
 
     Transparency is composited over white, as on a web page. An animation gives its first frame, a TIFF its largest
@@ -129,32 +131,36 @@ def decode(data: bytes, settings: Ingestion) -> Photo:
 
     Raises:
         Unusable: The bytes are not a photo in one of `FORMATS`, or are truncated or damaged. Or the header states more
-            than ``maximum_pixels``, pixels that need more than `MEMORY` to decode, or a side below ``minimum_side``;
-            then no pixel is decoded.
+            than ``maximum_pixels``, pixels that need more than `SHARED_MEMORY` to decode, or a side below
+            ``minimum_side``; then no pixel is decoded.
     """
-    decoding_memory.give_back()
+    decoding_memory.return_freed_blocks()
     try:
-        with decoding_memory.limited(_LIMIT), _opened(data) as image:
-            return _decoded(image, data, settings)
-    except Unusable:
+        with decoding_memory.memory_limit(_MAX_PROCESS_BYTES), _open(data) as image:
+            return _decode(image, data, settings)
+    except UnusablePhotoError:
         raise
     except Image.UnidentifiedImageError:
-        raise Unusable("unreadable", _unidentified(data)) from None
+        raise UnusablePhotoError("unreadable", _unidentified_message(data)) from None
     except Image.DecompressionBombError as error:
-        raise Unusable("bomb", str(error)) from None
+        raise UnusablePhotoError("bomb", str(error)) from None
     except MemoryError:
-        raise Unusable("bomb", f"expected a photo that is decoded in {_LIMIT} bytes, got one that takes more") from None
+        raise UnusablePhotoError(
+            "bomb", f"expected a photo that is decoded in {_MAX_PROCESS_BYTES} bytes, got one that takes more"
+        ) from None
     except Exception as error:  # on damaged files decoders raise nearly anything, from KeyError to SyntaxError
-        raise Unusable("unreadable", f"cut off or damaged: {type(error).__name__}: {error}") from error
+        raise UnusablePhotoError("unreadable", f"cut off or damaged: {type(error).__name__}: {error}") from error
 
 
-def upright(data: bytes, settings: Ingestion) -> Image.Image:
-    """Return only the image of `decode`: upright 8-bit sRGB, shorter side at most ``settings.shorter_side`` pixels."""
+def decode_image(data: bytes, settings: Ingestion) -> Image.Image:
+    """Return only the image of `decode`: upright 8-bit sRGB, shorter side at most ``parse_settings.shorter_side``
+    pixels.
+    """
     return decode(data, settings).image
 
 
 def encode(image: Image.Image, settings: Ingestion) -> bytes:
-    """Return an image as a JPEG of ``settings.jpeg_quality``. Equal images give equal bytes."""
+    """Return an image as a JPEG of ``parse_settings.jpeg_quality``. Equal images give equal bytes."""
     stream = BytesIO()
     image.save(stream, "JPEG", quality=settings.jpeg_quality)
     return stream.getvalue()
@@ -165,19 +171,19 @@ def normalise(data: bytes, settings: Ingestion) -> bytes:
 
     Metadata (position, camera, thumbnail) is removed.
     """
-    return encode(upright(data, settings), settings)
+    return encode(decode_image(data, settings), settings)
 
 
-def _unidentified(data: bytes) -> str:
+def _unidentified_message(data: bytes) -> str:
     if not data:
         return "expected a photo, got an empty file"
     return f"expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, got {len(data)} bytes that begin with {data[:8]!r}"
 
 
-def _opened(data: bytes) -> Image.Image:
+def _open(data: bytes) -> Image.Image:
     """Open a photo by its header, without decoding a pixel."""
     if data.startswith(png.SIGNATURE):
-        data = png.without_large_texts(data, _PROFILE)
+        data = png.drop_large_text_chunks(data, _MAX_PROFILE_BYTES)
     image = Image.open(BytesIO(data), formats=FORMATS)
     return _largest_page(image, data) if image.format == "TIFF" else image
 
@@ -188,19 +194,19 @@ def _largest_page(image: Image.Image, data: bytes) -> Image.Image:
     Pages marked as a reduced copy of another page are skipped.
     """
     largest, largest_area, tags = None, 0, 0
-    for page in range(_PAGES):
+    for page in range(_MAX_PAGES):
         try:
             image.seek(page)
         except Exception:  # no such page, or a broken one; earlier pages stay usable
             break
-        reduced = image.tag_v2.get(_REDUCED, 0)
+        reduced = image.tag_v2.get(_SUBFILE_TYPE, 0)
         if not (isinstance(reduced, int) and reduced & 1) and image.width * image.height > largest_area:
             largest, largest_area = page, image.width * image.height
         tags += len(image.tag_v2)
-        if tags > _TAGS:
+        if tags > _MAX_TAGS:
             break
     if largest is None:
-        raise Unusable(
+        raise UnusablePhotoError(
             "unreadable", "expected a photo, got a TIFF of previews alone, as cameras' raw files are: save it as JPEG"
         )
     image = Image.open(BytesIO(data), formats=("TIFF",))
@@ -208,31 +214,34 @@ def _largest_page(image: Image.Image, data: bytes) -> Image.Image:
     return image
 
 
-def _decoded(image: Image.Image, data: bytes, settings: Ingestion) -> Photo:
-    _check(image, settings)
+def _decode(image: Image.Image, data: bytes, settings: Ingestion) -> DecodedPhoto:
+    _check_size(image, settings)
     width, height = image.size
-    size = _shrunk(width, height, settings.shorter_side)
-    structure, draft = jpeg.Outline(1, True, True), (round(size[0] * _DRAFT), round(size[1] * _DRAFT))
-    if image.format in _JPEG:  # pillow-heif's draft takes the embedded thumbnail, which may be another picture
-        structure = jpeg.outline(data, _SCANS)
-        if structure.scans > _SCANS:
-            raise Unusable("bomb", f"expected at most {_SCANS} scans of a JPEG, got more")
+    size = _target_size(width, height, settings.shorter_side)
+    structure, draft = (
+        jpeg.JpegStructure(1, True, True),
+        (round(size[0] * _DRAFT_FACTOR), round(size[1] * _DRAFT_FACTOR)),
+    )
+    if image.format in _JPEG_FORMATS:  # pillow-heif's draft takes the embedded thumbnail, which may be another picture
+        structure = jpeg.read_structure(data, _MAX_SCANS)
+        if structure.scans > _MAX_SCANS:
+            raise UnusablePhotoError("bomb", f"expected at most {_MAX_SCANS} scans of a JPEG, got more")
         image.draft(None, draft)
     _check_memory(image, (width, height), structure.scans)
-    if structure.complete and not structure.ended:
-        image = _ended(data, draft)
+    if structure.complete and not structure.has_end_marker:
+        image = _with_end_marker(data, draft)
     image.load()
     profile, orientation = image.info.get("icc_profile"), _orientation(image)
-    photo = _srgb(_plain(image, size), profile)
+    photo = _to_srgb(_to_plain_mode(image, size), profile)
     if orientation in _TRANSPOSES:
         photo = photo.transpose(_TRANSPOSES[orientation])
         if orientation >= 5:
             width, height = height, width
     photo.info = {}  # Pillow writes the source's comment into a JPEG unless told otherwise
-    return Photo(photo, width, height)
+    return DecodedPhoto(photo, width, height)
 
 
-def _ended(data: bytes, draft: tuple[int, int]) -> Image.Image:
+def _with_end_marker(data: bytes, draft: tuple[int, int]) -> Image.Image:
     """Append the missing end-of-image marker to a JPEG that lacks nothing else.
 
     The decoder fills missing data with grey. So the pixels are decoded with different bytes in front of the marker: if
@@ -246,53 +255,58 @@ def _ended(data: bytes, draft: tuple[int, int]) -> Image.Image:
         stem = stem + b"\0" if len(stem) < len(data) else stem[:-1]
     digests = set()
     for filling in (b"", *_FILLINGS):
-        with Image.open(BytesIO(stem + filling + jpeg.END), formats=("JPEG",)) as image:
+        with Image.open(BytesIO(stem + filling + jpeg.END_OF_IMAGE), formats=("JPEG",)) as image:
             image.draft(None, draft)
             digest = hashlib.sha256()
             for _, strip in resizing.strips(image):
                 digest.update(strip.tobytes())
             digests.add(digest.digest())
     if len(digests) > 1:
-        raise Unusable("unreadable", "cut off or damaged: the last rows of the JPEG are missing")
-    image = Image.open(BytesIO(stem + jpeg.END), formats=("JPEG",))
+        raise UnusablePhotoError("unreadable", "cut off or damaged: the last rows of the JPEG are missing")
+    image = Image.open(BytesIO(stem + jpeg.END_OF_IMAGE), formats=("JPEG",))
     image.draft(None, draft)
     return image
 
 
-def _check(image: Image.Image, settings: Ingestion) -> None:
+def _check_size(image: Image.Image, settings: Ingestion) -> None:
     """Raise Unusable if the header's size is out of the settings' bounds; no pixel is decoded yet."""
     width, height = image.size
     if width * height > settings.maximum_pixels:
-        raise Unusable("bomb", f"expected at most {settings.maximum_pixels} pixels, got {width} x {height}")
+        raise UnusablePhotoError("bomb", f"expected at most {settings.maximum_pixels} pixels, got {width} x {height}")
     if min(width, height) < settings.minimum_side:
-        raise Unusable("too small", f"expected sides of {settings.minimum_side} pixels or more, got {width} x {height}")
-    if max(_shrunk(width, height, settings.shorter_side)) > LONGEST_SIDE:
-        raise Unusable("unreadable", f"expected a photo, got a strip of {width} x {height} pixels")
+        raise UnusablePhotoError(
+            "too small", f"expected sides of {settings.minimum_side} pixels or more, got {width} x {height}"
+        )
+    if max(_target_size(width, height, settings.shorter_side)) > LONGEST_SIDE:
+        raise UnusablePhotoError("unreadable", f"expected a photo, got a strip of {width} x {height} pixels")
 
 
 def _check_memory(image: Image.Image, size: tuple[int, int], scans: int) -> None:
-    memory_bytes = _memory(image, size, scans)
-    if memory_bytes > MEMORY:
-        raise Unusable(
+    memory_bytes = _decoding_bytes(image, size, scans)
+    if memory_bytes > MAX_DECODING_BYTES:
+        raise UnusablePhotoError(
             "bomb",
-            f"expected a photo that takes at most {MEMORY >> 20} MiB to decode, got {size[0]} x {size[1]} pixels of"
+            f"expected a photo that takes at most {MAX_DECODING_BYTES >> 20} MiB to decode, got {size[0]} x"
+            f" {size[1]} pixels of"
             f" {image.format}, which take {memory_bytes >> 20}: save it smaller, or as a JPEG that is not progressive",
         )
 
 
-def needed(data: bytes, settings: Ingestion) -> tuple[int, int]:
+def decoding_cost(data: bytes, settings: Ingestion) -> tuple[int, int]:
     """Return a photo's pixel count and its decoding memory in bytes, from the header; 0 and 0 if unreadable."""
     try:
-        with _opened(data) as image:
+        with _open(data) as image:
             size = image.size
-            if image.format in _JPEG:
-                image.draft(None, tuple(round(side * _DRAFT) for side in _shrunk(*size, settings.shorter_side)))
-            return math.prod(size), _memory(image, size, 2 if image.info.get("progressive") else 1)
+            if image.format in _JPEG_FORMATS:
+                image.draft(
+                    None, tuple(round(side * _DRAFT_FACTOR) for side in _target_size(*size, settings.shorter_side))
+                )
+            return math.prod(size), _decoding_bytes(image, size, 2 if image.info.get("progressive") else 1)
     except Exception:  # decoding gives the precise error
         return 0, 0
 
 
-def _memory(image: Image.Image, size: tuple[int, int], scans: int) -> int:
+def _decoding_bytes(image: Image.Image, size: tuple[int, int], scans: int) -> int:
     """Return the peak memory of loading a photo, bytes, from its header; measured by `decode_memory`.
 
     Args:
@@ -300,26 +314,26 @@ def _memory(image: Image.Image, size: tuple[int, int], scans: int) -> int:
         size: Width and height before the reduction, pixels.
         scans: Number of scans, for a JPEG.
     """
-    pixels, pixel_bytes = image.width * image.height, _stored(image.mode)
-    if image.format in _JPEG:
-        return pixels * pixel_bytes + (_coefficients(image, *size) if scans > 1 else 0)
+    pixels, pixel_bytes = image.width * image.height, _bytes_per_pixel(image.mode)
+    if image.format in _JPEG_FORMATS:
+        return pixels * pixel_bytes + (_coefficient_bytes(image, *size) if scans > 1 else 0)
     if image.format == "TIFF":
-        return pixels * pixel_bytes + _tiff_buffers(image, pixel_bytes)
+        return pixels * pixel_bytes + _tiff_buffer_bytes(image, pixel_bytes)
     if image.format == "BMP" and pixel_bytes == 1:  # Pillow's own code unpacks run-length data and copies it twice
         return pixels * 3
     if image.format in ("WEBP", "AVIF"):  # two frames and an RGBA copy besides the image; AVIF has 16-bit planes
         return pixels * 17
     if image.format == "HEIF":
-        return round(pixels * _heif(image))
+        return round(pixels * _heif_bytes_per_pixel(image))
     return pixels * pixel_bytes
 
 
-def _stored(mode: str) -> int:
+def _bytes_per_pixel(mode: str) -> int:
     """Return the bytes per pixel in Pillow's memory."""
     return 1 if mode in ("1", "L", "P") else 2 if mode.startswith("I;16") else 4
 
 
-def _coefficients(image: Image.Image, width: int, height: int) -> int:
+def _coefficient_bytes(image: Image.Image, width: int, height: int) -> int:
     """Return the bytes of all coefficients of a JPEG.
 
     If there are several scans, libjpeg holds all coefficients in memory, at any scale.
@@ -329,7 +343,7 @@ def _coefficients(image: Image.Image, width: int, height: int) -> int:
     return blocks * sum(layer[1] * layer[2] for layer in image.layer) * 64 * 2
 
 
-def _tiff_buffers(image: Image.Image, pixel_bytes: int) -> int:
+def _tiff_buffer_bytes(image: Image.Image, pixel_bytes: int) -> int:
     """Return the bytes that libtiff unpacks at a time: a tile or a strip, which may be the whole image.
 
     A rotated image adds a copy of itself.
@@ -339,20 +353,20 @@ def _tiff_buffers(image: Image.Image, pixel_bytes: int) -> int:
     )
     if image.info.get("compression") == "raw":
         return rotated_copy
-    bits = image.tag_v2.get(_BITS, (1,))
-    tile = [image.tag_v2.get(tag) for tag in _TILE]
-    width, height = tile if all(tile) else (image.width, min(image.height, image.tag_v2.get(_STRIP_ROWS, 2**32)))
+    bits = image.tag_v2.get(_BITS_PER_SAMPLE, (1,))
+    tile = [image.tag_v2.get(tag) for tag in _TILE_SIZE]
+    width, height = tile if all(tile) else (image.width, min(image.height, image.tag_v2.get(_ROWS_PER_STRIP, 2**32)))
     return width * height * max(sum(bits) // 8, 4) + rotated_copy
 
 
-def _heif(image: Image.Image) -> float:
+def _heif_bytes_per_pixel(image: Image.Image) -> float:
     """Return the bytes per pixel at libheif's peak: the decoder's planes, their copy, and the converted image."""
     sample_bytes = 2 if image.info.get("bit_depth", 8) > 8 else 1
     planes = sample_bytes * ({420: 1.5, 422: 2}.get(image.info.get("chroma"), 3) + (image.mode == "RGBA"))
-    return 1 + max(2 * planes + (planes / 2 if sample_bytes > 1 else 3), len(image.mode) + _stored(image.mode))
+    return 1 + max(2 * planes + (planes / 2 if sample_bytes > 1 else 3), len(image.mode) + _bytes_per_pixel(image.mode))
 
 
-def _shrunk(width: int, height: int, side: int) -> tuple[int, int]:
+def _target_size(width: int, height: int, side: int) -> tuple[int, int]:
     """Return the width and height with the shorter side at most ``side`` pixels."""
     scale = min(1.0, side / min(width, height))
     return round(width * scale), round(height * scale)
@@ -366,14 +380,14 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _plain(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def _to_plain_mode(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Return the image as 8-bit L, RGB or CMYK of a size, converted strip by strip to avoid a full-size copy."""
     if "A" in image.getbands() and not image.getbbox(alpha_only=True):
         if image.format != "BMP":
-            raise Unusable("unreadable", "expected a photo, got one whose every pixel is transparent")
+            raise UnusablePhotoError("unreadable", "expected a photo, got one whose every pixel is transparent")
         convert = _without_alpha  # many programs write 0 as the fourth byte of BMP pixels
     else:
-        convert = _opaque
+        convert = _to_opaque
     if image.size != size:
         return resizing.shrink(image, size, convert)
     if image.mode in ("L", "RGB", "CMYK") and not image.has_transparency_data:
@@ -390,51 +404,51 @@ def _without_alpha(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _opaque(image: Image.Image) -> Image.Image:
+def _to_opaque(image: Image.Image) -> Image.Image:
     """Return the image as 8-bit L, RGB or CMYK."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # convert() would clip
     if image.mode in ("I", "F"):
-        raise Unusable("unreadable", "expected samples of 8 or 16 bits, got 32, whose range no file states")
+        raise UnusablePhotoError("unreadable", "expected samples of 8 or 16 bits, got 32, whose range no file states")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
 
 
-def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """Convert an L, RGB or CMYK image to sRGB by its colour profile."""
-    space, transform = _transform(profile) if profile and len(profile) <= _PROFILE else ("", None)
+    space, transform = _srgb_transform(profile) if profile and len(profile) <= _MAX_PROFILE_BYTES else ("", None)
     if space == "RGB" and image.mode == "L":
         image = image.convert("RGB")
-    if transform and _SPACES[space] == image.mode:
+    if transform and _COLOUR_MODES[space] == image.mode:
         return ImageCms.applyTransform(image, transform)
     return image.convert("RGB")
 
 
-def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
+def _srgb_transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
     """Return a profile's colour space and the transform to sRGB; None if there is no transform or no need for one."""
     digest = hashlib.sha256(profile).digest()
-    with _building:
-        if digest not in _transforms:
-            if len(_transforms) == _KEPT:
-                del _transforms[next(iter(_transforms))]
-            _transforms[digest] = _built(profile)
-        return _transforms[digest]
+    with _transform_lock:
+        if digest not in _transform_cache:
+            if len(_transform_cache) == _CACHE_SIZE:
+                del _transform_cache[next(iter(_transform_cache))]
+            _transform_cache[digest] = _build_transform(profile)
+        return _transform_cache[digest]
 
 
-def _built(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
+def _build_transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
         space = source.profile.xcolor_space.strip()
-        mode = _SPACES[space]
+        mode = _COLOUR_MODES[space]
         transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
     except (OSError, KeyError, ImageCms.PyCMSError):
         return "", None
-    return space, None if space == "RGB" and _changes_nothing(transform) else transform
+    return space, None if space == "RGB" and _is_identity(transform) else transform
 
 
-def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
+def _is_identity(transform: ImageCms.ImageCmsTransform) -> bool:
     """Return whether a transform moves no colour of a coarse lattice by more than rounding.
 
     Such a profile is sRGB under another name.

@@ -20,12 +20,12 @@ _THRESHOLD = 4 * 2**20  # bytes: larger blocks return to the system once freed; 
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1  # parameters of mallopt(3)
 
 _lock = threading.Lock()
-_under_way = 0
-_before = None  # the soft limit before `limited` was entered
+_active = 0
+_outer_limit = None  # the soft limit before `memory_limit` was entered
 
 
 @lru_cache(maxsize=1)
-def give_back() -> None:
+def return_freed_blocks() -> None:
     """Make the allocator return large freed blocks to the system from now on.
 
     By default glibc raises the size threshold for this to the largest freed block, up to 32 MiB, and keeps all smaller
@@ -38,7 +38,7 @@ def give_back() -> None:
 
 
 @contextlib.contextmanager
-def limited(size: int) -> Iterator[None]:
+def memory_limit(size: int) -> Iterator[None]:
     """Limit the memory that this process may allocate within the context; beyond the limit, raise MemoryError.
 
     Several threads may enter the context. Each entry sets the limit to the memory in use then plus its own ``size``.
@@ -46,28 +46,28 @@ def limited(size: int) -> Iterator[None]:
     Args:
         size: Memory beyond what the process has on entry, bytes.
     """
-    global _under_way, _before
-    in_use = _data()
+    global _active, _outer_limit
+    in_use = _data_bytes()
     if resource is None or not in_use:
         yield
         return
     with _lock:
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        if not _under_way:
-            _before = soft
-        _under_way += 1
-        limits = [limit for limit in (in_use + size, _before, hard) if limit != resource.RLIM_INFINITY]
+        if not _active:
+            _outer_limit = soft
+        _active += 1
+        limits = [limit for limit in (in_use + size, _outer_limit, hard) if limit != resource.RLIM_INFINITY]
         resource.setrlimit(resource.RLIMIT_DATA, (min(limits), hard))
     try:
         yield
     finally:
         with _lock:
-            _under_way -= 1
-            if not _under_way:
-                resource.setrlimit(resource.RLIMIT_DATA, (_before, hard))
+            _active -= 1
+            if not _active:
+                resource.setrlimit(resource.RLIMIT_DATA, (_outer_limit, hard))
 
 
-def _data() -> int:
+def _data_bytes() -> int:
     """Return the bytes of this process that RLIMIT_DATA counts; 0 if the system does not tell."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()

@@ -1,7 +1,7 @@
 """Image statistics for data monitoring: brightness, contrast, sharpness, colourfulness, warmth.
 
-They do not identify the person. Callers compute them on a square of one size (`perceptual_hash.SQUARE`), so that photos
-of all sizes compare.
+They do not identify the person. Callers compute them on a square of one size (`perceptual_hash.SQUARE_SIDE`), so that
+photos of all sizes compare.
 """
 
 import numpy as np

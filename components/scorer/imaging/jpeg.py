@@ -3,65 +3,65 @@
 import re
 from typing import NamedTuple
 
-END = b"\xff\xd9"
+END_OF_IMAGE = b"\xff\xd9"
 """End-of-image marker (EOI)."""
 
-_END, _SCAN = 0xD9, 0xDA
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOFn
+_EOI, _SOS = 0xD9, 0xDA
+_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOFn
 # Any marker with a length, so not TEM, RSTn or SOI. FF 00 is a stuffed 255 byte among the coefficients.
 _MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
-_LAST = 63  # index of the last of a block's 64 coefficients
+_LAST_COEFFICIENT = 63  # index of the last of a block's 64 coefficients
 
 
-class Outline(NamedTuple):
+class JpegStructure(NamedTuple):
     """Structure of the first image of a file. Data after the image, such as a motion photo's film, is ignored.
 
     Attributes:
         scans: Number of scans, counted up to one above the limit.
-        ended: True if the end-of-image marker is present.
+        has_end_marker: True if the end-of-image marker is present.
         complete: True if the scans hold every coefficient of every component to its last bit.
     """
 
     scans: int
-    ended: bool
+    has_end_marker: bool
     complete: bool
 
 
-def outline(data: bytes, most: int) -> Outline:
+def read_structure(data: bytes, max_scans: int) -> JpegStructure:
     """Return the structure of the first image of a JPEG.
 
     Args:
         data: JPEG file, or its beginning.
-        most: Largest number of scans. Reading stops at the first scan above it.
+        max_scans: Largest number of scans. Reading stops at the first scan above it.
     """
     offset, scans = 2, 0
     components, missing = 0, {}  # missing: for each component, the low bits that each coefficient still lacks
     while match := _MARKER.search(data, offset):
         offset, marker = match.end(), match[1][0]
-        if marker == _END:
-            return Outline(scans, True, _complete(components, missing))
-        if marker in _FRAMES:
+        if marker == _EOI:
+            return JpegStructure(scans, True, _is_complete(components, missing))
+        if marker in _SOF:
             components = int.from_bytes(data[offset + 7 : offset + 8])
-        if marker == _SCAN:
+        if marker == _SOS:
             scans += 1
-            if scans > most:
+            if scans > max_scans:
                 break
-            _note(data[offset : offset + 2 + 1 + 8 + 3], missing)
+            _record_scan(data[offset : offset + 2 + 1 + 8 + 3], missing)
         offset += int.from_bytes(data[offset : offset + 2])
-    return Outline(scans, False, _complete(components, missing))
+    return JpegStructure(scans, False, _is_complete(components, missing))
 
 
-def _note(header: bytes, missing: dict[int, list[int]]) -> None:
+def _record_scan(header: bytes, missing: dict[int, list[int]]) -> None:
     """Record in ``missing`` the coefficients and bits that a scan delivers, from its header (SOS)."""
     count = header[2] if len(header) > 2 else 0
     if not 1 <= count <= 4 or len(header) < 6 + 2 * count:
         return
     first, last, low_bits = header[3 + 2 * count : 6 + 2 * count]
     for component in header[3 : 3 + 2 * count : 2]:
-        missing_bits = missing.setdefault(component, [_LAST] * (_LAST + 1))
-        for coefficient in range(min(first, _LAST), min(last, _LAST) + 1):
+        missing_bits = missing.setdefault(component, [_LAST_COEFFICIENT] * (_LAST_COEFFICIENT + 1))
+        for coefficient in range(min(first, _LAST_COEFFICIENT), min(last, _LAST_COEFFICIENT) + 1):
             missing_bits[coefficient] = low_bits & 15
 
 
-def _complete(components: int, missing: dict[int, list[int]]) -> bool:
+def _is_complete(components: int, missing: dict[int, list[int]]) -> bool:
     return len(missing) == components > 0 and not any(map(any, missing.values()))

@@ -28,7 +28,7 @@ def decode(data: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(photo, [None, None, 3])
 
 
-def square(photo: tf.Tensor, scale: int) -> tf.Tensor:
+def resize_square(photo: tf.Tensor, scale: int) -> tf.Tensor:
     """Resize a photo to a square, bilinear with antialiasing.
 
     Args:
@@ -42,13 +42,13 @@ def square(photo: tf.Tensor, scale: int) -> tf.Tensor:
     return tf.ensure_shape(photo, [scale, scale, 3])
 
 
-def centre(photo: tf.Tensor, crop: int) -> tf.Tensor:
+def center_crop(photo: tf.Tensor, crop: int) -> tf.Tensor:
     """Return the central ``crop`` × ``crop`` pixels of a square photo."""
     margin = (photo.shape[0] - crop) // 2
     return photo[margin : margin + crop, margin : margin + crop, :]
 
 
-def pixels(data: tf.Tensor, scale: int, crop: int) -> tf.Tensor:
+def preprocess_photos(data: tf.Tensor, scale: int, crop: int) -> tf.Tensor:
     """Return encoded photos as the model's pixel input.
 
     Args:
@@ -60,7 +60,7 @@ def pixels(data: tf.Tensor, scale: int, crop: int) -> tf.Tensor:
         float32 ``[n, crop, crop, 3]``, 0..255.
     """
     return tf.map_fn(
-        lambda photo: centre(square(decode(photo), scale), crop),
+        lambda photo: center_crop(resize_square(decode(photo), scale), crop),
         tf.convert_to_tensor(data),
         fn_output_signature=tf.TensorSpec([crop, crop, 3], tf.float32),
     )

@@ -19,32 +19,34 @@ try:
 except ImportError:
     simd = None
 
-_GAP = 3.0  # Pillow's reducing_gap: above this factor a box filter runs first; no visible difference (Pillow docs)
-_STRIP = 2**20  # pixels of a strip: 4 MB, which still fits the processor's caches
+_REDUCING_GAP = (
+    3.0  # Pillow's reducing_gap: above this factor a box filter runs first; no visible difference (Pillow docs)
+)
+_STRIP_PIXELS = 2**20  # pixels of a strip: 4 MB, which still fits the processor's caches
 
 
 def _options(filter_name: str, **options: object) -> "simd.ResizeOptions":
     return simd.ResizeOptions(simd.ResizeAlg.convolution(simd.FilterType[filter_name]), use_alpha=False, **options)
 
 
-def strips(image: Image.Image, rows: int = 1) -> Iterator[tuple[int, Image.Image]]:
+def strips(image: Image.Image, multiple_of: int = 1) -> Iterator[tuple[int, Image.Image]]:
     """Split an image from top to bottom into full-width strips of some megabytes each.
 
     Args:
         image: Image of any mode.
-        rows: Divisor of the strip height; only the last strip may have another height.
+        multiple_of: Divisor of the strip height; only the last strip may have another height.
 
     Yields:
         The first row of the strip, and the strip.
     """
     width, height = image.size
-    strip_rows = max(1, _STRIP // width // rows) * rows
+    strip_rows = max(1, _STRIP_PIXELS // width // multiple_of) * multiple_of
     for top in range(0, height, strip_rows):
         yield top, image.crop((0, top, width, min(top + strip_rows, height)))
 
 
 def shrink(
-    image: Image.Image, size: tuple[int, int], plain: Callable[[Image.Image], Image.Image] = lambda strip: strip
+    image: Image.Image, size: tuple[int, int], convert: Callable[[Image.Image], Image.Image] = lambda strip: strip
 ) -> Image.Image:
     """Scale an image down with the Lanczos filter (three lobes).
 
@@ -52,28 +54,30 @@ def shrink(
     bit-identical to scaling it at once.
 
     Args:
-        image: Image of any mode that ``plain`` accepts.
+        image: Image of any mode that ``convert`` accepts.
         size: Width and height of the result, at least 1 each.
-        plain: Function that converts a strip to mode L, RGB or CMYK.
+        convert: Function that converts a strip to mode L, RGB or CMYK.
 
     Returns:
-        The scaled image, of the mode that ``plain`` returns.
+        The scaled image, of the mode that ``convert`` returns.
     """
-    x_factor, y_factor = (max(1, int(old / target / _GAP)) for old, target in zip(image.size, size, strict=True))
+    x_factor, y_factor = (
+        max(1, int(old / target / _REDUCING_GAP)) for old, target in zip(image.size, size, strict=True)
+    )
     narrowed = None
     # Pillow's order, horizontal before vertical: Lanczos overshoot is clipped between the two.
     for top, strip in strips(image, y_factor):
-        strip = plain(strip)
+        strip = convert(strip)
         reduced = strip.reduce((x_factor, y_factor)) if x_factor > 1 or y_factor > 1 else strip
         if narrowed is None:
             narrowed = Image.new(reduced.mode, (size[0], -(-image.height // y_factor)))
         narrowed.paste(
-            _scaled(reduced, (size[0], reduced.height), image.width / x_factor, reduced.height), (0, top // y_factor)
+            _lanczos(reduced, (size[0], reduced.height), image.width / x_factor, reduced.height), (0, top // y_factor)
         )
-    return _scaled(narrowed, size, size[0], image.height / y_factor)
+    return _lanczos(narrowed, size, size[0], image.height / y_factor)
 
 
-def _scaled(image: Image.Image, size: tuple[int, int], width: float, height: float) -> Image.Image:
+def _lanczos(image: Image.Image, size: tuple[int, int], width: float, height: float) -> Image.Image:
     """Resize the upper left ``width`` × ``height`` pixels of an image to ``size``, with the Lanczos filter."""
     if simd is None:
         return image.resize(size, Image.Resampling.LANCZOS, box=(0, 0, width, height))
@@ -82,7 +86,7 @@ def _scaled(image: Image.Image, size: tuple[int, int], width: float, height: flo
     return result
 
 
-def middle(image: Image.Image, scale: int, crop: int) -> np.ndarray:
+def resize_and_center_crop(image: Image.Image, scale: int, crop: int) -> np.ndarray:
     """Resize an image to a square and return its centre, with a triangle filter as wide as one output pixel.
 
     Args:

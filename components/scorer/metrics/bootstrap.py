@@ -47,18 +47,18 @@ def bootstrap(
     Raises:
         ValueError: The shapes differ or are not [n, 10], or the number of labels is not the number of photos.
     """
-    inputs = MetricInputs.of(truth, predicted)
+    inputs = MetricInputs.from_votes(truth, predicted)
     if not len(inputs.truth):
         return {name: np.full(resamples, np.nan) for name in names}
     chunks: dict[str, list[Array]] = {name: [] for name in names}
-    for index in _draws(cluster(groups, len(inputs.truth)), resamples, np.random.default_rng(seed)):
+    for index in _resample_indices(group_indices(groups, len(inputs.truth)), resamples, np.random.default_rng(seed)):
         resample = inputs.take(index)
         for name in names:
             chunks[name].append(resample.measure(name, threshold))
     return {name: np.concatenate(metric_chunks) for name, metric_chunks in chunks.items()}
 
 
-def cluster(groups: Sequence[str], photos: int) -> npt.NDArray[np.integer]:
+def group_indices(groups: Sequence[str], photos: int) -> npt.NDArray[np.integer]:
     """Return the group index of each photo.
 
     Args:
@@ -80,7 +80,7 @@ def cluster(groups: Sequence[str], photos: int) -> npt.NDArray[np.integer]:
     return np.array([indices.setdefault(label, len(indices)) for label in labels])
 
 
-def interval(draws: Array, confidence: float = 0.95) -> tuple[float, float]:
+def percentile_interval(draws: Array, confidence: float = 0.95) -> tuple[float, float]:
     """Return the percentile interval, low and high, of a metric's bootstrap resamples [resamples].
 
     Resamples without a finite metric (a few photos, all drawn alike) are ignored. If no resample is left, both ends
@@ -93,25 +93,25 @@ def interval(draws: Array, confidence: float = 0.95) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def redraws(cluster_of: npt.NDArray[np.integer], resamples: int, seed: int) -> Iterator[Array]:
+def resample_counts(group_of: npt.NDArray[np.integer], resamples: int, seed: int) -> Iterator[Array]:
     """Yield bootstrap resamples as the count of each photo, for statistics that take weights.
 
     Weighting is much faster than indexing when many slices of the same photos are measured.
 
     Args:
-        cluster_of: int [n], group index of each photo, from 0 and without gaps; a group is drawn as a whole.
+        group_of: int [n], group index of each photo, from 0 and without gaps; a group is drawn as a whole.
         resamples: Number of resamples.
         seed: Seed of the random draws.
 
     Yields:
         float64 [rows, n], whole numbers from 0; ``resamples`` rows in total.
     """
-    rng, clusters = np.random.default_rng(seed), int(cluster_of.max(initial=-1)) + 1
-    chunk_rows = max(1, _CHUNK // max(1, len(cluster_of)))
+    rng, clusters = np.random.default_rng(seed), int(group_of.max(initial=-1)) + 1
+    chunk_rows = max(1, _CHUNK // max(1, len(group_of)))
     for start in range(0, resamples if clusters else 0, chunk_rows):
         rows = min(chunk_rows, resamples - start)
         drawn = rng.integers(clusters, size=(rows, clusters)) + clusters * np.arange(rows)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=rows * clusters).reshape(rows, clusters)[:, cluster_of].astype(float)
+        yield np.bincount(drawn.ravel(), minlength=rows * clusters).reshape(rows, clusters)[:, group_of].astype(float)
 
 
 def weighted_srcc(truth: Array, predicted: Array, weights: Array) -> Array:
@@ -137,7 +137,7 @@ def weighted_srcc(truth: Array, predicted: Array, weights: Array) -> Array:
     return np.where(np.minimum(truth_variance, predicted_variance) > 0.25, np.clip(r, -1, 1), np.nan)
 
 
-def _draws(
+def _resample_indices(
     group: npt.NDArray[np.integer], resamples: int, rng: np.random.Generator
 ) -> Iterator[npt.NDArray[np.integer]]:
     """Yield indices of the drawn photos, [rows, photos]: whole groups, drawn with replacement."""

@@ -5,7 +5,7 @@ import numpy as np
 from components.scorer.metrics.regression import Array
 
 
-def confusion(truth: Array, predicted: Array, threshold: float = 5.5) -> list[list[int]]:
+def confusion_matrix(truth: Array, predicted: Array, threshold: float = 5.5) -> list[list[int]]:
     """Return the confusion matrix: rows are people's class (low, high), columns the scorer's class (low, high).
 
     A photo without a finite predicted score is counted in neither column.
@@ -23,7 +23,7 @@ def confusion(truth: Array, predicted: Array, threshold: float = 5.5) -> list[li
     ]
 
 
-def roc(truth: Array, predicted: Array, threshold: float = 5.5, points: int = 200) -> dict[str, list[float]]:
+def roc_curve(truth: Array, predicted: Array, threshold: float = 5.5, points: int = 200) -> dict[str, list[float]]:
     """Return the ROC curve (receiver operating characteristic) of predicting high photos by the predicted mean score.
 
     Args:

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from components.scorer.metrics import regression
-from components.scorer.metrics.regression import OF_MEANS, Array
+from components.scorer.metrics.regression import MEAN_SCORE_METRICS, Array
 from components.scorer.settings import SCORES
 
 
 @dataclass(frozen=True)
-class Reliability:
+class RaterReliability:
     """Split-half reliability of the raters' mean scores, and the ceiling that it sets for any scorer's LCC."""
 
     split_half: float
@@ -30,9 +30,9 @@ class Reliability:
     """Number of random splits."""
 
 
-def reliability(
+def reliability_of_ratings(
     photos: npt.ArrayLike, raters: npt.ArrayLike, scores: npt.ArrayLike, *, splits: int = 100, seed: int = 1
-) -> Reliability | None:
+) -> RaterReliability | None:
     """Return the reliability of single ratings by splitting the raters at random, each with all of their ratings.
 
     Splitting the raters instead of each photo's ratings keeps a harsh rater on one side. Raters' habits therefore
@@ -66,10 +66,10 @@ def reliability(
         in_first_half = (rng.permutation(rater.max(initial=-1) + 1) % 2 == 0)[rater]
         return tuple(_group_means(photo[mask], score[mask], size) for mask in (in_first_half, ~in_first_half))
 
-    return _over_splits(random_half_means, splits)
+    return _average_over_splits(random_half_means, splits)
 
 
-def reliability_of_counts(counts: npt.ArrayLike, *, splits: int = 100, seed: int = 1) -> Reliability | None:
+def reliability_of_counts(counts: npt.ArrayLike, *, splits: int = 100, seed: int = 1) -> RaterReliability | None:
     """Return the reliability of vote counts by splitting each photo's votes into random halves.
 
     A random half of ten counts follows the multivariate hypergeometric distribution.
@@ -85,16 +85,16 @@ def reliability_of_counts(counts: npt.ArrayLike, *, splits: int = 100, seed: int
     Raises:
         ValueError: ``counts`` is not [n, 10], or has negative or non-finite values.
     """
-    votes, rng = _whole(counts), np.random.default_rng(seed)
+    votes, rng = _integer_counts(counts), np.random.default_rng(seed)
 
     def half_means() -> tuple[Array, Array]:
         half = _random_half(votes, rng)
         return regression.mean_scores(half), regression.mean_scores(votes - half)
 
-    return _over_splits(half_means, splits)
+    return _average_over_splits(half_means, splits)
 
 
-def ceilings(counts: npt.ArrayLike, *, splits: int = 100, seed: int = 1) -> dict[str, float] | None:
+def correlation_ceilings(counts: npt.ArrayLike, *, splits: int = 100, seed: int = 1) -> dict[str, float] | None:
     """Return the LCC, SRCC and KRCC of a perfect scorer, which knows each photo's true mean, with the observed means.
 
     The observed means carry the sampling noise of their raters. The ceiling of LCC is the square root of the means'
@@ -116,7 +116,7 @@ def ceilings(counts: npt.ArrayLike, *, splits: int = 100, seed: int = 1) -> dict
     Raises:
         ValueError: ``counts`` is not [n, 10], or has negative or non-finite values.
     """
-    votes, rng = _whole(counts), np.random.default_rng(seed)
+    votes, rng = _integer_counts(counts), np.random.default_rng(seed)
     correlations: list[tuple[float, ...]] = []
     for _ in range(splits):
         half = _random_half(votes, rng)
@@ -124,14 +124,17 @@ def ceilings(counts: npt.ArrayLike, *, splits: int = 100, seed: int = 1) -> dict
         is_valid = np.isfinite(first_means) & np.isfinite(second_means)
         if is_valid.sum() >= 3:
             correlations.append(
-                tuple(float(OF_MEANS[name](first_means[is_valid], second_means[is_valid])) for name in _AS_NORMAL)
+                tuple(
+                    float(MEAN_SCORE_METRICS[name](first_means[is_valid], second_means[is_valid]))
+                    for name in _PEARSON_CONVERSIONS
+                )
             )
     if not np.isfinite(correlations).any():
         return None
-    average = dict(zip(_AS_NORMAL, np.nanmean(correlations, axis=0).tolist(), strict=True))
+    average = dict(zip(_PEARSON_CONVERSIONS, np.nanmean(correlations, axis=0).tolist(), strict=True))
     return {
-        name: float(from_pearson(_stepped_up(to_pearson(average[name])) ** 0.5))
-        for name, (to_pearson, from_pearson) in _AS_NORMAL.items()
+        name: float(from_pearson(_spearman_brown(to_pearson(average[name])) ** 0.5))
+        for name, (to_pearson, from_pearson) in _PEARSON_CONVERSIONS.items()
     }
 
 
@@ -152,7 +155,7 @@ def one_against_rest(counts: npt.ArrayLike, *, draws: int = 100, seed: int = 1) 
     Raises:
         ValueError: ``counts`` is not [n, 10], or has negative or non-finite values.
     """
-    votes, rng = _whole(counts), np.random.default_rng(seed)
+    votes, rng = _integer_counts(counts), np.random.default_rng(seed)
     votes = votes[votes.sum(axis=1) >= 2]
     if len(votes) < 3:
         return None
@@ -162,13 +165,17 @@ def one_against_rest(counts: npt.ArrayLike, *, draws: int = 100, seed: int = 1) 
         picked = rng.integers(raters)[:, None] >= np.cumsum(votes, axis=1)
         drawn_scores = scores[picked.sum(axis=1)]
         rest_means = (total - drawn_scores) / (raters - 1)
-        correlations.append(tuple(float(OF_MEANS[name](rest_means, drawn_scores.astype(float))) for name in _AS_NORMAL))
+        correlations.append(
+            tuple(
+                float(MEAN_SCORE_METRICS[name](rest_means, drawn_scores.astype(float))) for name in _PEARSON_CONVERSIONS
+            )
+        )
     if not np.isfinite(correlations).any():
         return None
-    return dict(zip(_AS_NORMAL, np.nanmean(correlations, axis=0).tolist(), strict=True))
+    return dict(zip(_PEARSON_CONVERSIONS, np.nanmean(correlations, axis=0).tolist(), strict=True))
 
 
-def typical_raters(raters: npt.ArrayLike) -> float:
+def median_rater_count(raters: npt.ArrayLike) -> float:
     """Return the median of the known numbers of raters, an estimate for photos with an unknown number.
 
     Args:
@@ -181,7 +188,7 @@ def typical_raters(raters: npt.ArrayLike) -> float:
     return float(np.median(known_counts)) if len(known_counts) else 1.0
 
 
-_AS_NORMAL: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {
+_PEARSON_CONVERSIONS: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {
     "lcc": (lambda r: r, lambda r: r),
     "srcc": (lambda rho: 2 * np.sin(np.pi * rho / 6), lambda r: 6 / np.pi * np.arcsin(r / 2)),
     "krcc": (lambda tau: np.sin(np.pi * tau / 2), lambda r: 2 / np.pi * np.arcsin(r)),
@@ -206,7 +213,7 @@ def _random_half(votes: npt.NDArray[np.integer], rng: np.random.Generator) -> np
     return half
 
 
-def _over_splits(random_half_means, splits: int) -> Reliability | None:
+def _average_over_splits(random_half_means, splits: int) -> RaterReliability | None:
     """Return the average over random splits; each split uses the photos with a mean in both halves."""
     correlations, photo_counts = [], []
     for _ in range(splits):
@@ -219,11 +226,11 @@ def _over_splits(random_half_means, splits: int) -> Reliability | None:
     if not np.isfinite(correlations).any():
         return None
     split_half = float(np.nanmean(correlations))
-    full = _stepped_up(split_half)
-    return Reliability(split_half, full, full**0.5, round(float(np.mean(photo_counts))), splits)
+    full = _spearman_brown(split_half)
+    return RaterReliability(split_half, full, full**0.5, round(float(np.mean(photo_counts))), splits)
 
 
-def _stepped_up(split_half: float) -> float:
+def _spearman_brown(split_half: float) -> float:
     """Return the reliability of all raters' means from the correlation of halves (Spearman 1910, Brown 1910).
 
     A negative correlation gives the reliability 0, so that the ceiling, its square root, is real.
@@ -231,7 +238,7 @@ def _stepped_up(split_half: float) -> float:
     return max(0.0, 2 * split_half / (1 + split_half)) if split_half > -1 else 0.0
 
 
-def _whole(counts: npt.ArrayLike) -> npt.NDArray[np.integer]:
+def _integer_counts(counts: npt.ArrayLike) -> npt.NDArray[np.integer]:
     """Return counts [n, 10] rounded to integers; raise ValueError for another shape or invalid values."""
     counts = np.asarray(counts, float)
     if counts.ndim != 2 or counts.shape[1] != len(SCORES) or not (np.isfinite(counts) & (counts >= 0)).all():

@@ -15,9 +15,9 @@ from components.scorer.settings import SCORES
 
 Array = npt.NDArray[np.floating]
 METRICS = ("accuracy", "lcc", "srcc", "krcc", "rmse", "mae", "emd", "bias", "spread")
-"""The metrics that `all` computes, in the order of the reports."""
+"""The metrics that `all_metrics` computes, in the order of the reports."""
 
-_ALIKE = 1e-6  # score points; values closer than this differ by rounding only
+_ROUNDING = 1e-6  # score points; values closer than this differ by rounding only
 
 
 def mean_scores(votes: Array) -> Array:
@@ -32,18 +32,18 @@ def mean_scores(votes: Array) -> Array:
     Raises:
         ValueError: ``votes`` is not [n, 10].
     """
-    shares = _shares(votes)
+    shares = _vote_shares(votes)
     return shares @ np.asarray(SCORES, float)
 
 
-def deviations(votes: Array) -> Array:
+def vote_deviations(votes: Array) -> Array:
     """Return the standard deviation of each photo's votes [n, 10], in score points, float64 [n]; NaN without votes."""
-    shares = _shares(votes)
+    shares = _vote_shares(votes)
     differences = np.asarray(SCORES, float) - mean_scores(votes)[:, None]
     return np.sqrt((shares * differences**2).sum(axis=1))
 
 
-def distances(truth: Array, predicted: Array) -> Array:
+def emd_per_photo(truth: Array, predicted: Array) -> Array:
     """Return the earth mover's distance (EMD) between two vote distributions for each photo.
 
     The EMD is the area between the cumulative distributions. For ordered scores one point apart it equals
@@ -56,7 +56,7 @@ def distances(truth: Array, predicted: Array) -> Array:
     Returns:
         float64 [n], in score points, from 0 to 9.
     """
-    cumulative_differences = np.cumsum(_shares(truth) - _shares(predicted), axis=1)
+    cumulative_differences = np.cumsum(_vote_shares(truth) - _vote_shares(predicted), axis=1)
     return np.abs(cumulative_differences[:, :-1]).sum(axis=1)
 
 
@@ -71,7 +71,7 @@ def accuracy(truth: Array, predicted: Array, threshold: float = 5.5) -> Array:
     Returns:
         float64 [...], from 0 to 1; NaN if a score is NaN.
     """
-    limit = threshold - _ALIKE  # in MEBeauty 1 photo of 130 has a mean of just 5.5, and shares of votes are rounded
+    limit = threshold - _ROUNDING  # in MEBeauty 1 photo of 130 has a mean of just 5.5, and shares of votes are rounded
     is_same_class = (np.asarray(truth) >= limit) == (np.asarray(predicted) >= limit)
     return np.where(np.isnan(truth) | np.isnan(predicted), np.nan, is_same_class).mean(axis=-1)
 
@@ -131,12 +131,12 @@ def spread(truth: Array, predicted: Array) -> Array:
 
 
 def emd(truth: Array, predicted: Array) -> float:
-    """Return the mean of `distances` over photos, in score points, from votes [n, 10]; NaN without photos."""
-    return float(distances(truth, predicted).mean()) if len(truth) else float("nan")
+    """Return the mean of `emd_per_photo` over photos, in score points, from votes [n, 10]; NaN without photos."""
+    return float(emd_per_photo(truth, predicted).mean()) if len(truth) else float("nan")
 
 
-def all(truth: Array, predicted: Array, threshold: float = 5.5) -> dict[str, float]:
-    """Return every metric of `METRICS` for a set of photos.
+def all_metrics(truth: Array, predicted: Array, threshold: float = 5.5) -> dict[str, float]:
+    """Return every metric of `METRICS_FOLDER_VARIABLE` for a set of photos.
 
     Args:
         truth: float [n, 10], votes of people.
@@ -149,7 +149,7 @@ def all(truth: Array, predicted: Array, threshold: float = 5.5) -> dict[str, flo
     Raises:
         ValueError: The shapes differ or are not [n, 10].
     """
-    inputs = MetricInputs.of(truth, predicted)
+    inputs = MetricInputs.from_votes(truth, predicted)
     return {name: float(inputs.measure(name, threshold)) for name in METRICS}
 
 
@@ -164,12 +164,12 @@ def why_undefined(truth: Array, predicted: Array) -> str:
     return "" if varies(predicted) else "every photo gets the same score"
 
 
-def finite(figures: Mapping[str, float]) -> dict[str, float]:
+def finite_figures(figures: Mapping[str, float]) -> dict[str, float]:
     """Return the finite figures: Kubeflow's page shows no metric of a task if one of them is NaN or infinite."""
     return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
-OF_MEANS = {"lcc": lcc, "srcc": srcc, "krcc": krcc, "rmse": rmse, "mae": mae, "bias": bias, "spread": spread}
+MEAN_SCORE_METRICS = {"lcc": lcc, "srcc": srcc, "krcc": krcc, "rmse": rmse, "mae": mae, "bias": bias, "spread": spread}
 
 
 @dataclass(frozen=True)
@@ -179,11 +179,11 @@ class MetricInputs:
     truth: Array
     predicted: Array
     distance: Array
-    truth_place: npt.NDArray[np.integer]
-    predicted_place: npt.NDArray[np.integer]
+    truth_index: npt.NDArray[np.integer]
+    predicted_index: npt.NDArray[np.integer]
 
     @classmethod
-    def of(cls, truth: Array, predicted: Array) -> "MetricInputs":
+    def from_votes(cls, truth: Array, predicted: Array) -> "MetricInputs":
         """Return the inputs of true and predicted votes ``[…, n, 10]`` of the same photos."""
         if np.shape(truth) != np.shape(predicted):
             raise ValueError(
@@ -191,7 +191,7 @@ class MetricInputs:
             )
         means = mean_scores(truth), mean_scores(predicted)
         return cls(
-            *means, distances(truth, predicted), *(np.unique(scores, return_inverse=True)[1] for scores in means)
+            *means, emd_per_photo(truth, predicted), *(np.unique(scores, return_inverse=True)[1] for scores in means)
         )
 
     def take(self, index: npt.NDArray[np.integer]) -> "MetricInputs":
@@ -206,23 +206,25 @@ class MetricInputs:
             return self.distance.mean(axis=-1)
         if name == "srcc":
             is_defined = varies(self.truth) & varies(self.predicted)
-            return np.where(is_defined, lcc(ranks(self.truth_place), ranks(self.predicted_place)), np.nan)
+            return np.where(
+                is_defined, lcc(rank_integers(self.truth_index), rank_integers(self.predicted_index)), np.nan
+            )
         if name == "accuracy":
             return accuracy(self.truth, self.predicted, threshold)
-        return OF_MEANS[name](self.truth, self.predicted)
+        return MEAN_SCORE_METRICS[name](self.truth, self.predicted)
 
 
-def ranks(places: npt.NDArray[np.integer]) -> Array:
+def rank_integers(indices: npt.NDArray[np.integer]) -> Array:
     """Return ``scipy.stats.rankdata`` along the last axis of integers from 0, by counting: six times faster."""
-    rows = places.reshape(-1, places.shape[-1])
+    rows = indices.reshape(-1, indices.shape[-1])
     size = int(rows.max(initial=0)) + 1
     counts = np.bincount((rows + size * np.arange(len(rows))[:, None]).ravel(), minlength=size * len(rows))
     counts = counts.reshape(-1, size)
     middle = np.cumsum(counts, axis=1) - (counts - 1) / 2
-    return np.take_along_axis(middle, rows, axis=1).reshape(places.shape)
+    return np.take_along_axis(middle, rows, axis=1).reshape(indices.shape)
 
 
-def _shares(votes: Array) -> Array:
+def _vote_shares(votes: Array) -> Array:
     """Return votes as float64 shares that sum to 1 for each photo (NaN for a photo without votes)."""
     votes = np.asarray(votes, float)
     if votes.ndim != 2 or votes.shape[1] != len(SCORES):
@@ -234,4 +236,4 @@ def _shares(votes: Array) -> Array:
 def varies(scores: Array) -> npt.NDArray[np.bool_]:
     """Return True where scores differ along the last axis by more than rounding; False for NaN."""
     scores = np.asarray(scores)
-    return np.ptp(scores, axis=-1) > _ALIKE if scores.shape[-1] else np.zeros(scores.shape[:-1], bool)
+    return np.ptp(scores, axis=-1) > _ROUNDING if scores.shape[-1] else np.zeros(scores.shape[:-1], bool)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-_PERFECT = 1e-12  # distance from 1 below which a correlation is perfect but for rounding
+_PERFECT_MARGIN = 1e-12  # distance from 1 below which a correlation is perfect but for rounding
 
 
 @dataclass(frozen=True)
-class Williams:
+class WilliamsTest:
     """Result of Williams' test of two correlations that share a variable; NaN where undefined."""
 
     t: float
@@ -22,7 +22,7 @@ class Williams:
     """Standard error of the difference if the two correlations are equal: the difference divided by ``t``."""
 
 
-def williams(first: float, second: float, between: float, n: int) -> Williams:
+def williams_test(first: float, second: float, between: float, n: int) -> WilliamsTest:
     """Test by Williams' test if two scorers correlate differently with people on the same photos.
 
     Two correlations on the same photos are dependent, and more so the more similar the scorers are. Tests of
@@ -42,10 +42,10 @@ def williams(first: float, second: float, between: float, n: int) -> Williams:
         scorers that differ by scale only.
     """
     nan, degrees = float("nan"), max(n - 3, 0)
-    if not degrees or not np.isfinite([first, second, between]).all() or 1 - between < _PERFECT:
-        return Williams(nan, degrees, nan, nan)
+    if not degrees or not np.isfinite([first, second, between]).all() or 1 - between < _PERFECT_MARGIN:
+        return WilliamsTest(nan, degrees, nan, nan)
     determinant = 1 - first**2 - second**2 - between**2 + 2 * first * second * between
     variance = 2 * (n - 1) / degrees * max(determinant, 0) + ((first + second) / 2) ** 2 * (1 - between) ** 3
     error = float(np.sqrt(variance / ((n - 1) * (1 + between)))) if between > -1 else nan
     t = (first - second) / error if error else nan
-    return Williams(t, degrees, float(stats.t.sf(t, degrees)), error)
+    return WilliamsTest(t, degrees, float(stats.t.sf(t, degrees)), error)

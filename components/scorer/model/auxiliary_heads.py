@@ -2,8 +2,8 @@
 
 The heads read the input of the scorer's last layer, ``[n, c]``: the pooled features and the face features.
 
-* The job tilts the votes (`Tilt`), so that the same features count differently for another job. For the unknown job, 0,
-  the votes are those of the scorer.
+* The job tilts the votes (`JobTilt`), so that the same features count differently for another job. For the unknown
+  job, 0, the votes are those of the scorer.
 * Attributes are predicted by logistic regression. They never change the scores.
 
 ``components.training`` fits both after the scorer. They never change the scorer's own weights.
@@ -19,14 +19,14 @@ import pandas as pd
 from keras import ops
 
 from components.scorer.jobs import UNKNOWN
-from components.scorer.model.network import features as features_of
+from components.scorer.model.network import last_layer_input as features_of
 from components.scorer.settings import SCORES, Training
 
-_FEWEST = 5  # rated training photos with an attribute, and as many without, that a classifier needs
+_MIN_PHOTOS = 5  # rated training photos with an attribute, and as many without, that a classifier needs
 
 
 @dataclass(frozen=True)
-class Heads:
+class HeadSpec:
     """Specification of a scorer's auxiliary heads.
 
     Attributes:
@@ -44,7 +44,7 @@ class Heads:
         return bool(self.jobs or self.attributes)
 
 
-def find(table: pd.DataFrame, settings: Training, attributes: dict[str, str]) -> Heads:
+def detect_heads(table: pd.DataFrame, settings: Training, attributes: dict[str, str]) -> HeadSpec:
     """Return the heads that a data set has enough photos for.
 
     Args:
@@ -61,13 +61,13 @@ def find(table: pd.DataFrame, settings: Training, attributes: dict[str, str]) ->
     for column, yes in attributes.items():
         if column in table:
             known = table[column][table[column] != ""]
-            if min((known == yes).sum(), (known != yes).sum()) >= _FEWEST:
+            if min((known == yes).sum(), (known != yes).sum()) >= _MIN_PHOTOS:
                 learnable[column] = yes
-    return Heads(settings.job if jobs else "", jobs, learnable)
+    return HeadSpec(settings.job if jobs else "", jobs, learnable)
 
 
 @keras.saving.register_keras_serializable("portrait_scorer")
-class Tilt(keras.layers.Layer):
+class JobTilt(keras.layers.Layer):
     """Exponential tilting of votes by job: ``p(s) · exp(t · (s - 5.5))``, normalised.
 
     The strength is ``t = f · slope[job] + offset[job]``. Tilting moves a distribution's mean and keeps its form (Efron,
@@ -92,14 +92,14 @@ class Tilt(keras.layers.Layer):
 
     def call(self, features, votes, job):
         """Return tilted votes ``[n, 10]`` for features ``[n, c]`` and job ids int ``[n]``: 0 unknown, 1 the first."""
-        slope, offset = self._of(self.slopes, job), self._of(self.offsets, job)
-        steps = (ops.sum(features * slope, axis=-1) + offset)[:, None] * _centred()
+        slope, offset = self._rows_of_jobs(self.slopes, job), self._rows_of_jobs(self.offsets, job)
+        steps = (ops.sum(features * slope, axis=-1) + offset)[:, None] * _centred_scores()
         tilted = votes * ops.exp(steps - ops.max(steps, axis=-1, keepdims=True))
         return ops.where(job[:, None] == UNKNOWN, votes, tilted / ops.sum(tilted, axis=-1, keepdims=True))
 
-    def kernel(self, job):
+    def kernel_change(self, job):
         """Return the change of the logits' kernel for job ids ``[n]``: ``[n, c, 10]``."""
-        return self._of(self.slopes, job)[..., None] * _centred()
+        return self._rows_of_jobs(self.slopes, job)[..., None] * _centred_scores()
 
     def compute_output_shape(self, features_shape: tuple, votes_shape: tuple, job_shape: tuple) -> tuple:
         """Return the shape of the votes."""
@@ -110,30 +110,34 @@ class Tilt(keras.layers.Layer):
         return {**super().get_config(), "jobs": self.jobs}
 
     @staticmethod
-    def _of(table, job):
+    def _rows_of_jobs(table, job):
         """Return the rows of a table for job ids; zeros for the unknown job."""
         return ops.take(ops.pad(table, [[1, 0], *[[0, 0]] * (len(table.shape) - 1)]), job, axis=0)
 
 
-def _centred():
+def _centred_scores():
     """Return the scores 1..10 less their mean, 5.5, float32 ``[10]``."""
     return ops.convert_to_tensor([score - np.mean(SCORES) for score in SCORES], "float32")
 
 
-def separate(
-    scorer: keras.Model, heads: Heads, jobs: Sequence[np.ndarray] = (), attributes: Sequence[np.ndarray] = ()
+def build_heads(
+    scorer: keras.Model,
+    head_spec: HeadSpec,
+    tilt_weights: Sequence[np.ndarray] = (),
+    attribute_weights: Sequence[np.ndarray] = (),
 ) -> keras.Model:
     """Build the heads as a model of their own.
 
     Args:
         scorer: A flat model whose last layer is ``votes``.
-        heads: Specification of the heads.
-        jobs: Weights of `Tilt`: slopes ``[jobs, c]`` and offsets ``[jobs]``. Needed if any job is known.
-        attributes: Weights ``[c, k]`` and intercepts ``[k]`` of the attributes' logistic regressions. Needed if there
-            are any attributes.
+        head_spec: Specification of the heads.
+        tilt_weights: Weights of `JobTilt`: slopes ``[jobs, c]`` and offsets ``[jobs]``. Needed if any job is known.
+        attribute_weights: Weights ``[c, k]`` and intercepts ``[k]`` of the attributes' logistic regressions. Needed if
+            there are any attributes.
 
     Returns: A flat model of ``features`` float32 ``[n, c]`` and ``job`` int32 ``[n]``. It gives ``votes`` ``[n, 10]``,
-        which for job 0 are the scorer's, and ``attributes`` ``[n, k]``, each the probability of yes, if there are any.
+        which for job 0 are the scorer's, and ``attribute_weights`` ``[n, k]``, each the probability of yes, if there
+        are any.
     """
     weights = scorer.get_layer("votes").get_weights()
     features = keras.Input((len(weights[0]),), name="features")
@@ -141,23 +145,25 @@ def separate(
     softmax = keras.layers.Dense(len(SCORES), activation="softmax", name="votes", dtype="float32")
     outputs = {"votes": softmax(features)}
     softmax.set_weights(weights)
-    if heads.jobs:
-        tilt = Tilt(len(heads.jobs), name="tilt", dtype="float32")
+    if head_spec.jobs:
+        tilt = JobTilt(len(head_spec.jobs), name="tilt", dtype="float32")
         outputs["votes"] = tilt(features, outputs["votes"], job)
-        tilt.set_weights(jobs)
-    if heads.attributes:
-        regression = keras.layers.Dense(len(heads.attributes), activation="sigmoid", name="attributes", dtype="float32")
+        tilt.set_weights(tilt_weights)
+    if head_spec.attributes:
+        regression = keras.layers.Dense(
+            len(head_spec.attributes), activation="sigmoid", name="attributes", dtype="float32"
+        )
         outputs["attributes"] = regression(features)
-        regression.set_weights(attributes)
+        regression.set_weights(attribute_weights)
     return keras.Model([features, job], outputs, name="heads")
 
 
-def join(scorer: keras.Model, heads: keras.Model) -> keras.Model:
+def attach_heads(scorer: keras.Model, heads: keras.Model) -> keras.Model:
     """Build a scorer that takes the job and gives attributes.
 
     Args:
         scorer: A flat model whose last layer reads ``[n, c]``.
-        heads: Model of `separate`.
+        heads: Model of `build_heads`.
 
     Returns: A flat model that shares the layers of both. It takes the scorer's inputs and ``job``, int32 ``[n]``, and
         gives the outputs of the heads.

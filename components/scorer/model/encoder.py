@@ -14,7 +14,7 @@ from components.scorer.settings import Pretraining
 
 
 @keras.saving.register_keras_serializable("portrait_scorer")
-class Scaling(keras.layers.Layer):
+class BackboneScaling(keras.layers.Layer):
     """Normalisation of pixels 0..255 to the range that the backbone was trained on.
 
     Args:
@@ -43,8 +43,9 @@ def build_encoder(settings: Pretraining, weights: Path | None = None) -> keras.M
     Args:
         settings: Pretraining settings: the backbone, its options, the crop side, the scaling and the start.
         weights: File of weights. A ``.keras`` file holds a whole network, which is cut before its global pooling or,
-            without one, used up to its last feature map. A ``.weights.h5`` file holds weights of ``settings.backbone``.
-            If None, and ``settings.start == "imagenet"``, keras.applications downloads its own.
+            without one, used up to its last feature map. A ``.weights.h5`` file holds weights of
+            ``parse_settings.backbone``. If None, and ``settings.start == "imagenet"``, keras.applications downloads its
+            own.
 
     Returns:
         A flat model: float ``[n, crop, crop, 3]``, 0..255, to features ``[n, h, w, c]``.
@@ -54,7 +55,7 @@ def build_encoder(settings: Pretraining, weights: Path | None = None) -> keras.M
     """
     keras.utils.set_random_seed(settings.seed)
     pixels = keras.Input((settings.crop, settings.crop, 3), name="pixels")
-    scaled = Scaling(_scaling(settings), name="scaling")(pixels)
+    scaled = BackboneScaling(_scaling_mode(settings), name="scaling")(pixels)
     if weights is not None and weights.suffix == ".keras":
         features = _load_backbone(weights).call(scaled)
     else:
@@ -80,7 +81,7 @@ def _load_backbone(file: Path) -> keras.Model:
     """Load a saved network up to its last feature map."""
     network = keras.saving.load_model(file, compile=False)
     # This project's own files begin with a scaling layer. It is cut off, because the setting decides on the scaling.
-    scaling_layers = [layer for layer in network.layers if isinstance(layer, Scaling)]
+    scaling_layers = [layer for layer in network.layers if isinstance(layer, BackboneScaling)]
     inputs = scaling_layers[0].output if scaling_layers else network.inputs[0]
     for layer in network.layers:
         if isinstance(layer, keras.layers.GlobalAveragePooling2D | keras.layers.GlobalMaxPooling2D):
@@ -93,7 +94,7 @@ def _load_backbone(file: Path) -> keras.Model:
     return keras.Model(inputs, network.output)
 
 
-def _scaling(settings: Pretraining) -> str:
+def _scaling_mode(settings: Pretraining) -> str:
     """Return the scaling mode.
 
     With the setting ``"backbone"`` this is the mode that gives the same numbers as the backbone's ``preprocess_input``.

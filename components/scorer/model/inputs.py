@@ -19,82 +19,83 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from components.scorer.faces.face_inputs import EMBEDDING, FACE, Reads
-from components.scorer.model.layers import Principal, StandIn
+from components.scorer.faces.face_inputs import EMBEDDING, FACE, FaceInputSpec
+from components.scorer.model.layers import MissingFaceToken, PCAProjection
 
 PIXELS = "pixels"
 """Name of the first input. `face_inputs` names the other inputs."""
-PRINCIPAL, STAND_IN = "embedding_pca", "stand_in"
+PCA_LAYER, MISSING_FACE_LAYER = "embedding_pca", "stand_in"
 """Names of the layers that read the embedding: the PCA projection, and the vector of a missing face."""
 
 
 @dataclass(frozen=True)
-class Sight:
+class ModelInputs:
     """Specification of a scorer's inputs; by default the whole photo alone.
 
     Attributes:
         view: True if the face goes through the backbone as a second view.
-        embedding: Size of the face embedding; 0: the scorer has no such input.
-        kept: Number of principal components of the embedding that are used.
+        embedding_size: Size of the face embedding; 0: the scorer has no such input.
+        n_components: Number of principal components of the embedding that are used.
     """
 
     view: bool = False
-    embedding: int = 0
-    kept: int = 0
+    embedding_size: int = 0
+    n_components: int = 0
 
     def __bool__(self) -> bool:
         """Return whether the scorer has any input that is computed from the face."""
-        return self.view or self.embedding > 0
+        return self.view or self.embedding_size > 0
 
     @property
-    def reads(self) -> tuple[str, ...]:
+    def input_names(self) -> tuple[str, ...]:
         """Names of the inputs, in their order."""
-        return (PIXELS, *self.needs(side=1, scale=1.0).inputs)  # the names do not depend on the side
+        return (PIXELS, *self.face_input_spec(side=1, scale=1.0).inputs)  # the names do not depend on the side
 
-    def needs(self, side: int, scale: float) -> Reads:
+    def face_input_spec(self, side: int, scale: float) -> FaceInputSpec:
         """Return the specification of the inputs that are computed from the face.
 
         Args:
             side: Side of the second view, pixels.
             scale: Scale of the second view, see ``geometry.crop``.
         """
-        return Reads(self.embedding, side, scale) if self.view else Reads(self.embedding)
+        return FaceInputSpec(self.embedding_size, side, scale) if self.view else FaceInputSpec(self.embedding_size)
 
 
-WHOLE = Sight()
+PHOTO_ONLY = ModelInputs()
 """Inputs of a scorer that reads the whole photo alone."""
 
 
-def of(model: keras.Model) -> Sight:
+def infer_inputs(model: keras.Model) -> ModelInputs:
     """Return the input specification of a model, read from the names and shapes of its inputs."""
     shapes = {tensor.name: tensor.shape for tensor in model.inputs}
     if EMBEDDING not in shapes:
-        return Sight(FACE in shapes)
-    return Sight(FACE in shapes, shapes[EMBEDDING][-1], model.get_layer(PRINCIPAL).kept)
+        return ModelInputs(FACE in shapes)
+    return ModelInputs(FACE in shapes, shapes[EMBEDDING][-1], model.get_layer(PCA_LAYER).kept)
 
 
-def words(sight: Sight, sha256: Mapping[str, str]) -> str:
+def describe_face_inputs(model_inputs: ModelInputs, digests: Mapping[str, str]) -> str:
     """Return an English description of the face inputs and of the networks that compute them.
 
     Args:
-        sight: Input specification of a scorer.
-        sha256: SHA-256 digests of the weights, by ``detector`` and ``embedder``. Missing ones are called unknown.
+        model_inputs: Input specification of a scorer.
+        digests: SHA-256 digests of the weights, by ``detector`` and ``embedder``. Missing ones are called unknown.
     """
-    if not sight:
+    if not model_inputs:
         return "Faces are not read: the whole photo alone is scored."
-    detector = f"found by the detector with the SHA-256 {sha256.get('detector', 'unknown')}"
+    detector = f"found by the detector with the SHA-256 {digests.get('detector', 'unknown')}"
     parts = [f"The face, {detector}, is scored beside the whole photo:"]
-    if sight.view:
+    if model_inputs.view:
         parts.append("it is turned upright and goes through the same network as a second view;")
-    if sight.embedding:
+    if model_inputs.embedding_size:
         parts.append(
-            f"the embedder with the SHA-256 {sha256.get('embedder', 'unknown')} gives {sight.embedding:,} numbers for"
-            f" it, of which {sight.kept:,} principal components are read;"
+            f"the embedder with the SHA-256 {digests.get('embedder', 'unknown')} gives"
+            f" {model_inputs.embedding_size:,} numbers for"
+            f" it, of which {model_inputs.n_components:,} principal components are read;"
         )
     return " ".join(parts) + " of several faces it is the largest, and a photo without one is scored all the same."
 
 
-class Components(NamedTuple):
+class PCABasis(NamedTuple):
     """PCA basis of embeddings: the components are ``(embedding - mean) @ axes``.
 
     Attributes:
@@ -106,7 +107,9 @@ class Components(NamedTuple):
     axes: np.ndarray
 
 
-def build_face(embedding: keras.KerasTensor, found: keras.KerasTensor, sight: Sight) -> keras.KerasTensor:
+def build_face_features(
+    embedding: keras.KerasTensor, found: keras.KerasTensor, model_inputs: ModelInputs
+) -> keras.KerasTensor:
     """Project embeddings to principal components, and replace those of photos without a face by the learned vector.
 
     The layers compute in float32 even under mixed precision.
@@ -114,33 +117,33 @@ def build_face(embedding: keras.KerasTensor, found: keras.KerasTensor, sight: Si
     Args:
         embedding: Embeddings ``[n, size]``.
         found: Float ``[n]``, 1 where there is a face, 0 elsewhere.
-        sight: Input specification; ``kept`` is read.
+        model_inputs: Input specification; ``kept`` is read.
 
     Returns:
         Face features ``[n, kept]``.
     """
-    components = Principal(sight.kept, name=PRINCIPAL, dtype="float32")(embedding)
-    return StandIn(name=STAND_IN, dtype="float32")(components, found)
+    components = PCAProjection(model_inputs.n_components, name=PCA_LAYER, dtype="float32")(embedding)
+    return MissingFaceToken(name=MISSING_FACE_LAYER, dtype="float32")(components, found)
 
 
-def settle(model: keras.Model, components: Components | None) -> None:
+def set_pca_weights(model: keras.Model, basis: PCABasis | None) -> None:
     """Load a PCA basis into the model's ``embedding_pca`` layer.
 
     Args:
         model: A model that reads embeddings.
-        components: The basis; None: the model stays as it is.
+        basis: The basis; None: the model stays as it is.
     """
-    if components is not None:
-        model.get_layer(PRINCIPAL).set_weights(components)
+    if basis is not None:
+        model.get_layer(PCA_LAYER).set_weights(basis)
 
 
-def in_order(model: keras.Model, given: Mapping[str, Any]) -> Any:
+def order_inputs(model: keras.Model, inputs: Mapping[str, Any]) -> Any:
     """Return named inputs in the form that a model takes: a list in the model's order, or one array for a single input.
 
     Args:
         model: A scorer.
-        given: Arrays or tensors by input name.
+        inputs: Arrays or tensors by input name.
     """
     if len(model.inputs) == 1:
-        return given[PIXELS]
-    return [given[tensor.name] for tensor in model.inputs]
+        return inputs[PIXELS]
+    return [inputs[tensor.name] for tensor in model.inputs]

@@ -1,8 +1,8 @@
 """The project's own Keras layers: quadratic features, PCA projection, the vector of a missing face.
 
-A good portrait is no sum of parts: the same feature counts for one face and against another. `Quadratic` projects the
-features to principal components z, scaled to length 1, and outputs ``z`` and ``z ∘ (A z)``. The sum of the latter is
-``z'A z``, so a dense layer on the output is a constant, a linear and a quadratic form.
+A good portrait is no sum of parts: the same feature counts for one face and against another. `QuadraticFeatures`
+projects the features to principal components z, scaled to length 1, and outputs ``z`` and ``z ∘ (A z)``. The sum of the
+latter is ``z'A z``, so a dense layer on the output is a constant, a linear and a quadratic form.
 
 That is ridge regression under the kernel ``z·z' + b (z·z')²`` (Schölkopf and Smola, "Learning with Kernels", 2002,
 section 2.3), written out. The weights describe pairs of features, and no training photo. The kernel's dual form would
@@ -14,14 +14,14 @@ from typing import Any
 import keras
 from keras import ops
 
-NAME = "quadratic"
-"""Name of the `Quadratic` layer in a network."""
+QUADRATIC_LAYER = "quadratic"
+"""Name of the `QuadraticFeatures` layer in a network."""
 
-_SHORTEST = 1e-6  # length below which components are not scaled up: such a photo is the mean of all photos
+_MIN_LENGTH = 1e-6  # length below which components are not scaled up: such a photo is the mean of all photos
 
 
 @keras.saving.register_keras_serializable("portrait_scorer")
-class Quadratic(keras.layers.Layer):
+class QuadraticFeatures(keras.layers.Layer):
     """Quadratic features ``[n, 2 · kept]`` of features ``[n, c]``: components z, scaled to length 1, and ``z ∘ (A z)``.
 
     Args:
@@ -44,36 +44,36 @@ class Quadratic(keras.layers.Layer):
 
     def call(self, features):
         """Return z and ``z ∘ (A z)`` of features ``[n, c]``, concatenated: ``[n, 2 · kept]``."""
-        z, _ = self.components(features)
+        z, _ = self.scaled_components(features)
         return ops.concatenate([z, z * ops.matmul(z, self.form)], axis=-1)
 
-    def components(self, features):
+    def scaled_components(self, features):
         """Return the components z ``[n, kept]``, scaled to length 1, and their lengths ``[n, 1]``.
 
         Args:
             features: Features ``[n, c]``.
         """
         projected = ops.matmul(ops.cast(features, "float32") - self.mean, self.axes)
-        length = ops.maximum(ops.sqrt(ops.sum(ops.square(projected), axis=-1, keepdims=True)), _SHORTEST)
+        length = ops.maximum(ops.sqrt(ops.sum(ops.square(projected), axis=-1, keepdims=True)), _MIN_LENGTH)
         return projected / length, length
 
-    def slopes(self, features, kernel, first: int):
+    def input_gradient(self, features, kernel, n_features: int):
         """Return the gradient of ``output @ kernel`` by the first features.
 
         Args:
             features: Features ``[n, c]``.
             kernel: Kernel of the next layer, ``[2 · kept, v]``, or one kernel a photo, ``[n, 2 · kept, v]``.
-            first: Number of features to differentiate by, counted from the first.
+            n_features: Number of features to differentiate by, counted from the first.
 
         Returns:
             Gradients ``[n, first, v]``.
         """
-        z, length = self.components(features)
+        z, length = self.scaled_components(features)
         z, length = z[..., None], length[..., None]
         linear, product = kernel[..., : self.kept, :], kernel[..., self.kept :, :]
         gradient = linear + ops.matmul(self.form, z) * product + ops.matmul(self.form, z * product)
         gradient = (gradient - z * ops.sum(z * gradient, axis=-2, keepdims=True)) / length  # the length stays 1
-        return ops.matmul(self.axes[:first], gradient)
+        return ops.matmul(self.axes[:n_features], gradient)
 
     def compute_output_shape(self, features_shape: tuple) -> tuple:
         """Return the shape ``[…, 2 · kept]``."""
@@ -85,7 +85,7 @@ class Quadratic(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("portrait_scorer")
-class Principal(keras.layers.Layer):
+class PCAProjection(keras.layers.Layer):
     """PCA projection of embeddings ``[n, size]`` to ``[n, kept]``.
 
     The weights are not trainable: `principal_components` fits them.
@@ -118,16 +118,16 @@ class Principal(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("portrait_scorer")
-class StandIn(keras.layers.Layer):
+class MissingFaceToken(keras.layers.Layer):
     """Face features ``[n, c]``, replaced by a learned vector for photos without a face."""
 
     def build(self, face_shape: tuple, found_shape: tuple) -> None:
         """Create the learned vector ``stand_in`` ``[c]``, zero at first."""
-        self.stand_in = self.add_weight(name="stand_in", shape=(face_shape[-1],), initializer="zeros")
+        self.token = self.add_weight(name="stand_in", shape=(face_shape[-1],), initializer="zeros")
 
     def call(self, face, found):
         """Return ``face`` ``[n, c]`` where ``found`` ``[n]`` is above 0, and the learned vector elsewhere."""
-        return ops.where(ops.expand_dims(found, -1) > 0, face, ops.convert_to_tensor(self.stand_in))
+        return ops.where(ops.expand_dims(found, -1) > 0, face, ops.convert_to_tensor(self.token))
 
     def compute_output_shape(self, face_shape: tuple, found_shape: tuple) -> tuple:
         """Return the shape of ``face``."""

@@ -30,7 +30,7 @@ def squared_emd(true_votes, predicted_votes):
 
 
 @keras.saving.register_keras_serializable("portrait_scorer")
-class VotesLoss(keras.losses.Loss):
+class VoteDistributionLoss(keras.losses.Loss):
     """Loss of predicted votes: `squared_emd`, optionally plus a correlation term and a rank term.
 
     Both terms compare the mean scores of the photos of a batch.
@@ -69,7 +69,7 @@ def correlation_loss(true_votes, predicted_votes):
         true_votes: People's votes ``[n, 10]``.
         predicted_votes: Predicted votes ``[n, 10]``.
     """
-    true_means, predicted_means = _centred(true_votes), _centred(predicted_votes)
+    true_means, predicted_means = _centred_means(true_votes), _centred_means(predicted_votes)
     return 1 - ops.sum(true_means * predicted_means) / (
         ops.sqrt(ops.sum(true_means**2) * ops.sum(predicted_means**2)) + 1e-6
     )
@@ -86,19 +86,19 @@ def rank_loss(true_votes, predicted_votes):
         true_votes: People's votes ``[n, 10]``.
         predicted_votes: Predicted votes ``[n, 10]``.
     """
-    true_means, predicted_means = _centred(true_votes), _centred(predicted_votes)
+    true_means, predicted_means = _centred_means(true_votes), _centred_means(predicted_votes)
     difference = true_means[:, None] - true_means[None, :]
     loss = ops.softplus(-ops.sign(difference) * (predicted_means[:, None] - predicted_means[None, :]))
     return ops.sum(ops.abs(difference) * loss, axis=1) / (ops.mean(ops.sum(ops.abs(difference), axis=1)) + 1e-6)
 
 
-def expect_finite(values: npt.ArrayLike, what: str, where: str) -> None:
+def check_finite(values: npt.ArrayLike, task: str, label: str) -> None:
     """Raise ValueError unless all numbers are finite, because training cannot recover from a loss that is not finite.
 
     Args:
         values: A loss, or several numbers that the loss is computed from.
-        what: Name of the training, for the message.
-        where: Name of the numbers, for the message, e.g. ``loss of epoch 1``.
+        task: Name of the training, for the message.
+        label: Name of the numbers, for the message, e.g. ``loss of epoch 1``.
 
     Raises:
         ValueError: Some of the numbers are not finite.
@@ -107,14 +107,14 @@ def expect_finite(values: npt.ArrayLike, what: str, where: str) -> None:
     if n_invalid := int((~np.isfinite(values)).sum()):
         got = f"{values.item():g}" if values.size == 1 else f"{n_invalid:,} of {values.size:,} that are not"
         raise ValueError(
-            f"{what}: expected finite numbers as the {where}, got {got}. Either the data hold votes, embeddings or"
+            f"{task}: expected finite numbers as the {label}, got {got}. Either the data hold votes, embeddings or"
             " weights of the network to start from that are not finite: look at the report of ingestion, correct the"
             " ratings or the weights, and start a new run. Or the steps are too long for these data: start a new run"
             " with a lower learning rate"
         )
 
 
-def _centred(votes):
+def _centred_means(votes):
     """Return the mean scores ``[n]`` of votes ``[n, 10]``, less their mean over the batch."""
     means = ops.sum(ops.cast(votes, "float32") * ops.convert_to_tensor(np.array(SCORES, "float32")), axis=-1)
     return means - ops.mean(means)

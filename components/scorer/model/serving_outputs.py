@@ -11,13 +11,13 @@ import keras
 from keras import ops
 
 from components.scorer.model import network as networks
-from components.scorer.model.auxiliary_heads import Tilt, join
-from components.scorer.model.layers import Quadratic
+from components.scorer.model.auxiliary_heads import JobTilt, attach_heads
+from components.scorer.model.layers import QuadraticFeatures
 from components.scorer.settings import SCORES
 
 
 @keras.saving.register_keras_serializable("portrait_scorer")
-class Told(keras.layers.Layer):
+class VoteStatistics(keras.layers.Layer):
     """Statistics of votes ``[n, 10]``: ``mean`` and ``std`` ``[n]`` and ``distribution`` ``[n, 10]``, float32."""
 
     def call(self, votes: Any) -> dict[str, Any]:
@@ -30,26 +30,30 @@ class Told(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("portrait_scorer")
-class Maps(keras.layers.Layer):
-    """Class activation maps in closed form: Grad-CAM without gradients; see `closed_form`."""
+class ClassActivationMaps(keras.layers.Layer):
+    """Class activation maps in closed form: Grad-CAM without gradients; see `build_cam_model`."""
 
     def __init__(
-        self, votes: keras.layers.Dense, pairing: Quadratic | None = None, tilt: Tilt | None = None, **kwargs: Any
+        self,
+        votes: keras.layers.Dense,
+        quadratic: QuadraticFeatures | None = None,
+        tilt: JobTilt | None = None,
+        **kwargs: Any,
     ):
         """Keep the layers whose weights the maps depend on.
 
         Args:
             votes: The scorer's softmax layer; its kernel is read, not copied.
-            pairing: The scorer's quadratic layer; None if the head is linear. Its input, or else that of the softmax
+            quadratic: The scorer's quadratic layer; None if the head is linear. Its input, or else that of the softmax
                 layer, begins with the means of the feature maps.
             tilt: The layer that tilts the votes by job; None without jobs.
             **kwargs: Options of ``keras.layers.Layer``.
         """
         super().__init__(**kwargs)
-        self._votes, self._pairing, self._tilt = votes, pairing, tilt
+        self._votes, self._quadratic, self._tilt = votes, quadratic, tilt
 
     def call(self, features: Any, votes: Any, read: Any = None, job: Any = None) -> dict[str, Any]:
-        """Return the arrays ``class_heatmaps``, ``heatmap`` and ``gains`` of `closed_form`.
+        """Return the arrays ``class_heatmaps``, ``heatmap`` and ``gains`` of `build_cam_model`.
 
         Args:
             features: Feature maps ``[n, h, w, c]``.
@@ -79,9 +83,9 @@ class Maps(keras.layers.Layer):
         """Return the gradient of the logits by the pooled features: ``[c, 10]``, or one a photo, ``[n, c, 10]``."""
         kernel = ops.cast(self._votes.kernel, "float32")
         if self._tilt is not None and job is not None:
-            kernel = kernel + self._tilt.kernel(job)
-        if self._pairing is not None:
-            return self._pairing.slopes(read, kernel, channels)
+            kernel = kernel + self._tilt.kernel_change(job)
+        if self._quadratic is not None:
+            return self._quadratic.input_gradient(read, kernel, channels)
         return kernel[..., :channels, :]  # the other rows belong to face features
 
 
@@ -92,21 +96,21 @@ def is_pooled(model: keras.Model) -> bool:
     """
     votes = model.layers[-1]
     dense = isinstance(votes, keras.layers.Dense) and votes.activation is keras.activations.softmax
-    return dense and networks.maps(model) is not None
+    return dense and networks.feature_maps(model) is not None
 
 
-def scores(model: keras.Model, heads: keras.Model | None = None) -> keras.Model:
-    """Build the network that gives ``mean``, ``std`` and ``distribution`` (see `Told`) for a scorer's inputs.
+def build_score_model(model: keras.Model, heads: keras.Model | None = None) -> keras.Model:
+    """Build the network that gives ``mean``, ``std`` and ``distribution`` (see `VoteStatistics`) for a scorer's inputs.
 
     Args:
         model: A scorer.
         heads: The scorer's auxiliary heads. If None, the network takes no job and gives no attributes.
     """
-    network, votes, attributes = _joined(model, heads)
-    return keras.Model(network.inputs, Told(name="told", dtype="float32")(votes) | attributes, name="scores")
+    network, votes, attributes = _attach_heads(model, heads)
+    return keras.Model(network.inputs, VoteStatistics(name="told", dtype="float32")(votes) | attributes, name="scores")
 
 
-def closed_form(model: keras.Model, heads: keras.Model | None = None) -> keras.Model:
+def build_cam_model(model: keras.Model, heads: keras.Model | None = None) -> keras.Model:
     """Build the network that gives class activation maps (CAM) beside the scores, at next to no cost.
 
     This is Grad-CAM without gradients, for a network that ends in pooling and a dense layer: Zhou et al., "Learning
@@ -115,8 +119,8 @@ def closed_form(model: keras.Model, heads: keras.Model | None = None) -> keras.M
     values are cut off, a class's map therefore sums to its logit without the bias. The score without a position follows
     in the same way; the difference is the position's gain.
 
-    A known job adds its slopes to the kernel (``auxiliary_heads.Tilt``). If the scorer uses the face as well, the maps
-    show which part of the whole photo the score comes from, with the face inputs fixed. If the head is quadratic
+    A known job adds its slopes to the kernel (``auxiliary_heads.JobTilt``). If the scorer uses the face as well, the
+    maps show which part of the whole photo the score comes from, with the face inputs fixed. If the head is quadratic
     (``layers``), the kernel is the gradient at this photo. The sum of a class's map, and the gains, are then right to
     first order.
 
@@ -129,7 +133,7 @@ def closed_form(model: keras.Model, heads: keras.Model | None = None) -> keras.M
 
         * ``mean``, ``std`` ``[n]``, ``distribution`` ``[n, 10]``: the score statistics.
         * ``class_heatmaps`` ``[n, h, w, 10]``: see ``attribution.heatmaps``.
-        * ``heatmap`` ``[n, h, w]``: see ``attribution.weighted``.
+        * ``heatmap`` ``[n, h, w]``: see ``attribution.vote_weighted_heatmap``.
         * ``gains`` ``[n, h, w]``: the mean score less the mean score without this position in the pooling, in score
           points. Negative where the position lowers the score.
         * ``attributes`` ``[n, k]``, only if the heads have any.
@@ -139,31 +143,36 @@ def closed_form(model: keras.Model, heads: keras.Model | None = None) -> keras.M
     """
     if not is_pooled(model):
         raise ValueError(f"expected a network that ends in global average pooling and a dense softmax: {model.name}")
-    network, votes, attributes = _joined(model, heads)
-    tilt = next((layer for layer in network.layers if isinstance(layer, Tilt)), None)
-    quadratic = networks.pairing(model)
-    maps = Maps(model.layers[-1], quadratic, tilt, name="maps", dtype="float32")
+    network, votes, attributes = _attach_heads(model, heads)
+    tilt = next((layer for layer in network.layers if isinstance(layer, JobTilt)), None)
+    quadratic = networks.quadratic_layer(model)
+    maps = ClassActivationMaps(model.layers[-1], quadratic, tilt, name="maps", dtype="float32")
     options = {"read": quadratic.input} if quadratic else {}
     options |= {"job": network.inputs[-1]} if tilt else {}
-    outputs = Told(name="told", dtype="float32")(votes) | maps(networks.maps(model), votes, **options) | attributes
+    outputs = (
+        VoteStatistics(name="told", dtype="float32")(votes)
+        | maps(networks.feature_maps(model), votes, **options)
+        | attributes
+    )
     return keras.Model(network.inputs, outputs, name="closed_form")
 
 
-def fullest(model: keras.Model, heads: keras.Model | None = None) -> keras.Model:
-    """Build the network with all outputs that a scorer supports: `closed_form` if `is_pooled`, otherwise `scores`.
+def build_serving_model(model: keras.Model, heads: keras.Model | None = None) -> keras.Model:
+    """Build the network with all outputs that a scorer supports: `build_cam_model` if `is_pooled`, otherwise
+    `build_score_model`.
 
     Args:
         model: A scorer.
         heads: The scorer's auxiliary heads. If None, the network takes no job and gives no attributes.
     """
-    return closed_form(model, heads) if is_pooled(model) else scores(model, heads)
+    return build_cam_model(model, heads) if is_pooled(model) else build_score_model(model, heads)
 
 
-def _joined(
+def _attach_heads(
     model: keras.Model, heads: keras.Model | None
 ) -> tuple[keras.Model, keras.KerasTensor, dict[str, keras.KerasTensor]]:
     """Return the scorer with its heads, the votes, and a dict of ``attributes`` that is empty without them."""
     if heads is None:
         return model, model.output, {}
-    network = join(model, heads)
+    network = attach_heads(model, heads)
     return network, network.output["votes"], {name: network.output[name] for name in network.output if name != "votes"}

@@ -5,7 +5,7 @@ from functools import cache
 import keras
 
 from components.scorer.faces.face_inputs import EMBEDDING, FACE, FOUND
-from components.scorer.model.network import HEAD, POOLED, POOLED_FACE
+from components.scorer.model.network import HEAD_LAYERS, POOLED, POOLED_FACE
 
 _MOMENTUM = 0.9
 """Momentum of the running statistics of new batch norms, as in PyTorch.
@@ -14,7 +14,7 @@ The statistics follow within 40 steps; with Keras's 0.99 within 400.
 """
 
 _FULL_PRECISION = {
-    "pixels", FACE, EMBEDDING, FOUND, POOLED, POOLED_FACE, "features", "dropout", *HEAD, "photo",
+    "pixels", FACE, EMBEDDING, FOUND, POOLED, POOLED_FACE, "features", "dropout", *HEAD_LAYERS, "photo",
 }  # fmt: skip
 """Names of the layers that stay in float32 under mixed precision."""
 
@@ -28,7 +28,7 @@ def freeze_batch_norms(model: keras.Model) -> None:
         norm.trainable = False
 
 
-def settle_batch_norms(model: keras.Model, pixels: keras.KerasTensor) -> None:
+def calibrate_batch_norms(model: keras.Model, pixels: keras.KerasTensor) -> None:
     """Calibrate the running batch norm statistics of a new network from one batch of photos.
 
     They start at mean 0 and variance 1, and the true variances of an untrained network are much smaller. So, layer

@@ -30,7 +30,7 @@ CHAMPION, PREVIOUS, AUDIT = "champion", "previous", "audit"
 USER = "PIPELINE_USER"
 """The environment variable that names the acting person, where the account's name does not."""
 
-UNFINISHED = timedelta(days=1)
+MAX_PUSH_DURATION = timedelta(days=1)
 """Longest duration of a push from its reservation: files of an unfinished push are not removed before."""
 
 _RENEWAL = timedelta(hours=1)  # reserving the same number again after this time restarts its day
@@ -55,7 +55,7 @@ def address(models: str, name: str, version: int) -> str:
     return storage.join(folder(models, name), str(version))
 
 
-def user() -> str:
+def current_user() -> str:
     """Return the acting user: the environment variable ``PIPELINE_USER``, or ``account@machine``."""
     if override := " ".join(os.environ.get(USER, "").split()):
         return override
@@ -70,9 +70,9 @@ def read(models: str, name: str) -> dict[str, Any]:
     """Return a model's channels: version numbers by channel, such as ``champion``; empty if nothing is published.
 
     Raises:
-        ValueError: ``channels.json`` does not have the form that `switch` writes.
+        ValueError: ``channels.json`` does not have the form that `promote_pushed` writes.
     """
-    return _told(_read(models, name))
+    return _channels_only(_read_channels(models, name))
 
 
 def audit(models: str, name: str) -> list[dict[str, Any]]:
@@ -80,37 +80,39 @@ def audit(models: str, name: str) -> list[dict[str, Any]]:
 
     Returns:
         Entries of ``id``, ``when`` (ISO 8601, UTC), ``who``, ``action`` ("push", "promote", "rollback" or "gc") and
-        ``why``. A "gc" entry also has ``removed`` (version numbers). The other entries also have ``channel``,
+        ``why``. A "gc" entry also has ``removed_versions`` (version numbers). The other entries also have ``channel``,
         ``from`` and ``to`` (version numbers or None).
 
     Raises:
-        ValueError: ``channels.json`` does not have the form that `switch` writes.
+        ValueError: ``channels.json`` does not have the form that `promote_pushed` writes.
     """
-    return _audit(_read(models, name))
+    return _audit(_read_channels(models, name))
 
 
-def named(models: str, name: str, version: int) -> bool:
+def is_protected(models: str, name: str, version: int) -> bool:
     """Return True if a channel names the version, or named it before: no push may remove such a version.
 
     A version is verified before a channel names it.
 
     Raises:
-        ValueError: The version was removed, or ``channels.json`` does not have the form that `switch` writes.
+        ValueError: The version was removed, or ``channels.json`` does not have the form that `promote_pushed` writes.
     """
-    channels = _read(models, name)
+    channels = _read_channels(models, name)
     _refuse_removed(channels, name, version)
-    return version in _numbers(_told(channels)) or any(version == entry.get("to") for entry in _audit(channels))
+    return version in _version_numbers(_channels_only(channels)) or any(
+        version == entry.get("to") for entry in _audit(channels)
+    )
 
 
-def kept(models: str, name: str) -> set[int]:
+def protected_versions(models: str, name: str) -> set[int]:
     """Return the versions that must stay: every number in ``channels.json`` outside of the audit log.
 
     Numbers in entries that a person added in another form count too.
     """
-    return _numbers(read(models, name))
+    return _version_numbers(read(models, name))
 
 
-def switch(models: str, name: str, version: int, *, who: str = "", why: str = "") -> dict[str, Any]:
+def promote_pushed(models: str, name: str, version: int, *, who: str = "", why: str = "") -> dict[str, Any]:
     """Make a newly pushed version the champion, and the champion before it ``previous``.
 
     A version becomes champion only if its number is higher than that of every champion so far. The newest version
@@ -121,7 +123,7 @@ def switch(models: str, name: str, version: int, *, who: str = "", why: str = ""
         models: Folder, ``gs://`` or ``s3://`` address of all models.
         name: Name of the model.
         version: Version number.
-        who: Person or account that publishes, for the audit log; by default `user`.
+        who: Person or account that publishes, for the audit log; by default `current_user`.
         why: Reason for publishing, for the audit log.
 
     Returns:
@@ -133,12 +135,12 @@ def switch(models: str, name: str, version: int, *, who: str = "", why: str = ""
 
     def promote(channels: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
         _refuse_removed(channels, name, version)
-        return channels if version <= _newest(channels) else _moved(channels, CHAMPION, version, entry)
+        return channels if version <= _newest_champion(channels) else _set_channel(channels, CHAMPION, version, entry)
 
-    return _told(_change(models, name, _entry("push", who, why), promote))
+    return _channels_only(_update_channels(models, name, _new_audit_entry("push", who, why), promote))
 
 
-def move(
+def set_channel(
     models: str,
     name: str,
     version: int,
@@ -147,7 +149,7 @@ def move(
     who: str = "",
     why: str,
     action: str = "promote",
-    seen: Mapping[str, Any] | None = None,
+    expected: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Set a channel to a version, also to an older one, as a person decided.
 
@@ -159,10 +161,10 @@ def move(
         name: Name of the model.
         version: Version number.
         channel: "champion", "challenger" or any other plain name but "previous".
-        who: Person who decides, for the audit log; by default `user`.
+        who: Person who decides, for the audit log; by default `current_user`.
         why: Reason, for the audit log.
         action: Name of the action, for the audit log.
-        seen: Version expected at each channel (compare-and-swap guard). If one differs, nothing is changed.
+        expected: Version expected at each channel (compare-and-swap guard). If one differs, nothing is changed.
 
     Returns:
         The channels after the change.
@@ -176,11 +178,11 @@ def move(
 
     def point_channel(channels: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
         _refuse_removed(channels, name, version)
-        _refuse_changed(channels, name, seen or {})
-        _number(channels, channel)
-        return channels if channels.get(channel) == version else _moved(channels, channel, version, entry)
+        _refuse_changed(channels, name, expected or {})
+        _check_version_number(channels, channel)
+        return channels if channels.get(channel) == version else _set_channel(channels, channel, version, entry)
 
-    return _told(_change(models, name, _entry(action, who, why), point_channel))
+    return _channels_only(_update_channels(models, name, _new_audit_entry(action, who, why), point_channel))
 
 
 def check_channel(channel: str) -> None:
@@ -197,32 +199,34 @@ def check_reason(why: str) -> None:
         raise ValueError("expected a reason for the audit, got an empty one")
 
 
-def remove(models: str, name: str, versions: Collection[int], *, who: str = "", why: str) -> list[int]:
+def mark_removed(models: str, name: str, versions: Collection[int], *, who: str = "", why: str) -> list[int]:
     """Mark versions as removed in the audit log before their files are deleted: no channel can name them afterwards.
 
     Returns:
         The versions whose files may be deleted: all but the versions that a channel names.
     """
     base = folder(models, name)
-    _swap(
-        storage.join(base, "versions.json"), _versions, lambda owners: {str(number): {} for number in versions} | owners
+    _update_json(
+        storage.join(base, "versions.json"),
+        _parse_versions,
+        lambda owners: {str(number): {} for number in versions} | owners,
     )
 
     def add_removal_entry(channels: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
-        removable = sorted(set(versions) - _numbers(_told(channels)) - _removed(channels))
-        return _noted(channels, entry | {"removed": removable}) if removable else channels
+        removable = sorted(set(versions) - _version_numbers(_channels_only(channels)) - _removed_versions(channels))
+        return _with_entry(channels, entry | {"removed": removable}) if removable else channels
 
-    channels = _change(models, name, _entry("gc", who, why), add_removal_entry)
-    deletable = _removed(channels) - _numbers(_told(channels))
+    channels = _update_channels(models, name, _new_audit_entry("gc", who, why), add_removal_entry)
+    deletable = _removed_versions(channels) - _version_numbers(_channels_only(channels))
     return [version for version in versions if version in deletable]
 
 
-def removed(models: str, name: str) -> set[int]:
-    """Return the versions that `remove` marked as removed."""
-    return _removed(_read(models, name))
+def removed_versions(models: str, name: str) -> set[int]:
+    """Return the versions that `mark_removed` marked as removed."""
+    return _removed_versions(_read_channels(models, name))
 
 
-def claim(models: str, name: str, run: str, scorer: str) -> int:
+def reserve_version(models: str, name: str, run: str, scorer: str) -> int:
     """Reserve the next free version number; the same run and scorer get the number that they reserved before.
 
     Args:
@@ -236,28 +240,30 @@ def claim(models: str, name: str, run: str, scorer: str) -> int:
     """
     base = folder(models, name)
     owner = {"run": run, "scorer": scorer}
-    existing = [int(version) for version in storage.folders(base) if version.isdecimal()]
+    existing = [int(version) for version in storage.list_folders(base) if version.isdecimal()]
 
     def reserve(owners: dict[str, Any]) -> dict[str, Any]:
-        version = _of(owners, owner)
-        if version and (reserved_at := _time(owners[version])) and datetime.now(UTC) - reserved_at < _RENEWAL:
+        version = _reserved_number(owners, owner)
+        if version and (reserved_at := _reserved_at(owners[version])) and datetime.now(UTC) - reserved_at < _RENEWAL:
             return owners
         return {**owners, version or str(1 + max([0, *existing, *map(int, owners)])): {**owner, "claimed": _now()}}
 
-    return int(_of(_swap(storage.join(base, "versions.json"), _versions, reserve), owner) or 0)
+    return int(
+        _reserved_number(_update_json(storage.join(base, "versions.json"), _parse_versions, reserve), owner) or 0
+    )
 
 
-def claims(models: str, name: str) -> dict[int, datetime]:
+def reservation_times(models: str, name: str) -> dict[int, datetime]:
     """Return the time at which each version number was reserved, UTC; numbers without a known time are left out."""
     uri = storage.join(folder(models, name), "versions.json")
-    owners = _versions(uri, storage.read_versioned(uri)[0])
-    return {int(version): reserved_at for version, owner in owners.items() if (reserved_at := _time(owner))}
+    owners = _parse_versions(uri, storage.read_versioned(uri)[0])
+    return {int(version): reserved_at for version, owner in owners.items() if (reserved_at := _reserved_at(owner))}
 
 
-def abandon(models: str, name: str, versions: Collection[int]) -> list[int]:
+def mark_abandoned(models: str, name: str, versions: Collection[int]) -> list[int]:
     """Mark incomplete versions as abandoned, before their files are deleted.
 
-    A version is abandoned `UNFINISHED` after its reservation. If the time of the reservation is unknown, the day
+    A version is abandoned `MAX_PUSH_DURATION` after its reservation. If the time of the reservation is unknown, the day
     begins now. A push that is tried again afterwards reserves a new number.
 
     Returns:
@@ -268,13 +274,13 @@ def abandon(models: str, name: str, versions: Collection[int]) -> list[int]:
         updated = dict(owners)
         for version in map(str, versions):
             owner = owners.get(version, {})
-            if (reserved_at := _time(owner)) is None:
+            if (reserved_at := _reserved_at(owner)) is None:
                 updated[version] = {**owner, "claimed": _now()}
-            elif "abandoned" not in owner and datetime.now(UTC) - reserved_at > UNFINISHED:
+            elif "abandoned" not in owner and datetime.now(UTC) - reserved_at > MAX_PUSH_DURATION:
                 updated[version] = {**owner, "abandoned": _now()}
         return updated
 
-    owners = _swap(storage.join(folder(models, name), "versions.json"), _versions, mark)
+    owners = _update_json(storage.join(folder(models, name), "versions.json"), _parse_versions, mark)
     return [version for version in versions if "abandoned" in owners[str(version)]]
 
 
@@ -300,9 +306,11 @@ def resolve(uri: str) -> str:
     """
     if storage.exists(storage.join(uri, COMPLETE)):
         return uri
-    if (champion := _champion_of(uri)) is not None:
+    if (champion := _champion_at(uri)) is not None:
         return storage.join(uri, str(champion))
-    models = {name: champion for name in storage.folders(uri) if (champion := _champion_of(storage.join(uri, name)))}
+    models = {
+        name: champion for name in storage.list_folders(uri) if (champion := _champion_at(storage.join(uri, name)))
+    }
     if len(models) > 1:
         raise ValueError(f"expected one model in {uri}, found {sorted(models)}; name one: {uri}/{min(models)}")
     for name, champion in models.items():
@@ -313,12 +321,12 @@ def resolve(uri: str) -> str:
     )
 
 
-def _read(models: str, name: str) -> dict[str, Any]:
+def _read_channels(models: str, name: str) -> dict[str, Any]:
     uri = storage.join(folder(models, name), "channels.json")
-    return _channels(uri, storage.read_versioned(uri)[0])
+    return _parse_channels(uri, storage.read_versioned(uri)[0])
 
 
-def _told(channels: dict[str, Any]) -> dict[str, Any]:
+def _channels_only(channels: dict[str, Any]) -> dict[str, Any]:
     """Return the content of ``channels.json`` without the audit log."""
     return {channel: version for channel, version in channels.items() if channel != AUDIT}
 
@@ -327,22 +335,22 @@ def _audit(channels: dict[str, Any]) -> list[dict[str, Any]]:
     return channels.get(AUDIT, [])
 
 
-def _entry(action: str, who: str, why: str) -> dict[str, Any]:
+def _new_audit_entry(action: str, who: str, why: str) -> dict[str, Any]:
     reason = " ".join(why.split())
-    return {"id": uuid.uuid4().hex[:12], "when": _now(), "who": who or user(), "action": action, "why": reason}
+    return {"id": uuid.uuid4().hex[:12], "when": _now(), "who": who or current_user(), "action": action, "why": reason}
 
 
-def _noted(channels: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
-    return {**_told(channels), AUDIT: [*_audit(channels), entry]}
+def _with_entry(channels: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+    return {**_channels_only(channels), AUDIT: [*_audit(channels), entry]}
 
 
-def _moved(channels: dict[str, Any], channel: str, version: int, entry: dict[str, Any]) -> dict[str, Any]:
+def _set_channel(channels: dict[str, Any], channel: str, version: int, entry: dict[str, Any]) -> dict[str, Any]:
     old_version = channels.get(channel)
     changes = {channel: version, PREVIOUS: old_version} if channel == CHAMPION else {channel: version}
-    return _noted(channels | changes, entry | {"channel": channel, "from": old_version, "to": version})
+    return _with_entry(channels | changes, entry | {"channel": channel, "from": old_version, "to": version})
 
 
-def _newest(channels: dict[str, Any]) -> int:
+def _newest_champion(channels: dict[str, Any]) -> int:
     """Return the highest version that ever was champion; 0 if there was none."""
     candidates = [channels.get(CHAMPION), channels.get(PREVIOUS)]
     for entry in _audit(channels):
@@ -351,16 +359,16 @@ def _newest(channels: dict[str, Any]) -> int:
     return max([0, *(version for version in candidates if isinstance(version, int))])
 
 
-def _removed(channels: dict[str, Any]) -> set[int]:
+def _removed_versions(channels: dict[str, Any]) -> set[int]:
     return {version for entry in _audit(channels) for version in entry.get("removed", [])}
 
 
-def _numbers(value: Any) -> set[int]:
+def _version_numbers(value: Any) -> set[int]:
     """Return every version number in a value, at any depth: a person may have added an entry of another form."""
     if isinstance(value, Mapping):
         value = [*value.keys(), *value.values()]
     if isinstance(value, list):
-        return set().union(*map(_numbers, value))
+        return set().union(*map(_version_numbers, value))
     return {int(value)} if re.fullmatch("[0-9]+", str(value)) else set()
 
 
@@ -380,7 +388,7 @@ def _refuse_changed(channels: dict[str, Any], name: str, expected: Mapping[str, 
             )
 
 
-def _change(
+def _update_channels(
     models: str,
     name: str,
     entry: dict[str, Any],
@@ -392,10 +400,10 @@ def _change(
         is_written = any(item.get("id") == entry["id"] for item in _audit(channels))
         return channels if is_written else change(channels, entry)
 
-    return _swap(storage.join(folder(models, name), "channels.json"), _channels, apply_once)
+    return _update_json(storage.join(folder(models, name), "channels.json"), _parse_channels, apply_once)
 
 
-def _swap(
+def _update_json(
     uri: str,
     parse: Callable[[str, bytes | None], dict[str, Any]],
     change: Callable[[dict[str, Any]], dict[str, Any]],
@@ -410,30 +418,30 @@ def _swap(
         try:
             storage.write_if(uri, storage.to_json(updated), version)
             return updated
-        except storage.Conflict:
+        except storage.WriteConflict:
             time.sleep(random.uniform(0, _PAUSE))
-    raise storage.Conflict(f"{uri} was written by others {_TRIES} times in a row; try again when they have ended")
+    raise storage.WriteConflict(f"{uri} was written by others {_TRIES} times in a row; try again when they have ended")
 
 
-def _channels(uri: str, data: bytes | None) -> dict[str, Any]:
-    channels = _object(uri, data)
+def _parse_channels(uri: str, data: bytes | None) -> dict[str, Any]:
+    channels = _parse_object(uri, data)
     for channel in (CHAMPION, PREVIOUS):
-        _number(channels, channel, uri)
+        _check_version_number(channels, channel, uri)
     entries = channels.get(AUDIT, [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError(f"expected a list of objects as {AUDIT} in {uri}, got {str(entries)[:40]!r}; mend it by hand")
     return channels
 
 
-def _number(channels: dict[str, Any], channel: str, uri: str = "channels.json") -> None:
+def _check_version_number(channels: dict[str, Any], channel: str, uri: str = "channels.json") -> None:
     """Raise ValueError unless the channel is unset or names a version number."""
     version = channels.get(channel)
     if version is not None and (type(version) is not int or version < 1):
         raise ValueError(f"expected a version number as {channel} in {uri}, got {version!r}; mend the file by hand")
 
 
-def _versions(uri: str, data: bytes | None) -> dict[str, Any]:
-    versions = _object(uri, data)
+def _parse_versions(uri: str, data: bytes | None) -> dict[str, Any]:
+    versions = _parse_object(uri, data)
     if invalid := [version for version in versions if not version.isdecimal()]:
         raise ValueError(f"expected version numbers as keys in {uri}, got {invalid[0]!r}; mend the file by hand")
     if invalid := [version for version, owner in versions.items() if not isinstance(owner, dict)]:
@@ -441,7 +449,7 @@ def _versions(uri: str, data: bytes | None) -> dict[str, Any]:
     return versions
 
 
-def _of(owners: dict[str, Any], owner: dict[str, str]) -> str | None:
+def _reserved_number(owners: dict[str, Any], owner: dict[str, str]) -> str | None:
     """Return the number that a run and scorer reserved; None if there is none or it was abandoned."""
     return next(
         (
@@ -453,7 +461,7 @@ def _of(owners: dict[str, Any], owner: dict[str, str]) -> str | None:
     )
 
 
-def _time(owner: dict[str, Any]) -> datetime | None:
+def _reserved_at(owner: dict[str, Any]) -> datetime | None:
     """Return the time of a reservation, UTC; None if it was not recorded."""
     try:
         return datetime.fromisoformat(owner["claimed"]).astimezone(UTC)
@@ -465,7 +473,7 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _object(uri: str, data: bytes | None) -> dict[str, Any]:
+def _parse_object(uri: str, data: bytes | None) -> dict[str, Any]:
     try:
         value = {} if data is None else json.loads(data)
     except ValueError:
@@ -475,7 +483,7 @@ def _object(uri: str, data: bytes | None) -> dict[str, Any]:
     return value
 
 
-def _champion_of(uri: str) -> int | None:
+def _champion_at(uri: str) -> int | None:
     try:
         return storage.read_json(storage.join(uri, "channels.json")).get(CHAMPION)
     except FileNotFoundError:

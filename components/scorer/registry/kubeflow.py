@@ -21,17 +21,17 @@ from urllib.parse import urlsplit
 import requests
 
 from components.scorer import storage
-from components.scorer.quoting import in_short
+from components.scorer.quoting import one_line
 from components.scorer.registry import channels, versions
-from components.scorer.registry.versions import Version
+from components.scorer.registry.versions import VersionInfo
 
-VARIABLE = "MODEL_REGISTRY"
+URL_VARIABLE = "MODEL_REGISTRY"
 """The environment variable with the registry's URL, for the command line."""
 
-PATIENCE = 60.0
+RETRY_SECONDS = 60.0
 """Seconds for which requests to an unavailable registry are repeated; the published version serves meanwhile."""
 
-TOKEN = "MODEL_REGISTRY_TOKEN"
+TOKEN_VARIABLE = "MODEL_REGISTRY_TOKEN"
 """The environment variable with a token for the registry that ``MODEL_REGISTRY`` names, and for no other URL.
 
 The pod's own token, which belongs to Kubernetes, is never sent: the person who starts a run chooses the URL.
@@ -44,15 +44,15 @@ _PAGE = "100"  # items per page of a list
 _LONGEST = 60_000  # characters of a description: the registry's database holds 65,535 bytes (MySQL's TEXT)
 
 
-class Unreached(OSError):
+class RegistryUnavailable(OSError):
     """Retryable failure: the registry did not answer, or answered with a conflict, rate limit or server error."""
 
 
-class Refused(OSError):
+class RegistryRejected(OSError):
     """Permanent failure: the registry rejects the request, and repeating it does not help."""
 
 
-def check(url: str) -> None:
+def check_url(url: str) -> None:
     """Raise ValueError unless a URL can be that of a registry; "" stands for no registry."""
     parts = urlsplit(url)
     if url and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment):
@@ -60,7 +60,7 @@ def check(url: str) -> None:
         raise ValueError(f"model_registry must be a URL such as {expected}, got {url!r}")
 
 
-def tell(url: str, models: str, name: str, pushed: int = 0) -> list[str]:
+def sync(url: str, models: str, name: str, pushed: int = 0) -> list[str]:
     """Synchronise the registry with the published versions, and report failures instead of raising them.
 
     A failure of the registry must not undo a publication.
@@ -81,7 +81,7 @@ def tell(url: str, models: str, name: str, pushed: int = 0) -> list[str]:
     except Exception as error:  # of any kind: the version serves
         remedy = "the next push, or python -m pipeline models register, makes it good"
         lines.append(
-            f"the model registry was not told everything: {in_short(error)}; what is published stays, {remedy}"
+            f"the model registry was not told everything: {one_line(error)}; what is published stays, {remedy}"
         )
     return lines
 
@@ -97,53 +97,53 @@ def reconcile(url: str, models: str, name: str, pushed: int = 0) -> Iterator[str
 
     Raises:
         ValueError: The URL is invalid.
-        Unreached: The registry did not answer within `PATIENCE`.
+        Unreached: The registry did not answer within `TIME_LIMIT`.
         Refused: The registry rejects a request, or has a version of this name and number at another address.
         components.scorer.storage.StorageError: The models cannot be read.
     """
-    check(url)
-    until, pause = time.monotonic() + PATIENCE, _PAUSE
+    check_url(url)
+    until, pause = time.monotonic() + RETRY_SECONDS, _PAUSE
     while True:
         try:
-            yield from _pass(_Server(url, until), models, name, pushed)
+            yield from _sync_pass(_RegistryClient(url, until), models, name, pushed)
             return
-        except Unreached:  # a repeated pass skips the changes that were made already
+        except RegistryUnavailable:  # a repeated pass skips the changes that were made already
             if time.monotonic() + pause > until:
                 raise
         time.sleep(pause)
         pause *= 2
 
 
-def _pass(server: "_Server", models: str, name: str, pushed: int) -> Iterator[str]:
+def _sync_pass(server: "_RegistryClient", models: str, name: str, pushed: int) -> Iterator[str]:
     """Compare the registry with the published versions once, and add what the registry lacks."""
-    complete = {info.version: info for info in versions.versions(models, name) if info.state == "complete"}
+    complete = {info.version: info for info in versions.list_versions(models, name) if info.state == "complete"}
     audit = channels.audit(models, name)
     # A version that no channel ever named may belong to a running push and is not verified yet.
-    verified = {pushed} | {entry.get("to") for entry in audit} | channels.kept(models, name)
+    verified = {pushed} | {entry.get("to") for entry in audit} | channels.protected_versions(models, name)
     channel_names = {channels.CHAMPION, channels.PREVIOUS} | {entry["channel"] for entry in audit if "channel" in entry}
-    model = server.model(name, storage.join(models, name))
+    model = server.model_id(name, storage.join(models, name))
     registered = server.versions(model)
     for number in sorted(verified & complete.keys()):
         uri = channels.address(models, name, number)
         current = registered.get(str(number))
         if current is None:
-            current = server.create("model_versions", _version(complete[number], uri, model))
+            current = server.create("model_versions", _version_content(complete[number], uri, model))
             yield f"registered version {number} of {name}"
-        if server.locate(current["id"], _artifact(complete[number], name, uri)):
+        if server.register_artifact(current["id"], _artifact_content(complete[number], name, uri)):
             yield f"registered where version {number} of {name} lies"
-        if update := _labelled(current, channel_names, complete[number].channels):
+        if update := _label_update(current, channel_names, complete[number].channels):
             server.update(f"model_versions/{current['id']}", update)
             yield f"labelled version {number} of {name}: {', '.join(complete[number].channels) or 'no channel'}"
-    for number in sorted(channels.removed(models, name) - complete.keys()):
+    for number in sorted(channels.removed_versions(models, name) - complete.keys()):
         current = registered.get(str(number))
         if current is not None and current.get("state") != "ARCHIVED":
             server.update(
-                f"model_versions/{current['id']}", {"state": "ARCHIVED", **_labelled(current, channel_names, ())}
+                f"model_versions/{current['id']}", {"state": "ARCHIVED", **_label_update(current, channel_names, ())}
             )
             yield f"archived version {number} of {name}, which was removed"
 
 
-def _version(version: Version, uri: str, model: str) -> dict[str, Any]:
+def _version_content(version: VersionInfo, uri: str, model: str) -> dict[str, Any]:
     """Return the request body that registers a version."""
     try:
         record = storage.read_json(storage.join(uri, "version.json"))
@@ -166,14 +166,14 @@ def _version(version: Version, uri: str, model: str) -> dict[str, Any]:
         "description": str(decision.get("summary", ""))[:_LONGEST],
         "state": "LIVE",
         "customProperties": {
-            **{key: _text(str(value)) for key, value in texts.items() if value},
-            **{key: _number(value) for key, value in numbers.items() if _finite(value)},
-            **{channel: _text("") for channel in version.channels},
+            **{key: _string_property(str(value)) for key, value in texts.items() if value},
+            **{key: _double_property(value) for key, value in numbers.items() if _is_finite_number(value)},
+            **{channel: _string_property("") for channel in version.channels},
         },
     }
 
 
-def _artifact(version: Version, name: str, uri: str) -> dict[str, Any]:
+def _artifact_content(version: VersionInfo, name: str, uri: str) -> dict[str, Any]:
     """Return the request body that registers a version's address and the run that published it."""
     source = {"modelSourceKind": "kfp", "modelSourceClass": "pipelinerun", "modelSourceId": version.run}
     return {
@@ -187,53 +187,53 @@ def _artifact(version: Version, name: str, uri: str) -> dict[str, Any]:
     }
 
 
-def _labelled(registered: Mapping[str, Any], channel_names: set[str], labels: tuple[str, ...]) -> dict[str, Any]:
+def _label_update(registered: Mapping[str, Any], channel_names: set[str], labels: tuple[str, ...]) -> dict[str, Any]:
     """Return the update that labels a version with its channels; empty if the labels are right already.
 
     The registry's user interface shows a property without a value as a label. Properties set by others stay.
     """
     current = registered.get("customProperties") or {}
     updated = {key: value for key, value in current.items() if key not in channel_names} | {
-        label: _text("") for label in labels
+        label: _string_property("") for label in labels
     }
     return {"customProperties": updated} if updated != current else {}
 
 
-def _text(value: str) -> dict[str, str]:
+def _string_property(value: str) -> dict[str, str]:
     return {"metadataType": "MetadataStringValue", "string_value": value}
 
 
-def _number(value: float) -> dict[str, Any]:
+def _double_property(value: float) -> dict[str, Any]:
     return {"metadataType": "MetadataDoubleValue", "double_value": float(value)}
 
 
-def _finite(value: Any) -> bool:
+def _is_finite_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-class _Server:
+class _RegistryClient:
     """Client of the part of the registry's REST API that this module uses.
 
     Args:
         url: URL of the registry.
-        until: Deadline of all requests together, on the clock of `time.monotonic`.
+        deadline: Deadline of all requests together, on the clock of `time.monotonic`.
     """
 
-    def __init__(self, url: str, until: float) -> None:
-        self._until = until
+    def __init__(self, url: str, deadline: float) -> None:
+        self._deadline = deadline
         token = _token(url)
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         for self._base in [url.rstrip("/") + api for api in _APIS]:
-            if self._ask("GET", "registered_models", missing=True, pageSize="1") is not None:
+            if self._request("GET", "registered_models", missing=True, pageSize="1") is not None:
                 return
-        raise Refused("it knows neither v1 nor v1alpha3 of the API: is this its URL?")
+        raise RegistryRejected("it knows neither v1 nor v1alpha3 of the API: is this its URL?")
 
-    def model(self, name: str, uri: str) -> str:
+    def model_id(self, name: str, uri: str) -> str:
         """Return the id of a registered model by name; register the model if it is unknown."""
-        registered = self._ask("GET", "registered_model", missing=True, name=name)
+        registered = self._request("GET", "registered_model", missing=True, name=name)
         if registered is None:
             description = "Scores portrait photos from 1 to 10 as people would."
-            properties = {"models": _text(uri)}
+            properties = {"models": _string_property(uri)}
             registered = self.create(
                 "registered_models", {"name": name, "description": description, "customProperties": properties}
             )
@@ -241,70 +241,76 @@ class _Server:
 
     def versions(self, model: str) -> dict[str, dict[str, Any]]:
         """Return every registered version of a model by its name, the version number as text."""
-        return {item["name"]: item for item in self._every(f"registered_models/{model}/versions")}
+        return {item["name"]: item for item in self._all_items(f"registered_models/{model}/versions")}
 
-    def locate(self, version: str, artifact: dict[str, Any]) -> bool:
+    def register_artifact(self, version: str, artifact: dict[str, Any]) -> bool:
         """Register the address of a version; return False if the registry has the address already.
 
         Raises:
             Refused: The registry has another address for the version.
         """
         path = f"model_versions/{version}/artifacts"
-        registered = [item for item in self._every(path) if item.get("artifactType") == "model-artifact"]
+        registered = [item for item in self._all_items(path) if item.get("artifactType") == "model-artifact"]
         if not registered:
             self.create(path, artifact)
         elif other_uri := next((item.get("uri") for item in registered if item.get("uri") != artifact["uri"]), None):
-            raise Refused(
+            raise RegistryRejected(
                 "two places of models share a name in it, publish one of them under another name: it knows this version"
                 f" of {artifact['name']} at {other_uri}, not at {artifact['uri']}"
             )
         return not registered
 
     def create(self, path: str, content: dict[str, Any]) -> dict[str, Any]:
-        """Create an object; raise `Unreached` if another client has just created it, so that the pass is repeated."""
-        return self._ask("POST", path, content)
+        """Create an object; raise `DeliveryUnavailable` if another client has just created it, so that the pass is
+        repeated.
+        """
+        return self._request("POST", path, content)
 
     def update(self, path: str, content: dict[str, Any]) -> None:
         """Update an object by PATCH."""
-        self._ask("PATCH", path, content)
+        self._request("PATCH", path, content)
 
-    def _every(self, path: str) -> Iterator[dict[str, Any]]:
+    def _all_items(self, path: str) -> Iterator[dict[str, Any]]:
         """Yield every item of a paged list."""
         token: dict[str, str] = {}
         while True:
-            page = self._ask("GET", path, pageSize=_PAGE, **token)
+            page = self._request("GET", path, pageSize=_PAGE, **token)
             yield from page.get("items") or []
             if not page.get("nextPageToken"):
                 return
             token = {"nextPageToken": page["nextPageToken"]}
 
-    def _ask(
+    def _request(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, missing: bool = False, **query: str
     ) -> Any:
         """Return the JSON body of the registry's response; None for 404 if `missing` allows it."""
-        timeout = min(_TIMEOUT, self._until - time.monotonic())
+        timeout = min(_TIMEOUT, self._deadline - time.monotonic())
         if timeout <= 0:
-            raise Unreached(f"it took longer than {PATIENCE:.0f} s")
+            raise RegistryUnavailable(f"it took longer than {RETRY_SECONDS:.0f} s")
         try:
             response = requests.request(
                 method, self._base + path, params=query, json=body, headers=self._headers, timeout=timeout,
                 allow_redirects=False,
             )  # fmt: skip
         except requests.RequestException as error:  # its text is long and holds memory addresses
-            raise Unreached(f"it cannot be reached ({type(error).__name__})") from None
+            raise RegistryUnavailable(f"it cannot be reached ({type(error).__name__})") from None
         if missing and response.status_code == 404:
             return None
         if response.status_code in (409, 429) or response.status_code >= 500:
-            raise Unreached(f"it answered {response.status_code} to {method} {path}: {_words(response)}")
+            raise RegistryUnavailable(f"it answered {response.status_code} to {method} {path}: {_error_text(response)}")
         try:
             if not 200 <= response.status_code < 300:
-                raise Refused(f"it answered {response.status_code} to {method} {path}: {_words(response)}")
+                raise RegistryRejected(
+                    f"it answered {response.status_code} to {method} {path}: {_error_text(response)}"
+                )
             return response.json()
         except requests.JSONDecodeError:
-            raise Refused(f"it answered {method} {path} with something else than JSON: is this its URL?") from None
+            raise RegistryRejected(
+                f"it answered {method} {path} with something else than JSON: is this its URL?"
+            ) from None
 
 
-def _words(response: requests.Response) -> str:
+def _error_text(response: requests.Response) -> str:
     """Return the error message in a response's body, at most 300 characters."""
     try:
         message = response.json()
@@ -316,5 +322,5 @@ def _words(response: requests.Response) -> str:
 
 def _token(url: str) -> str:
     """Return the token for the registry at the URL; "" for another registry and for plain HTTP."""
-    is_configured = url.rstrip("/") == os.environ.get(VARIABLE, "").rstrip("/")
-    return os.environ.get(TOKEN, "") if is_configured and url.startswith("https://") else ""
+    is_configured = url.rstrip("/") == os.environ.get(URL_VARIABLE, "").rstrip("/")
+    return os.environ.get(TOKEN_VARIABLE, "") if is_configured and url.startswith("https://") else ""

@@ -21,7 +21,7 @@ _READERS = 8  # records read in parallel
 
 
 @dataclass(frozen=True)
-class Version:
+class VersionInfo:
     """State and record of a version; an attribute is empty if the version's record lacks the value.
 
     Attributes:
@@ -50,7 +50,7 @@ class Version:
     bytes: int = 0
 
 
-def find(uri: str) -> list[tuple[str, str]]:
+def list_models(uri: str) -> list[tuple[str, str]]:
     """List the models at an address, each as the folder of all models and the model's name.
 
     Args:
@@ -62,13 +62,13 @@ def find(uri: str) -> list[tuple[str, str]]:
     uri = _absolute(uri)
     if _is_model(uri):
         return [_split(uri)]
-    models = [(uri, name) for name in storage.folders(uri) if _is_model(storage.join(uri, name))]
+    models = [(uri, name) for name in storage.list_folders(uri) if _is_model(storage.join(uri, name))]
     if not models:
         raise FileNotFoundError(f"expected a model's folder (channels.json, or versions 1, 2, …) at {uri}, found none")
     return models
 
 
-def model(uri: str) -> tuple[str, str]:
+def resolve_model(uri: str) -> tuple[str, str]:
     """Return the one model at an address, as the folder of all models and the model's name.
 
     Raises:
@@ -77,16 +77,16 @@ def model(uri: str) -> tuple[str, str]:
     """
     uri = _absolute(uri)
     if not _is_model(uri):
-        names = [name for _, name in find(uri)]
+        names = [name for _, name in list_models(uri)]
         raise ValueError(f"expected a model's folder, got that of the models {names}; name one: {uri}/{names[0]}")
     return _split(uri)
 
 
-def versions(models: str, name: str) -> list[Version]:
+def list_versions(models: str, name: str) -> list[VersionInfo]:
     """Return every version of a model that has files or is named by a channel, newest first."""
     base = channels.folder(models, name)
     files: dict[int, dict[str, int]] = {}
-    for file in storage.files(base):
+    for file in storage.list_files(base):
         number, _, path = file.name.partition("/")
         if path and re.fullmatch(_VERSION, number):
             files.setdefault(int(number), {})[path] = file.size
@@ -94,24 +94,24 @@ def versions(models: str, name: str) -> list[Version]:
     for channel, version in channels.read(models, name).items():
         if type(version) is int:
             channel_names.setdefault(version, []).append(channel)
-    removed_numbers, reserved_at = channels.removed(models, name), channels.claims(models, name)
+    removed_numbers, reserved_at = channels.removed_versions(models, name), channels.reservation_times(models, name)
 
-    def version_info(version: int) -> Version:
+    def version_info(version: int) -> VersionInfo:
         version_files = files.get(version, {})
         state = "missing" if not version_files else "complete" if channels.COMPLETE in version_files else "incomplete"
         record = _record(storage.join(base, str(version), "version.json")) if "version.json" in version_files else {}
-        decision = _object(record.get("decision"))
+        decision = _dict_or_empty(record.get("decision"))
         reserved_on = reserved_at[version].date().isoformat() if version in reserved_at else ""
-        return Version(
+        return VersionInfo(
             version,
             "removed" if version_files and version in removed_numbers else state,
             tuple(channel_names.get(version, ())),
-            date=_text(record.get("date")) or reserved_on,
-            run=_text(record.get("run")),
-            revision=_text(record.get("revision")),
-            verdict=_text(decision.get("verdict")),
-            override=_text(decision.get("override")),
-            srcc=_srcc(decision),
+            date=_text_or_empty(record.get("date")) or reserved_on,
+            run=_text_or_empty(record.get("run")),
+            revision=_text_or_empty(record.get("revision")),
+            verdict=_text_or_empty(decision.get("verdict")),
+            override=_text_or_empty(decision.get("override")),
+            srcc=_gate_srcc(decision),
             bytes=sum(version_files.values()),
         )
 
@@ -119,9 +119,9 @@ def versions(models: str, name: str) -> list[Version]:
         return list(pool.map(version_info, sorted({*files, *channel_names}, reverse=True)))
 
 
-def collect(
+def collect_garbage(
     models: str, name: str, *, keep: int, older_than: int | None = None, dry_run: bool = False, who: str = ""
-) -> Iterator[Version]:
+) -> Iterator[VersionInfo]:
     """Delete old versions, and the incomplete versions of pushes that were killed.
 
     Kept are the newest `keep` complete versions; every version that a channel names; and every version that was
@@ -135,7 +135,7 @@ def collect(
         keep: Least number of newest complete versions to keep.
         older_than: Days. Versions published since then are kept too, and versions without a readable date.
         dry_run: True deletes nothing.
-        who: Person who decides, for the audit log; by default `channels.user`.
+        who: Person who decides, for the audit log; by default `channels.current_user`.
 
     Yields:
         Each deleted version, once its files are deleted; with `dry_run`, each version that would be deleted.
@@ -146,9 +146,9 @@ def collect(
     if keep < 0 or (older_than or 0) < 0:
         raise ValueError(f"expected numbers of 0 or more, got keep {keep} and older_than {older_than}")
     why = f"keep {keep}" + (f", older than {older_than} days" if older_than is not None else "")
-    protected, reserved_at = channels.kept(models, name), channels.claims(models, name)
-    listed = versions(models, name)
-    recent = {number for number, time in reserved_at.items() if datetime.now(UTC) - time <= channels.UNFINISHED}
+    protected, reserved_at = channels.protected_versions(models, name), channels.reservation_times(models, name)
+    listed = list_versions(models, name)
+    recent = {number for number, time in reserved_at.items() if datetime.now(UTC) - time <= channels.MAX_PUSH_DURATION}
     in_progress = recent - {entry.get("to") for entry in channels.audit(models, name)}
     beyond_keep = [info for info in listed if info.state == "complete"][keep:]
     unprotected = [info for info in listed if info.version not in protected]
@@ -163,18 +163,18 @@ def collect(
         dead_pushes = [info for info in incomplete if info.version in reserved_at and info.version not in recent]
         yield from sorted([*outdated, *half_removed, *dead_pushes], key=lambda info: info.version)
         return
-    abandoned = channels.abandon(models, name, [info.version for info in incomplete])
+    abandoned = channels.mark_abandoned(models, name, [info.version for info in incomplete])
     deletable = {
         info.version: info
         for info in [*outdated, *half_removed, *incomplete]
         if info not in incomplete or info.version in abandoned
     }
-    for number in channels.remove(models, name, sorted(deletable), who=who, why=why):
+    for number in channels.mark_removed(models, name, sorted(deletable), who=who, why=why):
         storage.delete_tree(channels.address(models, name, number))
         yield deletable[number]
 
 
-def _older(version: Version, days: int | None) -> bool:
+def _older(version: VersionInfo, days: int | None) -> bool:
     if days is None:
         return True
     try:
@@ -198,28 +198,32 @@ def _is_model(uri: str) -> bool:
     return (
         storage.exists(storage.join(uri, "channels.json"))
         or storage.exists(storage.join(uri, "versions.json"))
-        or any(re.fullmatch(_VERSION, folder) for folder in storage.folders(uri))
+        or any(re.fullmatch(_VERSION, folder) for folder in storage.list_folders(uri))
     )
 
 
 def _record(uri: str) -> dict[str, Any]:
     """Return a version's ``version.json``; empty if the file is damaged or has just been removed."""
     try:
-        return _object(storage.read_json(uri))
+        return _dict_or_empty(storage.read_json(uri))
     except (FileNotFoundError, ValueError):
         return {}
 
 
-def _object(value: Any) -> dict[str, Any]:
+def _dict_or_empty(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _text(value: Any) -> str:
+def _text_or_empty(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _srcc(decision: dict[str, Any]) -> float | None:
+def _gate_srcc(decision: dict[str, Any]) -> float | None:
     """Return the value of the gate ``srcc`` in a decision record; None if it is missing or not finite."""
     gates = decision.get("gates")
-    values = [_object(gate).get("value") for gate in gates if _object(gate).get("key") == "srcc"] if gates else []
+    values = (
+        [_dict_or_empty(gate).get("value") for gate in gates if _dict_or_empty(gate).get("key") == "srcc"]
+        if gates
+        else []
+    )
     return next((value for value in values if isinstance(value, float) and math.isfinite(value)), None)

@@ -23,7 +23,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
-LARGEST = 5_000_000
+MAX_BYTES = 5_000_000
 """Largest size of a page, bytes: the pipeline's UI, which puts the page into a frame's attribute, shows it at once."""
 
 _TEMPLATE = Environment(autoescape=True).from_string(Path(__file__).with_name("page.html").read_text("utf-8"))
@@ -49,7 +49,7 @@ class Page:
             heading: Heading, plain text; "" for a section without a heading, such as the verdict on top.
             *blocks: HTML blocks returned by the functions of this module; a plain string becomes a paragraph.
         """
-        self._sections.append((heading, [block if isinstance(block, Markup) else text(block) for block in blocks]))
+        self._sections.append((heading, [block if isinstance(block, Markup) else paragraph(block) for block in blocks]))
 
     def html(self) -> str:
         """Return the page as HTML."""
@@ -59,12 +59,12 @@ class Page:
         """Write the page as UTF-8; create the folders above it.
 
         Raises:
-            ValueError: The page is larger than `LARGEST`; nothing is written.
+            ValueError: The page is larger than `MAX_BYTES`; nothing is written.
         """
         data = self.html().encode("utf-8")
-        if len(data) > LARGEST:
+        if len(data) > MAX_BYTES:
             raise ValueError(
-                f"the page {self.title!r} has {len(data):,} bytes, expected at most {LARGEST:,}: "
+                f"the page {self.title!r} has {len(data):,} bytes, expected at most {MAX_BYTES:,}: "
                 "show fewer photos and table rows, or draw points with rasterized=True"
             )
         path = Path(path)
@@ -72,43 +72,43 @@ class Page:
         path.write_bytes(data)
 
 
-def text(words: str) -> Markup:
+def paragraph(content: str) -> Markup:
     """Return a paragraph."""
-    return Markup("<p>{}</p>").format(words)
+    return Markup("<p>{}</p>").format(content)
 
 
-def verdict(ok: bool | None, words: str) -> Markup:
+def verdict(ok: bool | None, message: str) -> Markup:
     """Return a banner for yes (True), no (False) or undecided (None), marked by a sign as well as by colour."""
     kind, sign = {True: ("yes", "✓"), False: ("no", "✗"), None: ("open", "!")}[ok]
-    return Markup('<p class="verdict {}">{} {}</p>').format(kind, sign, words)
+    return Markup('<p class="verdict {}">{} {}</p>').format(kind, sign, message)
 
 
-def mark(ok: bool | None, words: str) -> Markup:
+def mark(ok: bool | None, message: str) -> Markup:
     """Return a few words for a table cell, with the colour and sign of a `verdict`."""
     kind, sign = {True: ("yes", "✓"), False: ("no", "✗"), None: ("open", "!")}[ok]
-    return Markup('<strong class="{}">{}&nbsp;{}</strong>').format(kind, sign, words)
+    return Markup('<strong class="{}">{}&nbsp;{}</strong>').format(kind, sign, message)
 
 
-def table(rows: list[dict[str, Any]], caption: str = "", most: int = 500) -> Markup:
+def table(rows: list[dict[str, Any]], caption: str = "", max_rows: int = 500) -> Markup:
     """Return a table. On a phone, a table with sentences becomes a list of its rows; other tables scroll sideways.
 
     Args:
         rows: One dict per row; the columns are the keys in order of first appearance. Whole numbers get
             thousands separators, other numbers three decimals, None and NaN a dash.
         caption: Plain text above the table.
-        most: Largest number of rows shown; a last line gives the number of further rows.
+        max_rows: Largest number of rows shown; a last line gives the number of further rows.
     """
     columns = list(dict.fromkeys(column for row in rows for column in row))
     numeric = {name: all(isinstance(row.get(name), Real | None) for row in rows) for name in columns}
-    head = Markup("").join(Markup("<th{}>{}</th>").format(_number(numeric[name]), name) for name in columns)
+    head = Markup("").join(Markup("<th{}>{}</th>").format(_number_class(numeric[name]), name) for name in columns)
     body = Markup("").join(
         Markup("<tr>{}</tr>\n").format(Markup("").join(_cell(name, row.get(name), numeric[name]) for name in columns))
-        for row in rows[:most]
+        for row in rows[:max_rows]
     )
-    if len(rows) > most:
-        body += Markup('<tr><td colspan="{}">… and {:,} more</td></tr>\n').format(len(columns), len(rows) - most)
+    if len(rows) > max_rows:
+        body += Markup('<tr><td colspan="{}">… and {:,} more</td></tr>\n').format(len(columns), len(rows) - max_rows)
     return Markup('<div class="wide"><table{}>{}<thead><tr>{}</tr></thead>\n<tbody>{}</tbody></table></div>').format(
-        Markup(' class="list"' if any(_long(value) for row in rows[:most] for value in row.values()) else ""),
+        Markup(' class="list"' if any(_is_long(value) for row in rows[:max_rows] for value in row.values()) else ""),
         Markup("<caption>{}</caption>").format(caption) if caption else "",
         head,
         body,
@@ -178,24 +178,24 @@ def gallery(items: list[str]) -> Markup:
     return Markup('<div class="gallery">{}</div>').format(Markup("\n").join(items))
 
 
-def _number(numeric: bool) -> Markup:
+def _number_class(numeric: bool) -> Markup:
     return Markup(' class="number"' if numeric else "")
 
 
-def _long(value: Any) -> bool:
+def _is_long(value: Any) -> bool:
     """Return True for a text of more than 60 characters, a sentence that needs a wide cell."""
     return isinstance(value, str) and not isinstance(value, Markup) and len(value) > 60
 
 
 def _cell(column: str, value: Any, numeric: bool) -> Markup:
-    kind = Markup(' class="long"') if _long(value) else _number(numeric)
+    kind = Markup(' class="long"') if _is_long(value) else _number_class(numeric)
     if isinstance(value, bool):
         shown = "yes" if value else "no"
     elif value is None or (isinstance(value, Real) and math.isnan(value)):
         shown = Markup("&ndash;")
     elif isinstance(value, Real):
         digits = f"{value:,}" if isinstance(value, Integral) else f"{value:,.3f}"
-        kind, shown = _number(True), Markup(digits.replace("-", "&minus;"))
+        kind, shown = _number_class(True), Markup(digits.replace("-", "&minus;"))
     else:
         shown = value
     return Markup('<td{} data-column="{}">{}</td>').format(kind, column, shown)

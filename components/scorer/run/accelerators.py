@@ -2,14 +2,14 @@
 
 import os
 
-NODE = "ACCELERATOR_NODE"
+NODE_VARIABLE = "ACCELERATOR_NODE"
 """The environment variable with the cluster node of a step that requested accelerators.
 
 Kubernetes sets the variable. In a local run the variable is missing, and no accelerators were requested.
 """
 
 
-def expect(accelerator: str, count: str) -> None:
+def require_accelerators(accelerator: str, count: str) -> None:
     """Raise RuntimeError if TensorFlow sees fewer GPUs than the step's pod requested.
 
     Args:
@@ -20,7 +20,7 @@ def expect(accelerator: str, count: str) -> None:
     Raises:
         RuntimeError: On a cluster, TensorFlow sees fewer GPUs; the message names the numbers and the node.
     """
-    node, kind = os.environ.get(NODE, ""), accelerator.rpartition("/")[2]
+    node, kind = os.environ.get(NODE_VARIABLE, ""), accelerator.rpartition("/")[2]
     slices = kind.startswith("mig-")
     if not node or not ("gpu" in kind or slices):
         return

@@ -35,26 +35,34 @@ if TYPE_CHECKING:
     import apache_beam as beam
 
 DASK = "apache_beam.runners.dask.dask_runner.DaskRunner"  # Beam has no shorter name for this runner
-KNOWN = ("DirectRunner", "DaskRunner", "FlinkRunner", "SparkRunner", "PortableRunner", "DataflowRunner", "PrismRunner")
+CHECKED_RUNNERS = (
+    "DirectRunner",
+    "DaskRunner",
+    "FlinkRunner",
+    "SparkRunner",
+    "PortableRunner",
+    "DataflowRunner",
+    "PrismRunner",
+)
 """The runners whose options are checked; another runner is named by its module and class."""
 
-WORKERS = 60
+WORKER_TIMEOUT = 60
 """Seconds to wait for the first worker of a Dask scheduler: the start of a pod whose image is on the node already."""
 
-_PLACES = ("--dask_client_address", "--dask_scheduler_file")
+_DASK_ADDRESS_OPTIONS = ("--dask_client_address", "--dask_scheduler_file")
 _DISTRIBUTIONS = ("apache-beam", "numpy", "pillow")  # packages that affect the bytes of a result
 _ADDRESS = re.compile(r"(tcp|tls|ws|wss|ucx)://[^/\s:]+:\d+/?")  # address of a Dask scheduler
 _ENDPOINT = re.compile(r"(\w+://)?(\[[\da-fA-F:]+\]|[^/\s:]+):\d+/?")
 
 
-def run(build: Callable[["beam.Pipeline"], Any], options: str) -> None:
+def run_pipeline(build: Callable[["beam.Pipeline"], Any], options: str) -> None:
     """Run a pipeline to its end.
 
     Args:
         build: Function that adds the transforms. On Dask, results of transforms after the first are unreliable: the
             Dask runner computes the last transform only, drops the output of ``finish_bundle``, and may emit elements
             twice.
-        options: Options of the runner, as `check` takes them.
+        options: Options of the runner, as `check_options` takes them.
 
     Raises:
         ValueError: An option is unknown, wrong or missing; raised before any work.
@@ -62,11 +70,11 @@ def run(build: Callable[["beam.Pipeline"], Any], options: str) -> None:
             because its memory was exhausted.
         Exception: Any error that a transform raised.
     """
-    flags = check(options)
+    flags = check_options(options)
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    with _clear_errors(), _processes(flags) as dask_flags:
+    with _explain_killed_workers(), _local_dask_cluster(flags) as dask_flags:
         pipeline = beam.Pipeline(options=PipelineOptions([*flags, *dask_flags]))
         build(pipeline)
         result = pipeline.run()
@@ -77,7 +85,7 @@ def run(build: Callable[["beam.Pipeline"], Any], options: str) -> None:
                 client.close()
 
 
-def check(options: str) -> list[str]:
+def check_options(options: str) -> list[str]:
     """Check the options of a runner and return them as command-line flags.
 
     Raises:
@@ -90,9 +98,9 @@ def check(options: str) -> list[str]:
     except ValueError as error:
         raise ValueError(f"expected options of a Beam runner as on a command line, got {options!r}: {error}") from None
     if importlib.util.find_spec("apache_beam") is None:
-        raise RuntimeError(_missing(options, "Apache Beam"))
-    values = _parsed(flags, options)
-    runner = _runner(values["runner"])
+        raise RuntimeError(_missing_package_message(options, "Apache Beam"))
+    values = _parse(flags, options)
+    runner = _runner_name(values["runner"])
     if runner == "DaskRunner":
         _check_dask(values, options)
         # By default hundreds of photos form one partition, and all workers but one wait.
@@ -110,21 +118,21 @@ def check(options: str) -> list[str]:
     return flags
 
 
-def _missing(options: str, package: str) -> str:
+def _missing_package_message(options: str, package: str) -> str:
     return (
         f"the options of the Beam runner are {options!r}, but {package} is not installed: install the extra 'scale' "
         "(pip install 'portrait-scorer[scale]'); ingestion uses this machine's cores without, where they are empty"
     )
 
 
-def _parsed(flags: list[str], options: str) -> dict[str, Any]:
+def _parse(flags: list[str], options: str) -> dict[str, Any]:
     """Return every Beam option with its value or default, parsed by Beam's own definitions."""
     from apache_beam.options import pipeline_options
 
     if importlib.util.find_spec("distributed"):
         from apache_beam.runners.dask import dask_runner as _adds_its_options  # noqa: F401
     elif any("dask" in flag.lower() for flag in flags):
-        raise RuntimeError(_missing(options, "Dask"))
+        raise RuntimeError(_missing_package_message(options, "Dask"))
 
     class Parser(pipeline_options._BeamArgumentParser):
         def error(self, message: str) -> None:  # argparse's own method ends the process
@@ -147,19 +155,19 @@ def _parsed(flags: list[str], options: str) -> dict[str, Any]:
     return vars(parsed)
 
 
-def _runner(name: str | None) -> str:
-    """Return the runner's full name: one of `KNOWN`, or the module and class of another runner."""
+def _runner_name(name: str | None) -> str:
+    """Return the runner's full name: one of `CHECKED_RUNNERS`, or the module and class of another runner."""
     name = name or "DirectRunner"
-    by_lower_name = {runner.lower(): runner for runner in KNOWN}
-    if name in (DASK, *KNOWN):
+    by_lower_name = {runner.lower(): runner for runner in CHECKED_RUNNERS}
+    if name in (DASK, *CHECKED_RUNNERS):
         return name.rpartition(".")[2]
     if match := by_lower_name.get(name.lower()) or by_lower_name.get(f"{name}runner".lower()):
         return match
     if "." in name:
         return name
-    matches = difflib.get_close_matches(name, KNOWN)
+    matches = difflib.get_close_matches(name, CHECKED_RUNNERS)
     raise ValueError(
-        f"expected --runner to be one of {', '.join(KNOWN)}, or a runner's module and class, got {name!r}"
+        f"expected --runner to be one of {', '.join(CHECKED_RUNNERS)}, or a runner's module and class, got {name!r}"
         + (f": did you mean {matches[0]}?" if matches else "")
     )
 
@@ -178,7 +186,7 @@ def _without_runner(flags: list[str]) -> list[str]:
 def _check_dask(values: dict[str, Any], options: str) -> None:
     """Check the options of the Dask runner; if they name a scheduler, check the scheduler and its workers."""
     if importlib.util.find_spec("distributed") is None:
-        raise RuntimeError(_missing(options, "Dask"))
+        raise RuntimeError(_missing_package_message(options, "Dask"))
     address, file = values["address"], values["scheduler_file"]
     if address and file:
         raise ValueError("expected --dask_client_address or --dask_scheduler_file, got both")
@@ -207,14 +215,14 @@ def _check_workers(target: dict[str, str], timeout: Any) -> None:
         raise RuntimeError(f"no Dask scheduler answers at {scheduler} within {seconds} s: {error}") from None
     with client:
         try:
-            client.wait_for_workers(1, timeout=WORKERS)
+            client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
         except TimeoutError:
             raise RuntimeError(
-                f"the Dask scheduler at {scheduler} has no worker within {WORKERS} s: start some"
+                f"the Dask scheduler at {scheduler} has no worker within {WORKER_TIMEOUT} s: start some"
             ) from None
-        ours = _code()
+        ours = _code_versions()
         try:
-            by_worker = client.run(_code)
+            by_worker = client.run(_code_versions)
         except Exception as error:  # Dask reraises some errors as plain Exception
             if "ModuleNotFoundError" not in f"{type(error).__name__} {error}":
                 raise
@@ -231,7 +239,7 @@ def _check_workers(target: dict[str, str], timeout: Any) -> None:
     print(f"Dask: {len(by_worker)} workers at {scheduler}", flush=True)
 
 
-def _code() -> dict[str, str]:
+def _code_versions() -> dict[str, str]:
     """Return this process's versions that affect a result's bytes: packages, and a digest of the project's code."""
     digest = hashlib.sha256()
     folder = Path(__file__).parents[2]
@@ -356,9 +364,9 @@ def _check_endpoint(name: str, value: str) -> None:
 
 
 @contextlib.contextmanager
-def _processes(flags: list[str]) -> Iterator[list[str]]:
+def _local_dask_cluster(flags: list[str]) -> Iterator[list[str]]:
     """Start Dask workers on this machine for one pipeline, unless the flags name a scheduler; yield their options."""
-    if f"--runner={DASK}" not in flags or any(flag.startswith(_PLACES) for flag in flags):
+    if f"--runner={DASK}" not in flags or any(flag.startswith(_DASK_ADDRESS_OPTIONS) for flag in flags):
         yield []
         return
     import distributed
@@ -372,7 +380,7 @@ def _processes(flags: list[str]) -> Iterator[list[str]]:
 
 
 @contextlib.contextmanager
-def _clear_errors() -> Iterator[None]:
+def _explain_killed_workers() -> Iterator[None]:
     """Turn Dask's ``KilledWorker`` into a RuntimeError that names the likely cause."""
     try:
         yield

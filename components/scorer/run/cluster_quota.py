@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Folder in which a pod finds its namespace, its token and the certificate of Kubernetes."""
 
 _TIMEOUT = 10.0  # seconds for each response
@@ -18,10 +18,10 @@ _TIMEOUT = 10.0  # seconds for each response
 
 def in_pod() -> bool:
     """Return True if this process runs in a pod with a service account, which can call Kubernetes."""
-    return "KUBERNETES_SERVICE_HOST" in os.environ and (ACCOUNT / "token").is_file()
+    return "KUBERNETES_SERVICE_HOST" in os.environ and (SERVICE_ACCOUNT / "token").is_file()
 
 
-def examine(accelerator: str, count: int, selector: Mapping[str, str], kubeconfig: str = "") -> str:
+def check_quota(accelerator: str, count: int, selector: Mapping[str, str], kubeconfig: str = "") -> str:
     """Compare the accelerators that each step requests with the namespace's quotas and the cluster's nodes.
 
     Args:
@@ -42,18 +42,20 @@ def examine(accelerator: str, count: int, selector: Mapping[str, str], kubeconfi
 
     fallback = f"whether there are {count} shows when pretraining starts"
     try:
-        api, namespace = _connected(kubeconfig)
+        api, namespace = _connect(kubeconfig)
         quotas = api.list_namespaced_resource_quota(namespace, _request_timeout=_TIMEOUT).items
     except ApiException as error:
-        return f"cannot be looked up: Kubernetes answers {error.status} {_reason(error)}; {fallback}"
+        return f"cannot be looked up: Kubernetes answers {error.status} {_error_message(error)}; {fallback}"
     except (HTTPError, ConfigException, OSError) as error:
         return f"cannot be looked up: Kubernetes cannot be asked ({type(error).__name__}); {fallback}"
-    descriptions = [_quota(quota, accelerator, count, namespace) for quota in quotas]
+    descriptions = [_describe_quota(quota, accelerator, count, namespace) for quota in quotas]
     try:
         nodes = api.list_node(
             _request_timeout=_TIMEOUT, label_selector=",".join(f"{k}={v}" for k, v in selector.items())
         )
-        descriptions.append(_nodes([node.status.allocatable or {} for node in nodes.items], accelerator, count))
+        descriptions.append(
+            _describe_nodes([node.status.allocatable or {} for node in nodes.items], accelerator, count)
+        )
     except ApiException:  # a namespace's account is rarely allowed to list nodes
         descriptions.append("its nodes cannot be seen by this account")
     except HTTPError:
@@ -61,7 +63,7 @@ def examine(accelerator: str, count: int, selector: Mapping[str, str], kubeconfi
     return "; ".join(filter(None, descriptions))
 
 
-def _connected(kubeconfig: str) -> tuple[Any, str]:
+def _connect(kubeconfig: str) -> tuple[Any, str]:
     """Return the API client and the namespace of the run."""
     from kubernetes import client, config
 
@@ -73,11 +75,11 @@ def _connected(kubeconfig: str) -> tuple[Any, str]:
         namespace = context["context"].get("namespace", "default")
     else:
         config.load_incluster_config(client_configuration=configuration)
-        namespace = (ACCOUNT / "namespace").read_text(encoding="utf-8").strip()
+        namespace = (SERVICE_ACCOUNT / "namespace").read_text(encoding="utf-8").strip()
     return client.CoreV1Api(client.ApiClient(configuration)), namespace
 
 
-def _quota(quota: Any, accelerator: str, count: int, namespace: str) -> str:
+def _describe_quota(quota: Any, accelerator: str, count: int, namespace: str) -> str:
     """Describe a quota for the run; "" if the quota does not limit the accelerator."""
     key = f"requests.{accelerator}"  # the only quota key that Kubernetes has for an extended resource
     hard = (quota.status.hard if quota.status and quota.status.hard else quota.spec.hard or {}).get(key)
@@ -96,7 +98,7 @@ def _quota(quota: Any, accelerator: str, count: int, namespace: str) -> str:
     return f"{name} has {allowed - used} of {allowed} left"
 
 
-def _nodes(allocatable: list[Mapping[str, str]], accelerator: str, count: int) -> str:
+def _describe_nodes(allocatable: list[Mapping[str, str]], accelerator: str, count: int) -> str:
     """Describe the accelerators of the eligible nodes."""
     largest = max((int(resources.get(accelerator, 0)) for resources in allocatable), default=0)
     if largest >= count:
@@ -107,7 +109,7 @@ def _nodes(allocatable: list[Mapping[str, str]], accelerator: str, count: int) -
     return f"{summary}: a step waits for {count} until its pool brings such a node up"
 
 
-def _reason(error: Any) -> str:
+def _error_message(error: Any) -> str:
     """Return the message of a Kubernetes API error, at most 200 characters."""
     try:
         return str(json.loads(error.body)["message"])[:200]

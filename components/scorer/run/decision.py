@@ -22,14 +22,14 @@ Verdict = Literal["publish", "published", "forced", "refused", "skipped", "faile
   ``published`` names it;
 * ``refused``: a blocking gate failed;
 * ``skipped``: there was too little new data, so nothing was trained;
-* ``failed``: a step raised an error, or a blocking gate could not be judged, and a person has to look.
+* ``with_failure``: a step raised an error, or a blocking gate could not be judged, and a person has to look.
 """
 
-Outcome = Literal["passed", "failed", "not judged"]
+GateOutcome = Literal["passed", "failed", "not judged"]
 
 
 @dataclass(frozen=True)
-class Gate:
+class GateResult:
     """Result of one gate, a condition for publishing.
 
     Attributes:
@@ -48,12 +48,12 @@ class Gate:
     metric: str
     value: float
     threshold: float
-    verdict: Outcome
+    verdict: GateOutcome
     reason: str
     severity: Literal["block", "warn"] = "block"
 
 
-def outcome(passed: bool) -> Outcome:
+def gate_outcome(passed: bool) -> GateOutcome:
     """Return the verdict of a gate that could be judged: "passed" or "failed"."""
     return "passed" if passed else "failed"
 
@@ -72,7 +72,7 @@ class Decision:
 
     verdict: Verdict
     reasons: list[str]
-    gates: list[Gate] = field(default_factory=list)
+    gates: list[GateResult] = field(default_factory=list)
     override: str = ""
     notes: tuple[str, ...] = ()
 
@@ -88,22 +88,22 @@ class Decision:
         return [*gates, *self.notes]
 
     @property
-    def overruled(self) -> list[Gate]:
+    def gates_not_passed(self) -> list[GateResult]:
         """The blocking gates that did not pass, overruled by a person or not."""
         return [gate for gate in self._blocking if gate.verdict != "passed"]
 
     @property
-    def _blocking(self) -> list[Gate]:
+    def _blocking(self) -> list[GateResult]:
         return [gate for gate in self.gates if gate.severity == "block"]
 
     @property
     def summary(self) -> str:
         """The verdict in a few sentences."""
-        return " ".join(filter(None, [self._verdict_in_words, self._warned]))
+        return " ".join(filter(None, [self._verdict_in_words, self._warning_count]))
 
     @property
     def _verdict_in_words(self) -> str:
-        total, n_failed = len(self._blocking), len(self.overruled)
+        total, n_failed = len(self._blocking), len(self.gates_not_passed)
         if self.verdict in ("publish", "published"):
             passed = (
                 f"passed {'all' if total > 1 else 'its'} {_count(total, 'gate')}" if total else "had no gate to pass"
@@ -123,11 +123,11 @@ class Decision:
         return "Failed: the run broke off before the scorer could be published. Nothing is published."
 
     @property
-    def _warned(self) -> str:
+    def _warning_count(self) -> str:
         return f"{_count(len(self.warnings), 'warning')}." if self.warnings else ""
 
 
-def decide(gates: Sequence[Gate], policy: Policy, notes: Sequence[str] = ()) -> Decision:
+def decide(gates: Sequence[GateResult], policy: Policy, notes: Sequence[str] = ()) -> Decision:
     """Decide by the gates whether to publish.
 
     A gate that could not be judged outweighs a gate that failed: the verdict is then "failed", and a person has to
@@ -153,12 +153,12 @@ def decide(gates: Sequence[Gate], policy: Policy, notes: Sequence[str] = ()) -> 
     return Decision(verdict, reasons, judged, notes=tuple(notes))
 
 
-def broken_off(error: BaseException, during: str = "the evaluation") -> Decision:
+def failed_decision(error: BaseException, during: str = "the evaluation") -> Decision:
     """Return the decision "failed" for a step that raised an error."""
-    return Decision("failed", [f"{during} broke off: {quoting.in_short(error)}"])
+    return Decision("failed", [f"{during} broke off: {quoting.one_line(error)}"])
 
 
-def record(
+def to_record(
     decision: Decision,
     *,
     run: str = "",
@@ -183,7 +183,7 @@ def record(
         champion: ``uri``, ``version`` and ``error`` of the published model that the scorer was compared with.
         published: ``version`` and ``uri`` of the scorer, once the scorer serves.
     """
-    return plain(
+    return to_json_value(
         {
             "schema_version": 1,
             "verdict": decision.verdict,
@@ -205,58 +205,65 @@ def record(
     )
 
 
-def of(value: Mapping[str, Any]) -> Decision:
+def from_record(decision_record: Mapping[str, Any]) -> Decision:
     """Return the decision that a record holds."""
-    decision = Decision(value["verdict"], list(value["reasons"]), gates_of(value), value["override"])
-    return replace(decision, notes=tuple(warning for warning in value["warnings"] if warning not in decision.warnings))
+    decision = Decision(
+        decision_record["verdict"],
+        list(decision_record["reasons"]),
+        gates_from_record(decision_record),
+        decision_record["override"],
+    )
+    return replace(
+        decision, notes=tuple(warning for warning in decision_record["warnings"] if warning not in decision.warnings)
+    )
 
 
-def completed(value: Mapping[str, Any], version: int, uri: str) -> dict[str, Any]:
+def with_publication(decision_record: Mapping[str, Any], version: int, uri: str) -> dict[str, Any]:
     """Return the record of a scorer that serves: verdict "published" or "forced", with the published version.
 
     Args:
-        value: Record of a decision that publishes.
+        decision_record: Record of a decision that publishes.
         version: Number of the version that serves.
         uri: Address of the version's folder.
 
     Raises:
         ValueError: The decision is not to publish.
     """
-    decision = of(value)
+    decision = from_record(decision_record)
     if not decision.publishes:
         raise ValueError(f"expected a decision to publish, got {decision.verdict!r}: {decision.summary}")
     updated = decision if decision.verdict == "forced" else replace(decision, verdict="published")
-    return record(updated, **_about(value) | {"published": {"version": version, "uri": uri}})
+    return to_record(updated, **_run_fields(decision_record) | {"published": {"version": version, "uri": uri}})
 
 
-def failed(value: Mapping[str, Any] | None, why: str, run: str) -> dict[str, Any]:
+def with_failure(decision_record: Mapping[str, Any] | None, why: str, run: str) -> dict[str, Any]:
     """Return the record of a run that failed: verdict "failed", its reason, and the decision so far.
 
     Args:
-        value: Record so far; None if there is no decision yet.
+        decision_record: Record so far; None if there is no decision yet.
         why: Reason of the failure, one sentence.
         run: Id of the run.
     """
-    if value is None:
-        return record(Decision("failed", [why]), run=run)
-    decision = of(value)
+    if decision_record is None:
+        return to_record(Decision("failed", [why]), run=run)
+    decision = from_record(decision_record)
     updated = replace(decision, verdict="failed", reasons=list(dict.fromkeys([why, *decision.reasons])))
-    return record(updated, **_about(value) | {"run": run, "published": None})
+    return to_record(updated, **_run_fields(decision_record) | {"run": run, "published": None})
 
 
-def _about(value: Mapping[str, Any]) -> dict[str, Any]:
+def _run_fields(value: Mapping[str, Any]) -> dict[str, Any]:
     names = ("run", "model", "revision", "data", "trained_on", "trained_by", "champion", "published")
     return {name: value[name] for name in names}
 
 
-def named(champion: Any) -> dict[str, Any] | None:
-    """Return a champion's ``uri``, ``version`` and ``error`` for `record`; None if there is no champion."""
+def champion_summary(champion: Any) -> dict[str, Any] | None:
+    """Return a champion's ``uri``, ``version`` and ``error`` for `to_record`; None if there is no champion."""
     return {"uri": champion.uri, "version": champion.version, "error": champion.error} if champion else None
 
 
-def write(uri: str, value: Mapping[str, Any]) -> None:
-    """Write a record that `record` returned to a JSON file."""
-    storage.write_json(uri, dict(value))
+def write(uri: str, decision_record: Mapping[str, Any]) -> None:
+    """Write a record that `to_record` returned to a JSON file."""
+    storage.write_json(uri, dict(decision_record))
 
 
 def read(uri: str) -> dict[str, Any] | None:
@@ -267,29 +274,29 @@ def read(uri: str) -> dict[str, Any] | None:
         return None
 
 
-def gates_of(value: Mapping[str, Any]) -> list[Gate]:
+def gates_from_record(decision_record: Mapping[str, Any]) -> list[GateResult]:
     """Return the gate results of a record, e.g. of an earlier step."""
     numbers = ("value", "threshold")
     return [
-        Gate(**{name: math.nan if name in numbers and item is None else item for name, item in gate.items()})
-        for gate in value["gates"]
+        GateResult(**{name: math.nan if name in numbers and item is None else item for name, item in gate.items()})
+        for gate in decision_record["gates"]
     ]
 
 
-def plain(value: Any) -> Any:
+def to_json_value(value: Any) -> Any:
     """Convert a value to JSON's types: dataclasses to objects, NumPy values to Python's, NaN and infinities to null."""
     if is_dataclass(value) and not isinstance(value, type):
         value = {item_field.name: getattr(value, item_field.name) for item_field in fields(value)}
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
-        return {str(name): plain(item) for name, item in value.items()}
+        return {str(name): to_json_value(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_json_value(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _sentence(gate: Gate) -> str:
+def _sentence(gate: GateResult) -> str:
     return f"{gate.name}: {gate.reason}"
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 
 
-def without_services(environment: Mapping[str, str]) -> dict[str, str]:
+def without_service_addresses(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment without the ``*_PORT`` variables that hold addresses of Kubernetes Services.
 
     For a Service called ``smtp``, Kubernetes sets ``SMTP_PORT=tcp://10.96.12.7:25`` in a pod, unless the pod's

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Workspace:
+class RunPaths:
     """Paths of one run under the workspace URI (folder, ``gs://`` or ``s3://``)."""
 
     uri: str

@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from components.scorer.upload_norms.policy import Finding, Norm, Norms
+from components.scorer.upload_norms.policy import NormResult, UploadNorm, UploadPolicy
 
 
 @dataclass(frozen=True)
-class Judgement:
+class NormAccuracy:
     """Accuracy of one norm on photos whose label is in a column of the data set.
 
     Attributes:
@@ -40,7 +40,9 @@ class Judgement:
         return self.right / self.broken if self.broken else math.nan
 
 
-def judge(norms: Norms, findings: Sequence[Sequence[Finding]], columns: Mapping[str, Sequence[str]]) -> list[Judgement]:
+def measure_accuracy(
+    norms: UploadPolicy, findings: Sequence[Sequence[NormResult]], columns: Mapping[str, Sequence[str]]
+) -> list[NormAccuracy]:
     """Compare the findings on n photos with the data set's labels.
 
     Args:
@@ -52,16 +54,16 @@ def judge(norms: Norms, findings: Sequence[Sequence[Finding]], columns: Mapping[
         The accuracy of each norm whose column exists, in the order of the norms.
     """
     return [
-        _judgement(norm, [photo[index] for photo in findings], columns[norm.attribute])
+        _norm_accuracy(norm, [photo[index] for photo in findings], columns[norm.attribute])
         for index, norm in enumerate(norms.norms)
         if norm.attribute in columns
     ]
 
 
-def _judgement(norm: Norm, findings: Sequence[Finding], values: Sequence[str]) -> Judgement:
+def _norm_accuracy(norm: UploadNorm, findings: Sequence[NormResult], values: Sequence[str]) -> NormAccuracy:
     labelled = [(finding, value == norm.yes) for finding, value in zip(findings, values, strict=True) if value]
     checked = [(not finding.kept, broken) for finding, broken in labelled if finding.kept is not None]
-    return Judgement(
+    return NormAccuracy(
         norm.key,
         norm.attribute,
         photos=len(checked),

@@ -14,12 +14,12 @@ from typing import Any
 
 from components.scorer.upload_norms.detectors import DETECTORS
 
-BUILT_IN = Path(__file__).with_name("norms.json")
+BUILT_IN_POLICY = Path(__file__).with_name("norms.json")
 """Path of the default norms file."""
 
 
 @dataclass(frozen=True)
-class Check:
+class RuleCheck:
     """Rule that decides whether a norm is kept.
 
     Attributes:
@@ -34,13 +34,13 @@ class Check:
     parameters: Mapping[str, float] = field(default_factory=dict)
     jobs: Mapping[str, float] = field(default_factory=dict)
 
-    def allowed(self, job: str) -> float:
+    def threshold_for(self, job: str) -> float:
         """Return the threshold for a person who offers to do this job; "" is an unknown job."""
         return self.jobs.get(job, self.threshold)
 
 
 @dataclass(frozen=True)
-class Norm:
+class UploadNorm:
     """One requirement of a portrait.
 
     Attributes:
@@ -55,9 +55,9 @@ class Norm:
     """
 
     key: str
-    check: Check
+    check: RuleCheck
     sentence: str
-    otherwise: Check | None = None
+    otherwise: RuleCheck | None = None
     unless: tuple[str, ...] = ()
     attribute: str = ""
     yes: str = "yes"
@@ -65,10 +65,10 @@ class Norm:
 
 
 @dataclass(frozen=True)
-class Norms:
+class UploadPolicy:
     """Norms in force, in the order in which people read them."""
 
-    norms: tuple[Norm, ...]
+    norms: tuple[UploadNorm, ...]
 
     @property
     def attributes(self) -> dict[str, str]:
@@ -77,7 +77,7 @@ class Norms:
 
 
 @dataclass(frozen=True)
-class Finding:
+class NormResult:
     """Result of one norm on one photo.
 
     Attributes:
@@ -100,10 +100,10 @@ class Finding:
 NO_DETECTOR = "faces were not looked for: no face detector is configured"
 NO_FACE = "there is no face to check"
 NOT_LEARNT = "the scorer has not learnt the attribute {attribute!r}"
-EXPLAINED = "{key} says it already"
+EXPLAINED_BY = "{key} says it already"
 
 
-def load(source: bytes | str | Mapping[str, Any] | None = None) -> Norms:
+def load(source: bytes | str | Mapping[str, Any] | None = None) -> UploadPolicy:
     """Read and validate a norms file.
 
     Args:
@@ -114,22 +114,22 @@ def load(source: bytes | str | Mapping[str, Any] | None = None) -> Norms:
             actual value.
     """
     if source is None:
-        source = BUILT_IN.read_bytes()
+        source = BUILT_IN_POLICY.read_bytes()
     if not isinstance(source, Mapping):
         try:
             source = json.loads(source)
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"expected norms as JSON, got text that is none: {error}") from error
     entries = _entries(source)
-    norms: list[Norm] = []
+    norms: list[UploadNorm] = []
     for index, entry in enumerate(entries):
         norms.append(_norm(entry, f"norm {index + 1}", [norm.key for norm in norms]))
-    return Norms(tuple(norms))
+    return UploadPolicy(tuple(norms))
 
 
-_KEY = re.compile(r"[a-z][a-z0-9_]*")
-_CHECK = {"detector", "threshold", "parameters", "jobs"}
-_NORM = _CHECK | {"key", "sentence", "otherwise", "unless", "attribute", "yes", "source"}
+_KEY_PATTERN = re.compile(r"[a-z][a-z0-9_]*")
+_CHECK_FIELDS = {"detector", "threshold", "parameters", "jobs"}
+_NORM_FIELDS = _CHECK_FIELDS | {"key", "sentence", "otherwise", "unless", "attribute", "yes", "source"}
 
 
 def _entries(value: Any) -> list:
@@ -139,10 +139,10 @@ def _entries(value: Any) -> list:
     return value["norms"]
 
 
-def _norm(entry: Any, where: str, known_keys: Sequence[str]) -> Norm:
-    _fields(entry, _NORM, {"key", "detector", "threshold", "sentence"}, where)
+def _norm(entry: Any, where: str, known_keys: Sequence[str]) -> UploadNorm:
+    _check_fields(entry, _NORM_FIELDS, {"key", "detector", "threshold", "sentence"}, where)
     key = _text(entry, "key", where)
-    if not _KEY.fullmatch(key):
+    if not _KEY_PATTERN.fullmatch(key):
         raise ValueError(f"{where}: expected a key of small letters, digits and _, got {key!r}")
     where = f"norm {key!r}"
     if key in known_keys:
@@ -153,7 +153,7 @@ def _norm(entry: Any, where: str, known_keys: Sequence[str]) -> Norm:
         raise ValueError(
             f"{where}: expected unless to be a list of keys of earlier norms ({known_keys}), got {unless!r}"
         )
-    return Norm(
+    return UploadNorm(
         key,
         _check(entry, where),
         _text(entry, "sentence", where),
@@ -165,27 +165,27 @@ def _norm(entry: Any, where: str, known_keys: Sequence[str]) -> Norm:
     )
 
 
-def _otherwise(entry: Mapping[str, Any], where: str) -> Check | None:
+def _otherwise(entry: Mapping[str, Any], where: str) -> RuleCheck | None:
     if "otherwise" not in entry:
         return None
     if entry["detector"] != "attribute":
         raise ValueError(f"{where}: expected otherwise beside the detector 'attribute' only, got {entry['detector']!r}")
     where = f"{where}, otherwise"
-    _fields(entry["otherwise"], _CHECK, {"detector", "threshold"}, where)
+    _check_fields(entry["otherwise"], _CHECK_FIELDS, {"detector", "threshold"}, where)
     check = _check(entry["otherwise"], where)
     if check.detector == "attribute":
         raise ValueError(f"{where}: expected a detector that needs nothing learnt, got 'attribute'")
     return check
 
 
-def _check(entry: Mapping[str, Any], where: str) -> Check:
+def _check(entry: Mapping[str, Any], where: str) -> RuleCheck:
     name = entry["detector"]
     if not isinstance(name, str) or name not in DETECTORS:
         raise ValueError(f"{where}: expected a detector among {sorted(DETECTORS)}, got {name!r}")
     detector = DETECTORS[name]
     jobs, parameters = _object(entry, "jobs", where), _object(entry, "parameters", where)
-    _fields(parameters, set(detector.parameters), set(), f"{where}, parameters of {name!r}")
-    return Check(
+    _check_fields(parameters, set(detector.parameters), set(), f"{where}, parameters of {name!r}")
+    return RuleCheck(
         name,
         _number(entry["threshold"], detector.lowest, detector.highest, f"{where}: threshold"),
         {
@@ -199,7 +199,7 @@ def _check(entry: Mapping[str, Any], where: str) -> Check:
     )
 
 
-def _fields(entry: Any, known: set[str], needed: set[str], where: str) -> None:
+def _check_fields(entry: Any, known: set[str], needed: set[str], where: str) -> None:
     if not isinstance(entry, Mapping):
         raise ValueError(f"{where}: expected an object, got {entry!r}")
     if unknown := sorted(set(entry) - known):

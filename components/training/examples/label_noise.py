@@ -1,7 +1,7 @@
 """Label-noise model: how reliable each photo's mean score is, given the number of its raters.
 
-A mean of n ratings has the reliability ``n / (n + k)``; the rest is noise. `noise_of` estimates k. A photo with an
-unknown n is treated as if a typical number of people had rated it (``rater_agreement.typical_raters``).
+A mean of n ratings has the reliability ``n / (n + k)``; the rest is noise. `rater_noise_ratio` estimates k. A photo
+with an unknown n is treated as if a typical number of people had rated it (``rater_agreement.median_rater_count``).
 """
 
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from components.scorer.metrics.rater_agreement import typical_raters
+from components.scorer.metrics.rater_agreement import median_rater_count
 from components.scorer.settings import SCORES, Training
 
 
-def noise_of(votes: np.ndarray, raters: np.ndarray) -> float | None:
+def rater_noise_ratio(votes: np.ndarray, raters: np.ndarray) -> float | None:
     """Return k, the variance within photos over the variance of true photo means.
 
     With k raters a photo's mean has a reliability of 0.5. Both variances are estimated by one-way analysis of variance
@@ -39,26 +39,26 @@ def noise_of(votes: np.ndarray, raters: np.ndarray) -> float | None:
 
 
 @dataclass(frozen=True)
-class Allowance:
+class LabelNoiseModel:
     """Label-noise model of the training photos: sample weights and smoothed targets.
 
     Attributes:
-        noise: Variance ratio k of `noise_of`; 0 if it cannot be estimated.
+        noise_ratio: Variance ratio k of `rater_noise_ratio`; 0 if it cannot be estimated.
         prior: Mean votes of all photos, ``[10]``.
-        typical: Mean reliability of a photo's mean score.
-        unknown: Raters assumed for a photo whose number of raters is unknown.
-        weighting: True to weight photos by their reliability, see ``settings.Training``.
-        smoothing: True to shrink votes toward `prior`, see ``settings.Training``.
+        mean_reliability: Mean reliability of a photo's mean score.
+        default_raters: Raters assumed for a photo whose number of raters is unknown.
+        weighting: True to weight photos by their reliability, see ``parse_settings.Training``.
+        smoothing: True to shrink votes toward `prior`, see ``parse_settings.Training``.
     """
 
-    noise: float
+    noise_ratio: float
     prior: np.ndarray
-    typical: float
-    unknown: float
+    mean_reliability: float
+    default_raters: float
     weighting: bool
     smoothing: bool
 
-    def learnt(self, votes: Any, raters: Any) -> tuple[Any, Any]:
+    def targets_and_weights(self, votes: Any, raters: Any) -> tuple[Any, Any]:
         """Return the target votes and the sample weights of photos.
 
         Args:
@@ -68,14 +68,14 @@ class Allowance:
         Returns:
             Target votes, ``[…, 10]``, each row summing to 1, and sample weights, ``[…]``, 1 on average.
         """
-        raters = (tf.where if tf.is_tensor(raters) else np.where)(raters > 0, raters, self.unknown)
-        reliability = raters / (raters + self.noise)
+        raters = (tf.where if tf.is_tensor(raters) else np.where)(raters > 0, raters, self.default_raters)
+        reliability = raters / (raters + self.noise_ratio)
         if self.smoothing:
             votes = reliability[..., None] * votes + (1 - reliability[..., None]) * self.prior
-        return votes, (reliability / self.typical if self.weighting else reliability * 0 + 1)
+        return votes, (reliability / self.mean_reliability if self.weighting else reliability * 0 + 1)
 
 
-def allowance(votes: np.ndarray, raters: np.ndarray, settings: Training) -> Allowance:
+def fit_label_noise(votes: np.ndarray, raters: np.ndarray, settings: Training) -> LabelNoiseModel:
     """Fit the label-noise model to the training photos.
 
     Args:
@@ -92,9 +92,9 @@ def allowance(votes: np.ndarray, raters: np.ndarray, settings: Training) -> Allo
             f"expected votes from 0 that add up to 1, and a number of raters from 0, for each of {len(valid):,} rated"
             f" photos, got others for {(~valid).sum():,}: make the data set anew by ingestion"
         )
-    assumed_raters = typical_raters(raters)
+    assumed_raters = median_rater_count(raters)
     raters = np.where(raters > 0, raters, assumed_raters)
-    noise = noise_of(votes, raters) or 0.0
+    noise = rater_noise_ratio(votes, raters) or 0.0
     typical = float((raters / (raters + noise)).mean())
     prior = votes.mean(0).astype("float32")
-    return Allowance(noise, prior, typical, assumed_raters, settings.rater_weighting, settings.rater_smoothing)
+    return LabelNoiseModel(noise, prior, typical, assumed_raters, settings.rater_weighting, settings.rater_smoothing)

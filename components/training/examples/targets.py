@@ -5,78 +5,80 @@ from typing import Any
 
 import tensorflow as tf
 
-from components.scorer.data.photos import Example
+from components.scorer.data.photos import ExampleFn
 from components.scorer.faces.face_inputs import EMBEDDING, FACE, FOUND
 from components.scorer.jobs import UNKNOWN
-from components.scorer.model.auxiliary_heads import Heads
-from components.scorer.model.inputs import PIXELS, Sight
+from components.scorer.model.auxiliary_heads import HeadSpec
+from components.scorer.model.inputs import PIXELS, ModelInputs
 
 
-def given(pixels: tf.Tensor, record: dict[str, Any], sight: Sight) -> Any:
+def inputs(pixels: tf.Tensor, record: dict[str, Any], model_inputs: ModelInputs) -> Any:
     """Return the scorer's inputs by name, or the pixels alone if the scorer has no face inputs."""
-    if not sight:
+    if not model_inputs:
         return pixels
     inputs = {PIXELS: pixels}
-    if sight.view:
+    if model_inputs.view:
         inputs[FACE] = record["face_pixels"]
-    if sight.embedding:
+    if model_inputs.embedding_size:
         inputs |= {EMBEDDING: record["embedding"], FOUND: tf.cast(record["face"]["count"] > 0, tf.float32)}
     return inputs
 
 
-def scored(sight: Sight) -> Example:
+def with_votes(model_inputs: ModelInputs) -> ExampleFn:
     """Return the map function to ``(inputs, votes)``, for validation."""
-    return lambda pixels, record: (given(pixels, record, sight), record["votes"])
+    return lambda pixels, record: (inputs(pixels, record, model_inputs), record["votes"])
 
 
-def taught(sight: Sight, learnt: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]) -> Example:
+def with_weights(
+    model_inputs: ModelInputs, target_fn: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+) -> ExampleFn:
     """Return the map function to ``(inputs, votes, weight)``, for training by epochs.
 
     Args:
-        sight: The scorer's inputs.
-        learnt: Function from people's votes, the number of raters and whether the photo is degraded, to target votes
+        model_inputs: The scorer's inputs.
+        target_fn: Function from people's votes, the number of raters and whether the photo is degraded, to target votes
             and a sample weight.
     """
 
     def example(pixels: tf.Tensor, record: dict[str, Any]) -> tuple[Any, tf.Tensor, tf.Tensor]:
-        votes, weight = learnt(record["votes"], tf.cast(record["raters"], tf.float32), record["fault"])
-        return given(pixels, record, sight), votes, weight
+        votes, weight = target_fn(record["votes"], tf.cast(record["raters"], tf.float32), record["fault"])
+        return inputs(pixels, record, model_inputs), votes, weight
 
     return example
 
 
-def rated(sight: Sight) -> Example:
+def with_votes_and_raters(model_inputs: ModelInputs) -> ExampleFn:
     """Return the map function to ``(inputs, (votes, raters))``, for the ridge head."""
-    return lambda pixels, record: (given(pixels, record, sight), (record["votes"], record["raters"]))
+    return lambda pixels, record: (inputs(pixels, record, model_inputs), (record["votes"], record["raters"]))
 
 
-def headed(sight: Sight, told: Heads) -> Example:
+def with_head_targets(model_inputs: ModelInputs, head_spec: HeadSpec) -> ExampleFn:
     """Return the map function to ``(inputs, (votes, job, attributes))``, for the auxiliary heads.
 
-    See `job` and `values`.
+    See `job_id` and `attribute_values`.
     """
     return lambda pixels, record: (
-        given(pixels, record, sight),
-        (record["votes"], job(told, record), values(told, record)),
+        inputs(pixels, record, model_inputs),
+        (record["votes"], job_id(head_spec, record), attribute_values(head_spec, record)),
     )
 
 
-def job(told: Heads, record: dict[str, Any]) -> tf.Tensor:
+def job_id(head_spec: HeadSpec, record: dict[str, Any]) -> tf.Tensor:
     """Return the id of a record's job, int32; `UNKNOWN` if the scorer knows no jobs."""
-    if not told.jobs:
+    if not head_spec.jobs:
         return tf.constant(UNKNOWN)
-    name = record["attributes"][told.column]
-    return tf.reduce_max(tf.where(name == tf.constant(told.jobs), tf.range(1, len(told.jobs) + 1), UNKNOWN))
+    name = record["attributes"][head_spec.column]
+    return tf.reduce_max(tf.where(name == tf.constant(head_spec.jobs), tf.range(1, len(head_spec.jobs) + 1), UNKNOWN))
 
 
-def values(told: Heads, record: dict[str, Any]) -> tf.Tensor:
+def attribute_values(head_spec: HeadSpec, record: dict[str, Any]) -> tf.Tensor:
     """Return a record's attribute values, float32 ``[k]``: 1 yes, 0 no, -1 unknown."""
-    if not told.attributes:
+    if not head_spec.attributes:
         return tf.zeros(0)
     attributes = record["attributes"]
     return tf.stack(
         [
             tf.where(attributes[column] == "", -1.0, tf.cast(attributes[column] == yes, tf.float32))
-            for column, yes in told.attributes.items()
+            for column, yes in head_spec.attributes.items()
         ]
     )

@@ -11,8 +11,8 @@ from scipy.special import expit
 DECAYS = (1e-3, 1e-2, 1e-1, 1.0)
 """Candidate L2 penalties on the weights of standardised features, the weakest first."""
 
-_WORTH = 0.9  # maximum loss of a useful head, relative to that of predicting the fraction of yes
-_SMALL = 1e-6  # minimum standard deviation of a feature
+_MAX_LOSS_RATIO = 0.9  # maximum loss of a useful head, relative to that of predicting the fraction of yes
+_MIN_DEVIATION = 1e-6  # minimum standard deviation of a feature
 
 
 def fit_attribute(
@@ -31,13 +31,16 @@ def fit_attribute(
         no head has a validation loss a tenth below that of predicting the fraction of yes, or no validation value is
         known.
     """
-    (features, values), (validation_features, truth) = (_known(*split) for split in (train, validation))
-    centre, deviations = features.mean(0), np.maximum(features.std(0), _SMALL)
+    (features, values), (validation_features, truth) = (_known_values(*split) for split in (train, validation))
+    centre, deviations = features.mean(0), np.maximum(features.std(0), _MIN_DEVIATION)
     standard = (features - centre) / deviations
-    yes_fraction = np.clip(values.mean(), _SMALL, 1 - _SMALL)
-    best, best_loss = None, _WORTH * _loss(np.full(len(truth), np.log(yes_fraction / (1 - yes_fraction))), truth)
+    yes_fraction = np.clip(values.mean(), _MIN_DEVIATION, 1 - _MIN_DEVIATION)
+    best, best_loss = (
+        None,
+        _MAX_LOSS_RATIO * _loss(np.full(len(truth), np.log(yes_fraction / (1 - yes_fraction))), truth),
+    )
     for decay in DECAYS:
-        weights, intercept = _fitted(standard, values, decay)
+        weights, intercept = _fit_logistic(standard, values, decay)
         weights = weights / deviations
         intercept -= float(centre @ weights)
         loss = _loss(validation_features @ weights + intercept, truth)
@@ -46,12 +49,12 @@ def fit_attribute(
     return best
 
 
-def _known(features: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _known_values(features: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     is_known = values >= 0
     return features[is_known].astype(float), values[is_known].astype(float)
 
 
-def _fitted(features: np.ndarray, values: np.ndarray, decay: float) -> tuple[np.ndarray, float]:
+def _fit_logistic(features: np.ndarray, values: np.ndarray, decay: float) -> tuple[np.ndarray, float]:
     """Return the weights and intercept of the lowest mean cross-entropy plus L2 penalty on the weights."""
 
     def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:

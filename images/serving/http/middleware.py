@@ -11,18 +11,18 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 
 from images.serving import json_log
-from images.serving.http.request_body import Room
-from images.serving.problem_details import AS_JSON, MEDIA, Problem
-from images.serving.prometheus_metrics import Metrics
-from images.serving.settings import Settings
+from images.serving.http.request_body import BodyBudget
+from images.serving.problem_details import JSON_PROBLEM_PREFIXES, MEDIA_TYPE, ProblemDetails
+from images.serving.prometheus_metrics import ServerMetrics
+from images.serving.settings import ServerSettings
 
-OPEN = ("/live", "/ready", "/ping", "/v2/health/live", "/v2/health/ready", "/", "/docs", "/openapi.json")
+PATHS_WITHOUT_KEY = ("/live", "/ready", "/ping", "/v2/health/live", "/v2/health/ready", "/", "/docs", "/openapi.json")
 """Paths that need no key: an orchestrator's probes, and pages without any user's data."""
 
-OPEN_BELOW = ("/desk/", "/docs/")
+PREFIXES_WITHOUT_KEY = ("/desk/", "/docs/")
 """Path prefixes that need no key."""
 
-HEADERS = {
+SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -34,25 +34,28 @@ HEADERS = {
 }
 """Security headers of every response, for browsers."""
 
-_ENCODED = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+_ENCODED_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 _NO_STORE = (b"cache-control", b"no-store")
-_PROBLEM, _JSON = (b"content-type", MEDIA.encode()), (b"content-type", b"application/json")
-_PRIVATE = (".local", ".localhost", ".internal", ".svc")  # suffixes that nobody can register in public DNS
+_PROBLEM_CONTENT_TYPE, _JSON_CONTENT_TYPE = (
+    (b"content-type", MEDIA_TYPE.encode()),
+    (b"content-type", b"application/json"),
+)
+_PRIVATE_SUFFIXES = (".local", ".localhost", ".internal", ".svc")  # suffixes that nobody can register in public DNS
 
 
-class Guard:
+class SecurityMiddleware:
     """ASGI middleware for keys, hosts, headers, metrics and the access log."""
 
-    def __init__(self, app: Any, settings: Settings, metrics: Metrics, room: Room) -> None:
+    def __init__(self, app: Any, settings: ServerSettings, metrics: ServerMetrics, body_budget: BodyBudget) -> None:
         """Wrap an ASGI application.
 
         Args:
             app: Next ASGI application.
             settings: Settings of the server.
             metrics: Metrics that count the requests.
-            room: Byte budget of bodies. A request's bytes are released when the request ends.
+            body_budget: Byte budget of bodies. A request's bytes are released when the request ends.
         """
-        self._app, self._settings, self._metrics, self._room = app, settings, metrics, room
+        self._app, self._settings, self._metrics, self._body_budget = app, settings, metrics, body_budget
         self._keys = [bytes.fromhex(digest) for digest in settings.keys]
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -68,64 +71,74 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = message.setdefault("headers", [])
-                headers.extend(_ENCODED)
+                headers.extend(_ENCODED_HEADERS)
                 if not any(name == b"cache-control" for name, _ in headers):
                     headers.append(_NO_STORE)
-                if _PROBLEM in headers and scope["path"].startswith(AS_JSON):
-                    headers[headers.index(_PROBLEM)] = _JSON
+                if _PROBLEM_CONTENT_TYPE in headers and scope["path"].startswith(JSON_PROBLEM_PREFIXES):
+                    headers[headers.index(_PROBLEM_CONTENT_TYPE)] = _JSON_CONTENT_TYPE
             await send(message)
 
-        self._metrics.in_flight.inc()
+        self._metrics.requests_in_flight.inc()
         try:
             if refusal := self._refusal(scope):
-                return await refusal.answer()(scope, receive, sending)
+                return await refusal.to_response()(scope, receive, sending)
             await self._app(scope, receive, sending)
         except ClientDisconnect:
             status = status or 499  # Nginx's status for a client that closed the connection
         except Exception as error:
-            json_log.event(
-                "error", level="error", route=_route(scope), error=type(error).__name__, where=json_log.where(error)
+            json_log.log_event(
+                "error",
+                level="error",
+                route=_route(scope),
+                error=type(error).__name__,
+                where=json_log.error_frames(error),
             )
             if status:
                 raise
-            problem = Problem(500, "server", "the server failed on this request; its log says where")
-            await problem.answer()(scope, receive, sending)
+            problem = ProblemDetails(500, "server", "the server failed on this request; its log says where")
+            await problem.to_response()(scope, receive, sending)
         finally:
             took = time.perf_counter() - began
-            self._room.give_back(scope)
-            self._metrics.in_flight.dec()
-            self._metrics.request(_route(scope), status, took)
+            self._body_budget.release(scope)
+            self._metrics.requests_in_flight.dec()
+            self._metrics.count_request(_route(scope), status, took)
             if self._settings.access:
                 facts = {"method": scope["method"], "status": status, "milliseconds": round(1000 * took, 1)}
-                json_log.event("request", route=_route(scope), **facts)
+                json_log.log_event("request", route=_route(scope), **facts)
         return None
 
-    def _refusal(self, scope: dict[str, Any]) -> Problem | None:
+    def _refusal(self, scope: dict[str, Any]) -> ProblemDetails | None:
         """Return the problem that refuses a request: 421 or 401. None if the request may pass."""
-        if scope["method"] == "OPTIONS" or scope["path"] in OPEN or scope["path"].startswith(OPEN_BELOW):
+        if (
+            scope["method"] == "OPTIONS"
+            or scope["path"] in PATHS_WITHOUT_KEY
+            or scope["path"].startswith(PREFIXES_WITHOUT_KEY)
+        ):
             return None
         headers = dict(scope["headers"])
-        if not self._is_ours(headers.get(b"host", b"").decode("latin-1")):
+        if not self._is_accepted_host(headers.get(b"host", b"").decode("latin-1")):
             self._metrics.refused["host"].inc()
-            return Problem(421, "host", "expected a host that this server is known by, got another: name it by --hosts")
+            return ProblemDetails(
+                421, "host", "expected a host that this server is known by, got another: name it by --hosts"
+            )
         if self._keys and not self._has_key(headers):
             self._metrics.refused["key"].inc()
-            return refused()
+            return key_problem()
         return None
 
-    def _is_ours(self, host: str) -> bool:
+    def _is_accepted_host(self, host: str) -> bool:
         """Return whether the server accepts a Host header.
 
         The check prevents DNS rebinding. A malicious page can point its own domain name at this server's address, and
         a browser then treats the page and the server as one origin. Without keys, the page could use the server.
 
-        If `Settings.hosts` is set, only its names are accepted. Otherwise, if keys are set, any name is accepted.
+        If `ServerSettings.hosts` is set, only its names are accepted. Otherwise, if keys are set, any name is accepted.
         Otherwise only IP addresses and names that no stranger can own are accepted.
         """
         name = re.sub(r":\d*$", "", host).lower().rstrip(".")
         if self._settings.hosts:
             return any(fnmatchcase(name, pattern.lower()) for pattern in self._settings.hosts)
-        if self._keys or "." not in name or name.endswith(_PRIVATE):
+        if self._keys or "." not in name or name.endswith(_PRIVATE_SUFFIXES):
             return True
         try:
             return bool(ipaddress.ip_address(name))
@@ -143,10 +156,10 @@ class Guard:
         return bool(key) and sum(hmac.compare_digest(digest, known_digest) for known_digest in self._keys) > 0
 
 
-def refused() -> Problem:
+def key_problem() -> ProblemDetails:
     """Return problem 401 for a missing or an unknown key."""
     detail = "expected a key as 'Authorization: Bearer …' or 'X-API-Key: …', got none that is known"
-    return Problem(401, "key", detail, headers={"WWW-Authenticate": "Bearer", "Connection": "close"})
+    return ProblemDetails(401, "key", detail, headers={"WWW-Authenticate": "Bearer", "Connection": "close"})
 
 
 def _route(scope: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from pydantic import TypeAdapter
 
 from images.serving.http import schemas
-from images.serving.problem_details import AS_JSON, MEDIA, Problem
+from images.serving.problem_details import JSON_PROBLEM_PREFIXES, MEDIA_TYPE, ProblemDetails
 
 TAGS = (
     {"name": "Product", "description": "Scores, ranks, explains and advises on photos that forms send."},
@@ -32,11 +32,11 @@ Every address takes photos alone. Where the scorer reads faces (`stages` of `/ab
 found, cut out and embedded here, as it was in training. A photo without a face is scored too, by what was learnt from
 photos without one: that none was found is said in `face`, and is no error."""
 
-JSON, LINES = "application/json", "application/jsonlines"
-BINARY = {"schema": {"type": "string", "format": "binary"}}
+JSON, JSON_LINES = "application/json", "application/jsonlines"
+BINARY_CONTENT = {"schema": {"type": "string", "format": "binary"}}
 _REFERENCE = "#/components/schemas/{model}"
 
-_WORDS = {
+_STATUS_DESCRIPTIONS = {
     400: "What came is broken or of another form",
     401: "A key is asked for",
     404: "There is no such model, version or label here",
@@ -50,56 +50,66 @@ _WORDS = {
     429: "Too much is under way: try again after as many seconds as Retry-After says",
     503: "No version is loaded yet",
 }
-PROBLEMS = {
+EXAMPLE_PROBLEMS = {
     example.kind: example
     for example in (
-        Problem(400, "not-json", "expected JSON, got 17 bytes that are not: Expecting value at character 0"),
-        Problem(400, "broken-form", "expected a multipart form, got one that is broken or cut off"),
-        Problem(401, "key", "expected a key as 'Authorization: Bearer …' or 'X-API-Key: …', got none that is known"),
-        Problem(404, "unknown-model", "expected the model 'portraits', got 'faces'"),
-        Problem(404, "unknown-label", "expected a label of the served version (['champion']), got 'challenger'"),
-        Problem(404, "unknown-version", "expected the version '3', which is served, got '2'"),
-        Problem(406, "not-acceptable", f"expected to be asked for {JSON} or {LINES}, got 'text/html'"),
-        Problem(408, "slow-body", "expected the whole body within 30 s, got 4096 bytes"),
-        Problem(
+        ProblemDetails(400, "not-json", "expected JSON, got 17 bytes that are not: Expecting value at character 0"),
+        ProblemDetails(400, "broken-form", "expected a multipart form, got one that is broken or cut off"),
+        ProblemDetails(
+            401, "key", "expected a key as 'Authorization: Bearer …' or 'X-API-Key: …', got none that is known"
+        ),
+        ProblemDetails(404, "unknown-model", "expected the model 'portraits', got 'faces'"),
+        ProblemDetails(404, "unknown-label", "expected a label of the served version (['champion']), got 'challenger'"),
+        ProblemDetails(404, "unknown-version", "expected the version '3', which is served, got '2'"),
+        ProblemDetails(406, "not-acceptable", f"expected to be asked for {JSON} or {JSON_LINES}, got 'text/html'"),
+        ProblemDetails(408, "slow-body", "expected the whole body within 30 s, got 4096 bytes"),
+        ProblemDetails(
             409,
             "no-maps",
             "expected a network that ends in pooling, which alone has maps; the one that is served does not",
         ),
-        Problem(
+        ProblemDetails(
             413,
             "body-too-large",
             "expected at most 33554432 bytes in a request, got 40000000: send fewer or smaller photos",
             limit=33554432,
         ),
-        Problem(
+        ProblemDetails(
             413,
             "too-many-photos",
             "expected at most 32 photos in a request, got more: send them in several requests",
             limit=32,
         ),
-        Problem(415, "media-type", "expected multipart/form-data with a boundary, got 'text/plain'"),
-        Problem(415, "content-encoding", "expected a body as it is, got one in 'gzip': photos are small"),
-        Problem(421, "host", "expected a host that this server is known by, got another: name it by --hosts"),
-        Problem(
+        ProblemDetails(415, "media-type", "expected multipart/form-data with a boundary, got 'text/plain'"),
+        ProblemDetails(415, "content-encoding", "expected a body as it is, got one in 'gzip': photos are small"),
+        ProblemDetails(421, "host", "expected a host that this server is known by, got another: name it by --hosts"),
+        ProblemDetails(
             422, "unknown-field", "expected photos as 'photos' or 'photo' and optionally 'job', got a field 'picture'"
         ),
-        Problem(
+        ProblemDetails(
             422,
             "unknown-job",
             "expected a job among ['tutor', 'child care'], or none, got 'pilot'",
             jobs=["tutor", "child care"],
         ),
-        Problem(429, "busy", "expected at most 64 requests at once from one client, got more; try again in 1 s"),
-        Problem(503, "not-ready", "expected a version to answer: none is loaded yet"),
+        ProblemDetails(429, "busy", "expected at most 64 requests at once from one client, got more; try again in 1 s"),
+        ProblemDetails(503, "not-ready", "expected a version to answer: none is loaded yet"),
     )
 }
 """Example of each documented problem, by kind, with the detail that the server writes."""
 
-_GUARDED = ("key", "host", "busy")  # kinds of problems from `Guard` or Nginx, on every route with a key
-_UNKNOWN = {"{label}": "unknown-label", "{version}": "unknown-version", "{name}": "unknown-model"}  # by path parameter
-BODY = ("not-ready", "not-json", "slow-body", "body-too-large", "content-encoding", "unknown-job")
-FORM = ("not-ready", "broken-form", "slow-body", "too-many-photos", "media-type", "unknown-field")
+_MIDDLEWARE_PROBLEM_KINDS = (
+    "key",
+    "host",
+    "busy",
+)  # kinds of problems from `SecurityMiddleware` or Nginx, on every route with a key
+_PARAMETER_PROBLEM_KINDS = {
+    "{label}": "unknown-label",
+    "{version}": "unknown-version",
+    "{name}": "unknown-model",
+}  # by path parameter
+BODY_PROBLEM_KINDS = ("not-ready", "not-json", "slow-body", "body-too-large", "content-encoding", "unknown-job")
+FORM_PROBLEM_KINDS = ("not-ready", "broken-form", "slow-body", "too-many-photos", "media-type", "unknown-field")
 
 _SECURITY = {
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "One of the server's keys."},
@@ -107,60 +117,63 @@ _SECURITY = {
 }
 
 
-def schema(*models: type) -> dict[str, Any]:
+def schema_of(*models: type) -> dict[str, Any]:
     """Return the schema reference of one model, or of any of several models."""
     named = [{"$ref": _REFERENCE.format(model=model.__name__)} for model in models]
     return {"schema": {"anyOf": named} if len(named) > 1 else named[0]}
 
 
 @cache
-def problem(kind: str, *more: type) -> dict[str, Any]:
+def problem_response(kind: str, *models: type) -> dict[str, Any]:
     """Return the response object of an error.
 
     Args:
         kind: Kind of the problem that serves as the example.
-        more: Models of problem documents with further members.
+        models: Models of problem documents with further members.
     """
-    example = PROBLEMS[kind]
-    content = {**schema(schemas.Problem, *more), "example": example.document()}
-    return {"description": _WORDS[example.status], "content": {MEDIA: content}}
+    example = EXAMPLE_PROBLEMS[kind]
+    content = {**schema_of(schemas.Problem, *models), "example": example.to_document()}
+    return {"description": _STATUS_DESCRIPTIONS[example.status], "content": {MEDIA_TYPE: content}}
 
 
-def json_of(*models: type, words: str = "", example: Any = None, **content: Any) -> dict[str, Any]:
+def success_response(*models: type, description: str = "", example: Any = None, **content: Any) -> dict[str, Any]:
     """Return the response object of a JSON response.
 
     Args:
         models: Models of the JSON; a response follows one of them.
-        words: Description. Default: the first model's docstring.
+        description: Description. Default: the first model's docstring.
         example: Example. Default: the first model's example.
         content: Media type objects of alternative content, by media type.
     """
-    media_type_object = schema(*models) | ({"example": example} if example else {})
-    return {"description": words or models[0].__doc__, "content": {JSON: media_type_object, **content}}
+    media_type_object = schema_of(*models) | ({"example": example} if example else {})
+    return {"description": description or models[0].__doc__, "content": {JSON: media_type_object, **content}}
 
 
-def route(summary: str, answer: type | Mapping[str, Any], *kinds: str, body: Any = None, **more: Any) -> dict[str, Any]:
+def route_arguments(
+    summary: str, response: type | Mapping[str, Any], *problem_kinds: str, body: Any = None, **members: Any
+) -> dict[str, Any]:
     """Return FastAPI's arguments for a route that document the route and change nothing at run time.
 
     Args:
         summary: Summary of the operation.
-        answer: Model of the JSON response, or FastAPI's ``responses`` by status.
-        kinds: Kinds of the problems that the route may return. The path implies further kinds; see `document`.
+        response: Model of the JSON response, or FastAPI's ``responses`` by status.
+        problem_kinds: Kinds of the problems that the route may return. The path implies further kinds; see
+            `build_document`.
         body: Media type objects of the request body, by media type. None means no body.
-        more: Further members of the operation object.
+        members: Further members of the operation object.
     """
-    success = answer if isinstance(answer, Mapping) else {"200": json_of(answer)}
-    responses = _problems(*kinds) | success
+    success = response if isinstance(response, Mapping) else {"200": success_response(response)}
+    responses = _problem_responses(*problem_kinds) | success
     if body:
-        more["requestBody"] = {"required": True, "content": body}
-    return {"summary": summary, "responses": responses, "response_model": None, "openapi_extra": more}
+        members["requestBody"] = {"required": True, "content": body}
+    return {"summary": summary, "responses": responses, "response_model": None, "openapi_extra": members}
 
 
-def _problems(*kinds: str) -> dict[str, Any]:
-    return {str(PROBLEMS[kind].status): problem(kind) for kind in kinds}
+def _problem_responses(*kinds: str) -> dict[str, Any]:
+    return {str(EXAMPLE_PROBLEMS[kind].status): problem_response(kind) for kind in kinds}
 
 
-def document(app: FastAPI, without_key: Collection[str]) -> dict[str, Any]:
+def build_document(app: FastAPI, without_key: Collection[str]) -> dict[str, Any]:
     """Return the OpenAPI document: FastAPI's own, completed with schemas, implied problems, examples and security.
 
     Args:
@@ -172,36 +185,36 @@ def document(app: FastAPI, without_key: Collection[str]) -> dict[str, Any]:
     document = FastAPI.openapi(app)
     operations = [(path, operation) for path, methods in document["paths"].items() for operation in methods.values()]
     for path, operation in operations:
-        _complete(operation, path, path in without_key)
+        _complete_operation(operation, path, path in without_key)
     models = _schemas(set(re.findall(_REFERENCE.format(model=r"(\w+)"), json.dumps(document["paths"]))))
     for _, operation in operations:
         for member in (operation.get("requestBody", {}), *operation["responses"].values()):
             if JSON in (content := member.get("content", {})):
-                content[JSON].setdefault("example", _example(content[JSON]["schema"], models))
+                content[JSON].setdefault("example", _compose_example(content[JSON]["schema"], models))
     document["components"] = {"schemas": models, "securitySchemes": _SECURITY}
     document["security"] = [{name: []} for name in _SECURITY] + [{}]
     return document
 
 
-def _complete(operation: dict[str, Any], path: str, without_key: bool) -> None:
+def _complete_operation(operation: dict[str, Any], path: str, without_key: bool) -> None:
     """Add the problems that the path implies, and remove FastAPI's own 422, which no route returns."""
     responses = operation["responses"]
-    if MEDIA not in responses.get("422", {}).get("content", {}):
+    if MEDIA_TYPE not in responses.get("422", {}).get("content", {}):
         responses.pop("422", None)
     if without_key:
         operation["security"] = []
     else:
-        responses |= _problems(*_GUARDED)
-    responses |= _problems(*[kind for part, kind in _UNKNOWN.items() if part in path][:1])
-    if path.startswith(AS_JSON):
-        responses = {status: _as_json(answer) for status, answer in responses.items()}
+        responses |= _problem_responses(*_MIDDLEWARE_PROBLEM_KINDS)
+    responses |= _problem_responses(*[kind for part, kind in _PARAMETER_PROBLEM_KINDS.items() if part in path][:1])
+    if path.startswith(JSON_PROBLEM_PREFIXES):
+        responses = {status: _with_json_problem(answer) for status, answer in responses.items()}
     operation["responses"] = dict(sorted(responses.items()))
 
 
-def _as_json(response: dict[str, Any]) -> dict[str, Any]:
+def _with_json_problem(response: dict[str, Any]) -> dict[str, Any]:
     """Return a response object whose problem has the media type application/json."""
     content = dict(response.get("content", {}))
-    if not (problem := content.pop(MEDIA, None)):
+    if not (problem := content.pop(MEDIA_TYPE, None)):
         return response
     if other := content.get(JSON):
         problem = {**other, "schema": {"anyOf": [other["schema"], problem["schema"]]}}
@@ -214,7 +227,7 @@ def _schemas(names: Collection[str]) -> dict[str, Any]:
     return TypeAdapter.json_schemas(adapters, ref_template=_REFERENCE)[1]["$defs"]
 
 
-def _example(schema: Mapping[str, Any], models: Mapping[str, Any]) -> Any:
+def _compose_example(schema: Mapping[str, Any], models: Mapping[str, Any]) -> Any:
     """Return an example of a schema, composed from its members' examples.
 
     Optional members are included if they have examples.
@@ -222,35 +235,37 @@ def _example(schema: Mapping[str, Any], models: Mapping[str, Any]) -> Any:
     if "examples" in schema:
         return schema["examples"][0]
     if "$ref" in schema:
-        return _example(_referred(schema, models), models)
+        return _compose_example(_resolve_reference(schema, models), models)
     if "anyOf" in schema:
-        return _example(schema["anyOf"][0], models)
+        return _compose_example(schema["anyOf"][0], models)
     if "items" in schema:
-        return [_example(schema["items"], models)]
+        return [_compose_example(schema["items"], models)]
     members = schema["properties"].items()
     return {
-        name: _example(member, models) for name, member in members if name in schema["required"] or "examples" in member
+        name: _compose_example(member, models)
+        for name, member in members
+        if name in schema["required"] or "examples" in member
     }
 
 
-def _referred(schema: Mapping[str, Any], models: Mapping[str, Any]) -> Mapping[str, Any]:
+def _resolve_reference(schema: Mapping[str, Any], models: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the schema that a ``$ref`` names, or the schema itself if it has no ``$ref``."""
     return models[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
 
 
-def page(document: dict[str, Any]) -> str:
+def render_page(document: dict[str, Any]) -> str:
     """Return the OpenAPI document as one plain HTML page."""
     parts = []
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            parts.append(_section(path, method, operation, document["components"]["schemas"]))
+            parts.append(_render_operation(path, method, operation, document["components"]["schemas"]))
     info = document["info"]
-    return _PAGE.format(
+    return _PAGE_TEMPLATE.format(
         title=html.escape(info["title"]), description=html.escape(info["description"]), sections="\n".join(parts)
     )
 
 
-def _section(path: str, method: str, operation: dict[str, Any], models: Mapping[str, Any]) -> str:
+def _render_operation(path: str, method: str, operation: dict[str, Any], models: Mapping[str, Any]) -> str:
     lines = [
         f"<section><h2><code>{method.upper()} {html.escape(path)}</code></h2>",
         f"<p><b>{html.escape(operation.get('summary', ''))}.</b> {html.escape(operation.get('description', ''))}</p>",
@@ -258,15 +273,15 @@ def _section(path: str, method: str, operation: dict[str, Any], models: Mapping[
     for parameter in operation.get("parameters", []):
         description = html.escape(parameter.get("description", ""))
         lines.append(f"<p><code>{html.escape(parameter['name'])}</code> ({parameter['in']}) {description}</p>")
-    lines += _content("Takes", operation.get("requestBody", {}).get("content", {}), models)
+    lines += _render_content("Takes", operation.get("requestBody", {}).get("content", {}), models)
     for status, answer in sorted(operation.get("responses", {}).items()):
         is_success = status.startswith("2")
         lines.append(f"<p><code>{status}</code> {html.escape(answer['description'])}</p>")
-        lines += _content("Gives", answer.get("content", {}), models) if is_success else []
+        lines += _render_content("Gives", answer.get("content", {}), models) if is_success else []
     return "\n".join([*lines, "</section>"])
 
 
-def _content(verb: str, content: dict[str, Any], models: Mapping[str, Any]) -> list[str]:
+def _render_content(verb: str, content: dict[str, Any], models: Mapping[str, Any]) -> list[str]:
     lines = []
     for media_type, media_type_object in content.items():
         lines.append(f"<p>{verb} <code>{html.escape(media_type)}</code></p>")
@@ -274,12 +289,12 @@ def _content(verb: str, content: dict[str, Any], models: Mapping[str, Any]) -> l
             example = media_type_object["example"]
             text = example if isinstance(example, str) else json.dumps(example, indent=2, ensure_ascii=False)
             lines.append(f"<pre>{html.escape(text)}</pre>")
-        elif fields := _referred(media_type_object.get("schema", {}), models).get("properties"):
+        elif fields := _resolve_reference(media_type_object.get("schema", {}), models).get("properties"):
             lines.append(f"<p>Fields: {', '.join(f'<code>{html.escape(name)}</code>' for name in fields)}</p>")
     return lines
 
 
-_PAGE = """<!doctype html>
+_PAGE_TEMPLATE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -297,7 +312,7 @@ _PAGE = """<!doctype html>
 </html>
 """
 
-STYLE = """:root { color-scheme: light dark }
+STYLESHEET = """:root { color-scheme: light dark }
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem }
 h2 { font-size: 1.1rem; margin: 2.5rem 0 .5rem; border-top: 1px solid; padding-top: 1rem; overflow-wrap: anywhere }
 p { margin: .4rem 0 }

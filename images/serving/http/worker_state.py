@@ -4,33 +4,33 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
-from images.serving.http.request_body import Room
-from images.serving.inference.advice_queue import Advising
-from images.serving.inference.micro_batcher import Batching
-from images.serving.inference.version_manager import Models, Served
-from images.serving.problem_details import Problem
-from images.serving.prometheus_metrics import Metrics
-from images.serving.settings import Settings
+from images.serving.http.request_body import BodyBudget
+from images.serving.inference.advice_queue import AdviceQueue
+from images.serving.inference.micro_batcher import MicroBatcher
+from images.serving.inference.version_manager import LoadedVersion, VersionManager
+from images.serving.problem_details import ProblemDetails
+from images.serving.prometheus_metrics import ServerMetrics
+from images.serving.settings import ServerSettings
 
 
 @dataclass(frozen=True)
-class State:
+class WorkerState:
     """The settings and shared objects of one worker."""
 
-    settings: Settings
-    metrics: Metrics
-    batching: Batching
-    advising: Advising
-    models: Models
-    room: Room
+    settings: ServerSettings
+    metrics: ServerMetrics
+    batcher: MicroBatcher
+    advice_queue: AdviceQueue
+    version_manager: VersionManager
+    body_budget: BodyBudget
 
     def check_photos(self, photos: int) -> None:
-        """Raise `Problem` 413 if a request has more photos than `Settings.photos`."""
+        """Raise `ProblemDetails` 413 if a request has more photos than `ServerSettings.photos`."""
         if photos > self.settings.photos:
             detail = f"expected at most {self.settings.photos} photos in a request, got {photos}: send several requests"
-            raise Problem(413, "too-many-photos", detail, limit=self.settings.photos)
+            raise ProblemDetails(413, "too-many-photos", detail, limit=self.settings.photos)
 
-    def job(self, name: str, served: Served) -> str:
+    def check_job(self, name: str, served: LoadedVersion) -> str:
         """Return the name of a job unchanged if the version knows the job or knows no jobs at all.
 
         Args:
@@ -42,10 +42,10 @@ class State:
         """
         if name and served.jobs and name not in served.jobs:
             detail = f"expected a job among {list(served.jobs)}, or none, got {name[:60]!r}"
-            raise Problem(422, "unknown-job", detail, jobs=list(served.jobs))
+            raise ProblemDetails(422, "unknown-job", detail, jobs=list(served.jobs))
         return name
 
 
-def of(request: Request) -> State:
+def worker_state(request: Request) -> WorkerState:
     """Return the state of the worker that answers a request."""
     return request.app.state.server

@@ -1,8 +1,9 @@
 """Micro-batcher: a thread pool decodes the photos of all connections, and one thread scores them in batches.
 
 A photo goes from the event loop to a decoding thread, then to the network's thread, then back to the event loop.
-These three changes of thread take about 0.2 ms. The network's thread takes all decoded photos, up to `Settings.batch`.
-It waits for more photos only while others are being decoded, and for `Settings.deadline` seconds at most.
+These three changes of thread take about 0.2 ms. The network's thread takes all decoded photos, up to
+`ServerSettings.batch`. It waits for more photos only while others are being decoded, and for `ServerSettings.deadline`
+seconds at most.
 """
 
 import asyncio
@@ -19,54 +20,54 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from components.scorer.artifacts.litert_model import Portable
+from components.scorer.artifacts.litert_model import LiteRTScorer
 from components.scorer.faces import face_inputs
-from components.scorer.faces.analyzer import Seen
-from components.scorer.faces.face_inputs import Given
+from components.scorer.faces.analyzer import FaceAnalysis
+from components.scorer.faces.face_inputs import NamedInputs
 from components.scorer.imaging import decoding
-from components.scorer.imaging.decoding import Unusable
+from components.scorer.imaging.decoding import UnusablePhotoError
 from components.scorer.settings import Ingestion
 from images.serving import attempts
-from images.serving.problem_details import Problem, busy
-from images.serving.prometheus_metrics import Metrics
-from images.serving.settings import Settings
+from images.serving.problem_details import ProblemDetails, busy_problem
+from images.serving.prometheus_metrics import ServerMetrics
+from images.serving.settings import ServerSettings
 
 # Above either limit a worker decodes one photo at a time: many pixels take long, and one photo may take 384 MiB.
-_LARGE, _MEMORY = 16_000_000, 64 * 2**20  # pixels; bytes of memory while decoding
-_APART = 30.0  # seconds for decoding in a separate process, of which its start takes one
+_LARGE_PIXELS, _LARGE_BYTES = 16_000_000, 64 * 2**20  # pixels; bytes of memory while decoding
+_SUBPROCESS_SECONDS = 30.0  # seconds for decoding in a separate process, of which its start takes one
 
 
 @dataclass
-class Photo:
+class PhotoRequest:
     """One photo of a request, from its bytes to its score.
 
     Attributes:
         data: The file's bytes as sent. Empty after decoding.
         job: Job that the person offers to do. "" means that the job is unknown.
         jpeg: The photo after normalisation and encoding, as the data set stores photos.
-        size: Width and height of the sent photo, upright, pixels.
-        given: Model inputs. None before decoding and after scoring.
-        seen: Face analysis. None while faces were not looked for; `see` fills it in.
-        apart: True if the photo is decoded in a separate process.
-        answer: Model outputs, arrays by name.
-        until: Time of ``time.monotonic()`` at which the request stops waiting.
-        done: Callback that receives this photo or an exception.
+        original_size: Width and height of the sent photo, upright, pixels.
+        inputs: Model inputs. None before decoding and after scoring.
+        face_analysis: Face analysis. None while faces were not looked for; `cached_faces` fills it in.
+        in_subprocess: True if the photo is decoded in a separate process.
+        outputs: Model outputs, arrays by name.
+        deadline: Time of ``time.monotonic()`` at which the request stops waiting.
+        on_finished: Callback that receives this photo or an exception.
     """
 
     data: bytes
     job: str = ""
     jpeg: bytes = b""
-    size: tuple[int, int] = (0, 0)
-    given: Given | None = field(default=None, repr=False)
-    seen: Seen | None = field(default=None, repr=False)
-    apart: bool = False
-    answer: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
-    until: float = float("inf")
-    done: Callable[[Any], None] | None = field(default=None, repr=False)
+    original_size: tuple[int, int] = (0, 0)
+    inputs: NamedInputs | None = field(default=None, repr=False)
+    face_analysis: FaceAnalysis | None = field(default=None, repr=False)
+    in_subprocess: bool = False
+    outputs: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    deadline: float = float("inf")
+    on_finished: Callable[[Any], None] | None = field(default=None, repr=False)
 
     def finish(self, result: Any) -> None:
         """Call `done` with this photo or an exception. Later calls do nothing."""
-        done, self.done = self.done, None
+        done, self.on_finished = self.on_finished, None
         if done:
             done(result)
 
@@ -76,33 +77,33 @@ class Photo:
         return Image.open(io.BytesIO(self.jpeg)).convert("RGB")
 
 
-class Network:
+class BatchedModel:
     """A loaded version and the one thread that runs its network, started by the constructor."""
 
-    def __init__(self, portable: Portable, settings: Settings, metrics: Metrics) -> None:
-        self.portable = portable
-        self._coming, self._lock = 0, Lock()  # photos that are being decoded for this network
+    def __init__(self, scorer: LiteRTScorer, settings: ServerSettings, metrics: ServerMetrics) -> None:
+        self.scorer = scorer
+        self._pending, self._lock = 0, Lock()  # photos that are being decoded for this network
         self._settings, self._metrics = settings, metrics
-        self._waiting: SimpleQueue[Photo | None] = SimpleQueue()
-        self._thread = Thread(target=self._run, name=f"network-{portable.version}", daemon=True)
+        self._queue: SimpleQueue[PhotoRequest | None] = SimpleQueue()
+        self._thread = Thread(target=self._run, name=f"network-{scorer.version}", daemon=True)
         self._thread.start()
 
-    def expect(self, change: int) -> None:
+    def adjust_pending(self, change: int) -> None:
         """Adjust the count of photos being decoded: 1 when decoding begins, -1 when decoding ends or fails."""
         with self._lock:
-            self._coming += change
+            self._pending += change
 
-    def put(self, photo: Photo) -> None:
-        """Enqueue a decoded photo. The network's thread scores it and calls `Photo.finish`."""
-        self._waiting.put(photo)
+    def enqueue(self, photo: PhotoRequest) -> None:
+        """Enqueue a decoded photo. The network's thread scores it and calls `PhotoRequest.finish`."""
+        self._queue.put(photo)
 
-    def ask(self, pictures: Iterable[Given], job: str = "") -> dict[str, np.ndarray]:
+    def score_blocking(self, model_inputs: Iterable[NamedInputs], job: str = "") -> dict[str, np.ndarray]:
         """Score pictures and block until all have scores. For other threads than the network's.
 
         The network's thread may score photos of other requests in between.
 
         Args:
-            pictures: Model inputs of each picture.
+            model_inputs: Model inputs of each picture.
             job: Job that the person offers to do. "" means that the job is unknown.
 
         Returns:
@@ -112,42 +113,42 @@ class Network:
             BaseException: The exception that scoring raised.
         """
         futures = []
-        for inputs in pictures:
-            future: Future[Photo] = Future()
-            self.put(Photo(b"", job, given=inputs, done=partial(_settle, future)))
+        for inputs in model_inputs:
+            future: Future[PhotoRequest] = Future()
+            self.enqueue(PhotoRequest(b"", job, inputs=inputs, on_finished=partial(_set_result, future)))
             futures.append(future)
-        outputs = [future.result().answer for future in futures]
+        outputs = [future.result().outputs for future in futures]
         return {name: np.stack([answer[name] for answer in outputs]) for name in outputs[0]}
 
     def close(self) -> None:
         """End the thread after it has scored the photos that wait."""
-        self._waiting.put(None)
+        self._queue.put(None)
 
-    def answer(self, photos: Sequence[Photo]) -> dict[str, np.ndarray]:
+    def predict(self, photos: Sequence[PhotoRequest]) -> dict[str, np.ndarray]:
         """Return the model outputs of decoded photos, arrays ``[n, …]`` by name.
 
         Only for the network's thread, or before the first photo is enqueued.
         """
-        return self.portable.answer(
-            face_inputs.together([photo.given for photo in photos]), [photo.job for photo in photos]
+        return self.scorer.predict(
+            face_inputs.stack_inputs([photo.inputs for photo in photos]), [photo.job for photo in photos]
         )
 
     def _run(self) -> None:
-        while (first := self._waiting.get()) is not None:
-            batch, ended = self._gathered(first)
+        while (first := self._queue.get()) is not None:
+            batch, ended = self._gather_batch(first)
             self._score(batch)
             del first, batch  # otherwise their memory stays in use until the next batch
             if ended:
                 return
 
-    def _gathered(self, first: Photo) -> tuple[list[Photo], bool]:
+    def _gather_batch(self, first: PhotoRequest) -> tuple[list[PhotoRequest], bool]:
         """Return a batch of the first photo and those that arrive before the deadline, and whether to end."""
         batch, deadline = [first], time.monotonic() + self._settings.deadline
         while len(batch) < self._settings.batch:
             remaining = deadline - time.monotonic()
             try:
-                wait = self._coming > 0 and remaining > 0
-                photo = self._waiting.get(timeout=remaining) if wait else self._waiting.get_nowait()
+                wait = self._pending > 0 and remaining > 0
+                photo = self._queue.get(timeout=remaining) if wait else self._queue.get_nowait()
             except Empty:
                 break
             if photo is None:
@@ -155,49 +156,51 @@ class Network:
             batch.append(photo)
         return batch, False
 
-    def _score(self, batch: list[Photo]) -> None:
+    def _score(self, batch: list[PhotoRequest]) -> None:
         began = time.perf_counter()
         try:
-            outputs = self.answer(batch)
+            outputs = self.predict(batch)
         except BaseException as error:
             for photo in batch:
                 photo.finish(error)
             return
-        self._metrics.batches.observe(len(batch))
+        self._metrics.batch_sizes.observe(len(batch))
         self._metrics.stages["network"].observe(time.perf_counter() - began)
         for index, photo in enumerate(batch):
-            photo.answer = {name: values[index] for name, values in outputs.items()}
-            photo.given = None
+            photo.outputs = {name: values[index] for name, values in outputs.items()}
+            photo.inputs = None
             photo.finish(photo)
 
 
-class Batching:
+class MicroBatcher:
     """A worker's decoding threads and the limit of its queue. The first photo starts the threads."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: ServerSettings, metrics: ServerMetrics) -> None:
         self.settings, self._metrics = settings, metrics
         self._pool = ThreadPoolExecutor(settings.threads, "decoding")
-        self._large = ThreadPoolExecutor(1, "decoding-large")  # a separate queue: small photos never wait for large
+        self._large_pool = ThreadPoolExecutor(
+            1, "decoding-large"
+        )  # a separate queue: small photos never wait for large
         self._under_way = 0
 
-    def check(self, photos: int = 1) -> None:
-        """Raise `Problem` 429 if the queue has no room for this number of photos."""
+    def check_capacity(self, photos: int = 1) -> None:
+        """Raise `ProblemDetails` 429 if the queue has no room for this number of photos."""
         if self._under_way + photos > self.settings.queue:
             self._metrics.refused["queue"].inc()
-            raise busy(
+            raise busy_problem(
                 f"expected to find room for {photos} photos in a queue of {self.settings.queue}, of which"
                 f" {self._under_way} are taken"
             )
 
     async def score(
-        self, network: Network, photos: Sequence[bytes], job: Sequence[str] = ("",)
-    ) -> list[Photo | Problem]:
+        self, network: BatchedModel, photos: Sequence[bytes], job_names: Sequence[str] = ("",)
+    ) -> list[PhotoRequest | ProblemDetails]:
         """Decode and score photos.
 
         Args:
             network: Network that scores.
             photos: Files as sent.
-            job: One job for each photo, or one job for all.
+            job_names: One job for each photo, or one job for all.
 
         Returns:
             Each photo with its model outputs, or the problem that prevented them, in the order of `photos`.
@@ -205,139 +208,148 @@ class Batching:
         Raises:
             Problem: 429 if the queue has no room.
         """
-        self.check(len(photos))
+        self.check_capacity(len(photos))
         loop = asyncio.get_running_loop()
-        jobs = list(job) * len(photos) if len(job) == 1 else job
+        jobs = list(job_names) * len(photos) if len(job_names) == 1 else job_names
         deadline = time.monotonic() + self.settings.seconds
         futures = []
-        self._count(len(photos))
+        self._adjust_under_way(len(photos))
         try:
             for data, photo_job in zip(photos, jobs, strict=True):
                 future = loop.create_future()
-                done = partial(loop.call_soon_threadsafe, _settle_unless_done, future)
-                photo = Photo(data, photo_job, apart=attempts.SECOND.get(), until=deadline, done=done)
-                network.expect(1)
-                self._pool.submit(self._assign, network, photo)
+                done = partial(loop.call_soon_threadsafe, _set_result_unless_done, future)
+                photo = PhotoRequest(
+                    data, photo_job, in_subprocess=attempts.IS_RETRY.get(), deadline=deadline, on_finished=done
+                )
+                network.adjust_pending(1)
+                self._pool.submit(self._decode_in_turn, network, photo)
                 futures.append(future)
             results = (
-                await asyncio.gather(*futures, return_exceptions=True) if len(futures) > 1 else [await _one(futures[0])]
+                await asyncio.gather(*futures, return_exceptions=True)
+                if len(futures) > 1
+                else [await _result_or_error(futures[0])]
             )
         finally:
-            self._count(-len(photos))
-        return [self._told(result) for result in results]
+            self._adjust_under_way(-len(photos))
+        return [self._count_result(result) for result in results]
 
-    async def work(self, function: Any, *arguments: Any) -> Any:
+    async def run_in_pool(self, function: Any, *arguments: Any) -> Any:
         """Run a function in a decoding thread and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
-    def alone_when_large(self, data: bytes, settings: Ingestion, work: Callable[[], Any]) -> Any:
-        """Return the result of `work`. Work on large photos runs one at a time; see `_LARGE`.
+    def run_large_alone(self, data: bytes, settings: Ingestion, work: Callable[[], Any]) -> Any:
+        """Return the result of `work`. Work on large photos runs one at a time; see `_LARGE_PIXELS`.
 
         Blocks, so it is only for other threads than the event loop's.
         """
-        return self._large.submit(work).result() if _is_large(data, settings) else work()
+        return self._large_pool.submit(work).result() if _is_large(data, settings) else work()
 
     def close(self) -> None:
         """End the threads."""
-        for pool in (self._pool, self._large):
+        for pool in (self._pool, self._large_pool):
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _count(self, change: int) -> None:
+    def _adjust_under_way(self, change: int) -> None:
         self._under_way += change
-        self._metrics.queue.set(self._under_way)
+        self._metrics.photos_in_flight.set(self._under_way)
 
-    def _told(self, result: Any) -> Photo | Problem:
-        if isinstance(result, Photo):
+    def _count_result(self, result: Any) -> PhotoRequest | ProblemDetails:
+        if isinstance(result, PhotoRequest):
             self._metrics.photos["scored"].inc()
             return result
-        if isinstance(result, Unusable):
+        if isinstance(result, UnusablePhotoError):
             self._metrics.photos[result.reason.replace(" ", "_")].inc()
-            return unusable(result, self.settings)
-        if isinstance(result, Problem):
+            return unusable_photo_problem(result, self.settings)
+        if isinstance(result, ProblemDetails):
             self._metrics.photos["waited"].inc()
             return result
         raise result
 
-    def _assign(self, network: Network, photo: Photo) -> None:
+    def _decode_in_turn(self, network: BatchedModel, photo: PhotoRequest) -> None:
         """Decode a photo now, or queue it with the large photos, which are decoded one at a time."""
-        if photo.apart or _is_large(photo.data, network.portable.settings):
-            self._large.submit(self._decode, network, photo)
+        if photo.in_subprocess or _is_large(photo.data, network.scorer.settings):
+            self._large_pool.submit(self._decode, network, photo)
         else:
             self._decode(network, photo)
 
-    def _decode(self, network: Network, photo: Photo) -> None:
+    def _decode(self, network: BatchedModel, photo: PhotoRequest) -> None:
         began = time.perf_counter()
         try:
-            if time.monotonic() > photo.until:
-                raise busy(f"the photo waited for {self.settings.seconds:g} s and its turn did not come", 5)
-            decode(network.portable, photo)
+            if time.monotonic() > photo.deadline:
+                raise busy_problem(f"the photo waited for {self.settings.seconds:g} s and its turn did not come", 5)
+            decode_photo(network.scorer, photo)
             self._metrics.stages["decoding"].observe(time.perf_counter() - began)
         except BaseException as error:
-            network.expect(-1)
+            network.adjust_pending(-1)
             photo.finish(error)
             return
-        network.expect(-1)
-        network.put(photo)
+        network.adjust_pending(-1)
+        network.enqueue(photo)
 
 
-def decode(portable: Portable, photo: Photo) -> None:
+def decode_photo(scorer: LiteRTScorer, photo: PhotoRequest) -> None:
     """Turn a photo into model inputs with the steps of training: normalise, encode, resize and crop.
 
     If the network uses faces, they are analysed here once, and every later step reuses the analysis.
 
     Args:
-        portable: Version that scores the photo.
+        scorer: Version that scores the photo.
         photo: Photo to decode. Its `jpeg`, `size` and `given` are set, and its `seen` if the network uses faces.
             Its `data` is emptied.
 
     Raises:
         components.scorer.imaging.decoding.Unusable: The bytes are not a usable photo.
     """
-    if photo.apart:
-        photo.jpeg, photo.size = attempts.normalise_apart(photo.data, portable.settings, _APART)
+    if photo.in_subprocess:
+        photo.jpeg, photo.original_size = attempts.normalise_in_subprocess(
+            photo.data, scorer.settings, _SUBPROCESS_SECONDS
+        )
     else:
-        decoded = decoding.decode(photo.data, portable.settings)
-        photo.jpeg, photo.size = decoding.encode(decoded.image, portable.settings), (decoded.width, decoded.height)
-    if portable.reads.faces:
+        decoded = decoding.decode(photo.data, scorer.settings)
+        photo.jpeg, photo.original_size = (
+            decoding.encode(decoded.image, scorer.settings),
+            (decoded.width, decoded.height),
+        )
+    if scorer.face_input_spec.uses_faces:
         image = photo.image
-        photo.seen = portable.look(image)
-        photo.given = portable.given(image, photo.seen)
+        photo.face_analysis = scorer.analyze_faces(image)
+        photo.inputs = scorer.build_inputs(image, photo.face_analysis)
     else:
-        photo.given = portable.given(photo.jpeg)
+        photo.inputs = scorer.build_inputs(photo.jpeg)
     photo.data = b""
 
 
-def see(portable: Portable, photo: Photo) -> Seen | None:
+def cached_faces(scorer: LiteRTScorer, photo: PhotoRequest) -> FaceAnalysis | None:
     """Return the face analysis of a scored photo: the one made for its score, or else a new one without embedding.
 
     None if the version has no face detector.
     """
-    if photo.seen is None:
-        photo.seen = portable.look(photo.image, embedded=False)
-    return photo.seen
+    if photo.face_analysis is None:
+        photo.face_analysis = scorer.analyze_faces(photo.image, embed=False)
+    return photo.face_analysis
 
 
-def unusable(error: Unusable, settings: Settings) -> Problem:
+def unusable_photo_problem(error: UnusablePhotoError, settings: ServerSettings) -> ProblemDetails:
     """Return the problem document for an unusable photo, without any of the photo's bytes."""
     status, problem_kind = {"bomb": (413, "too-many-pixels"), "too small": (422, "photo-too-small")}.get(
         error.reason, (422, "photo-unreadable")
     )
-    return Problem(status, problem_kind, error.detail.partition(" that begin with ")[0])
+    return ProblemDetails(status, problem_kind, error.detail.partition(" that begin with ")[0])
 
 
-def _settle(future: Any, result: Any) -> None:
+def _set_result(future: Any, result: Any) -> None:
     if isinstance(result, BaseException):
         future.set_exception(result)
     else:
         future.set_result(result)
 
 
-def _settle_unless_done(future: asyncio.Future, result: Any) -> None:
+def _set_result_unless_done(future: asyncio.Future, result: Any) -> None:
     if not future.done():
-        _settle(future, result)
+        _set_result(future, result)
 
 
-async def _one(future: asyncio.Future) -> Any:
+async def _result_or_error(future: asyncio.Future) -> Any:
     try:
         return await future
     except Exception as error:
@@ -345,5 +357,5 @@ async def _one(future: asyncio.Future) -> Any:
 
 
 def _is_large(data: bytes, settings: Ingestion) -> bool:
-    pixels, needed = decoding.needed(data, settings)
-    return pixels > _LARGE or needed > _MEMORY
+    pixels, needed = decoding.decoding_cost(data, settings)
+    return pixels > _LARGE_PIXELS or needed > _LARGE_BYTES

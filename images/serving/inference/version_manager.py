@@ -14,54 +14,54 @@ from typing import Any
 import numpy as np
 
 from components.scorer.artifacts import litert_model, warmup
-from components.scorer.artifacts.litert_model import Portable
+from components.scorer.artifacts.litert_model import LiteRTScorer
 from images.serving import json_log, sockets
 from images.serving.inference import version_source
-from images.serving.inference.micro_batcher import Network, Photo, decode
-from images.serving.inference.version_source import Answered, Source
-from images.serving.problem_details import Problem, not_ready
-from images.serving.prometheus_metrics import Metrics
-from images.serving.settings import DRAINING, Settings
+from images.serving.inference.micro_batcher import BatchedModel, PhotoRequest, decode_photo
+from images.serving.inference.version_source import ServedRecord, VersionSource
+from images.serving.problem_details import ProblemDetails, not_ready_problem
+from images.serving.prometheus_metrics import ServerMetrics
+from images.serving.settings import DRAINING_FILE, ServerSettings
 
-_LOOK = 0.2  # seconds between two checks whether other workers have a version
-_LONGEST_WAIT = 300.0  # seconds at most between two attempts to load a version that failed
+_POLL_SECONDS = 0.2  # seconds between two checks whether other workers have a version
+_MAX_RETRY_SECONDS = 300.0  # seconds at most between two attempts to load a version that failed
 
 
-class Served:
+class LoadedVersion:
     """A loaded version and its reference count.
 
     Attributes:
         network: Network of the version, with its thread.
         uri: Address of the version's folder.
-        place: Local folder from which the version was loaded.
-        portable: The version that `network` runs.
+        folder: Local folder from which the version was loaded.
+        scorer: The version that `network` runs.
         requests: Number of requests that use the version.
         retired: True once another version has replaced this one. The version is freed when `requests` is 0.
     """
 
-    def __init__(self, network: Network, uri: str, place: str) -> None:
-        self.network, self.uri, self.place = network, uri, place
-        self.portable = network.portable
+    def __init__(self, network: BatchedModel, uri: str, folder: str) -> None:
+        self.network, self.uri, self.folder = network, uri, folder
+        self.scorer = network.scorer
         self.requests = 0
         self.retired = False
 
     @property
     def version(self) -> str:
         """Version number as text. "1" if the folder's name is not a number, because clients expect a number."""
-        return str(self.portable.version or 1)
+        return str(self.scorer.version or 1)
 
     @property
     def jobs(self) -> tuple[str, ...]:
         """Jobs that the version's head knows."""
-        return self.portable.jobs
+        return self.scorer.jobs
 
     @property
     def attributes(self) -> tuple[str, ...]:
         """Attributes that the version's auxiliary heads predict."""
-        return self.portable.attributes
+        return self.scorer.attributes
 
 
-class Models:
+class VersionManager:
     """Manager of the served version. `follow` loads the first version.
 
     Attributes:
@@ -69,106 +69,106 @@ class Models:
         current: The served version. None before the first is loaded.
         failure: Last failure to load a version: ``version`` (its address) and ``why``. None after a success.
         labels: Version number by channel, as last read.
-        loaded: Event that is set after the first attempt to load a version, successful or not.
-        answers: Event that is set once a version is loaded.
+        first_attempt_done: Event that is set after the first attempt to load a version, successful or not.
+        version_loaded: Event that is set once a version is loaded.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: ServerSettings, metrics: ServerMetrics) -> None:
         self._settings, self._metrics = settings, metrics
-        self.source: Source | None = None
-        self.current: Served | None = None
+        self.source: VersionSource | None = None
+        self.current: LoadedVersion | None = None
         self.failure: dict[str, str] | None = None
         self.labels: dict[str, int] = {}
-        self.loaded = asyncio.Event()
-        self.answers = asyncio.Event()
-        self._answered: Answered | None = None  # the record last written, or last tried by `_fall_back`
+        self.first_attempt_done = asyncio.Event()
+        self.version_loaded = asyncio.Event()
+        self._last_record: ServedRecord | None = None  # the record last written, or last tried by `_fall_back`
         self._tries, self._next_try = 0, 0.0
-        self._freed = False  # True if a version was freed since memory was last returned
+        self._has_freed_memory = False  # True if a version was freed since memory was last returned
 
     @property
     def draining(self) -> bool:
-        """True if the server is shutting down: the supervisor then creates the file `DRAINING`."""
-        return bool(self._settings.run) and Path(self._settings.run, DRAINING).exists()
+        """True if the server is shutting down: the supervisor then creates the file `DRAINING_FILE`."""
+        return bool(self._settings.run) and Path(self._settings.run, DRAINING_FILE).exists()
 
     @property
     def ready(self) -> bool:
         """True if a version is loaded and the server is not shutting down."""
         return self.current is not None and not self.draining
 
-    async def welcome(self) -> None:
+    async def wait_for_version(self) -> None:
         """Wait until a version is loaded, or until no other worker has a version either.
 
         A worker that starts without a version would take requests that other workers can answer.
         """
-        while not self.current and self._others_answer():
-            await asyncio.sleep(_LOOK)
+        while not self.current and self._another_worker_is_ready():
+            await asyncio.sleep(_POLL_SECONDS)
 
-    def _others_answer(self) -> bool:
+    def _another_worker_is_ready(self) -> bool:
         run = self._settings.run
-        return bool(run) and self._settings.nginx and sockets.taken(run, self._settings.workers)
+        return bool(run) and self._settings.nginx and sockets.any_worker_ready(run, self._settings.workers)
 
     async def follow(self) -> None:
-        """Load the wanted version, then poll the source every `Settings.interval` seconds until cancelled.
+        """Load the wanted version, then poll the source every `ServerSettings.interval` seconds until cancelled.
 
         The version that this run served last is loaded first, without a request to the source. This worker then
         replaces a worker that died.
         """
         try:
-            await self._fall_back(self._settings.run)
+            await self._load_last_version(self._settings.run)
             if self.current:
-                self.loaded.set()
+                self.first_attempt_done.set()
             while True:
-                await self.look()
-                self.loaded.set()
+                await self.poll_once()
+                self.first_attempt_done.set()
                 await asyncio.sleep(self._settings.interval)
         finally:
             if self.current:
                 self._retire(self.current)
 
-    async def look(self) -> None:
+    async def poll_once(self) -> None:
         """Poll the source once, and switch if it names another version."""
-        if self._freed:
-            self._freed = False
-            await asyncio.to_thread(_give_back_memory)
+        if self._has_freed_memory:
+            self._has_freed_memory = False
+            await asyncio.to_thread(_trim_memory)
         try:
-            wanted_uri = await asyncio.to_thread(self._ask)
+            wanted_uri = await asyncio.to_thread(self._wanted_version)
         except Exception as error:  # an outage of the store, for example: the loaded version keeps answering
-            self._failed(self.source.uri if self.source else self._settings.model, error)
-            await self._fall_back()
+            self._set_failure(self.source.uri if self.source else self._settings.model, error)
+            await self._load_last_version()
             return
         if self.current and self.current.uri == wanted_uri:
-            self._well()
-            await self._remember()
+            self._clear_failure()
+            await self._write_record()
             return
         if self.failure and self.failure["version"] == wanted_uri and time.monotonic() < self._next_try:
-            await self._fall_back()
+            await self._load_last_version()
             return
         try:
-            folder = await asyncio.to_thread(version_source.fetch, wanted_uri, self._settings)
+            folder = await asyncio.to_thread(version_source.fetch_version, wanted_uri, self._settings)
             served = await asyncio.to_thread(self._load, wanted_uri, folder)
         except Exception as error:
-            self._metrics.loads["failed"].inc()
-            self._failed(wanted_uri, error)
+            self._metrics.model_loads["failed"].inc()
+            self._set_failure(wanted_uri, error)
             self._tries += 1
-            delay = min(self._settings.interval * 2**self._tries, _LONGEST_WAIT)
+            delay = min(self._settings.interval * 2**self._tries, _MAX_RETRY_SECONDS)
             self._next_try = time.monotonic() + delay
-            await self._fall_back()
+            await self._load_last_version()
             return
         self._tries = 0
-        self._well()
+        self._clear_failure()
         self._switch(served)
-        await self._remember()
+        await self._write_record()
 
-    def _switch(self, served: Served) -> None:
+    def _switch(self, served: LoadedVersion) -> None:
         previous, self.current = self.current, served
-        self._metrics.loads["served"].inc()
-        self._metrics.version.set(served.portable.version or 0)
-        json_log.event("serving", version=served.version, before=previous.version if previous else None)
-        self.answers.set()
+        self._metrics.model_loads["served"].inc()
+        self._metrics.model_version.set(served.scorer.version or 0)
+        json_log.log_event("serving", version=served.version, before=previous.version if previous else None)
+        self.version_loaded.set()
         if previous:
             self._retire(previous)
 
-    async def _fall_back(self, run: str | None = None) -> None:
+    async def _load_last_version(self, run: str | None = None) -> None:
         """If no version is loaded, load the one that was served last.
 
         Args:
@@ -176,34 +176,34 @@ class Models:
         """
         if self.current:
             return
-        record = await asyncio.to_thread(version_source.recall, self._settings)
-        if not record or record == self._answered or run not in (None, record.run):
+        record = await asyncio.to_thread(version_source.read_record, self._settings)
+        if not record or record == self._last_record or run not in (None, record.run):
             return
-        self._answered = record
+        self._last_record = record
         try:
             served = await asyncio.to_thread(self._load, record.uri, record.place)
         except Exception as error:
-            self._metrics.loads["failed"].inc()
-            self._failed(record.uri, error)
+            self._metrics.model_loads["failed"].inc()
+            self._set_failure(record.uri, error)
             return
         self.labels = record.labels
         self._switch(served)
 
-    async def _remember(self) -> None:
+    async def _write_record(self) -> None:
         """Write the record of the served version if the record has changed."""
         served = self.current
-        record = Answered(served.uri, served.place, self.labels, self._settings.run)
-        if record != self._answered:
-            self._answered = record
+        record = ServedRecord(served.uri, served.folder, self.labels, self._settings.run)
+        if record != self._last_record:
+            self._last_record = record
             try:
-                await asyncio.to_thread(version_source.remember, record, self._settings)
+                await asyncio.to_thread(version_source.write_record, record, self._settings)
             except OSError as error:  # a full disk, for example: this worker can still answer
-                json_log.event("forgetting", level="error", why=str(error))
+                json_log.log_event("forgetting", level="error", why=str(error))
 
     @asynccontextmanager
-    async def using(
+    async def lease(
         self, name: str | None = None, version: str | None = None, label: str | None = None
-    ) -> AsyncIterator[Served]:
+    ) -> AsyncIterator[LoadedVersion]:
         """Lease the served version for one request. The version is not freed before the lease ends.
 
         Args:
@@ -215,7 +215,7 @@ class Models:
             Problem: 404 if another model, version or channel is served; 503 if no version is loaded.
         """
         if not self.current:
-            await self._first()
+            await self._wait_for_first_attempt()
         served = self.current
         if served is None:
             reason = (
@@ -223,98 +223,100 @@ class Models:
                 if self.failure
                 else "none is loaded yet"
             )
-            raise not_ready(f"expected a version to answer: {reason}")
-        if name is not None and name != served.portable.name:
-            raise Problem(404, "unknown-model", f"expected the model {served.portable.name!r}, got {name[:100]!r}")
+            raise not_ready_problem(f"expected a version to answer: {reason}")
+        if name is not None and name != served.scorer.name:
+            raise ProblemDetails(404, "unknown-model", f"expected the model {served.scorer.name!r}, got {name[:100]!r}")
         if version is not None and version != served.version:
             detail = f"expected the version {served.version!r}, which is served, got {version[:40]!r}"
-            raise Problem(404, "unknown-version", detail)
-        if label is not None and self.labels.get(label) != served.portable.version:
-            own = sorted(channel for channel, number in self.labels.items() if number == served.portable.version)
-            raise Problem(404, "unknown-label", f"expected a label of the served version ({own}), got {label[:100]!r}")
+            raise ProblemDetails(404, "unknown-version", detail)
+        if label is not None and self.labels.get(label) != served.scorer.version:
+            own = sorted(channel for channel, number in self.labels.items() if number == served.scorer.version)
+            raise ProblemDetails(
+                404, "unknown-label", f"expected a label of the served version ({own}), got {label[:100]!r}"
+            )
         served.requests += 1  # no await since `current` was read: otherwise the version could be freed by now
         try:
             yield served
         finally:
             served.requests -= 1
-            self._free(served)
+            self._release_if_idle(served)
 
-    async def _first(self) -> None:
-        """Wait for the first attempt to load a version, for `Settings.seconds` at most."""
+    async def _wait_for_first_attempt(self) -> None:
+        """Wait for the first attempt to load a version, for `ServerSettings.seconds` at most."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.loaded.wait(), self._settings.seconds)
+            await asyncio.wait_for(self.first_attempt_done.wait(), self._settings.seconds)
 
-    def _ask(self) -> str:
+    def _wanted_version(self) -> str:
         if self.source is None:
-            self.source = version_source.find(self._settings)
+            self.source = version_source.resolve_source(self._settings)
         self.labels = self.source.labels()
-        return self.source.current()
+        return self.source.current_uri()
 
-    def _load(self, uri: str, folder: str) -> Served:
+    def _load(self, uri: str, folder: str) -> LoadedVersion:
         """Load a version from its local copy, and check it with the warm-up photos."""
         loaded = litert_model.load(folder)
         pixels = min(loaded.settings.maximum_pixels, self._settings.pixels)
         limited = replace(loaded, uri=uri, settings=replace(loaded.settings, maximum_pixels=pixels))
-        network = Network(limited, self._settings, self._metrics)
+        network = BatchedModel(limited, self._settings, self._metrics)
         try:
-            check(network, loaded)
+            check_network(network, loaded)
         except BaseException:
             network.close()
             raise
-        return Served(network, uri, folder)
+        return LoadedVersion(network, uri, folder)
 
-    def _retire(self, served: Served) -> None:
+    def _retire(self, served: LoadedVersion) -> None:
         served.retired = True
-        self._free(served)
+        self._release_if_idle(served)
 
-    def _free(self, served: Served) -> None:
+    def _release_if_idle(self, served: LoadedVersion) -> None:
         if served.retired and not served.requests:
             served.network.close()
-            self._freed = True
+            self._has_freed_memory = True
 
-    def _failed(self, version: str, error: Exception) -> None:
+    def _set_failure(self, version: str, error: Exception) -> None:
         reason = str(error) or type(error).__name__
         if self.failure != {"version": version, "why": reason}:
-            json_log.event("failing", level="error", version=version, why=reason)
+            json_log.log_event("failing", level="error", version=version, why=reason)
         self.failure = {"version": version, "why": reason}
-        self._metrics.failing.set(1)
+        self._metrics.model_failing.set(1)
 
-    def _well(self) -> None:
+    def _clear_failure(self) -> None:
         self.failure = None
-        self._metrics.failing.set(0)
+        self._metrics.model_failing.set(0)
 
 
-def _give_back_memory() -> None:
+def _trim_memory() -> None:
     """Return the memory of a freed version to the system: 60 MB that glibc's allocator would keep."""
     with contextlib.suppress(AttributeError):  # C libraries other than glibc keep less
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def check(network: Network, loaded: Portable) -> None:
+def check_network(network: BatchedModel, scorer: LiteRTScorer) -> None:
     """Score the warm-up photos, each alone and all in one batch, before the version serves requests.
 
     Args:
         network: Network to check.
-        loaded: The network's version with its own limits, by which the photos are normalised.
+        scorer: The network's version with its own limits, by which the photos are normalised.
 
     Raises:
         ValueError: A score is not finite or outside 1 to 10, votes do not sum to 1 (±0.001), or a photo's score in
             the batch differs from its score alone by more than 0.001.
     """
-    photos = [Photo(data) for data in warmup.photos()]
+    photos = [PhotoRequest(data) for data in warmup.photos()]
     for photo in photos:
-        decode(loaded, photo)
-    single_outputs = [network.answer([photo]) for photo in photos]
-    batch_outputs = network.answer(photos)
+        decode_photo(scorer, photo)
+    single_outputs = [network.predict([photo]) for photo in photos]
+    batch_outputs = network.predict(photos)
     for index, outputs in enumerate(single_outputs):
-        _check(outputs, index)
+        _check_outputs(outputs, index)
         if not np.allclose(outputs["mean"][0], batch_outputs["mean"][index], atol=1e-3):
             raise ValueError(
                 f"expected the same score for a photo alone and among others, got another for photo {index}"
             )
 
 
-def _check(outputs: dict[str, Any], index: int) -> None:
+def _check_outputs(outputs: dict[str, Any], index: int) -> None:
     mean, votes = float(outputs["mean"][0]), outputs["distribution"][0]
     if not math.isfinite(mean) or not 1 - 1e-3 <= mean <= 10 + 1e-3:
         raise ValueError(f"expected a score from 1 to 10 for warm-up photo {index}, got {mean}")

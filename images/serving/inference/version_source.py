@@ -1,8 +1,8 @@
 """Version source: resolves an address and a channel to a version, and copies its files to this machine.
 
 ``<folder>/versions`` holds copies of the newest versions. It also holds, for each setting of model, channel and
-version, a record of the version that was served last (`Answered`). Versions on a local disk are copied into the run's
-folder instead. The server trusts these files only if they belong to its own account.
+version, a record of the version that was served last (`ServedRecord`). Versions on a local disk are copied into the
+run's folder instead. The server trusts these files only if they belong to its own account.
 """
 
 import fcntl
@@ -19,14 +19,14 @@ from pathlib import Path
 
 from components.scorer import storage
 from components.scorer.registry import channels, integrity
-from images.serving.settings import Settings
+from images.serving.settings import ServerSettings
 
-_CHANNELS = "channels.json"
-_KEPT = 3  # copies: the served version, the one before, and one that another worker may still be loading
+_CHANNELS_FILE = "channels.json"
+_MAX_COPIES = 3  # copies: the served version, the one before, and one that another worker may still be loading
 
 
 @dataclass(frozen=True)
-class Source:
+class VersionSource:
     """The model or the version that the server serves.
 
     Attributes:
@@ -39,7 +39,7 @@ class Source:
     channel: str = ""
     version: int = 0
 
-    def current(self) -> str:
+    def current_uri(self) -> str:
         """Return the address of the version to serve now.
 
         Raises:
@@ -51,7 +51,9 @@ class Source:
             return storage.join(self.uri, str(self.version)) if self.version else self.uri
         labels = self.labels()
         if (version := labels.get(self.channel)) is None:
-            raise FileNotFoundError(f"expected {_CHANNELS} in {self.uri} to name a {self.channel}, it names {labels}")
+            raise FileNotFoundError(
+                f"expected {_CHANNELS_FILE} in {self.uri} to name a {self.channel}, it names {labels}"
+            )
         return storage.join(self.uri, str(version))
 
     def labels(self) -> dict[str, int]:
@@ -64,7 +66,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Answered:
+class ServedRecord:
     """Record of the last version that was loaded and passed its check.
 
     Attributes:
@@ -80,12 +82,12 @@ class Answered:
     run: str
 
 
-def absolute(uri: str) -> str:
+def absolute_uri(uri: str) -> str:
     """Return an address that does not depend on the working folder. "" stays ""."""
     return str(Path(uri.removeprefix("file://")).absolute()) if uri and not storage.is_remote(uri) else uri
 
 
-def find(settings: Settings) -> Source:
+def resolve_source(settings: ServerSettings) -> VersionSource:
     """Resolve the settings to a model or a version.
 
     Raises:
@@ -96,20 +98,22 @@ def find(settings: Settings) -> Source:
     uri = settings.model.rstrip("/")
     if not uri:
         raise ValueError("expected the address of a model or a version, got none: give --model")
-    uri = absolute(uri)
+    uri = absolute_uri(uri)
     if storage.exists(storage.join(uri, channels.COMPLETE)):
         if settings.version:
             raise ValueError(f"{uri} is a version already: leave --version {settings.version} out, or name its model")
-        return Source(uri)
-    model = uri if storage.exists(storage.join(uri, _CHANNELS)) else _only_model(uri, settings)
-    source = Source(model, version=settings.version) if settings.version else Source(model, settings.channel)
-    version_uri = source.current()
+        return VersionSource(uri)
+    model = uri if storage.exists(storage.join(uri, _CHANNELS_FILE)) else _only_model(uri, settings)
+    source = (
+        VersionSource(model, version=settings.version) if settings.version else VersionSource(model, settings.channel)
+    )
+    version_uri = source.current_uri()
     if not storage.exists(storage.join(version_uri, channels.COMPLETE)):
         raise FileNotFoundError(f"expected a published version at {version_uri}, found no {channels.COMPLETE} in it")
     return source
 
 
-def fetch(uri: str, settings: Settings) -> str:
+def fetch_version(uri: str, settings: ServerSettings) -> str:
     """Copy a version's portable network and its files to this machine, and return the copy's folder.
 
     If several workers want the same version, the first one fetches it and the others wait.
@@ -128,7 +132,7 @@ def fetch(uri: str, settings: Settings) -> str:
         ValueError: A file differs from the published one.
         components.scorer.storage.StorageError: The store cannot be reached.
     """
-    copies = _copies(settings)
+    copies = _copies_folder(settings)
     if not copies:
         return uri
     from components.scorer.artifacts import (
@@ -137,7 +141,7 @@ def fetch(uri: str, settings: Settings) -> str:
 
     if not storage.exists(storage.join(uri, channels.COMPLETE)):
         raise FileNotFoundError(f"expected a published version at {uri}, found no {channels.COMPLETE} in it")
-    files = [file for file in storage.files(uri) if file.name.startswith(f"{litert_model.FOLDER}/")]
+    files = [file for file in storage.list_files(uri) if file.name.startswith(f"{litert_model.FOLDER}/")]
     key = hashlib.sha256(repr([uri, *((file.name, file.version) for file in files)]).encode()).hexdigest()[:32]
     copies.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _is_own(copies):
@@ -145,7 +149,7 @@ def fetch(uri: str, settings: Settings) -> str:
     copy = copies / key
     with _locked(copy.with_suffix(".lock")):
         target = copy / uri.rsplit("/", 1)[-1]
-        if not _whole(target, litert_model.FOLDER):
+        if not _is_complete(target, litert_model.FOLDER):
             shutil.rmtree(copy, ignore_errors=True)
             with tempfile.TemporaryDirectory(dir=copy.parent) as partial:
                 integrity.download(uri, Path(partial, target.name), litert_model.FOLDER)
@@ -153,29 +157,29 @@ def fetch(uri: str, settings: Settings) -> str:
                 os.rename(partial, copy)
                 Path(partial).mkdir()  # the context manager removes a folder of this name
         os.utime(copy)
-    _forget(copy.parent)
+    _remove_old_copies(copy.parent)
     return str(target)
 
 
-def remember(version: Answered, settings: Settings) -> None:
+def write_record(record: ServedRecord, settings: ServerSettings) -> None:
     """Write the record of the served version, for workers and servers that start while the store is unreachable."""
-    if copies := _copies(settings):
-        storage.write_json(str(_record(copies, settings)), asdict(version))
+    if copies := _copies_folder(settings):
+        storage.write_json(str(_record_path(copies, settings)), asdict(record))
 
 
-def recall(settings: Settings) -> Answered | None:
-    """Return the record that `remember` wrote for these settings. None if it is missing, broken or not trusted."""
-    if not (copies := _copies(settings)):
+def read_record(settings: ServerSettings) -> ServedRecord | None:
+    """Return the record that `write_record` wrote for these settings. None if it is missing, broken or not trusted."""
+    if not (copies := _copies_folder(settings)):
         return None
     try:
-        path = _record(copies, settings)
-        version = Answered(**json.loads(path.read_text(encoding="utf-8")))
+        path = _record_path(copies, settings)
+        version = ServedRecord(**json.loads(path.read_text(encoding="utf-8")))
         return version if _is_own(copies) and Path(version.place).parent.parent == copies else None
     except (OSError, ValueError, TypeError):  # missing or broken
         return None
 
 
-def _copies(settings: Settings) -> Path | None:
+def _copies_folder(settings: ServerSettings) -> Path | None:
     """Return the folder of the copies. None if a version on a local disk is used in place.
 
     Copies of remote versions are kept for the next run. Copies of local versions are deleted with the run.
@@ -184,7 +188,7 @@ def _copies(settings: Settings) -> Path | None:
     return Path(folder, "versions") if folder else None
 
 
-def _record(copies: Path, settings: Settings) -> Path:
+def _record_path(copies: Path, settings: ServerSettings) -> Path:
     served = repr((settings.model.rstrip("/"), settings.channel, settings.version))
     return copies / f"answered-{hashlib.sha256(served.encode()).hexdigest()[:32]}.json"
 
@@ -195,27 +199,27 @@ def _is_own(folder: Path) -> bool:
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
-def _whole(version: Path, part: str) -> bool:
+def _is_complete(version: Path, subfolder: str) -> bool:
     """Return whether a copy is complete and all its files match the published checksums."""
     if not (version / channels.COMPLETE).is_file():
         return False
     try:
-        integrity.check(version, part)
+        integrity.check_files(version, subfolder)
     except ValueError:
         return False
     return True
 
 
-def _only_model(uri: str, settings: Settings) -> str:
+def _only_model(uri: str, settings: ServerSettings) -> str:
     """Return the folder of the only model: the address itself, or the one model's folder below it."""
     if settings.version and storage.exists(storage.join(uri, str(settings.version), channels.COMPLETE)):
         return uri
-    models = [name for name in storage.folders(uri) if storage.exists(storage.join(uri, name, _CHANNELS))]
+    models = [name for name in storage.list_folders(uri) if storage.exists(storage.join(uri, name, _CHANNELS_FILE))]
     if len(models) > 1:
         raise ValueError(f"expected one model in {uri}, found {models}; name one: {uri}/{models[0]}")
     if not models:
         raise FileNotFoundError(
-            f"expected a published version ({channels.COMPLETE}) or a model's folder ({_CHANNELS}) at {uri},"
+            f"expected a published version ({channels.COMPLETE}) or a model's folder ({_CHANNELS_FILE}) at {uri},"
             " found neither"
         )
     return storage.join(uri, models[0])
@@ -230,10 +234,10 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _forget(folder: Path) -> None:
-    """Remove all copies except the newest `_KEPT` and those that a record names."""
+def _remove_old_copies(folder: Path) -> None:
+    """Remove all copies except the newest `_MAX_COPIES` and those that a record names."""
     copies = sorted((copy for copy in folder.iterdir() if copy.is_dir()), key=lambda copy: -copy.stat().st_mtime)
     records = " ".join(record.read_text(encoding="utf-8") for record in folder.glob("answered-*.json"))
-    for copy in [copy for copy in copies if len(copy.name) == 32][_KEPT:]:
+    for copy in [copy for copy in copies if len(copy.name) == 32][_MAX_COPIES:]:
         if copy.name not in records:
             shutil.rmtree(copy, ignore_errors=True)

@@ -24,7 +24,7 @@ wsgi_app = "images.serving.process.app:create_app()"
 worker_class = "images.serving.process.worker.Worker"
 workers = _SETTINGS.workers
 # Behind Nginx, each worker also listens on its own socket; see `sockets`.
-bind = [f"unix:{sockets.shared(_SETTINGS.run)}" if _SETTINGS.nginx else f"{_HOST}:{_SETTINGS.port}"]
+bind = [f"unix:{sockets.shared_socket(_SETTINGS.run)}" if _SETTINGS.nginx else f"{_HOST}:{_SETTINGS.port}"]
 backlog = 2048  # Gunicorn's default: connections that wait to be accepted
 timeout = 60  # seconds after which a worker whose event loop hangs is killed; no step of a worker takes as long
 graceful_timeout = max(1, int(_SETTINGS.grace))
@@ -36,7 +36,7 @@ accesslog = None  # Gunicorn's log would contain addresses; `middleware` writes 
 logconfig_dict = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"lines": {"()": "images.serving.json_log.Lines"}},
+    "formatters": {"lines": {"()": "images.serving.json_log.JsonFormatter"}},
     "handlers": {"lines": {"class": "logging.StreamHandler", "formatter": "lines"}},
     "root": {"level": "WARNING", "handlers": ["lines"]},
     "loggers": {"gunicorn.error": {"level": "INFO", "handlers": ["lines"], "propagate": False}},
@@ -47,7 +47,7 @@ def when_ready(server: Any) -> None:
     """Link every worker's name to the shared socket, where requests wait for the first worker."""
     if _SETTINGS.nginx:
         for index in range(_SETTINGS.workers):
-            sockets.vacate(_SETTINGS.run, index)
+            sockets.link_to_shared(_SETTINGS.run, index)
 
 
 def pre_fork(server: Any, worker: Any) -> None:
@@ -69,5 +69,5 @@ def post_fork(server: Any, worker: Any) -> None:
 def child_exit(server: Any, worker: Any) -> None:
     """Send a dead worker's requests to the living workers, and remove its gauges from the metrics."""
     if _SETTINGS.nginx:
-        sockets.vacate(_SETTINGS.run, worker.place)
+        sockets.link_to_shared(_SETTINGS.run, worker.place)
     multiprocess.mark_process_dead(worker.place)

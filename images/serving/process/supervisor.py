@@ -4,9 +4,9 @@
 
 Request bodies pass through this process on their way between Nginx's two servers; see `arriving`.
 
-Shutdown begins with SIGTERM or SIGINT. For `Settings.drain` seconds, ``/ready`` returns 503 while requests are still
-answered, and each response closes its connection. A second signal ends this time early. Then Nginx stops listening and
-ends after the requests in flight. Gunicorn ends after Nginx.
+Shutdown begins with SIGTERM or SIGINT. For `ServerSettings.drain` seconds, ``/ready`` returns 503 while requests are
+still answered, and each response closes its connection. A second signal ends this time early. Then Nginx stops
+listening and ends after the requests in flight. Gunicorn ends after Nginx.
 """
 
 import argparse
@@ -30,19 +30,28 @@ from typing import Any
 
 from images.serving import json_log, sockets
 from images.serving.inference import version_source
-from images.serving.settings import DRAINING, METRICS, PREFIX, Settings, from_environment, to_environment
+from images.serving.settings import (
+    DRAINING_FILE,
+    METRICS_FOLDER_VARIABLE,
+    VARIABLE_PREFIX,
+    ServerSettings,
+    from_environment,
+    to_environment,
+)
 
-GUNICORN = "python:images.serving.process.gunicorn_settings"
-MEMORY = "/dev/shm"
+GUNICORN_CONFIG = "python:images.serving.process.gunicorn_settings"
+SHARED_MEMORY = "/dev/shm"
 """Parent folder of the workers' metrics files, about 300 KB a worker. The run's folder is used if this is missing."""
 
-_LONGEST_ADDRESS = 107  # bytes of a socket's address, at most; see unix(7)
-_LOOK = 0.1  # seconds between two checks of the children
+_MAX_ADDRESS_BYTES = 107  # bytes of a socket's address, at most; see unix(7)
+_POLL_SECONDS = 0.1  # seconds between two checks of the children
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
-_CLIENT = re.compile(r", (client|server|request|upstream|host|referrer): ")  # start of a message's details of a request
+_REQUEST_DETAILS = re.compile(
+    r", (client|server|request|upstream|host|referrer): "
+)  # start of a message's details of a request
 _NGINX_LINE = re.compile(r"^\S+ \S+ \[(\w+)\] \d+#\d+: (?:\*\d+ )?")
 
-_WORDS = {
+_OPTION_HELP = {
     "model": "folder, gs:// or s3:// address of a version, of a model (its channel is followed) or of all models",
     "channel": "channel to follow",
     "version": "version to serve for good, instead of following a channel",
@@ -73,31 +82,31 @@ _WORDS = {
 }
 
 
-def main(arguments: Sequence[str] | None = None, gunicorn: str = GUNICORN) -> int:
+def main(arguments: Sequence[str] | None = None, gunicorn_config: str = GUNICORN_CONFIG) -> int:
     """Serve until SIGTERM or SIGINT.
 
     Args:
         arguments: Command line arguments. Default: this process's.
-        gunicorn: Value of Gunicorn's option ``--config``.
+        gunicorn_config: Value of Gunicorn's option ``--config``.
 
     Returns:
         Exit status: 0 after a signal, 1 if a child ended by itself, 2 if the server could not start.
     """
     with contextlib.ExitStack() as stack:
         try:
-            settings = parse(arguments)
+            settings = parse_settings(arguments)
             nginx = (shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")) if settings.nginx else None
-            settings = replace(settings, host=_host(settings), nginx=bool(nginx), folder=_folder(settings))
-            settings = replace(settings, model=version_source.absolute(settings.model))
-            _fetch(settings)
+            settings = replace(settings, host=_check_host(settings), nginx=bool(nginx), folder=_make_folder(settings))
+            settings = replace(settings, model=version_source.absolute_uri(settings.model))
+            _fetch_version(settings)
             run = stack.enter_context(tempfile.TemporaryDirectory(prefix="run-", dir=settings.folder))
         except (ValueError, OSError) as error:
             print(f"serving: {error}", file=sys.stderr)
             return 2
-        return _serve(replace(settings, run=run), nginx, gunicorn)
+        return _serve(replace(settings, run=run), nginx, gunicorn_config)
 
 
-def parse(arguments: Sequence[str] | None = None) -> Settings:
+def parse_settings(arguments: Sequence[str] | None = None) -> ServerSettings:
     """Return the settings from the command line, else from the environment, else the defaults.
 
     Raises:
@@ -107,11 +116,13 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     parser = argparse.ArgumentParser(
         prog="python -m images.serving",
         description="Let a published version answer over HTTP.",
-        epilog=f"Each option is an environment variable too: --queue is {PREFIX}QUEUE. {PREFIX}KEYS (divided by commas)"
-        f" or {PREFIX}KEYS_FILE (one a line) name the API keys of which one is asked for, as such or as sha256:….",
+        epilog=f"Each option is an environment variable too: --queue is {VARIABLE_PREFIX}QUEUE. {VARIABLE_PREFIX}KEYS"
+        f" (divided by commas) or {VARIABLE_PREFIX}KEYS_FILE (one a line) name the API keys of which one is"
+        " asked for, as"
+        " such or as sha256:….",
     )
-    defaults = Settings()
-    for name, help_text in _WORDS.items():
+    defaults = ServerSettings()
+    for name, help_text in _OPTION_HELP.items():
         default = getattr(defaults, name)
         parser.add_argument(
             f"--{name.replace('_', '-')}",
@@ -123,7 +134,7 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     return from_environment(**vars(parser.parse_args(arguments)))
 
 
-def _host(settings: Settings) -> str:
+def _check_host(settings: ServerSettings) -> str:
     """Return the host as written before a port: IPv6 addresses in brackets.
 
     Raises:
@@ -134,12 +145,12 @@ def _host(settings: Settings) -> str:
     if settings.port == settings.metrics_port:
         raise ValueError(f"expected another port for the metrics, got {settings.port} for both")
     for port in filter(None, (settings.port, settings.metrics_port)):
-        _try(host, port)
+        _check_port(host, port)
     return f"[{host}]" if ":" in host and host != "::" else host
 
 
-def _try(host: str, port: int) -> None:
-    """Raise the errors of `_host` unless this process can listen at a port of a host."""
+def _check_port(host: str, port: int) -> None:
+    """Raise the errors of `_check_host` unless this process can listen at a port of a host."""
     try:
         addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError):
@@ -157,7 +168,7 @@ def _try(host: str, port: int) -> None:
                 raise OSError(f"{reason}; give another --port or --host") from None
 
 
-def _folder(settings: Settings) -> str:
+def _make_folder(settings: ServerSettings) -> str:
     """Create the server's folder and return its absolute path.
 
     Raises:
@@ -167,7 +178,7 @@ def _folder(settings: Settings) -> str:
     folder = os.path.abspath(settings.folder)
     if not folder.isprintable() or set(folder) & set('"$\\'):
         raise ValueError(f"expected a folder without quotation marks, $ and \\, got {folder!r}: give another --folder")
-    over = len(os.fsencode(sockets.longest(f"{folder}/run-12345678", settings.workers))) - _LONGEST_ADDRESS
+    over = len(os.fsencode(sockets.longest_address(f"{folder}/run-12345678", settings.workers))) - _MAX_ADDRESS_BYTES
     if settings.nginx and over > 0:
         raise ValueError(
             f"expected a folder of at most {len(os.fsencode(folder)) - over} bytes, which leaves room for the names of"
@@ -185,7 +196,7 @@ def _folder(settings: Settings) -> str:
     return folder
 
 
-def _fetch(settings: Settings) -> None:
+def _fetch_version(settings: ServerSettings) -> None:
     """Fetch the version to serve before the workers start.
 
     Raises:
@@ -193,61 +204,63 @@ def _fetch(settings: Settings) -> None:
         OSError: The version cannot be fetched, and no earlier run left a record of a version.
     """
     try:
-        version_source.fetch(version_source.find(settings).current(), settings)
+        version_source.fetch_version(version_source.resolve_source(settings).current_uri(), settings)
     except (ValueError, OSError) as error:
-        if not (record := version_source.recall(settings)):
+        if not (record := version_source.read_record(settings)):
             raise
-        json_log.event("failing", level="error", version=record.uri, why=str(error))
+        json_log.log_event("failing", level="error", version=record.uri, why=str(error))
 
 
-def _serve(settings: Settings, nginx: str | None, gunicorn_config: str) -> int:
+def _serve(settings: ServerSettings, nginx: str | None, gunicorn_config: str) -> int:
     signals: list[int] = []  # received so far
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signal_number, lambda signal_number, _: signals.append(signal_number))
     # A separate file system, if there is one: writing to a mapped file on a full file system kills a worker (SIGBUS).
-    metrics = tempfile.mkdtemp(prefix="portrait-scorer-", dir=MEMORY if os.access(MEMORY, os.W_OK) else settings.run)
+    metrics = tempfile.mkdtemp(
+        prefix="portrait-scorer-", dir=SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else settings.run
+    )
     environment = {
         **os.environ,
         **to_environment(settings),
-        METRICS: metrics,
+        METRICS_FOLDER_VARIABLE: metrics,
         "MALLOC_ARENA_MAX": "2",  # otherwise each thread keeps freed memory: 50 % more resident memory
         "PYTHONUNBUFFERED": "1",
     }
-    environment.pop(PREFIX + "KEYS_FILE", None)  # the settings already contain the digests of its keys
+    environment.pop(VARIABLE_PREFIX + "KEYS_FILE", None)  # the settings already contain the digests of its keys
     if settings.metrics_port:
-        from images.serving.prometheus_metrics import listen  # not needed in this process otherwise
+        from images.serving.prometheus_metrics import serve_metrics  # not needed in this process otherwise
 
-        listen(settings.host, settings.metrics_port, str(metrics))
+        serve_metrics(settings.host, settings.metrics_port, str(metrics))
     # Gunicorn imports modules from its working folder first, so it runs in the root of the code.
     code = Path(__file__).parents[3]
-    gunicorn = _start([sys.executable, "-m", "gunicorn", "-c", gunicorn_config], environment, cwd=code)
+    gunicorn = _start_child([sys.executable, "-m", "gunicorn", "-c", gunicorn_config], environment, cwd=code)
     children = {"gunicorn": gunicorn}
     try:
         if nginx:
-            last_worker_socket = Path(sockets.socket_of(settings.run, settings.workers - 1))
-            _await(lambda: last_worker_socket.exists() or gunicorn.poll() is not None)
+            last_worker_socket = Path(sockets.worker_socket(settings.run, settings.workers - 1))
+            _wait_until(lambda: last_worker_socket.exists() or gunicorn.poll() is not None)
             children |= _start_nginx(nginx, settings)
-        json_log.event("started", port=settings.port, workers=settings.workers, nginx=bool(nginx))
+        json_log.log_event("started", port=settings.port, workers=settings.workers, nginx=bool(nginx))
         while not signals:
-            time.sleep(_LOOK)
+            time.sleep(_POLL_SECONDS)
             for name, child in children.items():
                 if child.poll() is not None:
-                    json_log.event("ended", level="error", child=name, status=child.returncode)
+                    json_log.log_event("ended", level="error", child=name, status=child.returncode)
                     return 1
-        json_log.event("draining", seconds=settings.drain)
-        Path(settings.run, DRAINING).touch()
+        json_log.log_event("draining", seconds=settings.drain)
+        Path(settings.run, DRAINING_FILE).touch()
         deadline = time.monotonic() + settings.drain
         while len(signals) < 2 and time.monotonic() < deadline:
-            time.sleep(_LOOK)
+            time.sleep(_POLL_SECONDS)
         return 0
     finally:
         for name, child in reversed(children.items()):  # front to back: each child still answers the one before
-            _stop(child, signal.SIGTERM if name == "gunicorn" else signal.SIGQUIT, settings.grace)
+            _stop_child(child, signal.SIGTERM if name == "gunicorn" else signal.SIGQUIT, settings.grace)
         shutil.rmtree(metrics, ignore_errors=True)
-        json_log.event("stopped")
+        json_log.log_event("stopped")
 
 
-def _start(command: list[str], environment: dict[str, str], **options: Any) -> subprocess.Popen:
+def _start_child(command: list[str], environment: dict[str, str], **options: Any) -> subprocess.Popen:
     """Start a child in its own process group, so that a terminal's Ctrl-C reaches only this process."""
     return subprocess.Popen(command, env=environment, process_group=0, preexec_fn=_end_with_parent, **options)
 
@@ -256,7 +269,7 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGTERM)
 
 
-def _start_nginx(nginx: str, settings: Settings) -> dict[str, subprocess.Popen]:
+def _start_nginx(nginx: str, settings: ServerSettings) -> dict[str, subprocess.Popen]:
     """Start Nginx's two servers, and return them by name, the front server last."""
     from images.serving.process import arriving
     from images.serving.process.nginx import FRONT, INSIDE, configuration  # a slow import, done while Gunicorn starts
@@ -268,32 +281,34 @@ def _start_nginx(nginx: str, settings: Settings) -> dict[str, subprocess.Popen]:
         command = [nginx, "-e", "stderr", "-p", settings.run, "-c", str(path)]
         # Above this size freed memory returns to the system; otherwise the allocator would keep the memory of bodies.
         environment = {"PATH": os.environ.get("PATH", ""), "MALLOC_MMAP_THRESHOLD_": str(2**17)}
-        child = children[name] = _start(command, environment, stderr=subprocess.PIPE, text=True)
-        threading.Thread(target=_pass_on, args=(child,), daemon=True).start()
+        child = children[name] = _start_child(command, environment, stderr=subprocess.PIPE, text=True)
+        threading.Thread(target=_log_nginx_messages, args=(child,), daemon=True).start()
         if name == INSIDE:
-            _await(lambda inside=child: os.path.exists(sockets.arrived(settings.run)) or inside.poll() is not None)
-            arriving.listen(settings)
+            _wait_until(
+                lambda inside=child: os.path.exists(sockets.inside_socket(settings.run)) or inside.poll() is not None
+            )
+            arriving.start_relay(settings)
     return children
 
 
-def _pass_on(child: subprocess.Popen) -> None:
+def _log_nginx_messages(child: subprocess.Popen) -> None:
     """Write Nginx's messages to the log, each cut before its details of a request, which include addresses."""
     for line in child.stderr:
         level = match[1] if (match := _NGINX_LINE.match(line)) else "error"
-        message = _CLIENT.split(_NGINX_LINE.sub("", line).strip())[0]
-        json_log.event(
+        message = _REQUEST_DETAILS.split(_NGINX_LINE.sub("", line).strip())[0]
+        json_log.log_event(
             "nginx", level={"emerg": "error", "crit": "error", "warn": "warning"}.get(level, level), message=message
         )
 
 
-def _await(ready: Callable[[], bool]) -> None:
+def _wait_until(ready: Callable[[], bool]) -> None:
     """Wait until `ready` returns True, for 30 seconds at most."""
     deadline = time.monotonic() + 30
     while not ready() and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
-def _stop(child: subprocess.Popen, signal_number: int, grace: float) -> None:
+def _stop_child(child: subprocess.Popen, signal_number: int, grace: float) -> None:
     """Send a child a signal to end, and kill it after `grace` seconds."""
     if child.poll() is None:
         child.send_signal(signal_number)

@@ -8,11 +8,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn_worker import UvicornWorker
 
 from images.serving import sockets
-from images.serving.inference.version_manager import Models
+from images.serving.inference.version_manager import VersionManager
 from images.serving.settings import from_environment
 
 _SETTINGS = from_environment()
-_ON_ITS_WAY = 1.0  # seconds between a new connection and its request, at most
+_REQUEST_DELAY_SECONDS = 1.0  # seconds between a new connection and its request, at most
 
 
 class Protocol(HttpToolsProtocol):
@@ -26,8 +26,8 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Decide about keep-alive when a request begins."""
         super().on_headers_complete()
-        models: Models = self.config.app.state.server.models
-        if models.draining or (self.server and self.server[0] == sockets.shared(_SETTINGS.run)):
+        models: VersionManager = self.config.app.state.server.version_manager
+        if models.draining or (self.server and self.server[0] == sockets.shared_socket(_SETTINGS.run)):
             self.cycle.keep_alive = False
 
     def shutdown(self) -> None:
@@ -36,7 +36,7 @@ class Protocol(HttpToolsProtocol):
         The request of such a connection may be on its way.
         """
         if self.cycle is None:
-            self.loop.call_later(_ON_ITS_WAY, super().shutdown)
+            self.loop.call_later(_REQUEST_DELAY_SECONDS, super().shutdown)
         else:
             super().shutdown()
 
@@ -66,17 +66,17 @@ class Worker(UvicornWorker):
         """Serve requests until the worker is stopped."""
         if not _SETTINGS.nginx:
             return await super()._serve()
-        self.sockets = [*self.sockets, sockets.listen(_SETTINGS.run, self.place)]
-        occupying = asyncio.create_task(self._occupy(self.wsgi.state.server.models))
+        self.sockets = [*self.sockets, sockets.listen_on_own_socket(_SETTINGS.run, self.place)]
+        occupying = asyncio.create_task(self._expose_own_socket(self.wsgi.state.server.version_manager))
         try:
             return await super()._serve()
         finally:
             occupying.cancel()
 
-    async def _occupy(self, models: Models) -> None:
+    async def _expose_own_socket(self, models: VersionManager) -> None:
         """Link the worker's name to its own socket as soon as a version is loaded."""
         while not models.current:
             self.notify()  # Gunicorn's heartbeat, which uvicorn sends only after the application has started
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(models.answers.wait(), 1)
-        sockets.occupy(_SETTINGS.run, self.place)
+                await asyncio.wait_for(models.version_loaded.wait(), 1)
+        sockets.expose_own_socket(_SETTINGS.run, self.place)

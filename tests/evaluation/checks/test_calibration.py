@@ -75,9 +75,9 @@ def test_a_slope_below_one_half_is_where_a_constant_has_the_smaller_squared_erro
     truth = rng.normal(0, 1, 50)
     predicted = stretch * (truth - truth.mean()) + noise * rng.normal(0, 1, 50)
     predicted += truth.mean() - predicted.mean()
-    slope = calibration._measure(calibration._parts(truth, predicted, *np.zeros((3, 50))).sum(axis=0, keepdims=True))[
-        "slope"
-    ][0]
+    slope = calibration._estimates_from_sums(
+        calibration._summands(truth, predicted, *np.zeros((3, 50))).sum(axis=0, keepdims=True)
+    )["slope"][0]
     assert (slope < 0.5) == (np.mean((predicted - truth) ** 2) > np.var(truth))
 
 
@@ -184,8 +184,8 @@ def test_scores_stretched_have_that_much_less_slope_and_more_spread(factor, shif
     rng = np.random.default_rng(seed)
     of = predictions(rng.dirichlet(np.ones(10), 30), rng.dirichlet(np.ones(10), 30))
     t, p = regression.mean_scores(of.truth), regression.mean_scores(of.scorer)
-    parts = [calibration._parts(t, scores, *np.zeros((3, 30))) for scores in (p, shift + factor * p)]
-    one, other = (calibration._measure(part.sum(axis=0, keepdims=True)) for part in parts)
+    parts = [calibration._summands(t, scores, *np.zeros((3, 30))) for scores in (p, shift + factor * p)]
+    one, other = (calibration._estimates_from_sums(part.sum(axis=0, keepdims=True)) for part in parts)
     assert other["slope"] * factor == pytest.approx(one["slope"], rel=1e-6)
     assert other["spread"] == pytest.approx(factor * one["spread"], rel=1e-6)
 

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from components.evaluation.checks.champion_comparison import (
-    COMPARED,
+    COMPARED_METRICS,
     Comparison,
-    Difference,
+    MetricDifference,
     compare,
     gates,
     photos_needed,
 )
-from components.evaluation.checks.champion_predictions import Champion
+from components.evaluation.checks.champion_predictions import ChampionPredictions
 from components.scorer.metrics import bootstrap, regression
 from components.scorer.run import decision
 from components.scorer.settings import Evaluation
@@ -26,7 +26,7 @@ from components.scorer.settings import Evaluation
 SCORES = np.arange(1, 11)
 SETTINGS = Evaluation(bootstrap=200)
 SUPERIOR = replace(SETTINGS, champion_mode="superiority")
-CHAMPION = Champion("models/portraits/3", 3, np.full((1, 10), 0.1))
+CHAMPION = ChampionPredictions("models/portraits/3", 3, np.full((1, 10), 0.1))
 KEYS = ["champion_srcc", "champion_lcc", "champion_emd"]
 ALL_PASSED = ["passed"] * 3
 
@@ -50,19 +50,21 @@ def verdicts(found):
 
 
 def judge(truth, challenger, champion, settings=SETTINGS, groups=None):
-    return gates(compare(truth, challenger, champion, settings, groups), Champion("m/3", 3, champion), settings)
+    return gates(
+        compare(truth, challenger, champion, settings, groups), ChampionPredictions("m/3", 3, champion), settings
+    )
 
 
 def test_the_difference_is_the_challengers_metric_less_the_champions():
     quality, truth = people()
     challenger, champion = scorer(quality, 1), scorer(quality, 0.5, seed=2)
     found = compare(truth, challenger, champion, SETTINGS)
-    ours, theirs = regression.all(truth, challenger), regression.all(truth, champion)
+    ours, theirs = regression.all_metrics(truth, challenger), regression.all_metrics(truth, champion)
     for name, difference in found.differences.items():
         assert (difference.challenger, difference.champion) == (ours[name], theirs[name])
         assert difference.value == ours[name] - theirs[name]
     assert (found.photos, found.groups) == (300, 300)
-    assert found.likeness == regression.all(challenger, champion)["srcc"]
+    assert found.likeness == regression.all_metrics(challenger, champion)["srcc"]
 
 
 @settings(max_examples=20, deadline=None)
@@ -71,7 +73,7 @@ def test_turned_round_the_difference_changes_its_sign_and_nothing_else(photos, o
     quality, truth = people(photos, seed)
     a, b = scorer(quality, one, seed + 1), scorer(quality, other, seed + 2)
     there, back = (compare(truth, *pair, replace(SETTINGS, bootstrap=20)).differences for pair in ((a, b), (b, a)))
-    for name in COMPARED:
+    for name in COMPARED_METRICS:
         assert back[name].value == pytest.approx(-there[name].value)
         assert back[name].error == pytest.approx(there[name].error, nan_ok=True)
         assert back[name].lower == pytest.approx(-there[name].upper, nan_ok=True)
@@ -100,7 +102,7 @@ def test_bounds_are_the_more_cautious_of_those_of_draws_and_of_williams_error(se
     quality, truth = people(100, seed)
     a, b = scorer(quality, 0.5, seed + 1), scorer(quality, 0.5, seed + 2)
     found = compare(truth, a, b, SETTINGS)
-    ours, theirs = (bootstrap.bootstrap(truth, votes, resamples=200, names=COMPARED) for votes in (a, b))
+    ours, theirs = (bootstrap.bootstrap(truth, votes, resamples=200, names=COMPARED_METRICS) for votes in (a, b))
     for name, each in found.differences.items():
         draws = ours[name] - theirs[name]
         reach = stats.t.ppf(0.95, 99) * each.error
@@ -117,7 +119,7 @@ def test_copies_of_a_photo_make_a_difference_no_surer_when_they_are_drawn_togeth
     once, together = compare(*votes, SETTINGS), compare(*copies, SETTINGS, names)
     apart = compare(*copies, SETTINGS)
     assert (together.photos, together.groups) == (400, 100)
-    for name in COMPARED:
+    for name in COMPARED_METRICS:
         assert together.differences[name].error == pytest.approx(once.differences[name].error, rel=0.2)
         assert apart.differences[name].error == pytest.approx(together.differences[name].error / 2, rel=0.3)
 
@@ -167,7 +169,10 @@ def test_the_first_model_passes_unopposed_and_is_told_that_the_other_gates_remai
 @pytest.mark.parametrize(
     ("champion", "words"),
     [
-        (Champion("models/portraits/3", 3, error="OSError: gone"), "version 3, could not be scored: OSError: gone"),
+        (
+            ChampionPredictions("models/portraits/3", 3, error="OSError: gone"),
+            "version 3, could not be scored: OSError: gone",
+        ),
         (CHAMPION, "version 3, was not scored"),
     ],
 )
@@ -258,7 +263,7 @@ def made(value, error, photos=500, metric="srcc", groups=None):
     config = SETTINGS
 
     def difference(value, error, margin):
-        return Difference(
+        return MetricDifference(
             challenger=0.7 + value, champion=0.7, value=value, error=error,
             low=value - 1.96 * error, high=value + 1.96 * error,
             lower=value - 1.645 * error, upper=value + 1.645 * error,
@@ -266,11 +271,11 @@ def made(value, error, photos=500, metric="srcc", groups=None):
         )  # fmt: skip
 
     margins = {"srcc": config.champion_margin, "lcc": config.champion_margin, "emd": config.champion_margin_emd}
-    numbers = {name: (value, error) if name == metric else (0.0, 0.0) for name in COMPARED}
-    return Comparison(photos, groups or photos, 0.9, *(difference(*numbers[n], margins[n]) for n in COMPARED))
+    numbers = {name: (value, error) if name == metric else (0.0, 0.0) for name in COMPARED_METRICS}
+    return Comparison(photos, groups or photos, 0.9, *(difference(*numbers[n], margins[n]) for n in COMPARED_METRICS))
 
 
-@pytest.mark.parametrize("metric", COMPARED)
+@pytest.mark.parametrize("metric", COMPARED_METRICS)
 @pytest.mark.parametrize(
     ("gain", "error", "verdict", "words"),
     [
@@ -285,7 +290,7 @@ def made(value, error, photos=500, metric="srcc", groups=None):
 def test_a_gate_passes_only_where_a_loss_beyond_the_margin_is_excluded(metric, gain, error, verdict, words):
     margin = -SETTINGS.champion_margin_emd if metric == "emd" else SETTINGS.champion_margin
     found = gates(made(gain * margin, error * abs(margin), metric=metric), CHAMPION, SETTINGS)
-    at = COMPARED.index(metric)
+    at = COMPARED_METRICS.index(metric)
     assert verdicts(found) == [verdict if place == at else "passed" for place in range(3)]
     assert words in found[at].reason
     assert ("cannot tell" in found[at].reason) == (error == 1.5)
@@ -322,8 +327,11 @@ def test_a_gate_asks_for_a_rounded_number_of_photos():
 def test_a_reason_has_both_values_their_difference_its_interval_the_margin_and_williams_p():
     quality, truth = people()
     found = judge(truth, scorer(quality, 1), scorer(quality, 0.9, seed=2))
-    ours, theirs = regression.all(truth, scorer(quality, 1)), regression.all(truth, scorer(quality, 0.9, seed=2))
-    for gate, name in zip(found, COMPARED, strict=True):
+    ours, theirs = (
+        regression.all_metrics(truth, scorer(quality, 1)),
+        regression.all_metrics(truth, scorer(quality, 0.9, seed=2)),
+    )
+    for gate, name in zip(found, COMPARED_METRICS, strict=True):
         assert f"{name.upper()} {ours[name]:.3f} against {theirs[name]:.3f} of the champion, version 3," in gate.reason
         assert f"{ours[name] - theirs[name]:+.4f} (95 % interval " in gate.reason
         assert f"it has to be at {'most +0.03' if name == 'emd' else 'least -0.02'}" in gate.reason
@@ -338,7 +346,7 @@ def test_williams_test_is_left_out_where_photos_are_not_independent():
 
 
 def test_the_value_of_a_gate_lies_on_the_side_of_its_threshold_that_its_verdict_says():
-    for metric in COMPARED:
+    for metric in COMPARED_METRICS:
         for gain in (-0.03, -0.01, 0.0, 0.01):
             for gate in gates(made(gain, 0.01, metric=metric), CHAMPION, SETTINGS):
                 inside = gate.value <= gate.threshold if gate.key == "champion_emd" else gate.value >= gate.threshold
@@ -388,6 +396,6 @@ def test_a_challenger_worse_by_the_margin_passes_about_as_seldom_as_it_should():
 def test_a_comparison_is_written_as_json():
     quality, truth = people(30)
     found = compare(truth, np.full((30, 10), 0.1), scorer(quality, 1), SETTINGS)
-    written = json.loads(json.dumps(decision.plain(found), allow_nan=False))
+    written = json.loads(json.dumps(decision.to_json_value(found), allow_nan=False))
     assert written["srcc"]["value"] is None
     assert written["emd"]["champion"] == found.emd.champion

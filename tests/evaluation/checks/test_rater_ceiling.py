@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from components.evaluation.checks.rater_ceiling import ceiling
+from components.evaluation.checks.rater_ceiling import measure_ceiling
 from components.scorer.metrics import rater_agreement, regression
 from components.scorer.settings import SCORES, Evaluation
 
@@ -26,7 +26,7 @@ def shares(counts):
 
 
 def found_for(counts):
-    return ceiling(shares(counts), counts.sum(axis=1), SETTINGS)
+    return measure_ceiling(shares(counts), counts.sum(axis=1), SETTINGS)
 
 
 @pytest.mark.parametrize("name", ["lcc", "srcc", "krcc"])
@@ -64,7 +64,7 @@ def test_one_human_is_below_the_ceiling():
 
 def test_the_linear_ceiling_is_that_of_the_reliability_of_counts():
     counts, _ = rated(np.random.default_rng(5).normal(5.5, 1.2, 200), np.full(200, 12))
-    assert rater_agreement.ceilings(counts)["lcc"] == pytest.approx(
+    assert rater_agreement.correlation_ceilings(counts)["lcc"] == pytest.approx(
         rater_agreement.reliability_of_counts(counts).ceiling
     )
 
@@ -83,19 +83,19 @@ def test_raters_who_agree_in_nothing_leave_nothing_to_reach():
 
 def test_votes_that_are_no_counts_have_no_ceiling():
     votes = np.random.default_rng(7).dirichlet(np.ones(10), 100)
-    assert ceiling(votes, np.full(100, 20), SETTINGS) is None
+    assert measure_ceiling(votes, np.full(100, 20), SETTINGS) is None
 
 
 def test_photos_with_a_single_rater_have_no_ceiling():
     votes = np.eye(10)[np.arange(100) % 10]
-    assert ceiling(votes, np.ones(100, int), SETTINGS) is None
+    assert measure_ceiling(votes, np.ones(100, int), SETTINGS) is None
 
 
 def test_a_few_photos_whose_votes_are_no_counts_are_left_out():
     counts, _ = rated(np.random.default_rng(8).normal(5.5, 1.2, 100), np.full(100, 12))
     votes = shares(counts)
     votes[:20] = np.random.default_rng(0).dirichlet(np.ones(10), 20)
-    found = ceiling(votes, np.full(100, 12), SETTINGS)
+    found = measure_ceiling(votes, np.full(100, 12), SETTINGS)
     assert (found.photos, found.raters) == (80, 12)
 
 

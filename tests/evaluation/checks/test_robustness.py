@@ -12,7 +12,7 @@ from scipy import stats
 from scipy.ndimage import gaussian_filter
 
 from components.evaluation.checks import robustness
-from components.scorer.artifacts.bundle import Bundle
+from components.scorer.artifacts.bundle import TrainedScorer
 from components.scorer.imaging import preprocessing_tf
 from components.scorer.parameters import from_parameters
 from components.scorer.run import decision
@@ -108,7 +108,7 @@ def photos() -> list[bytes]:
     return [textured_photo(seed) for seed in range(PHOTOS)]
 
 
-def checkered(points: float) -> Bundle:
+def checkered(points: float) -> TrainedScorer:
     """A Keras scorer that sees nothing but a chessboard of single pixels, which no photo holds."""
     pixels = keras.Input((32, 32, 3), name="pixels")
     board = keras.layers.Conv2D(1, 2, strides=2, name="board")
@@ -118,15 +118,15 @@ def checkered(points: float) -> Bundle:
     board.set_weights([np.tile(np.array([[1.0, -1.0], [-1.0, 1.0]])[..., None, None], (1, 1, 3, 1)) / 12, np.zeros(1)])
     scores = np.array(SCORES, float)
     head.set_weights([points * scores[None], 5.5 * scores - scores**2 / 2])  # a discretised normal distribution
-    return Bundle(model, from_parameters(Pretraining, start="none", crop=32), Training(scale=36))
+    return TrainedScorer(model, from_parameters(Pretraining, start="none", crop=32), Training(scale=36))
 
 
-def failed(gates: list[decision.Gate]) -> set[str]:
+def failed(gates: list[decision.GateResult]) -> set[str]:
     return {gate.key for gate in gates if gate.verdict == "failed"}
 
 
-def judged(photos: list[bytes], scorer, settings: Evaluation = SETTINGS) -> list[decision.Gate]:
-    return robustness.gates(robustness.observe(photos, scorer, settings), settings)
+def judged(photos: list[bytes], scorer, settings: Evaluation = SETTINGS) -> list[decision.GateResult]:
+    return robustness.gates(robustness.measure_robustness(photos, scorer, settings), settings)
 
 
 @pytest.mark.parametrize("key", FAULTS)
@@ -146,7 +146,7 @@ def test_a_scorer_without_a_fault_passes_every_gate(photos):
 
 
 def test_the_perturbation_rises_by_what_the_budget_gives_a_linear_scorer(photos):
-    found = robustness.observe(photos, checkered(points=0.5), SETTINGS).perturbation
+    found = robustness.measure_robustness(photos, checkered(points=0.5), SETTINGS).perturbation
     assert found.rise == pytest.approx(0.5 * SETTINGS.perturbation_budget, rel=0.05)
     assert len(found.before) == len(found.after) == SETTINGS.perturbation_photos
     assert found.largest >= found.rise
@@ -158,7 +158,7 @@ def test_a_scorer_without_gradients_is_not_judged_on_perturbations(photos):
 
 
 def test_a_slight_blur_that_raises_scores_is_found_though_a_strong_one_lowers_them(photos):
-    fond_of_smooth_skin = robustness.observe(photos, Eye(lambda photo: -abs(detail(photo) - 0.2)), SETTINGS)
+    fond_of_smooth_skin = robustness.measure_robustness(photos, Eye(lambda photo: -abs(detail(photo) - 0.2)), SETTINGS)
     slight, strong = (response for response in fond_of_smooth_skin.responses if response.key == "blur")
     assert slight.mean > 0.1 > 0 > strong.mean
     (gate,) = (gate for gate in robustness.gates(fond_of_smooth_skin, SETTINGS) if gate.key == "blur")
@@ -167,7 +167,7 @@ def test_a_slight_blur_that_raises_scores_is_found_though_a_strong_one_lowers_th
 
 
 def test_each_photo_has_its_own_change_whatever_the_batches(photos):
-    found = robustness.observe([*photos, photos[0]], Eye(detail), SETTINGS)
+    found = robustness.measure_robustness([*photos, photos[0]], Eye(detail), SETTINGS)
     assert {len(found.before), *(len(response.changes) for response in found.responses)} == {PHOTOS + 1}
     for response in found.responses:
         again = response.changes[-1] == pytest.approx(response.changes[0], abs=1e-9)
@@ -176,7 +176,7 @@ def test_each_photo_has_its_own_change_whatever_the_batches(photos):
 
 def test_the_same_seed_gives_the_same_noise_and_another_seed_another(photos):
     def noise(seed: int) -> list:
-        found = robustness.observe(photos[:4], Eye(detail), replace(SETTINGS, seed=seed))
+        found = robustness.measure_robustness(photos[:4], Eye(detail), replace(SETTINGS, seed=seed))
         return [response.changes for response in found.responses if response.key == "noise"]
 
     assert noise(1) == noise(1)
@@ -195,18 +195,18 @@ def test_one_photo_says_nothing_of_the_average(photos):
 
 def test_no_photo_is_an_error(photos):
     with pytest.raises(ValueError, match="expected photos"):
-        robustness.observe([], Eye(detail), SETTINGS)
+        robustness.measure_robustness([], Eye(detail), SETTINGS)
 
 
 def test_what_was_observed_is_json(photos):
-    found = decision.plain(robustness.observe(photos[:3], checkered(0.2), SETTINGS))
+    found = decision.to_json_value(robustness.measure_robustness(photos[:3], checkered(0.2), SETTINGS))
     assert found["responses"][0]["key"] == "blur"
     assert len(found["responses"][0]["changes"]) == 3
     assert found["perturbation"]["budget"] == SETTINGS.perturbation_budget
 
 
 def test_the_interval_is_that_of_students_t(photos):
-    response = robustness.observe(photos, Eye(detail), SETTINGS).responses[0]
+    response = robustness.measure_robustness(photos, Eye(detail), SETTINGS).responses[0]
     expected = stats.ttest_1samp(response.changes, 0).confidence_interval(SETTINGS.confidence)
     assert (response.low, response.high) == pytest.approx((expected.low, expected.high))
 
@@ -224,28 +224,28 @@ def test_reasons_give_the_figures(photos):
 
 def test_an_unchanged_picture_has_the_very_pixels_that_the_scorer_reads():
     data = drawn_photo(0.5, size=(60, 45))
-    again = robustness._png(robustness._picture(data))
+    again = robustness._encode_png(robustness._decode_image(data))
     np.testing.assert_array_equal(
         preprocessing_tf.decode(tf.constant(again)), preprocessing_tf.decode(tf.constant(data))
     )
 
 
 def test_two_stops_down_leave_a_quarter_of_the_light():
-    table = np.array(robustness._exposure(-2)[:256])
+    table = np.array(robustness._exposure_table(-2)[:256])
     assert table[188] == 99  # of sRGB's values, 188 is half of the light, 99 an eighth and 137 a quarter
     assert table[255] == 137
     assert (np.diff(table) >= 0).all()
 
 
 def test_two_stops_up_burn_out_whatever_had_a_quarter_of_the_light():
-    table = robustness._exposure(2)
+    table = robustness._exposure_table(2)
     assert table[137] == 255
     assert table[99] == pytest.approx(188, abs=1)
 
 
 def test_a_shift_moves_each_pixel_by_one_and_keeps_the_size():
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype="uint8")
-    shifted = np.asarray(robustness._shifted(Image.fromarray(pixels)))
+    shifted = np.asarray(robustness._shift_one_pixel(Image.fromarray(pixels)))
     np.testing.assert_array_equal(shifted[1:, 1:], pixels[:-1, :-1])
     assert shifted.shape == pixels.shape
 
@@ -258,15 +258,17 @@ def records(total: int):
 
 
 def test_a_sample_is_drawn_once_in_the_order_of_the_split_and_by_the_seed():
-    drawn = [int(photo) for photo in robustness.sample(lambda: records(200), 200, SETTINGS)]
+    drawn = [int(photo) for photo in robustness.sample_photos(lambda: records(200), 200, SETTINGS)]
     assert drawn == sorted(set(drawn))
     assert len(drawn) == SETTINGS.behaviour_photos
-    assert drawn == [int(photo) for photo in robustness.sample(lambda: records(200), 200, SETTINGS)]
-    assert drawn != [int(photo) for photo in robustness.sample(lambda: records(200), 200, replace(SETTINGS, seed=2))]
+    assert drawn == [int(photo) for photo in robustness.sample_photos(lambda: records(200), 200, SETTINGS)]
+    assert drawn != [
+        int(photo) for photo in robustness.sample_photos(lambda: records(200), 200, replace(SETTINGS, seed=2))
+    ]
 
 
 def test_a_small_split_is_taken_whole():
-    assert len(robustness.sample(lambda: records(7), 7, SETTINGS)) == 7
+    assert len(robustness.sample_photos(lambda: records(7), 7, SETTINGS)) == 7
 
 
 def test_records_after_the_last_drawn_one_are_not_read():
@@ -277,7 +279,7 @@ def test_records_after_the_last_drawn_one_are_not_read():
             read.append(record["photo_id"])
             yield record
 
-    last = int(robustness.sample(watched, 1000, replace(SETTINGS, behaviour_photos=3))[-1])
+    last = int(robustness.sample_photos(watched, 1000, replace(SETTINGS, behaviour_photos=3))[-1])
     assert len(read) == last + 1
 
 
@@ -286,21 +288,23 @@ def test_records_after_the_last_drawn_one_are_not_read():
 
 def test_holms_correction_is_that_of_the_worked_example():
     # p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm") of R
-    assert robustness._holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert robustness._holm_adjust([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
 def test_the_chance_is_that_of_scipys_one_sided_test():
     changes = np.random.default_rng(0).normal(0.1, 0.5, 40)
     expected = stats.ttest_1samp(changes, 0, alternative="greater").pvalue
-    assert robustness._chance(changes) == pytest.approx(expected)
+    assert robustness._p_value(changes) == pytest.approx(expected)
 
 
-def rising(by: float, rng: np.random.Generator, spread: float = 0.5, photos: int = 128) -> robustness.Behaviours:
+def rising(by: float, rng: np.random.Generator, spread: float = 0.5, photos: int = 128) -> robustness.RobustnessResults:
     """What would be observed of a scorer that all photos made worse gain from, on average by so much."""
     changes = [change for change in robustness._changes() if change.worse]
     means = rng.normal(by, spread, (len(changes), photos))
-    responses = [robustness._response(change, row, SETTINGS) for change, row in zip(changes, means, strict=True)]
-    return robustness.Behaviours((5.0,) * photos, responses, None)
+    responses = [
+        robustness._summarize_response(change, row, SETTINGS) for change, row in zip(changes, means, strict=True)
+    ]
+    return robustness.RobustnessResults((5.0,) * photos, responses, None)
 
 
 def test_a_scorer_that_does_not_react_on_average_is_refused_by_chance_at_most_once_in_twenty():

@@ -47,12 +47,12 @@ def world(photos=600, values=("a", "b", "c"), apart=0.0, seed=0):
 
 
 def verdicts(of, with_settings=QUICK):
-    found = slices.gates(slices.slice_all(of, with_settings), with_settings)
+    found = slices.gates(slices.measure_slices(of, with_settings), with_settings)
     return {gate.key: gate for gate in found}
 
 
 def failing(of, with_settings=QUICK):
-    judged = slices.gates(slices.slice_all(of, with_settings), with_settings)
+    judged = slices.gates(slices.measure_slices(of, with_settings), with_settings)
     judged += calibration.gates(calibration.calibrate(of, with_settings), with_settings)
     return [gate.key for gate in judged if gate.verdict == "failed"]
 
@@ -79,7 +79,7 @@ def test_a_fair_scorer_fails_nothing():
 def test_a_scorer_that_keeps_to_the_middle_of_all_is_not_unfair_although_mean_errors_differ():
     truth, value, rng = world(apart=1.2)
     shrunk = predictions(truth, 5.5 + 0.5 * (truth - 5.5) + rng.normal(0, 0.2, 600), job=value)
-    low = slice_of(slices.slice_all(shrunk, QUICK), "a")
+    low = slice_of(slices.measure_slices(shrunk, QUICK), "a")
     assert low.difference.low > 0.5
     assert [gate.verdict for gate in verdicts(shrunk).values()] == ["passed", "passed"]
 
@@ -116,7 +116,7 @@ def test_a_perfect_scorer_does_not_seem_to_favour_slices_because_raters_are_few(
     perfect = replace(
         predictions(mean, mean, side=np.array(["low", "high"])[place]), truth=votes, raters=np.full(3000, 5)
     )
-    found = slices.slice_all(perfect, replace(QUICK, bootstrap=20))
+    found = slices.measure_slices(perfect, replace(QUICK, bootstrap=20))
     assert slice_of(found, "high").adjusted.value == pytest.approx(0, abs=0.1)
 
 
@@ -127,7 +127,7 @@ def test_an_unknown_number_of_raters_is_a_typical_one_and_where_none_is_known_pe
     truth, value, rng = world(photos=300, apart=1)
     of = predictions(truth, truth + rng.normal(0, 0.5, 300), job=value)
     unknown, said = (
-        slices.slice_all(replace(of, raters=raters), replace(QUICK, bootstrap=20)).slopes["job"]
+        slices.measure_slices(replace(of, raters=raters), replace(QUICK, bootstrap=20)).slopes["job"]
         for raters in (np.where(np.arange(300) < 300 * known, 5, 0), np.full(300, as_if))
     )
     assert unknown == pytest.approx(said, rel=1e-5)
@@ -175,7 +175,9 @@ def test_a_slice_surely_below_the_floor_fails_although_the_others_are_no_better(
 
 def test_a_slice_below_the_floor_by_what_may_be_chance_passes_and_is_named():
     truth, value, rng = world(photos=240, values=tuple("abcdefgh"), seed=3)
-    found = slices.slice_all(predictions(truth, 5.5 + 0.5 * (truth - 5.5) + rng.normal(0, 0.7, 240), job=value), QUICK)
+    found = slices.measure_slices(
+        predictions(truth, 5.5 + 0.5 * (truth - 5.5) + rng.normal(0, 0.7, 240), job=value), QUICK
+    )
     lowest = min(found.judged, key=lambda each: each.metrics["srcc"].value)
     gate = slices.gates(found, replace(QUICK, minimum_slice_srcc=lowest.metrics["srcc"].value + 1e-9))[0]
     assert gate.verdict == "passed"
@@ -220,7 +222,7 @@ def test_a_slice_smaller_than_the_minimum_is_shown_and_not_judged():
     truth, _, rng = world()
     value = np.where(np.arange(600) < 29, "few", "many")
     of = predictions(truth, truth + rng.normal(0, 0.3, 600) - 2.0 * (value == "few"), job=value)
-    found = slices.slice_all(of, QUICK)
+    found = slices.measure_slices(of, QUICK)
     assert not slice_of(found, "few").judged
     assert slice_of(found, "few").metrics["bias"].value == pytest.approx(-2, abs=0.3)
     assert slices.gates(found, QUICK)[1].verdict == "passed"
@@ -228,7 +230,7 @@ def test_a_slice_smaller_than_the_minimum_is_shown_and_not_judged():
 
 def test_nor_is_a_slice_judged_that_has_too_few_others_beside_it():
     truth, _, _ = world()
-    found = slices.slice_all(predictions(truth, truth, job=["all"] * 600), QUICK)
+    found = slices.measure_slices(predictions(truth, truth, job=["all"] * 600), QUICK)
     assert found.judged == []
     assert all(gate.verdict == "passed" and "none of 1 slice" in gate.reason for gate in slices.gates(found, QUICK))
 
@@ -246,7 +248,7 @@ def test_a_large_gap_that_may_be_chance_passes_and_names_the_slice_and_how_many_
 
 def test_slices_too_small_for_an_interval_have_values_only():
     truth, _, _ = world()
-    found = slices.slice_all(predictions(truth, truth + 1, job=["few"] * 9 + ["many"] * 591), QUICK)
+    found = slices.measure_slices(predictions(truth, truth + 1, job=["few"] * 9 + ["many"] * 591), QUICK)
     few = slice_of(found, "few")
     assert few.metrics["mae"].value > 0.9
     assert np.isnan([few.metrics["mae"].low, few.adjusted.low]).all()
@@ -255,7 +257,7 @@ def test_slices_too_small_for_an_interval_have_values_only():
 def test_an_empty_value_is_unknown_and_crossed_attributes_are_sliced_together():
     truth, _, _ = world(photos=8)
     of = predictions(truth, truth, sex=["f", "m", "f", ""] * 2, job=["x", "x", "y", "y"] * 2)
-    found = slices.slice_all(of, replace(QUICK, crossings=("sex*job",)))
+    found = slices.measure_slices(of, replace(QUICK, crossings=("sex*job",)))
     assert {each.value for each in found.slices if each.attribute == "sex"} == {"f", "m", "unknown"}
     crossed = {each.value for each in found.slices if each.attribute == "sex*job"}
     assert crossed == {"f, x", "m, x", "f, y", "unknown, y"}
@@ -265,13 +267,13 @@ def test_an_empty_value_is_unknown_and_crossed_attributes_are_sliced_together():
 def test_a_crossing_of_what_there_is_not_is_refused_with_the_attributes_there_are(crossing):
     attributes = pd.DataFrame({"sex": ["f"], "job": ["x"]})
     with pytest.raises(ValueError, match=r"among \['sex', 'job'\]"):
-        slices.check(attributes, replace(QUICK, crossings=(crossing,)))
+        slices.check_crossings(attributes, replace(QUICK, crossings=(crossing,)))
 
 
 def test_of_an_attribute_with_many_values_the_twenty_most_frequent_are_shown():
     truth, _, _ = world(photos=130)
     value = [f"v{number}" for number in range(25) for _ in range(number % 5 + 3)][:125] + ["v24"] * 5
-    found = slices.slice_all(predictions(truth, truth, job=value), replace(QUICK, bootstrap=20))
+    found = slices.measure_slices(predictions(truth, truth, job=value), replace(QUICK, bootstrap=20))
     assert len(found.slices) == 20
     assert found.slices[0].value == "v24"
 
@@ -282,7 +284,9 @@ def test_a_constant_added_to_all_scores_moves_the_mean_error_and_no_gap(constant
     truth, value, rng = world(photos=90, seed=seed)
     truth, noise = np.clip(truth, 3, 8), rng.uniform(-1, 1, 90)
     few = replace(QUICK, bootstrap=20)
-    before, after = (slices.slice_all(predictions(truth, truth + noise + add, job=value), few) for add in (0, constant))
+    before, after = (
+        slices.measure_slices(predictions(truth, truth + noise + add, job=value), few) for add in (0, constant)
+    )
     for one, other in zip(before.slices, after.slices, strict=True):
         assert other.metrics["bias"].value - one.metrics["bias"].value == pytest.approx(constant, abs=1e-9)
         for name in ("difference", "adjusted", "gap"):
@@ -294,7 +298,7 @@ def test_a_constant_added_to_all_scores_moves_the_mean_error_and_no_gap(constant
 def test_a_gap_is_never_larger_than_either_allowance_leaves(seed):
     truth, value, rng = world(photos=90, apart=1, seed=seed)
     of = predictions(truth, truth + rng.normal(0, 2, 90), job=value)
-    for each in slices.slice_all(of, replace(QUICK, bootstrap=20)).slices:
+    for each in slices.measure_slices(of, replace(QUICK, bootstrap=20)).slices:
         assert abs(each.gap.value) <= min(abs(each.difference.value), abs(each.adjusted.value)) + 1e-12
         assert each.gap.low <= each.gap.value <= each.gap.high
 
@@ -304,14 +308,14 @@ def test_the_slope_is_that_of_regression_with_a_level_for_each_slice():
     predicted = np.clip(2 + 0.6 * truth + rng.normal(0, 0.5, 600), 1, 10)
     dummies = (value[:, None] == np.unique(value)).astype(float)
     expected = np.linalg.lstsq(np.column_stack([truth, dummies]), predicted, rcond=None)[0][0]
-    found = slices.slice_all(predictions(truth, predicted, job=value), replace(QUICK, bootstrap=20))
+    found = slices.measure_slices(predictions(truth, predicted, job=value), replace(QUICK, bootstrap=20))
     assert found.slopes["job"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_same_seed_gives_the_same_intervals():
     truth, value, rng = world()
     of = predictions(truth, truth + rng.normal(0, 1, 600), job=value)
-    assert slices.slice_all(of, QUICK) == slices.slice_all(of, QUICK)
+    assert slices.measure_slices(of, QUICK) == slices.measure_slices(of, QUICK)
 
 
 def test_photos_of_one_person_count_as_one_piece_of_evidence():
@@ -320,7 +324,7 @@ def test_photos_of_one_person_count_as_one_piece_of_evidence():
     truth, value, noise = (np.repeat(each, 4) for each in (truth, value, noise))
     person = [str(number // 4) for number in range(600)]
     alone, grouped = (
-        slice_of(slices.slice_all(predictions(truth, truth + noise, job=value, groups=groups), QUICK), "a")
+        slice_of(slices.measure_slices(predictions(truth, truth + noise, job=value, groups=groups), QUICK), "a")
         for groups in ((), person)
     )
     assert grouped.gap.high - grouped.gap.low > 1.6 * (alone.gap.high - alone.gap.low)
@@ -337,7 +341,7 @@ def test_a_weighted_rank_correlation_is_that_of_photos_repeated(rows):
 
 def test_redraws_take_as_many_clusters_as_there_are_and_those_whole():
     of_photo = np.array([0, 0, 1, 2, 2, 2])
-    drawn = np.concatenate(list(bootstrap.redraws(of_photo, 50, 1)))
+    drawn = np.concatenate(list(bootstrap.resample_counts(of_photo, 50, 1)))
     assert drawn.shape == (50, 6)
     assert (drawn[:, [0, 2, 3]].sum(axis=1) == 3).all()
     assert (drawn[:, 0] == drawn[:, 1]).all()

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from components.ingestion.ingest import examine, ingest
+from components.ingestion.ingest import check_inputs, ingest
 from components.ingestion.input_listing import read_inputs
-from components.ingestion.photos.name_matching import spellings, surplus
+from components.ingestion.photos.name_matching import extra_prefix, photo_ids_by_name
 from components.scorer.parameters import from_parameters
-from components.scorer.run.paths import Workspace
+from components.scorer.run.paths import RunPaths
 from components.scorer.settings import Ingestion
 
 NUMBER = 25
@@ -32,7 +32,7 @@ def names(folder: Path) -> list[str]:
 def examined(folder: Path, lines: list[str], header: str = "photo,mean", **settings: object) -> str:
     (folder / "ratings.csv").write_text("\n".join([header, *lines, ""]))
     where = str(folder / "photos"), str(folder / "ratings.csv")
-    return examine(*where, "", "", from_parameters(Ingestion, **settings))
+    return check_inputs(*where, "", "", from_parameters(Ingestion, **settings))
 
 
 def refused(folder: Path, *arguments: object, **settings: object) -> str:
@@ -76,13 +76,13 @@ def test_photos_in_a_folder_that_the_names_leave_out_are_found(folder):
 
 
 def test_no_more_folders_are_dropped_than_have_to_be():
-    known = spellings(["a/1.jpg", "a/2.jpg"])
-    assert surplus(["x/a/1.jpg", "x/a/2.jpg"], known, 0) == "x/"
-    assert surplus(["a/1.jpg", "a/2.jpg"], known, 0) == ""
-    assert surplus(["x/1.jpg", "y/2.jpg"], known, 0) == ""
-    assert surplus(["x/a/1.jpg", "y/a/2.jpg"], known, 0) == ""
-    assert surplus(["x/a/1.jpg", "x/a/3.jpg"], known, 0.1) == ""
-    assert surplus([], known, 0) == ""
+    known = photo_ids_by_name(["a/1.jpg", "a/2.jpg"])
+    assert extra_prefix(["x/a/1.jpg", "x/a/2.jpg"], known, 0) == "x/"
+    assert extra_prefix(["a/1.jpg", "a/2.jpg"], known, 0) == ""
+    assert extra_prefix(["x/1.jpg", "y/2.jpg"], known, 0) == ""
+    assert extra_prefix(["x/a/1.jpg", "y/a/2.jpg"], known, 0) == ""
+    assert extra_prefix(["x/a/1.jpg", "x/a/3.jpg"], known, 0.1) == ""
+    assert extra_prefix([], known, 0) == ""
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_ava_of_other_photos_is_refused_likewise(folder):
     lines = [f"{n} {953000 + n} 0 1 5 17 38 36 15 6 5 1 17 22 1396" for n in range(1, 30)]
     (folder / "AVA.txt").write_text("\n".join(lines))
     with pytest.raises(ValueError, match=r"none that can be used; .* \(AVA\.txt line 1\).* ratings of other photos"):
-        examine(str(folder / "photos"), str(folder / "AVA.txt"), "", "", Ingestion())
+        check_inputs(str(folder / "photos"), str(folder / "AVA.txt"), "", "", Ingestion())
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_more_names_without_a_photo_than_allowed_are_told_with_the_cause(folder)
 
 def test_ingestion_says_the_same_before_it_opens_a_photo_and_lists_the_names_for_the_operator(folder):
     (folder / "ratings.csv").write_text("photo,mean\n" + "".join(f"{name.upper()},5\n" for name in names(folder)))
-    workspace = Workspace(str(folder / "workspace"), "run")
+    workspace = RunPaths(str(folder / "workspace"), "run")
     where = [str(folder / name) for name in ("photos", "ratings.csv", "dataset", "report.html")]
     with pytest.raises(ValueError, match="Likely cause: upper and lower case differ"):
         ingest(*where, workspace=workspace, settings=Ingestion())

@@ -19,18 +19,18 @@ import pytest
 from PIL import ExifTags, Image, ImageEnhance, ImageFilter, ImageOps
 from scipy import ndimage
 
-from components.ingestion.exclusions import LeftOut
+from components.ingestion.exclusions import Exclusion
 from components.ingestion.photos import photo_inspection
 from components.ingestion.photos.photo_inspection import (
-    Chunk,
-    Inspected,
-    inspect,
-    inspect_all,
+    InspectedPhoto,
+    InspectionChunk,
     inspect_chunk,
+    inspect_photo,
+    inspect_photos,
     read_photo,
 )
 from components.scorer import storage
-from components.scorer.imaging.decoding import normalise, upright
+from components.scorer.imaging.decoding import decode_image, normalise
 from components.scorer.settings import Ingestion
 from tests.fakes import gcs
 
@@ -54,19 +54,19 @@ def jpeg(image: Image.Image, quality: int = 90, **options: object) -> bytes:
     return stream.getvalue()
 
 
-def inspected(image: Image.Image, **options: object) -> Inspected:
-    found = inspect("photo.jpg", jpeg(image, **options), SETTINGS)
-    assert isinstance(found, Inspected)
+def inspected(image: Image.Image, **options: object) -> InspectedPhoto:
+    found = inspect_photo("photo.jpg", jpeg(image, **options), SETTINGS)
+    assert isinstance(found, InspectedPhoto)
     return found
 
 
-def distance(one: Inspected, other: Inspected) -> int:
+def distance(one: InspectedPhoto, other: InspectedPhoto) -> int:
     return int(np.bitwise_count(np.frombuffer(one.phash, np.uint8) ^ np.frombuffer(other.phash, np.uint8)).sum())
 
 
 def test_a_photo_is_stored_normalised_and_known_by_its_source():
     data = jpeg(scenery(1))
-    found = inspect("anna/1.jpg", data, SETTINGS)
+    found = inspect_photo("anna/1.jpg", data, SETTINGS)
     assert (found.photo_id, found.data) == ("anna/1.jpg", normalise(data, SETTINGS))
     assert found.sha256 == hashlib.sha256(data).hexdigest()
     assert pickle.loads(pickle.dumps(found)) == found
@@ -81,9 +81,9 @@ def test_the_size_is_that_of_the_upright_original():
 
 def test_the_perceptual_hash_is_imagehashs_of_256_bits():
     data = jpeg(scenery(1))
-    square = ImageOps.grayscale(upright(data, SETTINGS)).resize((256, 256), Image.Resampling.BILINEAR)
+    square = ImageOps.grayscale(decode_image(data, SETTINGS)).resize((256, 256), Image.Resampling.BILINEAR)
     expected = imagehash.phash(square, hash_size=16)
-    assert inspect("a", data, SETTINGS).phash.hex() == str(expected)
+    assert inspect_photo("a", data, SETTINGS).phash.hex() == str(expected)
     assert len(bytes.fromhex(str(expected))) == 32
 
 
@@ -102,7 +102,7 @@ def test_the_perceptual_hash_is_imagehashs_of_256_bits():
 )
 def test_a_near_duplicate_lies_within_the_set_distance(seed, alter):
     image = scenery(seed)
-    near = inspect("near", alter(image), SETTINGS)
+    near = inspect_photo("near", alter(image), SETTINGS)
     assert distance(inspected(image), near) <= SETTINGS.duplicate_distance
 
 
@@ -115,7 +115,7 @@ def test_other_photos_and_mirrored_ones_lie_beyond_the_set_distance():
 
 def test_real_portraits_are_told_apart_and_their_near_duplicates_found(portraits):
     paths = sorted((portraits / "data" / "mebeauty" / "photos").rglob("*.jpg"))[::40]
-    found = [inspect("photo", path.read_bytes(), SETTINGS) for path in paths]
+    found = [inspect_photo("photo", path.read_bytes(), SETTINGS) for path in paths]
     hashes = np.array([np.frombuffer(photo.phash, np.uint8) for photo in found])
     apart = np.bitwise_count(hashes[:, None] ^ hashes).sum(-1)[np.triu_indices(len(hashes), 1)]
     assert apart.min() > SETTINGS.duplicate_distance
@@ -149,9 +149,9 @@ def test_sharpness_does_not_depend_on_the_number_of_pixels():
 
 def test_sharpness_is_the_variance_of_the_laplacian():
     data = jpeg(scenery(1))
-    square = ImageOps.grayscale(upright(data, SETTINGS)).resize((256, 256), Image.Resampling.BILINEAR)
+    square = ImageOps.grayscale(decode_image(data, SETTINGS)).resize((256, 256), Image.Resampling.BILINEAR)
     laplacian = ndimage.laplace(np.asarray(square, float))[1:-1, 1:-1]
-    assert inspect("a", data, SETTINGS).sharpness == pytest.approx(laplacian.var())
+    assert inspect_photo("a", data, SETTINGS).sharpness == pytest.approx(laplacian.var())
 
 
 def test_a_photo_without_any_edge_has_no_sharpness():
@@ -167,8 +167,8 @@ def test_a_photo_without_any_edge_has_no_sharpness():
     ],
 )
 def test_what_cannot_be_used_is_left_out_with_its_reason(data, settings, reason):
-    found = inspect("a.jpg", data, settings)
-    assert isinstance(found, LeftOut)
+    found = inspect_photo("a.jpg", data, settings)
+    assert isinstance(found, Exclusion)
     assert (found.photo, found.reason) == ("a.jpg", reason)
     assert found.detail
 
@@ -194,7 +194,7 @@ def photos(tmp_path) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(photo_inspection, "CHUNK", 4)
+    monkeypatch.setattr(photo_inspection, "CHUNK_SIZE", 4)
 
 
 @pytest.fixture
@@ -209,12 +209,12 @@ def files(spool: str) -> dict[str, tuple[int, int]]:
 
 @pytest.mark.usefixtures("small_chunks")
 def test_many_photos_become_a_table_in_their_order(photos, spool):
-    table = inspect_all(photos, SETTINGS, spool).table
+    table = inspect_photos(photos, SETTINGS, spool).table
     assert list(table["photo"]) == [f"{number}.jpg" for number in (0, 1, 2, 4, 5, 7, 8, 9)]
-    assert table.dtypes.astype(str).to_dict() == photo_inspection.TYPES
+    assert table.dtypes.astype(str).to_dict() == photo_inspection.COLUMN_TYPES
     for row in table.itertuples():
         data = Path(photos[int(row.photo[0])][1]).read_bytes()
-        found = inspect(row.photo, data, SETTINGS)
+        found = inspect_photo(row.photo, data, SETTINGS)
         assert read_photo(row.spool, row.offset, row.length) == found.data
         for column in ("sha256", "phash", "width", "height", "brightness", "sharpness"):
             assert getattr(row, column) == getattr(found, column)
@@ -222,24 +222,24 @@ def test_many_photos_become_a_table_in_their_order(photos, spool):
 
 @pytest.mark.usefixtures("small_chunks")
 def test_what_cannot_be_read_is_left_out_of_the_table(photos, spool):
-    damaged, vanished = inspect_all(photos, SETTINGS, spool).left_out
+    damaged, vanished = inspect_photos(photos, SETTINGS, spool).left_out
     assert (damaged.photo, damaged.reason) == ("3.jpg", "unreadable")
-    assert vanished == LeftOut("6.jpg", "unreadable", "cannot be read: No such file or directory")
+    assert vanished == Exclusion("6.jpg", "unreadable", "cannot be read: No such file or directory")
 
 
 def test_no_usable_photo_gives_an_empty_table_of_the_same_columns_and_types(photos, spool):
-    found = inspect_all(photos[3:4], SETTINGS, spool)
+    found = inspect_photos(photos[3:4], SETTINGS, spool)
     assert (len(found.table), len(found.left_out)) == (0, 1)
-    assert found.table.dtypes.astype(str).to_dict() == photo_inspection.TYPES
+    assert found.table.dtypes.astype(str).to_dict() == photo_inspection.COLUMN_TYPES
 
 
 @pytest.mark.usefixtures("small_chunks")
 def test_complete_chunks_are_not_done_again(photos, spool):
-    first = inspect_all(photos, SETTINGS, spool)
+    first = inspect_photos(photos, SETTINGS, spool)
     before = files(spool)
     lost = next(name for name in before if name.endswith(".json"))
     Path(spool, lost).unlink()
-    again = inspect_all(photos, SETTINGS, spool)
+    again = inspect_photos(photos, SETTINGS, spool)
     pd.testing.assert_frame_equal(again.table, first.table)
     assert again.left_out == first.left_out
     done = {name for name, state in files(spool).items() if before[name] != state}
@@ -257,14 +257,14 @@ def test_complete_chunks_are_not_done_again(photos, spool):
     ],
 )
 def test_chunks_of_other_photos_versions_or_settings_are_not_taken(photos, changed):
-    first = Chunk((("a.jpg", "/b/a.jpg", "1"),), SETTINGS, "folder")
-    assert Chunk(photos, replace(SETTINGS, **changed), "folder").index != first.index
+    first = InspectionChunk((("a.jpg", "/b/a.jpg", "1"),), SETTINGS, "folder")
+    assert InspectionChunk(photos, replace(SETTINGS, **changed), "folder").index_uri != first.index_uri
 
 
 def test_settings_that_change_no_photo_leave_chunks_complete():
     photos = (("a.jpg", "/b/a.jpg"),)
     other = replace(SETTINGS, test_share=0.3, duplicate_distance=10)
-    assert Chunk(photos, other, "folder").index == Chunk(photos, SETTINGS, "folder").index
+    assert InspectionChunk(photos, other, "folder").index_uri == InspectionChunk(photos, SETTINGS, "folder").index_uri
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -277,8 +277,8 @@ def test_an_ingestion_killed_half_way_goes_on_from_its_complete_chunks(tmp_path,
     photos = [(path.name, str(path)) for path in sorted(folder.iterdir())]
     code = (
         "from components.ingestion.photos import photo_inspection; from components.scorer.settings import Ingestion\n"
-        f"photo_inspection.CHUNK = 4\nif __name__ == '__main__':"
-        f" photo_inspection.inspect_all({photos}, Ingestion(), {spool!r})"
+        f"photo_inspection.CHUNK_SIZE = 4\nif __name__ == '__main__':"
+        f" photo_inspection.inspect_photos({photos}, Ingestion(), {spool!r})"
     )
     script = tmp_path / "killed.py"
     script.write_text(code)
@@ -292,7 +292,7 @@ def test_an_ingestion_killed_half_way_goes_on_from_its_complete_chunks(tmp_path,
 
     kept = {name: state for name, state in files(spool).items() if name.endswith(".json")}
     assert 0 < len(kept) < 10
-    resumed = inspect_all(photos, SETTINGS, spool).table
+    resumed = inspect_photos(photos, SETTINGS, spool).table
     assert kept.items() <= files(spool).items()
     assert list(resumed["photo"]) == [photo for photo, _ in photos]
     for row in resumed.itertuples():
@@ -301,9 +301,9 @@ def test_an_ingestion_killed_half_way_goes_on_from_its_complete_chunks(tmp_path,
 
 
 def test_a_chunk_without_its_index_is_not_complete(photos, spool):
-    chunk = Chunk(tuple(photos[:2]), SETTINGS, spool)
-    storage.write_bytes(chunk.spool, b"what a kill left")
-    row = inspect_all(photos[:2], SETTINGS, spool).table.iloc[1]
+    chunk = InspectionChunk(tuple(photos[:2]), SETTINGS, spool)
+    storage.write_bytes(chunk.photos_uri, b"what a kill left")
+    row = inspect_photos(photos[:2], SETTINGS, spool).table.iloc[1]
     assert read_photo(row.spool, row.offset, row.length) == normalise(Path(photos[1][1]).read_bytes(), SETTINGS)
 
 
@@ -324,40 +324,40 @@ def uploaded(photos: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
 
 @pytest.mark.usefixtures("google")
 def test_photos_and_chunks_in_a_bucket_are_those_of_a_folder(photos, spool):
-    remote = Chunk(uploaded(photos), SETTINGS, "gs://bucket/spool")
-    local = Chunk(tuple(photos), SETTINGS, spool)
+    remote = InspectionChunk(uploaded(photos), SETTINGS, "gs://bucket/spool")
+    local = InspectionChunk(tuple(photos), SETTINGS, spool)
     for chunk in (local, remote):
         inspect_chunk(chunk)
-    assert storage.read_bytes(remote.spool) == storage.read_bytes(local.spool)
-    row = storage.read_json(remote.index)["rows"][5]
+    assert storage.read_bytes(remote.photos_uri) == storage.read_bytes(local.photos_uri)
+    row = storage.read_json(remote.index_uri)["rows"][5]
     assert read_photo(row["spool"], row["offset"], row["length"]) == normalise(
         Path(photos[7][1]).read_bytes(), SETTINGS
     )
-    assert {photo["photo"] for photo in storage.read_json(remote.index)["left_out"]} == {"3.jpg", "6.jpg"}
+    assert {photo["photo"] for photo in storage.read_json(remote.index_uri)["left_out"]} == {"3.jpg", "6.jpg"}
 
 
 def test_an_outage_of_the_storage_stops_the_chunk_and_leaves_no_photo_out(photos, spool, google, monkeypatch):
-    chunk = Chunk(uploaded(photos), SETTINGS, spool)
+    chunk = InspectionChunk(uploaded(photos), SETTINGS, spool)
     monkeypatch.setattr(storage, "DEADLINE", 1.0)
     google.fail(lambda request: request.method == "GET" and "8.jpg" in request.path, *[503] * 100)
     with pytest.raises(storage.StorageError, match=r"cannot read gs://•••/•••/•••\.jpg"):
         inspect_chunk(chunk)
-    assert not storage.exists(chunk.index)
-    assert not storage.exists(chunk.spool)
+    assert not storage.exists(chunk.index_uri)
+    assert not storage.exists(chunk.photos_uri)
 
 
 def test_a_failure_in_a_worker_reaches_the_caller(photos, spool):
     Path(spool).write_text("a file where the folder should be")
     with pytest.raises(OSError, match="spool"):
-        inspect_all(photos, SETTINGS, spool)
+        inspect_photos(photos, SETTINGS, spool)
 
 
 @pytest.mark.usefixtures("small_chunks")
 def test_beam_gives_the_same_table(photos, spool, tmp_path):
     pytest.importorskip("apache_beam")
-    with_beam = inspect_all(photos, SETTINGS, str(tmp_path / "beam"), beam_options="--runner=DirectRunner")
-    without = inspect_all(photos, SETTINGS, spool)
-    columns = [column for column in photo_inspection.TYPES if column != "spool"]
+    with_beam = inspect_photos(photos, SETTINGS, str(tmp_path / "beam"), beam_options="--runner=DirectRunner")
+    without = inspect_photos(photos, SETTINGS, spool)
+    columns = [column for column in photo_inspection.COLUMN_TYPES if column != "spool"]
     pd.testing.assert_frame_equal(with_beam.table[columns], without.table[columns])
     assert with_beam.left_out == without.left_out
     for one, other in zip(with_beam.table.itertuples(), without.table.itertuples(), strict=True):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.ingestion.photos.sources import SUFFIXES, open_source, photo_files
+from components.ingestion.photos.sources import SUFFIXES, list_photos, open_source
 from components.ingestion.ratings.ratings import read_ratings
 from components.scorer import storage
 from components.scorer.batch import shards
@@ -36,7 +36,7 @@ def put(folder: Path, *names: str) -> None:
 
 
 def ids(uri: object, scratch: object = "") -> list[str]:
-    return [photo for photo, _ in photo_files(str(uri), str(scratch))]
+    return [photo for photo, _ in list_photos(str(uri), str(scratch))]
 
 
 # --- Folders
@@ -49,10 +49,10 @@ def test_photos_are_found_at_any_depth_in_the_order_of_their_paths(folder):
 
 def test_the_address_of_each_photo_gives_its_bytes(folder):
     put(folder, "a/b.jpg")
-    [(photo, uri)] = photo_files(str(folder))
+    [(photo, uri)] = list_photos(str(folder))
     assert storage.read_bytes(uri) == b"a/b.jpg"
     assert os.path.isabs(uri)
-    assert photo_files(f"file://{folder}") == [(photo, uri)]
+    assert list_photos(f"file://{folder}") == [(photo, uri)]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -79,7 +79,7 @@ def test_a_photo_without_a_suffix_is_known_by_its_content(folder, format):
     (folder / "empty").write_bytes(b"")
     os.mkfifo(folder / "pipe")
     assert ids(folder) == ["portrait"]
-    assert [file.name for file in shards.listed(str(folder))] == ["portrait"]
+    assert [file.name for file in shards.list_photos(str(folder))] == ["portrait"]
 
 
 def test_hidden_and_other_files_are_passed_over(folder):
@@ -136,7 +136,7 @@ def test_a_folder_without_photos_is_named(folder):
 
 def test_a_source_travels_to_worker_processes(folder):
     put(folder, "a.jpg")
-    assert list(pickle.loads(pickle.dumps(open_source(str(folder)))).photos()) == photo_files(str(folder))
+    assert list(pickle.loads(pickle.dumps(open_source(str(folder)))).photos()) == list_photos(str(folder))
 
 
 # --- Buckets
@@ -165,7 +165,7 @@ def test_a_photo_without_a_suffix_is_known_by_its_content_in_a_bucket(bucket):
     storage.write_bytes(f"{bucket}/portrait", photo_of("JPEG") + bytes(100))
     storage.write_bytes(f"{bucket}/notes", b"no photo at all, but some text that is longer than that")
     storage.write_bytes(f"{bucket}/empty", b"")
-    assert photo_files(bucket) == [("portrait", f"{bucket}/portrait")]
+    assert list_photos(bucket) == [("portrait", f"{bucket}/portrait")]
 
 
 @pytest.mark.parametrize("bucket", ["gs", "s3"], indirect=True)
@@ -173,7 +173,7 @@ def test_photos_are_found_in_a_bucket(bucket):
     for name in ("b.jpg", "a/c.PNG", ".hidden.jpg", "a/notes.txt"):
         storage.write_bytes(f"{bucket}/{name}", name.encode())
     storage.write_bytes(f"{bucket}-beside/d.jpg", b"d")
-    found = photo_files(bucket)
+    found = list_photos(bucket)
     assert [photo for photo, _ in found] == ["a/c.PNG", "b.jpg"]
     assert storage.read_bytes(found[0][1]) == b"a/c.PNG"
 
@@ -181,7 +181,7 @@ def test_photos_are_found_in_a_bucket(bucket):
 @pytest.mark.parametrize("bucket", ["gs"], indirect=True)
 def test_a_bucket_without_photos_is_named(bucket):
     with pytest.raises(ValueError, match=r"expected photos .* in gs://bucket/place, found none"):
-        photo_files(bucket)
+        list_photos(bucket)
 
 
 def versions(uri: object, scratch: object = "") -> list[str]:
@@ -278,13 +278,13 @@ def test_a_tfds_data_set_says_not_what_is_imported(tfds_dir, tmp_path, monkeypat
         del label["pythonClassName"]
     file.write_text(json.dumps(features))
     with pytest.raises(ValueError, match=r"expected only features of tensorflow_datasets .* 'imported.Feature'"):
-        photo_files(uri.format(tmp_path / "data"), str(tmp_path / "scratch"))
+        list_photos(uri.format(tmp_path / "data"), str(tmp_path / "scratch"))
     assert not (tmp_path / "done").exists()
 
 
 def test_a_tfds_photo_has_its_pixels(tfds_dir, tmp_path):
 
-    uri = dict(photo_files("tfds:faces/train", str(tmp_path)))["2.png"]
+    uri = dict(list_photos("tfds:faces/train", str(tmp_path)))["2.png"]
     assert np.array_equal(np.asarray(Image.open(uri)), pixels(2))
 
 
@@ -316,7 +316,7 @@ def test_the_version_of_a_tfds_photo_is_its_content(tfds_dir, tmp_path):
 
 
 def test_two_splits_share_a_scratch_folder(tfds_dir, tmp_path):
-    train, test = (dict(photo_files(f"tfds:faces/{split}", str(tmp_path))) for split in ("train", "test"))
+    train, test = (dict(list_photos(f"tfds:faces/{split}", str(tmp_path))) for split in ("train", "test"))
     assert not set(train.values()) & set(test.values())
 
 
@@ -350,9 +350,9 @@ def test_the_sample_is_a_folder_with_all_that_comes_with_it(tmp_path):
 
 def test_the_sample_is_drawn_once(tmp_path):
     uri = "sample:labelled=2&unlabelled=0"
-    first = photo_files(uri, str(tmp_path))
+    first = list_photos(uri, str(tmp_path))
     drawn = Path(first[0][1]).stat().st_mtime_ns
-    assert photo_files(uri, str(tmp_path)) == first
+    assert list_photos(uri, str(tmp_path)) == first
     assert Path(first[0][1]).stat().st_mtime_ns == drawn
 
 

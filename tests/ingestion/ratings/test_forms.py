@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from components.ingestion.ratings.ratings import VOTES, Ratings, read_ratings
-from components.ingestion.ratings.scales import Scale, recognised
+from components.ingestion.ratings.ratings import VOTE_COLUMNS, Ratings, read_ratings
+from components.ingestion.ratings.scales import Scale, recognise_scale
 from components.scorer.parameters import from_parameters
 from components.scorer.settings import SCORES, Ingestion
 
@@ -51,7 +51,7 @@ def read(tmp_path: Path):
 
 
 def means(ratings: Ratings) -> np.ndarray:
-    return (ratings.table[list(VOTES)] @ np.array(SCORES)).reindex(PHOTOS).to_numpy()
+    return (ratings.table[list(VOTE_COLUMNS)] @ np.array(SCORES)).reindex(PHOTOS).to_numpy()
 
 
 def whole(cells: np.ndarray) -> pd.DataFrame:
@@ -71,7 +71,7 @@ def test_one_column_a_rater_keeps_every_photos_mean(read, prefix, raters, mean):
     assert ratings.schema == "wide"
     assert means(ratings) == pytest.approx(given.mean(axis=1))
     assert ratings.table["raters"].tolist() == [raters] * 60
-    assert ratings.single["rater"].nunique() == raters
+    assert ratings.single_ratings["rater"].nunique() == raters
     assert ratings.attributes == ()
 
 
@@ -113,7 +113,10 @@ def test_mebeautys_ratings_as_a_sheet_of_raters_are_what_they_are_as_rows(portra
         wide = read(sheet.set_axis(columns, axis=1).assign(mean=sheet.mean(axis=1).round(2)).reset_index())
         long = read_ratings(str(path), Ingestion())
         assert wide.schema == "wide"
-        assert np.abs((wide.table[[*VOTES, "raters"]] - long.table[[*VOTES, "raters"]]).to_numpy()).max() < 1e-12
+        assert (
+            np.abs((wide.table[[*VOTE_COLUMNS, "raters"]] - long.table[[*VOTE_COLUMNS, "raters"]]).to_numpy()).max()
+            < 1e-12
+        )
 
 
 def test_ten_of_mebeautys_raters_are_told_from_vote_counts(portraits, read):
@@ -146,14 +149,14 @@ def test_counts_of_any_scale_keep_every_photos_mean(read, raters, levels, mean):
 
 def test_a_vote_between_two_whole_scores_of_ten_is_shared_between_them(read):
     ratings = read("photo,c1,c2,c3,c4,c5\na,0,4,0,0,0\nb,1,0,0,0,1\n")
-    assert ratings.table.loc["a", list(VOTES)].tolist() == [0, 0, 0.75, 0.25, 0, 0, 0, 0, 0, 0]
-    assert ratings.table.loc["b", list(VOTES)].tolist() == [0.5, 0, 0, 0, 0, 0, 0, 0, 0, 0.5]
+    assert ratings.table.loc["a", list(VOTE_COLUMNS)].tolist() == [0, 0, 0.75, 0.25, 0, 0, 0, 0, 0, 0]
+    assert ratings.table.loc["b", list(VOTE_COLUMNS)].tolist() == [0.5, 0, 0, 0, 0, 0, 0, 0, 0, 0.5]
     assert any("counts as one for 1 + 9 (s - 1) / 4 of 1-10" in note for note in ratings.notes)
 
 
 def test_eleven_counts_lose_no_vote(read):
     ratings = read("photo," + ",".join(map(str, range(11))) + "\na,5,0,0,0,0,0,0,0,0,0,5\n")
-    assert ratings.table.loc["a", list(VOTES)].tolist() == [0.5, *[0] * 8, 0.5]
+    assert ratings.table.loc["a", list(VOTE_COLUMNS)].tolist() == [0.5, *[0] * 8, 0.5]
     assert ratings.table["raters"].tolist() == [10]
 
 
@@ -287,7 +290,7 @@ def test_means_and_their_spread_are_brought_to_ten(read, scale, low, high):
     given, spread = low + (TRUTH - 1) / 9 * (high - low), np.full(60, 1.5 / 9 * (high - low))
     ratings = read(table({"mos": given, "std": spread}))
     assert means(ratings) == pytest.approx(TRUTH)
-    squares = ratings.table[list(VOTES)] @ np.square(SCORES)
+    squares = ratings.table[list(VOTE_COLUMNS)] @ np.square(SCORES)
     assert np.sqrt(squares.to_numpy() - means(ratings) ** 2) == pytest.approx(np.full(60, 1.5))
     assert any(f"on the scale {scale}," in note for note in ratings.notes)
 
@@ -320,11 +323,11 @@ def test_numbers_on_no_usual_scale_are_refused_with_what_to_set(read):
 @pytest.mark.parametrize("stray", [0, 11, 55, -1])
 def test_a_slip_of_the_pen_does_not_change_the_scale(stray):
     given = np.append(scores(8).ravel(), stray)
-    assert recognised(given, True) == Scale(1, 10)
+    assert recognise_scale(given, True) == Scale(1, 10)
 
 
 def test_few_scores_tell_nothing_of_their_scale():
-    assert recognised(np.array([1.0, 2, 5]), True) == Scale(1, 10)
+    assert recognise_scale(np.array([1.0, 2, 5]), True) == Scale(1, 10)
 
 
 # --- How tables come, and who rated
@@ -334,7 +337,7 @@ def test_few_scores_tell_nothing_of_their_scale():
 def test_excels_first_line_names_the_delimiter(read, first):
     ratings = read(f"{first}photo;rater;score\na;x, y;7,5\nb;x, y;3\n")
     assert ratings.table.index.tolist() == ["a", "b"]
-    assert ratings.single["score"].tolist() == [7.5, 3]
+    assert ratings.single_ratings["score"].tolist() == [7.5, 3]
     with pytest.raises(ValueError, match="line 4: expected a number in column 'score', got 'three'"):
         read(f"{first}photo;rater;score\na;x, y;7,5\nb;x, y;three\n")
 
@@ -344,7 +347,7 @@ def test_excels_first_line_names_the_delimiter(read, first):
 )
 def test_a_raters_repeated_ratings_are_one_whatever_the_column_is_called(read, column):
     ratings = read(f"imageId,{column},score\na,x,2\na,y,5\na,x,9\n")
-    assert ratings.single.to_dict("list") == {"photo": ["a", "a"], "rater": ["y", "x"], "score": [5, 9]}
+    assert ratings.single_ratings.to_dict("list") == {"photo": ["a", "a"], "rater": ["y", "x"], "score": [5, 9]}
 
 
 @pytest.mark.parametrize(

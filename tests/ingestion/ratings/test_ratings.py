@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.ingestion.photos.name_matching import spellings
+from components.ingestion.photos.name_matching import photo_ids_by_name
 from components.ingestion.ratings import maximum_entropy
-from components.ingestion.ratings.ratings import VOTES, Ratings, read_attributes, read_ratings
+from components.ingestion.ratings.ratings import VOTE_COLUMNS, Ratings, read_attributes, read_ratings
 from components.scorer.parameters import from_parameters
 from components.scorer.settings import SCORES, Ingestion
 
@@ -36,20 +36,20 @@ def read(tmp_path: Path):
 
 
 def votes(ratings: Ratings, photo: str) -> list[float]:
-    return ratings.table.loc[photo, list(VOTES)].astype(float).round(6).tolist()
+    return ratings.table.loc[photo, list(VOTE_COLUMNS)].astype(float).round(6).tolist()
 
 
 def means(ratings: Ratings) -> pd.Series:
-    return ratings.table[list(VOTES)] @ np.array(SCORES)
+    return ratings.table[list(VOTE_COLUMNS)] @ np.array(SCORES)
 
 
 def stds(ratings: Ratings) -> pd.Series:
-    return np.sqrt(ratings.table[list(VOTES)] @ np.square(SCORES) - means(ratings) ** 2)
+    return np.sqrt(ratings.table[list(VOTE_COLUMNS)] @ np.square(SCORES) - means(ratings) ** 2)
 
 
 def shares(**given: float) -> list[float]:
     """Ten shares of votes; ``p7=0.5`` is half of the votes on 7."""
-    return [given.get(name, 0.0) for name in VOTES]
+    return [given.get(name, 0.0) for name in VOTE_COLUMNS]
 
 
 def reasons(ratings: Ratings) -> dict[str, str]:
@@ -78,7 +78,7 @@ def test_a_score_between_two_whole_ones_is_shared_between_them(read):
 def test_the_last_of_a_raters_scores_for_a_photo_counts(read):
     ratings = read("photo,rater,score\na,x,2\na,y,5\na,x,9\n")
     assert votes(ratings, "a") == shares(p5=0.5, p9=0.5)
-    assert ratings.single.to_dict("list") == {"photo": ["a", "a"], "rater": ["y", "x"], "score": [5, 9]}
+    assert ratings.single_ratings.to_dict("list") == {"photo": ["a", "a"], "rater": ["y", "x"], "score": [5, 9]}
     assert any("again" in note for note in ratings.notes)
 
 
@@ -86,13 +86,13 @@ def test_ratings_without_raters_count_as_everyones_own(read):
     ratings = read("photo,score\na,2\na,3\na,3\nb,4\n")
     assert ratings.schema == "ratings"
     assert ratings.table["raters"].to_dict() == {"a": 3, "b": 1}
-    assert ratings.single["rater"].nunique() == 4
+    assert ratings.single_ratings["rater"].nunique() == 4
 
 
 def test_a_rater_who_is_not_named_is_nobody_elses_double(read):
     ratings = read("photo,rater,score\na,,2\na,,4\na,x,6\n")
     assert ratings.table["raters"].to_dict() == {"a": 3}
-    assert ratings.single["rater"].nunique() == 3
+    assert ratings.single_ratings["rater"].nunique() == 3
 
 
 def test_a_row_without_a_score_is_passed_over_and_a_photo_without_any_is_left_out(read):
@@ -123,7 +123,7 @@ def test_shares_instead_of_counts_leave_the_raters_unknown(read):
 
 
 def test_the_scores_of_this_project_are_read_again_as_counts(read):
-    header = "photo,mean,std," + ",".join(VOTES)
+    header = "photo,mean,std," + ",".join(VOTE_COLUMNS)
     ratings = read(f"{header}\na,7.5,.5,0,0,0,0,0,0,.5,.5,0,0\n")
     assert ratings.schema == "counts"
     assert ratings.attributes == ()
@@ -261,7 +261,7 @@ def test_ava_gives_the_photos_with_the_wanted_tags(read):
     assert ratings.table.index.tolist() == ["954184", "954113"]
     assert ratings.table["raters"].tolist() == [126, 128]
     assert votes(ratings, "954184")[4] == pytest.approx(41 / 126, abs=1e-6)
-    assert ratings.unused == {"953619", "953958"}
+    assert ratings.filtered_out == {"953619", "953958"}
     assert ratings.notes[0] == "2 of 4 photos carry one of the semantic tags 17, 47."
 
 
@@ -293,9 +293,9 @@ def test_a_photo_on_both_of_avas_lists_is_never_trained_on(read, tmp_path):
 
 
 def test_ava_ids_find_their_photos_in_any_folder(read):
-    ratings = read(AVA, "AVA.txt").matched(["images/954184.jpg", "images/953619.jpg", "other/954113.JPG"])
+    ratings = read(AVA, "AVA.txt").match_photos(["images/954184.jpg", "images/953619.jpg", "other/954113.JPG"])
     assert ratings.table.index.tolist() == ["images/954184.jpg", "other/954113.JPG"]
-    assert "images/953619.jpg" in ratings.unused
+    assert "images/953619.jpg" in ratings.filtered_out
 
 
 def test_a_broken_line_of_ava_is_named(read):
@@ -447,7 +447,7 @@ def test_a_photo_with_a_score_out_of_range_is_left_out_with_the_line(read):
         ("b", "score out of range", "ratings.csv line 4: 11")
     ]
     assert ratings.table.index.tolist() == ["a"]
-    assert ratings.single["photo"].tolist() == ["a"]
+    assert ratings.single_ratings["photo"].tolist() == ["a"]
 
 
 def test_a_mean_out_of_range_is_left_out(read):
@@ -457,7 +457,7 @@ def test_a_mean_out_of_range_is_left_out(read):
 
 @pytest.mark.parametrize("photo", ["/etc/a.jpg", "../a.jpg", "b/../../a.jpg", r"..\a.jpg", r"C:\a.jpg", "gs://b/a.jpg"])
 def test_a_path_that_leads_out_of_the_folder_is_left_out(read, photo):
-    ratings = read(f"photo,rater,score\n{photo},x,5\nb.jpg,x,5\n").matched(["b.jpg", "a.jpg"])
+    ratings = read(f"photo,rater,score\n{photo},x,5\nb.jpg,x,5\n").match_photos(["b.jpg", "a.jpg"])
     assert set(reasons(ratings).values()) == {"path outside the folder"}
     assert ratings.left_out[0].detail == "ratings.csv line 2"
     assert ratings.table.index.tolist() == ["b.jpg"]
@@ -533,7 +533,7 @@ def test_contradictory_attributes_are_named(tmp_path):
 
 
 def test_names_find_photos_by_path_by_name_and_without_suffix():
-    names = spellings(["a/1.jpg", "b/1.jpg", "b/2.png", "3.jpg"])
+    names = photo_ids_by_name(["a/1.jpg", "b/1.jpg", "b/2.png", "3.jpg"])
     assert names["a/1.jpg"] == "a/1.jpg"
     assert names["a/1"] == "a/1.jpg"
     assert names["2.png"] == names["2"] == names["b/2"] == "b/2.png"
@@ -543,11 +543,11 @@ def test_names_find_photos_by_path_by_name_and_without_suffix():
 
 
 def test_a_whole_path_is_never_ambiguous():
-    assert spellings(["1.jpg", "a/1.jpg"])["1.jpg"] == "1.jpg"
+    assert photo_ids_by_name(["1.jpg", "a/1.jpg"])["1.jpg"] == "1.jpg"
 
 
 def test_ratings_without_their_photo_are_left_out(read):
-    ratings = read("photo,rater,score\n1,x,5\na/1.jpg,x,6\nnope,x,7\na/1,x,8\n").matched(["a/1.jpg", "b/1.jpg"])
+    ratings = read("photo,rater,score\n1,x,5\na/1.jpg,x,6\nnope,x,7\na/1,x,8\n").match_photos(["a/1.jpg", "b/1.jpg"])
     assert ratings.table.index.tolist() == ["a/1.jpg"]
     assert {left.photo: left.detail for left in ratings.left_out} == {
         "1": "several photos are called so: give their paths",
@@ -555,14 +555,14 @@ def test_ratings_without_their_photo_are_left_out(read):
         "a/1": "its photo is already rated as a/1.jpg",
     }
     assert set(reasons(ratings).values()) == {"no photo"}
-    assert ratings.single["score"].tolist() == [6]
+    assert ratings.single_ratings["score"].tolist() == [6]
 
 
 def test_composed_and_decomposed_letters_are_the_same_name(read):
     decomposed = "ma\u0303e.jpg"
-    ratings = read("photo,rater,score\nm\u00e3e.jpg,x,5\n").matched([decomposed])
+    ratings = read("photo,rater,score\nm\u00e3e.jpg,x,5\n").match_photos([decomposed])
     assert ratings.table.index.tolist() == [decomposed]
-    assert ratings.single["photo"].tolist() == [decomposed]
+    assert ratings.single_ratings["photo"].tolist() == [decomposed]
 
 
 photos = st.text("ab1.", min_size=1, max_size=4).filter(lambda name: set(name) != {"."})
@@ -575,7 +575,7 @@ def test_votes_sum_to_one_and_keep_every_photos_mean(tmp_path_factory, rows):
     frame = pd.DataFrame(rows, columns=["photo", "rater", "score"])
     frame.to_csv(path, index=False)
     ratings = read_ratings(str(path), replace(DEFAULTS, rating_format="ratings"))
-    assert ratings.table[list(VOTES)].sum(axis=1).to_numpy() == pytest.approx(1)
+    assert ratings.table[list(VOTE_COLUMNS)].sum(axis=1).to_numpy() == pytest.approx(1)
     expected = frame.drop_duplicates(["photo", "rater"], keep="last").groupby("photo")["score"].mean()
     assert means(ratings).sort_index().to_dict() == pytest.approx(expected.to_dict())
 

@@ -7,9 +7,9 @@ import pytest
 
 from components.scorer import storage
 from components.scorer.run import decision
-from components.scorer.run.decision import Decision, Gate
-from components.scorer.run.paths import Workspace
-from components.scorer.run.step_status import Step
+from components.scorer.run.decision import Decision, GateResult
+from components.scorer.run.paths import RunPaths
+from components.scorer.run.step_status import StepStatus
 from pipeline import resources
 from pipeline.__main__ import main
 from pipeline.kubeflow import checkpoint_cleanup
@@ -29,25 +29,27 @@ def workspace(request, tmp_path) -> str:
     return place
 
 
-def leave(workspace: str, run: str, days: float, verdict: bool = True) -> Workspace:
+def leave(workspace: str, run: str, days: float, verdict: bool = True) -> RunPaths:
     """A run that ended so many days ago, with a checkpoint of each step; without a verdict it is going."""
-    place, moment = Workspace(workspace, run), time.time() - days * DAY - 60
+    place, moment = RunPaths(workspace, run), time.time() - days * DAY - 60
     for step in ("pretraining", "training"):
-        record = Step(step, "succeeded" if verdict else "running", moment - 9, moment if verdict else None)
+        record = StepStatus(step, "succeeded" if verdict else "running", moment - 9, moment if verdict else None)
         storage.write_json(storage.join(place.steps, f"{step}.json"), asdict(record))
         storage.write_bytes(storage.join(place.checkpoints(step), "3", "state"), b"weights")
     if verdict:
-        gate = Gate("srcc", "Ranks", "SRCC", 0.1, 0.5, "failed", "no.")
-        decision.write(place.decision, decision.record(Decision("refused", ["no."], [gate]), run=run))
+        gate = GateResult("srcc", "Ranks", "SRCC", 0.1, 0.5, "failed", "no.")
+        decision.write(place.decision, decision.to_record(Decision("refused", ["no."], [gate]), run=run))
     return place
 
 
 def names(workspace: str) -> set[str]:
-    return {file.name for file in storage.files(workspace)}
+    return {file.name for file in storage.list_files(workspace)}
 
 
 def collected(workspace: str, **limits) -> list[str]:
-    return [gone.run for gone in checkpoint_cleanup.collect(workspace, **{"keep": 0, "older_than": 20} | limits)]
+    return [
+        gone.run for gone in checkpoint_cleanup.delete_checkpoints(workspace, **{"keep": 0, "older_than": 20} | limits)
+    ]
 
 
 def test_old_runs_lose_their_checkpoints_oldest_first_and_nothing_else(workspace):
@@ -68,7 +70,7 @@ def test_the_newest_runs_keep_theirs_however_old(workspace):
 
 def test_a_dry_run_says_the_same_and_removes_nothing(workspace):
     before = names(workspace)
-    found = list(checkpoint_cleanup.collect(workspace, keep=0, older_than=20, dry_run=True))
+    found = list(checkpoint_cleanup.delete_checkpoints(workspace, keep=0, older_than=20, dry_run=True))
     assert [(gone.run, gone.days, gone.files, gone.bytes) for gone in found] == [
         ("old", 40, 2, 14), ("older-than-a-month", 30, 2, 14),
     ]  # fmt: skip
@@ -84,7 +86,7 @@ def test_nothing_is_removed_while_a_run_is_going_for_it_may_go_on_from_an_old_on
 
 
 def test_a_run_that_was_killed_without_a_word_holds_nothing_up_after_the_pipelines_deadline(workspace):
-    leave(workspace, "killed", checkpoint_cleanup.DEADLINE + 1, verdict=False)
+    leave(workspace, "killed", checkpoint_cleanup.RUN_DEADLINE_DAYS + 1, verdict=False)
     assert collected(workspace) == ["old", "older-than-a-month"]
 
 
@@ -101,7 +103,9 @@ def test_limits_that_could_take_a_going_runs_checkpoints_are_refused(tmp_path, l
 
 
 def test_the_deadline_is_the_pipelines():
-    assert resources.LIFETIME.active_deadline_seconds == checkpoint_cleanup.DEADLINE * 24 * resources.HOUR
+    assert (
+        resources.PIPELINE_CONFIG.active_deadline_seconds == checkpoint_cleanup.RUN_DEADLINE_DAYS * 24 * resources.HOUR
+    )
 
 
 def test_the_command_line_says_what_went(tmp_path, capsys):

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from pipeline.__main__ import main
-from pipeline.compiled import compiled
+from pipeline.compiled import compiled_yaml
 from pipeline.kubeflow import client, schedules
 from tests.builders.schedules import DATA, WEEKLY, schedule
 from tests.fakes import kubeflow, smtp
@@ -71,7 +71,7 @@ def test_changed_files_are_no_version_of_their_revision(server, monkeypatch):
 
 def test_the_uploaded_version_is_the_compiled_pipeline(server):
     submit(server)
-    assert server.versions[1]["pipeline_spec"] == next(yaml.safe_load_all(compiled()))
+    assert server.versions[1]["pipeline_spec"] == next(yaml.safe_load_all(compiled_yaml()))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_server_that_refuses_is_quoted(server, capsys):
 
 @pytest.fixture
 def hurried(monkeypatch):
-    monkeypatch.setattr(client, "_PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(client, "_RETRY_DELAYS", (0.0, 0.0, 0.0))
 
 
 @pytest.mark.usefixtures("hurried")
@@ -154,7 +154,7 @@ def test_a_server_that_never_answers_is_one_clear_error(server, capsys, monkeypa
 
 def test_no_call_waits_longer_than_two_minutes():
     """urllib3 asks four times in all."""
-    assert 4 * client.TIMEOUT + sum(client._PAUSES) < 120
+    assert 4 * client.TIMEOUT + sum(client._RETRY_DELAYS) < 120
 
 
 @pytest.mark.parametrize("trouble", [429, "reset", "lost"])
@@ -356,7 +356,7 @@ FRONTS = {"page": PAGE, "redirect": REDIRECT, "401": (401, {"Content-Type": "app
 @pytest.fixture
 def at_once(monkeypatch):
     """Nobody waits: kfp's own client asks for its health for half a minute."""
-    monkeypatch.setattr(client, "_PAUSES", ())
+    monkeypatch.setattr(client, "_RETRY_DELAYS", ())
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"waited for {seconds} s"))
 
 
@@ -455,7 +455,7 @@ def test_the_token_of_a_pod_goes_to_where_its_environment_says_alone(server, tmp
 )  # fmt: skip
 def test_the_token_of_a_pod_goes_to_kubeflows_own_service(host, sent, monkeypatch):
     monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", "token")
-    assert ("credentials" in client._login(host)) is sent
+    assert ("credentials" in client._login_options(host)) is sent
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from components.scorer import storage
 from components.scorer.registry import channels
 from components.scorer.run import decision
-from components.scorer.run.paths import Workspace
+from components.scorer.run.paths import RunPaths
 from pipeline.__main__ import main
 from pipeline.kubeflow import client
 from tests.fakes import kubeflow
@@ -27,10 +27,10 @@ class Place:
             "run_id": name, "display_name": f"{name}'s", "experiment_id": "e", "state": state,
             "storage_state": "AVAILABLE", "created_at": f"{made:%Y-%m-%dT%H:%M:%SZ}",
         })  # fmt: skip
-        place = Workspace(self.workspace, name)
+        place = RunPaths(self.workspace, name)
         if data:
             made = decision.Decision("refused", ["no"])
-            decision.write(place.decision, decision.record(made, run=name, data=data))
+            decision.write(place.decision, decision.to_record(made, run=name, data=data))
         uri = str(self.folder / "models" / name)
         storage.write_json(place.published, {"version": 1, "uri": uri})
         if serves:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from components.ingestion.sample import Portrait, draw_portrait
 from components.scorer.advice import edits
-from components.scorer.advice.edits import EDITS, EditKey
+from components.scorer.advice.edits import EDITS, EditName
 from components.scorer.faces.geometry import Box
 
 FACE = Box(0.35, 0.3, 0.3, 0.3)
@@ -35,14 +35,14 @@ def light(levels: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("key", EDITS)
 def test_an_edit_at_0_gives_the_very_same_pixels(key):
     pixels = portrait()
-    np.testing.assert_array_equal(edits.edited(pixels, {key: 0.0}, FACE).pixels, pixels)
+    np.testing.assert_array_equal(edits.apply_edits(pixels, {key: 0.0}, FACE).pixels, pixels)
 
 
 @pytest.mark.parametrize("key", EDITS)
 def test_an_edit_leaves_the_given_pixels_alone(key):
     pixels = portrait()
     before = pixels.copy()
-    edits.edited(pixels, {key: EDITS[key].high / 2}, FACE)
+    edits.apply_edits(pixels, {key: EDITS[key].high / 2}, FACE)
     np.testing.assert_array_equal(pixels, before)
 
 
@@ -51,7 +51,7 @@ def test_the_larger_the_value_the_further_pixels_move(key):
     pixels, edit = portrait().astype(int), EDITS[key]
     for sign, end in ((1, edit.high), (-1, -edit.low)):
         moved = [
-            np.abs(edits.edited(pixels.astype(np.uint8), {key: sign * end * share}).pixels - pixels).mean()
+            np.abs(edits.apply_edits(pixels.astype(np.uint8), {key: sign * end * share}).pixels - pixels).mean()
             for share in (0.25, 0.5, 0.75, 1)
             if end
         ]
@@ -65,7 +65,7 @@ def test_the_larger_the_value_the_further_pixels_move(key):
 def test_what_was_brighter_stays_brighter(key, share):
     edit = EDITS[key]
     value = share * (edit.high if share > 0 else -edit.low)
-    after = edits.edited(grey_steps(), {key: value}).pixels[0].astype(int)
+    after = edits.apply_edits(grey_steps(), {key: value}).pixels[0].astype(int)
     assert (np.diff(after, axis=0) >= 0).all()
 
 
@@ -119,9 +119,9 @@ def test_an_edit_is_alike_on_a_photo_and_on_its_small_copy():
     small = np.asarray(large.resize((240, 300), Image.Resampling.LANCZOS))
     for key in TONES:
         value = {key: EDITS[key].high / 2}
-        first = Image.fromarray(edits.edited(np.asarray(large), value).pixels)
+        first = Image.fromarray(edits.apply_edits(np.asarray(large), value).pixels)
         shrunk = np.asarray(first.resize((240, 300), Image.Resampling.LANCZOS)).astype(int)
-        assert np.abs(edits.edited(small, value).pixels - shrunk).mean() < 1, key
+        assert np.abs(edits.apply_edits(small, value).pixels - shrunk).mean() < 1, key
 
 
 # The frame
@@ -156,7 +156,7 @@ def test_straightening_keeps_the_shape_and_shows_no_corner(degrees):
 
 
 def test_what_straightening_keeps_is_the_largest_that_has_no_corner():
-    kept = edits.kept_by_turning(10, 300, 400)
+    kept = edits.fraction_kept(10, 300, 400)
     turn = np.radians(10)
     corners = np.array([[x, y] for x, y in itertools.product((-1, 1), (-1, 1))]) * kept * np.array([150, 200])
     reach = np.abs(corners @ [[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]).max(axis=0)
@@ -167,7 +167,7 @@ def test_what_straightening_keeps_is_the_largest_that_has_no_corner():
 def test_a_box_turns_with_the_photo(degrees):
     box = Box(0.55, 0.25, 0.1, 0.1)
     after = edits.straighten(spot(0.6, 0.3), degrees)
-    x, y, width, height = edits.turned(box, degrees, 300, 400)
+    x, y, width, height = edits.turn_box(box, degrees, 300, 400)
     assert place(after) == pytest.approx((x + width / 2, y + height / 2), abs=0.006)
 
 
@@ -195,9 +195,9 @@ boxes = st.builds(
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(face=boxes, share=st.floats(0, 1))
 def test_a_crop_keeps_the_head_whole_and_stays_in_the_photo(face, share):
-    percent = share * edits.closest(face)
-    left, top, width, height = edits.window(percent, face)
-    x, y, wide, high = edits.head(face)
+    percent = share * edits.max_crop_percent(face)
+    left, top, width, height = edits.crop_frame(percent, face)
+    x, y, wide, high = edits.head_box(face)
     assert width == height == pytest.approx(1 - percent / 100)
     assert left >= -1e-9
     assert top >= -1e-9
@@ -211,20 +211,20 @@ def test_a_crop_keeps_the_head_whole_and_stays_in_the_photo(face, share):
 
 def test_a_crop_puts_an_eccentric_head_in_the_middle():
     face = Box(0.65, 0.3, 0.15, 0.15)
-    after = edits.edited(portrait(), {"crop": 40}, face).face
+    after = edits.apply_edits(portrait(), {"crop": 40}, face).face
     assert abs(after.x + after.width / 2 - 0.5) < 0.1 < abs(face.x + face.width / 2 - 0.5)
 
 
 def test_a_crop_that_would_cut_the_head_says_how_much_it_may_be():
     with pytest.raises(ValueError, match=r"a crop of 45 % would cut the head; at most 41\.5 % keep it whole"):
-        edits.window(45, FACE)
+        edits.crop_frame(45, FACE)
 
 
 def test_no_edit_enlarges():
     pixels = portrait()
     for key, edit in EDITS.items():
         for value in (edit.low, edit.high):
-            after = edits.edited(pixels, {key: min(value, 40)}, FACE).pixels
+            after = edits.apply_edits(pixels, {key: min(value, 40)}, FACE).pixels
             assert after.shape[0] <= pixels.shape[0], key
             assert after.shape[1] <= pixels.shape[1], key
             assert after.dtype == np.uint8
@@ -232,19 +232,19 @@ def test_no_edit_enlarges():
 
 def test_several_edits_are_done_in_one_order_whatever_order_they_are_named_in():
     values = {"straighten": 4, "crop": 20, "brightness": 0.5, "warmth": -30, "sharpness": 40}
-    first = edits.edited(portrait(), values, FACE)
-    second = edits.edited(portrait(), dict(reversed(values.items())), FACE)
+    first = edits.apply_edits(portrait(), values, FACE)
+    second = edits.apply_edits(portrait(), dict(reversed(values.items())), FACE)
     np.testing.assert_array_equal(first.pixels, second.pixels)
     assert first.face == second.face
 
 
 def test_every_edit_has_its_place_and_every_try_is_a_whole_step_within_range():
-    assert tuple(EDITS) == get_args(EditKey)
+    assert tuple(EDITS) == get_args(EditName)
     for edit in EDITS.values():
         assert edit.low <= 0 < edit.high
-        for value in edit.tries:
+        for value in edit.first_values:
             assert value != 0
-            assert edit.nearest(value) == value
+            assert edit.round_to_step(value) == value
 
 
 @pytest.mark.parametrize(
@@ -257,4 +257,4 @@ def test_every_edit_has_its_place_and_every_try_is_a_whole_step_within_range():
 )
 def test_a_wrong_edit_is_one_clear_error(values, face, words):
     with pytest.raises(ValueError, match=words):
-        edits.edited(portrait(), values, face)
+        edits.apply_edits(portrait(), values, face)

@@ -16,14 +16,14 @@ from components.ingestion.sample import Portrait, draw_portrait, random_portrait
 from components.ingestion.sample.portrait import ASPECT
 from components.scorer.advice import edit_session, edits, search
 from components.scorer.advice.edits import EDITS
-from components.scorer.faces.detector import Detector
+from components.scorer.faces.detector import FaceDetector
 from components.scorer.faces.geometry import Box, Face
 from components.scorer.imaging import resizing
 from components.scorer.parameters import as_parameters, from_parameters
-from components.scorer.settings import Advising, Ingestion
+from components.scorer.settings import AdviceSettings, Ingestion
 from tests.builders.advised_photos import GOOD, colour, detail, face, stops
 
-SETTINGS = Advising()
+SETTINGS = AdviceSettings()
 
 
 @cache
@@ -31,7 +31,7 @@ def photo(side: int = 320, **properties) -> Image.Image:
     return draw_portrait(Portrait(**{**GOOD, **properties}), side)
 
 
-def each(points: Callable[[np.ndarray], float]) -> search.Score:
+def each(points: Callable[[np.ndarray], float]) -> search.ScoreFn:
     """A scorer that looks at one picture at a time: float ``[h, w, 3]``, 0..255."""
     return lambda pictures: np.array([points(pixels(one)) for one in pictures])
 
@@ -138,21 +138,21 @@ def test_a_peak_anywhere_is_found_within_two_steps(key, share):
     """The scorer sees how near the photo is to one edited by a hidden value."""
     edit, image = EDITS[key], photo(160)
     at = share * (edit.high if share > 0 else -edit.low)
-    hidden = edits.edited(np.asarray(image), {key: at}).pixels.astype(float)
+    hidden = edits.apply_edits(np.asarray(image), {key: at}).pixels.astype(float)
     scorer = each(lambda p: 7 - np.abs(p.mean(axis=1) - hidden.mean(axis=1)).mean() if p.shape == hidden.shape else 3.0)
-    told = search.advise(image, scorer, None, Advising(minimum_gain=0.1), side=160)
-    sound = edit_session.Trial(image, scorer, None, SETTINGS, 160, None)
+    told = search.advise(image, scorer, None, AdviceSettings(minimum_gain=0.1), scored_side=160)
+    sound = edit_session.EditSession(image, scorer, None, SETTINGS, 160, None)
     gain = 7 - scorer([image])[0]
-    if gain > 4 and all(sound.sound({key: edit.nearest(at * part)}) for part in (0.25, 0.5, 0.75, 1)):
+    if gain > 4 and all(sound.is_plausible({key: edit.round_to_step(at * part)}) for part in (0.25, 0.5, 0.75, 1)):
         assert advised(told)[key].value == pytest.approx(at, abs=2 * edit.step)
 
 
 def test_real_portraits_two_stops_too_dark_are_told_to_be_brightened_and_keep_their_face(portraits):
-    detector = Detector((portraits / "weights/yunet_n_640_640.onnx").read_bytes())
+    detector = FaceDetector((portraits / "weights/yunet_n_640_640.onnx").read_bytes())
     files = sorted((portraits / "data/mebeauty/photos").rglob("*.jpg"))[::400]
     told = []
     for file in files:
-        right = search.working(file.read_bytes(), Advising(working_side=320), Ingestion())
+        right = search.working_copy(file.read_bytes(), AdviceSettings(working_side=320), Ingestion())
         dark = Image.fromarray(edits.brighten(np.asarray(right), -2))
         light = stops(pixels(right))
         scorer = each(lambda p, light=light: 7 - abs(stops(p) - light))
@@ -199,7 +199,7 @@ def test_a_scorer_of_single_columns_is_not_followed():
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_scorer_of_pure_noise_gives_no_advice(seed):
-    told = search.advise(photo(128), Noise(seed), [face()], SETTINGS, side=128)
+    told = search.advise(photo(128), Noise(seed), [face()], SETTINGS, scored_side=128)
     assert not told.suggestions
     assert told.together is None
 
@@ -224,7 +224,7 @@ def test_a_bright_photo_may_be_darkened_but_not_beyond_what_is_usual():
     value = advised(told)["brightness"].value
     after = edits.brighten(np.asarray(photo(exposure=0.75)), value)
     assert value < 0
-    assert after.mean() / 255 >= edit_session.USUAL["light"][0] - 0.01
+    assert after.mean() / 255 >= edit_session.USUAL_RANGES["light"][0] - 0.01
 
 
 def test_a_scorer_that_likes_light_does_not_burn_the_photo_out():
@@ -304,8 +304,8 @@ def test_without_room_around_a_face_there_is_no_crop(faces, words):
 @hypothesis.given(seed=st.integers(0, 10**6), score=st.floats(1, 10))
 def test_a_constant_scorer_never_gives_advice(seed, score):
     portrait = random_portrait(np.random.default_rng(seed))
-    eager = Advising(minimum_gain=0, noise_multiple=0, plateau=0)
-    told = search.advise(draw_portrait(portrait, 96), each(lambda p: score), [face()], eager, side=96)
+    eager = AdviceSettings(minimum_gain=0, noise_multiple=0, plateau=0)
+    told = search.advise(draw_portrait(portrait, 96), each(lambda p: score), [face()], eager, scored_side=96)
     assert not told.suggestions
     assert told.together is None
     assert told.noise == pytest.approx(0, abs=1e-9)
@@ -318,22 +318,24 @@ def test_advice_keeps_its_bounds_and_tells_the_gain_that_is_measured_on_its_edit
     weights = rng.normal(0, (1, 3, 30))
     image = draw_portrait(random_portrait(rng), 256)
     scorer = each(lambda p: 5 + weights @ [stops(p), colour(p), detail(p)])
-    settings = Advising(smallest_crop=128)
-    told = search.advise(image, scorer, [face()], settings, side=160)
+    settings = AdviceSettings(smallest_crop=128)
+    told = search.advise(image, scorer, [face()], settings, scored_side=160)
     several = [({one.edit: one.value}, one) for one in told.suggestions]
     several += [(told.together.settings, told.together)] if told.together else []
     for values, one in several:
         assert one.gain >= max(settings.minimum_gain, settings.noise_multiple * one.error)
         assert one.mean == pytest.approx(told.mean + one.gain)
-        after = edits.edited(np.asarray(image), values, face().box).pixels
+        after = edits.apply_edits(np.asarray(image), values, face().box).pixels
         scale = 160 / min(after.shape[:2])
         size = (round(after.shape[1] * scale), round(after.shape[0] * scale))
         small = resizing.shrink(Image.fromarray(after), size)
-        again = scorer([Image.fromarray(copy) for copy in edit_session.copies(np.asarray(small))]).mean()
+        again = scorer(
+            [Image.fromarray(copy) for copy in edit_session.imperceptible_variants(np.asarray(small))]
+        ).mean()
         assert again == pytest.approx(one.mean, abs=1e-6)
         for key, value in values.items():
             assert EDITS[key].low <= value <= EDITS[key].high
-            assert value == EDITS[key].nearest(value) != 0
+            assert value == EDITS[key].round_to_step(value) != 0
     assert told.scorings <= settings.scorings
 
 
@@ -400,16 +402,16 @@ def test_the_working_copy_is_larger_than_the_scored_photo_as_far_as_the_file_goe
     for side, expected in ((1000, 640), (500, 500), (200, 200)):
         stream = io.BytesIO()
         photo(320).resize((side, round(side * ASPECT))).save(stream, "JPEG")
-        assert min(search.working(stream.getvalue(), SETTINGS, Ingestion()).size) == expected
+        assert min(search.working_copy(stream.getvalue(), SETTINGS, Ingestion()).size) == expected
 
 
 def test_a_strip_is_not_worked_on_in_its_whole_length():
     stream = io.BytesIO()
     Image.new("RGB", (700, 14000)).save(stream, "JPEG")
-    assert max(search.working(stream.getvalue(), SETTINGS, Ingestion()).size) == 3 * 640
+    assert max(search.working_copy(stream.getvalue(), SETTINGS, Ingestion()).size) == 3 * 640
 
 
 def test_the_settings_are_checked_as_all_others():
-    assert from_parameters(Advising, **as_parameters(SETTINGS)) == SETTINGS
+    assert from_parameters(AdviceSettings, **as_parameters(SETTINGS)) == SETTINGS
     with pytest.raises(ValueError, match="minimum_gain must be from 0 to 9, got 10"):
-        from_parameters(Advising, minimum_gain=10)
+        from_parameters(AdviceSettings, minimum_gain=10)

@@ -18,7 +18,7 @@ from PIL import Image
 from components.scorer import storage
 from components.scorer.artifacts import bundle, litert_model, saved_model, warmup
 from components.scorer.imaging import preprocessing_tf
-from components.scorer.imaging.decoding import Unusable
+from components.scorer.imaging.decoding import UnusablePhotoError
 from components.scorer.model import serving_outputs
 from components.scorer.registry import integrity
 from components.scorer.upload_norms import policy
@@ -33,13 +33,13 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "portraits" / "3"
     scorer = bundle.load(bundle_of(tiny(4), tmp_path_factory.mktemp("scorer")))
     saved_model.export(scorer, folder, "portraits")
-    saved_model.export_portable(scorer, folder, "portraits", error=0.7, ingestion={"shorter_side": 64, "seed": 1})
-    integrity.write(folder, {})
+    saved_model.export_litert(scorer, folder, "portraits", error=0.7, ingestion={"shorter_side": 64, "seed": 1})
+    integrity.write_record(folder, {})
     return folder
 
 
 @pytest.fixture(scope="module")
-def loaded(version: Path) -> litert_model.Portable:
+def loaded(version: Path) -> litert_model.LiteRTScorer:
     return litert_model.load(str(version))
 
 
@@ -55,7 +55,7 @@ def encoded(width: int, height: int, seed: int, kind: str = "JPEG") -> bytes:
 @given(st.integers(20, 400), st.integers(20, 400), st.integers(32, 256), st.integers(0, 1000))
 def test_pixels_are_those_that_the_network_was_trained_on(width, height, scale, seed):
     photo, crop = encoded(width, height, seed), scale - scale // 8
-    expected = preprocessing_tf.pixels([photo], scale, crop)[0]
+    expected = preprocessing_tf.preprocess_photos([photo], scale, crop)[0]
     np.testing.assert_allclose(litert_model.pixels(photo, scale, crop), expected, atol=0.01)
 
 
@@ -63,7 +63,7 @@ def test_pixels_are_those_that_the_network_was_trained_on(width, height, scale, 
 def test_every_format_that_tensorflow_reads_gives_the_same_pixels(kind):
     photo = encoded(90, 120, 1, kind)
     np.testing.assert_allclose(
-        litert_model.pixels(photo, 64, 56), preprocessing_tf.pixels([photo], 64, 56)[0], atol=0.01
+        litert_model.pixels(photo, 64, 56), preprocessing_tf.preprocess_photos([photo], 64, 56)[0], atol=0.01
     )
 
 
@@ -76,8 +76,8 @@ def test_an_opened_photo_gives_the_pixels_of_its_bytes():
 
 def test_it_answers_as_the_saved_model_does(version, loaded):
     photos = [drawn_photo(brightness, seed) for seed, brightness in enumerate(np.linspace(0.1, 0.9, 9))]
-    expected = saved_model.load(str(version)).answers([*photos, *warmup.photos()])
-    found = loaded.answer(np.stack([loaded.pixels(photo) for photo in [*photos, *warmup.photos()]]))
+    expected = saved_model.load(str(version)).predict([*photos, *warmup.photos()])
+    found = loaded.predict(np.stack([loaded.pixels(photo) for photo in [*photos, *warmup.photos()]]))
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, atol=saved_model.TOLERANCE)
     assert np.ptp(expected["mean"]) > 50 * saved_model.TOLERANCE
@@ -86,15 +86,15 @@ def test_it_answers_as_the_saved_model_does(version, loaded):
 def test_its_maps_are_those_of_the_saved_model(version, loaded):
     photos = [drawn_photo(0.3, 1), drawn_photo(0.7, 2)]
     expected = saved_model.load(str(version)).explain(photos)
-    found = loaded.answer(np.stack([loaded.pixels(photo) for photo in photos]))
+    found = loaded.predict(np.stack([loaded.pixels(photo) for photo in photos]))
     for name in ("heatmap", "gains"):
         np.testing.assert_allclose(found[name], expected[name], atol=saved_model.TOLERANCE)
 
 
 def test_a_photo_gets_the_same_answer_in_any_batch(loaded):
     pixels = np.stack([loaded.pixels(drawn_photo(0.2 + 0.1 * seed, seed)) for seed in range(5)])
-    together = loaded.answer(pixels)["distribution"]
-    alone = np.concatenate([loaded.answer(one[None])["distribution"] for one in pixels])
+    together = loaded.predict(pixels)["distribution"]
+    alone = np.concatenate([loaded.predict(one[None])["distribution"] for one in pixels])
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
@@ -112,23 +112,23 @@ def test_it_normalises_as_ingestion_did(loaded):
 
 
 def test_what_is_no_photo_is_refused(loaded):
-    with pytest.raises(Unusable, match="expected JPEG"):
+    with pytest.raises(UnusablePhotoError, match="expected JPEG"):
         loaded.normalise(b"no photo")
 
 
 @pytest.mark.parametrize("shape", [(32, 32, 3), (0, 32, 32, 3), (1, 31, 32, 3)])
 def test_pixels_of_another_shape_are_refused(loaded, shape):
     with pytest.raises(ValueError, match=r"expected photos \[n, 32, 32, 3\], at least one, got"):
-        loaded.answer(np.zeros(shape, "float32"))
+        loaded.predict(np.zeros(shape, "float32"))
 
 
 def test_a_network_without_maps_is_published_without_them(tmp_path, version, monkeypatch):
     monkeypatch.setattr(serving_outputs, "is_pooled", lambda model: False)
     scorer = bundle.load(bundle_of(tiny(4), tmp_path / "scorer"))
-    saved_model.export_portable(scorer, tmp_path / "1")
+    saved_model.export_litert(scorer, tmp_path / "1")
     (tmp_path / "1" / "saved_model.pb").touch()
-    integrity.write(tmp_path / "1", {})
-    assert set(litert_model.load(str(tmp_path / "1")).answer(np.zeros((1, 32, 32, 3)))) == {
+    integrity.write_record(tmp_path / "1", {})
+    assert set(litert_model.load(str(tmp_path / "1")).predict(np.zeros((1, 32, 32, 3)))) == {
         "mean",
         "std",
         "distribution",
@@ -149,17 +149,17 @@ def test_a_version_from_before_portable_networks_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("file", "content"),
     [
-        (litert_model.NETWORK, b"no network"),
-        (litert_model.ABOUT, b'{"name": "portraits"}'),
-        (litert_model.ABOUT, b"[]"),
-        (litert_model.NORMS, b"{}"),
-        (litert_model.DETECTOR, b"none"),
+        (litert_model.NETWORK_FILE, b"no network"),
+        (litert_model.METADATA_FILE, b'{"name": "portraits"}'),
+        (litert_model.METADATA_FILE, b"[]"),
+        (litert_model.NORMS_FILE, b"{}"),
+        (litert_model.DETECTOR_FILE, b"none"),
     ],
 )
 def test_a_broken_version_is_named(tmp_path, version, file, content):
     storage.download_tree(str(version), str(tmp_path))
     (tmp_path / litert_model.FOLDER / file).write_bytes(content)
-    integrity.write(tmp_path, {})
+    integrity.write_record(tmp_path, {})
     with pytest.raises(ValueError, match="expected a portable network at"):
         litert_model.load(str(tmp_path))
 
@@ -170,10 +170,12 @@ def test_without_norms_of_its_own_the_built_in_ones_hold_and_faces_are_not_looke
 
 def test_it_brings_its_norms_and_its_face_detector(tmp_path, version, portraits):
     storage.download_tree(str(version), str(tmp_path))
-    rules = {"norms": json.loads(policy.BUILT_IN.read_text())["norms"][:1]}
-    (tmp_path / litert_model.FOLDER / litert_model.NORMS).write_text(json.dumps(rules))
-    shutil.copy(portraits / "weights" / "yunet_n_640_640.onnx", tmp_path / litert_model.FOLDER / litert_model.DETECTOR)
-    integrity.write(tmp_path, {})
+    rules = {"norms": json.loads(policy.BUILT_IN_POLICY.read_text())["norms"][:1]}
+    (tmp_path / litert_model.FOLDER / litert_model.NORMS_FILE).write_text(json.dumps(rules))
+    shutil.copy(
+        portraits / "weights" / "yunet_n_640_640.onnx", tmp_path / litert_model.FOLDER / litert_model.DETECTOR_FILE
+    )
+    integrity.write_record(tmp_path, {})
     found = litert_model.load(str(tmp_path))
     assert [norm.key for norm in found.norms.norms] == ["no_face"]
     assert found.detector.find(Image.new("RGB", (64, 64))) == []

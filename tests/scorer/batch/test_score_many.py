@@ -14,7 +14,7 @@ pytest.importorskip("apache_beam")
 from components.scorer import progress, storage
 from components.scorer.artifacts import litert_model
 from components.scorer.batch import score_many, shards
-from components.scorer.batch.score_many import Outcome, rank, ranks
+from components.scorer.batch.score_many import ScoringSummary, competition_ranks, score_and_rank
 from pipeline.__main__ import main
 from tests.conftest import drawn_photo
 
@@ -24,7 +24,7 @@ NUMBER = 10
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(shards, "PHOTOS", 4)
+    monkeypatch.setattr(shards, "PHOTOS_PER_SHARD", 4)
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def photos(tmp_path) -> Path:
     return folder
 
 
-def scored(models: Path, photos: Path, out: Path, **options: str) -> Outcome:
-    return rank(str(models / "portraits" / "1"), str(photos), str(out), **{"beam_options": HERE, **options})
+def scored(models: Path, photos: Path, out: Path, **options: str) -> ScoringSummary:
+    return score_and_rank(str(models / "portraits" / "1"), str(photos), str(out), **{"beam_options": HERE, **options})
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -54,13 +54,13 @@ def in_shards(out: Path) -> list[dict[str, str]]:
 
 
 def test_shards_hold_what_the_portable_network_says_of_each_photo(small_models, photos, tmp_path):
-    assert scored(small_models, photos, tmp_path / "out") == Outcome(NUMBER, [], 3)
+    assert scored(small_models, photos, tmp_path / "out") == ScoringSummary(NUMBER, [], 3)
     found = in_shards(tmp_path / "out")
     names = [f"{number}.jpg" for number in range(1, NUMBER)]
     assert [row["photo"] for row in found] == [*names, "more/0.JPG"]
     scorer = litert_model.load(str(small_models / "portraits" / "1"))
     for row in found:
-        answer = scorer.answer(scorer.pixels(scorer.normalise((photos / row["photo"]).read_bytes()))[None])
+        answer = scorer.predict(scorer.pixels(scorer.normalise((photos / row["photo"]).read_bytes()))[None])
         assert float(row["mean"]) == pytest.approx(answer["mean"][0], abs=1e-4)
         assert float(row["std"]) == pytest.approx(answer["std"][0], abs=1e-4)
         votes = [float(row[f"p{score}"]) for score in range(1, 11)]
@@ -77,7 +77,7 @@ def test_the_order_holds_every_photo_once_the_best_first(small_models, photos, t
         (row["photo"], row["mean"], row["std"]) for row in found
     }
     error = litert_model.load(str(small_models / "portraits" / "1")).error
-    assert [int(row["rank"]) for row in order] == ranks(means, error)
+    assert [int(row["rank"]) for row in order] == competition_ranks(means, error)
 
 
 @pytest.mark.parametrize("error", [0.0, 0.3, 2.0])
@@ -89,8 +89,8 @@ def test_ranks_are_those_that_the_server_gives(error):
             self.answer = {"mean": np.float32(mean), "std": np.float32(1), "distribution": np.full(10, 0.1)}
 
     means = sorted(np.random.default_rng(3).uniform(1, 10, 40).round(1).tolist(), reverse=True)
-    told = portrait_api._ordered(list(enumerate(map(Photo, means))), [str(each) for each in range(40)], error)
-    assert ranks([entry["mean"] for entry in told], error) == [entry["rank"] for entry in told]
+    told = portrait_api._rank_photos(list(enumerate(map(Photo, means))), [str(each) for each in range(40)], error)
+    assert competition_ranks([entry["mean"] for entry in told], error) == [entry["rank"] for entry in told]
 
 
 def test_photos_that_cannot_be_scored_are_listed_apart_and_stop_nothing(small_models, photos, tmp_path):
@@ -134,12 +134,12 @@ def test_a_scoring_that_broke_off_goes_on_from_the_shards_that_are_done(small_mo
     before = files(tmp_path / "out" / "shards")
     assert len(before) == 2
     monkeypatch.setattr(storage, "read_bytes", read)
-    assert scored(small_models, photos, tmp_path / "out").made == 1
+    assert scored(small_models, photos, tmp_path / "out").scored_shards == 1
     after = files(tmp_path / "out" / "shards")
     assert before.items() <= after.items()
     scored(small_models, photos, tmp_path / "whole")
     assert (tmp_path / "whole" / "order.csv").read_bytes() == (tmp_path / "out" / "order.csv").read_bytes()
-    assert scored(small_models, photos, tmp_path / "out").made == 0
+    assert scored(small_models, photos, tmp_path / "out").scored_shards == 0
     assert files(tmp_path / "out" / "shards") == after
 
 
@@ -158,7 +158,12 @@ def test_shards_of_other_photos_are_made_anew_and_the_old_ones_go_at_the_end(sma
 
 def test_another_version_does_not_take_the_shards_of_the_first_for_its_own(small_models, photos, tmp_path):
     scored(small_models, photos, tmp_path / "out")
-    assert rank(str(small_models / "portraits" / "2"), str(photos), str(tmp_path / "out"), beam_options=HERE).made == 3
+    assert (
+        score_and_rank(
+            str(small_models / "portraits" / "2"), str(photos), str(tmp_path / "out"), beam_options=HERE
+        ).scored_shards
+        == 3
+    )
 
 
 def test_parquet_holds_the_same_scores(small_models, photos, tmp_path):
@@ -181,7 +186,10 @@ def test_parquet_holds_the_same_scores(small_models, photos, tmp_path):
 def test_model_photos_and_shards_may_lie_in_a_bucket(small_models, photos, tmp_path, google):
     storage.upload_tree(small_models, "gs://bucket/models")
     storage.upload_tree(photos, "gs://bucket/photos")
-    assert rank("gs://bucket/models", "gs://bucket/photos", "gs://bucket/out", beam_options=HERE).scored == NUMBER
+    assert (
+        score_and_rank("gs://bucket/models", "gs://bucket/photos", "gs://bucket/out", beam_options=HERE).scored
+        == NUMBER
+    )
     scored(small_models, photos, tmp_path / "out")
     assert storage.read_bytes("gs://bucket/out/order.csv") == (tmp_path / "out" / "order.csv").read_bytes()
 
@@ -227,12 +235,12 @@ def test_a_folder_without_photos_and_one_without_a_model_are_refused(small_model
     with pytest.raises(ValueError, match=r"expected photos at .* found none"):
         scored(small_models, tmp_path / "none", tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="expected a published version"):
-        rank(str(tmp_path / "none"), str(tmp_path / "none"), str(tmp_path / "out"))
+        score_and_rank(str(tmp_path / "none"), str(tmp_path / "none"), str(tmp_path / "out"))
 
 
 def test_progress_says_how_many_shards_are_left_and_for_how_long(small_models, photos, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(score_many, "_LOOK", 0.01)
-    monkeypatch.setattr(score_many, "track", partial(progress.track, every=0.0))
+    monkeypatch.setattr(score_many, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(score_many, "track", partial(progress.track, first_after=0.0))
     scored(small_models, photos, tmp_path / "out")
     said = capsys.readouterr().out
     assert "scoring 10 photos in 3 shards, of which 3 are missing" in said

@@ -12,7 +12,7 @@ from PIL import Image
 
 from components.scorer.artifacts import bundle, saved_model
 from components.scorer.explain import adversarial, attribution
-from components.scorer.explain.overlay import change, details, overlay, picture
+from components.scorer.explain.overlay import difference_png, gradient_png, overlay, pixels_png
 from components.scorer.model import serving_outputs
 from components.scorer.parameters import from_parameters
 from components.scorer.registry import channels, integrity
@@ -66,11 +66,11 @@ def logits(model: keras.Model, tail: keras.Model, feature_maps: np.ndarray) -> n
 
 
 def closed(model: keras.Model, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    return {name: value.numpy() for name, value in serving_outputs.closed_form(model)(tf.constant(pixels)).items()}
+    return {name: value.numpy() for name, value in serving_outputs.build_cam_model(model)(tf.constant(pixels)).items()}
 
 
-def scorer_of(model: keras.Model) -> bundle.Bundle:
-    return bundle.Bundle(model, from_parameters(Pretraining, start="none", crop=32), Training(scale=40))
+def scorer_of(model: keras.Model) -> bundle.TrainedScorer:
+    return bundle.TrainedScorer(model, from_parameters(Pretraining, start="none", crop=32), Training(scale=40))
 
 
 # Maps
@@ -113,9 +113,9 @@ def test_the_closed_form_is_grad_cam_of_the_network_that_is_trained(small_scorer
 def test_the_heat_map_weighs_each_score_by_its_predicted_votes():
     found = closed(network(), pictures())
     np.testing.assert_allclose(
-        found["heatmap"], attribution.weighted(found["class_heatmaps"], found["distribution"]), atol=1e-6
+        found["heatmap"], attribution.vote_weighted_heatmap(found["class_heatmaps"], found["distribution"]), atol=1e-6
     )
-    alone = attribution.weighted(found["class_heatmaps"], np.eye(10)[[6, 6, 6]])
+    alone = attribution.vote_weighted_heatmap(found["class_heatmaps"], np.eye(10)[[6, 6, 6]])
     np.testing.assert_allclose(alone, found["class_heatmaps"][..., 6])
 
 
@@ -181,7 +181,7 @@ def test_a_network_that_ends_otherwise_is_refused():
         attribution.heatmaps(keras.Model(model.input, model.get_layer("pooled").output), pictures())
     assert not serving_outputs.is_pooled(network(pooled=False))
     with pytest.raises(ValueError, match="expected a network that ends in global average pooling"):
-        serving_outputs.closed_form(network(pooled=False))
+        serving_outputs.build_cam_model(network(pooled=False))
 
 
 # Guided backpropagation
@@ -230,10 +230,10 @@ def backward(model: keras.Model, photo: np.ndarray, limit: float) -> np.ndarray:
 def test_guiding_leaves_the_network_as_it_was():
     model, pixels = network(), pictures()
     before = np.asarray(model(pixels))
-    first = adversarial.perturb(model, pixels, 2.0, steps=2)
+    first = adversarial.pgd_attack(model, pixels, 2.0, steps=2)
     attribution.guided_gradients(model, pixels)
     np.testing.assert_array_equal(np.asarray(model(pixels)), before)
-    np.testing.assert_array_equal(adversarial.perturb(model, pixels, 2.0, steps=2), first)
+    np.testing.assert_array_equal(adversarial.pgd_attack(model, pixels, 2.0, steps=2), first)
 
 
 def test_a_network_without_relu_cannot_be_guided():
@@ -247,7 +247,7 @@ def test_a_network_without_relu_cannot_be_guided():
 
 def test_an_enhancement_tells_the_score_of_each_step():
     model, pixels = network(), pictures()
-    enhanced = adversarial.enhance(model, pixels, steps=30)
+    enhanced = adversarial.gradient_ascent(model, pixels, steps=30)
     assert enhanced.means.shape == (31, 3)
     np.testing.assert_allclose(enhanced.before, means(model, pixels), atol=1e-3)
     np.testing.assert_allclose(enhanced.after, means(model, enhanced.pixels), atol=1e-3)
@@ -260,7 +260,7 @@ def test_an_enhancement_goes_along_the_gradient_of_the_mean_score():
     """Which central differences at some pixels give, for a smooth network."""
     model, pixels = network("softplus", dtype="float64"), np.full((1, 32, 32, 3), 128, "float32")
     pixels += np.random.default_rng(0).uniform(-60, 60, pixels.shape).astype("float32")
-    step = adversarial.enhance(model, pixels, steps=1, rate=1.0).pixels - pixels
+    step = adversarial.gradient_ascent(model, pixels, steps=1, rate=1.0).pixels - pixels
     places = [tuple(place) for place in np.random.default_rng(1).integers((31, 31, 3), size=(12, 3))]
     nudges = np.zeros((12, 32, 32, 3))
     for number, place in enumerate(places):
@@ -275,7 +275,7 @@ def test_an_enhancement_goes_along_the_gradient_of_the_mean_score():
 
 def test_steps_that_are_not_positive_are_refused():
     with pytest.raises(ValueError, match="expected a rate and a number of steps"):
-        adversarial.enhance(network(), pictures(1), steps=-1)
+        adversarial.gradient_ascent(network(), pictures(1), steps=-1)
 
 
 # Perturbation
@@ -284,7 +284,7 @@ def test_steps_that_are_not_positive_are_refused():
 @pytest.mark.parametrize("budget", [0.5, 2.0, 300.0])
 def test_a_perturbation_raises_the_score_within_its_budget_and_the_range_of_pixels(budget):
     model, pixels = network(), pictures()
-    changed = adversarial.perturb(model, pixels, budget, steps=20)
+    changed = adversarial.pgd_attack(model, pixels, budget, steps=20)
     assert (means(model, changed) > means(model, pixels) + 0.001).all()
     assert np.abs(changed - pixels).max() <= budget + 1e-4
     assert changed.min() >= 0
@@ -293,36 +293,36 @@ def test_a_perturbation_raises_the_score_within_its_budget_and_the_range_of_pixe
 
 def test_a_perturbation_is_the_same_each_time():
     model, pixels = network(), pictures()
-    first = adversarial.perturb(model, pixels, 2.0, steps=10)
-    np.testing.assert_array_equal(first, adversarial.perturb(model, pixels, 2.0, steps=10))
+    first = adversarial.pgd_attack(model, pixels, 2.0, steps=10)
+    np.testing.assert_array_equal(first, adversarial.pgd_attack(model, pixels, 2.0, steps=10))
 
 
 def test_a_perturbation_does_not_depend_on_the_other_photos():
     model, pixels = network(), pictures(19)
-    together = adversarial.perturb(model, pixels, 2.0, steps=5)
+    together = adversarial.pgd_attack(model, pixels, 2.0, steps=5)
     np.testing.assert_allclose(
-        means(model, together)[-1:], means(model, adversarial.perturb(model, pixels[-1:], 2.0, 5)), atol=1e-3
+        means(model, together)[-1:], means(model, adversarial.pgd_attack(model, pixels[-1:], 2.0, 5)), atol=1e-3
     )
 
 
 def test_a_budget_of_nothing_changes_nothing():
     pixels = pictures()
-    np.testing.assert_array_equal(adversarial.perturb(network(), pixels, 0.0, steps=3), pixels)
+    np.testing.assert_array_equal(adversarial.pgd_attack(network(), pixels, 0.0, steps=3), pixels)
 
 
 def test_more_budget_raises_the_score_more():
     model, pixels = network(), pictures()
-    small, large = (means(model, adversarial.perturb(model, pixels, budget, steps=20)) for budget in (1.0, 8.0))
+    small, large = (means(model, adversarial.pgd_attack(model, pixels, budget, steps=20)) for budget in (1.0, 8.0))
     assert (large > small).all()
 
 
 def test_a_negative_budget_is_refused():
     with pytest.raises(ValueError, match="expected a budget"):
-        adversarial.perturb(network(), pictures(1), -1.0)
+        adversarial.pgd_attack(network(), pictures(1), -1.0)
 
 
 def test_no_photos_are_perturbed_to_no_photos():
-    assert adversarial.perturb(network(), pictures(0), 2.0, steps=2).shape == (0, 32, 32, 3)
+    assert adversarial.pgd_attack(network(), pictures(0), 2.0, steps=2).shape == (0, 32, 32, 3)
 
 
 # Pictures
@@ -341,7 +341,7 @@ PHOTO = drawn_photo(0.5, size=(200, 300))
 
 
 def test_an_overlay_has_the_photos_size_and_colours_only_what_the_network_sees():
-    drawn = opened(overlay(PHOTO, np.ones((5, 5)), seen=0.8))
+    drawn = opened(overlay(PHOTO, np.ones((5, 5)), visible_fraction=0.8))
     assert drawn.shape == (300, 200, 3)
     assert colour(drawn[34:266, 24:176]).min() > 30
     margin = np.ones((300, 200), bool)
@@ -360,7 +360,7 @@ def test_the_strongest_colour_is_where_the_map_is_largest():
 
 
 def test_maps_with_one_scale_can_be_compared():
-    weak, strong = (opened(overlay(PHOTO, np.full((3, 3), value), largest=1.0)) for value in (0.2, 1.0))
+    weak, strong = (opened(overlay(PHOTO, np.full((3, 3), value), max_value=1.0)) for value in (0.2, 1.0))
     assert strong[..., 1].mean() > weak[..., 1].mean() + 20
 
 
@@ -385,14 +385,14 @@ def test_several_maps_at_once_are_refused():
 
 def test_a_picture_holds_the_pixels_exactly():
     pixels = pictures(1)[0].round()
-    np.testing.assert_array_equal(opened(picture(pixels)), pixels)
-    assert opened(picture(pixels, (20, 30))).shape == (30, 20, 3)
+    np.testing.assert_array_equal(opened(pixels_png(pixels)), pixels)
+    assert opened(pixels_png(pixels, (20, 30))).shape == (30, 20, 3)
 
 
 def test_details_are_bright_where_the_gradient_is_large():
     gradient = np.full((16, 16, 3), 1e-6)
     gradient[2:8, 3] = -1e-3
-    drawn = opened(details(gradient))
+    drawn = opened(gradient_png(gradient))
     assert drawn[4, 3, 0] == 255
     assert drawn[12, 12, 0] < 2
 
@@ -400,7 +400,7 @@ def test_details_are_bright_where_the_gradient_is_large():
 def test_what_was_changed_is_drawn_around_grey():
     before, after = np.full((4, 4, 3), 100.0), np.full((4, 4, 3), 100.0)
     after[1, 1] += (2, 0, -3)
-    drawn = opened(change(before, after, 20))
+    drawn = opened(difference_png(before, after, 20))
     np.testing.assert_array_equal(drawn[1, 1], (168, 128, 68))
     np.testing.assert_array_equal(drawn[0, 0], (128, 128, 128))
 
@@ -422,8 +422,8 @@ def models(tmp_path_factory, scorer) -> Path:
     folder = tmp_path_factory.mktemp("models")
     saved_model.export(bundle.load(scorer), folder / "portraits" / "3")
     bundle.load(scorer).save(folder / "portraits" / "3" / "bundle")
-    integrity.write(folder / "portraits" / "3", {})
-    channels.switch(str(folder), "portraits", 3)
+    integrity.write_record(folder / "portraits" / "3", {})
+    channels.promote_pushed(str(folder), "portraits", 3)
     return folder
 
 
@@ -461,7 +461,7 @@ def test_the_page_shows_all_maps_of_each_photo_and_needs_nothing_else(explained)
 def test_the_page_gives_both_scores_and_no_advice(explained, models, photos):
     html = (explained / "index.html").read_text()
     data = [Path(photos[0]).read_bytes()]
-    mean = float(saved_model.load(f"{models}/portraits/3").answers(data)["mean"][0])
+    mean = float(saved_model.load(f"{models}/portraits/3").predict(data)["mean"][0])
     assert f"Score {mean:.2f};" in html
     enhanced = re.search(r"the photo scores ([\d.]+) instead of ([\d.]+)", html)
     assert float(enhanced[1]) > float(enhanced[2]) == pytest.approx(mean, abs=0.02)
@@ -496,7 +496,7 @@ def test_what_cannot_be_explained_is_one_clear_error_and_leaves_nothing(models, 
     (tmp_path / "broken.jpg").write_bytes(Path(photos[0]).read_bytes()[:300])
     out, old = tmp_path / "out", tmp_path / "old"
     saved_model.export(bundle.load(f"{models}/portraits/3/bundle"), old / "1")
-    integrity.write(old / "1", {})
+    integrity.write_record(old / "1", {})
     for model, given, steps, words in [
         (models, [photos[0], str(tmp_path / "broken.jpg")], "5", "photo 2 cannot be used: unreadable"),
         (models, [str(tmp_path / "none.jpg")], "5", "none.jpg"),

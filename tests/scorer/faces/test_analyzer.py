@@ -9,12 +9,12 @@ from PIL import Image
 
 from components.ingestion import tfds_writer
 from components.scorer.data import photos
-from components.scorer.data.photos import Reading, View
+from components.scorer.data.photos import FaceCropSpec, FaceFeatures
 from components.scorer.faces import analyzer, embedder, geometry
 from tests.builders import designed_faces
 from tests.conftest import example
 
-VIEW = View(side=24, scale=0.5)
+VIEW = FaceCropSpec(side=24, scale=0.5)
 
 
 def faces_of(dataset, split="train") -> list[dict]:
@@ -22,18 +22,18 @@ def faces_of(dataset, split="train") -> list[dict]:
 
 
 def test_records_say_what_they_carry(small_face_dataset, small_dataset):
-    assert photos.reading(small_face_dataset) == Reading(embedding=designed_faces.READ, face=True)
-    assert photos.reading(small_dataset) == Reading(embedding=0, face=False)
+    assert photos.face_features(small_face_dataset) == FaceFeatures(embedding=designed_faces.READ, face=True)
+    assert photos.face_features(small_dataset) == FaceFeatures(embedding=0, face=False)
 
 
 def test_a_data_set_whose_faces_are_not_read_has_no_embedding(tmp_path, small_faces):
     only = tmp_path / "faces"
     only.mkdir()
     (only / embedder.DETECTOR).write_bytes((small_faces / embedder.DETECTOR).read_bytes())
-    (only / embedder.ABOUT).write_text('{"sha256": {}}')
-    found = [{**example(0), **analyzer.record(analyzer.unseen(0))}]
-    tfds_writer.write(tmp_path / "dataset", {"train": [found]}, ["side"], faces=only)
-    assert photos.reading(tmp_path / "dataset") == Reading(embedding=0, face=True)
+    (only / embedder.METADATA).write_text('{"sha256": {}}')
+    found = [{**example(0), **analyzer.to_features(analyzer.no_faces(0))}]
+    tfds_writer.write(tmp_path / "dataset", {"train": [found]}, ["side"], face_weights=only)
+    assert photos.face_features(tmp_path / "dataset") == FaceFeatures(embedding=0, face=True)
 
 
 def test_a_data_set_without_faces_has_the_bytes_that_it_had_before_there_were_any(small_dataset):
@@ -43,9 +43,9 @@ def test_a_data_set_without_faces_has_the_bytes_that_it_had_before_there_were_an
 
 
 def test_the_weights_lie_with_the_data_set_and_read_its_photos_as_its_records_say(small_face_dataset):
-    reader = analyzer.Reader.load(small_face_dataset / embedder.FOLDER)
+    reader = analyzer.FaceAnalyzer.load(small_face_dataset / embedder.FOLDER)
     for record in faces_of(small_face_dataset)[:9]:
-        seen = reader.read(Image.open(io.BytesIO(record["photo"])))
+        seen = reader.analyze(Image.open(io.BytesIO(record["photo"])))
         np.testing.assert_array_equal(seen.embedding, record["embedding"])
         np.testing.assert_array_equal(seen.landmarks, record["face"]["landmarks"])
         assert len(seen.faces) == record["face"]["count"]
@@ -89,7 +89,7 @@ def test_training_mirrors_a_view_with_its_photo(small_face_dataset):
     plain = viewed(photos.batches(
         small_face_dataset, "train", scale=32, crop=32, batch_size=64, view=VIEW, example=with_view
     ))  # fmt: skip
-    drawn = viewed(photos.augmented(
+    drawn = viewed(photos.augmented_batches(
         small_face_dataset, "train", scale=32, crop=32, batch_size=64, seed=1, epoch=0, view=VIEW, example=with_view
     ))  # fmt: skip
     mirrored = 0
@@ -104,8 +104,8 @@ def test_training_mirrors_a_view_with_its_photo(small_face_dataset):
 
 def test_training_spoils_a_view_as_it_spoils_its_photo(small_face_dataset):
     given = {"scale": 32, "crop": 32, "batch_size": 64, "seed": 1, "epoch": 0, "view": VIEW, "example": with_view}
-    sound = viewed(photos.augmented(small_face_dataset, "train", **given))
-    spoilt = viewed(photos.augmented(small_face_dataset, "train", **given, camera_faults=1.0))
+    sound = viewed(photos.augmented_batches(small_face_dataset, "train", **given))
+    spoilt = viewed(photos.augmented_batches(small_face_dataset, "train", **given, camera_faults=1.0))
     changes = [[np.mean(spoilt[name][part]) - np.mean(sound[name][part]) for part in (0, 1)] for name in sound]
     photo, view = np.transpose(changes)
     assert np.count_nonzero(np.abs(photo) > 5) > 20  # half are exposed otherwise

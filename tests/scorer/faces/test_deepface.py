@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from components.scorer.faces import deepface, weight_files
-from components.scorer.faces.analyzer import Reader
+from components.scorer.faces.analyzer import FaceAnalyzer
 from components.scorer.run import preflight
 from components.scorer.settings import Faces
 from tests.builders import designed_faces
@@ -52,7 +52,7 @@ def test_a_network_of_deepface_reads_faces_with_the_weights_in_its_folder(faces,
     crops = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3), np.uint8)
     both = np.concatenate([crops, crops[:, :, ::-1]]).astype("float32") / 127.5 - 1
     expected = np.asarray(network(both, training=False)).reshape(2, 2, SIZE).mean(0)
-    np.testing.assert_allclose(Reader.load(tmp_path / "faces").embedder.embed(crops), expected, atol=5e-3)
+    np.testing.assert_allclose(FaceAnalyzer.load(tmp_path / "faces").embedder.embed(crops), expected, atol=5e-3)
 
 
 @needed
@@ -64,7 +64,7 @@ def test_other_weights_than_those_of_the_digest_are_refused(faces, tmp_path):
 @needed
 def test_a_network_that_deepface_does_not_have_is_named_with_those_that_it_has(faces):
     with pytest.raises(ValueError, match=r"expected deepface: and one of ArcFace, .*VGG-Face, got 'VGGFace'"):
-        preflight.examine({"face_detector": faces.face_detector, "face_embedder": "deepface:VGGFace"})
+        preflight.run_checks({"face_detector": faces.face_detector, "face_embedder": "deepface:VGGFace"})
 
 
 @needed
@@ -81,4 +81,4 @@ def test_a_network_of_deepface_that_reads_no_squares_is_refused(faces, tmp_path,
 def test_without_the_package_it_is_said_how_to_install_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"face_embedder deepface:VGG-Face: .*pip install --no-deps deepface=="):
-        preflight.examine({"face_embedder": "deepface:VGG-Face"})
+        preflight.run_checks({"face_embedder": "deepface:VGG-Face"})

@@ -12,7 +12,7 @@ from PIL import Image
 
 from components.ingestion.sample import Portrait, draw_portrait
 from components.scorer.faces import geometry
-from components.scorer.faces.detector import Detector
+from components.scorer.faces.detector import FaceDetector
 from components.scorer.faces.geometry import Box, Face
 from tests.builders import flaws
 
@@ -33,7 +33,7 @@ def face(x=0.3, y=0.2, width=0.4, height=0.5, tilt=0.0, size=(320, 400)) -> Face
     [((0, 0, 1, 1), 0), ((-0.25, 0.1, 0.5, 0.5), 0.5), ((0.75, 0.75, 0.5, 0.5), 0.75), ((1.5, 0, 0.5, 0.5), 1)],
 )
 def test_the_share_of_a_face_outside_the_photo_is_that_of_its_box(box, outside):
-    assert face(*box).outside == pytest.approx(outside)
+    assert face(*box).outside_fraction == pytest.approx(outside)
 
 
 @pytest.mark.parametrize("tilt", [-60, -5, 0, 20, 90])
@@ -54,8 +54,8 @@ def test_lengths_in_pixels_follow_the_photos_size():
 
 def test_mirroring_twice_changes_nothing_and_turns_the_tilt_about():
     turned, size = face(x=0.1, tilt=12), (320, 400)
-    there = geometry.mirrored(turned)
-    back = geometry.mirrored(there)
+    there = geometry.mirror(turned)
+    back = geometry.mirror(there)
     assert np.allclose(back.landmarks, turned.landmarks)
     assert back.box == pytest.approx(turned.box)
     assert there.tilt(size) == pytest.approx(-turned.tilt(size))
@@ -65,23 +65,23 @@ def test_mirroring_twice_changes_nothing_and_turns_the_tilt_about():
 @pytest.mark.parametrize(("tilt", "width"), [(0, 0.5), (25, 0.3), (-40, 0.6)])
 def test_an_aligned_face_has_its_landmarks_where_the_template_has_them(tilt, width):
     turned, size = face(width=width, tilt=tilt), (320, 400)
-    way = geometry.to_template(Image.new("RGB", size), turned)
+    way = geometry.template_transform(Image.new("RGB", size), turned)
     assert np.allclose(way @ np.c_[turned.points(size), np.ones(5)].T, geometry.TEMPLATE.T, atol=0.01)
     marked = np.zeros((400, 320, 3), np.uint8)
     x, y = turned.points(size)[geometry.LEFT_EYE].round().astype(int)
     marked[y - 2 : y + 3, x - 2 : x + 3] = 255
-    rows, columns = np.nonzero(geometry.aligned(Image.fromarray(marked), turned)[..., 0] > 100)
+    rows, columns = np.nonzero(geometry.align(Image.fromarray(marked), turned)[..., 0] > 100)
     assert (columns.mean(), rows.mean()) == pytest.approx(tuple(geometry.TEMPLATE[geometry.LEFT_EYE]), abs=1.5)
 
 
 def test_five_landmarks_in_one_place_are_no_error():
     point = Face(Box(0.5, 0.5, 0.1, 0.1), ((0.5, 0.5),) * 5, 0.9)
-    assert geometry.aligned(Image.new("RGB", (64, 64)), point).shape == (112, 112, 3)
+    assert geometry.align(Image.new("RGB", (64, 64)), point).shape == (112, 112, 3)
 
 
 def test_weights_that_are_no_network_are_refused():
     with pytest.raises(ValueError, match=r"expected the ONNX file of YuNet.*got 7 bytes"):
-        Detector(b"nothing")
+        FaceDetector(b"nothing")
 
 
 def test_another_network_is_refused():
@@ -90,18 +90,18 @@ def test_another_network_is_refused():
     graph = helper.make_graph([helper.make_node("Relu", ["input"], ["output"])], "relu", shapes[:1], shapes[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
     with pytest.raises(ValueError, match=r"expected the ONNX file of YuNet"):
-        Detector(model.SerializeToString())
+        FaceDetector(model.SerializeToString())
 
 
 def test_weights_with_another_digest_are_refused_before_they_are_used():
     with pytest.raises(ValueError, match=r"expected face detector weights with the SHA-256 0000, got [0-9a-f]{64}"):
-        Detector(b"nothing", sha256="0000")
+        FaceDetector(b"nothing", sha256="0000")
 
 
 @pytest.mark.parametrize("confidence", [0, 1.1])
 def test_a_confidence_out_of_range_is_refused(confidence):
     with pytest.raises(ValueError, match=rf"confidence must be above 0 and at most 1, got {confidence}"):
-        Detector(b"nothing", confidence=confidence)
+        FaceDetector(b"nothing", confidence=confidence)
 
 
 @pytest.fixture(scope="module")
@@ -110,22 +110,22 @@ def weights(portraits):
 
 
 @pytest.fixture(scope="module")
-def detector(weights) -> Detector:
-    return Detector(weights)
+def detector(weights) -> FaceDetector:
+    return FaceDetector(weights)
 
 
 def test_a_file_and_its_content_find_the_same_and_know_their_digest(weights, detector):
     content = weights.read_bytes()
-    other = Detector(content, sha256=detector.sha256.upper())
+    other = FaceDetector(content, sha256=detector.sha256.upper())
     assert detector.sha256 == hashlib.sha256(content).hexdigest()
     assert other.find(draw_portrait(Portrait())) == detector.find(draw_portrait(Portrait()))
 
 
 def test_loading_and_searching_print_nothing(weights):
     code = (
-        "import sys; from PIL import Image; from components.scorer.faces.detector import Detector\n"
-        "Detector(sys.argv[1]).find(Image.new('RGB', (320, 400)))\n"
-        "try: Detector(b'nothing')\n"
+        "import sys; from PIL import Image; from components.scorer.faces.detector import FaceDetector\n"
+        "FaceDetector(sys.argv[1]).find(Image.new('RGB', (320, 400)))\n"
+        "try: FaceDetector(b'nothing')\n"
         "except ValueError: pass\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(weights)], cwd=ROOT, capture_output=True, check=True)

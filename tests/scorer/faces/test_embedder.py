@@ -16,8 +16,8 @@ from PIL import Image
 
 from components.scorer import storage
 from components.scorer.faces import embedder, geometry, weight_files
-from components.scorer.faces.analyzer import Reader
-from components.scorer.faces.embedder import About, Embedder
+from components.scorer.faces.analyzer import FaceAnalyzer
+from components.scorer.faces.embedder import Embedder, EmbedderSpec
 from components.scorer.parameters import from_parameters
 from components.scorer.settings import Faces
 from tests.builders import designed_faces
@@ -49,9 +49,9 @@ def exported(given, keras_file, tmp_path_factory) -> Path:
     return folder
 
 
-def prepared(folder: Path, given: dict[str, str], **settings) -> Reader:
+def prepared(folder: Path, given: dict[str, str], **settings) -> FaceAnalyzer:
     weight_files.prepare(from_parameters(Faces, **given, **settings), folder)
-    return Reader.load(folder)
+    return FaceAnalyzer.load(folder)
 
 
 def crops(number: int = 3, side: int = SIDE) -> np.ndarray:
@@ -63,7 +63,7 @@ def photo(*places: tuple[float, float], colour=designed_faces.MAGENTA, seed: int
 
 
 def test_a_folder_without_weights_has_no_reader(tmp_path):
-    assert Reader.load(tmp_path) is None
+    assert FaceAnalyzer.load(tmp_path) is None
     assert weight_files.prepare(Faces(), tmp_path) is None
     assert not list(tmp_path.iterdir())
 
@@ -72,7 +72,7 @@ def test_the_largest_face_is_the_one_that_is_read(given, tmp_path):
     reader = prepared(tmp_path, given)
     both = designed_faces.marked(drawn_photo(0.5, 1, (160, 200)), (0.2, 0.15))
     image = Image.open(io.BytesIO(designed_faces.marked(both, (0.6, 0.6), colour=designed_faces.YELLOW)))
-    seen = reader.read(image)
+    seen = reader.analyze(image)
     assert [face.area for face in seen.faces] == sorted((face.area for face in seen.faces), reverse=True)
     assert len(seen.faces) == 2
     scales = Faces().face_scales
@@ -81,15 +81,15 @@ def test_the_largest_face_is_the_one_that_is_read(given, tmp_path):
 
 
 def test_a_photo_without_a_face_reads_as_zeros(given, tmp_path):
-    seen = prepared(tmp_path, given).read(photo())
-    assert (seen.found, seen.faces) == (False, ())
+    seen = prepared(tmp_path, given).analyze(photo())
+    assert (seen.has_face, seen.faces) == (False, ())
     assert (seen.embedding.shape, seen.embedding.any(), seen.landmarks.any()) == ((READ,), False, False)
 
 
 def test_many_photos_read_as_each_does_alone(given, tmp_path):
     reader = prepared(tmp_path, given)
     images = [photo(*[(0.5, 0.5)] * (number % 3 > 0), seed=number) for number in range(20)]
-    for one, other in zip(reader.read_all(images), map(reader.read, images), strict=True):
+    for one, other in zip(reader.analyze_all(images), map(reader.analyze, images), strict=True):
         assert one.faces == other.faces
         np.testing.assert_allclose(one.embedding, other.embedding, atol=1e-5)
 
@@ -105,15 +105,15 @@ def test_threads_share_a_reader(given, tmp_path):
 
 def test_faces_are_found_and_not_read_where_that_is_not_wanted(given, tmp_path):
     reader = prepared(tmp_path, given)
-    seen = reader.read(photo((0.5, 0.5)), want_embedding=False)
-    assert seen.found
+    seen = reader.analyze(photo((0.5, 0.5)), embed=False)
+    assert seen.has_face
     assert not seen.embedding.any()
 
 
 def test_a_detector_alone_finds_faces_and_reads_none(given, tmp_path):
     reader = prepared(tmp_path, {"face_detector": given["face_detector"]})
-    assert (reader.size, reader.about["sha256"].keys()) == (0, {"detector"})
-    assert reader.read(photo((0.5, 0.5))).found
+    assert (reader.size, reader.metadata["sha256"].keys()) == (0, {"detector"})
+    assert reader.analyze(photo((0.5, 0.5))).has_face
     assert sorted(path.name for path in tmp_path.iterdir()) == ["detector.onnx", "faces.json"]
 
 
@@ -164,7 +164,7 @@ def test_a_keras_file_is_read_at_its_layers_in_their_order(exported, keras_file)
     some = crops(5)
     pooled, maps = (np.asarray(each) for each in read(some.astype("float32")))
     expected = np.concatenate([pooled, maps.mean((1, 2)), maps.std((1, 2))], axis=1)
-    found = Reader.load(exported).embedder.embed(some)
+    found = FaceAnalyzer.load(exported).embedder.embed(some)
     assert found.shape == (5, 24)
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=0.2)  # of 255, as the weights have 16 bits
 
@@ -180,13 +180,13 @@ def test_a_folder_of_another_version_says_what_it_lacks(exported, tmp_path):
     about = json.loads((exported / "faces.json").read_text())
     (tmp_path / "faces.json").write_text(json.dumps({name: value for name, value in about.items() if name != "scales"}))
     with pytest.raises(ValueError, match=r"lacks \['scales'\], which this version writes"):
-        Reader.load(tmp_path)
+        FaceAnalyzer.load(tmp_path)
 
 
 def test_a_litert_file_is_kept_as_it_is_and_reads_the_same(exported, given, tmp_path):
     file = exported / "embedder.tflite"
     reader = prepared(tmp_path, {**given, "face_embedder": str(file)}, **PLAIN)
-    np.testing.assert_array_equal(reader.embedder.embed(crops()), Reader.load(exported).embedder.embed(crops()))
+    np.testing.assert_array_equal(reader.embedder.embed(crops()), FaceAnalyzer.load(exported).embedder.embed(crops()))
     assert (tmp_path / "embedder.tflite").read_bytes() == file.read_bytes()
     assert not (tmp_path / "embedder.onnx").exists()
 
@@ -205,7 +205,7 @@ def test_an_export_has_the_wanted_bits_or_so_many_that_it_says_what_keras_says(
     wanted, agrees, expected, exported, given, keras_file, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        weight_files, "AGREEMENT", {name: -1.0 if name in agrees else 1.1 for name in weight_files.AGREEMENT}
+        weight_files, "MIN_COSINE", {name: -1.0 if name in agrees else 1.1 for name in weight_files.MIN_COSINE}
     )
     settings = {**given, "face_embedder": str(keras_file), "face_layers": ("pooled", "first"), **PLAIN}
     about = weight_files.prepare(Faces(**settings | {"face_precision": wanted}), tmp_path)
@@ -240,26 +240,26 @@ def test_a_network_of_one_crop_at_a_time_reads_many_by_litert_too(given, tmp_pat
 
 def test_a_copy_reads_as_its_source_does(given, tmp_path):
     reader = prepared(tmp_path / "one", given)
-    assert embedder.copy(tmp_path / "one", tmp_path / "deep" / "other")
-    other = Reader.load(tmp_path / "deep" / "other")
-    assert other.about == reader.about
+    assert embedder.copy_weights(tmp_path / "one", tmp_path / "deep" / "other")
+    other = FaceAnalyzer.load(tmp_path / "deep" / "other")
+    assert other.metadata == reader.metadata
     np.testing.assert_array_equal(other.embedder.embed(crops()), reader.embedder.embed(crops()))
-    assert not embedder.copy(tmp_path / "nothing", tmp_path / "none")
+    assert not embedder.copy_weights(tmp_path / "nothing", tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
 def test_weights_in_a_bucket_are_copied_and_loaded_from_there(given, tmp_path, google):
     reader = prepared(tmp_path, given)
-    assert embedder.copy(tmp_path, "gs://bucket/faces")
+    assert embedder.copy_weights(tmp_path, "gs://bucket/faces")
     np.testing.assert_array_equal(
-        Reader.load("gs://bucket/faces").embedder.embed(crops()), reader.embedder.embed(crops())
+        FaceAnalyzer.load("gs://bucket/faces").embedder.embed(crops()), reader.embedder.embed(crops())
     )
 
 
 def test_a_reader_loads_neither_tensorflow_nor_keras_and_tells_nothing(exported):
     code = (
-        "import sys; from PIL import Image; from components.scorer.faces.analyzer import Reader\n"
-        "Reader.load(sys.argv[1]).read(Image.new('RGB', (160, 200)))\n"
+        "import sys; from PIL import Image; from components.scorer.faces.analyzer import FaceAnalyzer\n"
+        "FaceAnalyzer.load(sys.argv[1]).analyze(Image.new('RGB', (160, 200)))\n"
         "print([name for name in ('tensorflow', 'keras', 'pandas', 'scipy', 'matplotlib') if name in sys.modules])\n"
     )
     root = Path(__file__).resolve().parents[3]
@@ -341,7 +341,7 @@ def test_another_digest_is_refused_and_the_right_one_taken(name, given, tmp_path
     said = refused(given, tmp_path, **{f"{name}_sha256": "0" * 64})
     assert f"expected a file whose SHA-256 is {name}_sha256, {'0' * 64}, got" in said
     digest = hashlib.sha256(Path(given[name]).read_bytes()).hexdigest()
-    assert prepared(tmp_path, given, **{f"{name}_sha256": digest.upper()}).about["sha256"][name[5:]] == digest
+    assert prepared(tmp_path, given, **{f"{name}_sha256": digest.upper()}).metadata["sha256"][name[5:]] == digest
 
 
 @pytest.mark.parametrize("uri", ["/nowhere/e.onnx", "gs://bucket/gone.onnx"])
@@ -372,7 +372,7 @@ def test_crops_of_another_size_are_refused(given, tmp_path):
 
 
 def test_an_embedder_that_gives_another_number_of_values_than_its_folder_says_is_refused(given):
-    about = About("onnx", "none", SIDE, (0.8,), False, SIZE + 1, channels_first=True)
+    about = EmbedderSpec("onnx", "none", SIDE, (0.8,), False, SIZE + 1, channels_first=True)
     with pytest.raises(ValueError, match="expected an embedder that gives 13 values, got one that gives 12"):
         Embedder(storage.read_bytes(given["face_embedder"]), about)
 
@@ -388,10 +388,12 @@ def test_a_crop_that_shrinks_a_face_to_less_than_half_keeps_its_mean_light():
 def test_a_tighter_crop_shows_less_and_a_crop_reaches_further_up_than_down():
     pixels = np.broadcast_to(np.linspace(0, 255, 200).astype(np.uint8)[:, None, None], (200, 200, 3))
     landmarks = (geometry.TEMPLATE / 112 - 0.5) * 0.3 + 0.5
-    tight, loose = (geometry.crop(pixels, landmarks, 64, scale, up=0)[:, 32, 0].astype(float) for scale in (1, 0.5))
+    tight, loose = (
+        geometry.crop(pixels, landmarks, 64, scale, up_shift=0)[:, 32, 0].astype(float) for scale in (1, 0.5)
+    )
     assert np.ptp(loose) == pytest.approx(2 * np.ptp(tight), rel=0.1)
     assert loose.mean() == pytest.approx(tight.mean(), abs=2)
-    assert geometry.crop(pixels, landmarks, 64, 0.5, up=0.1)[:, 32, 0].mean() < loose.mean() - 5
+    assert geometry.crop(pixels, landmarks, 64, 0.5, up_shift=0.1)[:, 32, 0].mean() < loose.mean() - 5
 
 
 def facenet(portraits: Path, name: str) -> dict[str, str]:
@@ -408,7 +410,7 @@ def test_facenet_tells_people_apart_and_does_not_mind_another_encoding(portraits
         stream = io.BytesIO()
         image.resize((image.width * 3 // 4, image.height * 3 // 4)).save(stream, "JPEG", quality=70)
         again.append(Image.open(stream))
-    one, other = (np.stack([seen.embedding for seen in reader.read_all(some)]) for some in (images, again))
+    one, other = (np.stack([seen.embedding for seen in reader.analyze_all(some)]) for some in (images, again))
     unit = [values / np.linalg.norm(values, axis=1, keepdims=True) for values in (one, other)]
     cosines = unit[0] @ unit[1].T
     assert (reader.embedder.size, reader.size) == (512, 1024)

@@ -10,9 +10,9 @@ import tensorflow as tf
 from google.cloud.storage import retry
 
 from components.scorer import storage
-from components.scorer.data.sharding import Share
-from components.scorer.fit.checkpoints import Checkpoints, best_epoch, fingerprint_of, fit
-from components.scorer.fit.distributed import Workers
+from components.scorer.data.sharding import WorkerShard
+from components.scorer.fit.checkpoints import CheckpointStore, best_epoch, fingerprint_of, fit
+from components.scorer.fit.distributed import WorkerGroup
 
 
 def model() -> keras.Model:
@@ -35,13 +35,13 @@ def spoiled_at(batch: int) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices((np.ones((80, 4), "float32"), truth, np.ones(80, "float32"))).batch(8)
 
 
-def train_to(epochs: int, place: Checkpoints, **more) -> tuple[keras.Model, dict]:
-    return fit(model(), epochs, data, what="a test", checkpoints=place, seed=1, **more)
+def train_to(epochs: int, place: CheckpointStore, **more) -> tuple[keras.Model, dict]:
+    return fit(model(), epochs, data, task="a test", checkpoints=place, seed=1, **more)
 
 
 @pytest.fixture
-def place(tmp_path) -> Checkpoints:
-    return Checkpoints(str(tmp_path / "checkpoints"), "these settings")
+def place(tmp_path) -> CheckpointStore:
+    return CheckpointStore(str(tmp_path / "checkpoints"), "these settings")
 
 
 def test_an_empty_place_has_nothing_to_go_on_from(place):
@@ -51,7 +51,7 @@ def test_an_empty_place_has_nothing_to_go_on_from(place):
 def test_a_training_goes_on_from_its_last_epoch_to_the_same_end(place, tmp_path):
     train_to(2, place)
     resumed, curves = train_to(5, place)
-    whole, expected = train_to(5, Checkpoints(str(tmp_path / "other"), "these settings"))
+    whole, expected = train_to(5, CheckpointStore(str(tmp_path / "other"), "these settings"))
     np.testing.assert_allclose(curves["loss"], expected["loss"], rtol=1e-6)
     for one, other in zip(resumed.get_weights(), whole.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
@@ -85,7 +85,7 @@ def test_a_checkpoint_without_its_description_is_passed_over(place, tmp_path):
 
 def test_a_checkpoint_of_other_settings_is_not_gone_on_from(place, capsys):
     train_to(2, place)
-    assert Checkpoints(place.uri, "other settings").latest() is None
+    assert CheckpointStore(place.uri, "other settings").latest() is None
     assert "trained with other settings or data" in capsys.readouterr().out
 
 
@@ -109,7 +109,7 @@ def test_a_checkpoint_in_a_bucket_survives_trouble_at_each_of_its_requests(googl
     monkeypatch.setattr(retry, "DEFAULT_RETRY", retry.DEFAULT_RETRY.with_delay(initial=0.001, maximum=0.01))
     trained, curves = model(), {"loss": [0.3, 0.2]}
     for number in range(1, 7):
-        place = Checkpoints(f"gs://bucket/{number}", "these settings")
+        place = CheckpointStore(f"gs://bucket/{number}", "these settings")
         place.save(trained, 1, {"loss": [0.3]}, keep={1})
         seen = itertools.count(1)
         google.fail(lambda request, seen=seen, number=number: next(seen) == number, trouble)
@@ -125,7 +125,7 @@ def test_an_outage_while_an_epoch_is_saved_is_one_error_and_the_epoch_before_can
     monkeypatch.setattr(storage, "DEADLINE", 0.02)
     trained = model()
     for number in range(1, 5):
-        place = Checkpoints(f"gs://bucket/{number}", "these settings")
+        place = CheckpointStore(f"gs://bucket/{number}", "these settings")
         place.save(trained, 1, {"loss": [0.3]}, keep={1})
         seen = itertools.count(1)
         google.fail(lambda request, seen=seen, number=number: next(seen) >= number, *[503] * 1000)
@@ -143,9 +143,9 @@ def test_what_a_checkpoint_says_of_itself_is_plain_json(place, tmp_path):
     assert (about["epoch"], about["fingerprint"]) == (1, "these settings")
 
 
-def alone() -> Workers:
+def alone() -> WorkerGroup:
     """The one worker there is."""
-    return Workers(Share(0, 1), tf.distribute.get_strategy())
+    return WorkerGroup(WorkerShard(0, 1), tf.distribute.get_strategy())
 
 
 @pytest.mark.parametrize("workers", [None, alone()], ids=["one process", "workers"])
@@ -153,7 +153,7 @@ def alone() -> Workers:
 def test_a_loss_that_is_not_finite_stops_training_after_its_batch_in_words_about_the_data(place, batch, workers):
     said = rf"a test: expected finite numbers as the loss of epoch 1, batch {batch + 1}, got nan\. Either the data"
     with pytest.raises(ValueError, match=said) as stopped:
-        fit(model(), 3, lambda epoch: spoiled_at(batch), what="a test", checkpoints=place, seed=1, workers=workers)
+        fit(model(), 3, lambda epoch: spoiled_at(batch), task="a test", checkpoints=place, seed=1, workers=workers)
     assert "resume" not in str(stopped.value)
     assert place.latest() is None
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from components.scorer import storage
 from components.scorer.data import photos
-from components.scorer.data.sharding import Share
+from components.scorer.data.sharding import WorkerShard
 from components.scorer.fit import distributed
 from components.scorer.settings import Pretraining, Training
 from components.training.__main__ import main
-from components.training.train import check
+from components.training.train import check_trainable
 
 
 def parts(size: int, workers: int, rows: int) -> list[list[tuple[np.ndarray, ...]]]:
@@ -23,7 +23,7 @@ def parts(size: int, workers: int, rows: int) -> list[list[tuple[np.ndarray, ...
     numbers = tf.data.Dataset.range(1, size + 1).map(lambda n: (tf.cast(n, tf.float32), {"votes": [n, n]}))
     found = []
     for index in range(workers):
-        made = photos.batched(numbers, workers * rows, share=Share(index, workers))
+        made = photos.make_batches(numbers, workers * rows, shard=WorkerShard(index, workers))
         found.append([(given.numpy(), truth["votes"].numpy(), weights.numpy()) for given, truth, weights in made])
     return found
 
@@ -49,8 +49,13 @@ def test_the_parts_of_all_workers_are_the_batch_and_weigh_as_much(size, number, 
 
 def test_the_parts_of_photos_are_what_one_process_reads(small_dataset):
     read = {"scale": 36, "crop": 32, "batch_size": 12, "seed": 1, "epoch": 2, "camera_faults": 0.5}
-    whole = [(pixels.numpy(), votes.numpy()) for pixels, votes in photos.augmented(small_dataset, "train", **read)]
-    shares = [list(photos.augmented(small_dataset, "train", **read, share=Share(index, 2))) for index in range(2)]
+    whole = [
+        (pixels.numpy(), votes.numpy()) for pixels, votes in photos.augmented_batches(small_dataset, "train", **read)
+    ]
+    shares = [
+        list(photos.augmented_batches(small_dataset, "train", **read, shard=WorkerShard(index, 2)))
+        for index in range(2)
+    ]
     for step, (pixels, votes) in enumerate(whole):
         for index, share in enumerate(shares):
             mine, truth, weights = (part.numpy() for part in share[step])
@@ -61,7 +66,7 @@ def test_the_parts_of_photos_are_what_one_process_reads(small_dataset):
 
 def test_what_photos_count_of_their_own_is_kept_in_the_parts():
     numbers = tf.data.Dataset.range(1, 6).map(lambda n: (n, n, tf.cast(n, tf.float32)))
-    found = [list(photos.batched(numbers, 4, share=Share(index, 2))) for index in range(2)]
+    found = [list(photos.make_batches(numbers, 4, shard=WorkerShard(index, 2))) for index in range(2)]
     for step, size in ((0, 4), (1, 1)):  # the second batch has one photo of four
         for share in found:
             given, _, weights = (part.numpy() for part in share[step])
@@ -70,12 +75,12 @@ def test_what_photos_count_of_their_own_is_kept_in_the_parts():
 
 def test_terms_that_compare_a_batch_s_photos_are_refused_where_a_worker_sees_a_part_of_it():
     with pytest.raises(ValueError, match="leave them at 0 with devices"):
-        check(Training(devices="workers", rank_term=0.1), Pretraining(), {"train": 1, "validation": 1})
+        check_trainable(Training(devices="workers", rank_term=0.1), Pretraining(), {"train": 1, "validation": 1})
 
 
 def test_a_batch_that_cannot_be_parted_evenly_is_refused():
     with pytest.raises(ValueError, match=r"batch_size to be a multiple of the number of workers, 3, got 32"):
-        Share(0, 3).rows(32)
+        WorkerShard(0, 3).local_batch_size(32)
 
 
 @pytest.fixture
@@ -107,14 +112,14 @@ def test_workers_that_are_told_wrongly_or_not_at_all_are_refused(told, text, why
     if text:
         told("TF_CONFIG", text)
     with pytest.raises(ValueError, match=why):
-        distributed.join()
+        distributed.join_worker_group()
 
 
 def test_a_job_set_tells_its_pods_enough(told):
     told("WORKERS", "3")
     told("WORKER_ADDRESS", "train-node-0-{}.train:2222")
     told("JOB_COMPLETION_INDEX", "2")
-    assert distributed._configured() == Share(2, 3)
+    assert distributed._shard_from_environment() == WorkerShard(2, 3)
     made = json.loads(os.environ["TF_CONFIG"])
     assert made["cluster"] == {"worker": [f"train-node-0-{n}.train:2222" for n in range(3)]}
     assert made["task"] == {"type": "worker", "index": 2}
@@ -125,7 +130,7 @@ def test_what_a_job_set_tells_wrongly_is_refused(told):
     told("WORKER_ADDRESS", "train:2222")
     told("JOB_COMPLETION_INDEX", "0")
     with pytest.raises(ValueError, match=r"to have \{\} in place of the index, got 'two', '0' and 'train:2222'"):
-        distributed.join()
+        distributed.join_worker_group()
 
 
 def test_the_command_says_what_is_wrong_before_it_trains(told, small_dataset, small_encoder, tmp_path, capsys):

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from components.scorer.fit import ema
-from components.scorer.fit.checkpoints import Checkpoints, fit
+from components.scorer.fit.checkpoints import CheckpointStore, fit
 
 STEPS = 4.0
 RATE = 0.1
@@ -25,7 +25,7 @@ def data(epoch: int) -> tf.data.Dataset:
 
 
 def train_to(epochs: int, folder, network: keras.Model, **more) -> tuple[keras.Model, dict]:
-    return fit(network, epochs, data, what="a test", checkpoints=Checkpoints(str(folder), "these"), seed=1, **more)
+    return fit(network, epochs, data, task="a test", checkpoints=CheckpointStore(str(folder), "these"), seed=1, **more)
 
 
 def by_hand(epochs: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -78,7 +78,7 @@ def test_weights_are_averaged_meanwhile_and_come_back():
     network = model()
     network.fit(data(0), shuffle=False, verbose=0)
     last = network.get_weights()
-    with ema.averaged(network):
+    with ema.ema_weights(network):
         mean = network.get_weights()
     assert not np.allclose(mean[0], last[0])
     for found, expected in zip(network.get_weights(), last, strict=True):
@@ -90,5 +90,5 @@ def test_the_mean_is_found_within_mixed_precision_s_optimizer():
     network.compile(keras.optimizers.LossScaleOptimizer(ema.adam(RATE, STEPS)), "mse")
     network.fit(data(0), shuffle=False, verbose=0)
     last = network.get_weights()
-    ema.settle(network)
+    ema.apply_ema(network)
     assert not np.allclose(network.get_weights()[0], last[0])

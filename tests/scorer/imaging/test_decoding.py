@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms, ImageDraw, ImageFile, PngImagePlugin, TiffImagePlugin
 
 from components.scorer.imaging import decoding
-from components.scorer.imaging.decoding import Unusable, decode, encode, normalise, upright
+from components.scorer.imaging.decoding import UnusablePhotoError, decode, decode_image, encode, normalise
 from components.scorer.settings import Ingestion
 
 SETTINGS = Ingestion()
@@ -174,7 +174,7 @@ PLAIN = {
 @pytest.mark.parametrize("kind", PLAIN)
 def test_every_format_becomes_rgb_with_its_colours(kind):
     write, tolerance = PLAIN[kind]
-    assert_quarters(upright(write(quarters()), SETTINGS), tolerance)
+    assert_quarters(decode_image(write(quarters()), SETTINGS), tolerance)
 
 
 @pytest.mark.parametrize("kind", PLAIN)
@@ -188,21 +188,21 @@ def test_every_format_becomes_a_jpeg_that_reads_alike(kind):
 def test_adobe_cmyk_jpegs_hold_inverted_inks():
     data = PLAIN["adobe cmyk jpeg"][0](quarters())
     assert b"Adobe" in data[:40]  # the marker by which such files are known
-    assert_quarters(upright(data, SETTINGS), LOSSY)
+    assert_quarters(decode_image(data, SETTINGS), LOSSY)
 
 
 def test_of_an_animation_the_first_frame_is_taken():
     later = [Image.new("RGB", (96, 128), "black")]
     for format, tolerance in (("GIF", EXACT), ("PNG", EXACT), ("WEBP", LOSSY), ("TIFF", EXACT)):
         data = encoded(quarters(), format, save_all=True, append_images=later)
-        assert_quarters(upright(data, SETTINGS), tolerance)
+        assert_quarters(decode_image(data, SETTINGS), tolerance)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA"])
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
 def test_grey_pictures_become_rgb(mode, format):
     image = quarters(colours=((0, 0, 0), (255, 255, 255), (0, 0, 0), (255, 255, 255))).convert(mode)
-    grey = upright(encoded(image, format), SETTINGS)
+    grey = decode_image(encoded(image, format), SETTINGS)
     assert_quarters(grey, EXACT, ((0, 0, 0), (255, 255, 255), (0, 0, 0), (255, 255, 255)))
 
 
@@ -211,7 +211,7 @@ def test_grey_pictures_become_rgb(mode, format):
 def test_16_bit_grey_is_scaled_not_clipped(format, options):
     levels = np.repeat(np.linspace(0, 65535, 128).astype(np.uint16)[:, None], 96, 1)
     data = encoded(Image.fromarray(levels), format, **(options if format == "TIFF" else {}))
-    grey = np.asarray(upright(data, SETTINGS))[:, 48, 0]
+    grey = np.asarray(decode_image(data, SETTINGS))[:, 48, 0]
     np.testing.assert_allclose(grey, np.linspace(0, 255, 128), atol=1)
 
 
@@ -222,13 +222,13 @@ def test_16_bit_grey_is_scaled_not_clipped(format, options):
 )
 def test_16_bit_colours_are_scaled_not_clipped(write):
     samples = np.asarray(quarters()).astype(np.uint16) * 257
-    assert_quarters(upright(write(samples), SETTINGS), EXACT)
+    assert_quarters(decode_image(write(samples), SETTINGS), EXACT)
 
 
 def test_32_bit_samples_are_refused_for_their_unknown_range():
     data = encoded(Image.fromarray(np.zeros((128, 96), np.float32)), "TIFF")
-    with pytest.raises(Unusable, match="unreadable: expected samples of 8 or 16 bits, got 32"):
-        upright(data, SETTINGS)
+    with pytest.raises(UnusablePhotoError, match="unreadable: expected samples of 8 or 16 bits, got 32"):
+        decode_image(data, SETTINGS)
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF", "HEIF"])
@@ -239,20 +239,20 @@ def test_transparency_is_laid_over_white(format):
     alpha.paste(128, (48, 64, 96, 128))  # the grey one is half there
     image.putalpha(alpha)
     light = tuple(round(v * 128 / 255 + 255 * 127 / 255) for v in GREY)
-    assert_quarters(upright(encoded(image, format, quality=95), SETTINGS), LOSSY, ((255,) * 3, GREEN, BLUE, light))
+    assert_quarters(decode_image(encoded(image, format, quality=95), SETTINGS), LOSSY, ((255,) * 3, GREEN, BLUE, light))
 
 
 @pytest.mark.parametrize("format", ["PNG", "GIF"])
 def test_a_transparent_palette_colour_is_white(format):
     image = quarters().quantize(8)
     data = encoded(image, format, transparency=image.getpixel((10, 10)))
-    assert_quarters(upright(data, SETTINGS), EXACT, ((255,) * 3, GREEN, BLUE, GREY))
+    assert_quarters(decode_image(data, SETTINGS), EXACT, ((255,) * 3, GREEN, BLUE, GREY))
 
 
 def test_transparent_pixels_do_not_bleed_when_the_photo_shrinks():
     image = Image.new("RGBA", (1600, 1600), (0, 0, 0, 0))
     image.paste((255, 255, 255, 255), (800, 0, 1600, 1600))
-    assert np.asarray(upright(encoded(image, "PNG"), SETTINGS)).min() >= 254
+    assert np.asarray(decode_image(encoded(image, "PNG"), SETTINGS)).min() >= 254
 
 
 TURNS = {
@@ -294,7 +294,7 @@ def test_heic_is_turned_once_although_its_exif_asks_again(orientation):
 
 def test_broken_exif_spoils_no_photo():
     data = encoded(quarters(), "JPEG", quality=95, exif=b"Exif\0\0II*\0\xff\xff\xff\xff broken")
-    assert_quarters(upright(data, SETTINGS), LOSSY)
+    assert_quarters(decode_image(data, SETTINGS), LOSSY)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP", "HEIF"])
@@ -303,7 +303,7 @@ def test_a_display_p3_profile_is_applied(format):
     data = encoded(quarters(), format, icc_profile=p3, quality=97)
     expected = [to_srgb(colour, DISPLAY_P3, 2.2) for colour in (RED, GREEN, BLUE, GREY)]
     assert abs(expected[0] - np.array(RED)).max() > 10  # the profile says something
-    assert_quarters(upright(data, SETTINGS), LOSSY if format in ("WEBP", "HEIF") else 4, expected)
+    assert_quarters(decode_image(data, SETTINGS), LOSSY if format in ("WEBP", "HEIF") else 4, expected)
 
 
 def test_an_srgb_profile_changes_no_pixel():
@@ -316,7 +316,7 @@ def test_a_grey_profile_is_applied():
     image = quarters(colours=[(v, v, v) for v in (60, 120, 180, 240)]).convert("L")
     data = encoded(image, "PNG", icc_profile=grey_profile(1.0))
     expected = [to_srgb((v, v, v), SRGB, 1.0) for v in (60, 120, 180, 240)]
-    assert_quarters(upright(data, SETTINGS), 4, expected)
+    assert_quarters(decode_image(data, SETTINGS), 4, expected)
 
 
 def test_a_cmyk_profile_is_applied():
@@ -327,7 +327,7 @@ def test_a_cmyk_profile_is_applied():
     image.paste((255, 0, 0, 0), (0, 0, 48, 64))
     image.paste((0, 0, 0, 255), (0, 64, 48, 128))
     data = encoded(image, "JPEG", quality=97, icc_profile=ink_profile(corner))
-    cyan, white, black, _ = corners(upright(data, SETTINGS))
+    cyan, white, black, _ = corners(decode_image(data, SETTINGS))
     lab = Image.new("LAB", (1, 1), (round(55 * 2.55), 128 - 36, 128 - 50))
     expected = ImageCms.profileToProfile(
         lab, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
@@ -343,7 +343,7 @@ def test_a_cmyk_profile_is_applied():
     ids=["rubbish", "cut off", "of another colour space"],
 )
 def test_a_broken_profile_is_ignored(broken):
-    assert_quarters(upright(encoded(quarters(), "PNG", icc_profile=broken), SETTINGS), EXACT)
+    assert_quarters(decode_image(encoded(quarters(), "PNG", icc_profile=broken), SETTINGS), EXACT)
 
 
 def test_no_metadata_reaches_the_stored_photo():
@@ -357,7 +357,7 @@ def test_no_metadata_reaches_the_stored_photo():
     assert b"Secret" not in stored
     with Image.open(BytesIO(stored)) as image:
         assert set(image.info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
-    assert not upright(data, SETTINGS).info
+    assert not decode_image(data, SETTINGS).info
 
 
 def scenery(width, height):
@@ -388,7 +388,7 @@ def test_a_12_megapixel_jpeg_scaled_while_decoding_looks_like_the_full_decode(pr
 )
 def test_the_shorter_side_is_at_most_the_set_one_and_nothing_is_enlarged(size, expected):
     for format in ("JPEG", "PNG"):
-        assert upright(encoded(Image.new("RGB", size), format), SETTINGS).size == expected
+        assert decode_image(encoded(Image.new("RGB", size), format), SETTINGS).size == expected
 
 
 @pytest.mark.parametrize("kind", PLAIN)
@@ -408,7 +408,7 @@ def test_the_same_photo_gives_the_same_bytes(kind):
     ids=["empty", "a web page", "a JPEG's first bytes", "another format"],
 )
 def test_what_is_no_photo_is_unreadable(data, told):
-    with pytest.raises(Unusable, match=told) as caught:
+    with pytest.raises(UnusablePhotoError, match=told) as caught:
         normalise(data, SETTINGS)
     assert caught.value.reason == "unreadable"
 
@@ -416,7 +416,7 @@ def test_what_is_no_photo_is_unreadable(data, told):
 @pytest.mark.parametrize("kind", PLAIN)
 def test_a_photo_cut_off_is_unreadable_never_half_grey(kind):
     data = PLAIN[kind][0](scenery(300, 300))
-    with pytest.raises(Unusable) as caught:
+    with pytest.raises(UnusablePhotoError) as caught:
         normalise(data[: len(data) // 3], SETTINGS)
     assert caught.value.reason == "unreadable"
 
@@ -452,7 +452,7 @@ def test_of_several_photos_in_one_jpeg_only_the_first_is_looked_at():
 
 def test_a_thumbnail_in_the_metadata_is_not_looked_at():
     data = encoded(quarters(), "JPEG", quality=95, exif=b"Exif\0\0" + b"\xff\xda" * 200 + b"\xff\xd9")
-    assert_quarters(upright(data, SETTINGS), LOSSY)
+    assert_quarters(decode_image(data, SETTINGS), LOSSY)
 
 
 @pytest.mark.parametrize(("repeats", "accepted"), [(85, True), (95, False), (5000, False)])
@@ -461,10 +461,10 @@ def test_a_jpeg_of_more_than_a_hundred_scans_is_refused(repeats, accepted):
     last = data.rindex(b"\xff\xda")
     many = data[:-2] + data[last:-2] * repeats + b"\xff\xd9"
     if accepted:
-        assert upright(many, SETTINGS).size == (96, 128)
+        assert decode_image(many, SETTINGS).size == (96, 128)
     else:
-        with pytest.raises(Unusable, match="bomb: expected at most 100 scans of a JPEG, got more"):
-            upright(many, SETTINGS)
+        with pytest.raises(UnusablePhotoError, match="bomb: expected at most 100 scans of a JPEG, got more"):
+            decode_image(many, SETTINGS)
 
 
 @pytest.mark.parametrize("cut", [1, 2])
@@ -479,7 +479,7 @@ def test_a_jpeg_that_lacks_only_its_end_is_read(kind, cut):
 @pytest.mark.parametrize("cut", [40, 3000])
 @pytest.mark.parametrize("filling", [b"", bytes(200)])
 def test_a_jpeg_that_lacks_more_than_its_end_is_unreadable(kind, cut, filling):
-    with pytest.raises(Unusable, match="unreadable"):
+    with pytest.raises(UnusablePhotoError, match="unreadable"):
         normalise(PLAIN[kind][0](scenery(300, 300))[:-cut] + filling, SETTINGS)
 
 
@@ -487,17 +487,17 @@ def test_a_jpeg_that_lacks_more_than_its_end_is_unreadable(kind, cut, filling):
 @pytest.mark.parametrize("cut", range(3, 12))
 def test_a_jpeg_that_lacks_its_last_bytes_too_is_read_only_where_they_show_nowhere(kind, cut):
     data = PLAIN[kind][0](scenery(300, 300))
-    whole = upright(data, SETTINGS)
+    whole = decode_image(data, SETTINGS)
     try:
-        cut_off = upright(data[:-cut], SETTINGS)
-    except Unusable:
+        cut_off = decode_image(data[:-cut], SETTINGS)
+    except UnusablePhotoError:
         cut_off = whole  # no half picture, which is as good
     assert cut_off.tobytes() == whole.tobytes()
 
 
 def test_a_progressive_jpeg_that_lacks_whole_scans_is_unreadable():
     data = PLAIN["progressive jpeg"][0](scenery(300, 300))
-    with pytest.raises(Unusable, match="unreadable"):
+    with pytest.raises(UnusablePhotoError, match="unreadable"):
         normalise(data[: data.rindex(b"\xff\xda")], SETTINGS)
 
 
@@ -510,20 +510,20 @@ def large_profile(size):
 def test_a_profile_of_megabytes_is_applied_in_every_format(format):
     data = encoded(quarters(), format, icc_profile=large_profile(1_500_000), quality=97)
     expected = [to_srgb(colour, DISPLAY_P3, 2.2) for colour in (RED, GREEN, BLUE, GREY)]
-    assert_quarters(upright(data, SETTINGS), LOSSY if format == "WEBP" else 4, expected)
+    assert_quarters(decode_image(data, SETTINGS), LOSSY if format == "WEBP" else 4, expected)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_a_profile_above_4_mib_is_passed_over_in_every_format(format):
     data = encoded(quarters(), format, icc_profile=large_profile(5_000_000), quality=97)
-    assert_quarters(upright(data, SETTINGS), LOSSY)
+    assert_quarters(decode_image(data, SETTINGS), LOSSY)
 
 
 def test_profiles_are_not_kept():
     for number in range(20):
-        upright(encoded(quarters(), "PNG", icc_profile=large_profile(1000 + number)), SETTINGS)
-    assert len(decoding._transforms) == 16
-    assert {len(digest) for digest in decoding._transforms} == {32}
+        decode_image(encoded(quarters(), "PNG", icc_profile=large_profile(1000 + number)), SETTINGS)
+    assert len(decoding._transform_cache) == 16
+    assert {len(digest) for digest in decoding._transform_cache} == {32}
 
 
 @pytest.mark.parametrize("size", [10, 2_000_000, 30_000_000])
@@ -531,7 +531,7 @@ def test_profiles_are_not_kept():
 def test_xmp_of_any_size_spoils_no_png(size, zipped):
     info = PngImagePlugin.PngInfo()
     info.add_itxt("XML:com.adobe.xmp", "<x:xmpmeta>" + " " * size + "</x:xmpmeta>", zip=zipped)
-    assert_quarters(upright(encoded(quarters(), "PNG", pnginfo=info), SETTINGS), EXACT)
+    assert_quarters(decode_image(encoded(quarters(), "PNG", pnginfo=info), SETTINGS), EXACT)
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -539,7 +539,7 @@ def test_many_texts_spoil_no_png(zipped):
     info = PngImagePlugin.PngInfo()
     for number in range(80):
         info.add_text(f"text{number}", " " * 1_000_000, zip=zipped)
-    assert_quarters(upright(encoded(quarters(), "PNG", pnginfo=info), SETTINGS), EXACT)
+    assert_quarters(decode_image(encoded(quarters(), "PNG", pnginfo=info), SETTINGS), EXACT)
 
 
 def bmp(image):
@@ -555,15 +555,17 @@ def test_a_bmp_whose_fourth_byte_is_always_0_keeps_its_colours(size):
     image = quarters(*size).convert("RGBA")
     image.putalpha(0)
     assert Image.open(BytesIO(bmp(image))).mode == "RGBA"
-    assert_quarters(upright(bmp(image), SETTINGS), EXACT)
+    assert_quarters(decode_image(bmp(image), SETTINGS), EXACT)
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF"])
 def test_a_photo_of_which_nothing_is_visible_is_no_white_photo(format):
     image = quarters().convert("RGBA")
     image.putalpha(0)
-    with pytest.raises(Unusable, match="unreadable: expected a photo, got one whose every pixel is transparent"):
-        upright(encoded(image, format), SETTINGS)
+    with pytest.raises(
+        UnusablePhotoError, match="unreadable: expected a photo, got one whose every pixel is transparent"
+    ):
+        decode_image(encoded(image, format), SETTINGS)
 
 
 def pages(*images, reduced=()):
@@ -584,7 +586,9 @@ def test_of_a_tiff_the_photo_is_taken_and_not_the_thumbnail_before_it(reduced):
 
 
 def test_a_tiff_of_previews_alone_is_no_photo():
-    with pytest.raises(Unusable, match="got a TIFF of previews alone, as cameras' raw files are: save it as JPEG"):
+    with pytest.raises(
+        UnusablePhotoError, match="got a TIFF of previews alone, as cameras' raw files are: save it as JPEG"
+    ):
         decode(pages(quarters(), reduced=(0,)), SETTINGS)
 
 
@@ -593,7 +597,7 @@ def test_a_broken_second_page_spoils_no_tiff():
     first = struct.unpack_from("<I", data, 4)[0]
     after = first + 2 + 12 * struct.unpack_from("<H", data, first)[0]
     struct.pack_into("<I", data, after, len(data) - 5)
-    assert_quarters(upright(bytes(data), SETTINGS), EXACT)
+    assert_quarters(decode_image(bytes(data), SETTINGS), EXACT)
 
 
 def sized(format, width, height, **options):
@@ -622,7 +626,9 @@ def test_what_takes_too_many_bytes_is_refused_before_it_is_decoded(monkeypatch, 
         assert decode(data, SETTINGS).width >= 8_000
         return
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("it is decoded"))
-    with pytest.raises(Unusable, match=r"bomb: expected a photo that takes at most 384 MiB to decode, got \d+ x \d+"):
+    with pytest.raises(
+        UnusablePhotoError, match=r"bomb: expected a photo that takes at most 384 MiB to decode, got \d+ x \d+"
+    ):
         decode(data, SETTINGS)
 
 
@@ -645,9 +651,9 @@ def test_a_file_that_takes_more_memory_than_its_header_tells_fails_alone(tmp_pat
     code = (
         "import sys; from pathlib import Path; from components.scorer.imaging import decoding\n"
         "from components.scorer.settings import Ingestion\n"
-        "decoding.MEMORY = 2**40\n"
+        "decoding.MAX_DECODING_BYTES = 2**40\n"
         "try: decoding.decode(Path(sys.argv[1]).read_bytes(), Ingestion())\n"
-        "except decoding.Unusable as error: print(error)\n"
+        "except decoding.UnusablePhotoError as error: print(error)\n"
         "print(decoding.decode(Path(sys.argv[2]).read_bytes(), Ingestion()).width)\n"
     )
     other = tmp_path / "photo.jpg"
@@ -658,7 +664,7 @@ def test_a_file_that_takes_more_memory_than_its_header_tells_fails_alone(tmp_pat
 
 @pytest.mark.parametrize("side", [10_001, 13_000, 20_000, 60_000])
 def test_a_bomb_is_refused_from_its_header(side):
-    with pytest.raises(Unusable, match="bomb") as caught:
+    with pytest.raises(UnusablePhotoError, match="bomb") as caught:
         normalise(header_only_png(side, side), SETTINGS)  # there are no pixels to decode: only the header can tell
     assert caught.value.reason == "bomb"
 
@@ -669,8 +675,8 @@ def test_the_limit_of_pixels_is_each_calls_own():
 
     def result(settings):
         try:
-            return upright(data, settings).size
-        except Unusable as error:
+            return decode_image(data, settings).size
+        except UnusablePhotoError as error:
             return error.reason
 
     with ThreadPoolExecutor(8) as pool:
@@ -678,18 +684,20 @@ def test_the_limit_of_pixels_is_each_calls_own():
 
 
 def test_a_photo_below_the_set_side_is_too_small():
-    with pytest.raises(Unusable, match="too small: expected sides of 64 pixels or more, got 63 x 200") as caught:
+    with pytest.raises(
+        UnusablePhotoError, match="too small: expected sides of 64 pixels or more, got 63 x 200"
+    ) as caught:
         normalise(encoded(Image.new("RGB", (63, 200)), "PNG"), SETTINGS)
     assert caught.value.reason == "too small"
 
 
 def test_a_strip_that_no_jpeg_can_hold_is_refused():
-    with pytest.raises(Unusable, match="got a strip of 70000 x 64 pixels"):
+    with pytest.raises(UnusablePhotoError, match="got a strip of 70000 x 64 pixels"):
         normalise(encoded(Image.new("L", (70_000, 64)), "PNG"), SETTINGS)
 
 
 def test_the_reason_survives_the_way_between_processes():
-    error = pickle.loads(pickle.dumps(Unusable("bomb", "too much")))
+    error = pickle.loads(pickle.dumps(UnusablePhotoError("bomb", "too much")))
     assert (error.reason, error.detail, str(error)) == ("bomb", "too much", "bomb: too much")
 
 
@@ -701,8 +709,8 @@ WHOLE = {kind: write(scenery(40, 48)) for kind, (write, _) in PLAIN.items()}
 def outcome(data):
     """The picture, or why there is none; any other exception is a failure."""
     try:
-        return upright(data, SMALL)
-    except Unusable as error:
+        return decode_image(data, SMALL)
+    except UnusablePhotoError as error:
         return error.reason
 
 
@@ -712,7 +720,7 @@ def outcome(data):
 def test_a_truncated_photo_gives_the_same_picture_or_none(kind, share):
     data = WHOLE[kind]
     cut = outcome(data[: int(share * len(data))])
-    assert cut == "unreadable" or cut.tobytes() == upright(data, SMALL).tobytes()
+    assert cut == "unreadable" or cut.tobytes() == decode_image(data, SMALL).tobytes()
 
 
 @budget(max_examples=200, deadline=None)
@@ -725,7 +733,7 @@ def test_damaged_photos_normalise_or_are_unusable_and_nothing_else(kind, damages
     for place, value in damages:
         data[int(place * len(data))] = value
     found = outcome(bytes(data))
-    assert found in REASONS or upright(encode(found, SMALL), SMALL).mode == "RGB"
+    assert found in REASONS or decode_image(encode(found, SMALL), SMALL).mode == "RGB"
 
 
 MAGIC = [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8 ", b"GIF89a", b"BM", b"II*\0", b"MM\0*"]

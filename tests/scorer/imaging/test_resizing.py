@@ -51,9 +51,9 @@ def test_a_picture_is_shrunk_as_by_pillow_but_for_rounding(width, height, mode, 
 @given(st.integers(1, 500), st.integers(1, 500), st.integers(8, 256), st.floats(0.1, 1), st.integers(0, 1000))
 def test_the_middle_is_that_of_pillow_to_the_last_bits(width, height, scale, share, seed):
     image, crop = patches(width, height, "RGB", seed), max(1, round(scale * share))
-    found = resizing.middle(image, scale, crop)
+    found = resizing.resize_and_center_crop(image, scale, crop)
     assert (found.shape, found.dtype) == ((crop, crop, 3), np.float32)
-    np.testing.assert_allclose(found, by_pillow(resizing.middle, image, scale, crop), atol=1e-4)
+    np.testing.assert_allclose(found, by_pillow(resizing.resize_and_center_crop, image, scale, crop), atol=1e-4)
 
 
 @needs_wheel
@@ -86,7 +86,7 @@ def test_strips_give_the_picture_that_the_whole_gives(monkeypatch, size, wheel):
         monkeypatch.setattr(resizing, "simd", None)
     image = patches(961, 641, "RGB", 3)
     whole = resizing.shrink(image, size)
-    monkeypatch.setattr(resizing, "_STRIP", 961 * 3)
+    monkeypatch.setattr(resizing, "_STRIP_PIXELS", 961 * 3)
     assert resizing.shrink(image, size).tobytes() == whole.tobytes()
 
 
@@ -118,7 +118,7 @@ sys.modules["cykooz_resizer"] = None
 from PIL import Image
 from components.scorer.imaging import resizing
 assert resizing.simd is None
-print(resizing.shrink(Image.new("RGB", (40, 60), "red"), (20, 30)).getpixel((5, 5)), resizing.middle(
+print(resizing.shrink(Image.new("RGB", (40, 60), "red"), (20, 30)).getpixel((5, 5)), resizing.resize_and_center_crop(
     Image.new("RGB", (40, 60), "red"), 32, 28)[3, 3].tolist())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -38,7 +38,7 @@ def test_emd_is_scipys_wasserstein_distance_averaged_over_photos(truth, predicte
 def test_mean_and_deviation_are_those_of_the_votes(votes):
     assert regression.mean_scores(votes) == pytest.approx([np.average(SCORES, weights=v) for v in votes])
     variance = [np.average((SCORES - np.average(SCORES, weights=v)) ** 2, weights=v) for v in votes]
-    assert regression.deviations(votes) == pytest.approx(np.sqrt(variance))
+    assert regression.vote_deviations(votes) == pytest.approx(np.sqrt(variance))
 
 
 def test_counts_and_shares_give_the_same_numbers():
@@ -82,7 +82,7 @@ def test_a_mean_that_is_just_the_threshold_is_high_however_its_shares_are_rounde
 
 
 def test_all_measures_everything_in_plain_floats():
-    found = regression.all(*people_and_model())
+    found = regression.all_metrics(*people_and_model())
     assert tuple(found) == regression.METRICS
     assert all(type(value) is float and math.isfinite(value) for value in found.values())
 
@@ -91,7 +91,7 @@ def test_constant_predictions_have_no_correlation_and_no_spread_and_raise_no_war
     truth, _ = people_and_model()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = regression.all(truth, np.repeat(truth[:1], len(truth), axis=0))
+        found = regression.all_metrics(truth, np.repeat(truth[:1], len(truth), axis=0))
         bootstrap.bootstrap(truth, np.repeat(truth[:1], len(truth), axis=0), resamples=5)
     assert all(math.isnan(found[name]) for name in ("lcc", "srcc", "krcc"))
     assert found["spread"] == pytest.approx(0)
@@ -101,25 +101,25 @@ def test_constant_predictions_have_no_correlation_and_no_spread_and_raise_no_war
 def test_predictions_that_differ_by_rounding_only_are_constant():
     truth, _ = people_and_model()
     predicted = votes_around(5 + np.arange(len(truth)) * 1e-9)
-    assert math.isnan(regression.all(truth, predicted)["srcc"])
+    assert math.isnan(regression.all_metrics(truth, predicted)["srcc"])
 
 
 def test_a_prediction_that_is_no_number_makes_every_metric_nan_and_raises_nothing():
     truth, predicted = people_and_model()
     predicted[3] = np.nan
-    assert all(math.isnan(value) for value in regression.all(truth, predicted).values())
+    assert all(math.isnan(value) for value in regression.all_metrics(truth, predicted).values())
 
 
 def test_no_photo_at_all_gives_nan_everywhere():
     nothing = np.empty((0, 10))
-    assert all(math.isnan(value) for value in regression.all(nothing, nothing).values())
-    assert math.isnan(bootstrap.interval(bootstrap.bootstrap(nothing, nothing, resamples=3)["srcc"])[0])
+    assert all(math.isnan(value) for value in regression.all_metrics(nothing, nothing).values())
+    assert math.isnan(bootstrap.percentile_interval(bootstrap.bootstrap(nothing, nothing, resamples=3)["srcc"])[0])
 
 
 @pytest.mark.parametrize("photos", [1, 2, 3])
 def test_a_handful_of_photos_is_measured_as_far_as_it_goes(photos):
     truth, predicted = people_and_model(photos=photos)
-    found = regression.all(truth, predicted)
+    found = regression.all_metrics(truth, predicted)
     assert math.isfinite(found["mae"])
     assert math.isfinite(found["krcc"]) == (photos > 1)
     assert len(bootstrap.bootstrap(truth, predicted, resamples=20)["krcc"]) == 20
@@ -129,7 +129,7 @@ def test_votes_of_another_shape_are_refused_with_what_was_expected():
     with pytest.raises(ValueError, match=r"expected votes of shape \[n, 10\], got \[4, 9\]"):
         regression.mean_scores(np.ones((4, 9)))
     with pytest.raises(ValueError, match="must be of the same photos"):
-        regression.all(np.ones((4, 10)), np.ones((5, 10)))
+        regression.all_metrics(np.ones((4, 10)), np.ones((5, 10)))
 
 
 def test_the_bootstrap_measures_whole_photos_drawn_with_replacement():
@@ -137,7 +137,7 @@ def test_the_bootstrap_measures_whole_photos_drawn_with_replacement():
     draws = bootstrap.bootstrap(truth, predicted, resamples=4, seed=7)
     drawn = np.random.default_rng(7).integers(12, size=(4, 12))
     for resample, index in enumerate(drawn):
-        expected = regression.all(truth[index], predicted[index])
+        expected = regression.all_metrics(truth[index], predicted[index])
         assert {name: draws[name][resample] for name in regression.METRICS} == pytest.approx(expected)
 
 
@@ -157,7 +157,7 @@ def test_two_scorers_are_drawn_on_the_same_photos_so_their_difference_is_paired(
         bootstrap.bootstrap(truth, kinder, resamples=200)["mae"]
         - bootstrap.bootstrap(truth, truth, resamples=200)["mae"]
     )
-    low, high = bootstrap.interval(difference)
+    low, high = bootstrap.percentile_interval(difference)
     assert low > 0.2
     assert high < 0.6
 
@@ -167,7 +167,7 @@ def test_the_interval_holds_the_true_value_about_as_often_as_it_says():
     for seed in range(60):
         truth, predicted = people_and_model(photos=80, seed=seed)
         errors = regression.mean_scores(predicted) - regression.mean_scores(truth)
-        low, high = bootstrap.interval(
+        low, high = bootstrap.percentile_interval(
             bootstrap.bootstrap(truth, predicted, resamples=200, names=("bias",))["bias"], 0.9
         )
         held += low <= 0 <= high
@@ -177,8 +177,8 @@ def test_the_interval_holds_the_true_value_about_as_often_as_it_says():
 
 @given(hnp.arrays(int, st.tuples(st.integers(1, 4), st.integers(1, 30)), elements=st.integers(0, 12)))
 def test_counted_ranks_are_scipys(places):
-    assert (regression.ranks(places) == stats.rankdata(places, axis=-1)).all()
-    assert (regression.ranks(places[0]) == stats.rankdata(places[0])).all()
+    assert (regression.rank_integers(places) == stats.rankdata(places, axis=-1)).all()
+    assert (regression.rank_integers(places[0]) == stats.rankdata(places[0])).all()
 
 
 def test_photos_of_a_group_are_drawn_together_and_as_many_groups_as_there_are():
@@ -188,14 +188,14 @@ def test_photos_of_a_group_are_drawn_together_and_as_many_groups_as_there_are():
     rng, members = np.random.default_rng(7), [[0, 2, 5], [1, 4], [3]]
     for value in draws:
         index = [photo for group in rng.integers(3, size=3) for photo in members[group]]
-        assert value == pytest.approx(regression.all(truth[index], predicted[index])["mae"])
+        assert value == pytest.approx(regression.all_metrics(truth[index], predicted[index])["mae"])
 
 
 def test_photos_without_a_group_are_one_each():
-    assert bootstrap.cluster(["x", "", "x", "", "y"], 5).tolist() == [0, 1, 0, 2, 3]
-    assert bootstrap.cluster([], 3).tolist() == [0, 1, 2]
+    assert bootstrap.group_indices(["x", "", "x", "", "y"], 5).tolist() == [0, 1, 0, 2, 3]
+    assert bootstrap.group_indices([], 3).tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match="expected a group for each of 3 photos, got 2"):
-        bootstrap.cluster(["x", "y"], 3)
+        bootstrap.group_indices(["x", "y"], 3)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_photos_without_a_group_are_one_each():
     ],
 )
 def test_williams_test_gives_the_figures_of_published_examples(first, second, between, photos, t, both_sides):
-    found = significance.williams(first, second, between, photos)
+    found = significance.williams_test(first, second, between, photos)
     digits = len(str(t).split(".")[1])
     assert round(found.t, digits) == t
     assert 2 * min(found.p, 1 - found.p) == pytest.approx(both_sides, abs=0.5 * 10 ** -len(str(both_sides)[2:]))
@@ -222,7 +222,7 @@ def test_williams_test_gives_the_figures_of_published_examples(first, second, be
 
 @given(st.floats(-0.9, 0.9), st.floats(-0.9, 0.9), st.floats(-0.9, 0.9), st.integers(4, 5000))
 def test_williams_test_turned_round_changes_its_sign(first, second, between, photos):
-    there, back = (significance.williams(*pair, between, photos) for pair in ((first, second), (second, first)))
+    there, back = (significance.williams_test(*pair, between, photos) for pair in ((first, second), (second, first)))
     assert back.t == pytest.approx(-there.t, nan_ok=True)
     assert back.p == pytest.approx(1 - there.p, nan_ok=True)
     assert back.error == pytest.approx(there.error)
@@ -235,7 +235,7 @@ def test_williams_p_of_equal_scorers_is_uniform():
         truth, shared, one, other = rng.normal(size=(4, 60))
         first, second = truth + shared + one, truth + shared + other
         correlations = (float(regression.lcc(*pair)) for pair in ((truth, first), (truth, second), (first, second)))
-        ps.append(significance.williams(*correlations, 60).p)
+        ps.append(significance.williams_test(*correlations, 60).p)
     assert stats.kstest(ps, "uniform").pvalue > 0.01
 
 
@@ -243,7 +243,7 @@ def test_williams_p_of_equal_scorers_is_uniform():
     "given", [(0.5, 0.4, 0.3, 3), (0.5, 0.4, 0.3, 0), (math.nan, 0.4, 0.3, 50), (0.5, 0.5, 1.0, 50), (0, 0, -1, 50)]
 )
 def test_williams_test_that_the_numbers_do_not_define_is_nan(given):
-    found = significance.williams(*given)
+    found = significance.williams_test(*given)
     assert math.isnan(found.t)
     assert math.isnan(found.p)
     assert math.isnan(found.error)
@@ -251,26 +251,26 @@ def test_williams_test_that_the_numbers_do_not_define_is_nan(given):
 
 def test_confusion_counts_people_in_rows_and_the_scorer_in_columns():
     truth, predicted = np.array([2.0, 2, 2, 8, 8]), np.array([3.0, 3, 9, 9, np.nan])
-    assert classification.confusion(truth, predicted) == [[2, 1], [0, 1]]
+    assert classification.confusion_matrix(truth, predicted) == [[2, 1], [0, 1]]
 
 
 def test_the_roc_curve_runs_from_none_to_all_and_its_area_is_the_chance_to_rank_a_pair_rightly():
     rng = np.random.default_rng(3)
     truth = rng.uniform(1, 10, 400)
     predicted = truth + rng.normal(0, 2, 400)
-    curve = classification.roc(truth, predicted, points=10_000)
+    curve = classification.roc_curve(truth, predicted, points=10_000)
     x, y = curve["false_positive_rate"], curve["true_positive_rate"]
     assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
     high = truth >= 5.5
     expected = stats.mannwhitneyu(predicted[high], predicted[~high]).statistic / (high.sum() * (~high).sum())
     assert np.trapezoid(y, x) == pytest.approx(expected)
-    assert len(classification.roc(truth, predicted)["threshold"]) <= 200
+    assert len(classification.roc_curve(truth, predicted)["threshold"]) <= 200
 
 
 @pytest.mark.parametrize("predicted", [[2.0, np.nan], [2.0, 3.0]])
 def test_a_roc_curve_that_the_data_do_not_define_is_empty(predicted):
     truth = np.array([2.0, 9.0]) if np.isnan(predicted).any() else np.array([2.0, 3.0])
-    assert classification.roc(truth, np.array(predicted)) == {
+    assert classification.roc_curve(truth, np.array(predicted)) == {
         "false_positive_rate": [],
         "true_positive_rate": [],
         "threshold": [],
@@ -287,7 +287,7 @@ def simulated_ratings(photos=400, raters_each=10, noise=1.5, seed=0):
 
 
 def test_reliability_of_ratings_is_the_share_of_variance_that_raters_agree_on():
-    found = rater_agreement.reliability(*simulated_ratings())
+    found = rater_agreement.reliability_of_ratings(*simulated_ratings())
     true = 1 / (1 + 1.5**2 / 10)
     assert found.spearman_brown == pytest.approx(true, abs=0.03)
     assert found.ceiling == pytest.approx(math.sqrt(true), abs=0.02)
@@ -300,7 +300,7 @@ def test_the_ceiling_is_what_a_perfect_scorer_reaches():
     photo, rater, scores = simulated_ratings()
     observed = np.bincount(photo, scores) / np.bincount(photo)
     perfect = np.corrcoef(latent, observed)[0, 1]
-    assert rater_agreement.reliability(photo, rater, scores).ceiling == pytest.approx(perfect, abs=0.02)
+    assert rater_agreement.reliability_of_ratings(photo, rater, scores).ceiling == pytest.approx(perfect, abs=0.02)
 
 
 def test_reliability_from_counts_agrees_with_that_from_the_ratings_behind_them():
@@ -308,7 +308,10 @@ def test_reliability_from_counts_agrees_with_that_from_the_ratings_behind_them()
     scores = np.clip(np.rint(scores), 1, 10).astype(int)
     counts = np.zeros((400, 10))
     np.add.at(counts, (photo, scores - 1), 1)
-    one, other = rater_agreement.reliability(photo, rater, scores), rater_agreement.reliability_of_counts(counts)
+    one, other = (
+        rater_agreement.reliability_of_ratings(photo, rater, scores),
+        rater_agreement.reliability_of_counts(counts),
+    )
     assert one.spearman_brown == pytest.approx(other.spearman_brown, abs=0.02)
     assert other.photos == 400
 
@@ -324,15 +327,15 @@ def test_a_random_half_takes_half_of_each_photos_votes_and_no_vote_twice(votes, 
 def test_the_halves_keep_a_harsh_rater_on_one_side():
     # Raters 0 and 1 give every photo the same, one harshly, one kindly: they agree on no photo being better.
     photo, rater = np.repeat(np.arange(50), 2), np.tile([0, 1], 50)
-    assert rater_agreement.reliability(photo, rater, np.where(rater == 0, 3.0, 8.0)) is None
+    assert rater_agreement.reliability_of_ratings(photo, rater, np.where(rater == 0, 3.0, 8.0)) is None
 
 
 def test_raters_who_agree_on_nothing_have_no_reliability():
     rng = np.random.default_rng(0)
     photo, rater = np.repeat(np.arange(200), 8), np.tile(np.arange(8), 200)
-    found = rater_agreement.reliability(photo, rater, rng.uniform(1, 10, 1600))
+    found = rater_agreement.reliability_of_ratings(photo, rater, rng.uniform(1, 10, 1600))
     assert found.spearman_brown < 0.15
-    opposed = rater_agreement.reliability(
+    opposed = rater_agreement.reliability_of_ratings(
         photo[::4], rater[::4] // 4, np.where(rater[::4] == 0, photo[::4], -photo[::4])
     )
     assert (opposed.spearman_brown, opposed.ceiling) == (0, 0)
@@ -341,7 +344,7 @@ def test_raters_who_agree_on_nothing_have_no_reliability():
 @pytest.mark.parametrize("raters_each", [0, 1])
 def test_without_a_second_rater_there_is_no_reliability(raters_each):
     photo = np.repeat(np.arange(20), raters_each)
-    assert rater_agreement.reliability(photo, photo, photo * 0.4) is None
+    assert rater_agreement.reliability_of_ratings(photo, photo, photo * 0.4) is None
     assert rater_agreement.reliability_of_counts(np.eye(10)[np.arange(20) % 10] * raters_each) is None
 
 
@@ -354,7 +357,9 @@ def test_on_mebeauty_raters_agree_as_measured(portraits):
     file = portraits / "data" / "mebeauty" / "ratings.csv"
     with file.open(newline="") as opened:
         rows = list(csv.DictReader(opened))
-    found = rater_agreement.reliability(*([row[name] for row in rows] for name in ("photo", "rater", "score")))
+    found = rater_agreement.reliability_of_ratings(
+        *([row[name] for row in rows] for name in ("photo", "rater", "score"))
+    )
     counts = np.zeros((len({row["photo"] for row in rows}), 10))
     places = {photo: place for place, photo in enumerate(sorted({row["photo"] for row in rows}))}
     for row in rows:

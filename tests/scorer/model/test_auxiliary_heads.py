@@ -17,17 +17,17 @@ from components.evaluation.checks.predictions import predict
 from components.ingestion import tfds_writer
 from components.ingestion.sample import Portrait, draw_portrait, latent_quality, random_portrait
 from components.ingestion.sample.portrait import CHILD_EFFECT
-from components.ingestion.sample.raters import Raters
+from components.ingestion.sample.raters import SimulatedRaters
 from components.scorer.artifacts import bundle, litert_model, saved_model
 from components.scorer.data import photos
 from components.scorer.model import serving_outputs
-from components.scorer.model.auxiliary_heads import Heads, Tilt, find
+from components.scorer.model.auxiliary_heads import HeadSpec, JobTilt, detect_heads
 from components.scorer.parameters import from_parameters
 from components.scorer.registry import integrity
 from components.scorer.settings import SCORES, Evaluation, Training
 from components.scorer.upload_norms import policy
 from components.training.heads.attributes import fit_attribute
-from components.training.heads.job_tilt import Rated, fit_jobs
+from components.training.heads.job_tilt import JobTrainingData, fit_job_tilts
 from components.training.train import train
 from pipeline.__main__ import main
 from tests.conftest import drawn_photo, light_encoder, votes_around
@@ -69,7 +69,7 @@ def told_dataset(tmp_path_factory) -> Path:
     return folder
 
 
-def run(dataset: Path, encoder: Path, folder: Path, given: Training) -> bundle.Bundle:
+def run(dataset: Path, encoder: Path, folder: Path, given: Training) -> bundle.TrainedScorer:
     places = {"checkpoints": str(folder / "checkpoints"), "fingerprint": "data"}
     train(dataset, encoder, folder / "scorer", folder / "report.html", settings=given, **places)
     return bundle.load(folder / "scorer")
@@ -82,7 +82,7 @@ def encoder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def scorer(told_dataset, encoder, tmp_path_factory) -> bundle.Bundle:
+def scorer(told_dataset, encoder, tmp_path_factory) -> bundle.TrainedScorer:
     return run(told_dataset, encoder, tmp_path_factory.mktemp("heads"), settings())
 
 
@@ -123,7 +123,7 @@ def test_a_job_that_the_scorer_does_not_know_counts_as_unknown(scorer, tested):
 def test_an_attribute_of_the_data_is_learnt(scorer, tested):
     known = [record for record in tested if record["attributes"]["sunglasses"]]
     truth = np.array([record["attributes"]["sunglasses"] == "yes" for record in known])
-    found = scorer.answers([record["photo"] for record in known], [""] * len(known))["attributes"]
+    found = scorer.predict([record["photo"] for record in known], [""] * len(known))["attributes"]
     assert found.shape == (len(known), 1)
     assert ((found[:, 0] > 0.5) == truth).mean() > 0.85
 
@@ -151,8 +151,8 @@ def test_a_bundle_with_heads_comes_back_as_it_was_saved(scorer, tested, tmp_path
     scorer.save(tmp_path)
     again = bundle.load(tmp_path)
     data, jobs = [record["photo"] for record in tested], [record["attributes"]["job"] for record in tested]
-    for name, values in scorer.answers(data, jobs).items():
-        np.testing.assert_array_equal(again.answers(data, jobs)[name], values)
+    for name, values in scorer.predict(data, jobs).items():
+        np.testing.assert_array_equal(again.predict(data, jobs)[name], values)
     assert (again.jobs, again.attributes, again.norms) == (JOBS, ("sunglasses",), scorer.norms)
 
 
@@ -174,15 +174,15 @@ def test_without_a_job_or_attribute_in_the_data_training_is_what_it_was(small_da
     scorer = run(small_dataset, small_encoder, tmp_path, settings(head_epochs=1))
     assert (scorer.heads, scorer.jobs, scorer.attributes) == (None, (), ())
     assert sorted(scorer.history) == ["head_loss", "head_seconds", "head_val_loss", "loss", "seconds", "val_loss"]
-    assert scorer.answers([drawn_photo(0.4)], ["carer"])["attributes"].shape == (1, 0)
+    assert scorer.predict([drawn_photo(0.4)], ["carer"])["attributes"].shape == (1, 0)
 
 
 def test_rare_jobs_count_as_unknown_and_too_rare_attributes_are_not_learnt():
     table = pd.DataFrame({"job": ["a"] * 6 + ["b"] * 2 + [""] * 4, "hat": ["yes"] * 3 + ["no"] * 9, "cap": ["x"] * 12})
     wanted = {"hat": "yes", "cap": "x", "scarf": "yes"}
-    assert find(table, from_parameters(Training, minimum_job=3), wanted) == Heads("job", ("a",), {})
+    assert detect_heads(table, from_parameters(Training, minimum_job=3), wanted) == HeadSpec("job", ("a",), {})
     table["hat"] = ["yes"] * 6 + ["no"] * 6
-    assert find(table, from_parameters(Training, minimum_job=7), wanted) == Heads("", (), {"hat": "yes"})
+    assert detect_heads(table, from_parameters(Training, minimum_job=7), wanted) == HeadSpec("", (), {"hat": "yes"})
 
 
 def test_more_jobs_than_photos_are_refused(scorer):
@@ -191,7 +191,7 @@ def test_more_jobs_than_photos_are_refused(scorer):
 
 
 def test_the_job_tilts_votes_by_what_a_photo_shows_and_the_unknown_leaves_them():
-    layer, features = Tilt(2), np.array([[1.0, 2.0]] * 3, "float32")
+    layer, features = JobTilt(2), np.array([[1.0, 2.0]] * 3, "float32")
     votes, jobs = np.stack([votes_around(5)] * 3), np.array([0, 1, 2])
     layer(features, votes, jobs)
     layer.set_weights([np.array([[0.5, 0], [0, -0.3]]), np.array([0, 0.1])])
@@ -207,7 +207,7 @@ def test_the_heads_share_one_last_layer(scorer):
         np.testing.assert_array_equal(one, other)
 
 
-def rated(number: int, seed: int, slope: float) -> Rated:
+def rated(number: int, seed: int, slope: float) -> JobTrainingData:
     """Photos whose second feature speaks for the first job and against the second; a scorer that does not know."""
     rng = np.random.default_rng(seed)
     features, told = rng.normal(2, 3, (number, 4)), np.arange(number) % 3
@@ -215,11 +215,11 @@ def rated(number: int, seed: int, slope: float) -> Rated:
     scorer = np.tile(votes_around(5.5), (number, 1))
     people = scorer * np.exp(tilts[:, None] * (np.array(SCORES) - 5.5))
     counts = [rng.multinomial(15, each / each.sum()) for each in people]
-    return Rated(features, scorer, np.array(counts) / 15, told)
+    return JobTrainingData(features, scorer, np.array(counts) / 15, told)
 
 
 def test_what_counts_for_a_job_is_found_with_its_size():
-    slopes, offsets = fit_jobs(rated(600, 1, 0.15), rated(200, 2, 0.15), 2)
+    slopes, offsets = fit_job_tilts(rated(600, 1, 0.15), rated(200, 2, 0.15), 2)
     np.testing.assert_allclose(slopes, [[0, 0.15, 0, 0], [0, -0.15, 0, 0]], atol=0.03)
     np.testing.assert_allclose(offsets + slopes @ np.full(4, 2), [0.2, -0.2], atol=0.05)
 
@@ -227,15 +227,17 @@ def test_what_counts_for_a_job_is_found_with_its_size():
 def test_telling_a_job_changes_nothing_where_that_would_not_help_with_other_photos():
     others = rated(60, 2, 0.3)
     swapped = others._replace(jobs=np.array([0, 2, 1])[others.jobs])
-    slopes, offsets = fit_jobs(rated(60, 1, 0.3), swapped, 2)
+    slopes, offsets = fit_job_tilts(rated(60, 1, 0.3), swapped, 2)
     assert not slopes.any()
     assert not offsets.any()
 
 
 def test_photos_of_unknown_jobs_teach_none():
     train, others = rated(90, 1, 0.3), rated(60, 2, 0.3)
-    strange = np.where((train.jobs == 0)[:, None], train.people[::-1], train.people)
-    for one, other in zip(fit_jobs(train, others, 2), fit_jobs(train._replace(people=strange), others, 2), strict=True):
+    strange = np.where((train.jobs == 0)[:, None], train.people_votes[::-1], train.people_votes)
+    for one, other in zip(
+        fit_job_tilts(train, others, 2), fit_job_tilts(train._replace(people_votes=strange), others, 2), strict=True
+    ):
         np.testing.assert_array_equal(one, other)
 
 
@@ -249,19 +251,19 @@ def looks(portrait: Portrait) -> list[float]:
     return [yellow.max(), reddish.max(), green.mean(), float(np.abs(np.diff(green, axis=0)).mean())]
 
 
-def drawn_and_rated(numbers: range) -> Rated:
+def drawn_and_rated(numbers: range) -> JobTrainingData:
     """Portraits of the embedded sample by their looks, rated by its raters; a scorer that gives all the same votes."""
     portraits = [random_portrait(np.random.default_rng([1, 3, number])) for number in numbers]
-    raters, rng = Raters(60, np.random.default_rng(1)), np.random.default_rng(2)
+    raters, rng = SimulatedRaters(60, np.random.default_rng(1)), np.random.default_rng(2)
     scores = [[score for _, score in raters.rate(latent_quality(portrait), 12, rng)] for portrait in portraits]
     people = np.array([np.bincount(each, minlength=11)[1:] / 12 for each in scores])
     jobs = np.array([1 + OFFERED.index(portrait.job) for portrait in portraits])
-    return Rated(np.array([*map(looks, portraits)]), np.tile(people.mean(0), (len(people), 1)), people, jobs)
+    return JobTrainingData(np.array([*map(looks, portraits)]), np.tile(people.mean(0), (len(people), 1)), people, jobs)
 
 
 def test_what_the_samples_raters_prefer_by_job_can_be_learnt_from_its_photos():
     """The same portraits with the child and without: it speaks more for a child carer than for a tutor."""
-    slopes, _ = fit_jobs(drawn_and_rated(range(240)), drawn_and_rated(range(240, 320)), len(OFFERED))
+    slopes, _ = fit_job_tilts(drawn_and_rated(range(240)), drawn_and_rated(range(240, 320)), len(OFFERED))
     fresh = [random_portrait(np.random.default_rng([9, number])) for number in range(100)]
     adds = [np.subtract(looks(each), looks(replace(each, child=False))) for each in fresh if each.child]
     carer, tutor = (np.array(adds) @ slopes[OFFERED.index(job)] for job in ("child carer", "tutor"))
@@ -308,8 +310,8 @@ def test_a_data_set_without_attributes_has_none(tmp_path):
 def version(scorer, tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("models") / "portraits" / "1"
     saved_model.export(scorer, folder, "portraits")
-    saved_model.export_portable(scorer, folder, "portraits")
-    integrity.write(folder, {})
+    saved_model.export_litert(scorer, folder, "portraits")
+    integrity.write_record(folder, {})
     return str(folder)
 
 
@@ -319,7 +321,7 @@ def asked(tested: list[dict]) -> tuple[list[bytes], list[str]]:
 
 def test_the_published_version_answers_with_the_job_as_the_scorer_does(scorer, version, tested):
     data, jobs = asked(tested)
-    expected, found = scorer.answers(data, jobs), saved_model.load(version).answers(data, jobs=jobs)
+    expected, found = scorer.predict(data, jobs), saved_model.load(version).predict(data, jobs=jobs)
     np.testing.assert_allclose(found["distribution"], expected["votes"], atol=1e-5)
     np.testing.assert_allclose(found["mean"], means(expected["votes"]), atol=1e-5)
 
@@ -327,8 +329,8 @@ def test_the_published_version_answers_with_the_job_as_the_scorer_does(scorer, v
 def test_the_portable_network_answers_with_the_job_as_the_scorer_does(scorer, version, tested):
     data, jobs = asked(tested)
     served = litert_model.load(version)
-    found = served.answer(np.stack([served.pixels(photo) for photo in data]), jobs)
-    expected = scorer.answers(data, jobs)
+    found = served.predict(np.stack([served.pixels(photo) for photo in data]), jobs)
+    expected = scorer.predict(data, jobs)
     assert (served.jobs, served.attributes) == (JOBS, ("sunglasses",))
     np.testing.assert_allclose(found["distribution"], expected["votes"], atol=saved_model.TOLERANCE)
     np.testing.assert_allclose(found["attributes"], expected["attributes"], atol=saved_model.TOLERANCE)
@@ -340,7 +342,7 @@ def test_what_a_place_gains_for_a_job_is_what_the_score_loses_without_it(scorer,
     pixels = scorer.pixels(tf.constant([drawn_photo(0.3, 1), drawn_photo(0.7, 2)]))
     pooling = scorer.model.get_layer("pooled")
     features = keras.Model(scorer.model.input, pooling.input)(pixels).numpy()
-    found = serving_outputs.closed_form(scorer.model, scorer.heads)([pixels, tf.fill([2], job)])
+    found = serving_outputs.build_cam_model(scorer.model, scorer.heads)([pixels, tf.fill([2], job)])
     places = features.reshape(2, -1, features.shape[-1])
     without = [
         means(
@@ -359,12 +361,12 @@ def test_the_unknown_job_of_the_published_version_is_what_it_says_without(versio
     data, _ = asked(tested)
     loaded = saved_model.load(version)
     np.testing.assert_allclose(
-        loaded.answers(data, jobs=[""] * len(data))["mean"], loaded.answers(data)["mean"], atol=1e-6
+        loaded.predict(data, jobs=[""] * len(data))["mean"], loaded.predict(data)["mean"], atol=1e-6
     )
 
 
 def test_a_name_that_nobody_knows_counts_as_unknown_within_the_saved_model(version, tested):
-    signature = saved_model.load(version)._loaded.signatures[saved_model.WITH_JOB]
+    signature = saved_model.load(version)._saved_model.signatures[saved_model.WITH_JOB]
     data = tf.constant([tested[0]["photo"]] * 3)
     strange, unknown, known = signature(image_bytes=data, job=tf.constant(["astronaut", "", "carer"]))["mean"].numpy()
     assert strange == unknown != known
@@ -374,11 +376,11 @@ def test_a_job_that_a_version_does_not_know_is_refused_with_those_that_it_knows(
     served, photo = litert_model.load(version), tested[0]["photo"]
     words = r"expected a job among \['carer', 'tutor'\], or none, got 'astronaut'"
     with pytest.raises(ValueError, match=words):
-        served.answer(served.pixels(photo)[None], ["astronaut"])
+        served.predict(served.pixels(photo)[None], ["astronaut"])
     with pytest.raises(ValueError, match=words):
-        saved_model.load(version).answers([photo], jobs=["astronaut"])
+        saved_model.load(version).predict([photo], jobs=["astronaut"])
     with pytest.raises(ValueError, match="for each of 1 photos, got 2"):
-        served.answer(served.pixels(photo)[None], ["carer", "tutor"])
+        served.predict(served.pixels(photo)[None], ["carer", "tutor"])
 
 
 def test_a_folder_is_scored_with_the_job_that_the_command_line_tells(version, tested, tmp_path, capsys):
@@ -402,9 +404,9 @@ def test_the_version_brings_the_norms_of_its_bundle(version):
 
 
 @pytest.fixture(scope="module")
-def evaluated(scorer, told_dataset) -> job_and_norms.Told:
+def evaluated(scorer, told_dataset) -> job_and_norms.JobAndNormResults:
     records = partial(photos.records, told_dataset, "test")
-    return job_and_norms.find(scorer, records, predict(records, scorer, 45), QUICK)
+    return job_and_norms.evaluate_job_and_norms(scorer, records, predict(records, scorer, 45), QUICK)
 
 
 def test_telling_the_job_is_held_against_not_telling_it(evaluated):
@@ -429,28 +431,30 @@ def test_norms_are_judged_where_a_column_knows(evaluated):
 
 def test_without_jobs_or_columns_there_is_nothing_to_tell(small_scorer, small_dataset):
     plain, records = bundle.load(small_scorer), partial(photos.records, small_dataset, "test")
-    assert job_and_norms.find(plain, records, predict(records, plain, 40), QUICK) == job_and_norms.Told([], None, [])
+    assert job_and_norms.evaluate_job_and_norms(
+        plain, records, predict(records, plain, 40), QUICK
+    ) == job_and_norms.JobAndNormResults([], None, [])
 
 
 def test_the_page_tells_what_the_job_and_the_norms_are_worth(evaluated):
-    words = " ".join(report._told_the_job(evaluated, QUICK) + report._norms(evaluated.norms))
+    words = " ".join(report._job_effects(evaluated, QUICK) + report._norms(evaluated.norms))
     assert "telling it moves the score by" in words
     assert "sunglasses" in words
     assert "their precision cannot be told" in " ".join(report._norms([]))
 
 
 def test_a_scorer_that_knows_jobs_and_no_attribute_is_judged_too(scorer, told_dataset):
-    plain = replace(scorer, told=replace(scorer.told, attributes={}), heads=_without_attributes(scorer.heads))
-    assert plain.answers([drawn_photo(0.5, 1)] * 3, ["carer"] * 3)["attributes"].shape == (3, 0)
+    plain = replace(scorer, head_spec=replace(scorer.head_spec, attributes={}), heads=_without_attributes(scorer.heads))
+    assert plain.predict([drawn_photo(0.5, 1)] * 3, ["carer"] * 3)["attributes"].shape == (3, 0)
     records = partial(photos.records, told_dataset, "test")
-    found = job_and_norms.find(plain, records, predict(records, plain, 45), QUICK)
+    found = job_and_norms.evaluate_job_and_norms(plain, records, predict(records, plain, 45), QUICK)
     assert found.comparison.photos == 30
     assert found.norms[0].unchecked == sum(bool(row["attributes"]["sunglasses"]) for row in records())
 
 
 def test_norms_are_judged_by_pixels_where_nothing_is_learnt(scorer, told_dataset):
-    plain, records = replace(scorer, told=Heads(), heads=None), partial(photos.records, told_dataset, "test")
-    found = job_and_norms.find(plain, records, predict(records, plain, 45), QUICK)
+    plain, records = replace(scorer, head_spec=HeadSpec(), heads=None), partial(photos.records, told_dataset, "test")
+    found = job_and_norms.evaluate_job_and_norms(plain, records, predict(records, plain, 45), QUICK)
     assert (found.effects, found.comparison) == ([], None)
     assert [each.key for each in found.norms] == ["sunglasses"]
 

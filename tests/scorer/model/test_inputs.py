@@ -15,17 +15,17 @@ from scipy.stats import spearmanr
 from components.evaluation.checks import slices
 from components.evaluation.checks.predictions import predict
 from components.ingestion import tfds_writer
-from components.push.model_card import card
+from components.push.model_card import build_card
 from components.scorer.artifacts import bundle
 from components.scorer.data import photos
 from components.scorer.explain import adversarial, attribution
 from components.scorer.faces import analyzer, geometry, weight_files
-from components.scorer.fit.checkpoints import Checkpoints
+from components.scorer.fit.checkpoints import CheckpointStore
 from components.scorer.model import inputs as seeing
 from components.scorer.model import serving_outputs
-from components.scorer.model.auxiliary_heads import join
-from components.scorer.model.encoder import Scaling
-from components.scorer.model.inputs import Sight, in_order, settle
+from components.scorer.model.auxiliary_heads import attach_heads
+from components.scorer.model.encoder import BackboneScaling
+from components.scorer.model.inputs import ModelInputs, order_inputs, set_pca_weights
 from components.scorer.model.network import build_scorer
 from components.scorer.model.surgery import with_precision
 from components.scorer.parameters import from_parameters
@@ -40,7 +40,7 @@ from tests.conftest import drawn_photo, light_encoder, votes_around
 SIZE = 6
 """Numbers of an embedding."""
 
-BOTH = Sight(view=True, embedding=SIZE, kept=3)
+BOTH = ModelInputs(view=True, embedding_size=SIZE, n_components=3)
 SHORT = {"head_epochs": 10, "head_learning_rate": 0.1}
 """Enough for what these photos tell."""
 
@@ -55,7 +55,7 @@ def encoder() -> keras.Model:
     """A tiny network with all that a backbone has: a scaling, a convolution, a batch norm and a ReLU."""
     keras.utils.set_random_seed(1)
     pixels = keras.Input((32, 32, 3), name="pixels")
-    convolved = keras.layers.Conv2D(5, 4, strides=8, name="convolved")(Scaling("tf", name="scaling")(pixels))
+    convolved = keras.layers.Conv2D(5, 4, strides=8, name="convolved")(BackboneScaling("tf", name="scaling")(pixels))
     normed = keras.layers.BatchNormalization(name="normed")(convolved)
     return keras.Model(pixels, keras.layers.ReLU(name="rectified")(normed), name="encoder")
 
@@ -64,7 +64,7 @@ def encoder() -> keras.Model:
 def scorer(encoder) -> keras.Model:
     """It sees all there is to see, and was never trained."""
     model = build_scorer(encoder, 0.5, BOTH)
-    settle(model, principal_components(given(40)["embedding"], BOTH.kept))
+    set_pca_weights(model, principal_components(given(40)["embedding"], BOTH.n_components))
     return model
 
 
@@ -77,12 +77,12 @@ def given(number: int) -> dict[str, np.ndarray]:
 
 
 def asked(model: keras.Model, taken: dict[str, np.ndarray]) -> np.ndarray:
-    return np.asarray(model(in_order(model, taken), training=False))
+    return np.asarray(model(order_inputs(model, taken), training=False))
 
 
 def test_a_scorer_takes_what_it_sees_by_name_in_a_fixed_order(scorer):
-    assert [each.name for each in scorer.inputs] == ["pixels", "face", "embedding", "found"] == [*BOTH.reads]
-    assert seeing.of(scorer) == BOTH
+    assert [each.name for each in scorer.inputs] == ["pixels", "face", "embedding", "found"] == [*BOTH.input_names]
+    assert seeing.infer_inputs(scorer) == BOTH
 
 
 def test_a_scorer_that_sees_no_face_has_the_layers_and_weights_that_it_always_had(encoder):
@@ -101,7 +101,7 @@ def test_both_views_go_through_the_same_weights(encoder, scorer):
     assert len(scorer.weights) == len(encoder.weights) + 5
     pooled = keras.Model(scorer.inputs, [scorer.get_layer(name).output for name in ("pooled", "pooled_face")])
     taken = given(2)
-    one, other = pooled(in_order(scorer, taken | {"face": taken["pixels"]}))
+    one, other = pooled(order_inputs(scorer, taken | {"face": taken["pixels"]}))
     np.testing.assert_allclose(one, other, atol=1e-6)
 
 
@@ -130,15 +130,15 @@ def test_mixed_precision_keeps_what_is_read_of_the_face_in_float32(scorer):
 
 def test_maps_in_closed_form_are_those_of_the_gradient_with_the_face_held(scorer):
     taken = given(3)
-    pixels, held = attribution.hold(taken)
-    closed = serving_outputs.closed_form(scorer)(in_order(scorer, taken))
+    pixels, held = attribution.split_pixels(taken)
+    closed = serving_outputs.build_cam_model(scorer)(order_inputs(scorer, taken))
     np.testing.assert_allclose(closed["class_heatmaps"], attribution.heatmaps(scorer, pixels, held), atol=1e-6)
 
 
 def test_a_perturbation_moves_the_pixels_alone(scorer):
-    pixels, held = attribution.hold(given(2))
+    pixels, held = attribution.split_pixels(given(2))
     before = {name: values.copy() for name, values in held.items()}
-    perturbed = adversarial.perturb(scorer, pixels, 2.0, 3, held)
+    perturbed = adversarial.pgd_attack(scorer, pixels, 2.0, 3, held)
     means = [asked(scorer, {"pixels": each, **held}) @ np.array(SCORES) for each in (pixels, perturbed)]
     assert (means[1] >= means[0]).all()
     assert (perturbed != pixels).any()
@@ -234,7 +234,7 @@ def write(folder: Path, by: str, **sizes: int) -> Path:
     (weights / "embedder.onnx").write_bytes(b"the records hold what it would say")
     numbers = iter(range(10_000))
     splits = {name: [[record(next(numbers), by) for _ in range(n)]] for name, n in sizes.items()}
-    tfds_writer.write(folder, splits, ["job", "sunglasses"], faces=weights)
+    tfds_writer.write(folder, splits, ["job", "sunglasses"], face_weights=weights)
     return folder
 
 
@@ -254,7 +254,7 @@ def start(tmp_path_factory) -> Path:
     return light_encoder(tmp_path_factory.mktemp("start"))
 
 
-def trained(dataset: Path, start: Path, folder: Path, **changes) -> bundle.Bundle:
+def trained(dataset: Path, start: Path, folder: Path, **changes) -> bundle.TrainedScorer:
     given = {"scale": 36, "head_epochs": 25, "epochs": 0, "dropout": 0.0, "batch_size": 8, "camera_faults": 0.0}
     given |= {"fitting": "gradient", "face_view": False}
     settings = from_parameters(Training, **{**given, "head_learning_rate": 0.05, **changes})
@@ -263,17 +263,17 @@ def trained(dataset: Path, start: Path, folder: Path, **changes) -> bundle.Bundl
     return bundle.load(folder / "scorer")
 
 
-def means(scorer: bundle.Bundle, dataset: Path) -> tuple[np.ndarray, np.ndarray]:
+def means(scorer: bundle.TrainedScorer, dataset: Path) -> tuple[np.ndarray, np.ndarray]:
     """The scorer's mean scores of the test split, and people's."""
-    view = photos.View(32, scorer.training.face_view_scale) if scorer.sight.view else None
-    read = {"scale": 36, "crop": 32, "batch_size": 60, "view": view, "example": targets.scored(scorer.sight)}
+    view = photos.FaceCropSpec(32, scorer.training.face_view_scale) if scorer.model_inputs.view else None
+    read = {"scale": 36, "crop": 32, "batch_size": 60, "view": view, "example": targets.with_votes(scorer.model_inputs)}
     ((taken, truth),) = photos.batches(dataset, "test", **read)
     taken = taken if isinstance(taken, dict) else {"pixels": taken}
     return asked(scorer.model, taken) @ np.array(SCORES), truth.numpy() @ np.array(SCORES)
 
 
 @pytest.fixture(scope="module")
-def reading(embedded, start, tmp_path_factory) -> bundle.Bundle:
+def reading(embedded, start, tmp_path_factory) -> bundle.TrainedScorer:
     return trained(embedded, start, tmp_path_factory.mktemp("reading"), **SHORT, epochs=1)
 
 
@@ -284,7 +284,7 @@ def test_what_only_the_embedding_tells_is_learnt(reading, embedded):
 
 
 @pytest.fixture(scope="module")
-def unread(embedded, start, tmp_path_factory) -> bundle.Bundle:
+def unread(embedded, start, tmp_path_factory) -> bundle.TrainedScorer:
     return trained(embedded, start, tmp_path_factory.mktemp("unread"), **SHORT, embedding_size=0)
 
 
@@ -313,14 +313,14 @@ def test_principal_components_are_fitted_on_the_faces_of_the_training_split_alon
 
 
 @pytest.fixture(scope="module")
-def blind(lit, start, tmp_path_factory) -> bundle.Bundle:
+def blind(lit, start, tmp_path_factory) -> bundle.TrainedScorer:
     """A scorer of photos whose score is in the light on the face, and whose embeddings say nothing of it."""
     return trained(lit, start, tmp_path_factory.mktemp("blind"), **SHORT, embedding_size=4)
 
 
 def test_what_only_the_view_of_the_face_tells_is_learnt(lit, start, tmp_path):
     scorer = trained(lit, start, tmp_path, **SHORT, face_view=True, face_view_scale=1.2, embedding_size=0)
-    assert scorer.sight == Sight(view=True)
+    assert scorer.model_inputs == ModelInputs(view=True)
     assert spearmanr(*means(scorer, lit)).statistic > 0.9
 
 
@@ -334,7 +334,7 @@ def test_where_every_photo_has_a_face_the_stand_in_stays_the_mean_of_all(blind):
 
 
 def test_a_view_of_faces_that_the_data_do_not_know_is_none(small_dataset, start, tmp_path):
-    assert not trained(small_dataset, start, tmp_path, face_view=True).sight.view
+    assert not trained(small_dataset, start, tmp_path, face_view=True).model_inputs.view
 
 
 def test_heads_read_what_is_seen_of_the_face_as_well(reading, embedded):
@@ -345,7 +345,7 @@ def test_heads_read_what_is_seen_of_the_face_as_well(reading, embedded):
         "found": np.ones(len(known), "float32"),
         "job": np.zeros(len(known), "int32"),
     }
-    answered = join(reading.model, reading.heads)(taken)
+    answered = attach_heads(reading.model, reading.heads)(taken)
     wears = np.array([each["attributes"]["sunglasses"] == "yes" for each in known])
     assert reading.attributes == ("sunglasses",)
     assert ((np.asarray(answered["attributes"])[:, 0] > 0.5) == wears).mean() > 0.75
@@ -354,16 +354,16 @@ def test_heads_read_what_is_seen_of_the_face_as_well(reading, embedded):
 
 def test_a_training_that_broke_off_goes_on_with_what_it_saw_of_faces(lit, start, tmp_path, monkeypatch):
     settings = {"head_epochs": 0, "epochs": 2, "face_view": True}
-    save, curves = Checkpoints.save, []
+    save, curves = CheckpointStore.save, []
 
-    def broken(place: Checkpoints, model: keras.Model, epoch: int, found: dict, keep: set[int], **how) -> None:
+    def broken(place: CheckpointStore, model: keras.Model, epoch: int, found: dict, keep: set[int], **how) -> None:
         if place.uri.endswith("all") and epoch == 2:
             curves.append(found)
             raise KeyboardInterrupt
         save(place, model, epoch, found, keep, **how)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Checkpoints, "save", broken)
+        patched.setattr(CheckpointStore, "save", broken)
         with pytest.raises(KeyboardInterrupt):
             trained(lit, start, tmp_path, **settings)
     resumed = trained(lit, start, tmp_path, **settings).history
@@ -381,18 +381,18 @@ def test_a_scorer_trained_in_mixed_precision_is_one_of_full_precision(lit, start
 
 
 @pytest.fixture(scope="module")
-def faced(encoder, tmp_path_factory) -> bundle.Bundle:
+def faced(encoder, tmp_path_factory) -> bundle.TrainedScorer:
     """A bundle with the designed detector and embedder, saved and loaded again."""
     folder = tmp_path_factory.mktemp("faced")
     weights = folder / "data" / "faces"
     weights.mkdir(parents=True)
     weight_files.prepare(Faces(**designed_faces.write(folder)), weights)
-    model = build_scorer(encoder, 0.5, replace(BOTH, embedding=designed_faces.READ))
+    model = build_scorer(encoder, 0.5, replace(BOTH, embedding_size=designed_faces.READ))
     embeddings = np.random.default_rng(1).normal(0, 20, (30, designed_faces.READ))
-    settle(model, principal_components(embeddings, BOTH.kept))
-    read = bundle.read_faces(folder / "data")
+    set_pca_weights(model, principal_components(embeddings, BOTH.n_components))
+    read = bundle.load_face_files(folder / "data")
     pretraining, training = from_parameters(Pretraining, start="none", crop=32), Training(scale=40)
-    bundle.Bundle(model, pretraining, training, faces=read).save(folder / "scorer")
+    bundle.TrainedScorer(model, pretraining, training, faces=read).save(folder / "scorer")
     return bundle.load(folder / "scorer")
 
 
@@ -404,42 +404,42 @@ def pictures() -> list[bytes]:
 
 
 def test_a_bundle_takes_photos_alone_and_reads_their_faces(faced, pictures):
-    seen = faced.reader.read_all([Image.open(io.BytesIO(photo)) for photo in pictures])
-    taken = faced.given(pictures)
+    seen = faced.face_analyzer.analyze_all([Image.open(io.BytesIO(photo)) for photo in pictures])
+    taken = faced.build_inputs(pictures)
     assert taken["found"].numpy().tolist() == [1, 1, 0]
     np.testing.assert_array_equal(taken["embedding"], [each.embedding for each in seen])
     np.testing.assert_allclose(faced.score(pictures), asked(faced.model, taken), atol=1e-6)
 
 
 def test_a_bundle_reads_photos_as_training_read_their_records(faced, pictures, tmp_path):
-    read = faced.reader.read_all([Image.open(io.BytesIO(photo)) for photo in pictures])
+    read = faced.face_analyzer.analyze_all([Image.open(io.BytesIO(photo)) for photo in pictures])
     records = [
-        {**record(number, "light"), "photo": photo, **analyzer.record(seen)}
+        {**record(number, "light"), "photo": photo, **analyzer.to_features(seen)}
         for number, (photo, seen) in enumerate(zip(pictures, read, strict=True))
     ]
     weights = tmp_path / "weights"
     weights.mkdir()
     for name, data in faced.faces.items():
         (weights / name).write_bytes(data)
-    tfds_writer.write(tmp_path / "dataset", {"test": [records]}, ["job", "sunglasses"], faces=weights)
-    view = photos.View(32, faced.training.face_view_scale)
-    how = {"scale": 40, "crop": 32, "batch_size": 3, "view": view, "example": targets.scored(faced.sight)}
+    tfds_writer.write(tmp_path / "dataset", {"test": [records]}, ["job", "sunglasses"], face_weights=weights)
+    view = photos.FaceCropSpec(32, faced.training.face_view_scale)
+    how = {"scale": 40, "crop": 32, "batch_size": 3, "view": view, "example": targets.with_votes(faced.model_inputs)}
     ((taken, _),) = photos.batches(tmp_path / "dataset", "test", **how)
-    for name, values in faced.given(pictures).items():
+    for name, values in faced.build_inputs(pictures).items():
         np.testing.assert_allclose(taken[name], values, atol=1e-4, err_msg=name)
 
 
 def test_a_bundle_tells_what_reads_faces(faced):
     digests = json.loads(faced.faces["faces.json"])["sha256"]
-    assert digests["detector"] in faced.reads
-    assert digests["embedder"] in faced.reads
-    assert f"{designed_faces.READ} numbers for it, of which 3 principal components are read" in faced.reads
+    assert digests["detector"] in faced.face_summary
+    assert digests["embedder"] in faced.face_summary
+    assert f"{designed_faces.READ} numbers for it, of which 3 principal components are read" in faced.face_summary
 
 
 def test_the_model_card_tells_what_reads_faces(faced):
-    made = card(replace(FACTS, faces=faced.reads))
+    made = build_card(replace(FACTS, faces=faced.face_summary))
     for words in (readable(made.markdown), readable(made.html)):
-        assert faced.reads in words
+        assert faced.face_summary in words
 
 
 def test_a_bundle_that_sees_faces_and_cannot_read_them_says_so(faced, pictures):
@@ -452,7 +452,7 @@ def test_a_bundle_that_sees_faces_and_cannot_read_them_says_so(faced, pictures):
 def test_an_older_bundle_keeps_its_detector(small_scorer, tmp_path):
     shutil.copytree(small_scorer, tmp_path / "older")
     (tmp_path / "older" / "detector.onnx").write_bytes(designed_faces.detector())
-    assert bundle.load(tmp_path / "older").reader.detector.sha256
+    assert bundle.load(tmp_path / "older").face_analyzer.detector.sha256
 
 
 # The evaluation
@@ -464,9 +464,9 @@ def test_photos_are_sliced_by_their_faces_and_by_how_sure_the_detector_is(embedd
             return np.random.default_rng(1).dirichlet(np.ones(10), len(photos))
 
     predictions = predict(lambda: photos.records(embedded, "test"), Eye(), 60)
-    found = slices.slice_all(predictions, from_parameters(Evaluation, bootstrap=20)).slices
+    found = slices.measure_slices(predictions, from_parameters(Evaluation, bootstrap=20)).slices
     assert {(each.attribute, each.value): each.photos for each in found if each.attribute.startswith("face")} == {
         ("faces", "none"): 15, ("faces", "one"): 37, ("faces", "several"): 8,
         ("face confidence", "no face"): 15, ("face confidence", "high"): 37, ("face confidence", "low"): 8,
     }  # fmt: skip
-    assert {"face_count", "face_confidence"} <= {*predictions.table()}
+    assert {"face_count", "face_confidence"} <= {*predictions.to_table()}

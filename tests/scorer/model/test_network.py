@@ -12,7 +12,7 @@ from components.pretraining.autoencoder import build_autoencoder, reconstruction
 from components.scorer.artifacts import bundle
 from components.scorer.imaging import preprocessing_tf
 from components.scorer.model.encoder import build_encoder
-from components.scorer.model.losses import VotesLoss, squared_emd
+from components.scorer.model.losses import VoteDistributionLoss, squared_emd
 from components.scorer.model.network import build_scorer
 from components.scorer.model.surgery import freeze_batch_norms, with_precision
 from components.scorer.parameters import from_parameters
@@ -48,16 +48,16 @@ def test_squared_emd_grows_with_the_distance_of_the_mistake():
 @given(votes, votes)
 @settings(deadline=None, max_examples=20)
 def test_a_loss_without_terms_is_the_squared_emd(truth, predicted):
-    found = VotesLoss()(truth[None], predicted[None])
+    found = VoteDistributionLoss()(truth[None], predicted[None])
     assert float(found) == pytest.approx(float(squared_emd(truth[None], predicted[None])[0]), abs=1e-6)
 
 
 @pytest.mark.parametrize("term", ["correlation_term", "rank_term"])
 def test_a_term_asks_for_people_s_order_and_nothing_of_a_perfect_scorer(term):
     right = np.stack([votes_around(mean) for mean in np.random.default_rng(0).uniform(2, 9, 16)])
-    loss = VotesLoss(**{term: 0.05})
+    loss = VoteDistributionLoss(**{term: 0.05})
     perfect, turned = (float(loss(right, told)) for told in (right, right[::-1]))
-    plain = float(VotesLoss()(right, right[::-1]))
+    plain = float(VoteDistributionLoss()(right, right[::-1]))
     assert perfect < 0.05
     assert turned > plain + 0.02
 
@@ -67,13 +67,13 @@ def test_a_term_is_finite_and_has_a_gradient_where_all_scores_are_alike(term):
     people, alike = np.eye(10, dtype="float32")[[1, 4, 8]], np.full((3, 10), 0.1, "float32")
     told = tf.Variable(alike)
     with tf.GradientTape() as tape:
-        lost = VotesLoss(**{term: 1.0})(people, told)
+        lost = VoteDistributionLoss(**{term: 1.0})(people, told)
     assert np.isfinite(float(lost))
     assert np.isfinite(tape.gradient(lost, told).numpy()).all()
 
 
 def test_a_loss_is_loaded_with_its_terms():
-    loss = keras.losses.deserialize(keras.losses.serialize(VotesLoss(0.25, 0.5)))
+    loss = keras.losses.deserialize(keras.losses.serialize(VoteDistributionLoss(0.25, 0.5)))
     assert (loss.correlation_term, loss.rank_term) == (0.25, 0.5)
 
 
@@ -192,8 +192,8 @@ def test_decoding_gives_rgb_of_the_photos_size():
 
 def test_pixels_of_a_photo_do_not_depend_on_its_batch():
     data = [drawn_photo(0.2, 1), drawn_photo(0.7, 2), drawn_photo(0.9, 3)]
-    together = preprocessing_tf.pixels(tf.constant(data), 40, 32).numpy()
-    alone = preprocessing_tf.pixels(tf.constant(data[1:2]), 40, 32).numpy()
+    together = preprocessing_tf.preprocess_photos(tf.constant(data), 40, 32).numpy()
+    alone = preprocessing_tf.preprocess_photos(tf.constant(data[1:2]), 40, 32).numpy()
     np.testing.assert_array_equal(together[1:2], alone)
 
 

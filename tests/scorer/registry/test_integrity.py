@@ -13,12 +13,12 @@ from components.evaluation.checks.champion_predictions import score_champion
 from components.scorer import storage
 from components.scorer.artifacts import bundle, litert_model, promotion, saved_model
 from components.scorer.batch import score_many
-from components.scorer.batch.score_folder import score
+from components.scorer.batch.score_folder import score_folder
 from components.scorer.explain import page
 from components.scorer.registry import channels, integrity
 from components.validation.reference_champion import read_champion
 from images.serving.inference import version_source
-from images.serving.settings import Settings
+from images.serving.settings import ServerSettings
 from tests.builders.servers import Here, until
 from tests.conftest import drawn_photo
 
@@ -34,13 +34,13 @@ def whole(tmp_path_factory, small_scorer) -> Path:
     first, second = (Path(channels.address(str(models), NAME, version)) for version in (1, 2))
     scorer = bundle.load(small_scorer)
     saved_model.export(scorer, first)
-    saved_model.export_portable(scorer, first, NAME)
-    shutil.copytree(small_scorer, first / saved_model.BUNDLE)
+    saved_model.export_litert(scorer, first, NAME)
+    shutil.copytree(small_scorer, first / saved_model.BUNDLE_FOLDER)
     (first / "profile.json").write_text("{}")
     shutil.copytree(first, second)
     for number, folder in enumerate((first, second), 1):
-        integrity.write(folder, {"version": number})
-        channels.switch(str(models), NAME, number, why="a test")
+        integrity.write_record(folder, {"version": number})
+        channels.promote_pushed(str(models), NAME, number, why="a test")
     return models
 
 
@@ -71,9 +71,11 @@ def refused(name: str) -> str:
 
 def test_the_record_names_every_file_but_itself_by_its_digest(models):
     record = storage.read_json(str(version(models, 1) / "version.json"))
-    assert set(record["files"]) == {file.name for file in storage.files(str(version(models, 1)))} - {"version.json"}
+    assert set(record["files"]) == {file.name for file in storage.list_files(str(version(models, 1)))} - {
+        "version.json"
+    }
     assert record["version"] == 1
-    integrity.check(version(models, 1))
+    integrity.check_files(version(models, 1))
 
 
 @settings(max_examples=30, deadline=None)
@@ -82,11 +84,11 @@ def test_a_single_flipped_bit_is_seen_wherever_it_is(tmp_path_factory, place, bi
     folder = tmp_path_factory.mktemp("version")
     data = bytearray(range(250)) * 4
     (folder / "file").write_bytes(data)
-    integrity.write(folder, {})
+    integrity.write_record(folder, {})
     data[place] ^= 1 << bit
     (folder / "file").write_bytes(data)
     with pytest.raises(ValueError, match=refused("file") + " from where it is whole, or let another version answer"):
-        integrity.check(folder)
+        integrity.check_files(folder)
 
 
 def test_a_file_that_is_missing_and_one_that_was_not_published_are_named(models):
@@ -158,9 +160,9 @@ def test_a_version_that_names_no_digests_is_neither_promoted_nor_rolled_back_to(
 def test_photos_are_not_scored_by_a_version_that_names_no_digests(models, bare, tmp_path):
     storage.write_bytes(str(tmp_path / "photos" / "a.jpg"), drawn_photo(0.5, size=(80, 96)))
     with pytest.raises(ValueError, match=bare):
-        score(str(models), str(tmp_path / "photos"), tmp_path / "scores.csv")
+        score_folder(str(models), str(tmp_path / "photos"), tmp_path / "scores.csv")
     with pytest.raises(ValueError, match=bare):
-        score_many.rank(str(models), str(tmp_path / "photos"), str(tmp_path / "shards"))
+        score_many.score_and_rank(str(models), str(tmp_path / "photos"), str(tmp_path / "shards"))
 
 
 def test_a_champion_that_names_no_digests_is_told_to_evaluation_and_validation(models, bare):
@@ -171,16 +173,16 @@ def test_a_champion_that_names_no_digests_is_told_to_evaluation_and_validation(m
 def test_nothing_of_a_version_that_names_no_digests_is_fetched_from_a_bucket(models, bare, amazon, tmp_path):
     storage.upload_tree(version(models, 2), "s3://bucket/models/portraits/2")
     with pytest.raises(ValueError, match=f"s3://bucket/.*{bare.removeprefix('expected .*')}"):
-        version_source.fetch("s3://bucket/models/portraits/2", fetching(tmp_path))
+        version_source.fetch_version("s3://bucket/models/portraits/2", fetching(tmp_path))
     assert [file for file in (tmp_path / "kept").rglob("*") if file.is_file() and file.suffix != ".lock"] == []
 
 
 def test_a_server_goes_on_with_its_version_when_the_new_champion_names_no_digests(models, bare):
     promotion.rollback(str(models), NAME, why="a test")
-    with Here(Settings(workers=1, interval=0.05, model=str(models))) as here:
-        channels.move(str(models), NAME, 2, why="by hand")
-        until(lambda: here.state.models.failure, "the failure is told")
-        assert re.search(bare, here.state.models.failure["why"])
+    with Here(ServerSettings(workers=1, interval=0.05, model=str(models))) as here:
+        channels.set_channel(str(models), NAME, 2, why="by hand")
+        until(lambda: here.state.version_manager.failure, "the failure is told")
+        assert re.search(bare, here.state.version_manager.failure["why"])
         assert here.get("/ready").json()["version"] == "1"
 
 
@@ -245,9 +247,9 @@ def test_photos_are_neither_scored_nor_put_in_order_nor_explained_by_a_changed_v
     for name in (SAVED_MODEL, NETWORK, "bundle/scorer.keras"):
         flip(version(models, 2) / name)
     with pytest.raises(ValueError, match=refused(SAVED_MODEL)):
-        score(str(models), str(photo.parent), tmp_path / "scores.csv")
+        score_folder(str(models), str(photo.parent), tmp_path / "scores.csv")
     with pytest.raises(ValueError, match=refused(NETWORK)):
-        score_many.rank(str(models), str(photo.parent), str(tmp_path / "shards"))
+        score_many.score_and_rank(str(models), str(photo.parent), str(tmp_path / "shards"))
     with pytest.raises(ValueError, match=refused("bundle/scorer.keras")):
         page.explain(str(models), [str(photo)], tmp_path / "explained")
     assert [path.name for path in tmp_path.iterdir() if path.name not in ("photos", "models")] == []
@@ -267,17 +269,17 @@ def test_a_champion_that_was_changed_is_told_to_evaluation_and_validation(models
 ONE = "s3://bucket/models/portraits/1"
 
 
-def fetching(folder: Path) -> Settings:
-    return Settings(model=ONE, folder=str(folder / "kept"))
+def fetching(folder: Path) -> ServerSettings:
+    return ServerSettings(model=ONE, folder=str(folder / "kept"))
 
 
 def test_a_server_goes_on_with_its_version_when_the_new_champion_was_changed(models):
     promotion.rollback(str(models), NAME, why="a test")
     flip(version(models, 2) / NETWORK)
-    with Here(Settings(workers=1, interval=0.05, model=str(models))) as here:
-        channels.move(str(models), NAME, 2, why="by hand")
+    with Here(ServerSettings(workers=1, interval=0.05, model=str(models))) as here:
+        channels.set_channel(str(models), NAME, 2, why="by hand")
         until(lambda: here.get("/ready").json()["failing"], "the failure is told")
-        assert f"{NETWORK} is not as it was published" in here.state.models.failure["why"]
+        assert f"{NETWORK} is not as it was published" in here.state.version_manager.failure["why"]
         assert here.get("/ready").json()["version"] == "1"
 
 
@@ -285,15 +287,15 @@ def test_a_version_that_was_changed_in_its_bucket_is_not_fetched(models, amazon,
     flip(version(models, 1) / NETWORK)
     storage.upload_tree(models, "s3://bucket/models")
     with pytest.raises(ValueError, match=rf"s3://bucket/models/portraits/1/{refused(NETWORK)}"):
-        version_source.fetch(ONE, fetching(tmp_path))
+        version_source.fetch_version(ONE, fetching(tmp_path))
     assert not list((tmp_path / "kept").rglob("*.tflite"))
 
 
 def test_a_fetched_version_that_was_changed_on_the_disk_is_fetched_again(models, amazon, tmp_path):
     storage.upload_tree(models, "s3://bucket/models")
-    place = Path(version_source.fetch(ONE, fetching(tmp_path)))
+    place = Path(version_source.fetch_version(ONE, fetching(tmp_path)))
     flip(place / NETWORK)
     with pytest.raises(ValueError, match=refused(NETWORK)):
         litert_model.load(str(place))
-    assert version_source.fetch(ONE, fetching(tmp_path)) == str(place)
+    assert version_source.fetch_version(ONE, fetching(tmp_path)) == str(place)
     assert litert_model.load(str(place)).version == 1

@@ -36,7 +36,7 @@ RECORD = {
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(kubeflow, "_PAUSE", 0.01)
-    monkeypatch.setattr(kubeflow, "PATIENCE", 5.0)
+    monkeypatch.setattr(kubeflow, "RETRY_SECONDS", 5.0)
     with Server() as running:
         yield running
 
@@ -52,12 +52,12 @@ def publish(models: str, version: int, serve: bool = True, **record: object) -> 
     storage.write_json(f"{uri}/version.json", RECORD | {"version": version, "run": f"run-{version}"} | record)
     storage.write_bytes(f"{uri}/{channels.COMPLETE}", b"graph")
     if serve:
-        channels.switch(models, NAME, version, who=f"run-{version}", why="passed")
+        channels.promote_pushed(models, NAME, version, who=f"run-{version}", why="passed")
     return uri
 
 
 def tell(server: Server, models: str, pushed: int = 0) -> list[str]:
-    return kubeflow.tell(server.url, models, NAME, pushed)
+    return kubeflow.sync(server.url, models, NAME, pushed)
 
 
 # What it is told
@@ -168,7 +168,7 @@ def test_a_version_that_was_removed_is_archived(server, models):
     for version in (1, 2, 3):
         publish(models, version)
     tell(server, models)
-    assert [gone.version for gone in versions.collect(models, NAME, keep=0)] == [1]
+    assert [gone.version for gone in versions.collect_garbage(models, NAME, keep=0)] == [1]
     assert tell(server, models) == ["archived version 1 of portraits, which was removed"]
     assert {each["name"]: each["state"] for each in server.versions} == {"1": "ARCHIVED", "2": "LIVE", "3": "LIVE"}
     assert tell(server, models) == []
@@ -225,7 +225,7 @@ def test_a_push_that_was_killed_after_any_request_is_completed_by_the_next(serve
         with Server() as fresh:
             fresh.trouble = lambda _, fresh=fresh, done=done: "reset" if len(fresh.requests) > done else None
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(kubeflow, "PATIENCE", 0.0)
+                patch.setattr(kubeflow, "RETRY_SECONDS", 0.0)
                 patch.setattr(kubeflow, "_TIMEOUT", 5.0)
                 tell(fresh, models)
             fresh.trouble = lambda _: None
@@ -239,9 +239,9 @@ def test_a_registry_that_stays_down_is_given_up_in_bounded_time_and_says_what_ma
     clock.sleep = lambda seconds: (clock.pauses.append(seconds), setattr(clock, "now", clock.now + seconds))
     monkeypatch.setattr(kubeflow, "time", clock)
     publish(models, 1)
-    (line,) = kubeflow.tell("http://127.0.0.1:9", models, NAME)
+    (line,) = kubeflow.sync("http://127.0.0.1:9", models, NAME)
     assert clock.pauses == [2, 4, 8, 16]
-    assert clock.now + 32 > kubeflow.PATIENCE
+    assert clock.now + 32 > kubeflow.RETRY_SECONDS
     assert line == (
         "the model registry was not told everything: Unreached: it cannot be reached (ConnectionError);"
         " what is published stays, the next push, or python -m pipeline models register, makes it good"
@@ -284,12 +284,12 @@ def test_two_places_of_models_cannot_share_a_name(server, models, tmp_path):
     ],
 )
 def test_a_token_is_sent_over_https_to_the_registry_that_it_was_made_for(named, asked, sent, models, monkeypatch):
-    monkeypatch.setenv(kubeflow.TOKEN, "secret")
-    monkeypatch.setenv(kubeflow.VARIABLE, named)
+    monkeypatch.setenv(kubeflow.TOKEN_VARIABLE, "secret")
+    monkeypatch.setenv(kubeflow.URL_VARIABLE, named)
     publish(models, 1)
     headers = []
     monkeypatch.setattr(requests, "request", lambda *_, **options: headers.append(options["headers"]) or 1 / 0)
-    kubeflow.tell(asked, models, NAME)
+    kubeflow.sync(asked, models, NAME)
     assert headers == [{"Authorization": "Bearer secret"} if sent else {}]
 
 
@@ -330,7 +330,7 @@ def test_the_command_line_registers_what_was_published_before_there_was_a_regist
     publish(models, 1), publish(models, 2)
     assert main(["models", "register", f"{models}/{NAME}", "--model-registry", server.url]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "done"
-    monkeypatch.setenv(kubeflow.VARIABLE, server.url)
+    monkeypatch.setenv(kubeflow.URL_VARIABLE, server.url)
     assert main(["models", "register", f"{models}/{NAME}"]) == 0
     assert capsys.readouterr().out == "nothing to change\n"
     assert len(server.versions) == 2
@@ -338,7 +338,7 @@ def test_the_command_line_registers_what_was_published_before_there_was_a_regist
 
 def test_promoting_rolling_back_and_removing_by_hand_tell_the_registry(server, models, monkeypatch, capsys):
     monkeypatch.setattr(promotion, "verify", lambda *_: None)
-    monkeypatch.setenv(kubeflow.VARIABLE, server.url)
+    monkeypatch.setenv(kubeflow.URL_VARIABLE, server.url)
     for version in (1, 2, 3):
         publish(models, version)
     place = f"{models}/{NAME}"
@@ -353,7 +353,7 @@ def test_promoting_rolling_back_and_removing_by_hand_tell_the_registry(server, m
 
 def test_a_promotion_stands_though_the_registry_is_down(models, monkeypatch, capsys):
     monkeypatch.setattr(promotion, "verify", lambda *_: None)
-    monkeypatch.setattr(kubeflow, "PATIENCE", 0.0)
+    monkeypatch.setattr(kubeflow, "RETRY_SECONDS", 0.0)
     publish(models, 1), publish(models, 2)
     command = ["models", "promote", f"{models}/{NAME}", "1", "--why", "better"]
     assert main([*command, "--model-registry", "http://127.0.0.1:9"]) == 0

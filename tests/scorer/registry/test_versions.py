@@ -47,7 +47,7 @@ def claimed(models: str, hours: float, *versions: int) -> None:
 
 
 def there(models: str) -> list[str]:
-    return storage.folders(f"{models}/{NAME}")
+    return storage.list_folders(f"{models}/{NAME}")
 
 
 def replayed(models: str) -> dict:
@@ -105,9 +105,9 @@ def test_every_change_says_who_when_why_from_and_to(tmp_path: Path, monkeypatch:
 
 def test_without_a_name_in_the_environment_account_and_machine_act(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PIPELINE_USER", raising=False)
-    assert channels.user().count("@") == 1
+    assert channels.current_user().count("@") == 1
     monkeypatch.setattr("getpass.getuser", lambda: (_ for _ in ()).throw(KeyError("uid not found: 12345")))
-    assert channels.user().split("@")[0].isdecimal()
+    assert channels.current_user().split("@")[0].isdecimal()
 
 
 @pytest.mark.usefixtures("trusting")
@@ -143,7 +143,7 @@ def test_what_cannot_be_promoted_leaves_the_channels_alone(tmp_path: Path, optio
 def test_channels_whose_audit_is_none_are_named_and_left_alone(tmp_path: Path) -> None:
     storage.write_json(str(tmp_path / NAME / "channels.json"), {"champion": 1, "audit": ["x"]})
     with pytest.raises(ValueError, match=r"expected a list of objects as audit in .*channels\.json"):
-        channels.switch(str(tmp_path), NAME, 2)
+        channels.promote_pushed(str(tmp_path), NAME, 2)
 
 
 @pytest.mark.usefixtures("trusting")
@@ -190,7 +190,7 @@ def test_a_change_whose_answer_got_lost_is_not_made_again_over_a_later_one(
         write_if(uri, data, version)
         monkeypatch.setattr(storage, "write_if", write_if)
         promotion.promote(models, NAME, 2, who="ben", why="later")
-        raise storage.Conflict("as the clouds say of a repeated write that has arrived")
+        raise storage.WriteConflict("as the clouds say of a repeated write that has arrived")
 
     monkeypatch.setattr(storage, "write_if", losing)
     promotion.promote(models, NAME, 1, who="ann", why="sooner")
@@ -217,7 +217,7 @@ def test_a_version_that_was_rolled_back_does_not_return_by_its_push_but_a_newer_
 def test_an_older_push_that_ends_after_a_rollback_does_not_take_over(tmp_path: Path) -> None:
     models = str(tmp_path)
     push(models, "a")
-    assert channels.claim(models, NAME, "slow", "sha") == 2
+    assert channels.reserve_version(models, NAME, "slow", "sha") == 2
     push(models, "b")
     promotion.rollback(models, NAME, why="worse")
     push(models, "slow")
@@ -226,15 +226,15 @@ def test_an_older_push_that_ends_after_a_rollback_does_not_take_over(tmp_path: P
 
 def test_a_rollback_by_hand_from_before_the_audit_counts_too(tmp_path: Path) -> None:
     storage.write_json(str(tmp_path / NAME / "channels.json"), {"champion": 2, "previous": 5})
-    assert channels.switch(str(tmp_path), NAME, 5) == {"champion": 2, "previous": 5}
-    assert channels.switch(str(tmp_path), NAME, 6) == {"champion": 6, "previous": 2}
+    assert channels.promote_pushed(str(tmp_path), NAME, 5) == {"champion": 2, "previous": 5}
+    assert channels.promote_pushed(str(tmp_path), NAME, 6) == {"champion": 6, "previous": 2}
 
 
 def test_a_push_that_tries_a_removed_version_again_is_refused(tmp_path: Path) -> None:
     models = str(tmp_path)
     for run in "abc":
         push(models, run)
-    assert [gone.version for gone in versions.collect(models, NAME, keep=0)] == [1]
+    assert [gone.version for gone in versions.collect_garbage(models, NAME, keep=0)] == [1]
     with pytest.raises(ValueError, match=r"version 1 of portraits was removed by .*: train or publish it again"):
         push(models, "a")
     assert there(models) == ["2", "3"]
@@ -254,11 +254,11 @@ def real(tmp_path_factory: pytest.TempPathFactory, small_scorer: Path) -> Path:
     scorer = bundle.load(small_scorer)
     for version in (1, 2):
         saved_model.export(scorer, models / NAME / str(version))
-        integrity.write(models / NAME / str(version), {})
-        channels.switch(str(models), NAME, version)
+        integrity.write_record(models / NAME / str(version), {})
+        channels.promote_pushed(str(models), NAME, version)
     scorer.model.get_layer("votes").bias.assign([np.nan] * 10)
     saved_model.export(scorer, models / NAME / "3")
-    integrity.write(models / NAME / "3", {})
+    integrity.write_record(models / NAME / "3", {})
     return models
 
 
@@ -310,13 +310,13 @@ def test_votes_that_are_none_are_refused(tmp_path: Path, votes: np.ndarray, monk
 
 
 def collected(models: str, **options: object) -> list[int]:
-    return [gone.version for gone in versions.collect(models, NAME, **{"keep": 0, **options})]
+    return [gone.version for gone in versions.collect_garbage(models, NAME, **{"keep": 0, **options})]
 
 
 def test_the_newest_and_what_channels_name_stay(place: str) -> None:
     for run in "abcdef":
         push(place, run)
-    channels.move(place, NAME, 2, channel="canary", why="a look")
+    channels.set_channel(place, NAME, 2, channel="canary", why="a look")
     assert collected(place, keep=3) == [1, 3]
     assert there(place) == ["2", "4", "5", "6"]
     assert collected(place) == [4]
@@ -338,10 +338,10 @@ def test_a_dry_run_says_the_same_and_removes_nothing(tmp_path: Path) -> None:
     write(models, 5)
     (tmp_path / NAME / "5" / "saved_model.pb").unlink()
     claimed(models, 25, 5)
-    before = {file.name: storage.read_bytes(file.uri) for file in storage.files(models)}
-    said = list(versions.collect(models, NAME, keep=1, dry_run=True))
-    assert {file.name: storage.read_bytes(file.uri) for file in storage.files(models)} == before
-    assert said == list(versions.collect(models, NAME, keep=1))
+    before = {file.name: storage.read_bytes(file.uri) for file in storage.list_files(models)}
+    said = list(versions.collect_garbage(models, NAME, keep=1, dry_run=True))
+    assert {file.name: storage.read_bytes(file.uri) for file in storage.list_files(models)} == before
+    assert said == list(versions.collect_garbage(models, NAME, keep=1))
     assert [(gone.version, gone.state, gone.bytes) for gone in said] == [
         (1, "complete", 15), (2, "complete", 15), (5, "incomplete", 10)
     ]  # fmt: skip
@@ -384,7 +384,7 @@ def test_a_push_that_is_tried_again_after_a_day_is_under_way_again(tmp_path: Pat
     models = str(tmp_path)
     storage.write_bytes(f"{models}/{NAME}/1/variables/x", b"half")
     claimed(models, 25, 1)
-    assert channels.claim(models, NAME, "run-1", "sha") == 1
+    assert channels.reserve_version(models, NAME, "run-1", "sha") == 1
     assert collected(models) == []
 
 
@@ -393,7 +393,7 @@ def test_a_half_written_version_of_unknown_age_gets_a_day(tmp_path: Path) -> Non
     storage.write_bytes(f"{models}/{NAME}/4/variables/x", b"half")
     storage.write_json(f"{models}/{NAME}/versions.json", {"4": {"run": "old", "scorer": "sha"}})
     assert collected(models, dry_run=True) == collected(models) == []
-    assert set(channels.claims(models, NAME)) == {4}
+    assert set(channels.reservation_times(models, NAME)) == {4}
     claimed(models, 25, 4)
     assert collected(models) == [4]
 
@@ -412,7 +412,7 @@ def test_the_number_of_a_removed_version_is_never_given_again(tmp_path: Path) ->
     push(models, "a"), push(models, "b")
     write(models, 9)  # copied there, by no push
     assert collected(models) == [9]
-    assert channels.claim(models, NAME, "c", "sha") == 10
+    assert channels.reserve_version(models, NAME, "c", "sha") == 10
 
 
 def test_a_removal_that_breaks_off_is_taken_up_and_nothing_is_promoted_meanwhile(
@@ -425,7 +425,12 @@ def test_a_removal_that_breaks_off_is_taken_up_and_nothing_is_promoted_meanwhile
     with pytest.raises(storage.StorageError):
         collected(models)
     monkeypatch.undo()
-    assert [each.state for each in versions.versions(models, NAME)] == ["complete", "complete", "removed", "removed"]
+    assert [each.state for each in versions.list_versions(models, NAME)] == [
+        "complete",
+        "complete",
+        "removed",
+        "removed",
+    ]
     with pytest.raises(ValueError, match="version 2 of portraits was removed by"):
         promotion.promote(models, NAME, 2, why="still there")
     assert collected(models, keep=4, dry_run=True) == collected(models, keep=4) == [1, 2]
@@ -433,15 +438,15 @@ def test_a_removal_that_breaks_off_is_taken_up_and_nothing_is_promoted_meanwhile
 
 
 def test_a_version_promoted_while_it_was_about_to_go_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    models, remove = str(tmp_path), channels.remove
+    models, remove = str(tmp_path), channels.mark_removed
     for run in "abcd":
         push(models, run)
 
     def late(*arguments: object, **options: object) -> list[int]:
-        channels.move(models, NAME, 1, why="just now")
+        channels.set_channel(models, NAME, 1, why="just now")
         return remove(*arguments, **options)
 
-    monkeypatch.setattr(channels, "remove", late)
+    monkeypatch.setattr(channels, "mark_removed", late)
     assert collected(models) == [2]
     assert there(models) == ["1", "3", "4"]
     assert channels.audit(models, NAME)[-1]["removed"] == [2]
@@ -482,7 +487,7 @@ def act(models: str, action: str, number: int, runs: list[str]) -> None:
         elif action in ("promote", "canary"):
             channel = "champion" if action == "promote" else action
             complete(models, NAME, 1 + number)
-            channels.move(models, NAME, 1 + number, channel=channel, why="a person's reason")
+            channels.set_channel(models, NAME, 1 + number, channel=channel, why="a person's reason")
         elif action == "rollback":
             promotion.rollback(models, NAME, why="a person's reason")
         elif action == "gc":
@@ -543,14 +548,14 @@ def told(tmp_path: Path) -> Path:
     write(models, 3)
     storage.write_bytes(f"{models}/{NAME}/3/version.json", b"{half")
     storage.write_bytes(f"{models}/{NAME}/10/variables/x", b"half")
-    channels.switch(models, NAME, 1, who="may", why="passed")
-    channels.switch(models, NAME, 2, who="june", why="forced")
-    channels.move(models, NAME, 12, channel="canary", who="ann", why="a look")
+    channels.promote_pushed(models, NAME, 1, who="may", why="passed")
+    channels.promote_pushed(models, NAME, 2, who="june", why="forced")
+    channels.set_channel(models, NAME, 12, channel="canary", who="ann", why="a look")
     return tmp_path / "models"
 
 
 def test_the_list_tells_of_every_version_newest_first(told: Path) -> None:
-    found = versions.versions(str(told), NAME)
+    found = versions.list_versions(str(told), NAME)
     assert [(each.version, each.state, each.channels) for each in found] == [
         (12, "missing", ("canary",)),
         (10, "incomplete", ()),
@@ -591,8 +596,8 @@ def test_models_in_a_bucket_are_found(uri: str, server: str, request: pytest.Fix
     request.getfixturevalue(server)
     write(uri, 1)
     write(f"{uri}/deep", 1)
-    assert versions.find(f"{uri}/") == versions.find(f"{uri}/{NAME}/") == [(uri, NAME)]
-    assert versions.model(f"{uri}/deep/{NAME}") == (f"{uri}/deep", NAME)
+    assert versions.list_models(f"{uri}/") == versions.list_models(f"{uri}/{NAME}/") == [(uri, NAME)]
+    assert versions.resolve_model(f"{uri}/deep/{NAME}") == (f"{uri}/deep", NAME)
 
 
 def test_listing_loads_no_tensorflow(told: Path) -> None:

@@ -73,7 +73,7 @@ def test_every_tag_is_closed_where_it_should_be():
     "block",
     [
         lambda words: words,
-        page.text,
+        page.paragraph,
         lambda words: page.verdict(False, words),
         lambda words: page.table([{words: 1}, {"name": words}, {"name": page.mark(None, words)}], words),
         lambda words: page.chart(figure(), words),
@@ -124,7 +124,7 @@ def test_a_cell_shows_its_value_as_people_write_it(value, shown):
 
 
 def test_a_table_has_a_column_for_every_key_and_says_how_many_rows_it_left_out():
-    drawn = page.table([{"a": 1}, {"b": 2}, {"a": 3}], most=2)
+    drawn = page.table([{"a": 1}, {"b": 2}, {"a": 3}], max_rows=2)
     assert drawn.index(">a</th>") < drawn.index(">b</th>")
     assert "… and 1 more" in drawn
     assert ">3<" not in drawn
@@ -148,7 +148,7 @@ def test_a_photo_is_shrunk_to_a_small_jpeg_and_set_upright():
 
 def test_a_page_too_large_is_refused_and_not_written(tmp_path):
     shown = Page("Large")
-    shown.section("", "x" * page.LARGEST)
+    shown.section("", "x" * page.MAX_BYTES)
     with pytest.raises(ValueError, match=r"'Large' has 5,00\d,\d+ bytes, expected at most 5,000,000"):
         shown.write(tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()

@@ -3,12 +3,12 @@
 import pytest
 import tensorflow as tf
 
-from components.scorer.run.accelerators import NODE, expect
+from components.scorer.run.accelerators import NODE_VARIABLE, require_accelerators
 
 
 @pytest.fixture
 def on_a_cluster(monkeypatch):
-    monkeypatch.setenv(NODE, "gpu-pool-7")
+    monkeypatch.setenv(NODE_VARIABLE, "gpu-pool-7")
 
 
 def cards(monkeypatch, number: int) -> None:
@@ -23,21 +23,21 @@ def test_a_step_that_asked_for_a_gpu_and_sees_none_fails_and_says_where_and_what
     with pytest.raises(
         RuntimeError, match=r"expected 1 GPU, .* TensorFlow sees 0 on the node gpu-pool-7: .* set accel"
     ):
-        expect(accelerator, "1")
+        require_accelerators(accelerator, "1")
 
 
 @pytest.mark.usefixtures("on_a_cluster")
 def test_fewer_than_were_asked_for_are_too_few(monkeypatch):
     cards(monkeypatch, 2)
     with pytest.raises(RuntimeError, match=r"expected 4 GPUs, .* sees 2"):
-        expect("nvidia.com/gpu", "4")
+        require_accelerators("nvidia.com/gpu", "4")
 
 
 @pytest.mark.usefixtures("on_a_cluster")
 def test_a_step_that_sees_its_gpus_goes_on_and_says_so(monkeypatch, capsys):
     cards(monkeypatch, 2)
-    expect("nvidia.com/gpu", "2")
-    expect("nvidia.com/mig-1g.10gb", "4")  # a process sees one slice
+    require_accelerators("nvidia.com/gpu", "2")
+    require_accelerators("nvidia.com/mig-1g.10gb", "4")  # a process sees one slice
     assert "2 GPUs on the node gpu-pool-7" in capsys.readouterr().out
 
 
@@ -45,10 +45,10 @@ def test_a_step_that_sees_its_gpus_goes_on_and_says_so(monkeypatch, capsys):
 @pytest.mark.parametrize("accelerator", ["", "google.com/tpu"])
 def test_a_step_that_asked_for_no_gpu_is_not_held_up(monkeypatch, accelerator):
     cards(monkeypatch, 0)
-    expect(accelerator, "1")
+    require_accelerators(accelerator, "1")
 
 
 def test_a_run_on_this_machine_asked_for_nothing_whatever_the_parameter_says(monkeypatch):
     cards(monkeypatch, 0)
-    monkeypatch.delenv(NODE, raising=False)
-    expect("nvidia.com/gpu", "1")
+    monkeypatch.delenv(NODE_VARIABLE, raising=False)
+    require_accelerators("nvidia.com/gpu", "1")

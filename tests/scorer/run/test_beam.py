@@ -40,7 +40,7 @@ REFUSED = {
 @pytest.mark.parametrize(("options", "why"), REFUSED.items(), ids=REFUSED)
 def test_wrong_or_incomplete_options_are_refused_with_what_was_expected(options, why):
     with pytest.raises(ValueError, match=why):
-        beam.check(options)
+        beam.check_options(options)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_wrong_or_incomplete_options_are_refused_with_what_was_expected(options,
     ],
 )
 def test_options_that_do_are_handed_on_as_they_are(options):
-    assert " ".join(beam.check(options)) == options
+    assert " ".join(beam.check_options(options)) == options
 
 
 @pytest.fixture
@@ -72,42 +72,42 @@ def jar(tmp_path, monkeypatch) -> str:
 def test_a_job_server_that_is_started_here_needs_a_jar_java_and_a_master(jar, monkeypatch):
     flink = f"--runner=FlinkRunner --flink_job_server_jar={jar}"
     with pytest.raises(ValueError, match=r"--flink_master to be HOST:PORT .* got '\[auto\]'"):
-        beam.check(flink)
+        beam.check_options(flink)
     with pytest.raises(ValueError, match=r"--flink_submit_uber_jar needs --flink_master=HOST:PORT"):
-        beam.check(f"{flink} --flink_master=[local] --flink_submit_uber_jar")
-    assert beam.check(f"{flink} --flink_master=[local]")
-    assert beam.check(f"{flink} --flink_master=http://jobs:8081 {POOL}")
+        beam.check_options(f"{flink} --flink_master=[local] --flink_submit_uber_jar")
+    assert beam.check_options(f"{flink} --flink_master=[local]")
+    assert beam.check_options(f"{flink} --flink_master=http://jobs:8081 {POOL}")
     spark = f"--runner=SparkRunner --spark_job_server_jar={jar}"
     with pytest.raises(ValueError, match=r"--spark_submit_uber_jar needs --spark_rest_url"):
-        beam.check(f"{spark} --spark_submit_uber_jar {POOL}")
+        beam.check_options(f"{spark} --spark_submit_uber_jar {POOL}")
     with pytest.raises(ValueError, match=r"--spark_master_url to be spark://HOST:PORT .* got 'jobs:7077'"):
-        beam.check(f"{spark} --spark_master_url=jobs:7077 {POOL}")
-    assert beam.check(f"{spark} --spark_master_url=local[2]")
-    assert beam.check(f"{spark} --spark_master_url=spark://jobs:7077 {POOL}")
+        beam.check_options(f"{spark} --spark_master_url=jobs:7077 {POOL}")
+    assert beam.check_options(f"{spark} --spark_master_url=local[2]")
+    assert beam.check_options(f"{spark} --spark_master_url=spark://jobs:7077 {POOL}")
     monkeypatch.setenv("PATH", "/nowhere")
     assert shutil.which("java") is None
     with pytest.raises(ValueError, match=r"needs Java, and there is no 'java' on this machine"):
-        beam.check(f"{flink} --flink_master=[local]")
+        beam.check_options(f"{flink} --flink_master=[local]")
 
 
 def test_dataflow_without_its_part_of_beam_says_what_to_install(monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "apitools" else find(name))
     with pytest.raises(RuntimeError, match=r"apache-beam\[gcp\]"):
-        beam.check(f"--runner=DataflowRunner {DATAFLOW}")
+        beam.check_options(f"--runner=DataflowRunner {DATAFLOW}")
 
 
 def test_dask_that_is_not_installed_is_named_with_its_extra(monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "distributed" else find(name))
     with pytest.raises(RuntimeError, match=r"Dask is not installed: install the extra 'scale'"):
-        beam.check("--runner=DaskRunner")
+        beam.check_options("--runner=DaskRunner")
 
 
 def test_beam_that_is_not_installed_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(RuntimeError, match=r"Apache Beam is not installed: install the extra 'scale'"):
-        beam.check("--runner=DirectRunner")
+        beam.check_options("--runner=DirectRunner")
 
 
 DASK = {
@@ -124,17 +124,17 @@ DASK = {
 def test_wrong_options_of_dask_are_refused_with_what_was_expected(options, why):
     pytest.importorskip("distributed")
     with pytest.raises(ValueError, match=why):
-        beam.check(f"--runner=DaskRunner {options}")
+        beam.check_options(f"--runner=DaskRunner {options}")
 
 
 def test_a_scheduler_that_does_not_answer_is_named_before_a_run_as_well():
     pytest.importorskip("distributed")
     options = "--runner=DaskRunner --dask_client_address=tcp://127.0.0.1:9 --dask_connection_timeout=1"
     with pytest.raises(ValueError, match=r"beam_options: no Dask scheduler answers at tcp://127.0.0.1:9 within 1 s"):
-        preflight.examine({"beam_options": options})
+        preflight.run_checks({"beam_options": options})
 
 
 def test_dask_takes_pieces_of_work_one_by_one_unless_told_otherwise():
     pytest.importorskip("distributed")
-    assert beam.check("--runner Dask") == [f"--runner={beam.DASK}", "--dask_partition_size=1"]
-    assert beam.check("--runner=Dask --dask_npartitions=2") == ["--dask_npartitions=2", f"--runner={beam.DASK}"]
+    assert beam.check_options("--runner Dask") == [f"--runner={beam.DASK}", "--dask_partition_size=1"]
+    assert beam.check_options("--runner=Dask --dask_npartitions=2") == ["--dask_npartitions=2", f"--runner={beam.DASK}"]

@@ -89,7 +89,7 @@ def cluster(tmp_path) -> Iterator[Cluster]:
 
 
 def said(cluster: Cluster, count: int = 1, **labels: str) -> str:
-    return cluster_quota.examine(GPU, count, labels, cluster.kubeconfig)
+    return cluster_quota.check_quota(GPU, count, labels, cluster.kubeconfig)
 
 
 def test_what_is_free_is_told(cluster):
@@ -155,12 +155,12 @@ def test_a_cluster_that_cannot_be_reached_fails_nothing(cluster):
 
 def test_a_kubeconfig_that_is_none_fails_nothing(tmp_path):
     (tmp_path / "config").write_text("")
-    assert "cannot be asked (ConfigException)" in cluster_quota.examine(GPU, 1, {}, str(tmp_path / "config"))
+    assert "cannot be asked (ConfigException)" in cluster_quota.check_quota(GPU, 1, {}, str(tmp_path / "config"))
 
 
 def test_a_run_on_this_machine_asks_no_cluster(cluster, tmp_path, monkeypatch):
     monkeypatch.setenv("KUBECONFIG", cluster.kubeconfig)
-    preflight.examine({"accelerator": GPU, "accelerator_count": "1", "node_selector": {}}, tmp_path)
+    preflight.run_checks({"accelerator": GPU, "accelerator_count": "1", "node_selector": {}}, tmp_path)
     assert cluster.asked == []
 
 
@@ -174,7 +174,7 @@ def test_a_pod_asks_its_own_cluster_as_its_own_account(cluster, tmp_path, monkey
     host, _, port = server.removeprefix("http://").rpartition(":")
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", port)
-    monkeypatch.setattr(cluster_quota, "ACCOUNT", tmp_path)
+    monkeypatch.setattr(cluster_quota, "SERVICE_ACCOUNT", tmp_path)
     monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
     monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
     true = config.load_incluster_config
@@ -185,7 +185,7 @@ def test_a_pod_asks_its_own_cluster_as_its_own_account(cluster, tmp_path, monkey
 
     monkeypatch.setattr(config, "load_incluster_config", in_the_clear)
     cluster.quota("2"), cluster.node("1")
-    lines = preflight.examine({"accelerator": GPU, "accelerator_count": "1", "node_selector": {}}, tmp_path)
+    lines = preflight.run_checks({"accelerator": GPU, "accelerator_count": "1", "node_selector": {}}, tmp_path)
     assert "accelerator nvidia.com/gpu quota team of namespace team has 2 of 2 left; a node has 1" in lines
     assert cluster.tokens == {"bearer of the pod"}
 

@@ -15,19 +15,19 @@ from hypothesis import strategies as st
 
 from components.scorer import quoting
 from components.scorer.run import decision
-from components.scorer.run.decision import Decision, Gate, Outcome, Verdict, decide, record
+from components.scorer.run.decision import Decision, GateOutcome, GateResult, Verdict, decide, to_record
 from components.scorer.settings import GateKey, Policy
 
 SCHEMA = json.loads(Path(decision.__file__).with_name("decision.schema.json").read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 FORCE = Policy(warn_only=(), force_publish=True, force_reason="the champion is broken")
-OUTCOMES = get_args(Outcome)
+OUTCOMES = get_args(GateOutcome)
 
 TEXT = st.text(min_size=1, max_size=30)
 NUMBER = st.floats() | st.integers(-5, 5)
 GATES = st.lists(
     st.builds(
-        Gate, st.sampled_from(get_args(GateKey)), TEXT, st.text(), NUMBER, NUMBER, st.sampled_from(OUTCOMES), TEXT
+        GateResult, st.sampled_from(get_args(GateKey)), TEXT, st.text(), NUMBER, NUMBER, st.sampled_from(OUTCOMES), TEXT
     ),
     min_size=1,
     max_size=6,
@@ -39,8 +39,8 @@ POLICIES = st.builds(
 )
 
 
-def gate(key: GateKey = "srcc", verdict: Outcome = "passed", **others) -> Gate:
-    return replace(Gate(key, f"Gate {key}", key, 0.4, 0.5, verdict, f"{key} is .4."), **others)
+def gate(key: GateKey = "srcc", verdict: GateOutcome = "passed", **others) -> GateResult:
+    return replace(GateResult(key, f"Gate {key}", key, 0.4, 0.5, verdict, f"{key} is .4."), **others)
 
 
 def policy(*warn_only: GateKey) -> Policy:
@@ -88,7 +88,7 @@ def test_only_passes_and_a_reason_publish(gates, rules):
     made = decide(gates, rules)
     blocked = [each for each in gates if each.key not in rules.warn_only and each.verdict != "passed"]
     assert made.publishes == (not blocked or rules.force_publish)
-    assert len(made.reasons) == len(made.overruled) == len(blocked)
+    assert len(made.reasons) == len(made.gates_not_passed) == len(blocked)
     assert (made.verdict == "forced") == bool(made.override)
 
 
@@ -151,7 +151,7 @@ def test_a_force_that_nothing_needed_leaves_no_override():
         ),
         (Decision("skipped", ["3 new labels."]), "Skipped: there is too little new to train on. The champion stays."),
         (
-            decision.broken_off(ValueError("no photos")),
+            decision.failed_decision(ValueError("no photos")),
             "Failed: the run broke off before the gates could judge. Nothing is published.",
         ),
     ],
@@ -162,15 +162,15 @@ def test_the_summary_says_the_verdict_in_words(made, summary):
 
 @pytest.mark.parametrize("made", [decide([gate()], policy()), decide([gate(verdict="not judged")], FORCE)])
 def test_a_push_that_broke_off_is_not_blamed_on_the_gates(made):
-    value = decision.failed(record(made), "push broke off: OSError: full", "run")
+    value = decision.with_failure(to_record(made), "push broke off: OSError: full", "run")
     assert value["summary"] == "Failed: the run broke off before the scorer could be published. Nothing is published."
     assert value["reasons"][0] == "push broke off: OSError: full"
 
 
 def test_an_error_is_told_in_one_line():
-    assert quoting.in_short(ValueError("first\nsecond")) == "ValueError: first"
-    assert quoting.in_short(KeyboardInterrupt()) == "KeyboardInterrupt"
-    assert len(quoting.in_short(ValueError("x" * 9999))) < 600
+    assert quoting.one_line(ValueError("first\nsecond")) == "ValueError: first"
+    assert quoting.one_line(KeyboardInterrupt()) == "KeyboardInterrupt"
+    assert len(quoting.one_line(ValueError("x" * 9999))) < 600
 
 
 # The record
@@ -180,18 +180,18 @@ def every_record() -> dict[str, dict]:
     """A record of each verdict, as the steps write them."""
     champion = {"uri": "gs://models/portraits/1", "version": 1, "error": ""}
     about = {"run": "run", "model": "portraits", "revision": "r", "data": "d", "trained_on": "d", "trained_by": "r"}
-    publish = record(decide([gate(), gate("noise", "failed", value=math.nan)], policy("noise")), **about)
-    forced = record(decide([gate(verdict="failed")], FORCE), champion=champion, **about)
+    publish = to_record(decide([gate(), gate("noise", "failed", value=math.nan)], policy("noise")), **about)
+    forced = to_record(decide([gate(verdict="failed")], FORCE), champion=champion, **about)
     return {
         "publish": publish,
-        "published": decision.completed(publish, 2, "gs://models/portraits/2"),
+        "published": decision.with_publication(publish, 2, "gs://models/portraits/2"),
         "forced": forced,
-        "forced and published": decision.completed(forced, 2, "gs://models/portraits/2"),
-        "forced, then broken off": decision.failed(forced, "push broke off", "run"),
-        "refused": record(decide([gate(verdict="failed", threshold=math.nan)], policy()), **about),
-        "skipped": record(Decision("skipped", ["3 new labels."], [gate("new_labels", "failed")])),
-        "failed": record(decision.broken_off(OSError("disk full"))),
-        "nobody wrote one": decision.failed(None, "training was killed", "run"),
+        "forced and published": decision.with_publication(forced, 2, "gs://models/portraits/2"),
+        "forced, then broken off": decision.with_failure(forced, "push broke off", "run"),
+        "refused": to_record(decide([gate(verdict="failed", threshold=math.nan)], policy()), **about),
+        "skipped": to_record(Decision("skipped", ["3 new labels."], [gate("new_labels", "failed")])),
+        "failed": to_record(decision.failed_decision(OSError("disk full"))),
+        "nobody wrote one": decision.with_failure(None, "training was killed", "run"),
     }
 
 
@@ -207,7 +207,7 @@ def test_the_records_tried_have_every_verdict():
 
 @given(GATES, POLICIES)
 def test_whatever_is_decided_its_record_is_as_the_schema_says(gates, rules):
-    VALIDATOR.validate(json.loads(json.dumps(record(decide(gates, rules)), allow_nan=False)))
+    VALIDATOR.validate(json.loads(json.dumps(to_record(decide(gates, rules)), allow_nan=False)))
 
 
 @pytest.mark.parametrize(
@@ -258,21 +258,21 @@ def test_the_schema_knows_the_verdicts_and_the_gates_of_the_code():
 
 def test_the_record_knows_no_field_that_the_schema_does_not():
     with pytest.raises(TypeError, match="unexpected keyword"):
-        record(Decision("failed", ["why"]), author="anna")
+        to_record(Decision("failed", ["why"]), author="anna")
 
 
 @given(GATES, POLICIES)
 def test_a_decision_comes_back_from_its_record(gates, rules):
     made = decide(gates, rules)
-    again = decision.of(json.loads(json.dumps(record(made))))
-    assert record(again) == record(made)
+    again = decision.from_record(json.loads(json.dumps(to_record(made))))
+    assert to_record(again) == to_record(made)
     assert (again.verdict, again.override, again.summary) == (made.verdict, made.override, made.summary)
 
 
 def test_a_value_that_could_not_be_measured_is_null_in_the_record_and_nan_again_in_the_gate():
-    value = record(decide([gate(value=math.nan, threshold=math.inf)], policy()))
+    value = to_record(decide([gate(value=math.nan, threshold=math.inf)], policy()))
     assert (value["gates"][0]["value"], value["gates"][0]["threshold"]) == (None, None)
-    (again,) = decision.gates_of(value)
+    (again,) = decision.gates_from_record(value)
     assert math.isnan(again.value)
     assert math.isnan(again.threshold)
 
@@ -286,7 +286,7 @@ def test_no_record_is_none(tmp_path):
 
 def test_a_record_to_publish_becomes_published_and_keeps_all_else():
     before = every_record()["publish"]
-    after = decision.completed(before, 2, "gs://models/portraits/2")
+    after = decision.with_publication(before, 2, "gs://models/portraits/2")
     changed = {"verdict", "summary", "published"}
     assert {name for name in after if after[name] != before[name]} == changed
     assert after["published"] == {"version": 2, "uri": "gs://models/portraits/2"}
@@ -299,18 +299,18 @@ def test_a_forced_record_stays_forced():
 
 def test_completing_twice_changes_nothing():
     once = every_record()["published"]
-    assert decision.completed(once, 2, "gs://models/portraits/2") == once
+    assert decision.with_publication(once, 2, "gs://models/portraits/2") == once
 
 
 @pytest.mark.parametrize("name", ["refused", "skipped", "failed"])
 def test_what_is_not_to_be_published_is_not_completed(name):
     with pytest.raises(ValueError, match=f"expected a decision to publish, got '{name}'"):
-        decision.completed(every_record()[name], 2, "gs://models/portraits/2")
+        decision.with_publication(every_record()[name], 2, "gs://models/portraits/2")
 
 
 def test_failing_twice_for_one_reason_tells_it_once():
-    once = decision.failed(every_record()["publish"], "push broke off", "run")
-    assert decision.failed(once, "push broke off", "run") == once
+    once = decision.with_failure(every_record()["publish"], "push broke off", "run")
+    assert decision.with_failure(once, "push broke off", "run") == once
 
 
 # Plain values
@@ -327,17 +327,17 @@ def test_plain_values_are_json_whatever_they_were():
         np.array([1.5, np.nan]), {1: np.float32(0.5), "n": np.int64(3), "ok": np.bool_(True), "t": (1, None)}
     )
     plain = {"values": [1.5, None], "by_name": {"1": 0.5, "n": 3, "ok": True, "t": [1, None]}}
-    assert decision.plain(value) == plain
-    assert json.loads(json.dumps(decision.plain(value), allow_nan=False)) == plain
+    assert decision.to_json_value(value) == plain
+    assert json.loads(json.dumps(decision.to_json_value(value), allow_nan=False)) == plain
 
 
 @given(st.recursive(st.floats() | st.integers() | st.text() | st.booleans() | st.none(), st.lists, max_leaves=8))
 def test_plain_values_stay_as_they_are(value):
-    once = decision.plain(value)
-    assert decision.plain(once) == once
+    once = decision.to_json_value(value)
+    assert decision.to_json_value(once) == once
     json.dumps(once, allow_nan=False)
 
 
 def test_every_outcome_and_severity_has_been_tried():
     for outcome, key in product(OUTCOMES, ("srcc", "noise")):
-        VALIDATOR.validate(record(decide([gate(key, outcome)], policy("noise"))))
+        VALIDATOR.validate(to_record(decide([gate(key, outcome)], policy("noise"))))

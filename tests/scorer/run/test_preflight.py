@@ -13,7 +13,7 @@ import pytest
 from components.ingestion.component import ingestion
 from components.scorer import storage
 from components.scorer.parameters import as_parameters
-from components.scorer.run.preflight import examine
+from components.scorer.run.preflight import run_checks
 from components.scorer.settings import Faces, Ingestion
 from components.scorer.upload_norms import policy
 from pipeline.__main__ import main
@@ -33,7 +33,7 @@ def given(request, tmp_path) -> dict[str, str]:
         "norms": "norms.json", "face_detector": "yunet.onnx", "face_embedder": "embedder.onnx",
     }  # fmt: skip
     contents = {
-        "norms": policy.BUILT_IN.read_bytes(),
+        "norms": policy.BUILT_IN_POLICY.read_bytes(),
         "face_detector": designed_faces.detector(),
         "face_embedder": designed_faces.embedder(),
     }
@@ -45,12 +45,12 @@ def given(request, tmp_path) -> dict[str, str]:
 
 
 def listing(given: dict[str, str]) -> list[str]:
-    return [file.name for file in storage.files(given["photos"].removesuffix("/photos"))]
+    return [file.name for file in storage.list_files(given["photos"].removesuffix("/photos"))]
 
 
 def test_a_run_in_order_is_said_to_be_so_and_nothing_is_left_behind(given):
     before = listing(given)
-    said = examine(given)
+    said = run_checks(given)
     assert [line.split()[0] for line in said] == [
         "photos", "ratings", "models", "workspace", "weights", "norms", "face_detector", "face_embedder", "the", "the"
     ]  # fmt: skip
@@ -60,20 +60,20 @@ def test_a_run_in_order_is_said_to_be_so_and_nothing_is_left_behind(given):
 @pytest.mark.parametrize("name", ["photos", "ratings", "weights", "norms", "face_detector", "face_embedder"])
 def test_what_is_not_there_is_named(given, name):
     with pytest.raises(ValueError, match=rf"1 thing is wrong; {name} .*gone.*: there is nothing at this address"):
-        examine(given | {name: given[name].replace(".", "/gone.") if "." in given[name] else given[name] + "/gone"})
+        run_checks(given | {name: given[name].replace(".", "/gone.") if "." in given[name] else given[name] + "/gone"})
 
 
 def test_a_face_detector_or_embedder_that_is_none_is_refused(given):
     storage.write_bytes(given["face_embedder"], b"no network")
     wrong = {"face_detector": given["ratings"], "face_detector_sha256": ""}
     with pytest.raises(ValueError, match=r"2 things are wrong; face_detector .*of YuNet.*; face_embedder .*ONNX"):
-        examine(given | wrong)
+        run_checks(given | wrong)
 
 
 def test_everything_that_is_wrong_is_told_at_once(given):
     wrong = {"ratings": given["ratings"] + ".gz", "weights": given["ratings"], "face_detector_sha256": "0" * 64}
     with pytest.raises(ValueError, match=r"3 things are wrong; ratings .*; weights .*; face_detector ") as raised:
-        examine(given | wrong)
+        run_checks(given | wrong)
     assert "expected a .keras or .weights.h5 file" in str(raised.value)
     assert f"expected a file whose SHA-256 is face_detector_sha256, {'0' * 64}, got" in str(raised.value)
 
@@ -81,36 +81,36 @@ def test_everything_that_is_wrong_is_told_at_once(given):
 def test_norms_that_training_would_refuse_are_refused_here(given):
     storage.write_bytes(given["norms"], b"no JSON")
     with pytest.raises(ValueError, match=r"wrong; norms .*expected norms as JSON"):
-        examine(given)
+        run_checks(given)
 
 
 def test_drawn_photos_and_empty_parameters_are_passed_over():
-    assert len(examine({"photos": "sample:", "ratings": "", "unlabelled": "tfds:x", "epochs": 3})) == 1
+    assert len(run_checks({"photos": "sample:", "ratings": "", "unlabelled": "tfds:x", "epochs": 3})) == 1
 
 
 def test_weights_of_another_digest_are_refused(given):
     digest = hashlib.sha256(storage.read_bytes(given["weights"])).hexdigest()
-    assert examine(given | {"weights_sha256": digest.upper()}) == examine(given)
+    assert run_checks(given | {"weights_sha256": digest.upper()}) == run_checks(given)
     with pytest.raises(ValueError, match=f"expected a file whose SHA-256 is weights_sha256, {'0' * 64}, got {digest}"):
-        examine(given | {"weights_sha256": "0" * 64})
+        run_checks(given | {"weights_sha256": "0" * 64})
 
 
 def test_a_digest_without_its_file_is_refused():
     with pytest.raises(ValueError, match="settings of faces: face_detector_sha256 is given without face_detector"):
-        examine({"face_detector_sha256": "0" * 64})
+        run_checks({"face_detector_sha256": "0" * 64})
 
 
 def test_a_disk_that_is_full_is_told_with_what_is_left(monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**40, 2**40 - 2**29, 2**29))
     with pytest.raises(ValueError, match=r"the disk: expected 1 GiB to be free for the data set, there are 0\.50 GiB"):
-        examine({})
+        run_checks({})
 
 
 def test_a_folder_below_a_file_cannot_be_written_to(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"models .*file is no folder that this user may write to"):
-        examine({"models": str(tmp_path / "file" / "models")})
+        run_checks({"models": str(tmp_path / "file" / "models")})
 
 
 def without(google: gcs.Server, monkeypatch, forbidden) -> None:
@@ -128,7 +128,7 @@ def without(google: gcs.Server, monkeypatch, forbidden) -> None:
 def test_a_bucket_that_may_only_be_read_is_found_out_before_a_version_is_to_be_published(google, monkeypatch):
     without(google, monkeypatch, lambda request: "upload" in request.path)
     with pytest.raises(ValueError, match=r"models gs://bucket/models: .*403"):
-        examine({"models": "gs://bucket/models"})
+        run_checks({"models": "gs://bucket/models"})
 
 
 def test_photos_that_may_be_listed_and_not_read_are_found_out_and_none_is_named(google, monkeypatch):
@@ -137,7 +137,7 @@ def test_photos_that_may_be_listed_and_not_read_are_found_out_and_none_is_named(
     with pytest.raises(
         ValueError, match="photos gs://bucket/photos: its files are listed, but cannot be read"
     ) as raised:
-        examine({"photos": "gs://bucket/photos"})
+        run_checks({"photos": "gs://bucket/photos"})
     assert "jane" not in str(raised.value)
 
 
@@ -150,13 +150,13 @@ def test_storage_that_heeds_no_conditions_is_refused_for_two_runs_would_overwrit
 
     monkeypatch.setattr(google, "answer", heedless)
     with pytest.raises(ValueError, match="workspace gs://bucket/w: two writers would overwrite each other"):
-        examine({"workspace": "gs://bucket/w"})
+        run_checks({"workspace": "gs://bucket/w"})
     assert google.data("bucket") == {}
 
 
 def test_a_bucket_that_is_not_there_is_named_and_keeps_nothing_else_from_being_told(google):
     with pytest.raises(ValueError, match=r"2 things are wrong; photos gs://typo/p: .*; models gs://typo/m: "):
-        examine({"photos": "gs://typo/p", "models": "gs://typo/m"})
+        run_checks({"photos": "gs://typo/p", "models": "gs://typo/m"})
 
 
 def test_ingestion_looks_before_it_reads_any_photo(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from components.ingestion.sample import Portrait, draw_portrait
 from components.scorer.faces import geometry
-from components.scorer.faces.detector import Detector
+from components.scorer.faces.detector import FaceDetector
 from components.scorer.upload_norms import accuracy, check, policy
 from tests.builders import flaws
 
@@ -52,15 +52,15 @@ def drawn() -> list[flaws.Case]:
 
 
 @pytest.fixture(scope="module")
-def with_true_faces(drawn) -> list[tuple[flaws.Case, list[policy.Finding]]]:
+def with_true_faces(drawn) -> list[tuple[flaws.Case, list[policy.NormResult]]]:
     known = [case for case in drawn if case.faces is not None]
-    return [(case, check.check(NORMS, case.image, case.faces, {}, case.size, case.job)) for case in known]
+    return [(case, check.apply_policy(NORMS, case.image, case.faces, {}, case.size, case.job)) for case in known]
 
 
 @pytest.fixture(scope="module")
-def with_found_faces(drawn, portraits) -> list[tuple[flaws.Case, list[policy.Finding]]]:
-    detector = Detector(portraits / "weights" / "yunet_n_640_640.onnx")
-    return [(c, check.check(NORMS, c.image, detector.find(c.image), {}, c.size, c.job)) for c in drawn]
+def with_found_faces(drawn, portraits) -> list[tuple[flaws.Case, list[policy.NormResult]]]:
+    detector = FaceDetector(portraits / "weights" / "yunet_n_640_640.onnx")
+    return [(c, check.apply_policy(NORMS, c.image, detector.find(c.image), {}, c.size, c.job)) for c in drawn]
 
 
 def counted(checked, key: str) -> dict[str, int]:
@@ -100,7 +100,7 @@ def test_no_tone_of_skin_raises_false_alarms_of_light_and_shadow():
         for light in (-0.9, 0.9):
             dim = replace(portrait, skin_tone=tone, light=light, exposure=-0.4, scene="city")
             image = flaws.jpeg(draw_portrait(dim, flaws.SIDE))
-            for finding in check.check(NORMS, image, flaws.drawn_faces(dim, image.size), {}, image.size):
+            for finding in check.apply_policy(NORMS, image, flaws.drawn_faces(dim, image.size), {}, image.size):
                 if finding.key in ("too_dark", "eyes_in_shadow", "sunglasses"):
                     alarms[finding.key].append(finding.kept)
     assert len(alarms) == 3
@@ -122,10 +122,10 @@ def test_what_is_broken_is_found_on_every_tone_of_skin(tone):
     }
     for key, edited in edits.items():
         if edited:
-            found = check.check(NORMS, flaws.jpeg(edited), [face], {}, image.size)
+            found = check.apply_policy(NORMS, flaws.jpeg(edited), [face], {}, image.size)
         else:
             screen = flaws.screenshot(image, "chat", rng)
-            found = check.check(NORMS, screen, None, {}, screen.size)
+            found = check.apply_policy(NORMS, screen, None, {}, screen.size)
         assert key in broken(found), (key, tone)
 
 
@@ -140,14 +140,14 @@ def test_a_screenshot_is_known_by_its_bars_and_less_surely_by_a_clock_over_the_p
 def is_screenshot(screen: Image.Image) -> bool:
     scale = flaws.SIDE / min(screen.size)
     image = flaws.jpeg(screen.resize([round(side * scale) for side in screen.size], Image.Resampling.LANCZOS))
-    return "screenshot" in broken(check.check(NORMS, image, None, {}, screen.size))
+    return "screenshot" in broken(check.apply_policy(NORMS, image, None, {}, screen.size))
 
 
 @pytest.mark.parametrize("colour", ["white", "black", "#7a3b20"])
 def test_a_person_before_a_wall_of_one_colour_is_no_screenshot(colour):
     image = Image.new("RGB", (320, 400), colour)
     image.paste(draw_portrait(Portrait(), 320), mask=Image.linear_gradient("L").resize((320, 400)))
-    assert "screenshot" not in broken(check.check(NORMS, flaws.jpeg(image), None, {}, image.size))
+    assert "screenshot" not in broken(check.apply_policy(NORMS, flaws.jpeg(image), None, {}, image.size))
 
 
 @pytest.mark.parametrize("tone", [0, 3, 7])
@@ -181,9 +181,9 @@ def test_darkness_and_shadow_are_measured_in_stops(stops):
 
 def test_a_mirror_image_breaks_the_same_norms(drawn):
     for case in [case for case in drawn if case.faces][:30]:
-        turned = [geometry.mirrored(face) for face in case.faces]
-        here = check.check(NORMS, case.image, case.faces, {}, case.size, case.job)
-        there = check.check(NORMS, ImageOps.mirror(case.image), turned, {}, case.size, case.job)
+        turned = [geometry.mirror(face) for face in case.faces]
+        here = check.apply_policy(NORMS, case.image, case.faces, {}, case.size, case.job)
+        there = check.apply_policy(NORMS, ImageOps.mirror(case.image), turned, {}, case.size, case.job)
         for one, other in zip(here, there, strict=True):
             near = one.value is not None and abs(one.value - one.threshold) < 0.1
             assert one.kept == other.kept or near, one.key
@@ -204,13 +204,13 @@ def test_a_face_in_the_background_is_no_second_person():
 def test_a_child_is_welcome_beside_a_child_carer_only(job, kept):
     portrait = Portrait(child=True)
     image = draw_portrait(portrait, flaws.SIDE)
-    findings = check.check(NORMS, image, flaws.drawn_faces(portrait, image.size), {}, image.size, job)
+    findings = check.apply_policy(NORMS, image, flaws.drawn_faces(portrait, image.size), {}, image.size, job)
     assert by_key(findings)["several_faces"].kept is kept
 
 
 def test_where_there_is_no_face_only_that_is_said():
     image = draw_portrait(Portrait(x=5.0), flaws.SIDE)
-    findings = by_key(check.check(NORMS, image, [], {}, image.size))
+    findings = by_key(check.apply_policy(NORMS, image, [], {}, image.size))
     assert [key for key, finding in findings.items() if finding.kept is False] == ["no_face"]
     about_faces = {"face_too_small", "face_cut_off", "sunglasses", "eyes_in_shadow"}
     assert {key for key, finding in findings.items() if finding.kept is None} == about_faces
@@ -219,13 +219,13 @@ def test_where_there_is_no_face_only_that_is_said():
 
 def test_what_cannot_be_checked_says_why_and_tells_the_person_nothing():
     image = draw_portrait(Portrait(), flaws.SIDE)
-    findings = by_key(check.check(NORMS, image, None, {}, image.size))
+    findings = by_key(check.apply_policy(NORMS, image, None, {}, image.size))
     unchecked = {key for key, finding in findings.items() if finding.kept is None}
     assert unchecked == ASKED - {"too_dark", "blurred", "screenshot"}
     assert all(findings[key].why == policy.NO_DETECTOR and not findings[key].sentence for key in unchecked)
 
     strict = policy.load({"norms": [{"key": "hat", "detector": "attribute", "threshold": 0.5, "sentence": "No hats."}]})
-    hat = check.check(strict, image, None, {}, image.size)[0]
+    hat = check.apply_policy(strict, image, None, {}, image.size)[0]
     assert (hat.kept, hat.value) == (None, None)
     assert "has not learnt the attribute 'hat'" in hat.why
 
@@ -234,15 +234,15 @@ def test_a_learnt_attribute_comes_before_the_pixels():
     image = draw_portrait(Portrait(), flaws.SIDE)
     face = flaws.drawn_faces(Portrait(), image.size)
     for probability, kept in ((0.9, False), (0.1, True)):
-        finding = by_key(check.check(NORMS, image, face, {"sunglasses": probability}, image.size))["sunglasses"]
+        finding = by_key(check.apply_policy(NORMS, image, face, {"sunglasses": probability}, image.size))["sunglasses"]
         assert (finding.kept, finding.value, finding.threshold) == (kept, probability, 0.5)
-    assert by_key(check.check(NORMS, image, face, {}, image.size))["sunglasses"].threshold == 0.2
+    assert by_key(check.apply_policy(NORMS, image, face, {}, image.size))["sunglasses"].threshold == 0.2
 
 
 def test_sunglasses_explain_the_shadow_on_the_eyes():
     portrait = Portrait(eyewear="sunglasses")
     image = draw_portrait(portrait, flaws.SIDE)
-    findings = by_key(check.check(NORMS, image, flaws.drawn_faces(portrait, image.size), {}, image.size))
+    findings = by_key(check.apply_policy(NORMS, image, flaws.drawn_faces(portrait, image.size), {}, image.size))
     assert findings["sunglasses"].kept is False
     assert findings["eyes_in_shadow"].kept is None
     assert findings["eyes_in_shadow"].why == "sunglasses says it already"
@@ -258,7 +258,7 @@ def test_the_built_in_norms_are_those_of_the_client_each_with_a_sentence_and_a_s
 
 def test_a_photo_that_keeps_the_norms_hears_nothing():
     image = draw_portrait(Portrait(), flaws.SIDE)
-    findings = check.check(NORMS, image, flaws.drawn_faces(Portrait(), image.size), {}, image.size)
+    findings = check.apply_policy(NORMS, image, flaws.drawn_faces(Portrait(), image.size), {}, image.size)
     assert [finding.key for finding in findings] == KEYS
     assert all(finding.kept and not finding.sentence and not finding.why for finding in findings)
 
@@ -266,7 +266,7 @@ def test_a_photo_that_keeps_the_norms_hears_nothing():
 def test_a_client_moves_a_threshold_and_words_its_own_sentence():
     own = {"norms": [{"key": "dim", "detector": "darkness", "threshold": 0, "sentence": "More light, please."}]}
     image = flaws.darkened(draw_portrait(Portrait(), flaws.SIDE), 1)
-    findings = check.check(policy.load(json.dumps(own).encode()), image, None, {}, image.size)
+    findings = check.apply_policy(policy.load(json.dumps(own).encode()), image, None, {}, image.size)
     assert [(finding.key, finding.kept, finding.sentence) for finding in findings] == [
         ("dim", False, "More light, please.")
     ]
@@ -330,27 +330,27 @@ def test_norms_are_judged_by_the_columns_that_know_the_truth():
         {"norms": [GOOD | {"attribute": "lit", "yes": "badly"}, GOOD | {"key": "unknown"}, GOOD | {"key": "blank"}]}
     )
 
-    def findings(*kept: bool | None) -> list[policy.Finding]:
+    def findings(*kept: bool | None) -> list[policy.NormResult]:
         return [
-            policy.Finding(key, each, None, 1) for key, each in zip(("dark", "unknown", "blank"), kept, strict=True)
+            policy.NormResult(key, each, None, 1) for key, each in zip(("dark", "unknown", "blank"), kept, strict=True)
         ]
 
     photos = [findings(kept, True, True) for kept in (False, False, True, True, None, False)]
     lit = ["badly", "well", "badly", "well", "badly", ""]
-    dark, blank = accuracy.judge(own, photos, {"lit": lit, "blank": [""] * 6})
+    dark, blank = accuracy.measure_accuracy(own, photos, {"lit": lit, "blank": [""] * 6})
     assert (dark.key, dark.attribute, dark.photos, dark.unchecked) == ("dark", "lit", 4, 1)
     assert (dark.broken, dark.found, dark.right) == (2, 2, 1)
     assert (dark.precision, dark.recall) == (0.5, 0.5)
     assert np.isnan([blank.precision, blank.recall]).all()
 
 
-def by_key(findings: list[policy.Finding]) -> dict[str, policy.Finding]:
+def by_key(findings: list[policy.NormResult]) -> dict[str, policy.NormResult]:
     return {finding.key: finding for finding in findings}
 
 
-def broken(findings: list[policy.Finding]) -> set[str]:
+def broken(findings: list[policy.NormResult]) -> set[str]:
     return {finding.key for finding in findings if finding.kept is False}
 
 
 def value(image: Image.Image, found: list[geometry.Face], key: str) -> float:
-    return by_key(check.check(NORMS, image, found, {}, image.size))[key].value
+    return by_key(check.apply_policy(NORMS, image, found, {}, image.size))[key].value

@@ -8,9 +8,9 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.ingestion.ratings.ratings import VOTES, read_ratings
+from components.ingestion.ratings.ratings import VOTE_COLUMNS, read_ratings
 from components.scorer.settings import SCORES, Ingestion, Training
-from components.training.examples.label_noise import Allowance, allowance, noise_of
+from components.training.examples.label_noise import LabelNoiseModel, fit_label_noise, rater_noise_ratio
 
 WITHIN, BETWEEN = 1.4**2 + 1 / 12, 0.7**2  # rounding to whole scores adds a twelfth
 
@@ -28,16 +28,16 @@ def rated() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_the_noise_of_raters_is_the_number_of_them_that_halves_it(rated):
     _, votes, raters = rated
-    assert noise_of(votes, raters) == pytest.approx(WITHIN / BETWEEN, rel=0.1)
+    assert rater_noise_ratio(votes, raters) == pytest.approx(WITHIN / BETWEEN, rel=0.1)
 
 
 def weights(votes: np.ndarray, raters: np.ndarray) -> np.ndarray:
-    return allowance(votes, raters, Training()).learnt(votes, raters)[1]
+    return fit_label_noise(votes, raters, Training()).targets_and_weights(votes, raters)[1]
 
 
 def test_a_photo_counts_by_the_share_of_truth_in_the_means_of_photos_with_as_many_raters(rated):
     truth, votes, raters = rated
-    found = weights(votes, raters) * allowance(votes, raters, Training()).typical
+    found = weights(votes, raters) * fit_label_noise(votes, raters, Training()).mean_reliability
     means = votes @ np.array(SCORES)
     for few, many in ((2, 5), (5, 10), (10, 20)):
         some = (raters >= few) & (raters < many)
@@ -47,14 +47,14 @@ def test_a_photo_counts_by_the_share_of_truth_in_the_means_of_photos_with_as_man
 
 def test_photos_of_one_rater_each_count_alike():
     votes = np.eye(10)[[2, 5, 7]]
-    assert noise_of(votes, np.ones(3)) is None
+    assert rater_noise_ratio(votes, np.ones(3)) is None
     assert weights(votes, np.ones(3)).tolist() == [1, 1, 1]
 
 
 def test_one_rater_among_photos_of_several_tells_no_noise_and_counts_least(rated):
     _, votes, raters = rated
     some = np.where(np.arange(len(raters)) % 2, raters, 1)
-    assert np.isfinite(noise_of(votes, some))
+    assert np.isfinite(rater_noise_ratio(votes, some))
     found = weights(votes, some)
     assert found[some == 1].max() < found[some > 1].min()
 
@@ -66,14 +66,16 @@ def test_photos_count_1_on_average(rated):
 
 def test_all_photos_count_alike_where_they_are_not_weighed(rated):
     _, votes, raters = rated
-    _, found = allowance(votes, raters, Training(rater_weighting=False)).learnt(votes, raters)
+    _, found = fit_label_noise(votes, raters, Training(rater_weighting=False)).targets_and_weights(votes, raters)
     assert set(found) == {1}
 
 
 def test_smoothing_leaves_many_raters_alone_and_draws_few_toward_all_photos():
     votes = np.eye(10)[[2, 2]]
-    allowed = Allowance(noise=4.0, prior=np.full(10, 0.1), typical=0.5, unknown=1, weighting=False, smoothing=True)
-    found, _ = allowed.learnt(votes, np.array([1, 10_000]))
+    allowed = LabelNoiseModel(
+        noise_ratio=4.0, prior=np.full(10, 0.1), mean_reliability=0.5, default_raters=1, weighting=False, smoothing=True
+    )
+    found, _ = allowed.targets_and_weights(votes, np.array([1, 10_000]))
     np.testing.assert_allclose(found.sum(1), 1)
     np.testing.assert_allclose(found[0], 0.2 * votes[0] + 0.8 * allowed.prior)
     np.testing.assert_allclose(found[1], votes[1], atol=1e-3)
@@ -82,10 +84,12 @@ def test_smoothing_leaves_many_raters_alone_and_draws_few_toward_all_photos():
 def test_a_record_is_taught_as_all_photos_together_are(rated):
     _, votes, raters = rated
     raters = np.where(np.arange(len(raters)) % 7, raters, 0)  # of some it is not known
-    allowed = allowance(votes, raters, Training(rater_smoothing=True))
-    together = allowed.learnt(votes.astype("float32"), raters.astype("float32"))
+    allowed = fit_label_noise(votes, raters, Training(rater_smoothing=True))
+    together = allowed.targets_and_weights(votes.astype("float32"), raters.astype("float32"))
     for place in (0, 7):
-        alone = allowed.learnt(tf.constant(votes[place], tf.float32), tf.constant(raters[place], tf.float32))
+        alone = allowed.targets_and_weights(
+            tf.constant(votes[place], tf.float32), tf.constant(raters[place], tf.float32)
+        )
         np.testing.assert_allclose(alone[0], together[0][place], rtol=1e-5)
         np.testing.assert_allclose(alone[1], together[1][place], rtol=1e-5)
 
@@ -109,8 +113,10 @@ FORMS = {
 def test_all_photos_of_a_file_without_numbers_of_raters_count_1_with_their_own_votes(tmp_path, name, smoothing):
     (tmp_path / name).write_text(FORMS[name])
     table = read_ratings(str(tmp_path / name), Ingestion()).table
-    votes, raters = table[list(VOTES)].to_numpy(float), table["raters"].to_numpy()
-    learnt, found = allowance(votes, raters, Training(rater_smoothing=smoothing)).learnt(votes, raters)
+    votes, raters = table[list(VOTE_COLUMNS)].to_numpy(float), table["raters"].to_numpy()
+    learnt, found = fit_label_noise(votes, raters, Training(rater_smoothing=smoothing)).targets_and_weights(
+        votes, raters
+    )
     assert found.tolist() == [1, 1, 1]
     np.testing.assert_array_equal(learnt, votes)
 
@@ -129,4 +135,4 @@ def test_votes_and_numbers_of_raters_that_cannot_be_are_refused_and_counted(vote
     some = np.full((4, 10), 0.1)
     some[2] = votes
     with pytest.raises(ValueError, match=r"for each of 4 rated photos, got others for 1: make the data set anew"):
-        allowance(some, np.array([3, 3, raters, 3]), Training())
+        fit_label_noise(some, np.array([3, 3, raters, 3]), Training())
