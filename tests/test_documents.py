@@ -102,7 +102,7 @@ def test_every_kind_of_problem_is_in_one_table_with_its_status():
     found: dict[str, set[str]] = {}
     for path in tracked("images/serving/*.py"):
         text = (ROOT / path).read_text(encoding="utf-8")
-        for status, kind in re.findall(r'Problem\(\s*(\d+|HTTPStatus\.\w+),\s*"([\w-]+)"', text):
+        for status, kind in re.findall(r'ProblemDetails\(\s*(\d+|HTTPStatus\.\w+),\s*"([\w-]+)"', text):
             found.setdefault(kind, set()).add(numbers.get(status, status))
     rows = documents.rows("kind")
     assert first_cells("kind") == sorted(found)

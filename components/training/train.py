@@ -46,8 +46,7 @@ def train(
     fingerprint: str,
     revision: str = "",
 ) -> dict[str, float]:
-    """Train a scorer: fit its head in closed form, or train head and network by epochs; `uses_ridge_head` decides
-    which.
+    """Train a scorer by ridge regression or by epochs; `uses_ridge_head` decides which.
 
     By epochs, the scorer learns from the split ``train`` and keeps the epoch with the lowest loss on ``validation``.
     The closed form chooses hyperparameters by leave-one-out and learns from both splits.
@@ -94,42 +93,25 @@ def train(
                 network, components, pretraining, extractor, settings, *stores
             )
     history = {**{f"head_{name}": values for name, values in head_curves.items()}, **curves}
+    metrics = _metrics(history, photos.counts(dataset)["train"])
     if workers and not workers.chief:
-        return _metrics(history, photos.counts(dataset)["train"])
+        return metrics
     if settings.devices != "one":
         model = bundle.without_optimizer(model)  # its weights then belong to this process alone
     model = with_precision(model, "float32")
-    head_spec, heads_model = _fit_auxiliary_heads(model, extractor)
-    face_files = bundle.load_face_files(dataset)
-    if not model_inputs.embedding_size:  # the norms need the detector, nothing needs the embedder
-        face_files = bundle.detector_files(face_files.get(embedder.DETECTOR, b""))
+    head_spec, heads = _fit_auxiliary_heads(model, extractor)
     ablation = run_ablation(FeatureExtractor(dataset, pretraining.crop, settings, HeadSpec(), PHOTO_ONLY), encoder)
-    warnings = (ablation.warning,) if ablation and ablation.warning else ()
     trained = TrainedScorer(
-        model,
-        pretraining,
-        settings,
-        fingerprint,
-        revision,
-        history,
-        head_spec,
-        heads_model,
-        norms.content,
-        face_files,
-        warnings,
-    )
+        model, pretraining, settings, fingerprint, revision, history, head_spec, heads,
+        norms=norms.content, faces=_face_files(dataset, model_inputs),
+        notes=(ablation.warning,) if ablation and ablation.warning else (),
+    )  # fmt: skip
     trained.save(scorer)
+    is_ridge = uses_ridge_head(settings, model_inputs)
     write_report(
-        report,
-        settings,
-        head_spec,
-        trained.face_summary,
-        head_curves,
-        curves,
-        uses_ridge_head(settings, model_inputs),
-        str(ablation or ""),
+        report, settings, head_spec, trained.face_summary, head_curves, curves, is_ridge, ablation=str(ablation or "")
     )
-    return _metrics(history, photos.counts(dataset)["train"]) | (ablation.metrics if ablation else {})
+    return metrics | (ablation.metrics if ablation else {})
 
 
 def uses_ridge_head(settings: Training, model_inputs: ModelInputs) -> bool:
@@ -316,6 +298,12 @@ def _stack_classifiers(classifiers: dict[str, tuple[np.ndarray, float]]) -> tupl
 def _distribution_strategy(settings: Training) -> tf.distribute.Strategy:
     """Return the strategy of one device, or of every GPU of the machine."""
     return tf.distribute.MirroredStrategy() if settings.devices == "all" else tf.distribute.get_strategy()
+
+
+def _face_files(dataset: str | Path, model_inputs: ModelInputs) -> dict[str, bytes]:
+    """Return the face files of the data set; the detector alone, for the norms, if the scorer reads no embeddings."""
+    files = bundle.load_face_files(dataset)
+    return files if model_inputs.embedding_size else bundle.detector_files(files.get(embedder.DETECTOR, b""))
 
 
 def _metrics(history: History, n_photos: int) -> dict[str, float]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.__main__ import main
+from pipeline.cli.main import main
 
 DATA = {"photos": "gs://data/photos", "ratings": "gs://data/r.csv", "models": "gs://models", "workspace": "gs://runs"}
 WEEKLY = {"cron": "0 0 3 * * 1", "parameters": DATA}

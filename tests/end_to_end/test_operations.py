@@ -10,7 +10,7 @@ import pytest
 from components.ingestion.sample import draw_sample
 from components.scorer import storage
 from components.scorer.registry import channels
-from pipeline.__main__ import main
+from pipeline.cli.main import main
 from pipeline.kubeflow import client
 from tests.builders import documents
 from tests.fakes import gcs, kubeflow
@@ -45,7 +45,7 @@ def bucket(tmp_path_factory, small_scorer) -> Iterator[gcs.Server]:
 def server() -> Iterator[kubeflow.Kubeflow]:
     """The page's Kubeflow, before a checkout of its second revision."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(client, "revision", lambda: "abc123")
+    patch.setattr(client, "git_revision", lambda: "abc123")
     with kubeflow.serving() as serving:
         yield serving
     patch.undo()

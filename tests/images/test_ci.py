@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from images import release
-from pipeline.__main__ import build_parser
+from pipeline.cli.main import build_parser
 from tests.builders.manifests import ROOT
 
 PATH = ROOT / ".github" / "workflows" / "ci.yaml"

@@ -11,7 +11,7 @@ import yaml
 
 from images import digests, release
 from images.serving.settings import VARIABLE_PREFIX, ServerSettings
-from pipeline.__main__ import build_parser
+from pipeline.cli.main import build_parser
 from pipeline.kubeflow import schedules
 from pipeline.resources import POD_LABEL
 from tests.builders.manifests import MANIFESTS, ROOT, VERSIONS

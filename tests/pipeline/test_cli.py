@@ -14,7 +14,8 @@ from components.scorer import storage
 from components.scorer.run import step_status
 from components.scorer.run.paths import RunPaths
 from pipeline import compiled, local_runner
-from pipeline.__main__ import _print_summary, main
+from pipeline.cli.main import main
+from pipeline.cli.run import _print_summary
 from tests.conftest import drawn_photo
 
 ROOT = Path(__file__).resolve().parents[2]

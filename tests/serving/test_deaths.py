@@ -11,7 +11,7 @@ import pytest
 
 from components.scorer import storage
 from components.scorer.registry import channels
-from pipeline import __main__ as pipeline
+from pipeline.cli import main as pipeline
 from tests.builders import unready
 from tests.builders.servers import NGINX, Load, Request, Server, started, until
 from tests.conftest import drawn_photo, large_photo

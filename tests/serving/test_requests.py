@@ -443,7 +443,7 @@ def test_photos_within_the_scorers_error_share_a_rank(here, monkeypatch):
 
     def answer(self, photos):
         found = original(self, photos)
-        found["mean"] = np.array([means[photo.size] for photo in photos], "float32")
+        found["mean"] = np.array([means[photo.original_size] for photo in photos], "float32")
         return found
 
     monkeypatch.setattr(type(network), "predict", answer)
@@ -636,7 +636,7 @@ def test_bodies_that_take_all_room_say_when_to_come_again_and_give_it_back(here,
     answer = here.post("/invocations", content=PHOTO, headers={"content-type": "image/jpeg"})
     problem(answer, 429, "busy")
     assert answer.headers["retry-after"]
-    assert here.state.body_budget._taken == 0
+    assert here.state.body_budget._reserved == 0
 
 
 def test_a_small_photo_waits_for_no_large_one(here, monkeypatch):

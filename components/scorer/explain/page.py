@@ -216,10 +216,17 @@ def _score_row(photo: _PhotoExplanation) -> dict[str, str | float]:
 
 def _photo_blocks(photo: _PhotoExplanation, pictures: dict[str, bytes]) -> list[str]:
     """Return the blocks of one photo's section."""
-    maps, steps = photo.maps, len(photo.means) - 1
-    before, after = photo.means[[0, -1]]
-    rms_change = np.sqrt(np.mean(np.square(photo.after - photo.before)))
-    blocks = [
+    return [
+        *_score_blocks(photo, pictures),
+        *_detail_blocks(photo, pictures),
+        *_enhancement_blocks(photo, pictures),
+    ]
+
+
+def _score_blocks(photo: _PhotoExplanation, pictures: dict[str, bytes]) -> list[str]:
+    """Return the score, the heat maps and the evidence for each score."""
+    maps = photo.maps
+    return [
         page.paragraph(
             f"Score {maps['mean']:.2f}; the predicted votes spread by {maps['std']:.2f} (standard deviation)."
         ),
@@ -239,23 +246,31 @@ def _photo_blocks(photo: _PhotoExplanation, pictures: dict[str, bytes]) -> list[
             ]
         ),
     ]
-    if photo.guided is not None:
-        blocks += [
-            page.paragraph(
-                "Details that speak for high scores (guided backpropagation). The maps look alike because this method"
-                " shows what the network reacts to at all more than what tells one score from another."
-            ),
-            page.gallery(
-                [
-                    page.photo(pictures[f"details-{score}.png"], f"for score {score}", 160)
-                    for score in attribution.HIGH_SCORES
-                ]
-            ),
-        ]
-    else:
-        blocks.append(page.paragraph("No map of details: guided backpropagation needs a network with ReLU."))
+
+
+def _detail_blocks(photo: _PhotoExplanation, pictures: dict[str, bytes]) -> list[str]:
+    """Return the maps of guided backpropagation, or a sentence that says why there are none."""
+    if photo.guided is None:
+        return [page.paragraph("No map of details: guided backpropagation needs a network with ReLU.")]
     return [
-        *blocks,
+        page.paragraph(
+            "Details that speak for high scores (guided backpropagation). The maps look alike because this method"
+            " shows what the network reacts to at all more than what tells one score from another."
+        ),
+        page.gallery(
+            [
+                page.photo(pictures[f"details-{score}.png"], f"for score {score}", 160)
+                for score in attribution.HIGH_SCORES
+            ]
+        ),
+    ]
+
+
+def _enhancement_blocks(photo: _PhotoExplanation, pictures: dict[str, bytes]) -> list[str]:
+    """Return the gradient ascent, with the warning that it is no advice."""
+    before, after, steps = *photo.means[[0, -1]], len(photo.means) - 1
+    rms_change = np.sqrt(np.mean(np.square(photo.after - photo.before)))
+    return [
         page.paragraph(
             f"Enhanced by {steps} steps along the score's gradient, the photo scores {after:.2f} instead of"
             f" {before:.2f}, though its pixels changed by only {rms_change:.1f} of 255 (root mean square)."

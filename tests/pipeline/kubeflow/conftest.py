@@ -12,7 +12,7 @@ from tests.fakes import kubeflow
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[kubeflow.Kubeflow]:
     """A server, and a clean checkout of revision ``abc123`` in front of it."""
-    monkeypatch.setattr(client, "revision", lambda: "abc123")
+    monkeypatch.setattr(client, "git_revision", lambda: "abc123")
     with kubeflow.serving() as serving:
         yield serving
 

@@ -11,7 +11,7 @@ from components.scorer.run.decision import Decision, GateResult
 from components.scorer.run.paths import RunPaths
 from components.scorer.run.step_status import StepStatus
 from pipeline import resources
-from pipeline.__main__ import main
+from pipeline.cli.main import main
 from pipeline.kubeflow import checkpoint_cleanup
 
 DAY = 86_400

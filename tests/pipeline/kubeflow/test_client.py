@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.__main__ import main
+from pipeline.cli.main import main
 from pipeline.compiled import compiled_yaml
 from pipeline.kubeflow import client, schedules
 from tests.builders.schedules import DATA, WEEKLY, schedule
@@ -21,7 +21,7 @@ def submit(server, *arguments: str) -> int:
 
 
 def changed_revision(monkeypatch, name: str) -> None:
-    monkeypatch.setattr(client, "revision", lambda: name)
+    monkeypatch.setattr(client, "git_revision", lambda: name)
 
 
 def test_the_first_submit_uploads_the_pipeline_and_a_version_named_by_the_revision(server):
@@ -466,7 +466,7 @@ def certificate(tmp_path_factory) -> Path:
 @pytest.fixture
 def private(certificate, monkeypatch):
     """A server whose certificate no usual authority has signed."""
-    monkeypatch.setattr(client, "revision", lambda: "abc123")
+    monkeypatch.setattr(client, "git_revision", lambda: "abc123")
     with kubeflow.serving(certificate) as serving:
         yield serving
 

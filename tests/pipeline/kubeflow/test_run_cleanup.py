@@ -9,7 +9,7 @@ from components.scorer import storage
 from components.scorer.registry import channels
 from components.scorer.run import decision
 from components.scorer.run.paths import RunPaths
-from pipeline.__main__ import main
+from pipeline.cli.main import main
 from pipeline.kubeflow import client
 from tests.fakes import kubeflow
 
@@ -46,7 +46,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    monkeypatch.setattr(client, "revision", lambda: "abc123")
+    monkeypatch.setattr(client, "git_revision", lambda: "abc123")
     with kubeflow.serving() as server:
         place = Place(server, tmp_path)
         place.run("new", 1, data="d4")

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from pipeline.__main__ import main
+from pipeline.cli.main import main
 from tests.builders.schedules import DATA, WEEKLY, schedule
 
 DATED = WEEKLY | {"parameters": DATA | {"photos": "gs://data/photos/[[ScheduledTime.2006-01-02]]"}}

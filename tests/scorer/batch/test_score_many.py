@@ -15,7 +15,7 @@ from components.scorer import progress, storage
 from components.scorer.artifacts import litert_model
 from components.scorer.batch import score_many, shards
 from components.scorer.batch.score_many import ScoringSummary, competition_ranks, score_and_rank
-from pipeline.__main__ import main
+from pipeline.cli.main import main
 from tests.conftest import drawn_photo
 
 HERE = "--runner=DirectRunner --direct_running_mode=in_memory"

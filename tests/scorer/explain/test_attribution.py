@@ -17,7 +17,7 @@ from components.scorer.model import serving_outputs
 from components.scorer.parameters import from_parameters
 from components.scorer.registry import channels, integrity
 from components.scorer.settings import Pretraining, Training
-from pipeline.__main__ import main
+from pipeline.cli.main import main
 from tests.conftest import drawn_photo
 
 SCORES = np.arange(1, 11)

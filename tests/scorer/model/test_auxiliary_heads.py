@@ -29,7 +29,7 @@ from components.scorer.upload_norms import policy
 from components.training.heads.attributes import fit_attribute
 from components.training.heads.job_tilt import JobTrainingData, fit_job_tilts
 from components.training.train import train
-from pipeline.__main__ import main
+from pipeline.cli.main import main
 from tests.conftest import drawn_photo, light_encoder, votes_around
 
 JOBS = ("carer", "tutor")

@@ -13,7 +13,7 @@ import requests
 from components.scorer import storage
 from components.scorer.artifacts import promotion
 from components.scorer.registry import channels, kubeflow, versions
-from pipeline.__main__ import main
+from pipeline.cli.main import main
 from tests.fakes.model_registry import PREFIX, Server
 
 NAME = "portraits"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from components.scorer import storage
 from components.scorer.artifacts import promotion, saved_model
 from components.scorer.registry import channels, versions
-from pipeline.__main__ import main
+from pipeline.cli.main import main
 from tests.builders.versions import NAME, complete, push, serving, write
 from tests.fakes import gcs
 
@@ -601,7 +601,7 @@ def test_models_in_a_bucket_are_found(uri: str, server: str, request: pytest.Fix
 
 
 def test_listing_loads_no_tensorflow(told: Path) -> None:
-    code = "import sys; from pipeline.__main__ import main; main(sys.argv[1:]); print('tensorflow' in sys.modules)"
+    code = "import sys; from pipeline.cli.main import main; main(sys.argv[1:]); print('tensorflow' in sys.modules)"
     command = [sys.executable, "-c", code, "models", "list", str(told)]
     done = subprocess.run(command, cwd=Path(__file__).resolve().parents[3], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("False\n")

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from components.scorer.run import cluster_quota, preflight
-from pipeline.__main__ import main
+from pipeline.cli.main import main
 
 GPU = "nvidia.com/gpu"
 

@@ -16,7 +16,7 @@ from components.scorer.parameters import as_parameters
 from components.scorer.run.preflight import run_checks
 from components.scorer.settings import Faces, Ingestion
 from components.scorer.upload_norms import policy
-from pipeline.__main__ import main
+from pipeline.cli.main import main
 from tests.builders import designed_faces
 from tests.fakes import gcs
 

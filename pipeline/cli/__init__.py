@@ -1,0 +1,1 @@
+"""Command line of the pipeline: one module for each group of commands, put together in ``main``."""
