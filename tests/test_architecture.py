@@ -89,7 +89,7 @@ ROOMS = {
         "images.serving images.serving.inference images.serving.http images.serving.protocols scorer scorer.imaging",
         "fastapi starlette uvicorn uvicorn_worker uvloop prometheus_client",
     ),
-    "pipeline": ("images scorer scorer.registry scorer.run", "kfp yaml google"),
+    "pipeline": ("images scorer scorer.registry scorer.run scorer.artifacts", "kfp yaml google"),
     "pipeline.kubeflow": ("pipeline scorer scorer.registry scorer.run", "kfp kfp_server_api urllib3 yaml"),
     "pipeline.cli": (
         "pipeline pipeline.kubeflow scorer scorer.registry scorer.run scorer.artifacts scorer.explain scorer.batch", "",

@@ -153,7 +153,7 @@ def _train_ridge_head(
     head, curves = fit_ridge_head(
         inputs, votes, extractor.model_inputs, components, settings, n_originals=n_originals, weights=weights
     )
-    model = build_scorer(network, settings.dropout, extractor.model_inputs, head.get_layer(layers.QUADRATIC_LAYER).kept)
+    model = build_scorer(network, settings.dropout, extractor.model_inputs, head.get_layer(layers.QUADRATIC_LAYER).rank)
     copy_head_weights(head, model)
     return model, curves
 

@@ -1,9 +1,9 @@
 """The bundle: a trained scorer with everything that is needed to rebuild, audit and use it.
 
 encoder/  encoder.keras  the encoder.
-          encoder.json   {settings}.
+          encoder.json   {format, settings}.
 scorer/   scorer.keras   the scorer.
-          bundle.json    {settings, data_fingerprint, revision, history, versions, told, notes}.
+          bundle.json    {format, settings, data_fingerprint, revision, history, versions, heads, notes}.
           heads.keras    the heads, only if the data set has jobs or attributes.
           norms.json     the upload norms.
           faces/         the face detector and embedder, only if configured; see ``embedder``.
@@ -13,7 +13,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from components.scorer.jobs import check_job_count, to_job_ids
 from components.scorer.model import inputs as scorer_inputs
 from components.scorer.model.auxiliary_heads import HeadSpec, attach_heads
 from components.scorer.model.inputs import PIXELS, ModelInputs
+from components.scorer.model.network import FORMAT
 from components.scorer.parameters import as_parameters, from_parameters
 from components.scorer.settings import SCORES, Pretraining, Training
 
@@ -240,12 +241,13 @@ class TrainedScorer:
         if self.faces:
             _write_files(folder / embedder.FOLDER, self.faces)
         metadata = {
+            "format": FORMAT,
             "settings": self.settings,
             "data_fingerprint": self.data_fingerprint,
             "revision": self.revision,
             "history": self.history,
             "versions": {"keras": keras.__version__, "tensorflow": tf.__version__},
-            "told": asdict(self.head_spec),
+            "heads": asdict(self.head_spec),
             "notes": list(self.notes),
         }
         (folder / "bundle.json").write_text(json.dumps(metadata, indent=1))
@@ -263,34 +265,35 @@ def load(folder: str | Path) -> TrainedScorer:
 
     Raises:
         FileNotFoundError: ``folder`` holds no complete bundle.
+        ValueError: Another version of this project wrote the bundle, in another format.
     """
     folder = Path(folder)
     if not (folder / "bundle.json").exists():
         raise FileNotFoundError(f"{folder} holds no scorer bundle: expected scorer.keras and bundle.json in it")
     metadata = json.loads((folder / "bundle.json").read_text())
+    _check_format(folder, metadata, "a scorer")
     return TrainedScorer(
         model=keras.saving.load_model(folder / "scorer.keras", compile=False),
         pretraining=from_parameters(Pretraining, **metadata["settings"]["pretraining"]),
-        training=from_parameters(Training, **_known_settings(Training, metadata["settings"]["training"])),
+        training=from_parameters(Training, **metadata["settings"]["training"]),
         data_fingerprint=metadata["data_fingerprint"],
         revision=metadata["revision"],
         history=metadata["history"],
-        head_spec=HeadSpec(**{**head_spec, "jobs": tuple(head_spec["jobs"])})
-        if (head_spec := metadata.get("told"))
-        else HeadSpec(),
+        head_spec=HeadSpec(**{**metadata["heads"], "jobs": tuple(metadata["heads"]["jobs"])}),
         heads=keras.saving.load_model(folder / HEADS_FILE, compile=False) if (folder / HEADS_FILE).exists() else None,
         norms=_read_optional(folder / NORMS_FILE),
-        faces=load_face_files(folder) or detector_files(_read_optional(folder / embedder.DETECTOR)),
-        notes=tuple(metadata.get("notes", ())),
+        faces=load_face_files(folder),
+        notes=tuple(metadata["notes"]),
     )
 
 
-def _known_settings(settings: type, written: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a bundle that are still fields of the settings class.
-
-    A champion's bundle may contain settings that were removed since.
-    """
-    return {setting.name: written[setting.name] for setting in fields(settings) if setting.name in written}
+def _check_format(folder: Path, metadata: Mapping[str, Any], kind: str) -> None:
+    """Raise ValueError if a bundle or an encoder has another format; files without a number have format 1."""
+    if (number := metadata.get("format", 1)) != FORMAT:
+        raise ValueError(
+            f"expected {kind} of format {FORMAT} in {folder}, got format {number}: another version of this project"
+            " wrote it; run the pipeline again with this version"
+        )
 
 
 def load_face_files(folder: str | Path) -> dict[str, bytes]:
@@ -324,7 +327,7 @@ def save_encoder(encoder: keras.Model, settings: Pretraining, folder: str | Path
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     encoder.save(folder / "encoder.keras")
-    (folder / "encoder.json").write_text(json.dumps({"settings": as_parameters(settings)}, indent=1))
+    (folder / "encoder.json").write_text(json.dumps({"format": FORMAT, "settings": as_parameters(settings)}, indent=1))
 
 
 def load_encoder(folder: str | Path) -> tuple[keras.Model, Pretraining]:
@@ -342,8 +345,11 @@ def encoder_settings(folder: str | Path) -> Pretraining:
 
     Raises:
         FileNotFoundError: ``folder`` holds no complete encoder.
+        ValueError: Another version of this project wrote the encoder, in another format.
     """
     folder = Path(folder)
     if not (folder / "encoder.json").exists():
         raise FileNotFoundError(f"{folder} holds no encoder: expected encoder.keras and encoder.json in it")
-    return from_parameters(Pretraining, **json.loads((folder / "encoder.json").read_text())["settings"])
+    metadata = json.loads((folder / "encoder.json").read_text())
+    _check_format(folder, metadata, "an encoder")
+    return from_parameters(Pretraining, **metadata["settings"])

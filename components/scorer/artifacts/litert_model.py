@@ -5,7 +5,7 @@
                          portable.json   what preprocessing needs, the jobs and attributes, and the test error.
                          norms.json      the upload norms; without it the built-in norms apply.
                          faces/          face detector and, if the scorer uses embeddings, embedder (``embedder``).
-                                         Without it no faces are detected. Older versions have detector.onnx.
+                                         Without it no faces are detected.
 
 A photo is processed as in training:
 
@@ -40,7 +40,7 @@ from components.scorer.upload_norms import policy
 from components.scorer.upload_norms.policy import UploadPolicy
 
 FOLDER = "portable"
-NETWORK_FILE, METADATA_FILE, NORMS_FILE, DETECTOR_FILE = "scorer.tflite", "portable.json", "norms.json", "detector.onnx"
+NETWORK_FILE, METADATA_FILE, NORMS_FILE = "scorer.tflite", "portable.json", "norms.json"
 
 ScoreOutputs = dict[str, np.ndarray]
 """Outputs of the network, float32.
@@ -257,8 +257,6 @@ def load_face_analyzer(uri: str, face_input_spec: FaceInputSpec, threads: int = 
     """
     root = storage.join(uri, FOLDER)
     loaded = FaceAnalyzer.load(storage.join(root, embedder.FOLDER), threads)
-    if loaded is None and (weights := _read_optional(root, DETECTOR_FILE)):  # a version from before faces/
-        loaded = FaceAnalyzer(FaceDetector(weights, threads=threads))
     size = loaded.size if loaded else 0
     if face_input_spec.uses_faces and (loaded is None or size < face_input_spec.embedding):
         raise ValueError(

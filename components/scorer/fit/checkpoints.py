@@ -27,6 +27,7 @@ from components.scorer import storage
 from components.scorer.fit import ema
 from components.scorer.fit.distributed import EpochFn, WorkerGroup
 from components.scorer.model.losses import check_finite
+from components.scorer.model.network import FORMAT
 from components.scorer.progress import duration, progress_line
 
 History = dict[str, list[float]]
@@ -114,8 +115,11 @@ class CheckpointStore:
 
 
 def fingerprint_of(*parts: object) -> str:
-    """Return a short digest of JSON values: settings, data fingerprint, digest of the initial weights."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    """Return a short digest of JSON values and of the networks' format.
+
+    The values are settings, the data fingerprint and the digest of the initial weights.
+    """
+    return hashlib.sha256(json.dumps([FORMAT, *parts], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def fit(

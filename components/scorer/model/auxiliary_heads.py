@@ -169,4 +169,4 @@ def attach_heads(scorer: keras.Model, heads: keras.Model) -> keras.Model:
         gives the outputs of the heads.
     """
     job = keras.Input((), dtype="int32", name="job")
-    return keras.Model([*scorer.inputs, job], heads.call([features_of(scorer), job]), name="told_scorer")
+    return keras.Model([*scorer.inputs, job], heads.call([features_of(scorer), job]), name="scorer_with_heads")

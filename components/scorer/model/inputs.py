@@ -24,7 +24,7 @@ from components.scorer.model.layers import MissingFaceToken, PCAProjection
 
 PIXELS = "pixels"
 """Name of the first input. `face_inputs` names the other inputs."""
-PCA_LAYER, MISSING_FACE_LAYER = "embedding_pca", "stand_in"
+PCA_LAYER, MISSING_FACE_LAYER = "embedding_pca", "missing_face_token"
 """Names of the layers that read the embedding: the PCA projection, and the vector of a missing face."""
 
 
@@ -70,7 +70,7 @@ def infer_inputs(model: keras.Model) -> ModelInputs:
     shapes = {tensor.name: tensor.shape for tensor in model.inputs}
     if EMBEDDING not in shapes:
         return ModelInputs(FACE in shapes)
-    return ModelInputs(FACE in shapes, shapes[EMBEDDING][-1], model.get_layer(PCA_LAYER).kept)
+    return ModelInputs(FACE in shapes, shapes[EMBEDDING][-1], model.get_layer(PCA_LAYER).n_components)
 
 
 def describe_face_inputs(model_inputs: ModelInputs, digests: Mapping[str, str]) -> str:

@@ -22,33 +22,33 @@ _MIN_LENGTH = 1e-6  # length below which components are not scaled up: such a ph
 
 @keras.saving.register_keras_serializable("portrait_scorer")
 class QuadraticFeatures(keras.layers.Layer):
-    """Quadratic features ``[n, 2 · kept]`` of features ``[n, c]``: components z, scaled to length 1, and ``z ∘ (A z)``.
+    """Quadratic features ``[n, 2 · rank]`` of features ``[n, c]``: components z, scaled to length 1, and ``z ∘ (A z)``.
 
     Args:
-        kept: Number of principal components.
+        rank: Number of principal components, the rank of the quadratic form.
     """
 
-    def __init__(self, kept: int, **kwargs: Any):
+    def __init__(self, rank: int, **kwargs: Any):
         super().__init__(**kwargs)
-        self.kept = kept
+        self.rank = rank
 
     def build(self, features_shape: tuple) -> None:
-        """Create the fixed ``mean`` ``[c]`` and ``axes`` ``[c, kept]``, and ``form`` ``[kept, kept]``.
+        """Create the fixed ``mean`` ``[c]`` and ``axes`` ``[c, rank]``, and ``form`` ``[rank, rank]``.
 
         ``form`` is the symmetric matrix A.
         """
         channels = features_shape[-1]
         self.mean = self.add_weight(name="mean", shape=(channels,), initializer="zeros", trainable=False)
-        self.axes = self.add_weight(name="axes", shape=(channels, self.kept), initializer="zeros", trainable=False)
-        self.form = self.add_weight(name="form", shape=(self.kept, self.kept), initializer="zeros")
+        self.axes = self.add_weight(name="axes", shape=(channels, self.rank), initializer="zeros", trainable=False)
+        self.form = self.add_weight(name="form", shape=(self.rank, self.rank), initializer="zeros")
 
     def call(self, features):
-        """Return z and ``z ∘ (A z)`` of features ``[n, c]``, concatenated: ``[n, 2 · kept]``."""
+        """Return z and ``z ∘ (A z)`` of features ``[n, c]``, concatenated: ``[n, 2 · rank]``."""
         z, _ = self.scaled_components(features)
         return ops.concatenate([z, z * ops.matmul(z, self.form)], axis=-1)
 
     def scaled_components(self, features):
-        """Return the components z ``[n, kept]``, scaled to length 1, and their lengths ``[n, 1]``.
+        """Return the components z ``[n, rank]``, scaled to length 1, and their lengths ``[n, 1]``.
 
         Args:
             features: Features ``[n, c]``.
@@ -62,59 +62,59 @@ class QuadraticFeatures(keras.layers.Layer):
 
         Args:
             features: Features ``[n, c]``.
-            kernel: Kernel of the next layer, ``[2 · kept, v]``, or one kernel a photo, ``[n, 2 · kept, v]``.
+            kernel: Kernel of the next layer, ``[2 · rank, v]``, or one kernel a photo, ``[n, 2 · rank, v]``.
             n_features: Number of features to differentiate by, counted from the first.
 
         Returns:
-            Gradients ``[n, first, v]``.
+            Gradients ``[n, n_features, v]``.
         """
         z, length = self.scaled_components(features)
         z, length = z[..., None], length[..., None]
-        linear, product = kernel[..., : self.kept, :], kernel[..., self.kept :, :]
+        linear, product = kernel[..., : self.rank, :], kernel[..., self.rank :, :]
         gradient = linear + ops.matmul(self.form, z) * product + ops.matmul(self.form, z * product)
         gradient = (gradient - z * ops.sum(z * gradient, axis=-2, keepdims=True)) / length  # the length stays 1
         return ops.matmul(self.axes[:n_features], gradient)
 
     def compute_output_shape(self, features_shape: tuple) -> tuple:
-        """Return the shape ``[…, 2 · kept]``."""
-        return (*features_shape[:-1], 2 * self.kept)
+        """Return the shape ``[…, 2 · rank]``."""
+        return (*features_shape[:-1], 2 * self.rank)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor arguments."""
-        return {**super().get_config(), "kept": self.kept}
+        return {**super().get_config(), "rank": self.rank}
 
 
 @keras.saving.register_keras_serializable("portrait_scorer")
 class PCAProjection(keras.layers.Layer):
-    """PCA projection of embeddings ``[n, size]`` to ``[n, kept]``.
+    """PCA projection of embeddings ``[n, size]`` to ``[n, n_components]``.
 
     The weights are not trainable: `principal_components` fits them.
 
     Args:
-        kept: Number of principal components.
+        n_components: Number of principal components.
     """
 
-    def __init__(self, kept: int, **kwargs: Any):
+    def __init__(self, n_components: int, **kwargs: Any):
         super().__init__(trainable=False, **{name: value for name, value in kwargs.items() if name != "trainable"})
-        self.kept = kept
+        self.n_components = n_components
 
     def build(self, embedding_shape: tuple) -> None:
-        """Create the fixed ``mean`` ``[size]`` and ``axes`` ``[size, kept]``."""
+        """Create the fixed ``mean`` ``[size]`` and ``axes`` ``[size, n_components]``."""
         options = {"initializer": "zeros", "trainable": False}
         self.mean = self.add_weight(name="mean", shape=(embedding_shape[-1],), **options)
-        self.axes = self.add_weight(name="axes", shape=(embedding_shape[-1], self.kept), **options)
+        self.axes = self.add_weight(name="axes", shape=(embedding_shape[-1], self.n_components), **options)
 
     def call(self, embedding):
-        """Return ``(embedding - mean) @ axes`` ``[n, kept]`` of embeddings ``[n, size]``."""
+        """Return ``(embedding - mean) @ axes`` ``[n, n_components]`` of embeddings ``[n, size]``."""
         return ops.matmul(embedding - self.mean, self.axes)
 
     def compute_output_shape(self, embedding_shape: tuple) -> tuple:
-        """Return the shape ``[…, kept]``."""
-        return (*embedding_shape[:-1], self.kept)
+        """Return the shape ``[…, n_components]``."""
+        return (*embedding_shape[:-1], self.n_components)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor arguments."""
-        return {**super().get_config(), "kept": self.kept}
+        return {**super().get_config(), "n_components": self.n_components}
 
 
 @keras.saving.register_keras_serializable("portrait_scorer")
@@ -122,8 +122,8 @@ class MissingFaceToken(keras.layers.Layer):
     """Face features ``[n, c]``, replaced by a learned vector for photos without a face."""
 
     def build(self, face_shape: tuple, found_shape: tuple) -> None:
-        """Create the learned vector ``stand_in`` ``[c]``, zero at first."""
-        self.token = self.add_weight(name="stand_in", shape=(face_shape[-1],), initializer="zeros")
+        """Create the learned vector ``missing_face_token`` ``[c]``, zero at first."""
+        self.token = self.add_weight(name="missing_face_token", shape=(face_shape[-1],), initializer="zeros")
 
     def call(self, face, found):
         """Return ``face`` ``[n, c]`` where ``found`` ``[n]`` is above 0, and the learned vector elsewhere."""

@@ -15,6 +15,14 @@ from components.scorer.model.inputs import MISSING_FACE_LAYER, PCA_LAYER, PHOTO_
 from components.scorer.settings import SCORES
 
 POOLED, POOLED_FACE = "pooled", "pooled_face"
+
+FORMAT = 2
+"""Number of the format of saved scorers, encoders and checkpoints, raised with every change of names in their files.
+
+Among the names are keys of JSON files, settings that are removed, layers, and classes that are registered with Keras.
+Version 0.1 wrote format 1, without a number.
+"""
+
 HEAD_LAYERS = (PCA_LAYER, MISSING_FACE_LAYER, layers.QUADRATIC_LAYER, "votes")
 """Names of the head's layers that have weights."""
 

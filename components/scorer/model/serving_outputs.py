@@ -107,7 +107,9 @@ def build_score_model(model: keras.Model, heads: keras.Model | None = None) -> k
         heads: The scorer's auxiliary heads. If None, the network takes no job and gives no attributes.
     """
     network, votes, attributes = _attach_heads(model, heads)
-    return keras.Model(network.inputs, VoteStatistics(name="told", dtype="float32")(votes) | attributes, name="scores")
+    return keras.Model(
+        network.inputs, VoteStatistics(name="vote_statistics", dtype="float32")(votes) | attributes, name="scores"
+    )
 
 
 def build_cam_model(model: keras.Model, heads: keras.Model | None = None) -> keras.Model:
@@ -146,15 +148,15 @@ def build_cam_model(model: keras.Model, heads: keras.Model | None = None) -> ker
     network, votes, attributes = _attach_heads(model, heads)
     tilt = next((layer for layer in network.layers if isinstance(layer, JobTilt)), None)
     quadratic = networks.quadratic_layer(model)
-    maps = ClassActivationMaps(model.layers[-1], quadratic, tilt, name="maps", dtype="float32")
+    maps = ClassActivationMaps(model.layers[-1], quadratic, tilt, name="class_activation_maps", dtype="float32")
     options = {"read": quadratic.input} if quadratic else {}
     options |= {"job": network.inputs[-1]} if tilt else {}
     outputs = (
-        VoteStatistics(name="told", dtype="float32")(votes)
+        VoteStatistics(name="vote_statistics", dtype="float32")(votes)
         | maps(networks.feature_maps(model), votes, **options)
         | attributes
     )
-    return keras.Model(network.inputs, outputs, name="closed_form")
+    return keras.Model(network.inputs, outputs, name="scorer_with_maps")
 
 
 def build_serving_model(model: keras.Model, heads: keras.Model | None = None) -> keras.Model:

@@ -1,11 +1,16 @@
-"""Saved networks are loaded by processes that have imported no more than what loads them."""
+"""Saved networks are loaded by processes that have imported no more than what loads them, and in one format."""
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from components.scorer.artifacts import bundle
+from components.scorer.model.network import FORMAT
 
 ROOT = Path(__file__).resolve().parents[3]
 REGISTERED = re.compile(r"^@keras\.saving\.register_keras_serializable\(.*\)\n(?:class|def) (\w+)", re.MULTILINE)
@@ -30,3 +35,24 @@ def test_what_loads_networks_knows_every_class_that_one_may_name(module):
 def test_a_fresh_process_loads_a_bundle(small_scorer):
     code = f"from components.scorer.artifacts import bundle; print(bundle.load({str(small_scorer)!r}).model.name)"
     assert fresh(code).strip()
+
+
+@pytest.mark.parametrize("number", [None, 1, FORMAT + 1])
+def test_a_bundle_of_another_format_is_refused(small_scorer, tmp_path, number):
+    shutil.copytree(small_scorer, tmp_path / "bundle")
+    with_format(tmp_path / "bundle" / "bundle.json", number)
+    with pytest.raises(ValueError, match=f"expected a scorer of format {FORMAT} .* got format {number or 1}: "):
+        bundle.load(tmp_path / "bundle")
+
+
+def test_an_encoder_of_another_format_is_refused(small_encoder, tmp_path):
+    shutil.copytree(small_encoder, tmp_path / "encoder")
+    with_format(tmp_path / "encoder" / "encoder.json", None)
+    with pytest.raises(ValueError, match=f"expected an encoder of format {FORMAT} .* got format 1: "):
+        bundle.load_encoder(tmp_path / "encoder")
+
+
+def with_format(file: Path, number: int | None) -> None:
+    metadata = json.loads(file.read_text())
+    assert metadata.pop("format") == FORMAT
+    file.write_text(json.dumps(metadata | ({} if number is None else {"format": number})))

@@ -17,6 +17,7 @@ from PIL import Image
 
 from components.scorer import storage
 from components.scorer.artifacts import bundle, litert_model, saved_model, warmup
+from components.scorer.faces import embedder
 from components.scorer.imaging import preprocessing_tf
 from components.scorer.imaging.decoding import UnusablePhotoError
 from components.scorer.model import serving_outputs
@@ -153,12 +154,14 @@ def test_a_version_from_before_portable_networks_is_named(tmp_path):
         (litert_model.METADATA_FILE, b'{"name": "portraits"}'),
         (litert_model.METADATA_FILE, b"[]"),
         (litert_model.NORMS_FILE, b"{}"),
-        (litert_model.DETECTOR_FILE, b"none"),
+        (f"{embedder.FOLDER}/{embedder.DETECTOR}", b"none"),
     ],
 )
 def test_a_broken_version_is_named(tmp_path, version, file, content):
     storage.download_tree(str(version), str(tmp_path))
-    (tmp_path / litert_model.FOLDER / file).write_bytes(content)
+    path = tmp_path / litert_model.FOLDER / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
     integrity.write_record(tmp_path, {})
     with pytest.raises(ValueError, match="expected a portable network at"):
         litert_model.load(str(tmp_path))
@@ -172,9 +175,10 @@ def test_it_brings_its_norms_and_its_face_detector(tmp_path, version, portraits)
     storage.download_tree(str(version), str(tmp_path))
     rules = {"norms": json.loads(policy.BUILT_IN_POLICY.read_text())["norms"][:1]}
     (tmp_path / litert_model.FOLDER / litert_model.NORMS_FILE).write_text(json.dumps(rules))
-    shutil.copy(
-        portraits / "weights" / "yunet_n_640_640.onnx", tmp_path / litert_model.FOLDER / litert_model.DETECTOR_FILE
-    )
+    faces = tmp_path / litert_model.FOLDER / embedder.FOLDER
+    faces.mkdir()
+    shutil.copy(portraits / "weights" / "yunet_n_640_640.onnx", faces / embedder.DETECTOR)
+    (faces / embedder.METADATA).write_text('{"sha256": {}}')
     integrity.write_record(tmp_path, {})
     found = litert_model.load(str(tmp_path))
     assert [norm.key for norm in found.norms.norms] == ["no_face"]

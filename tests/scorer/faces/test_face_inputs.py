@@ -225,14 +225,11 @@ def test_a_scorer_that_reads_no_face_is_published_as_before(plain):
     assert set(signature.structured_input_signature[1]) == {"image_bytes"}
 
 
-@pytest.mark.parametrize("place", [f"{embedder.FOLDER}/{embedder.DETECTOR}", litert_model.DETECTOR_FILE])
-def test_weights_that_only_norms_ask_for_find_faces_and_leave_the_network_alone(plain, files, tmp_path, place):
-    """In the folder of weights, and where versions from before it have them."""
+def test_weights_that_only_norms_ask_for_find_faces_and_leave_the_network_alone(plain, files, tmp_path):
     storage.download_tree(str(plain), str(tmp_path))
-    where = tmp_path / litert_model.FOLDER / place
-    storage.write_bytes(str(where), files[embedder.DETECTOR])
-    if place != litert_model.DETECTOR_FILE:
-        storage.write_json(str(where.with_name(embedder.METADATA)), {"sha256": {}})
+    weights = tmp_path / litert_model.FOLDER / embedder.FOLDER
+    storage.write_bytes(str(weights / embedder.DETECTOR), files[embedder.DETECTOR])
+    storage.write_json(str(weights / embedder.METADATA), {"sha256": {}})
     integrity.write_record(tmp_path, {})
     served = litert_model.load(str(tmp_path))
     normal = served.normalise(SENT[1])

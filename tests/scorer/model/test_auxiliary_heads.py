@@ -1,6 +1,5 @@
 """Heads: the job counts where it is told, the unknown job changes nothing, attributes are learnt and found."""
 
-import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -154,20 +153,6 @@ def test_a_bundle_with_heads_comes_back_as_it_was_saved(scorer, tested, tmp_path
     for name, values in scorer.predict(data, jobs).items():
         np.testing.assert_array_equal(again.predict(data, jobs)[name], values)
     assert (again.jobs, again.attributes, again.norms) == (JOBS, ("sunglasses",), scorer.norms)
-
-
-def test_a_bundle_from_before_there_were_heads_still_answers(small_scorer, tmp_path):
-    bundle.load(small_scorer).save(tmp_path)
-    about = json.loads((tmp_path / "bundle.json").read_text())
-    for name in ("job", "minimum_job", "norms", "embedding_size"):
-        del about["settings"]["training"][name]
-    about["settings"]["training"]["dropped_since"] = 0.5
-    del about["told"]
-    (tmp_path / "bundle.json").write_text(json.dumps(about))
-    old = bundle.load(tmp_path)
-    data = [drawn_photo(0.4)]
-    np.testing.assert_array_equal(old.score(data, ["carer"]), bundle.load(small_scorer).score(data))
-    assert (old.jobs, old.attributes, old.heads) == ((), (), None)
 
 
 def test_without_a_job_or_attribute_in_the_data_training_is_what_it_was(small_dataset, small_encoder, tmp_path):

@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,8 +94,8 @@ def test_a_scorer_that_sees_no_face_has_the_layers_and_weights_that_it_always_ha
 def test_both_views_go_through_the_same_weights(encoder, scorer):
     own = {layer.name for layer in scorer.layers} - {layer.name for layer in encoder.layers}
     assert own == {
-        "face", "embedding", "found", "pooled", "pooled_face", "embedding_pca", "stand_in", "features", "dropout",
-        "votes",
+        "face", "embedding", "found", "pooled", "pooled_face", "embedding_pca", "missing_face_token", "features",
+        "dropout", "votes",
     }  # fmt: skip
     assert len(scorer.weights) == len(encoder.weights) + 5
     pooled = keras.Model(scorer.inputs, [scorer.get_layer(name).output for name in ("pooled", "pooled_face")])
@@ -122,7 +121,9 @@ def test_a_scorer_with_faces_comes_back_as_it_was_saved(scorer, tmp_path):
 def test_mixed_precision_keeps_what_is_read_of_the_face_in_float32(scorer):
     mixed = with_precision(scorer, "mixed_bfloat16")
     assert mixed.get_layer("convolved").compute_dtype == "bfloat16"
-    assert {mixed.get_layer(name).compute_dtype for name in ("embedding_pca", "stand_in", "features")} == {"float32"}
+    assert {mixed.get_layer(name).compute_dtype for name in ("embedding_pca", "missing_face_token", "features")} == {
+        "float32"
+    }
     taken = given(3)
     np.testing.assert_allclose(asked(mixed, taken), asked(scorer, taken), atol=0.02)
     np.testing.assert_array_equal(asked(with_precision(mixed, "float32"), taken), asked(scorer, taken))
@@ -301,7 +302,7 @@ def test_a_bundle_carries_the_embedder_only_where_it_reads_embeddings(reading, u
 
 def test_photos_without_a_face_get_a_stand_in_that_is_learnt(reading, embedded):
     missing = np.arange(60) % 4 == 0
-    assert np.abs(reading.model.get_layer("stand_in").get_weights()[0]).max() > 0.1
+    assert np.abs(reading.model.get_layer("missing_face_token").get_weights()[0]).max() > 0.1
     assert np.abs(means(reading, embedded)[0][missing] - WITHOUT_A_FACE).max() < 1
 
 
@@ -329,7 +330,7 @@ def test_what_only_the_view_of_the_face_tells_is_not_learnt_without(lit, blind):
 
 
 def test_where_every_photo_has_a_face_the_stand_in_stays_the_mean_of_all(blind):
-    (stand_in,) = blind.model.get_layer("stand_in").get_weights()
+    (stand_in,) = blind.model.get_layer("missing_face_token").get_weights()
     np.testing.assert_array_equal(stand_in, np.zeros(4))
 
 
@@ -447,12 +448,6 @@ def test_a_bundle_that_sees_faces_and_cannot_read_them_says_so(faced, pictures):
         ValueError, match=f"reads embeddings of {designed_faces.READ} for each face, and its .* gives none"
     ):
         replace(faced, faces={}).score(pictures)
-
-
-def test_an_older_bundle_keeps_its_detector(small_scorer, tmp_path):
-    shutil.copytree(small_scorer, tmp_path / "older")
-    (tmp_path / "older" / "detector.onnx").write_bytes(designed_faces.detector())
-    assert bundle.load(tmp_path / "older").face_analyzer.detector.sha256
 
 
 # The evaluation

@@ -77,7 +77,7 @@ def test_the_head_answers_as_ridge_regression_under_the_kernel_does(learnt, head
     head, _ = fit_ridge_head(learnt, rated(learnt), BOTH, components_of(learnt), SETTINGS, quadratic_ratio=2.0)
     both = {name: np.concatenate([values, drawn(20, seed=1)[name]]) for name, values in learnt.items()}
     joined = keras.Model(head.inputs, head.get_layer(QUADRATIC_LAYER).output)([both[each.name] for each in head.inputs])
-    z = np.asarray(joined, float)[:, : head.get_layer(QUADRATIC_LAYER).kept]
+    z = np.asarray(joined, float)[:, : head.get_layer(QUADRATIC_LAYER).rank]
     kernel = z @ z.T + 2.0 * (z @ z.T) ** 2 + 100.0
     base, tilts = fit_base_and_tilts(rated(learnt))
     counts = ridge._fisher_weights(base, tilts)
@@ -178,7 +178,7 @@ def encoder() -> keras.Model:
 
 @pytest.fixture(scope="module")
 def scorer(encoder, head) -> keras.Model:
-    model = build_scorer(encoder, 0.5, BOTH, head.get_layer(QUADRATIC_LAYER).kept)
+    model = build_scorer(encoder, 0.5, BOTH, head.get_layer(QUADRATIC_LAYER).rank)
     copy_head_weights(head, model)
     return model
 
