@@ -65,12 +65,7 @@ def read_inputs(
     spare_source = open_source(unlabelled, scratch) if unlabelled else PhotoSource("")
     spare = dict(spare_source.photos()) if unlabelled else {}
 
-    prefix = (
-        extra_prefix(metadata.index, photo_ids_by_name([*listed, *spare]), settings.maximum_left_out)
-        if len(metadata)
-        else ""
-    )
-    metadata = metadata.rename(index=lambda name: name.removeprefix(prefix)) if prefix else metadata
+    metadata = _without_prefix(metadata, [*listed, *spare], settings)
     rated_photos = {photo: listed[photo] for photo in rated.table.index}
     spare_uris, rated_uris = set(spare.values()), set(rated_photos.values())
     unlabelled_photos = {photo: uri for photo, uri in spare.items() if uri not in rated_uris}
@@ -105,6 +100,14 @@ def read_inputs(
         notes=notes,
         mismatch_hint=_mismatch_hint(rated, listed, photos),
     )
+
+
+def _without_prefix(metadata: pd.DataFrame, photos: list[str], settings: Ingestion) -> pd.DataFrame:
+    """Return the attributes without a folder that their names have in front and the photos' do not."""
+    if not len(metadata):
+        return metadata
+    prefix = extra_prefix(metadata.index, photo_ids_by_name(photos), settings.maximum_left_out)
+    return metadata.rename(index=lambda name: name.removeprefix(prefix)) if prefix else metadata
 
 
 def _mismatch_hint(rated: Ratings, photos: dict[str, str], uri: str) -> str:

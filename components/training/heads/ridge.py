@@ -102,12 +102,7 @@ def fit_ridge_head(
     """
     began = time.monotonic()
     votes = np.asarray(votes, float)
-    for name, values in {
-        **head_inputs,
-        "votes": votes,
-        "weights of the photos": [] if weights is None else weights,
-    }.items():
-        check_finite(values, "training the head", f"{name} of {len(votes):,} photos")
+    _check_finite(head_inputs, votes, weights)
     if len(votes) > MAX_PHOTOS:
         sample = np.sort(np.random.default_rng(settings.seed).permutation(len(votes))[:MAX_PHOTOS])
         n_originals = n_originals and int((sample < n_originals).sum())
@@ -127,13 +122,13 @@ def fit_ridge_head(
     )
     features, mean, axes = _principal_components(blocks, chosen.view_weight, settings.pairs)
     quadratic, linear, constant = _solve_ridge(features, tilts, fisher_weights, quadratic_ratio, chosen.penalty)
-    n_components = axes.shape[1]
-    head = build_head(head_inputs["pooled"].shape[-1], settings.dropout, model_inputs, n_components)
+    rank = axes.shape[1]
+    head = build_head(head_inputs["pooled"].shape[-1], settings.dropout, model_inputs, rank)
     set_pca_weights(head, components)
     if components is not None:
         head.get_layer(MISSING_FACE_LAYER).set_weights([missing_face])
     head.get_layer(QUADRATIC_LAYER).set_weights([quadratic, mean, axes])
-    kernel = np.outer(np.append(linear, np.ones(n_components)), _CENTRED)
+    kernel = np.outer(np.append(linear, np.ones(rank)), _CENTRED)
     head.get_layer("votes").set_weights([kernel, np.log(base) + constant * _CENTRED])
     fitted = constant + features @ linear + np.sum(features * (features @ quadratic), axis=1)
     seconds = time.monotonic() - began
@@ -142,12 +137,15 @@ def fit_ridge_head(
         f" {chosen.view_weight:g}, penalty {chosen.penalty:g}, loss on photos left out {chosen.loss:.4f}",
         flush=True,
     )
-    curves = {
-        "loss": [_loss(base, fitted[originals], votes[originals])],
-        "val_loss": [chosen.loss],
-        "seconds": [seconds],
-    }
-    return head, curves
+    training_loss = _loss(base, fitted[originals], votes[originals])
+    return head, {"loss": [training_loss], "val_loss": [chosen.loss], "seconds": [seconds]}
+
+
+def _check_finite(head_inputs: Mapping[str, np.ndarray], votes: np.ndarray, weights: np.ndarray | None) -> None:
+    """Raise ValueError if an input, a vote or a weight is not finite."""
+    weights = np.ones(0) if weights is None else weights
+    for name, values in {**head_inputs, "votes": votes, "weights of the photos": weights}.items():
+        check_finite(values, "training the head", f"{name} of {len(votes):,} photos")
 
 
 def fit_base_and_tilts(votes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
