@@ -301,7 +301,7 @@ def test_votes_that_are_none_are_refused(tmp_path: Path, votes: np.ndarray, monk
         def score(self, photos: list[bytes]) -> np.ndarray:
             return votes
 
-    monkeypatch.setattr(saved_model, "load", lambda uri, whole: Wrong())
+    monkeypatch.setattr(saved_model, "load", lambda uri, verify_all: Wrong())
     with pytest.raises(ValueError, match="expected ten votes of 0 or more, summing to 1"):
         promotion.verify(str(tmp_path), NAME, 1)
 
