@@ -66,7 +66,7 @@ def register_and_assign(
 
     Raises:
         ValueError: The file is not a register.
-        storage.Conflict: Other runs wrote the register at every attempt.
+        storage.WriteConflict: Other runs wrote the register at every attempt.
     """
     for attempts_left in reversed(range(_ATTEMPTS)):
         data, version = storage.read_versioned(uri)

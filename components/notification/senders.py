@@ -57,8 +57,8 @@ class Recipient(Protocol):
         """Send the message.
 
         Raises:
-            Refused: A retry would not help.
-            Unreached: A retry may help.
+            DeliveryRejected: A retry would not help.
+            DeliveryUnavailable: A retry may help.
         """
 
 

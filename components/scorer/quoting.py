@@ -34,7 +34,7 @@ def quoted(value: Any) -> str:
 
 
 def quoted_list(values: Collection[Any]) -> str:
-    """Return the ``repr`` of a list of values: at most `MAX_PHOTOS` values, each cut as `quoted` cuts it.
+    """Return the ``repr`` of a list of values: at most `MAX_VALUES` values, each cut as `quoted` cuts it.
 
     >>> listed(range(14))
     '[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, … and 2 more]'

@@ -270,7 +270,7 @@ def write_if(uri: str, data: bytes, version: str) -> None:
         version: Version that `read_versioned` returned; ``""`` requires that the file does not exist.
 
     Raises:
-        Conflict: Another writer wrote the file in between.
+        WriteConflict: Another writer wrote the file in between.
     """
     store, key = _store_and_key(uri)
     try:

@@ -30,7 +30,7 @@ class LeakageReport:
     """Held-out photos and their matches in other splits.
 
     Attributes:
-        matches: Matches between rated splits, one row per photo and other split, with `REGISTER_COLUMNS`. ``photo`` is
+        matches: Matches between rated splits, one row per photo and other split, with `COLUMNS`. ``photo`` is
             in the rarer of the two splits (see `RATED_SPLITS`), ``other`` is a matching photo of the other split,
             ``kind`` the most obvious of `KINDS`.
         unlabelled_matches: Matches in the unlabelled split, with the same columns. Near duplicates are searched among

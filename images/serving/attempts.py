@@ -62,7 +62,8 @@ def normalise_in_subprocess(data: bytes, settings: Ingestion, timeout_seconds: f
         The photo encoded as in the data set, and its width and height, upright, pixels.
 
     Raises:
-        Unusable: `decoding.decode` refuses the photo, or the process died or took longer than `timeout_seconds`.
+        UnusablePhotoError: `decoding.decode` refuses the photo, or the process died or took longer than
+            `timeout_seconds`.
     """
     context = multiprocessing.get_context("spawn")  # a forked process would inherit the locks of other threads
     receiver, sender = context.Pipe(duplex=False)

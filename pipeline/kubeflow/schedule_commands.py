@@ -119,7 +119,7 @@ class ScheduleManager:
 
         Raises:
             ValueError: There is no such schedule, its parameters have no time placeholder, or there are no times or
-                more than ``MAX_PHOTOS``.
+                more than ``MAX_BACKFILL_RUNS``.
         """
         (schedule, *_) = self._checked_runs([name])[name]
         parameter_values = schedule.runtime_config.parameters

@@ -117,7 +117,7 @@ def whole(scorer: Path, results: Path, tmp_path_factory: pytest.TempPathFactory)
         images={"steps": "steps@sha256:0"},
     )
     place = Place(str(folder), results)
-    place.push(scorer, origin=origin)
+    place.push(scorer, provenance=origin)
     return place, origin
 
 
@@ -160,7 +160,7 @@ def test_without_a_profile_or_anything_of_the_data_a_version_is_published(
     origin = Provenance(dataset=tmp_path / "no data set", checks=tmp_path / "no checks")
     bare = tmp_path / "bare"
     decision.write(str(bare / "decision.json"), decision.read(str(place.results / "decision.json")))
-    place.push(scorer, origin=origin, results=bare)
+    place.push(scorer, provenance=origin, results=bare)
     assert place.files(1) == FILES
     assert place.channels["champion"] == 1
 

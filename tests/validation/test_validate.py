@@ -119,7 +119,7 @@ class Data:
 def data(tmp_path, monkeypatch, request) -> Data:
     """Data without a champion; charts take a second, so only tests that ask for ``charts`` draw them."""
     if "charts" not in request.fixturenames:
-        monkeypatch.setattr(report, "_chart", lambda quantity, lines, every=2: paragraph(quantity.name))
+        monkeypatch.setattr(report, "_chart", lambda quantity, lines, bins_per_bar=2: paragraph(quantity.name))
     return Data(tmp_path)
 
 

@@ -356,7 +356,7 @@ def _partitions(attributes: pd.DataFrame, crossings: Sequence[str]) -> list[_Par
 
 @dataclass(frozen=True)
 class _SliceSums:
-    """Mean scores of the photos, [n], and the terms that ``_estimates_from_sums`` sums over photos, [n, 8]."""
+    """Mean scores of the photos, [n], and the terms that ``_measure`` sums over photos, [n, 8]."""
 
     truth: np.ndarray
     predicted: np.ndarray

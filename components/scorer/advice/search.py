@@ -140,7 +140,8 @@ def working_copy(data: bytes, settings: AdviceSettings, ingestion: Ingestion) ->
         ingestion: Settings that normalise photos.
 
     Raises:
-        components.scorer.imaging.decoding.Unusable: The bytes are no photo, or the photo is too small or too large.
+        components.scorer.imaging.decoding.UnusablePhotoError: The bytes are no photo, or the photo is too small or too
+        large.
     """
     side = max(settings.working_side, ingestion.shorter_side)
     image = decoding.decode_image(data, replace(ingestion, shorter_side=side))

@@ -98,7 +98,8 @@ class LiteRTScorer:
         """Convert a photo in any format to the form of the data set: upright, sRGB, shrunk, a JPEG.
 
         Raises:
-            components.scorer.imaging.decoding.Unusable: The bytes are no photo, or the photo is too small or too large.
+            components.scorer.imaging.decoding.UnusablePhotoError: The bytes are no photo, or the photo is too small or
+            too large.
         """
         return decoding.normalise(data, self.settings)
 

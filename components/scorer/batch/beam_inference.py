@@ -102,7 +102,7 @@ def _build_inputs(reading: "Future[bytes]", scorer: LiteRTScorer) -> NamedInputs
     """Return the model inputs of a photo.
 
     Raises:
-        decoding.Unusable: The photo cannot be read or decoded.
+        decoding.UnusablePhotoError: The photo cannot be read or decoded.
     """
     try:
         data = reading.result()

@@ -8,7 +8,7 @@ draws the same mask for its shard, so several workers compute the same as one wo
 
 A worker learns of the others from the environment variable ``TF_CONFIG``
 (https://www.tensorflow.org/api_docs/python/tf/distribute/cluster_resolver/TFConfigClusterResolver), or from variables
-that a Kubernetes JobSet sets: ``JOB_COMPLETION_INDEX``; ``WORKER_TIMEOUT``, the number of workers; and
+that a Kubernetes JobSet sets: ``JOB_COMPLETION_INDEX``; ``WORKERS``, the number of workers; and
 ``WORKER_ADDRESS``, host and port with ``{}`` in place of the index. The first worker is the chief: only the chief
 writes checkpoints and results. When a worker dies the others fail soon after. After a restart all continue from the
 chief's last checkpoint.

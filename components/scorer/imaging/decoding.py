@@ -130,8 +130,8 @@ def decode(data: bytes, settings: Ingestion) -> DecodedPhoto:
         The photo and its original size.
 
     Raises:
-        Unusable: The bytes are not a photo in one of `FORMATS`, or are truncated or damaged. Or the header states more
-            than ``maximum_pixels``, pixels that need more than `SHARED_MEMORY` to decode, or a side below
+        UnusablePhotoError: The bytes are not a photo in one of `FORMATS`, or are truncated or damaged. Or the header
+            states more than ``maximum_pixels``, pixels that need more than `MAX_DECODING_BYTES`, or a side below
             ``minimum_side``; then no pixel is decoded.
     """
     decoding_memory.return_freed_blocks()
@@ -248,7 +248,7 @@ def _with_end_marker(data: bytes, draft: tuple[int, int]) -> Image.Image:
     nothing else is missing, all decodes agree.
 
     Raises:
-        Unusable: More than the marker is missing.
+        UnusablePhotoError: More than the marker is missing.
     """
     stem = data.rstrip(b"\0")
     if stem.endswith(b"\xff"):  # half of the marker, or a 255 byte among the coefficients, which a 0 byte follows
@@ -269,7 +269,7 @@ def _with_end_marker(data: bytes, draft: tuple[int, int]) -> Image.Image:
 
 
 def _check_size(image: Image.Image, settings: Ingestion) -> None:
-    """Raise Unusable if the header's size is out of the settings' bounds; no pixel is decoded yet."""
+    """Raise UnusablePhotoError if the header's size is out of the settings' bounds; no pixel is decoded yet."""
     width, height = image.size
     if width * height > settings.maximum_pixels:
         raise UnusablePhotoError("bomb", f"expected at most {settings.maximum_pixels} pixels, got {width} x {height}")

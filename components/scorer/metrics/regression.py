@@ -136,7 +136,7 @@ def emd(truth: Array, predicted: Array) -> float:
 
 
 def all_metrics(truth: Array, predicted: Array, threshold: float = 5.5) -> dict[str, float]:
-    """Return every metric of `METRICS_FOLDER_VARIABLE` for a set of photos.
+    """Return every metric of `METRICS` for a set of photos.
 
     Args:
         truth: float [n, 10], votes of people.

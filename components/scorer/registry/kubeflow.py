@@ -97,8 +97,8 @@ def reconcile(url: str, models: str, name: str, pushed: int = 0) -> Iterator[str
 
     Raises:
         ValueError: The URL is invalid.
-        Unreached: The registry did not answer within `TIME_LIMIT`.
-        Refused: The registry rejects a request, or has a version of this name and number at another address.
+        RegistryUnavailable: The registry did not answer within `RETRY_SECONDS`.
+        RegistryRejected: The registry rejects a request, or has a version of this name and number at another address.
         components.scorer.storage.StorageError: The models cannot be read.
     """
     check_url(url)
@@ -247,7 +247,7 @@ class _RegistryClient:
         """Register the address of a version; return False if the registry has the address already.
 
         Raises:
-            Refused: The registry has another address for the version.
+            RegistryRejected: The registry has another address for the version.
         """
         path = f"model_versions/{version}/artifacts"
         registered = [item for item in self._all_items(path) if item.get("artifactType") == "model-artifact"]
@@ -261,7 +261,7 @@ class _RegistryClient:
         return not registered
 
     def create(self, path: str, content: dict[str, Any]) -> dict[str, Any]:
-        """Create an object; raise `DeliveryUnavailable` if another client has just created it, so that the pass is
+        """Create an object; raise `RegistryUnavailable` if another client has just created it, so that the pass is
         repeated.
         """
         return self._request("POST", path, content)

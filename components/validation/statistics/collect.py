@@ -50,7 +50,7 @@ def collect_statistics(dataset: str | Path) -> pd.DataFrame:
         dataset: TFDS directory.
 
     Returns:
-        One row per photo, with `REGISTER_COLUMNS`.
+        One row per photo, with `COLUMNS`.
 
     Raises:
         ValueError: No photo is rated, or a photo cannot be decoded.

@@ -52,7 +52,7 @@ class BodyBudget:
             size: Bytes to reserve.
 
         Raises:
-            Problem: 429 if fewer bytes are left.
+            ProblemDetails: 429 if fewer bytes are left.
         """
         if self._reserved + size > self._limit:
             raise busy_problem(
@@ -88,7 +88,7 @@ async def read_body(request: Request, state: "WorkerState") -> bytes:
     """Return the body of a request.
 
     Raises:
-        Problem: 413 if the body is larger than `ServerSettings.body` bytes, 408 if it takes longer than
+        ProblemDetails: 413 if the body is larger than `ServerSettings.body` bytes, 408 if it takes longer than
             `ServerSettings.seconds`, 415 if it is compressed, 429 if the byte budget is used up.
     """
     parts: list[bytes] = []
@@ -100,7 +100,7 @@ async def read_json(request: Request, state: "WorkerState") -> Any:
     """Return the value of a JSON body.
 
     Raises:
-        Problem: The errors of `read_body` and `parse_json`.
+        ProblemDetails: The errors of `read_body` and `parse_json`.
     """
     return parse_json(await read_body(request, state))
 
@@ -109,7 +109,7 @@ def parse_json(data: bytes) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        Problem: 400 if the text is not JSON; 413 if it has more than 100,000 values.
+        ProblemDetails: 400 if the text is not JSON; 413 if it has more than 100,000 values.
     """
     marks = 0
     for start in range(0, len(data), _COUNT_CHUNK_BYTES):
@@ -139,8 +139,8 @@ async def read_form(request: Request, state: "WorkerState", photo_fields: Iterab
         max_photos: Photos in the form, at most.
 
     Raises:
-        Problem: The errors of `read_body`; 415 for another media type; 400 for a broken form; 413 for too many photos;
-            422 for a field that is unknown, repeated or too long.
+        ProblemDetails: The errors of `read_body`; 415 for another media type; 400 for a broken form; 413 for too many
+            photos; 422 for a field that is unknown, repeated or too long.
     """
     content_type, options = parse_options_header(request.headers.get("content-type", ""))
     if content_type.lower() != b"multipart/form-data" or not options.get(b"boundary"):
@@ -174,7 +174,7 @@ def decode_base64(text: str, location: str) -> bytes:
         location: Location of the text in the request, for the error.
 
     Raises:
-        Problem: 400 if the text is not base64.
+        ProblemDetails: 400 if the text is not base64.
     """
     if text.startswith("data:"):  # as from a browser's FileReader
         text = text[text.find(";base64,", 0, 200) + len(";base64,") :] if ";base64," in text[:200] else text

@@ -38,7 +38,7 @@ class WorkerState:
             served: Version that scores.
 
         Raises:
-            Problem: 422 if the version knows other jobs only.
+            ProblemDetails: 422 if the version knows other jobs only.
         """
         if name and served.jobs and name not in served.jobs:
             detail = f"expected a job among {list(served.jobs)}, or none, got {name[:60]!r}"

@@ -47,7 +47,7 @@ class AdviceQueue:
             photo: The same photo after scoring.
 
         Raises:
-            Problem: 429 if `ServerSettings.advising` requests for advice are under way.
+            ProblemDetails: 429 if `ServerSettings.advising` requests for advice are under way.
         """
         if self._under_way >= self._settings.advising:
             self._metrics.refused["advice"].inc()

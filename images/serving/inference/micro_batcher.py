@@ -206,7 +206,7 @@ class MicroBatcher:
             Each photo with its model outputs, or the problem that prevented them, in the order of `photos`.
 
         Raises:
-            Problem: 429 if the queue has no room.
+            ProblemDetails: 429 if the queue has no room.
         """
         self.check_capacity(len(photos))
         loop = asyncio.get_running_loop()
@@ -298,7 +298,7 @@ def decode_photo(scorer: LiteRTScorer, photo: PhotoRequest) -> None:
             Its `data` is emptied.
 
     Raises:
-        components.scorer.imaging.decoding.Unusable: The bytes are not a usable photo.
+        components.scorer.imaging.decoding.UnusablePhotoError: The bytes are not a usable photo.
     """
     if photo.in_subprocess:
         photo.jpeg, photo.original_size = attempts.normalise_in_subprocess(

@@ -212,7 +212,7 @@ class VersionManager:
             label: Channel that must name the served version. None requires no channel.
 
         Raises:
-            Problem: 404 if another model, version or channel is served; 503 if no version is loaded.
+            ProblemDetails: 404 if another model, version or channel is served; 503 if no version is loaded.
         """
         if not self.current:
             await self._wait_for_first_attempt()

@@ -136,7 +136,7 @@ def _split_body(body: bytes, length: str | None) -> tuple[Mapping[str, Any], mem
         length: Value of the header `JSON_LENGTH_HEADER`. None means that the whole body is JSON.
 
     Raises:
-        Problem: 400 if the length or the JSON is invalid; 413 if the JSON has too many values.
+        ProblemDetails: 400 if the length or the JSON is invalid; 413 if the JSON has too many values.
     """
     size = len(body) if length is None else int(length[:20]) if length.isdecimal() else -1
     if not 0 <= size <= len(body):
@@ -155,7 +155,7 @@ def _photos_and_jobs(
     """Return the photos of a request and one job for each photo.
 
     Raises:
-        Problem: 400 for invalid inputs; 413 for too many photos; 422 for an unknown job.
+        ProblemDetails: 400 for invalid inputs; 413 for too many photos; 422 for an unknown job.
     """
     tensors: dict[str, list[bytes | str]] = {}
     for entry in request_json["inputs"]:
@@ -181,7 +181,7 @@ def _parse_tensor(entry: Any, binary: memoryview, state: WorkerState) -> tuple[s
     """Return an input's name, its elements and the remaining binary data.
 
     Raises:
-        Problem: 400 for an invalid input; 413 for too many elements.
+        ProblemDetails: 400 for an invalid input; 413 for too many elements.
     """
     if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
         raise _invalid_request('expected each input to be an object with a "name"')
@@ -246,7 +246,7 @@ def _requested_outputs(request_json: Mapping[str, Any]) -> dict[str, bool]:
     """Return the requested outputs by name; True means binary.
 
     Raises:
-        Problem: 400 for an unknown output.
+        ProblemDetails: 400 for an unknown output.
     """
     parameters = request_json.get("parameters") or {}
     binary = isinstance(parameters, Mapping) and parameters.get("binary_data_output") is True

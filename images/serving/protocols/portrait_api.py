@@ -200,7 +200,8 @@ async def _read_form(
     """Return the photos of a form, at least one, and their job. "" means that the job is unknown.
 
     Raises:
-        Problem: 429 if the queue is full; the errors of `request_body.read_form`; 422 for no photo or an unknown job.
+        ProblemDetails: 429 if the queue is full; the errors of `request_body.read_form`; 422 for no photo or an unknown
+            job.
     """
     state.batcher.check_capacity()
     form = await request_body.read_form(request, state, _PHOTO_FIELDS, limit or state.settings.photos)

@@ -150,7 +150,7 @@ def _wants_lines(accept: str, content_type: str) -> bool:
         content_type: Media type of the request.
 
     Raises:
-        Problem: 406 if neither JSON nor JSON lines is accepted.
+        ProblemDetails: 406 if neither JSON nor JSON lines is accepted.
     """
     names = _accepted_types(accept)
     if not names and not accept.strip():

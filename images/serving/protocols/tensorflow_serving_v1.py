@@ -132,7 +132,7 @@ def parse_request(value: Any, state: WorkerState, served: LoadedVersion) -> Pred
         served: Version that scores.
 
     Raises:
-        Problem: 400 for another form; 413 for too many photos; 422 for an unknown job.
+        ProblemDetails: 400 for another form; 413 for too many photos; 422 for an unknown job.
     """
     if not isinstance(value, Mapping) or ("instances" in value) == ("inputs" in value):
         actual = f"an object with {sorted(map(str, value))[:5]}" if isinstance(value, Mapping) else type(value).__name__
@@ -156,7 +156,7 @@ def predictions_to_json(photos: list[PhotoRequest | ProblemDetails], columns: bo
         columns: True for columns, False for rows.
 
     Raises:
-        Problem: The first problem among `photos`, with status 400 instead of 422.
+        ProblemDetails: The first problem among `photos`, with status 400 instead of 422.
     """
     rows = []
     for index, photo in enumerate(photos):
@@ -186,7 +186,7 @@ def _columns_to_rows(inputs: Any) -> Any:
         inputs: Either ``{"image_bytes": […], "job": […]}`` or a list of photos.
 
     Raises:
-        Problem: 400 for another form.
+        ProblemDetails: 400 for another form.
     """
     if isinstance(inputs, list):
         return inputs
@@ -206,7 +206,7 @@ def _parse_instance(row: Any, index: int) -> tuple[bytes, str]:
     """Return a row's photo and job.
 
     Raises:
-        Problem: 400 for another form or invalid base64.
+        ProblemDetails: 400 for another form or invalid base64.
     """
     if not isinstance(row, Mapping):
         raise _invalid_request(f"instance {index}: {_EXPECTED_INSTANCE}, got {_describe_value(row)}")

@@ -243,7 +243,7 @@ def test_a_registry_that_stays_down_is_given_up_in_bounded_time_and_says_what_ma
     assert clock.pauses == [2, 4, 8, 16]
     assert clock.now + 32 > kubeflow.RETRY_SECONDS
     assert line == (
-        "the model registry was not told everything: Unreached: it cannot be reached (ConnectionError);"
+        "the model registry was not told everything: RegistryUnavailable: it cannot be reached (ConnectionError);"
         " what is published stays, the next push, or python -m pipeline models register, makes it good"
     )
 
