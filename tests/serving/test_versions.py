@@ -168,6 +168,7 @@ def answered(small_models, google, tmp_path) -> ServerSettings:
 def test_what_answered_last_is_served_when_it_cannot_be_asked_for_any_more(answered):
     with Here(answered) as here:
         assert score(here)["model"]["version"] == 1
+        until(lambda: failing(here), "the bucket was polled")  # the last version is loaded before
         assert "found neither" in failing(here)["why"]
         rows = here.post("/v1/models/portraits/labels/champion:predict", json={"instances": [{"b64": B64}]})
         assert rows.status_code == 200
@@ -371,15 +372,15 @@ class Counting:
     version: int = 1
     jobs: tuple[str, ...] = ()
 
-    reads: FaceInputSpec = NO_FACE_INPUTS
+    face_input_spec: FaceInputSpec = NO_FACE_INPUTS
 
-    def given(self, photo, seen=None):
+    def build_inputs(self, photo, analysis=None):
         return {"pixels": np.zeros((4, 4, 3), "float32")}
 
-    def answer(self, given, jobs=None):
+    def predict(self, inputs, jobs=None):
         assert self.go_on.wait(PATIENCE)
-        self.sizes.append(len(given["pixels"]))
-        return {"mean": np.arange(len(given["pixels"]), dtype="float32")}
+        self.sizes.append(len(inputs["pixels"]))
+        return {"mean": np.arange(len(inputs["pixels"]), dtype="float32")}
 
 
 def put(network: BatchedModel, number: int) -> list:
@@ -400,7 +401,7 @@ def test_photos_that_wait_are_scored_together_up_to_the_batch():
     until(lambda: len(first) + len(rest) == 7, "all are scored")
     network.close()
     assert portable.sizes == [1, 4, 2]
-    assert [float(photo.answer["mean"]) for photo in rest] == [0, 1, 2, 3, 0, 1]  # each has its own row
+    assert [float(photo.outputs["mean"]) for photo in rest] == [0, 1, 2, 3, 0, 1]  # each has its own row
 
 
 def test_a_lone_photo_waits_for_nobody():

@@ -64,7 +64,7 @@ def seeing(what: ModelInputs, files: dict[str, bytes], spread: float = 0.002, se
     votes = model.get_layer("votes")
     votes.kernel.assign(rng.normal(0, 2, votes.kernel.shape))
     tilt = [rng.normal(0, 0.1, (len(JOBS.jobs), votes.kernel.shape[0])), np.zeros(len(JOBS.jobs))]
-    told = {"told": JOBS, "heads": auxiliary_heads.build_heads(model, JOBS, tilt)} if what else {}
+    told = {"head_spec": JOBS, "heads": auxiliary_heads.build_heads(model, JOBS, tilt)} if what else {}
     settings = from_parameters(Pretraining, start="none", crop=32)
     return bundle.TrainedScorer(model, settings, Training(scale=40), "data", "revision", faces=files, **told)
 
