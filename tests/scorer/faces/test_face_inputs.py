@@ -57,7 +57,7 @@ def seeing(what: ModelInputs, files: dict[str, bytes], spread: float = 0.002, se
     if what.embedding_size:
         axes = rng.normal(0, spread, (what.embedding_size, what.n_components)).astype("float32")
         inputs.set_pca_weights(model, inputs.PCABasis(np.zeros(what.embedding_size, "float32"), axes))
-        model.get_layer("stand_in").set_weights([rng.normal(0, 0.5, what.n_components)])
+        model.get_layer("missing_face_token").set_weights([rng.normal(0, 0.5, what.n_components)])
     if what:
         pairs = model.get_layer(layers.QUADRATIC_LAYER)
         pairs.set_weights([rng.normal(0, 1 / each.shape[0] ** 0.5, each.shape) for each in pairs.weights])
