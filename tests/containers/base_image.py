@@ -1,8 +1,8 @@
-"""A base image from Debian's packages, where no registry of images can be reached.
+"""Make a base image from Debian's packages if no image registry can be reached.
 
-The Dockerfiles start from ``python:3.11-slim-bookworm``. Where that cannot be pulled, the same Debian with its own
-Python 3.11, venv and pip stands in under that name, so that the committed Dockerfiles are built as they are. What this
-machine needs to reach its package index, certificates above all, is in this local layer and nowhere else.
+The Dockerfiles start from ``python:3.11-slim-bookworm``. If that image cannot be pulled, a substitute takes its name:
+the same Debian with its own Python 3.11, venv and pip. So the committed Dockerfiles are built unchanged. The
+certificates and settings that this machine needs to reach its package index are in this local layer only.
 
     python -m tests.containers.base_image
 """
@@ -22,19 +22,19 @@ SUITE = "bookworm"
 PACKAGES = ("ca-certificates", "python3", "python3-pip", "python3-venv")
 MIRROR = "http://deb.debian.org/debian"
 LABEL = "portrait-scorer.stand-in"
-"""Of a stand-in: a digest of what this machine put into it. One that another machine's settings made is made anew."""
+"""Label of the substitute image: digest of this machine's settings. If the digest differs, the image is built again."""
 
 CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
 
 
 def provide(reference: str = BASE) -> str:
-    """Make sure that an image of this name is here: as it is, pulled, or the stand-in.
+    """Make sure that the engine has an image of this name: present, pulled or substituted.
 
     Returns:
-        How it came to be here: ``"present"``, ``"pulled"`` or ``"stand-in"``.
+        Source of the image: ``"present"``, ``"pulled"`` or ``"stand-in"``.
 
     Raises:
-        subprocess.CalledProcessError: a tool failed; its message stands in the output.
+        subprocess.CalledProcessError: a tool failed; the output holds its message.
         FileNotFoundError: debootstrap is not installed.
     """
     label = subprocess.run(
@@ -56,19 +56,19 @@ def provide(reference: str = BASE) -> str:
 
 
 def _bootstrap(root: Path) -> None:
-    """Debian with Python, and nothing that only takes room."""
+    """Install Debian with Python and delete caches, documents and translations."""
     include = f"--include={','.join(PACKAGES)}"
     command = ["debootstrap", "--variant=minbase", include, SUITE, str(root), MIRROR]
     subprocess.run(command, check=True, stdout=sys.stderr)
-    for heap in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
-        shutil.rmtree(root / heap, ignore_errors=True)
-    for wanted in ("var/cache/apt/archives/partial", "var/lib/apt/lists/partial"):  # by apt
-        (root / wanted).mkdir(parents=True)
+    for folder in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
+        shutil.rmtree(root / folder, ignore_errors=True)
+    for apt_folder in ("var/cache/apt/archives/partial", "var/lib/apt/lists/partial"):  # by apt
+        (root / apt_folder).mkdir(parents=True)
     (root / "usr/lib/python3.11/EXTERNALLY-MANAGED").unlink(missing_ok=True)
 
 
 def _equip(root: Path) -> None:
-    """What this machine trusts and asks for packages; places on its own disk mean nothing in a container."""
+    """Copy this machine's certificates and pip settings; paths on its disk do not exist in a container."""
     if certificates := _certificates():
         (root / CERTIFICATES).write_bytes(certificates)
     (root / "etc/pip.conf").write_text(_pip_settings())
@@ -89,7 +89,7 @@ def _pip_settings() -> str:
 
 
 def _environment() -> dict[str, str]:
-    """How this machine's processor wants its linear algebra."""
+    """Return the OpenBLAS variables of this machine."""
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith("OPENBLAS_")}
 
 
@@ -99,7 +99,7 @@ def _fingerprint() -> str:
 
 
 def _import(root: Path, reference: str) -> None:
-    """The folder as an image with one layer."""
+    """Import the folder as an image with one layer."""
     environment = [f"ENV {name}={shlex.quote(value)}" for name, value in _environment().items()]
     changes = ['CMD ["python3"]', f"LABEL {LABEL}={_fingerprint()}", *environment]
     options = [word for change in changes for word in ("--change", change)]

@@ -1,4 +1,4 @@
-"""An engine, and the images built in it from scratch."""
+"""Fixtures: a container engine and the images that are built in it from scratch."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from tests.containers import base_image
 from tests.containers.engine import Unavailable, build, docker, engine
 
 CACHED = bool(os.environ.get("CACHED"))
-"""Whether layers of earlier builds may be used, which saves minutes and proves less."""
+"""Whether to use layers of earlier builds: this saves minutes and proves less."""
 
 
 @dataclass(frozen=True)
@@ -25,19 +25,19 @@ class Image:
 
     @property
     def bytes(self) -> int:
-        """Its size, as ``docker images`` counts."""
+        """Size of the image in bytes, as in ``docker images``."""
         return int(docker("image", "inspect", "--format", "{{.Size}}", self.tag))
 
 
 @pytest.fixture(scope="session")
 def base() -> Iterator[None]:
-    """An engine that has the base image; the tests are skipped where there can be none."""
+    """Start an engine that has the base image, or skip the tests if no engine can be started."""
     with ExitStack() as stack:
         try:
             stack.enter_context(engine())
             base_image.provide()
-        except (Unavailable, OSError, subprocess.SubprocessError) as why:
-            pytest.skip(f"no image can be built here: {why}")
+        except (Unavailable, OSError, subprocess.SubprocessError) as error:
+            pytest.skip(f"no image can be built here: {error}")
         yield
 
 
@@ -56,7 +56,7 @@ def serving(base) -> Image:
 
 
 def readable(folder: Path) -> Path:
-    """The folder, once the containers' user can read all in it: temporary folders are their owner's alone."""
+    """Return the folder after making its files readable for the containers' user; temporary folders are private."""
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     return folder

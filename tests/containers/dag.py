@@ -1,4 +1,4 @@
-"""The whole DAG in containers, by Kubeflow's own local runner, as confined as a cluster may want them."""
+"""Run the whole DAG in confined containers with Kubeflow's local runner."""
 
 import io
 import json
@@ -24,7 +24,7 @@ from pipeline.compiled import compiled_yaml
 from tests.builders import tiny
 
 USER = 10001
-"""The number that the images run as."""
+"""User id that the images run as."""
 
 CONFINED = {
     "network_mode": "none",
@@ -36,10 +36,10 @@ CONFINED = {
 
 
 def run_and_wait(client: docker.DockerClient, image: str, command: list[str], volumes: dict, **options: Any) -> int:
-    """The exit code of a container, in the place of Kubeflow's function of this kind.
+    """Run a container and return its exit code. Replaces the function of this name in Kubeflow.
 
-    That one has containers removed as they end, asks for the exit code afterwards, and takes a container that is gone
-    by then for one that ended well: about every third failure was reported as a success.
+    Kubeflow's function removes each container as it ends and asks for the exit code afterwards. If the container is
+    gone by then, the function reports a success. About every third failure was reported as a success.
     """
     container = client.containers.create(image, command, volumes=volumes, **options)
     try:
@@ -53,13 +53,14 @@ def run_and_wait(client: docker.DockerClient, image: str, command: list[str], vo
 
 @dataclass(frozen=True)
 class Ran:
-    """A run that has ended.
+    """A finished run.
 
     Attributes:
-        green: what the runner says of it.
-        log: what the steps and the runner have printed.
-        account: what its own records say.
-        folder: receives ``artifacts``, ``models`` and ``workspace``.
+        green: Whether the runner reports success.
+        log: Output of the steps and of the runner.
+        account: Summary of the run's own records.
+        folder: Folder with ``artifacts``, ``models`` and ``workspace``.
+        id: Id of the run.
     """
 
     green: bool
@@ -69,25 +70,25 @@ class Ran:
     id: str = field(default="")
 
     def tasks(self) -> set[str]:
-        """The tasks that ended well."""
+        """Return the names of the tasks that succeeded."""
         return {path.parent.name for path in self.folder.glob(f"artifacts/{self.id}/*/*/executor_output.json")}
 
 
 def run(image: str, folder: Path, id: str, **changed: Any) -> Ran:
-    """Run the DAG on the tiny sample, every step in a container of this image.
+    """Run the DAG on the tiny sample, each step in a container of this image.
 
     Args:
-        image: tag of the image of the steps; it takes the place of the one for GPUs too.
-        folder: that the containers see under its own path, and may write to; the runs within it share models.
-        id: of the run.
-        **changed: parameters other than the tiny run's.
+        image: Tag of the steps image; it replaces the GPU image too.
+        folder: Writable folder, mounted under the same path; runs in one folder share their models.
+        id: Id of the run.
+        **changed: Parameters that differ from the tiny run's.
     """
     os.chown(folder, USER, USER)
-    package = compiled_yaml().replace(digests.STEPS_CPU, image).replace(digests.STEPS_GPU, image)
-    pipeline = components.load_component_from_text(local_runner._without_retries(package))
-    places = {name: str(folder / name) for name in ("models", "workspace")}
+    pipeline_text = compiled_yaml().replace(digests.STEPS_CPU, image).replace(digests.STEPS_GPU, image)
+    pipeline = components.load_component_from_text(local_runner._without_retries(pipeline_text))
+    folders = {name: str(folder / name) for name in ("models", "workspace")}
     settings = [f"{name}={value}" for name, value in (tiny.SETTINGS | changed).items()]
-    given = parameters.check({"photos": tiny.SAMPLE, **places, **parameters.parse_assignments(settings)})
+    arguments = parameters.check({"photos": tiny.SAMPLE, **folders, **parameters.parse_assignments(settings)})
     runner = local.DockerRunner(
         environment={step_status.RUN_ID: id}, mounts=[Mount(str(folder), str(folder), type="bind")], **CONFINED
     )
@@ -96,18 +97,18 @@ def run(image: str, folder: Path, id: str, **changed: Any) -> Ran:
     os.chown(artifacts, USER, USER)
     local.init(runner, pipeline_root=str(artifacts))
     green, log = True, io.StringIO()
-    waiting = mock.patch.object(docker_task_handler, "run_docker_container", run_and_wait)
-    with waiting, warnings.catch_warnings(), redirect_stdout(log):
+    patched_runner = mock.patch.object(docker_task_handler, "run_docker_container", run_and_wait)
+    with patched_runner, warnings.catch_warnings(), redirect_stdout(log):
         warnings.simplefilter("ignore")
         try:
-            pipeline(**given)
+            pipeline(**arguments)
         except RuntimeError:
             green = False
-    place = RunPaths(places["workspace"], id)
-    text = re.sub(r"\x1b\[\d+m", "", log.getvalue())
-    return Ran(green, text, step_status.summarize_run(place, "SUCCEEDED" if green else "FAILED"), folder, id)
+    run_paths = RunPaths(folders["workspace"], id)
+    plain_log = re.sub(r"\x1b\[\d+m", "", log.getvalue())
+    return Ran(green, plain_log, step_status.summarize_run(run_paths, "SUCCEEDED" if green else "FAILED"), folder, id)
 
 
 def decision(ran: Ran) -> dict[str, Any]:
-    """The run's ``decision.json``."""
+    """Return the content of the run's ``decision.json``."""
     return json.loads((ran.folder / "workspace" / "runs" / ran.id / "decision.json").read_text())

@@ -1,4 +1,4 @@
-"""A container engine for the tests: the one that runs, or one that is started for them and ended with them."""
+"""A container engine for the tests: the running one, or one that is started and stopped by the tests."""
 
 import json
 import os
@@ -15,24 +15,24 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFINED = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
-"""What the images have to live with: nothing to write but /tmp, no capabilities, no way to more of them."""
+"""Restrictions on each container: only /tmp is writable, no capabilities, no new privileges."""
 
 _PATIENCE = 60.0  # seconds for an engine to start
 
 
 class Unavailable(Exception):
-    """There is no engine, and none can be started; the message says why."""
+    """No engine runs and none can be started; the message gives the reason."""
 
 
 def docker(*words: str, **options: Any) -> str:
-    """What a command of Docker's prints.
+    """Run a Docker command and return its output.
 
     Raises:
-        AssertionError: it failed; with all that it said.
+        AssertionError: the command failed; the message holds its output.
     """
-    done = subprocess.run(["docker", *words], capture_output=True, text=True, **options)
-    assert done.returncode == 0, f"docker {' '.join(words)}\n{done.stdout}\n{done.stderr}"
-    return done.stdout.strip()
+    process = subprocess.run(["docker", *words], capture_output=True, text=True, **options)
+    assert process.returncode == 0, f"docker {' '.join(words)}\n{process.stdout}\n{process.stderr}"
+    return process.stdout.strip()
 
 
 def _answers() -> bool:
@@ -44,13 +44,13 @@ def _answers() -> bool:
 
 @contextmanager
 def engine(*options: str) -> Iterator[None]:
-    """An engine that answers within the block; one that is started for it ends with it.
+    """Provide an engine within the block; an engine started for the block stops after it.
 
     Args:
-        *options: for ``dockerd``, where it is started.
+        *options: Options of ``dockerd`` if it is started.
 
     Raises:
-        Unavailable: there is none.
+        Unavailable: no engine can be started.
     """
     if _answers():
         yield
@@ -60,23 +60,23 @@ def engine(*options: str) -> Iterator[None]:
     if os.geteuid():
         raise Unavailable("Docker does not run, and only root can start it")
     with tempfile.TemporaryDirectory(prefix="dockerd-", ignore_cleanup_errors=True) as run:
-        # Files of its own: those of an engine that was killed may name processes that are others' by now.
-        places = ["--host", f"unix://{run}/socket", "--pidfile", f"{run}/pid", "--exec-root", f"{run}/exec"]
+        # Own files: files of a killed engine may name process ids that other processes have now.
+        own_files = ["--host", f"unix://{run}/socket", "--pidfile", f"{run}/pid", "--exec-root", f"{run}/exec"]
         with open(f"{run}/log", "wb") as log:
-            started = subprocess.Popen(["dockerd", *places, *options], stdout=log, stderr=log)
-        before = os.environ.get("DOCKER_HOST")
-        os.environ["DOCKER_HOST"] = places[1]
+            daemon = subprocess.Popen(["dockerd", *own_files, *options], stdout=log, stderr=log)
+        previous_host = os.environ.get("DOCKER_HOST")
+        os.environ["DOCKER_HOST"] = own_files[1]
         try:
-            _await(started, Path(run, "log"))
+            _await(daemon, Path(run, "log"))
             yield
         finally:
-            os.environ.pop("DOCKER_HOST") if before is None else os.environ.update(DOCKER_HOST=before)
-            started.terminate()
-            started.wait()
+            os.environ.pop("DOCKER_HOST") if previous_host is None else os.environ.update(DOCKER_HOST=previous_host)
+            daemon.terminate()
+            daemon.wait()
 
 
 def _await(started: subprocess.Popen, log: Path) -> None:
-    """Wait until an engine that was started answers."""
+    """Wait until the started engine answers."""
     end = time.monotonic() + _PATIENCE
     while not _answers():
         if started.poll() is not None or time.monotonic() > end:
@@ -86,64 +86,64 @@ def _await(started: subprocess.Popen, log: Path) -> None:
 
 
 def build(dockerfile: str, tag: str, *, target: str = "", cached: bool = False) -> float:
-    """Build an image as ``make images`` does, by default from scratch; the seconds that it took.
+    """Build an image as ``make images`` does and return the seconds taken.
 
     Args:
-        dockerfile: its path in the project.
-        tag: of the image.
-        target: the stage; the last one when empty.
-        cached: whether layers of an earlier build may be used.
+        dockerfile: Path of the Dockerfile in the project.
+        tag: Tag of the image.
+        target: Build stage; "" builds the last one.
+        cached: Whether to use layers of an earlier build.
     """
     words = ["build", "--network", "host", "--file", dockerfile, "--tag", tag, "--build-arg", f"REVISION={revision()}"]
     words += ["--target", target] if target else []
     words += [] if cached else ["--no-cache"]
-    before, began = _unnamed(), time.monotonic()
+    images_before, start = _unnamed(), time.monotonic()
     docker(*words, ".", cwd=ROOT)
-    seconds = time.monotonic() - began
-    if not cached and (rest := _unnamed() - before):  # the stages that the image was made of: gigabytes
-        subprocess.run(["docker", "image", "rm", *rest], capture_output=True)
+    seconds = time.monotonic() - start
+    if not cached and (new_images := _unnamed() - images_before):  # intermediate stages: gigabytes
+        subprocess.run(["docker", "image", "rm", *new_images], capture_output=True)
     return seconds
 
 
 def _unnamed() -> set[str]:
-    """Images without a name, which nothing needs but a later build."""
+    """Return the ids of images without a name; only later builds use them."""
     return set(docker("images", "--quiet", "--no-trunc", "--filter", "dangling=true").split())
 
 
 def revision() -> str:
-    """The git revision of the code."""
+    """Return the git revision of the code."""
     command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
 
 
 @dataclass(frozen=True)
 class Container:
-    """A container that was started."""
+    """A started container."""
 
     id: str
 
     @property
     def url(self) -> str:
-        """Where its port 8080 is published on loopback."""
-        (place,) = re.findall(r"^127\.0\.0\.1:\d+$", docker("port", self.id, "8080/tcp"), re.MULTILINE)
-        return f"http://{place}"
+        """URL of the container's port 8080 on loopback."""
+        (address,) = re.findall(r"^127\.0\.0\.1:\d+$", docker("port", self.id, "8080/tcp"), re.MULTILINE)
+        return f"http://{address}"
 
     @property
     def state(self) -> dict[str, Any]:
-        """As Docker tells it: ``Status``, ``ExitCode``, ``Health``."""
+        """Docker's record of the state: ``Status``, ``ExitCode``, ``Health``."""
         return json.loads(docker("inspect", "--format", "{{json .State}}", self.id))
 
     def logs(self) -> str:
-        """All that it has written, to either stream."""
-        done = subprocess.run(["docker", "logs", self.id], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        return done.stdout
+        """Return the container's standard output and standard error."""
+        logs = subprocess.run(["docker", "logs", self.id], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return logs.stdout
 
     def wait(self) -> int:
-        """Its exit code, once it has ended."""
+        """Wait until the container ends and return its exit code."""
         return int(docker("wait", self.id))
 
     def stop(self, seconds: int = 120) -> int:
-        """Its exit code after SIGTERM; it is killed, and the code 137, when it takes longer."""
+        """Send SIGTERM and return the exit code; after the time limit the container is killed (code 137)."""
         docker("stop", "--time", str(seconds), self.id)
         return self.wait()
 
@@ -152,18 +152,18 @@ class Container:
 def container(
     image: str, *words: str, options: Sequence[str] = (), mounts: dict[Path, str] | None = None
 ) -> Iterator[Container]:
-    """A confined container, removed after the block.
+    """Run a confined container and remove it after the block.
 
     Args:
-        image: its tag.
-        *words: its command's words.
-        options: for ``docker run``.
-        mounts: folders of this machine, with the path and the mode (``/models:ro``) under which it sees them.
+        image: Tag of the image.
+        *words: Words of the command.
+        options: Options of ``docker create``.
+        mounts: Folders of this machine by path and mode in the container (``/models:ro``).
     """
-    bound = [word for place, inside in (mounts or {}).items() for word in ("--volume", f"{place}:{inside}")]
-    started = Container(docker("create", *CONFINED, *bound, *options, image, *words))
+    volumes = [word for folder, inside in (mounts or {}).items() for word in ("--volume", f"{folder}:{inside}")]
+    running = Container(docker("create", *CONFINED, *volumes, *options, image, *words))
     try:
-        docker("start", started.id)
-        yield started
+        docker("start", running.id)
+        yield running
     finally:
-        docker("rm", "--force", "--volumes", started.id)
+        docker("rm", "--force", "--volumes", running.id)

@@ -1,4 +1,4 @@
-"""A release to a true registry on loopback: ``make images PUSH=…``, with images that take no time to build."""
+"""A release to a real registry on loopback: ``make images PUSH=…`` with images that build in no time."""
 
 import json
 import os
@@ -26,12 +26,12 @@ ARG REVISION=unknown
 LABEL org.opencontainers.image.revision=$REVISION
 """
 DIGEST = r"sha256:[0-9a-f]{64}"
-VERSION = "0.0.0"  # no version of this project, so that no image of it is replaced
+VERSION = "0.0.0"  # not a version of this project, so no image of the project is replaced
 
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A registry's address; the engine, too, runs as long."""
+    """Address of a registry that runs, with the engine, for the whole module."""
     if not shutil.which("docker-registry"):
         pytest.skip("there is no registry to push to: install Debian's docker-registry")
     folder = tmp_path_factory.mktemp("registry")
@@ -43,28 +43,28 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     try:
         with engine(), open(folder / "log", "wb") as log:
             command = ["docker-registry", "serve", str(folder / "config.yml")]
-            started = subprocess.Popen(command, stdout=log, stderr=log)
+            process = subprocess.Popen(command, stdout=log, stderr=log)
             try:
                 for _ in range(100):
-                    with socket.socket() as asked:
-                        if not asked.connect_ex(("127.0.0.1", int(address.rpartition(":")[2]))):
+                    with socket.socket() as probe:
+                        if not probe.connect_ex(("127.0.0.1", int(address.rpartition(":")[2]))):
                             break
                     time.sleep(0.1)
                 yield address
             finally:
-                ours = docker("images", "--format", "{{.Repository}}:{{.Tag}}").splitlines()
-                ours = [each for each in ours if each.startswith(address) or each.endswith(VERSION)
-                        or f":{VERSION}-" in each]  # fmt: skip
-                subprocess.run(["docker", "image", "rm", "--force", *ours], capture_output=True)
-                started.terminate()
-                started.wait()
-    except Unavailable as why:
-        pytest.skip(f"no image can be pushed here: {why}")
+                images = docker("images", "--format", "{{.Repository}}:{{.Tag}}").splitlines()
+                images = [image for image in images if image.startswith(address) or image.endswith(VERSION)
+                        or f":{VERSION}-" in image]  # fmt: skip
+                subprocess.run(["docker", "image", "rm", "--force", *images], capture_output=True)
+                process.terminate()
+                process.wait()
+    except Unavailable as error:
+        pytest.skip(f"no image can be pushed here: {error}")
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project as it is committed, but for Dockerfiles that take no time, and with this environment."""
+    """The committed project with Dockerfiles that build in no time and with this environment."""
     tree = tmp_path_factory.mktemp("tree")
     files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     for name in filter(None, files.split("\0")):
@@ -77,11 +77,11 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (tree / "images/steps/Dockerfile").write_text(steps)
     (tree / "images/serving/Dockerfile").write_text(TINY.format(name="server", folder="serving"))
     git(tree, "init"), git(tree, "add", "."), git(tree, "commit", "-m", "all")
-    own = tree / ".venv" / "bin"
-    own.mkdir(parents=True)
-    (own / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
-    (own / "python").chmod(0o755)
-    (own / ".cpu").touch()
+    environment = tree / ".venv" / "bin"
+    environment.mkdir(parents=True)
+    (environment / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    (environment / "python").chmod(0o755)
+    (environment / ".cpu").touch()
     return tree
 
 
@@ -91,9 +91,9 @@ def make(tree: Path, push: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def pushed(registry: str, tree: Path) -> subprocess.CompletedProcess[str]:
-    done = make(tree, f"{registry}/team")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
+    process = make(tree, f"{registry}/team")
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process
 
 
 def named(tree: Path) -> dict[str, str]:
@@ -102,20 +102,20 @@ def named(tree: Path) -> dict[str, str]:
     return {name: value for name, value in values.items() if name.isupper()}
 
 
-def test_every_image_is_in_the_registry_under_the_digest_that_is_written(pushed, registry, tree):
+def test_every_image_is_in_the_registry_under_its_written_digest(pushed, registry, tree):
     images = named(tree)
     assert set(images) == {"STEPS_CPU", "STEPS_GPU", "SERVING"}
-    kinds = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json"
+    types = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json"
     for image in images.values():
         repository, _, digest = image.partition("@")
         assert re.fullmatch(DIGEST, digest)
-        place = repository.removeprefix(f"{registry}/")
-        asked = urllib.request.Request(f"http://{registry}/v2/{place}/manifests/{digest}", headers={"Accept": kinds})
-        with urllib.request.urlopen(asked) as answer:
-            assert answer.headers["Docker-Content-Digest"] == digest
+        name = repository.removeprefix(f"{registry}/")
+        request = urllib.request.Request(f"http://{registry}/v2/{name}/manifests/{digest}", headers={"Accept": types})
+        with urllib.request.urlopen(request) as response:
+            assert response.headers["Docker-Content-Digest"] == digest
 
 
-def test_what_is_pulled_by_digest_is_of_the_committed_revision(pushed, tree):
+def test_an_image_pulled_by_digest_names_the_committed_revision(pushed, tree):
     revision = git(tree, "rev-parse", "HEAD").strip()
     for image in named(tree).values():
         docker("pull", "--quiet", image)
@@ -123,7 +123,7 @@ def test_what_is_pulled_by_digest_is_of_the_committed_revision(pushed, tree):
         assert labels["org.opencontainers.image.revision"] == revision
 
 
-def test_the_tag_is_a_comment_and_names_version_and_revision(pushed, tree):
+def test_a_comment_gives_each_tag_with_version_and_revision(pushed, tree):
     revision = git(tree, "rev-parse", "--short=12", "HEAD").strip()
     text = (tree / "images" / "digests.py").read_text()
     assert re.findall(r"  # (.*)$", text, re.MULTILINE) == [
@@ -139,52 +139,52 @@ def test_the_compiled_pipeline_names_the_digests_and_no_tag(pushed, tree):
     assert used == {images["STEPS_CPU"], images["STEPS_GPU"]}
 
 
-def test_the_output_says_what_was_pushed_and_what_to_commit(pushed, tree):
+def test_the_output_names_the_pushed_images_and_the_files_to_commit(pushed, tree):
     for image in named(tree).values():
         assert image in pushed.stdout
-    written = "images/digests.py and images/manifests/release/kustomization.yaml name these"
-    assert f"{written}: commit them together with pipeline.yaml" in pushed.stdout
+    sentence = "images/digests.py and images/manifests/release/kustomization.yaml name these"
+    assert f"{sentence}: commit them together with pipeline.yaml" in pushed.stdout
 
 
-def test_a_second_push_is_refused_until_the_first_is_committed_and_then_gives_other_tags(pushed, registry, tree):
-    before = named(tree)
-    done = make(tree, f"{registry}/team")
-    assert done.returncode != 0
-    assert "the tree differs from the revision that its images would name, in images/digests.py" in done.stderr
-    assert "docker build" not in done.stdout
+def test_a_second_push_is_refused_until_the_first_is_committed(pushed, registry, tree):
+    first_images = named(tree)
+    second_push = make(tree, f"{registry}/team")
+    assert second_push.returncode != 0
+    assert "the tree differs from the revision that its images would name, in images/digests.py" in second_push.stderr
+    assert "docker build" not in second_push.stdout
     git(tree, "add", "."), git(tree, "commit", "-m", "released")
     assert make(tree, f"{registry}/team").returncode == 0
-    assert not set(before.values()) & set(named(tree).values())  # their label is another revision
+    assert not set(first_images.values()) & set(named(tree).values())  # their label names another revision
 
 
-def test_the_workflows_release_pushes_compiles_by_digest_and_uploads_a_version_of_the_tags_name(
+def test_the_release_workflow_pushes_compiles_by_digest_and_uploads_a_version_named_by_the_tag(
     pushed, registry, tree, tmp_path
 ):
     git(tree, "add", "."), git(tree, "commit", "--allow-empty", "-m", "to be tagged")
     job = yaml.load((ROOT / ".github/workflows/ci.yaml").read_text(), yaml.BaseLoader)["jobs"]["release"]
     with kubeflow.serving() as server:
-        given = {
+        variables = {
             "REGISTRY": registry, "GITHUB_REPOSITORY": "Me/Portraits", "GITHUB_REF_NAME": "v1.2.3", "NAME": "me",
             "PASSWORD": "secret", "KUBEFLOW_HOST": server.url, "KF_PIPELINES_TOKEN": "of the CI",
             "DOCKER_CONFIG": str(tmp_path / "docker"),
         }  # fmt: skip
-        for run in [step["run"] for step in job["steps"] if "run" in step]:
-            done = subprocess.run(
-                ["bash", "-e", "-c", run], cwd=tree, env={**os.environ, **given}, capture_output=True, text=True
+        for script in [step["run"] for step in job["steps"] if "run" in step]:
+            process = subprocess.run(
+                ["bash", "-e", "-c", script], cwd=tree, env={**os.environ, **variables}, capture_output=True, text=True
             )
-            assert done.returncode == 0, f"{run}\n{done.stdout}\n{done.stderr}"
+            assert process.returncode == 0, f"{script}\n{process.stdout}\n{process.stderr}"
         assert [version["display_name"] for version in server.versions] == ["portrait-scorer", "v1.2.3"]
-        used = set(re.findall(r"'image': '([^']+)'", str(server.versions[-1]["pipeline_spec"])))
+        compiled_images = set(re.findall(r"'image': '([^']+)'", str(server.versions[-1]["pipeline_spec"])))
         assert server.tokens == {"Bearer of the CI"}
     images = named(tree)
-    assert used == {images["STEPS_CPU"], images["STEPS_GPU"]}
+    assert compiled_images == {images["STEPS_CPU"], images["STEPS_GPU"]}
     assert all(image.startswith(f"{registry}/me/portraits/") for image in images.values())
 
 
-def test_a_registry_that_refuses_leaves_the_digests_as_they_were(pushed, tree):
+def test_a_registry_that_refuses_leaves_the_digests_unchanged(pushed, tree):
     git(tree, "add", "."), git(tree, "commit", "--allow-empty", "-m", "again")
     before = (tree / "images" / "digests.py").read_text()
-    done = make(tree, "127.0.0.1:9/team")
-    assert done.returncode != 0
-    assert "error: docker push 127.0.0.1:9/team/steps:" in done.stderr
+    process = make(tree, "127.0.0.1:9/team")
+    assert process.returncode != 0
+    assert "error: docker push 127.0.0.1:9/team/steps:" in process.stderr
     assert (tree / "images" / "digests.py").read_text() == before

@@ -1,4 +1,4 @@
-"""The exit handler: what people are told, and that a webhook harms nothing. Over true HTTP on loopback."""
+"""The exit handler: the message it sends, and webhooks that fail without harm. Over real HTTP on loopback."""
 
 import signal
 import subprocess
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> RunPaths:
-    """The place of a run of which this process is a step."""
+    """Paths of a run; this process is a step of it."""
     monkeypatch.setenv(step_status.RUN_ID, "run-7")
     monkeypatch.setattr(notification, "_RETRY_PAUSE", 0.01)
     return RunPaths(str(tmp_path), "run-7")
@@ -59,7 +59,7 @@ def failed(place: RunPaths) -> None:
         raise ValueError("ratings.csv, row 3: expected a score from 1 to 10, got 11\nand more")
 
 
-def test_a_published_run_is_told_with_its_version_verdict_and_report(place, capsys):
+def test_a_published_run_is_announced_with_version_verdict_and_report(place, capsys):
     published(place)
     with webhook([200]) as (url, received):
         notify("SUCCEEDED", place, run_name="weekly", recipients=[Slack(url)])
@@ -74,30 +74,30 @@ def test_a_published_run_is_told_with_its_version_verdict_and_report(place, caps
     assert "gs://models/portraits/3" in capsys.readouterr().out
 
 
-def test_a_refused_run_is_told_with_the_reasons_and_that_nothing_was_published(place, capsys):
+def test_a_refused_run_is_announced_with_its_reasons_and_as_not_published(place, capsys):
     refused(place)
     with webhook([200]) as (url, received):
         notify("SUCCEEDED", place, recipients=[Slack(url)])
-    said = said_to(received)
-    assert said["State"] == "succeeded"
+    message = said_to(received)
+    assert message["State"] == "succeeded"
     reason = "Ranks as people do: SRCC is .31; it has to be at least .5."
-    assert said["Verdict"] == f"Refused: the scorer passed 1 of 2 gates. Nothing is published. {reason}"
-    assert said["Published"] == "not published"
+    assert message["Verdict"] == f"Refused: the scorer passed 1 of 2 gates. Nothing is published. {reason}"
+    assert message["Published"] == "not published"
     assert reason in capsys.readouterr().out
 
 
-def test_a_skipped_run_is_no_failure_and_says_why_with_the_page_that_judged_it(place):
+def test_a_skipped_run_is_a_success_and_names_its_reason_and_the_validation_report(place):
     skipped(place)
     with webhook([200]) as (url, received):
         notify("SUCCEEDED", place, recipients=[Slack(url)])
-    said = said_to(received)
-    assert said["State"] == "succeeded"
-    assert said["Verdict"].startswith("Skipped: there is too little new to train on.")
-    assert said["Verdict"].endswith("3 photos are new.")
-    assert said["Report"] == "gs://reports/validation"
+    message = said_to(received)
+    assert message["State"] == "succeeded"
+    assert message["Verdict"].startswith("Skipped: there is too little new to train on.")
+    assert message["Verdict"].endswith("3 photos are new.")
+    assert message["Report"] == "gs://reports/validation"
 
 
-def test_an_override_is_told_with_its_reason_and_what_was_overruled(place):
+def test_an_override_is_announced_with_its_reason_and_the_failed_gate(place):
     forced(place)
     with webhook([200]) as (url, received):
         notify("SUCCEEDED", place, recipients=[Slack(url)])
@@ -107,19 +107,19 @@ def test_an_override_is_told_with_its_reason_and_what_was_overruled(place):
     assert "the champion is broken" in received[0]["text"]
 
 
-def test_warnings_are_counted_and_told(place):
+def test_warnings_are_counted_and_listed(place):
     published(place)
     decided(place, NOISE)
     pushed(place)
     with webhook([200]) as (url, received):
         notify("SUCCEEDED", place, recipients=[Slack(url)])
-    said = said_to(received)
-    assert said["Verdict"].endswith("1 warning.")
-    assert said["Warnings"] == "Noise raises no score: noise raises scores by .3."
+    message = said_to(received)
+    assert message["Verdict"].endswith("1 warning.")
+    assert message["Warnings"] == "Noise raises no score: noise raises scores by .3."
 
 
 def look(place: RunPaths) -> None:
-    """A gate that could not be judged."""
+    """Leave a decision with a gate that could not be judged."""
     passed_step(place, "evaluation")
     decided(place, GateResult("srcc", "Ranks", "SRCC", 0.3, 0.5, "not judged", "the champion is broken."))
 
@@ -137,17 +137,17 @@ def look(place: RunPaths) -> None:
     ],
     ids=["published", "forced", "refused", "skipped", "not judged", "failed", "no decision"],
 )
-def test_the_colour_tells_the_verdict(place, ending, state, colour):
+def test_the_colour_shows_the_verdict(place, ending, state, colour):
     ending(place)
     with webhook([200]) as (url, received):
         notify(state, place, recipients=[Slack(url)])
     assert received[0]["attachments"][0]["color"] == colour
 
 
-# The decision that is left
+# The decision that the run leaves
 
 
-def test_a_run_that_broke_off_before_any_decision_is_left_as_failed_with_step_and_reason(place):
+def test_a_run_that_broke_off_before_a_decision_gets_a_failed_decision_with_step_and_reason(place):
     failed(place)
     notify("FAILED", place)
     value = decision.read(place.decision)
@@ -156,7 +156,7 @@ def test_a_run_that_broke_off_before_any_decision_is_left_as_failed_with_step_an
     assert reason == ("pretraining broke off: ValueError: ratings.csv, row 3: expected a score from 1 to 10, got 11")
 
 
-def test_a_push_that_was_killed_turns_publish_into_failed_and_keeps_the_gates(place):
+def test_a_killed_push_turns_the_decision_to_publish_into_failed_and_keeps_the_gates(place):
     before = decided(place, NOISE)
     code = "import os, sys; from components.scorer.run.step_status import record_step\n"
     code += "with record_step('push', sys.argv[1]): os.kill(os.getpid(), 9)"
@@ -168,7 +168,7 @@ def test_a_push_that_was_killed_turns_publish_into_failed_and_keeps_the_gates(pl
     assert value["reasons"][0].startswith("push broke off: it was killed and left no word")
 
 
-def test_a_forced_scorer_that_was_not_published_is_left_as_failed_with_the_override(place):
+def test_a_forced_scorer_that_was_not_published_gets_a_failed_decision_with_the_override(place):
     decided(place, SRCC, policy=Policy((), force_publish=True, force_reason="agreed"))
     with pytest.raises(ValueError, match="disagrees"), step_status.record_step("push", place.uri):
         raise ValueError("the version disagrees")
@@ -177,7 +177,7 @@ def test_a_forced_scorer_that_was_not_published_is_left_as_failed_with_the_overr
     assert (value["verdict"], value["override"]) == ("failed", "agreed")
 
 
-def test_a_training_that_failed_after_the_data_passed_is_left_as_failed(place):
+def test_a_training_that_failed_after_the_data_passed_gets_a_failed_decision(place):
     decided(place)
     with pytest.raises(OSError, match="full"), step_status.record_step("training", place.uri):
         raise OSError("disk full")
@@ -185,7 +185,7 @@ def test_a_training_that_failed_after_the_data_passed_is_left_as_failed(place):
     assert decision.read(place.decision)["reasons"] == ["training broke off: OSError: disk full"]
 
 
-def test_a_push_that_published_and_was_killed_before_the_decision_is_left_as_published(place):
+def test_a_push_killed_after_publishing_gets_a_published_decision(place):
     decided(place)
     storage.write_json(place.published, VERSION)
     notify("FAILED", place)
@@ -194,7 +194,7 @@ def test_a_push_that_published_and_was_killed_before_the_decision_is_left_as_pub
 
 
 @pytest.mark.parametrize("ending", [published, forced, refused, skipped, look])
-def test_a_decision_that_stands_is_left_as_it_is(place, ending):
+def test_a_final_decision_is_not_changed(place, ending):
     ending(place)
     before = storage.read_bytes(place.decision)
     notify("SUCCEEDED", place)
@@ -202,7 +202,7 @@ def test_a_decision_that_stands_is_left_as_it_is(place, ending):
 
 
 @pytest.mark.parametrize("ending", [published, forced, refused, skipped, look, failed, lambda place: decided(place)])
-def test_being_told_twice_leaves_the_same_decision(place, ending):
+def test_notifying_twice_leaves_the_same_decision(place, ending):
     ending(place)
     notify("SUCCEEDED", place)
     before = decision.read(place.decision)
@@ -210,36 +210,36 @@ def test_being_told_twice_leaves_the_same_decision(place, ending):
     assert decision.read(place.decision) == before
 
 
-def test_a_decision_that_cannot_be_written_still_leaves_the_run_to_tell(place, capsys):
+def test_a_run_is_announced_although_its_decision_cannot_be_written(place, capsys):
     failed(place)
     Path(place.decision).mkdir()
     notify("FAILED", place)
     assert "state failed" in capsys.readouterr().out
 
 
-def test_a_reason_is_told_once(place, capsys):
+def test_a_reason_is_given_once(place, capsys):
     failed(place)
     notify("FAILED", place)
     assert capsys.readouterr().out.splitlines()[-1].count("row 3") == 1
 
 
-def test_a_failed_run_is_told_with_the_step_and_the_first_line_of_its_error(place):
+def test_a_failed_run_is_announced_with_the_step_and_the_first_line_of_its_error(place):
     failed(place)
     with webhook([200]) as (url, received):
         notify("FAILED", place, recipients=[Slack(url)])
-    said = said_to(received)
-    assert (said["State"], said["Failed step"]) == ("failed", "pretraining")
-    assert said["Reason"] == "ValueError: ratings.csv, row 3: expected a score from 1 to 10, got 11"
-    assert said["Published"] == "not published"
+    message = said_to(received)
+    assert (message["State"], message["Failed step"]) == ("failed", "pretraining")
+    assert message["Reason"] == "ValueError: ratings.csv, row 3: expected a score from 1 to 10, got 11"
+    assert message["Published"] == "not published"
 
 
-def test_a_step_that_failed_makes_the_run_failed_whatever_the_state_says(place, capsys):
+def test_a_failed_step_makes_the_run_failed_in_any_pipeline_state(place, capsys):
     failed(place)
     notify("RUNNING", place)
     assert "state failed" in capsys.readouterr().out
 
 
-def test_a_step_killed_without_a_word_is_told_as_killed(place, capsys):
+def test_a_step_killed_without_a_record_is_announced_as_killed(place, capsys):
     code = "import os, sys; from components.scorer.run.step_status import record_step\n"
     code += "with record_step('training', sys.argv[1]): os.kill(os.getpid(), 9)"
     killed = subprocess.run([sys.executable, "-c", code, place.uri], cwd=ROOT, check=False, capture_output=True)
@@ -248,26 +248,26 @@ def test_a_step_killed_without_a_word_is_told_as_killed(place, capsys):
     assert "failed step training; reason it was killed" in capsys.readouterr().out
 
 
-def test_a_step_that_never_began_is_told_by_the_one_before_it(place, capsys):
+def test_a_step_that_never_started_is_named_by_the_step_before_it(place, capsys):
     passed_step(place, "ingestion")
     notify("FAILED", place)
     assert "failed step the step after ingestion; reason it did not start" in capsys.readouterr().out
 
 
-def test_what_kubeflow_says_of_a_failure_stands_in_for_a_step_that_left_no_word(place, capsys):
+def test_kubeflows_message_is_the_reason_of_a_step_without_a_record(place, capsys):
     passed_step(place, "ingestion")
     notify("FAILED", place, message="pod evicted")
     assert "failed step the step after ingestion; reason pod evicted" in capsys.readouterr().out
 
 
-def test_records_that_cannot_be_read_still_leave_the_state_to_tell(place, capsys):
+def test_a_run_is_announced_although_its_records_cannot_be_read(place, capsys):
     storage.write_bytes(storage.join(place.steps, "training.json"), b"{half")
     notify("FAILED", place)
     assert "state failed; reason its records cannot be read" in capsys.readouterr().out
     assert not storage.exists(place.decision)
 
 
-def test_a_webhook_that_fails_at_first_is_told_again(place, capsys):
+def test_a_webhook_that_fails_at_first_is_tried_again(place, capsys):
     with webhook([503, 429, 200]) as (url, received):
         notify("SUCCEEDED", place, recipients=[Slack(url)])
     assert len(received) == 3
@@ -275,28 +275,28 @@ def test_a_webhook_that_fails_at_first_is_told_again(place, capsys):
 
 
 @pytest.mark.parametrize(("status", "times"), [(404, 1), (302, 1), (500, 3)])
-def test_a_webhook_that_refuses_fails_nothing_and_is_named_by_its_status(place, capsys, status, times):
+def test_a_webhook_that_refuses_fails_nothing_and_its_status_is_logged(place, capsys, status, times):
     with webhook([status]) as (url, received):
         notify("SUCCEEDED", place, recipients=[Slack(url)])
     assert len(received) == times
     assert f"the webhook answered {status}" in capsys.readouterr().out
 
 
-def test_a_webhook_that_hangs_is_left_after_the_set_patience(place, capsys, monkeypatch):
+def test_a_webhook_that_hangs_is_given_up_after_the_time_limit(place, capsys, monkeypatch):
     monkeypatch.setattr(notification, "TIME_LIMIT", 0.3)
-    began = time.monotonic()
+    start = time.monotonic()
     with webhook([200], delay=60) as (url, _):
         notify("SUCCEEDED", place, recipients=[Slack(url)])
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - start < 30
     assert "did not answer" in capsys.readouterr().out
 
 
-def test_the_patience_with_a_webhook_is_below_a_minute():
+def test_the_time_limit_of_a_webhook_is_below_a_minute():
     assert notification.TIME_LIMIT < 60
 
 
 @pytest.mark.parametrize("broken", ["http://127.0.0.1:1/{}", "http://[{}", "not a url {}", "ftp://x/{}"])
-def test_a_webhook_out_of_reach_fails_nothing_and_its_url_is_never_printed(place, capfd, broken):
+def test_an_unreachable_webhook_fails_nothing_and_its_url_is_never_printed(place, capfd, broken):
     notify("SUCCEEDED", place, recipients=[Slack(broken.format(SECRET))])
     printed = "".join(capfd.readouterr())
     assert "the webhook could not be reached" in printed
@@ -310,7 +310,7 @@ def test_the_url_of_a_webhook_that_answers_is_never_printed(place, capfd, status
     assert SECRET not in "".join(capfd.readouterr())
 
 
-def test_without_a_webhook_the_log_alone_is_told(place, capsys):
+def test_without_a_webhook_the_message_goes_to_the_log_only(place, capsys):
     published(place)
     notify("SUCCEEDED", place)
     assert capsys.readouterr().out.splitlines()[-1].startswith("notification: run run-7; state succeeded")

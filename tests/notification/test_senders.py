@@ -1,4 +1,4 @@
-"""Who is told of a run's end, and how: Slack's escapes, the signature, mail. Over true HTTP and SMTP on loopback."""
+"""Recipients of the final message: Slack's escapes, signed webhooks, mail. Over real HTTP and SMTP on loopback."""
 
 import base64
 import email
@@ -42,7 +42,7 @@ def pem(tmp_path_factory):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> RunPaths:
-    """The place of a run of which this process is a step."""
+    """Paths of a run; this process is a step of it."""
     monkeypatch.setenv(step_status.RUN_ID, "run-7")
     monkeypatch.setattr(notification, "_RETRY_PAUSE", 0.01)
     return RunPaths(str(tmp_path), "run-7")
@@ -61,7 +61,7 @@ def letters(server, **options) -> Mail:
 
 
 def told(place: RunPaths, capsys, *recipients) -> str:
-    """What the log says of telling them."""
+    """Notify the recipients and return the log after its first line."""
     notify("SUCCEEDED", place, run_name="weekly", recipients=recipients)
     return capsys.readouterr().out.partition("\n")[2]
 
@@ -74,7 +74,7 @@ def test_slack_gets_its_three_characters_escaped_and_no_others(place):
     assert "<" not in received.bodies[0].decode()
 
 
-def test_a_signed_message_is_verified_by_the_key_alone_and_says_what_happened(place):
+def test_the_key_verifies_a_signed_message_with_the_verdict(place):
     published(place)
     with webhook([200]) as (url, received):
         notify("SUCCEEDED", place, run_name="weekly", recipients=[SignedWebhook(url, KEY)])
@@ -88,7 +88,7 @@ def test_a_signed_message_is_verified_by_the_key_alone_and_says_what_happened(pl
     assert received[0]["data"]["run"] == "weekly (run-7)"
 
 
-def test_the_signature_is_that_of_the_published_example():
+def test_the_signature_equals_the_published_example():
     """The test vector of the Standard Webhooks libraries."""
     secret = read_recipients(
         {"SIGNED_WEBHOOK": "https://x", "SIGNING_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
@@ -98,7 +98,7 @@ def test_the_signature_is_that_of_the_published_example():
     assert signature == "g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
-def test_a_message_that_is_sent_again_keeps_its_id_and_is_signed_anew(place):
+def test_a_message_that_is_sent_again_keeps_its_id_and_gets_a_new_signature(place):
     with webhook([503, 200]) as (url, received):
         notify("SUCCEEDED", place, recipients=[SignedWebhook(url, KEY)])
     assert len({headers["webhook-id"] for headers in received.headers}) == 1
@@ -106,26 +106,26 @@ def test_a_message_that_is_sent_again_keeps_its_id_and_is_signed_anew(place):
     assert len(received) == 2
 
 
-def test_mail_is_sent_encrypted_after_a_login_to_all_addresses(place, capsys, trusted):
+def test_mail_is_sent_encrypted_to_all_addresses_after_a_login(place, capsys, trusted):
     published(place)
     capsys.readouterr()
     with smtp.serving(trusted, login=("scorer", PASSWORD)) as server:
-        said = told(place, capsys, letters(server, user="scorer", password=PASSWORD))
-    assert said == "notification: the mail server was told\n"
+        log = told(place, capsys, letters(server, user="scorer", password=PASSWORD))
+    assert log == "notification: the mail server was told\n"
     assert server.envelopes == [("scorer@example.org", ["ann@example.org", "bob@example.org"], True)]
     letter = email.message_from_bytes(server.mails[0], policy=email.policy.default)
     assert letter["Subject"].startswith("Portrait scorer: run weekly (run-7) succeeded; Published")
     assert "Published: gs://models/portraits/3" in letter.get_content()
 
 
-def test_mail_without_a_login_or_over_tls_from_the_first_byte_is_taken_too(place, capsys, trusted):
+def test_mail_is_sent_without_a_login_and_over_implicit_tls(place, capsys, trusted):
     with smtp.serving(trusted) as server, smtp.serving(trusted, tls=True) as encrypted:
         told(place, capsys, letters(server))
         told(place, capsys, letters(encrypted, security="tls"))
     assert [state.envelopes[0][2] for state in (server, encrypted)] == [True, True]
 
 
-def test_mail_goes_in_the_clear_only_where_that_was_asked_for(place, capsys, pem):
+def test_mail_is_sent_unencrypted_only_on_request(place, capsys, pem):
     with smtp.serving(pem, starttls=False) as server:
         assert "lacks what it was asked for" in told(place, capsys, letters(server))
         assert server.mails == []
@@ -133,33 +133,33 @@ def test_mail_goes_in_the_clear_only_where_that_was_asked_for(place, capsys, pem
     assert server.envelopes[0][2] is False
 
 
-def test_a_mail_server_that_nobody_vouches_for_gets_neither_password_nor_mail(place, capsys, pem):
+def test_a_mail_server_with_an_untrusted_certificate_gets_neither_password_nor_mail(place, capsys, pem):
     with smtp.serving(pem, login=("scorer", PASSWORD)) as server:
-        said = told(place, capsys, letters(server, user="scorer", password=PASSWORD))
-    assert "shows a certificate that is not trusted" in said
+        log = told(place, capsys, letters(server, user="scorer", password=PASSWORD))
+    assert "shows a certificate that is not trusted" in log
     assert (server.mails, server.sessions) == ([], 1)
 
 
 @pytest.mark.parametrize(("answers", "sessions", "mails"), [([451, 421], 3, 1), ([554], 1, 0)])
-def test_mail_is_sent_again_after_a_passing_refusal_only(place, capsys, trusted, answers, sessions, mails):
+def test_mail_is_sent_again_only_after_a_temporary_refusal(place, capsys, trusted, answers, sessions, mails):
     with smtp.serving(trusted, answers=list(answers)) as server:
-        said = told(place, capsys, letters(server))
+        log = told(place, capsys, letters(server))
     assert (server.sessions, len(server.mails)) == (sessions, mails)
-    assert ("was told" if mails else "answered 554") in said
+    assert ("was told" if mails else "answered 554") in log
 
 
-def test_mail_that_was_taken_is_not_sent_again_for_a_bad_goodbye(place, capsys, trusted):
+def test_accepted_mail_is_not_sent_again_after_a_failed_quit(place, capsys, trusted):
     with smtp.serving(trusted, goodbye=421) as server:
         assert "was told" in told(place, capsys, letters(server))
     assert (server.sessions, len(server.mails)) == (1, 1)
 
 
-def test_one_address_that_is_refused_is_said_without_its_name_and_keeps_no_other(place, capsys, trusted):
+def test_a_refused_address_is_counted_without_its_name_and_the_other_gets_the_mail(place, capsys, trusted):
     with smtp.serving(trusted, unknown="bob@example.org") as server:
-        said = told(place, capsys, letters(server))
+        log = told(place, capsys, letters(server))
     assert server.envelopes[0][1] == ["ann@example.org"]
-    assert "refused 1 of 2 addresses" in said
-    assert "bob" not in said
+    assert "refused 1 of 2 addresses" in log
+    assert "bob" not in log
 
 
 def test_a_wrong_password_is_refused_once_and_never_printed(place, capfd, trusted):
@@ -171,7 +171,7 @@ def test_a_wrong_password_is_refused_once_and_never_printed(place, capfd, truste
     assert server.sessions == 1
 
 
-def test_a_mails_header_stays_one_line_whatever_the_run_is_named():
+def test_a_line_break_in_the_title_adds_no_mail_header():
     letter = mail_message(
         replace(MESSAGE, title="a\r\nBcc: everybody@example.org"), "a@example.org", ("b@example.org",)
     )
@@ -179,20 +179,20 @@ def test_a_mails_header_stays_one_line_whatever_the_run_is_named():
     assert letter["Bcc"] is None
 
 
-def test_all_are_told_at_the_same_time_and_one_that_hangs_keeps_no_other_waiting(
+def test_recipients_are_notified_in_parallel_and_a_hanging_one_delays_no_other(
     place, capsys, monkeypatch, trusted
 ):  # fmt: skip
     monkeypatch.setattr(notification, "TIME_LIMIT", 0.6)
-    began = time.monotonic()
+    start = time.monotonic()
     with webhook([200], delay=60) as (slow, _), webhook([200]) as (fast, received), smtp.serving(trusted) as server:
-        said = told(place, capsys, Slack(slow), SignedWebhook(fast, KEY), letters(server))
-        assert time.monotonic() - began < 30
-    assert "the webhook did not answer" in said
-    assert "the signed webhook was told" in said
+        log = told(place, capsys, Slack(slow), SignedWebhook(fast, KEY), letters(server))
+        assert time.monotonic() - start < 30
+    assert "the webhook did not answer" in log
+    assert "the signed webhook was told" in log
     assert (len(received), len(server.mails)) == (1, 1)
 
 
-def test_the_environment_names_all_who_are_told():
+def test_the_environment_names_all_recipients():
     hooks = {"WEBHOOK": "https://a", "SIGNED_WEBHOOK": "https://b", "SIGNING_SECRET": SIGNING}
     assert read_recipients(MAIL | hooks | {"SMTP_PORT": "2525"}) == [
         Slack("https://a"),
@@ -202,7 +202,7 @@ def test_the_environment_names_all_who_are_told():
     assert read_recipients({"PATH": "/bin", "WEBHOOK": "", "SMTP_HOST": " "}) == []
 
 
-def test_a_service_called_smtp_says_nothing_of_the_port_of_the_mail_server():
+def test_a_kubernetes_service_called_smtp_does_not_set_the_mail_port():
     assert read_recipients(MAIL | {"SMTP_PORT": "tcp://10.96.12.7:25"}) == read_recipients(MAIL)
 
 
@@ -220,29 +220,31 @@ def test_a_service_called_smtp_says_nothing_of_the_port_of_the_mail_server():
         (MAIL | {"SMTP_SECURITY": "none", "SMTP_USER": "a", "SMTP_PASSWORD": PASSWORD}, "not sent in the clear"),
     ],
 )  # fmt: skip
-def test_an_environment_that_does_not_say_how_fails_nothing_and_is_told_in_the_log(place, capsys, given, words):
+def test_a_wrong_environment_fails_nothing_and_is_logged(place, capsys, given, words):
     (recipient,) = read_recipients(given)
     assert isinstance(recipient, MisconfiguredSender)
-    said = told(place, capsys, recipient)
-    assert words in said
-    assert PASSWORD not in said
+    log = told(place, capsys, recipient)
+    assert words in log
+    assert PASSWORD not in log
 
 
-def test_no_recipient_shows_its_secrets_when_it_is_printed():
-    given = MAIL | {"WEBHOOK": f"https://{PASSWORD}", "SMTP_USER": "a", "SMTP_PASSWORD": PASSWORD}
-    printed = repr(read_recipients(given | {"SIGNED_WEBHOOK": f"https://{PASSWORD}", "SIGNING_SECRET": SIGNING}))
+def test_a_printed_recipient_shows_no_secret():
+    environment = MAIL | {"WEBHOOK": f"https://{PASSWORD}", "SMTP_USER": "a", "SMTP_PASSWORD": PASSWORD}
+    printed = repr(read_recipients(environment | {"SIGNED_WEBHOOK": f"https://{PASSWORD}", "SIGNING_SECRET": SIGNING}))
     assert PASSWORD not in printed
     assert str(KEY) not in printed
 
 
-def test_the_secrets_keys_become_the_variables_that_are_read():
-    class Asked(dict):
+def test_the_keys_of_the_secret_are_the_variables_that_are_read():
+    class RecordingEnvironment(dict):
         def get(self, name, default=None):
-            asked.add(name)
+            read_names.add(name)
             return super().get(name, default)
 
-    asked = set()
-    everything = Asked(MAIL | {"SIGNED_WEBHOOK": "https://b", "SIGNING_SECRET": SIGNING, "WEBHOOK": "https://a"})
-    senders._signed_webhook(everything)
-    senders._mail_recipient(everything)
-    assert set(SECRET.values()) == asked | {"WEBHOOK", "SIGNED_WEBHOOK", "SMTP_HOST"}
+    read_names = set()
+    environment = RecordingEnvironment(
+        MAIL | {"SIGNED_WEBHOOK": "https://b", "SIGNING_SECRET": SIGNING, "WEBHOOK": "https://a"}
+    )
+    senders._signed_webhook(environment)
+    senders._mail_recipient(environment)
+    assert set(SECRET.values()) == read_names | {"WEBHOOK", "SIGNED_WEBHOOK", "SMTP_HOST"}

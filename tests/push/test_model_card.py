@@ -1,4 +1,4 @@
-"""The model card: what it must tell, in both forms, whatever the steps before have left."""
+"""The model card: its required facts in Markdown and HTML, with any input from the earlier steps."""
 
 import html
 import re
@@ -25,23 +25,23 @@ FORCE = Policy(("noise",), force_publish=True, force_reason="the champion is bro
 
 @pytest.fixture(scope="module", params=["markdown", "html"])
 def words(request: pytest.FixtureRequest) -> str:
-    """The whole card as it is read, in each form."""
+    """Readable text of the whole card in each format."""
     return readable(getattr(build_card(FACTS), request.param))
 
 
 def both(facts: CardInputs) -> list[str]:
-    made = build_card(facts)
-    return [readable(made.markdown), readable(made.html)]
+    card = build_card(facts)
+    return [readable(card.markdown), readable(card.html)]
 
 
-# What it tells
+# Content
 
 
 @pytest.mark.parametrize(("number", "words"), [(0, "rated 20 photos"), (900, "rated 20 more photos")])
-def test_of_how_many_photos_the_number_of_raters_is_unknown_is_told(number, words):
+def test_the_card_counts_the_photos_with_an_unknown_number_of_raters(number, words):
     ratings = {"number": number, "photos_without_number": 20, "groups": 12}
-    for said in both(replace(FACTS, ingestion={**FACTS.ingestion, "ratings": ratings})):
-        assert f"How many people {words} is not known." in said
+    for text in both(replace(FACTS, ingestion={**FACTS.ingestion, "ratings": ratings})):
+        assert f"How many people {words} is not known." in text
 
 
 @pytest.mark.parametrize(
@@ -76,22 +76,22 @@ def test_of_how_many_photos_the_number_of_raters_is_unknown_is_told(number, word
         "Model Cards for Model Reporting",
     ],
 )  # fmt: skip
-def test_the_card_tells(words, fact):
+def test_the_card_holds_the_fact(words, fact):
     assert fact in words
 
 
 @pytest.mark.parametrize("private", ["anna.jpg", "0.123456789", "0.123 0.123"])
-def test_the_card_holds_nothing_of_single_photos(words, private):
+def test_the_card_holds_no_data_of_single_photos(words, private):
     assert private not in words
 
 
-def test_an_override_stands_first_with_its_reason_and_what_was_overruled():
+def test_the_card_begins_with_an_override_its_reason_and_the_failed_gate():
     for text in both(replace(FACTS, decision=record(SRCC, EMD, policy=FORCE))):
         assert "Forced by a person: the champion is broken. 1 of 2 gates said no." in text[:300]
         assert "Ranks as people do: SRCC is .31; it has to be at least .5." in text[:500]
 
 
-def test_warnings_stand_first():
+def test_the_card_begins_with_the_warnings():
     for text in both(replace(FACTS, decision=record(EMD, NOISE))):
         assert "1 warning." in text[:300]
         assert "Noise raises no score: noise raises by .3." in text[:400]
@@ -99,12 +99,12 @@ def test_warnings_stand_first():
 
 
 @pytest.mark.parametrize("consent", ["", "  "])
-def test_consent_that_is_not_stated_is_said_to_be_so(consent):
+def test_the_card_says_that_consent_is_not_stated(consent):
     for text in both(replace(FACTS, consent=consent)):
         assert "Consent of the photographed people: not stated." in text
 
 
-def test_an_image_named_by_a_tag_is_said_to_be_so(words):
+def test_the_card_says_that_an_image_is_named_by_a_tag(words):
     assert "Named by a tag" not in words
     for text in both(replace(FACTS, images={"steps": "registry/steps:latest"})):
         assert "Named by a tag, which may point elsewhere later, and not by a digest: steps." in text
@@ -118,19 +118,19 @@ def test_an_image_named_by_a_tag_is_said_to_be_so(words):
         ({**CHAMPION, "version": None, "error": "gone"}, "The champion before it, which could not be scored: gone"),
     ],
 )
-def test_what_became_of_the_champion_is_told(champion, sentence):
+def test_the_card_names_the_champion_before_or_its_error(champion, sentence):
     for text in both(replace(FACTS, decision=record(EMD, champion=champion))):
         assert sentence in text
 
 
-# What is missing
+# Missing input
 
 
 def bare(facts: CardInputs = FACTS, **others: object) -> CardInputs:
     return replace(facts, metrics={}, ingestion={}, sources={}, consent="", images={}, settings={}, **others)
 
 
-def test_without_any_figures_the_card_says_what_is_not_known():
+def test_without_metrics_the_card_says_what_is_not_known():
     for text in both(bare()):
         assert "No metrics lay beside the scorer." in text
         assert "not known either whether a group is scored unfairly" in text
@@ -152,49 +152,49 @@ JSON = st.recursive(
 
 
 def paths(value: object, path: tuple = ()) -> list[tuple]:
-    """Every place in nested objects and lists, the first item standing for a list's."""
+    """Return every path in nested objects and lists; a list's first item represents all its items."""
     below = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
-    return [path, *(found for name, item in below for found in paths(item, (*path, name)))]
+    return [path, *(nested for name, item in below for nested in paths(item, (*path, name)))]
 
 
 @given(st.data())
 @settings(max_examples=150, deadline=None)
-def test_no_value_of_another_steps_file_keeps_a_version_from_having_its_card(data):
-    what = data.draw(st.sampled_from(["metrics", "ingestion"]))
-    value = deepcopy(getattr(FACTS, what))
-    *way, last = data.draw(st.sampled_from(paths(value)[1:]))
-    place = value
-    for name in way:
-        place = place[name]
-    place[last] = data.draw(JSON)
-    made = build_card(replace(FACTS, **{what: value}))
-    assert "What it must not be used for" in made.markdown
-    assert "</html>" in made.html
+def test_any_value_in_the_files_of_other_steps_gives_a_card(data):
+    field = data.draw(st.sampled_from(["metrics", "ingestion"]))
+    value = deepcopy(getattr(FACTS, field))
+    *parents, last = data.draw(st.sampled_from(paths(value)[1:]))
+    parent = value
+    for name in parents:
+        parent = parent[name]
+    parent[last] = data.draw(JSON)
+    card = build_card(replace(FACTS, **{field: value}))
+    assert "What it must not be used for" in card.markdown
+    assert "</html>" in card.html
 
 
-# How it is written
+# Format
 
 
 @given(st.text() | st.text("\\`*_[](){}<>|~#+-=.!&;:/ a1\n", max_size=12))
 @settings(max_examples=400, deadline=None)
-def test_whatever_is_written_is_read_so_in_markdown(text):
+def test_any_text_is_escaped_and_read_back_from_markdown(text):
     line = " ".join(text.split())
     document = Document("Title", line)
     document.section("", Items([line or "x"]), Table([{"column": line, "other": 1}]))
-    read = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(document.markdown())
-    cells = [html.unescape(cell) for cell in re.findall(r"<t[dh](?: [^>]*)?>(.*?)</t[dh]>", read, re.DOTALL)]
+    rendered = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(document.markdown())
+    cells = [html.unescape(cell) for cell in re.findall(r"<t[dh](?: [^>]*)?>(.*?)</t[dh]>", rendered, re.DOTALL)]
     unknown = {0: "\N{REPLACEMENT CHARACTER}"}
     assert cells == ["column", "other", line.translate(unknown), "1"]
-    for found in re.findall(r"<(?:p|li)>(.*?)</(?:p|li)>", read, re.DOTALL):
-        assert html.unescape(found) == (line or "x").translate(unknown)
+    for paragraph in re.findall(r"<(?:p|li)>(.*?)</(?:p|li)>", rendered, re.DOTALL):
+        assert html.unescape(paragraph) == (line or "x").translate(unknown)
 
 
 @pytest.mark.parametrize("text", ["minimum_srcc is .5 (95 % of 3,000)", "gs://bucket/a-b_c", "Wer fragt: Anna & Bob?"])
-def test_ordinary_text_is_written_as_it_is(text):
+def test_ordinary_text_is_not_escaped(text):
     assert escape_markdown(text) == text
 
 
-def test_the_markdown_is_headings_lists_and_tables_that_github_reads():
+def test_the_markdown_parses_into_headings_lists_and_tables_without_html():
     parsed = MarkdownIt("commonmark").enable("table").parse(build_card(FACTS).markdown)
     kinds = [token.type for token in parsed if token.level == 0]
     assert kinds.count("heading_open") == 15
@@ -202,26 +202,26 @@ def test_the_markdown_is_headings_lists_and_tables_that_github_reads():
     assert "html_block" not in kinds
 
 
-def test_the_page_is_the_cards_text_and_needs_no_network():
-    made = build_card(FACTS)
-    assert "<script" not in made.html
-    assert not re.findall(r"""(?:src|href)=["']?http|url\(|@import""", made.html)
-    assert len(made.html) < 200_000
+def test_the_html_page_is_small_and_needs_neither_scripts_nor_network():
+    card = build_card(FACTS)
+    assert "<script" not in card.html
+    assert not re.findall(r"""(?:src|href)=["']?http|url\(|@import""", card.html)
+    assert len(card.html) < 200_000
 
 
-def test_text_of_people_is_no_markup():
-    evil = "<img src=x onerror=alert(1)> [x](javascript:alert(1)) `a` **b** | c"
-    made = build_card(replace(FACTS, consent=evil, decision=record(SRCC, policy=replace(FORCE, force_reason=evil))))
-    rendered = MarkdownIt("gfm-like", {"linkify": False}).render(made.markdown)
-    for page in (made.html, rendered):
+def test_text_from_people_is_never_markup():
+    markup = "<img src=x onerror=alert(1)> [x](javascript:alert(1)) `a` **b** | c"
+    card = build_card(replace(FACTS, consent=markup, decision=record(SRCC, policy=replace(FORCE, force_reason=markup))))
+    rendered = MarkdownIt("gfm-like", {"linkify": False}).render(card.markdown)
+    for page in (card.html, rendered):
         assert "<img" not in page
-        assert "javascript:alert(1)" in readable(page) if page is rendered else readable(made.html)
+        assert "javascript:alert(1)" in readable(page) if page is rendered else readable(card.html)
         assert 'href="javascript' not in page
-    assert evil in readable(made.markdown)
-    assert evil in readable(made.html)
+    assert markup in readable(card.markdown)
+    assert markup in readable(card.html)
 
 
-def test_what_is_empty_is_left_out():
+def test_empty_sections_are_left_out():
     document = Document("Title")
     document.section("Empty", "", Items([]), Table([]), Code(""))
     document.section("Full", "text")
@@ -235,6 +235,6 @@ def test_both_files_are_written(tmp_path):
     assert (tmp_path / "model_card.html").read_text("utf-8") == "<p>Ä"
 
 
-def test_the_code_to_load_it_is_python():
+def test_the_cards_loading_code_is_valid_python():
     code = re.search(r"```python\n(.*?)```", build_card(FACTS).markdown, re.DOTALL)[1]
     compile(code, "card", "exec")

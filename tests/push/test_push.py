@@ -38,7 +38,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def nima(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The network that is published in earnest, a quarter as wide."""
+    """The production network at a quarter of its width."""
     return bundle_of(build_scorer(build_encoder(SETTINGS), dropout=0.5), tmp_path_factory.mktemp("nima"))
 
 
@@ -48,13 +48,13 @@ FORCE = Policy(force_publish=True, force_reason="the champion is broken")
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What evaluation leaves of a scorer that passed its gates."""
+    """Evaluation results of a scorer that passed its gates."""
     return judged(tmp_path_factory.mktemp("results"), decide([PASSED], Policy()))
 
 
 @pytest.fixture(scope="module")
 def version(nima: Path, results: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A version that was published to a folder."""
+    """Folder of a published version."""
     place = Place(str(tmp_path_factory.mktemp("published")), results)
     return place.push(nima)
 
@@ -105,7 +105,7 @@ def test_each_run_publishes_the_next_version_and_moves_the_champion(place: Place
 
 @pytest.fixture(scope="module")
 def whole(scorer: Path, results: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, Provenance]:
-    """A version of which everything is known, where it was published, and what is known of it."""
+    """A published version with complete provenance: its place and its provenance."""
     folder = tmp_path_factory.mktemp("whole")
     storage.write_json(str(folder / "dataset" / "ingestion.json"), {"counts": {"train": 1456}})
     storage.write_bytes(str(folder / "checks" / "profile.json"), b'{"photos": 1989}\n')
@@ -140,7 +140,7 @@ def test_a_version_says_where_it_comes_from(whole: tuple[Place, Provenance], sco
     assert record["settings"] == bundle.load(scorer).settings
 
 
-def test_the_card_tells_what_the_steps_before_have_found(whole: tuple[Place, Provenance]) -> None:
+def test_the_model_card_holds_facts_of_the_earlier_steps(whole: tuple[Place, Provenance]) -> None:
     uri = whole[0].said()["uri"]
     for name in ("model_card.md", "model_card.html"):
         card = storage.read_bytes(f"{uri}/{name}").decode()
@@ -148,13 +148,13 @@ def test_the_card_tells_what_the_steps_before_have_found(whole: tuple[Place, Pro
             assert fact in card
 
 
-def test_the_profile_of_the_data_becomes_part_of_the_version(whole: tuple[Place, Provenance]) -> None:
+def test_the_data_profile_is_a_file_of_the_version(whole: tuple[Place, Provenance]) -> None:
     place, _ = whole
     assert storage.read_bytes(f"{place.said()['uri']}/profile.json") == b'{"photos": 1989}\n'
     assert place.files(1) == FILES | {"profile.json"}
 
 
-def test_without_a_profile_or_anything_of_the_data_a_version_is_published(
+def test_a_version_is_published_without_a_profile_or_any_data_record(
     place: Place, scorer: Path, tmp_path: Path
 ) -> None:
     origin = Provenance(dataset=tmp_path / "no data set", checks=tmp_path / "no checks")
@@ -165,19 +165,19 @@ def test_without_a_profile_or_anything_of_the_data_a_version_is_published(
     assert place.channels["champion"] == 1
 
 
-def test_the_model_registry_is_told_of_the_version_and_its_metrics(place: Place, scorer: Path) -> None:
+def test_the_model_registry_gets_the_version_and_its_metrics(place: Place, scorer: Path) -> None:
     with model_registry.Server() as registry:
         uri = place.push(scorer, registry=registry.url)
-        told = registry.properties("1")
-        assert (told["run_id"], told["git_commit"], told["srcc"]) == ("run", "revision", 0.671)
-        assert (told["data_fingerprint"], told["decision"]) == ("fingerprint of the data", "published")
+        properties = registry.properties("1")
+        assert (properties["run_id"], properties["git_commit"], properties["srcc"]) == ("run", "revision", 0.671)
+        assert (properties["data_fingerprint"], properties["decision"]) == ("fingerprint of the data", "published")
         assert [artifact["uri"] for artifact in registry.artifacts] == [uri]
         changes = list(registry.changes)
         place.push(scorer, registry=registry.url)
         assert registry.changes == changes
 
 
-def test_a_model_registry_that_is_down_undoes_nothing_and_is_told_by_the_next_push(
+def test_a_push_succeeds_with_the_registry_down_and_the_next_push_registers_its_version(
     place: Place, scorer: Path, other: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr("components.scorer.registry.kubeflow.RETRY_SECONDS", 0.0)
@@ -202,36 +202,36 @@ def test_the_decision_names_the_version_that_was_published(whole: tuple[Place, P
     assert after == decision.with_publication(before, **place.said())
 
 
-def test_a_forced_version_says_so_in_its_decision_its_record_and_its_card(
+def test_a_forced_version_is_marked_in_its_decision_its_record_and_its_card(
     place: Place, scorer: Path, tmp_path: Path
 ) -> None:
     uri = place.push(scorer, results=judged(tmp_path / "forced", decide([FAILED], FORCE)))
     record = storage.read_json(f"{uri}/version.json")["decision"]
-    for made in (place.decision(), record):
-        assert (made["verdict"], made["override"]) == ("forced", "the champion is broken")
-        assert made["published"] == {"version": 1, "uri": uri}
+    for decision_record in (place.decision(), record):
+        assert (decision_record["verdict"], decision_record["override"]) == ("forced", "the champion is broken")
+        assert decision_record["published"] == {"version": 1, "uri": uri}
     for card in ("model_card.md", "model_card.html"):
         text = storage.read_bytes(f"{uri}/{card}").decode()
         assert "Forced by a person: the champion is broken" in text
         assert "SRCC is .3; it has to be at least .5." in text
 
 
-def test_a_push_that_breaks_off_leaves_the_decision_failed_with_the_reason(
+def test_a_push_that_breaks_off_leaves_a_failed_decision_with_the_reason(
     place: Place, scorer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(saved_model, "export", lambda *_: (_ for _ in ()).throw(RuntimeError("disk full\nand more")))
     with pytest.raises(RuntimeError, match="disk full"):
         place.push(scorer)
-    made = place.decision()
-    assert (made["verdict"], made["published"], made["publish"]) == ("failed", None, False)
-    assert made["reasons"] == ["push broke off: RuntimeError: disk full"]
-    assert [gate["key"] for gate in made["gates"]] == ["emd"]
+    failed = place.decision()
+    assert (failed["verdict"], failed["published"], failed["publish"]) == ("failed", None, False)
+    assert failed["reasons"] == ["push broke off: RuntimeError: disk full"]
+    assert [gate["key"] for gate in failed["gates"]] == ["emd"]
     monkeypatch.undo()
     assert place.push(scorer).endswith("/portraits/1")
     assert place.decision()["verdict"] == "published"
 
 
-def test_a_decision_that_cannot_be_written_does_not_hide_why_push_broke_off(
+def test_an_unwritable_decision_does_not_hide_the_error_of_the_push(
     place: Place, scorer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path(place.workspace, "runs", "run", "decision.json").mkdir(parents=True)
@@ -243,7 +243,7 @@ def test_a_decision_that_cannot_be_written_does_not_hide_why_push_broke_off(
 # Uploading
 
 
-def test_saved_model_is_the_last_file_to_arrive(google: gcs.Server, scorer: Path, results: Path) -> None:
+def test_saved_model_pb_is_the_last_file_to_be_uploaded(google: gcs.Server, scorer: Path, results: Path) -> None:
     Place("gs://bucket", results).push(scorer)
     uploads = [json.loads(request.body.split(b"\r\n\r\n")[1].split(b"\r\n")[0]) for request in google.requests
                if request.query.get("uploadType") == "multipart"]  # fmt: skip
@@ -252,7 +252,7 @@ def test_saved_model_is_the_last_file_to_arrive(google: gcs.Server, scorer: Path
     assert arrived[-1].endswith("/saved_model.pb")
 
 
-def test_pushes_at_once_lose_no_version(place: Place, scorer: Path) -> None:
+def test_concurrent_pushes_lose_no_version(place: Place, scorer: Path) -> None:
     with ThreadPoolExecutor(3) as pool:
         uris = list(pool.map(lambda run: place.push(scorer, f"run-{run}"), range(3)))
     assert sorted(uri.rsplit("/", 1)[-1] for uri in uris) == ["1", "2", "3"]
@@ -263,12 +263,12 @@ def test_pushes_at_once_lose_no_version(place: Place, scorer: Path) -> None:
 # What must not be published
 
 
-def test_a_version_that_disagrees_is_removed_and_the_champion_stays(
+def test_a_saved_model_with_other_scores_is_removed_and_the_champion_stays(
     place: Place, scorer: Path, other: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.push(scorer, "good")
-    export, wrong = saved_model.export, bundle.load(scorer)
-    monkeypatch.setattr(saved_model, "export", lambda _, folder, name: export(wrong, folder, name))
+    export, wrong_scorer = saved_model.export, bundle.load(scorer)
+    monkeypatch.setattr(saved_model, "export", lambda _, folder, name: export(wrong_scorer, folder, name))
     with pytest.raises(
         ValueError, match=r"expected the SavedModel of .*/portraits/2 to answer as the scorer does to within 0.001, but"
     ):
@@ -278,26 +278,28 @@ def test_a_version_that_disagrees_is_removed_and_the_champion_stays(
     assert not storage.exists(RunPaths(place.workspace, "bad").published)
 
 
-def test_a_portable_network_that_disagrees_is_not_published_either(
+def test_a_litert_model_with_other_scores_is_not_published(
     place: Place, scorer: Path, other: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export, wrong = saved_model.export_litert, bundle.load(scorer)
-    monkeypatch.setattr(saved_model, "export_litert", lambda _, *places, **about: export(wrong, *places, **about))
+    export, wrong_scorer = saved_model.export_litert, bundle.load(scorer)
+    monkeypatch.setattr(
+        saved_model, "export_litert", lambda _, *folders, **metadata: export(wrong_scorer, *folders, **metadata)
+    )
     with pytest.raises(ValueError, match=r"expected the portable network of .*/portraits/1 to answer as the scorer"):
         place.push(other)
     assert place.files(1) == set()
 
 
-def test_the_error_on_the_test_photos_and_the_data_sets_sizes_are_published(whole: tuple[Place, Provenance]) -> None:
-    about = storage.read_json(f"{whole[0].models}/portraits/1/portable/portable.json")
-    assert (about["error"], about["ingestion"]["shorter_side"]) == (0.8, 320)
+def test_the_test_error_and_the_ingestion_settings_are_published(whole: tuple[Place, Provenance]) -> None:
+    metadata = storage.read_json(f"{whole[0].models}/portraits/1/portable/portable.json")
+    assert (metadata["error"], metadata["ingestion"]["shorter_side"]) == (0.8, 320)
 
 
-def test_given_photos_are_compared_too(
+def test_photos_of_the_caller_are_compared_too(
     place: Place, scorer: Path, other: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export, wrong = saved_model.export, bundle.load(scorer)
-    monkeypatch.setattr(saved_model, "export", lambda _, folder, name: export(wrong, folder, name))
+    export, wrong_scorer = saved_model.export, bundle.load(scorer)
+    monkeypatch.setattr(saved_model, "export", lambda _, folder, name: export(wrong_scorer, folder, name))
     monkeypatch.setattr(warmup, "photos", lambda: ())
     with pytest.raises(ValueError, match="on 1 photos"):
         place.push(other, photos=[png(200)])
@@ -319,13 +321,15 @@ def test_a_folder_without_a_bundle_takes_no_version(place: Place, tmp_path: Path
     assert not storage.exists(place.models)
 
 
-def test_a_name_that_leads_elsewhere_is_refused(place: Place, scorer: Path) -> None:
+def test_a_model_name_with_a_path_is_refused(place: Place, scorer: Path) -> None:
     with pytest.raises(ValueError, match="expected a model name"):
         place.push(scorer, name="../x")
 
 
 @pytest.mark.parametrize("made", [decide([FAILED], Policy()), Decision("skipped", ["3 new labels."])])
-def test_what_evaluation_refused_is_not_published(place: Place, scorer: Path, tmp_path: Path, made: Decision) -> None:
+def test_a_refused_or_skipped_scorer_is_not_published(
+    place: Place, scorer: Path, tmp_path: Path, made: Decision
+) -> None:
     with pytest.raises(ValueError, match=f"expected a decision to publish in .*, got '{made.verdict}'"):
         place.push(scorer, results=judged(tmp_path / "refused", made))
     assert not storage.exists(place.models)
@@ -338,29 +342,27 @@ def test_without_a_decision_nothing_is_published(place: Place, scorer: Path, tmp
     assert not storage.exists(place.models)
 
 
-# Trying again
+# Retries
 
 
-def test_a_run_that_pushes_again_finds_its_version(google: gcs.Server, scorer: Path, results: Path) -> None:
+def test_a_run_that_pushes_again_finds_its_own_version(google: gcs.Server, scorer: Path, results: Path) -> None:
     place = Place("gs://bucket", results)
-    first = place.push(scorer)
-    before = google.data("bucket")
-    for last in ("published", "decision"):  # as if killed just before the last writes
-        storage.delete_tree(getattr(RunPaths(place.workspace, "run"), last))
-    assert place.push(scorer) == first
-    assert google.data("bucket") == before
+    first_uri = place.push(scorer)
+    stored = google.data("bucket")
+    for record in ("published", "decision"):  # as if killed just before the last writes
+        storage.delete_tree(getattr(RunPaths(place.workspace, "run"), record))
+    assert place.push(scorer) == first_uri
+    assert google.data("bucket") == stored
 
 
-def test_a_push_tried_again_after_a_newer_one_leaves_the_newer_champion(
-    place: Place, scorer: Path, other: Path
-) -> None:
+def test_a_repeated_older_push_keeps_the_newer_champion(place: Place, scorer: Path, other: Path) -> None:
     place.push(scorer, "monday")
     place.push(other, "tuesday")
     place.push(scorer, "monday")
     assert place.channels == {"champion": 2, "previous": 1}
 
 
-def test_an_upload_that_breaks_off_leaves_nothing_and_is_tried_again(
+def test_an_interrupted_upload_leaves_no_file_and_can_be_repeated(
     google: gcs.Server, scorer: Path, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = Place("gs://bucket", results)
@@ -375,7 +377,7 @@ def test_an_upload_that_breaks_off_leaves_nothing_and_is_tried_again(
     assert place.files(1) == FILES
 
 
-def test_what_a_killed_push_left_is_replaced(place: Place, scorer: Path) -> None:
+def test_files_of_a_killed_push_are_replaced(place: Place, scorer: Path) -> None:
     export_of_a_killed_push = f"{place.models}/portraits/1/variables/variables.data-00000-of-00002"
     fingerprint = storage.read_json(place.push(scorer, "first") + "/version.json")["scorer"]
     storage.delete_tree(f"{place.models}/portraits")
@@ -385,11 +387,11 @@ def test_what_a_killed_push_left_is_replaced(place: Place, scorer: Path) -> None
     assert place.files(1) == FILES
 
 
-# The bundle beside it
+# The bundle of a version
 
 
 @pytest.mark.parametrize(("uri", "server"), [("gs://bucket", "google"), ("s3://bucket", "amazon")])
-def test_the_bundle_of_a_version_is_the_one_that_was_published(
+def test_a_versions_bundle_is_the_published_bundle(
     uri: str, server: str, scorer: Path, results: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     request.getfixturevalue(server)
@@ -397,29 +399,30 @@ def test_the_bundle_of_a_version_is_the_one_that_was_published(
     photos = list(warmup.photos())
     np.testing.assert_array_equal(saved_model.load_bundle(version).score(photos), bundle.load(scorer).score(photos))
     storage.download_tree(f"{version}/bundle", tmp_path / "bundle")
-    again = Place(str(tmp_path), results).push(tmp_path / "bundle")
+    republished = Place(str(tmp_path), results).push(tmp_path / "bundle")
     assert (
-        storage.read_json(f"{again}/version.json")["scorer"] == storage.read_json(f"{version}/version.json")["scorer"]
+        storage.read_json(f"{republished}/version.json")["scorer"]
+        == storage.read_json(f"{version}/version.json")["scorer"]
     )
 
 
-def test_a_version_is_loaded_without_what_it_does_not_need(
+def test_a_version_is_loaded_without_fetching_unneeded_files(
     version: str, amazon: s3.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage.upload_tree(version, "s3://bucket/1")
-    fetched = []
+    fetched_files = []
     download = storage.download_tree
 
-    def noting(uri: str, folder: str, *others: object) -> None:
-        download(uri, folder, *others)
-        fetched.extend(file.name for file in storage.list_files(str(folder)))
+    def recording_download(uri: str, folder: str, *arguments: object) -> None:
+        download(uri, folder, *arguments)
+        fetched_files.extend(file.name for file in storage.list_files(str(folder)))
 
-    monkeypatch.setattr(storage, "download_tree", noting)
+    monkeypatch.setattr(storage, "download_tree", recording_download)
     saved_model.load("s3://bucket/1")
-    assert set(fetched) == {file for file in FILES if not file.startswith(("bundle/", "portable/scorer"))}
+    assert set(fetched_files) == {file for file in FILES if not file.startswith(("bundle/", "portable/scorer"))}
 
 
-def test_a_version_without_its_bundle_is_named(version: str, tmp_path: Path) -> None:
+def test_a_version_without_its_bundle_is_named_in_the_error(version: str, tmp_path: Path) -> None:
     storage.download_tree(version, tmp_path / "1", exclude=["bundle"])
     with pytest.raises(
         FileNotFoundError, match=r"expected the bundle of a published version in .*/1/bundle, found none"
@@ -430,7 +433,7 @@ def test_a_version_without_its_bundle_is_named(version: str, tmp_path: Path) -> 
 # Explanations
 
 
-def test_the_signature_that_explains_is_the_agreed_one(version: str) -> None:
+def test_the_explain_signature_has_the_agreed_inputs_and_outputs(version: str) -> None:
     signature = tf.saved_model.load(version).signatures["explain"]
     assert {name: spec.dtype for name, spec in signature.structured_input_signature[1].items()} == {
         "image_bytes": tf.string
@@ -445,7 +448,7 @@ def test_the_signature_that_explains_is_the_agreed_one(version: str) -> None:
     }
 
 
-def test_an_explanation_is_the_scorers_own_and_its_scores_are_those_that_are_served(place: Place, scorer: Path) -> None:
+def test_an_explanation_equals_the_scorers_and_holds_the_served_scores(place: Place, scorer: Path) -> None:
     model = saved_model.load(place.push(scorer))
     photos = [*warmup.photos(), png(40), png(200)]
     explained, answers = model.explain(photos, batch_size=2), model.predict(photos)
@@ -464,7 +467,7 @@ def test_explaining_adds_no_copy_of_the_weights(scorer: Path, tmp_path: Path, mo
     assert with_maps < without + 1000
 
 
-def test_a_version_from_before_explanations_scores_and_says_that_it_explains_nothing(
+def test_a_version_without_the_explain_signature_scores_and_refuses_to_explain(
     scorer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving_outputs, "is_pooled", lambda model: False)
@@ -486,7 +489,7 @@ def png(brightness: int, size: tuple[int, int] = (50, 70)) -> bytes:
     return data.getvalue()
 
 
-def test_it_answers_as_the_scorer_does_for_every_size_and_format(version: str, nima: Path) -> None:
+def test_the_saved_model_gives_the_scorers_votes_for_every_size_and_format(version: str, nima: Path) -> None:
     photos = [*warmup.photos(), *(png(brightness, size) for brightness in (40, 200) for size in ((33, 90), (400, 32)))]
     votes = bundle.load(nima).score(photos)
     answers = saved_model.load(version).predict(photos)
@@ -496,7 +499,7 @@ def test_it_answers_as_the_scorer_does_for_every_size_and_format(version: str, n
     np.testing.assert_allclose(answers["std"], regression.vote_deviations(votes), atol=1e-4)
 
 
-def test_its_signature_is_the_agreed_one(version: str) -> None:
+def test_the_serving_signature_has_the_agreed_inputs_and_outputs(version: str) -> None:
     signature = tf.saved_model.load(version).signatures["serving_default"]
     _, inputs = signature.structured_input_signature
     assert {name: (spec.shape.as_list(), spec.dtype) for name, spec in inputs.items()} == {
@@ -513,10 +516,10 @@ def test_its_signature_is_the_agreed_one(version: str) -> None:
 def test_a_photo_gets_the_same_score_in_any_batch(version: str) -> None:
     model = saved_model.load(version)
     photos = [png(brightness) for brightness in range(20, 220, 5)]
-    together = model.score(photos)
-    assert together.shape == (40, 10)
-    assert together.dtype == np.float32
-    np.testing.assert_allclose(np.concatenate([model.score([photo]) for photo in photos]), together, atol=1e-4)
+    batch_scores = model.score(photos)
+    assert batch_scores.shape == (40, 10)
+    assert batch_scores.dtype == np.float32
+    np.testing.assert_allclose(np.concatenate([model.score([photo]) for photo in photos]), batch_scores, atol=1e-4)
 
 
 def test_no_photos_get_no_scores(version: str) -> None:
@@ -524,31 +527,31 @@ def test_no_photos_get_no_scores(version: str) -> None:
 
 
 def fields(message: bytes) -> dict[int, list[bytes]]:
-    """The length-delimited fields of a protobuf message by number, read off the wire without its definition."""
-    found: dict[int, list[bytes]] = {}
-    place = 0
+    """Return the length-delimited fields of a protobuf message by number, without the message's definition."""
+    values_by_number: dict[int, list[bytes]] = {}
+    position = 0
 
     def number() -> int:
-        nonlocal place
+        nonlocal position
         value = shift = 0
         while True:
-            byte = message[place]
-            place += 1
+            byte = message[position]
+            position += 1
             value |= (byte & 0x7F) << shift
             shift += 7
             if byte < 0x80:
                 return value
 
-    while place < len(message):
+    while position < len(message):
         tag = number()
         assert tag & 7 == 2, "expected texts, bytes and messages only"
         length = number()
-        found.setdefault(tag >> 3, []).append(message[place : place + length])
-        place += length
-    return found
+        values_by_number.setdefault(tag >> 3, []).append(message[position : position + length])
+        position += length
+    return values_by_number
 
 
-def test_the_warm_up_requests_are_predictions_that_the_signature_answers(version: str) -> None:
+def test_the_signature_answers_the_warm_up_requests(version: str) -> None:
     model = tf.saved_model.load(version).signatures["serving_default"]
     sizes = []
     for record in tf.data.TFRecordDataset(f"{version}/{warmup.FILE}").as_numpy_iterator():
@@ -573,14 +576,14 @@ def test_a_version_a_model_and_the_folder_of_one_model_all_lead_to_the_version(v
     assert [channels.resolve(uri) for uri in (version, model, model.rsplit("/", 1)[0])] == [version] * 3
 
 
-def test_of_several_models_one_has_to_be_named(tmp_path: Path) -> None:
+def test_resolving_a_folder_of_several_models_asks_for_a_name(tmp_path: Path) -> None:
     for name in ("portraits", "pets"):
         channels.promote_pushed(str(tmp_path), name, 1)
     with pytest.raises(ValueError, match=r"expected one model in .*, found \['pets', 'portraits'\]; name one"):
         channels.resolve(str(tmp_path))
 
 
-def test_where_no_version_is_none_is_found(tmp_path: Path) -> None:
+def test_resolving_a_folder_without_a_version_fails(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="expected a published version"):
         channels.resolve(str(tmp_path))
 
@@ -589,14 +592,14 @@ def test_a_version_knows_its_number(version: str) -> None:
     assert saved_model.load(version).version == 1
 
 
-def test_a_version_that_is_not_complete_is_not_loaded(version: str, tmp_path: Path) -> None:
+def test_an_incomplete_version_is_not_loaded(version: str, tmp_path: Path) -> None:
     storage.download_tree(version, tmp_path / "1")
     (tmp_path / "1" / "saved_model.pb").unlink()
     with pytest.raises(FileNotFoundError, match=r"found no saved_model\.pb in it"):
         saved_model.load(str(tmp_path / "1"))
 
 
-def test_a_broken_version_is_named(version: str, tmp_path: Path) -> None:
+def test_a_broken_saved_model_is_named_in_the_error(version: str, tmp_path: Path) -> None:
     storage.download_tree(version, tmp_path / "1")
     (tmp_path / "1" / "saved_model.pb").write_bytes(b"not a graph")
     integrity.write_record(tmp_path / "1", {})
@@ -604,7 +607,7 @@ def test_a_broken_version_is_named(version: str, tmp_path: Path) -> None:
         saved_model.load(str(tmp_path / "1"))
 
 
-def test_another_kind_of_saved_model_is_named(tmp_path: Path) -> None:
+def test_a_saved_model_with_another_signature_is_refused(tmp_path: Path) -> None:
     module = tf.Module()
     module.answer = tf.function(lambda x: {"score": x}, input_signature=[tf.TensorSpec([None], tf.float32)])
     tf.saved_model.save(module, str(tmp_path / "1"), signatures={"serving_default": module.answer})
