@@ -1,4 +1,4 @@
-"""Photos decoded in a process of their own."""
+"""Decode a photo in a process of its own."""
 
 import os
 
@@ -24,17 +24,17 @@ def _sleep(there: object, *_: object) -> None:
     time.sleep(60)
 
 
-def test_a_photo_decoded_apart_is_the_same():
+def test_a_photo_decoded_in_a_subprocess_is_the_same():
     assert attempts.normalise_in_subprocess(PHOTO, SETTINGS, 60) == (decoding.normalise(PHOTO, SETTINGS), (90, 120))
 
 
-def test_what_is_no_photo_is_refused_apart_as_here():
+def test_an_empty_file_is_refused_in_a_subprocess():
     with pytest.raises(UnusablePhotoError, match="expected a photo, got an empty file"):
         attempts.normalise_in_subprocess(b"", SETTINGS, 60)
 
 
 @pytest.mark.parametrize(("end", "seconds", "words"), [(_die, 60, "ends the process"), (_sleep, 0.2, "within 0.2 s")])
-def test_a_photo_that_ends_or_holds_its_process_is_unreadable(monkeypatch, end, seconds, words):
+def test_a_photo_that_crashes_or_stalls_the_subprocess_is_unreadable(monkeypatch, end, seconds, words):
     monkeypatch.setattr(attempts, "_normalise", end)
     with pytest.raises(UnusablePhotoError, match=words) as caught:
         attempts.normalise_in_subprocess(PHOTO, SETTINGS, seconds)

@@ -1,4 +1,4 @@
-"""The clients of Triton and KServe as they are published ask the whole server: they are answered, or told why not."""
+"""The published clients of Triton and KServe ask the whole server and get its answers and errors."""
 
 import json
 import subprocess
@@ -35,7 +35,7 @@ def server(small_models, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def mean(server) -> float:
-    """The photo's score by the product's own address."""
+    """Return the photo's score from the project's own route."""
     answer = httpx.post(f"{server.url}/score", files={"photos": PHOTO}, headers=KEY, timeout=None)
     return answer.json()["photos"][0]["mean"]
 
@@ -50,19 +50,19 @@ def triton(server):
 
 
 def infer(client: Any, photo: bytes, model: str = "portraits", shape: tuple[int, ...] = (1,), key: Any = KEY) -> Any:
-    asked = tritonclient.http.InferInput("image_bytes", shape, "BYTES")
-    asked.set_data_from_numpy(np.full(shape, photo, object))
-    return client.infer(model, [asked], headers=key)
+    tensor = tritonclient.http.InferInput("image_bytes", shape, "BYTES")
+    tensor.set_data_from_numpy(np.full(shape, photo, object))
+    return client.infer(model, [tensor], headers=key)
 
 
-def test_tritons_client_finds_server_and_model_ready(triton):
+def test_triton_client_finds_server_and_model_ready(triton):
     assert triton.is_server_live()
     assert triton.is_server_ready()
     assert triton.is_model_ready("portraits", headers=KEY)
     assert not triton.is_model_ready("other", headers=KEY)
 
 
-def test_tritons_client_gets_the_score_of_a_photo_of_any_size(triton, mean):
+def test_triton_client_gets_the_score_of_a_photo_of_any_size(triton, mean):
     for photo in (PHOTO, PHOTO + b"x" * 2_000_000):
         answer = infer(triton, photo)
         assert answer.as_numpy("mean") == pytest.approx([mean])
@@ -78,7 +78,7 @@ def test_tritons_client_gets_the_score_of_a_photo_of_any_size(triton, mean):
         ({"photo": b"x" * (BODY + 1)}, f"[413] {TOO_LARGE}"),
     ],
 )
-def test_tritons_client_tells_an_error_in_the_servers_words(triton, asked, told):
+def test_triton_client_raises_the_servers_error_message(triton, asked, told):
     with pytest.raises(InferenceServerException) as caught:
         infer(triton, **{"photo": PHOTO, **asked})
     assert str(caught.value) == told
@@ -89,27 +89,27 @@ def test_tritons_client_tells_an_error_in_the_servers_words(triton, asked, told)
 
 @pytest.fixture(scope="module")
 def kserve(server, tmp_path_factory) -> dict[str, Any]:
-    """What KServe's client was answered, by protocol and question, in one go: it takes seconds to load."""
+    """Return the answers of KServe's client, by protocol and question; one process asks all, as it loads slowly."""
     if not KSERVE.exists():
         pytest.skip("run make manifests first: it makes .venv-kserve, with KServe's own client")
     file = tmp_path_factory.mktemp("photo") / "photo.jpg"
     file.write_bytes(PHOTO)
     command = [str(KSERVE), str(ROOT / "tests" / "builders" / "kserve_client.py"), server.url, str(file)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("protocol", ["v1", "v2"])
-def test_kserves_client_finds_server_and_model_ready(kserve, protocol):
-    told = kserve[protocol]
-    assert (told["live"], told["model"]) == (True, True)
-    assert told["ready"] is (True if protocol == "v2" else None)  # of which version 1 knows nothing
-    assert told["other model"] is False if protocol == "v2" else OTHER in told["other model"]
+def test_kserve_client_finds_server_and_model_ready(kserve, protocol):
+    answers = kserve[protocol]
+    assert (answers["live"], answers["model"]) == (True, True)
+    assert answers["ready"] is (True if protocol == "v2" else None)  # version 1 has no readiness of the server
+    assert answers["other model"] is False if protocol == "v2" else OTHER in answers["other model"]
 
 
 @pytest.mark.parametrize("protocol", ["v1", "v2"])
-def test_kserves_client_gets_the_score(kserve, protocol, mean):
+def test_kserve_client_gets_the_score(kserve, protocol, mean):
     assert kserve[protocol]["score"] == pytest.approx(mean)
 
 
@@ -123,7 +123,7 @@ def test_kserves_client_gets_the_score(kserve, protocol, mean):
         ("too large", 413, TOO_LARGE),
     ],
 )
-def test_kserves_client_tells_an_error_in_the_servers_words(kserve, protocol, asked, status, told):
+def test_kserve_client_raises_the_servers_error_message(kserve, protocol, asked, status, told):
     text, sentence = kserve[protocol][asked]
     expected = told[protocol] if isinstance(told, dict) else told
     assert f"'{status} " in text

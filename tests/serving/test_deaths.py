@@ -1,4 +1,4 @@
-"""A worker dies while there is trouble beside the server: with what is left, every request is answered."""
+"""A worker dies while storage or the version fails: every request is still answered."""
 
 import os
 import shutil
@@ -26,19 +26,19 @@ pytestmark = pytest.mark.skipif(not NGINX, reason="needs Nginx, without which a 
 
 @pytest.fixture
 def own(small_models, tmp_path) -> Path:
-    """A folder of all models that the test may change."""
+    """Copy all models to a folder that the test may change."""
     folder = tmp_path / "models"
     shutil.copytree(small_models, folder)
     return folder
 
 
 def answering(server: Server, workers: int) -> None:
-    """Wait until so many workers have loaded a version since the server began."""
-    until(lambda: [each["event"] for each in server.log()].count("serving") == workers, f"{workers} have answered")
+    """Wait until this number of workers has loaded a version since the server began."""
+    until(lambda: [entry["event"] for entry in server.log()].count("serving") == workers, f"{workers} have answered")
 
 
 def kill_each_worker(server: Server, load: Load) -> None:
-    """Kill one worker after the other; the next one only when the one that took its place answers."""
+    """Kill one worker after the other; wait each time until the new worker answers."""
     for deaths, victim in enumerate(server.workers(), start=1):
         os.kill(victim, signal.SIGKILL)
         answering(server, WORKERS + deaths)
@@ -65,7 +65,7 @@ def without_channels(models: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [damaged, half_copied, half_copied_when_promoted, without_channels])
-def test_workers_that_die_while_the_champion_is_damaged_cost_no_request(own, tmp_path, spoil: Callable[[Path], None]):
+def test_workers_that_die_while_the_champion_is_damaged_fail_no_request(own, tmp_path, spoil: Callable[[Path], None]):
     with started(own, tmp_path, "--workers", str(WORKERS)) as server, Load(server, PHOTO) as load:
         answering(server, WORKERS)
         spoil(own)
@@ -74,7 +74,7 @@ def test_workers_that_die_while_the_champion_is_damaged_cost_no_request(own, tmp
     assert load.versions == {1}
 
 
-def test_workers_that_die_while_the_bucket_is_out_cost_no_request(small_models, tmp_path, monkeypatch):
+def test_workers_that_die_while_the_bucket_fails_fail_no_request(small_models, tmp_path, monkeypatch):
     with gcs.Server("bucket") as bucket:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", bucket.url)
         storage.upload_tree(small_models, "gs://bucket/models")
@@ -86,9 +86,9 @@ def test_workers_that_die_while_the_bucket_is_out_cost_no_request(small_models, 
     assert load.versions == {1}
 
 
-def test_a_worker_that_has_no_version_takes_no_request_until_it_has_one(own, tmp_path):
+def test_a_worker_without_a_version_takes_no_request_until_it_has_one(own, tmp_path):
     network = own / "portraits" / "1" / "portable" / "scorer.tflite"
-    whole = network.read_bytes()
+    intact = network.read_bytes()
     with started(own, tmp_path, "--workers", str(WORKERS)) as server, Load(server, PHOTO) as load:
         answering(server, WORKERS)
         damaged(own)
@@ -96,15 +96,15 @@ def test_a_worker_that_has_no_version_takes_no_request_until_it_has_one(own, tmp
         shutil.rmtree(copies)
         victim = server.workers()[0]
         os.kill(victim, signal.SIGKILL)
-        until(lambda: any(each["event"] == "failing" for each in server.log()), "the new worker has no version")
+        until(lambda: any(entry["event"] == "failing" for entry in server.log()), "the new worker has no version")
         before = len(load.statuses)
         until(lambda: len(load.statuses) > before + 50, "the other one answers")
-        network.write_bytes(whole)
+        network.write_bytes(intact)
         answering(server, WORKERS + 1)
     assert set(load.statuses) == {200}
 
 
-def test_a_server_that_is_started_again_goes_on_with_what_answered_last(small_models, tmp_path, monkeypatch):
+def test_a_restarted_server_serves_its_last_version_when_the_bucket_is_empty(small_models, tmp_path, monkeypatch):
     with gcs.Server("bucket") as bucket:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", bucket.url)
         storage.upload_tree(small_models, "gs://bucket/models")
@@ -112,13 +112,13 @@ def test_a_server_that_is_started_again_goes_on_with_what_answered_last(small_mo
             answering(server, 1)
         storage.delete_tree("gs://bucket/models/portraits")
         with started("gs://bucket/models", tmp_path, "--workers", "1") as server:
-            told = httpx.get(f"{server.url}/ready").json()
+            readiness = httpx.get(f"{server.url}/ready").json()
             assert httpx.post(f"{server.url}/score", files={"photos": PHOTO}, timeout=None).status_code == 200
-    assert told["version"] == "1"
-    assert told["failing"]
+    assert readiness["version"] == "1"
+    assert readiness["failing"]
 
 
-def test_workers_that_die_while_a_photo_of_megabytes_arrives_cost_nothing(small_models, tmp_path):
+def test_workers_that_die_while_a_large_photo_arrives_fail_no_request(small_models, tmp_path):
     with started(small_models, tmp_path, "--workers", str(WORKERS)) as server:
         answering(server, WORKERS)
         with Request(server, len(LARGE), LARGE[:-1000], Content_Type="image/jpeg") as request:
@@ -131,7 +131,7 @@ def test_workers_that_die_while_a_photo_of_megabytes_arrives_cost_nothing(small_
     assert 1 < document["predictions"][0]["mean"] < 10
 
 
-def test_a_photo_of_megabytes_that_a_worker_without_a_version_got_is_answered_by_another(small_models, tmp_path):
+def test_a_large_photo_that_reaches_a_worker_without_a_version_is_answered_by_another_worker(small_models, tmp_path):
     with started(small_models, tmp_path, "--workers", str(WORKERS), module="tests.builders.unready") as server:
         answering(server, WORKERS)
         unready.make(server.run(), server.workers()[0])
@@ -143,7 +143,7 @@ def test_a_photo_of_megabytes_that_a_worker_without_a_version_got_is_answered_by
 
 
 @pytest.mark.parametrize("place", ["folder", "bucket"])
-def test_a_server_of_one_version_goes_on_when_that_is_removed_also_after_a_death(own, tmp_path, google, place):
+def test_a_server_of_a_fixed_version_survives_its_removal_and_worker_deaths(own, tmp_path, google, place):
     for version in (2, 3):
         channels.set_channel(str(own), "portraits", version, why="a test")
     models = str(own)

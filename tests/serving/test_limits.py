@@ -1,4 +1,4 @@
-"""What strangers can do to the whole server: the key before the body, bounded bodies, and each client's share."""
+"""Limits of the whole server: keys before bodies, bounded bodies, and limits for each client."""
 
 import json
 import re
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(not NGINX, reason="Nginx is not installed")
 
 @pytest.fixture(scope="module")
 def locked(small_models, tmp_path_factory):
-    """A server that asks for a key, and whose clients have three requests at once."""
+    """Start a server that needs a key and allows each client three concurrent requests."""
     folder = tmp_path_factory.mktemp("locked")
     options = ("--workers", "2", "--body", str(BODY), "--seconds", "3", "--connections", "3")
     with started(small_models, folder, *options, SCORER_KEYS="open,another") as running:
@@ -38,10 +38,9 @@ def locked(small_models, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def unlocked(small_models, tmp_path_factory):
-    """A server that asks for none, behind a proxy on this machine, with two requests at once and ten a second.
+    """Start a server without keys behind a proxy on this machine.
 
-    Its bodies find room for two megabytes.
-    """
+    Each client has two concurrent requests and ten a second. All bodies together have two megabytes."""
     folder = tmp_path_factory.mktemp("unlocked")
     options = ("--workers", "1", "--connections", "2", "--rate", "10", "--proxies", "127.0.0.0/8")
     options += ("--held", "2000000", "--body", "1500000")
@@ -54,7 +53,7 @@ def unlocked(small_models, tmp_path_factory):
 
 @pytest.mark.parametrize("size", [100, BODY, None], ids=["small", "large", "in chunks"])
 @pytest.mark.parametrize("key", [None, "wrong"])
-def test_a_stranger_is_refused_before_any_of_the_body_is_sent(locked, size, key):
+def test_a_request_without_a_known_key_is_refused_before_its_body_is_sent(locked, size, key):
     with Request(locked, size, **({"X_API_Key": key} if key else {})) as request:
         status, document, answer = request.answer()
     assert status == 401
@@ -62,7 +61,7 @@ def test_a_stranger_is_refused_before_any_of_the_body_is_sent(locked, size, key)
     assert answer.headers.get_all("www-authenticate") == ["Bearer"]
 
 
-def test_a_known_key_lets_any_size_through(locked):
+def test_a_known_key_allows_bodies_of_any_size(locked):
     for key in (KEY, {"authorization": "Bearer another"}):
         answer = httpx.post(f"{locked.url}/score", files={"photos": PHOTO}, headers=key)
         assert answer.status_code == 200
@@ -77,7 +76,7 @@ def test_probes_and_pages_need_no_key_and_take_no_body(locked):
         assert request.answer()[0] == 413
 
 
-def test_where_nginx_asks_for_the_key_nobody_else_can(locked):
+def test_clients_cannot_reach_nginxs_internal_key_check(locked):
     answer = httpx.get(f"{locked.url}/key")
     assert (answer.status_code, answer.json()["status"]) == (404, 404)
 
@@ -86,8 +85,8 @@ def test_where_nginx_asks_for_the_key_nobody_else_can(locked):
 
 
 @pytest.mark.parametrize("size", [100, BODY, None], ids=["small", "large", "in chunks"])
-def test_a_body_that_dribbles_is_given_up_when_its_time_is_over(locked, size):
-    """Each byte comes in time, all of them do not."""
+def test_a_body_that_arrives_byte_by_byte_is_refused_after_the_time_limit(locked, size):
+    """Each byte comes in time, but the whole body does not."""
     with Request(locked, size, X_API_Key="open") as request:
         request.socket.settimeout(0.5)
         received = b""
@@ -103,9 +102,9 @@ def test_a_body_that_dribbles_is_given_up_when_its_time_is_over(locked, size):
 
 
 @pytest.mark.parametrize("size", [100, BODY])
-def test_a_body_that_stops_is_given_up(locked, size):
+def test_a_connection_whose_body_stops_is_closed(locked, size):
     with Request(locked, size, b"x", X_API_Key="open") as request:
-        assert request.socket.recv(1) == b""  # Nginx says nothing to who is silent
+        assert request.socket.recv(1) == b""  # Nginx closes a silent connection without an answer
 
 
 @pytest.mark.parametrize("size", [900_000, BODY, None])
@@ -116,10 +115,10 @@ def test_no_body_is_written_to_a_disk(locked, size):
     with Request(locked, size, sent if size else b"%x\r\n%b\r\n" % (length - 1, sent), X_API_Key="open") as request:
         request.socket.sendall(b"x" if size else b"1\r\nx\r\n0\r\n\r\n")
         assert request.answer()[0] == 422
-    assert folder.stat().st_mtime_ns == before  # no file has come or gone
+    assert folder.stat().st_mtime_ns == before  # no file was added or removed
 
 
-def test_a_body_that_finds_no_room_is_refused_until_others_have_ended(unlocked):
+def test_a_body_beyond_the_total_limit_is_refused_until_other_requests_end(unlocked):
     clients = (f"198.51.{number // 250}.{number % 250 + 1}" for number in range(10_000))  # each sends one request
 
     def more(size: int = 1_000_000, sent: int = 1_000_000) -> Request:
@@ -131,12 +130,12 @@ def test_a_body_that_finds_no_room_is_refused_until_others_have_ended(unlocked):
 
     with ExitStack() as stack:
 
-        def one_is_held() -> bool:
-            """Whether a body is held that leaves no room; of two that come together, either may be refused."""
+        def holds_room() -> bool:
+            """Return whether one large body is held; if two arrive at once, either may be refused."""
             held = stack.enter_context(more(1_500_000, 1_400_000))
             return answered()[0] == 429 and not select([held.socket], [], [], 0)[0]
 
-        until(one_is_held, "there is no room")
+        until(holds_room, "there is no room")
         _, document, answer = answered()
         assert "requests of 2000000 bytes are under way" in document["detail"]
         assert answer.headers["retry-after"] == "1"
@@ -144,9 +143,11 @@ def test_a_body_that_finds_no_room_is_refused_until_others_have_ended(unlocked):
     until(lambda: answered()[0] == 422, "there is room again")
 
 
-def test_the_metrics_lie_in_a_place_of_their_own_and_deaths_do_not_fill_it(locked):
+def test_metrics_files_are_kept_in_shared_memory_and_worker_deaths_add_none(locked):
     environment = dict(
-        each.split(b"=", 1) for each in Path(f"/proc/{locked.workers()[0]}/environ").read_bytes().split(b"\0") if each
+        variable.split(b"=", 1)
+        for variable in Path(f"/proc/{locked.workers()[0]}/environ").read_bytes().split(b"\0")
+        if variable
     )
     folder = Path(environment[b"PROMETHEUS_MULTIPROC_DIR"].decode())
     assert folder.parent == Path("/dev/shm")
@@ -167,10 +168,10 @@ def test_the_metrics_lie_in_a_place_of_their_own_and_deaths_do_not_fill_it(locke
     assert pings() == before
 
 
-# Each client's share
+# Each client's limits
 
 
-def test_a_client_has_so_many_requests_at_once_and_others_are_answered_meanwhile(locked):
+def test_a_client_at_its_concurrency_limit_is_refused_while_others_are_answered(locked):
     with ExitStack() as stack:
         for size in (100, 100, BODY):
             stack.enter_context(Request(locked, size, b"x", X_API_Key="open"))
@@ -183,14 +184,14 @@ def test_a_client_has_so_many_requests_at_once_and_others_are_answered_meanwhile
     until(lambda: post(locked, KEY).status_code == 200, "its places are free again")
 
 
-def test_strangers_take_no_place_of_a_client(locked):
+def test_requests_without_a_known_key_do_not_count_towards_a_clients_limit(locked):
     with ExitStack() as stack:
         for _ in range(10):
             stack.enter_context(Request(locked, 100, b"x", X_API_Key="wrong"))
         assert post(locked, KEY).status_code == 200
 
 
-def test_without_keys_an_address_is_a_client_and_a_proxy_tells_it(unlocked):
+def test_without_keys_a_client_is_an_address_as_the_proxy_forwards_it(unlocked):
     with ExitStack() as stack:
         for _ in range(2):
             stack.enter_context(Request(unlocked, 100, b"x", X_Forwarded_For="192.0.2.1", X_API_Key=str(time.time())))
@@ -198,7 +199,7 @@ def test_without_keys_an_address_is_a_client_and_a_proxy_tells_it(unlocked):
         assert post(unlocked, {"x-forwarded-for": "192.0.2.2"}).status_code == 200
 
 
-def test_a_client_has_so_many_requests_a_second(unlocked):
+def test_a_client_above_its_rate_limit_is_refused(unlocked):
     with httpx.Client(base_url=unlocked.url, headers={"x-forwarded-for": "192.0.2.3"}) as client:
         statuses = [client.get("/about").status_code for _ in range(60)]
     assert set(statuses) <= {200, 429}
@@ -226,7 +227,7 @@ def post(server: Server, headers: dict[str, str]) -> httpx.Response:
         ("GET /about HTTP/3.0\r\nHost: localhost", 501),
     ],
 )
-def test_nginxs_own_errors_are_problems_with_the_headers_of_all_answers(locked, line, status):
+def test_nginxs_own_errors_are_problem_documents_with_the_security_headers(locked, line, status):
     with socket.create_connection(("127.0.0.1", locked.port), timeout=PATIENCE) as connection:
         connection.sendall(f"{line}\r\n\r\n".encode())
         answer = HTTPResponse(connection)
@@ -240,9 +241,9 @@ def test_nginxs_own_errors_are_problems_with_the_headers_of_all_answers(locked, 
         assert answer.headers.get_all(name) == [value]
 
 
-def test_the_configuration_has_no_name_left_to_fill_in():
-    every = ServerSettings(
+def test_the_configuration_has_no_placeholder_left():
+    settings = ServerSettings(
         run="/tmp/run", workers=2, keys=key_digests(["x"]), rate=5, proxies=("10.0.0.0/8",), host="::1"
     )
     for name in (nginx.FRONT, nginx.INSIDE):
-        assert not re.search("<<|>>", nginx.configuration(every, name))
+        assert not re.search("<<|>>", nginx.configuration(settings, name))

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what it says is what the server takes and answers."""
+"""The OpenAPI document agrees with what the server accepts and answers."""
 
 import asyncio
 import base64
@@ -41,16 +41,18 @@ def document(here):
 
 
 def contents(document: dict) -> list[tuple[str, str, dict]]:
-    """All that is taken and answered: where, the media type, and what is said of it."""
-    found = []
+    """Return all request bodies and answers: their location, media type and description."""
+    content = []
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            for status, each in {"body": operation.get("requestBody", {}), **operation["responses"]}.items():
-                found += [(f"{method} {path} {status}", *told) for told in each.get("content", {}).items()]
-    return found
+            for status, message in {"body": operation.get("requestBody", {}), **operation["responses"]}.items():
+                content += [
+                    (f"{method} {path} {status}", *description) for description in message.get("content", {}).items()
+                ]
+    return content
 
 
-# What is answered in which state
+# Answers in each state
 
 
 def post(here, path: str, **options):
@@ -72,38 +74,38 @@ def post(here, path: str, **options):
         ("/rank", {"files": [("photos", BROKEN)]}),
     ],
 )  # fmt: skip
-def test_answers_in_another_form_are_of_their_models_too(here, document, path, options):
+def test_answers_in_another_format_match_their_schemas(here, document, path, options):
     as_told(document, path, post(here, path, **options))
 
 
-def test_json_before_binary_tensors_is_of_its_model(here):
+def test_json_before_binary_tensors_matches_its_schema(here):
     tensor = {"name": "image_bytes", "shape": [1], "datatype": "BYTES", "data": [B64["b64"]]}
-    asked = {"id": "7", "inputs": [tensor], "outputs": [{"name": "mean", "parameters": {"binary_data": True}}]}
-    strictly(json.dumps(asked).encode(), schemas.Infer)
-    answer = post(here, INFER, json=asked)
-    told = strictly(answer.content[: int(answer.headers["inference-header-content-length"])], schemas.Inferred)
-    assert (told["id"], told["outputs"][0]["parameters"]) == ("7", {"binary_data_size": 4})
+    body = {"id": "7", "inputs": [tensor], "outputs": [{"name": "mean", "parameters": {"binary_data": True}}]}
+    strictly(json.dumps(body).encode(), schemas.Infer)
+    answer = post(here, INFER, json=body)
+    head = strictly(answer.content[: int(answer.headers["inference-header-content-length"])], schemas.Inferred)
+    assert (head["id"], head["outputs"][0]["parameters"]) == ("7", {"binary_data_size": 4})
 
 
-def test_lines_are_scores_and_failures(here):
+def test_json_lines_are_scores_or_problems(here):
     body = json.dumps(B64).encode() + b"\n{"
     answer = here.post("/invocations", content=body, headers={"content-type": LINES})
-    good, failed = answer.content.splitlines()
-    strictly(good, schemas.Scores)
+    scores, failed = answer.content.splitlines()
+    strictly(scores, schemas.Scores)
     assert strictly(failed, schemas.FailedLine)["problem"]["status"] == 400
 
 
-def test_what_a_version_with_jobs_and_faces_answers_is_of_its_models(here, document, monkeypatch):
-    class Finds:
+def test_answers_of_a_version_with_jobs_and_faces_match_their_schemas(here, document, monkeypatch):
+    class Detector:
         sha256 = ""
         faces = (geometry.Face(geometry.Box(0.3, 0.2, 0.4, 0.4), ((0.4, 0.3),) * 5, 0.98),)
 
         def find(self, image):
             return list(self.faces)
 
-    detector, served = Finds(), here.state.version_manager.current
+    detector, loaded = Detector(), here.state.version_manager.current
     monkeypatch.setattr(LoadedVersion, "jobs", property(lambda self: ("tutor", "carer")))
-    monkeypatch.setattr(served, "scorer", replace(served.scorer, face_analyzer=FaceAnalyzer(detector)))
+    monkeypatch.setattr(loaded, "scorer", replace(loaded.scorer, face_analyzer=FaceAnalyzer(detector)))
     for path in ("/v1/models/{name}/metadata", "/v2/models/{name}", "/about"):
         as_told(document, path, here.get(path.format(name="portraits")))
     (photo,) = as_told(document, "/score", post(here, "/score", files={"photos": PHOTO}))["photos"]
@@ -113,20 +115,20 @@ def test_what_a_version_with_jobs_and_faces_answers_is_of_its_models(here, docum
     assert photo["face"]["box"] is None
 
 
-def test_advice_of_every_kind_is_of_its_model(here, document, monkeypatch):
-    one = Suggestion("brightness", 0.5, "stops", 0.6, 0.05, 6.9, "Brighten it.", b"jpeg")
-    both = CombinedSuggestion({"brightness": 0.5, "crop": 10.0}, 0.7, 0.05, 7.0, "Do both.", b"jpeg")
-    refused = (
+def test_advice_of_every_kind_matches_its_schema(here, document, monkeypatch):
+    suggestion = Suggestion("brightness", 0.5, "stops", 0.6, 0.05, 6.9, "Brighten it.", b"jpeg")
+    combined = CombinedSuggestion({"brightness": 0.5, "crop": 10.0}, 0.7, 0.05, 7.0, "Do both.", b"jpeg")
+    rejected = (
         RejectedEdit("crop", 10.0, "noise", "It is noise."),
         RejectedEdit("straighten", None, "unfit", "There is none."),
     )
-    monkeypatch.setattr(search, "advise", lambda *_, **__: Advice(6.3, 0.1, (one,), both, refused, 9))
-    told = as_told(document, "/advise", post(here, "/advise", files={"photo": PHOTO}))
-    assert told["together"]["settings"] == both.settings
+    monkeypatch.setattr(search, "advise", lambda *_, **__: Advice(6.3, 0.1, (suggestion,), combined, rejected, 9))
+    advice = as_told(document, "/advise", post(here, "/advise", files={"photo": PHOTO}))
+    assert advice["together"]["settings"] == combined.settings
 
 
 @pytest.mark.parametrize("path", ["/ready", "/v2/health/ready", "/v1/models/{name}", "/about"])
-def test_what_is_answered_while_no_version_is_there_is_as_told(here, document, monkeypatch, path):
+def test_answers_without_a_loaded_version_match_their_schemas(here, document, monkeypatch, path):
     monkeypatch.setattr(here.state.version_manager, "current", None)
     answer = here.get(path.format(name="portraits"))
     assert answer.status_code == 503
@@ -173,15 +175,15 @@ STATES = {"key": {"keys": key_digests(["key"])}, "slow-body": {"seconds": 0.2}}
 
 
 @pytest.mark.parametrize("kind", PROVOKED)
-def test_the_example_of_a_problem_is_what_the_server_says_but_for_numbers(here, small_models, monkeypatch, kind):
+def test_the_example_of_a_problem_is_what_the_server_answers_except_for_numbers(here, small_models, monkeypatch, kind):
     monkeypatch.setattr(LoadedVersion, "jobs", property(lambda self: ("tutor", "child care")))
     if kind == "no-maps":
         monkeypatch.setattr(portrait_api, "_MAP_OUTPUTS", {"heat": "none"})
     if kind == "not-ready":
         monkeypatch.setattr(here.state.version_manager, "current", None)
     if kind in STATES:
-        with Here(replace(SETTINGS, model=str(small_models), **STATES[kind])) as other:
-            answer = PROVOKED[kind](other)
+        with Here(replace(SETTINGS, model=str(small_models), **STATES[kind])) as server:
+            answer = PROVOKED[kind](server)
     else:
         answer = PROVOKED[kind](here)
     strictly(answer.content, schemas.Problem)
@@ -190,54 +192,60 @@ def test_the_example_of_a_problem_is_what_the_server_says_but_for_numbers(here, 
     assert numbers.sub(b"N", answer.content) == numbers.sub(b"N", example)
 
 
-def test_the_example_of_a_photo_that_cannot_be_read_is_what_the_server_says(here):
+def test_the_example_of_an_unreadable_photo_is_what_the_server_answers(here):
     photos = [("photos", PHOTO), ("photos", PHOTO[: len(PHOTO) * 9 // 10])]
     assert here.post("/score", files=photos).json()["photos"][1]["problem"] == schemas.UNREADABLE_EXAMPLE
 
 
-def test_the_example_of_what_is_unknown_is_of_what_the_address_names(document):
-    for where, _, told in contents(document):
-        if where.endswith(" 404"):
-            named = next(each for each in ("label", "version", "model") if f"/{each}s/{{" in where)
-            assert told["example"]["type"].endswith(f":unknown-{named}"), where
+def test_the_example_of_a_404_names_what_the_route_names(document):
+    for location, _, description in contents(document):
+        if location.endswith(" 404"):
+            kind = next(name for name in ("label", "version", "model") if f"/{name}s/{{" in location)
+            assert description["example"]["type"].endswith(f":unknown-{kind}"), location
 
 
-def test_the_example_of_too_much_is_what_nginx_says():
+def test_the_example_of_429_is_what_nginx_answers():
     assert {*PROVOKED, "busy"} == set(openapi.EXAMPLE_PROBLEMS)
     example = json.dumps(openapi.EXAMPLE_PROBLEMS["busy"].to_document(), separators=(",", ":"))
     assert example in nginx.configuration(ServerSettings(run="/tmp/run"), nginx.FRONT)
 
 
 def test_each_error_has_an_example_of_its_own_status(document):
-    for where, _, told in contents(document):
-        if "detail" in told.get("example", ""):
-            assert where.endswith(f" {told['example']['status']}"), where
+    for location, _, description in contents(document):
+        if "detail" in description.get("example", ""):
+            assert location.endswith(f" {description['example']['status']}"), location
 
 
 # Examples
 
 
-def test_every_json_has_an_example_and_it_is_of_its_model(document):
-    for where, media, told in contents(document):
+def test_every_json_has_an_example_that_matches_its_schema(document):
+    for location, media, description in contents(document):
         if media in (JSON, MEDIA_TYPE):
-            assert models_of(told["schema"]), where
-            strictly(json.dumps(told["example"]).encode(), *models_of(told["schema"]))
+            assert models_of(description["schema"]), location
+            strictly(json.dumps(description["example"]).encode(), *models_of(description["schema"]))
 
 
-def test_lines_have_an_example_a_line_of_its_model(document):
-    found = {where: told["example"] for where, media, told in contents(document) if media == LINES}
-    strictly(found.pop("post /invocations body"), schemas.Named)
-    strictly(found.pop("post /invocations 200"), schemas.Scores)
-    assert not found
+def test_json_lines_have_a_one_line_example_that_matches_its_schema(document):
+    examples = {
+        location: description["example"] for location, media, description in contents(document) if media == LINES
+    }
+    strictly(examples.pop("post /invocations body"), schemas.Named)
+    strictly(examples.pop("post /invocations 200"), schemas.Scores)
+    assert not examples
 
 
-def test_an_example_of_what_is_asked_is_answered(here, document):
+def test_the_example_of_a_request_is_answered(here, document):
     tried = 0
     for path, operations in document["paths"].items():
         body = operations.get("post", {}).get("requestBody", {}).get("content", {})
-        for media, told in body.items():
-            if "example" in told:
-                text = told["example"] if isinstance(told["example"], str) else json.dumps(told["example"])
+        for media, description in body.items():
+            if "example" in description:
+                text = (
+                    description["example"]
+                    if isinstance(description["example"], str)
+                    else json.dumps(description["example"])
+                )
                 address = path.format(name="portraits", version="1", label="champion")
                 answer = here.post(address, content=text, headers={"content-type": media})
                 assert answer.status_code == 200, answer.text
@@ -245,32 +253,36 @@ def test_an_example_of_what_is_asked_is_answered(here, document):
     assert tried == 7
 
 
-# The rest of it
+# The document as a whole
 
 
 def test_no_schema_is_fastapis_own_and_each_is_referred_to(document):
-    named = set(document["components"]["schemas"])
-    assert named == {each.rpartition("/")[2] for each in re.findall(r"#/components/schemas/\w+", json.dumps(document))}
-    assert all(hasattr(schemas, name) for name in named)
+    names = set(document["components"]["schemas"])
+    assert names == {
+        reference.rpartition("/")[2] for reference in re.findall(r"#/components/schemas/\w+", json.dumps(document))
+    }
+    assert all(hasattr(schemas, name) for name in names)
 
 
-def test_it_tells_how_a_key_is_sent_and_where_none_is_asked_for(document):
+def test_the_document_says_how_to_send_a_key_and_which_routes_need_none(document):
     assert set(document["components"]["securitySchemes"]) == {"key", "bearer"}
     assert document["security"] == [{"key": []}, {"bearer": []}, {}]
-    without = {
-        path for path, each in document["paths"].items() if all(one.get("security") == [] for one in each.values())
+    open_paths = {
+        path
+        for path, operations in document["paths"].items()
+        if all(operation.get("security") == [] for operation in operations.values())
     }
-    assert without == {"/live", "/ready", "/ping", "/v2/health/live", "/v2/health/ready"}
+    assert open_paths == {"/live", "/ready", "/ping", "/v2/health/live", "/v2/health/ready"}
 
 
-def test_what_the_guard_answers_is_told_of_every_address_that_it_guards_and_of_no_other(document):
+def test_the_middlewares_errors_are_documented_for_exactly_the_guarded_routes(document):
     for path, operations in document["paths"].items():
         for operation in operations.values():
             guarded = {"401", "421", "429"} & set(operation["responses"])
             assert len(guarded) == (0 if operation.get("security") == [] else 3), path
 
 
-def test_the_page_shows_every_address_and_names_no_other_host(here, document):
+def test_the_page_shows_every_route_and_links_to_no_other_host(here, document):
     page = here.get("/docs").text
     for path, operations in document["paths"].items():
         for method in operations:

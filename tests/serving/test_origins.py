@@ -1,4 +1,4 @@
-"""Pages of origins that are listed may ask the whole server from a browser, and read its errors; no other pages may."""
+"""Pages of listed origins may call the whole server from a browser and read its errors; no other page may."""
 
 import os
 import signal
@@ -34,16 +34,16 @@ def ask(server: Server, method: str, path: str, origin: str, **options) -> httpx
 
 
 def allowed(answer: httpx.Response) -> list[str]:
-    """The origins that a browser is told may read an answer; one that is told twice lets nobody read it."""
+    """Return the origins that may read an answer; with two of them browsers let nobody read the answer."""
     return answer.headers.get_list("access-control-allow-origin")
 
 
 def preflight(server: Server, origin: str, headers: str = "x-api-key, content-type") -> httpx.Response:
-    asked = {"access-control-request-method": "POST", "access-control-request-headers": headers}
-    return ask(server, "OPTIONS", "/score", origin, headers=asked)
+    request_headers = {"access-control-request-method": "POST", "access-control-request-headers": headers}
+    return ask(server, "OPTIONS", "/score", origin, headers=request_headers)
 
 
-def test_a_browser_may_send_a_key_and_a_photo_for_a_page_that_is_listed(server):
+def test_preflight_allows_a_key_and_a_photo_from_a_listed_origin(server):
     answer = preflight(server, LISTED)
     assert (answer.status_code, allowed(answer)) == (200, [LISTED])
     assert "POST" in answer.headers["access-control-allow-methods"]
@@ -52,16 +52,20 @@ def test_a_browser_may_send_a_key_and_a_photo_for_a_page_that_is_listed(server):
     }
 
 
-def test_a_browser_may_send_nothing_for_another_page(server):
+def test_preflight_refuses_another_origin(server):
     answer = preflight(server, OTHER)
     assert (answer.status_code, allowed(answer)) == (400, [])
 
 
-def test_answers_are_read_by_pages_that_are_listed_and_by_no_others(server):
+def test_answers_can_be_read_by_listed_origins_only(server):
     for method, path, options in (("GET", "/about", {}), ("POST", "/score", {"files": {"photos": PHOTO}})):
-        for origin, told in ((LISTED, [LISTED]), ("https://second.example", ["https://second.example"]), (OTHER, [])):
+        for origin, readers in (
+            (LISTED, [LISTED]),
+            ("https://second.example", ["https://second.example"]),
+            (OTHER, []),
+        ):
             answer = ask(server, method, path, origin, headers=KEY, **options)
-            assert (answer.status_code, allowed(answer)) == (200, told)
+            assert (answer.status_code, allowed(answer)) == (200, readers)
             assert "Origin" in answer.headers["vary"]
 
 
@@ -92,14 +96,14 @@ def nowhere(server: Server, origin: str) -> httpx.Response:
 
 @pytest.mark.parametrize("origin", [LISTED, OTHER])
 @pytest.mark.parametrize(("fail", "status"), [(too_large, 413), (stranger, 401), (not_ready, 503), (nowhere, 404)])
-def test_errors_of_nginx_and_of_workers_are_read_by_pages_that_are_listed_alone(server, fail, status, origin):
+def test_errors_of_nginx_and_of_workers_can_be_read_by_listed_origins_only(server, fail, status, origin):
     answer = fail(server, origin)
     assert answer.status_code == answer.json()["status"] == status
     assert allowed(answer) == ([LISTED] if origin == LISTED else [])
 
 
 @pytest.mark.parametrize("origin", [LISTED, OTHER])
-def test_that_a_body_was_late_is_read_by_pages_that_are_listed_alone(server, origin):
+def test_the_error_of_a_late_body_can_be_read_by_listed_origins_only(server, origin):
     with Request(server, 100, b"x", X_API_Key="open", Origin=origin) as request:
         request.socket.settimeout(0.4)
         for _ in range(50):
@@ -113,10 +117,10 @@ def test_that_a_body_was_late_is_read_by_pages_that_are_listed_alone(server, ori
     assert (b"Access-Control-Allow-Origin: %b\r\n" % LISTED.encode() in answer) == (origin == LISTED)
 
 
-def test_when_to_come_again_is_read_by_a_page_also_when_no_worker_is_left(small_models, tmp_path):
+def test_retry_after_can_be_read_by_a_listed_origin_when_no_worker_is_left(small_models, tmp_path):
     with started(small_models, tmp_path, *OPTIONS) as server:
         gunicorn, workers = server.gunicorn(), server.workers()
-        server.process.send_signal(signal.SIGSTOP)  # or it would end all when Gunicorn does
+        server.process.send_signal(signal.SIGSTOP)  # otherwise it would end everything with Gunicorn
         try:
             os.kill(gunicorn, signal.SIGKILL)
             until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), "no worker is left")

@@ -1,4 +1,4 @@
-"""What the server answers, protocol by protocol, without a socket."""
+"""Answers of the server, protocol by protocol, without a socket."""
 
 import asyncio
 import base64
@@ -49,14 +49,14 @@ def here(small_models):
 
 @pytest.fixture(scope="module")
 def truth(small_models):
-    """What the published version itself says of a photo: mean, std, distribution."""
+    """Return a function that scores a photo by the published version: mean, std, distribution."""
     loaded = litert_model.load(str(small_models / "portraits" / "1"))
 
-    def answer(photo: bytes) -> dict:
-        found = loaded.predict(loaded.pixels(loaded.normalise(photo))[None])
-        return {name: found[name][0] for name in ("mean", "std", "distribution")}
+    def predict(photo: bytes) -> dict:
+        outputs = loaded.predict(loaded.pixels(loaded.normalise(photo))[None])
+        return {name: outputs[name][0] for name in ("mean", "std", "distribution")}
 
-    return answer
+    return predict
 
 
 def same(told: dict, true: dict) -> bool:
@@ -64,16 +64,16 @@ def same(told: dict, true: dict) -> bool:
 
 
 def problem(answer, status: int, kind: str) -> str:
-    """The detail of a problem document, which has to have this status and kind."""
+    """Check the status and kind of a problem document, and return its detail."""
     assert answer.status_code == status, answer.text
     as_json = answer.request.url.path.startswith(("/v1/", "/v2/"))
     assert answer.headers["content-type"] == ("application/json" if as_json else "application/problem+json")
-    told = strictly(answer.content, schemas.Problem, schemas.NothingScored, schemas.NothingRanked)
-    assert told["status"] == status
-    assert told["type"] == f"urn:portrait-scorer:problem:{kind}"
-    assert told["title"]
-    assert told["error"] == told["detail"]
-    return told["detail"]
+    document = strictly(answer.content, schemas.Problem, schemas.NothingScored, schemas.NothingRanked)
+    assert document["status"] == status
+    assert document["type"] == f"urn:portrait-scorer:problem:{kind}"
+    assert document["title"]
+    assert document["error"] == document["detail"]
+    return document["detail"]
 
 
 def form(*photos: bytes, field: str = "photos") -> list:
@@ -84,7 +84,7 @@ def form(*photos: bytes, field: str = "photos") -> list:
 
 
 @pytest.mark.parametrize("place", ["", "/versions/1", "/labels/champion"])
-def test_v1_gives_rows_for_rows_at_every_address_of_the_version(here, truth, place):
+def test_v1_answers_instances_with_rows_at_every_url_of_the_version(here, truth, place):
     body = {"instances": [{"image_bytes": {"b64": B64}}, {"b64": base64.b64encode(OTHER).decode()}]}
     answer = here.post(f"/v1/models/portraits{place}:predict", json=body)
     assert answer.status_code == 200
@@ -95,17 +95,17 @@ def test_v1_gives_rows_for_rows_at_every_address_of_the_version(here, truth, pla
 
 
 @pytest.mark.parametrize("inputs", [{"image_bytes": [{"b64": B64}] * 2}, [{"b64": B64}] * 2])
-def test_v1_gives_columns_for_columns(here, truth, inputs):
-    told = here.post("/v1/models/portraits:predict", json={"inputs": inputs}).json()["outputs"]
-    assert same({name: values[1] for name, values in told.items()}, truth(PHOTO))
+def test_v1_answers_inputs_with_columns(here, truth, inputs):
+    columns = here.post("/v1/models/portraits:predict", json={"inputs": inputs}).json()["outputs"]
+    assert same({name: values[1] for name, values in columns.items()}, truth(PHOTO))
 
 
 def test_v1_takes_base64_with_line_breaks_for_addresses_and_without_padding(here, truth):
     wrapped = base64.encodebytes(PHOTO).decode()
     for_urls = base64.urlsafe_b64encode(PHOTO).decode().rstrip("=")
     body = {"instances": [{"b64": wrapped}, {"b64": for_urls}]}
-    told = here.post("/v1/models/portraits:predict", json=body).json()["predictions"]
-    assert all(same(each, truth(PHOTO)) for each in told)
+    rows = here.post("/v1/models/portraits:predict", json=body).json()["predictions"]
+    assert all(same(row, truth(PHOTO)) for row in rows)
 
 
 JSON_VALUES = st.recursive(
@@ -115,22 +115,22 @@ JSON_VALUES = st.recursive(
 
 
 @given(JSON_VALUES, st.booleans(), st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
-def test_json_is_read_as_by_python(value, plain, coding):
+def test_json_is_parsed_as_by_python(value, plain, coding):
     assert request_body.parse_json(json.dumps(value, ensure_ascii=not plain).encode(coding, "surrogatepass")) == value
 
 
 @given(st.binary(max_size=100), st.integers(0, 3), st.booleans())
-def test_base64_of_any_alphabet_and_padding_is_read(data, cut, for_urls):
+def test_base64_of_either_alphabet_with_any_padding_is_decoded(data, cut, for_urls):
     text = (base64.urlsafe_b64encode if for_urls else base64.b64encode)(data).decode()
     padding = len(text) - len(text.rstrip("="))
     assert request_body.decode_base64(text[: len(text) - min(cut, padding)], "here") == data
 
 
-def test_base64_in_an_address_of_data_is_read():
+def test_base64_in_a_data_url_is_decoded():
     assert request_body.decode_base64("data:image/jpeg;base64,QUJD", "x") == b"ABC"
 
 
-def test_a_name_that_is_sent_extended_alone_is_told(here):
+def test_a_file_name_sent_as_an_extended_parameter_only_is_returned(here):
     head = b"--x\r\nContent-Disposition: form-data; name=\"photos\"; filename*=UTF-8''caf%C3%A9.jpg\r\n\r\n"
     answer = here.post("/score", content=head + PHOTO + b"\r\n--x--\r\n",
                        headers={"content-type": "multipart/form-data; boundary=x"})  # fmt: skip
@@ -138,38 +138,38 @@ def test_a_name_that_is_sent_extended_alone_is_told(here):
 
 
 @pytest.mark.parametrize("size", [1, 10, 100_000])
-def test_words_before_a_forms_first_boundary_are_passed_over(size):
+def test_text_before_a_forms_first_boundary_is_skipped(size):
     parts = []
-    take = request_body._skip_preamble(parts.append, b"x")
+    feed = request_body._skip_preamble(parts.append, b"x")
     body = b"This is a form.\r\n--x\r\nContent\r\n--x--\r\n"
     for start in range(0, len(body), size):
-        take(body[start : start + size])
+        feed(body[start : start + size])
     assert b"".join(parts) == body[body.index(b"--x") :]
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 10_000])
-def test_blanks_behind_a_forms_boundary_are_left_out(size):
+def test_whitespace_after_a_forms_boundary_is_removed(size):
     parts = []
-    unpadded = request_body._PaddingRemover(parts.append, b"x")
-    photo = b"a --x \r\n" + bytes(range(256)) * 2  # no boundary: no line begins with it
+    remover = request_body._PaddingRemover(parts.append, b"x")
+    photo = b"a --x \r\n" + bytes(range(256)) * 2  # not a boundary, as no line begins with it
     body = b"--x  \r\nContent\r\n\r\n" + photo + b"\r\n--x\t\r\nMore\r\n--x-- \r\n"
     for start in range(0, len(body), size):
-        unpadded.write(body[start : start + size])
-    unpadded.finalize()
+        remover.write(body[start : start + size])
+    remover.finalize()
     assert b"".join(parts) == b"\r\n--x\r\nContent\r\n\r\n" + photo + b"\r\n--x\r\nMore\r\n--x--\r\n"
 
 
-def test_a_form_with_blanks_behind_its_boundaries_is_read(here):
+def test_a_form_with_whitespace_after_its_boundaries_is_parsed(here):
     head = b'--x  \r\nContent-Disposition: form-data; name="photos"; filename="a"\r\n\r\n'
     headers = {"content-type": "multipart/form-data; boundary=x"}
     assert here.post("/score", content=head + PHOTO + b"\r\n--x-- \r\n", headers=headers).status_code == 200
 
 
-def test_a_form_with_words_before_it_is_read(here):
+def test_a_form_with_text_before_it_is_parsed(here):
     head = b'words\r\n--x\r\nContent-Disposition: form-data; name="photos"; filename="a"\r\n\r\n'
-    sent = head + PHOTO + b"\r\n--x--\r\n"
+    content = head + PHOTO + b"\r\n--x--\r\n"
     headers = {"content-type": "multipart/form-data; boundary=x"}
-    assert here.post("/score", content=sent, headers=headers).status_code == 200
+    assert here.post("/score", content=content, headers=headers).status_code == 200
     problem(here.post("/score", content=b"w" * 9000, headers=headers), 400, "broken-form")
 
 
@@ -178,37 +178,40 @@ def test_a_form_with_words_before_it_is_read(here):
     [("application/json;q=0.5, application/jsonlines", True), ("application/jsonlines;q=0.1, */*", False),
      ("application/jsonlines;q=0, application/json;q=0.2", False), ("text/html, application/jsonlines;q=0.3", True)],
 )  # fmt: skip
-def test_accept_is_weighed(accept, lines):
+def test_the_accept_header_is_weighed_by_quality(accept, lines):
     assert sagemaker._wants_lines(accept, "application/json") == lines
 
 
-def test_what_is_not_wanted_at_all_is_not_given(here):
+def test_a_format_of_quality_zero_is_refused(here):
     answer = here.post("/invocations", content=PHOTO, headers={"content-type": "image/jpeg", "accept": "*/*;q=0"})
     problem(answer, 406, "not-acceptable")
 
 
 @pytest.mark.parametrize("text", ["?", "QUJD!", "QUJDR", "é", "QU=JD"])
-def test_what_is_no_base64_is_told_without_its_content(text):
+def test_text_that_is_not_base64_is_refused_without_quoting_it(text):
     with pytest.raises(
         ProblemDetails, match=f"^.*here: expected a photo's bytes in base64, got {len(text)} characters"
     ):
         request_body.decode_base64(text, "here")
 
 
-def test_v1_tells_its_status_as_both_of_its_clients_expect_it(here):
-    told = here.get("/v1/models/portraits").json()
-    (version,) = told["model_version_status"]
+def test_v1_model_status_suits_both_of_its_clients(here):
+    status = here.get("/v1/models/portraits").json()
+    (version,) = status["model_version_status"]
     assert version == {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
-    assert (told["name"], told["ready"]) == ("portraits", True)
+    assert (status["name"], status["ready"]) == ("portraits", True)
     assert here.get("/v1/models").json() == {"models": ["portraits"]}
 
 
-def test_v1_tells_its_signature(here):
-    told = here.get("/v1/models/portraits/metadata").json()
-    assert told["model_spec"]["version"] == "1"
-    signature = told["metadata"]["signature_def"]["signature_def"]["serving_default"]
+def test_v1_metadata_has_the_signature(here):
+    metadata = here.get("/v1/models/portraits/metadata").json()
+    assert metadata["model_spec"]["version"] == "1"
+    signature = metadata["metadata"]["signature_def"]["signature_def"]["serving_default"]
     assert signature["inputs"]["image_bytes"]["dtype"] == "DT_STRING"
-    assert [size["size"] for size in signature["outputs"]["distribution"]["tensor_shape"]["dim"]] == ["-1", "10"]
+    assert [dimension["size"] for dimension in signature["outputs"]["distribution"]["tensor_shape"]["dim"]] == [
+        "-1",
+        "10",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -219,7 +222,7 @@ def test_v1_tells_its_signature(here):
         ("/v1/models/portraits/labels/challenger:predict", "unknown-label"),
     ],
 )
-def test_v1_knows_only_what_it_serves(here, path, kind):
+def test_v1_refuses_unknown_models_versions_and_labels(here, path, kind):
     answer = here.post(path, json={"instances": [{"b64": B64}]})
     assert answer.json()["error"] == problem(answer, 404, kind)
 
@@ -244,13 +247,13 @@ def test_v1_knows_only_what_it_serves(here, path, kind):
         (b"", "expected JSON"),
     ],
 )
-def test_v1_says_what_it_expected(here, body, told):
+def test_v1_errors_say_what_was_expected(here, body, told):
     answer = here.post("/v1/models/portraits:predict", content=body, headers=JSON)
     assert answer.status_code == 400
     assert told in answer.json()["error"] == answer.json()["detail"]
 
 
-def test_v1_fails_whole_and_names_the_photo_that_failed(here):
+def test_v1_refuses_the_whole_request_and_names_the_photo_that_failed(here):
     body = {"instances": [{"b64": B64}, {"b64": base64.b64encode(BROKEN).decode()}]}
     answer = here.post("/v1/models/portraits:predict", json=body)
     assert "photo 1: " in problem(answer, 400, "photo-unreadable")
@@ -270,15 +273,15 @@ def tensor(**more) -> dict:
     return {"name": "image_bytes", "shape": [1], "datatype": "BYTES", "data": [B64], **more}
 
 
-def test_v2_gives_tensors(here, truth):
-    told = infer(here, {"id": "7", "inputs": [tensor(shape=[2, 1], data=[[B64], [B64]])]}).json()
-    assert (told["model_name"], told["model_version"], told["id"]) == ("portraits", "1", "7")
-    outputs = {output["name"]: np.reshape(output["data"], output["shape"]) for output in told["outputs"]}
+def test_v2_answers_with_tensors(here, truth):
+    document = infer(here, {"id": "7", "inputs": [tensor(shape=[2, 1], data=[[B64], [B64]])]}).json()
+    assert (document["model_name"], document["model_version"], document["id"]) == ("portraits", "1", "7")
+    outputs = {output["name"]: np.reshape(output["data"], output["shape"]) for output in document["outputs"]}
     assert outputs["distribution"].shape == (2, 10)
     assert same({name: values[1] for name, values in outputs.items()}, truth(PHOTO))
 
 
-def test_v2_takes_and_gives_binary_tensors(here, truth):
+def test_v2_accepts_and_returns_binary_tensors(here, truth):
     data = b"".join(struct.pack("<I", len(photo)) + photo for photo in (PHOTO, OTHER))
     body = {
         "inputs": [{"name": "image_bytes", "shape": [2], "datatype": "BYTES",
@@ -289,20 +292,22 @@ def test_v2_takes_and_gives_binary_tensors(here, truth):
     size = int(answer.headers["inference-header-content-length"])
     votes, mean = json.loads(answer.content[:size])["outputs"]
     assert votes["parameters"]["binary_data_size"] == len(answer.content) - size == 80
-    found = np.frombuffer(answer.content[size:], "<f4").reshape(votes["shape"])
-    np.testing.assert_allclose(found[1], truth(OTHER)["distribution"], atol=1e-6)
+    distribution = np.frombuffer(answer.content[size:], "<f4").reshape(votes["shape"])
+    np.testing.assert_allclose(distribution[1], truth(OTHER)["distribution"], atol=1e-6)
     np.testing.assert_allclose(mean["data"][0], truth(PHOTO)["mean"], atol=1e-5)
 
 
-def test_v2_tells_health_and_metadata(here):
+def test_v2_has_health_and_metadata(here):
     assert here.get("/v2").json()["extensions"] == ["binary_tensor_data"]
     assert here.get("/v2/health/live").json() == {"live": True}
     assert here.get("/v2/health/ready").json() == {"ready": True}
     assert here.get("/v2/models/portraits/versions/1/ready").json() == {"name": "portraits", "ready": True}
-    told = here.get("/v2/models/portraits").json()
-    assert told["versions"] == ["1"]
-    assert [(each["name"], each["datatype"]) for each in told["inputs"]] == [("image_bytes", "BYTES")]
-    assert [(each["name"], each["shape"]) for each in told["outputs"]] == [
+    metadata = here.get("/v2/models/portraits").json()
+    assert metadata["versions"] == ["1"]
+    assert [(tensor_spec["name"], tensor_spec["datatype"]) for tensor_spec in metadata["inputs"]] == [
+        ("image_bytes", "BYTES")
+    ]
+    assert [(tensor_spec["name"], tensor_spec["shape"]) for tensor_spec in metadata["outputs"]] == [
         ("mean", [-1]),
         ("std", [-1]),
         ("distribution", [-1, 10]),
@@ -326,20 +331,20 @@ def test_v2_tells_health_and_metadata(here):
         ({"inputs": [tensor()], "id": 7}, '"id" to be a text'),
     ],
 )
-def test_v2_says_what_it_expected(here, body, told):
+def test_v2_errors_say_what_was_expected(here, body, told):
     answer = infer(here, body)
     assert told in problem(answer, 400, "unfit-request")
     assert answer.json()["error"] == answer.json()["detail"]
 
 
 @pytest.mark.parametrize("tail", [b"\x05\x00\x00\x00ab", b"\x01", b"\xff\xff\xff\xffabcd"])
-def test_v2_refuses_binary_tensors_that_are_cut_off(here, tail):
+def test_v2_refuses_truncated_binary_tensors(here, tail):
     body = {"inputs": [tensor(data=None, parameters={"binary_data_size": len(tail)})]}
     assert "cut off" in problem(infer(here, body, tail), 400, "unfit-request")
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "999999", "1e3"])
-def test_v2_refuses_a_length_of_json_that_cannot_be(here, length):
+def test_v2_refuses_an_impossible_length_of_the_json_part(here, length):
     answer = here.post("/v2/models/portraits/infer", content=b"{}", headers={"inference-header-content-length": length})
     problem(answer, 400, "unfit-request")
 
@@ -348,26 +353,26 @@ def test_v2_refuses_a_length_of_json_that_cannot_be(here, length):
 
 
 @pytest.mark.parametrize("kind", ["application/x-image", "image/jpeg", "image/png; charset=binary"])
-def test_sagemaker_takes_a_picture_as_it_is(here, truth, kind):
+def test_sagemaker_accepts_an_image_as_the_whole_body(here, truth, kind):
     answer = here.post("/invocations", content=PHOTO, headers={"content-type": kind})
     assert same(answer.json()["predictions"][0], truth(PHOTO))
 
 
-def test_sagemaker_takes_json_as_tensorflow_serving_does(here, truth):
+def test_sagemaker_accepts_json_as_tensorflow_serving_does(here, truth):
     answer = here.post("/invocations", json={"instances": [{"b64": B64}]})
     assert same(answer.json()["predictions"][0], truth(PHOTO))
 
 
-def test_of_json_lines_a_broken_photo_and_a_broken_line_fail_alone(here, truth):
+def test_in_json_lines_a_broken_photo_and_a_broken_line_fail_alone(here, truth):
     lines = [{"image_bytes": {"b64": B64}}, {"b64": base64.b64encode(BROKEN).decode()}]
     body = "\n".join([*map(json.dumps, lines), "{", json.dumps({"b64": B64})])
     answer = here.post("/invocations", content=body, headers={"content-type": "application/jsonlines"})
     assert answer.headers["content-type"].startswith("application/jsonlines")
-    good, broken, no_json, last = map(json.loads, answer.text.splitlines())
-    assert same(good, truth(PHOTO))
+    first, broken, invalid, last = map(json.loads, answer.text.splitlines())
+    assert same(first, truth(PHOTO))
     assert same(last, truth(PHOTO))
     assert broken["problem"]["status"] == 422
-    assert no_json["problem"]["status"] == 400
+    assert invalid["problem"]["status"] == 400
 
 
 @pytest.mark.parametrize(
@@ -379,27 +384,27 @@ def test_of_json_lines_a_broken_photo_and_a_broken_line_fail_alone(here, truth):
         ("text/html, application/jsonlines;q=0.5", "application/jsonlines"),
     ],
 )
-def test_sagemaker_answers_as_accept_asks(here, accept, kind):
+def test_sagemaker_answers_in_the_accepted_format(here, accept, kind):
     answer = here.post("/invocations", content=PHOTO, headers={"content-type": "image/jpeg", "accept": accept})
     assert answer.headers["content-type"].partition(";")[0] == kind
 
 
-def test_sagemaker_says_what_it_can_neither_take_nor_give(here):
+def test_sagemaker_refuses_unsupported_media_types_in_and_out(here):
     answer = here.post("/invocations", content=PHOTO, headers={"content-type": "text/csv"})
     assert "got 'text/csv'" in problem(answer, 415, "media-type")
     answer = here.post("/invocations", content=PHOTO, headers={"content-type": "image/jpeg", "accept": "text/csv"})
     problem(answer, 406, "not-acceptable")
 
 
-# The product's own
+# The project's own routes
 
 
-def test_score_tells_each_photo_with_the_norms(here, truth):
+def test_score_returns_each_photo_with_its_norms(here, truth):
     answer = here.post("/score", files=form(PHOTO, OTHER), data={"job": "tutor"})
-    told = answer.json()
-    assert told["model"] == {"name": "portraits", "version": 1}
-    assert told["job"] == "tutor"
-    first, second = told["photos"]
+    document = answer.json()
+    assert document["model"] == {"name": "portraits", "version": 1}
+    assert document["job"] == "tutor"
+    first, second = document["photos"]
     assert (first["index"], first["name"], first["error"], first["face"]) == (0, "0.jpg", 0.7, None)
     assert same(first, truth(PHOTO))
     assert same(second, truth(OTHER))
@@ -407,51 +412,51 @@ def test_score_tells_each_photo_with_the_norms(here, truth):
 
 
 def test_a_corrupt_photo_fails_alone_in_score_and_rank(here, truth):
-    good, broken = here.post("/score", files=form(PHOTO, BROKEN)).json()["photos"]
-    assert same(good, truth(PHOTO))
+    readable, broken = here.post("/score", files=form(PHOTO, BROKEN)).json()["photos"]
+    assert same(readable, truth(PHOTO))
     assert broken["problem"]["type"].endswith("photo-unreadable")
     assert (broken["index"], broken["name"]) == (1, "1.jpg")
-    told = here.post("/rank", files=form(PHOTO, BROKEN)).json()
-    assert [each["index"] for each in told["order"]] == [0]
-    assert [each["index"] for each in told["problems"]] == [1]
+    ranking = here.post("/rank", files=form(PHOTO, BROKEN)).json()
+    assert [entry["index"] for entry in ranking["order"]] == [0]
+    assert [entry["index"] for entry in ranking["problems"]] == [1]
 
 
-def test_when_no_photo_can_be_read_the_status_says_so(here):
+def test_if_no_photo_can_be_read_the_status_is_422(here):
     answer = here.post("/score", files=form(BROKEN, b"GIF89a"))
     problem(answer, 422, "photo-unreadable")
-    assert [each["index"] for each in answer.json()["photos"]] == [0, 1]
+    assert [photo["index"] for photo in answer.json()["photos"]] == [0, 1]
     assert here.post("/rank", files=form(BROKEN)).status_code == 422
 
 
-def test_score_tells_the_face_that_a_detector_found(here, monkeypatch):
-    class Finds:
+def test_score_returns_the_face_that_a_detector_found(here, monkeypatch):
+    class Detector:
         sha256 = ""
 
         def find(self, image):
             return [geometry.Face(geometry.Box(0.3, 0.2, 0.4, 0.4), ((0.4, 0.3),) * 5, 0.98)]
 
-    served = here.state.version_manager.current
-    monkeypatch.setattr(served, "scorer", replace(served.scorer, face_analyzer=FaceAnalyzer(Finds())))
+    loaded = here.state.version_manager.current
+    monkeypatch.setattr(loaded, "scorer", replace(loaded.scorer, face_analyzer=FaceAnalyzer(Detector())))
     (photo,) = here.post("/score", files=form(PHOTO)).json()["photos"]
     assert photo["face"] == {"found": True, "count": 1, "box": [0.3, 0.2, 0.4, 0.4], "confidence": 0.98}
 
 
-def test_photos_within_the_scorers_error_share_a_rank(here, monkeypatch):
+def test_photos_that_differ_by_less_than_the_scorers_error_share_a_rank(here, monkeypatch):
     means = {}
     network = here.state.version_manager.current.network
     original = type(network).predict
 
-    def answer(self, photos):
-        found = original(self, photos)
-        found["mean"] = np.array([means[photo.original_size] for photo in photos], "float32")
-        return found
+    def predict(self, photos):
+        outputs = original(self, photos)
+        outputs["mean"] = np.array([means[photo.original_size] for photo in photos], "float32")
+        return outputs
 
-    monkeypatch.setattr(type(network), "predict", answer)
+    monkeypatch.setattr(type(network), "predict", predict)
     sizes = [(64, 64 + number) for number in range(4)]
     means |= dict(zip(sizes, [5.0, 8.0, 5.5, 7.5], strict=True))
     photos = [drawn_photo(0.5, size=size) for size in sizes]
     order = here.post("/rank", files=form(*photos)).json()["order"]
-    assert [(each["index"], each["rank"], each["tied"]) for each in order] == [
+    assert [(entry["index"], entry["rank"], entry["tied"]) for entry in order] == [
         (1, 1, True),
         (3, 1, True),
         (2, 3, True),
@@ -459,7 +464,7 @@ def test_photos_within_the_scorers_error_share_a_rank(here, monkeypatch):
     ]
     means[sizes[0]] = 4.0
     order = here.post("/rank", files=form(*photos)).json()["order"]
-    assert [(each["index"], each["rank"], each["tied"]) for each in order[2:]] == [(2, 3, False), (0, 4, False)]
+    assert [(entry["index"], entry["rank"], entry["tied"]) for entry in order[2:]] == [(2, 3, False), (0, 4, False)]
     assert (order[3]["low"], order[3]["high"]) == (3.3, 4.7)
 
 
@@ -471,32 +476,32 @@ def test_explain_draws_the_map_over_the_normalised_photo(here, kind):
     assert (drawn.format, drawn.size) == ("PNG", (90, 120))
 
 
-def test_explain_takes_one_photo_and_a_map_that_there_is(here):
+def test_explain_accepts_one_photo_and_a_known_map(here):
     assert "'heat', 'gains'" in problem(here.post("/explain?map=x", files=form(PHOTO)), 422, "unknown-map")
     problem(here.post("/explain", files=form(PHOTO, OTHER, field="photo")), 413, "too-many-photos")
 
 
-def test_advise_tells_score_norms_and_edits(here, truth):
+def test_advise_returns_score_norms_and_edits(here, truth):
     answer = here.post("/advise", files=form(PHOTO, field="photo"))
-    told = answer.json()
+    advice = answer.json()
     assert answer.status_code == 200
-    assert told["mean"] == pytest.approx(truth(PHOTO)["mean"], abs=1e-5)
-    assert {"model", "job", "mean", "std", "face", "norms", "advice", "together", "refused"} == set(told)
-    for edit in told["advice"]:
+    assert advice["mean"] == pytest.approx(truth(PHOTO)["mean"], abs=1e-5)
+    assert {"model", "job", "mean", "std", "face", "norms", "advice", "together", "refused"} == set(advice)
+    for edit in advice["advice"]:
         assert edit["preview"].startswith("data:image/jpeg;base64,")
-    assert all({"edit", "reason"} <= set(each) for each in told["refused"])
+    assert all({"edit", "reason"} <= set(rejected) for rejected in advice["refused"])
 
 
-def test_about_tells_what_clients_need_to_know(here):
-    told = here.get("/about").json()
-    assert (told["name"], told["version"], told["channel"]) == ("portraits", 1, "champion")
-    assert told["limits"] == {"photos": 4, "bytes": 200_000, "pixels": 50_000_000, "seconds": 20.0}
-    assert told["faces"] is False
-    assert all(set(norm) == {"key", "sentence"} for norm in told["norms"])
+def test_about_describes_model_and_limits(here):
+    metadata = here.get("/about").json()
+    assert (metadata["name"], metadata["version"], metadata["channel"]) == ("portraits", 1, "champion")
+    assert metadata["limits"] == {"photos": 4, "bytes": 200_000, "pixels": 50_000_000, "seconds": 20.0}
+    assert metadata["faces"] is False
+    assert all(set(norm) == {"key", "sentence"} for norm in metadata["norms"])
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "GIF", "BMP"])
-def test_every_format_takes_the_way_of_training(here, truth, kind):
+def test_every_image_format_is_decoded_as_in_training(here, truth, kind):
     data = io.BytesIO()
     Image.open(io.BytesIO(PHOTO)).save(data, kind)
     answer = here.post("/invocations", content=data.getvalue(), headers={"content-type": "image/x"})
@@ -504,7 +509,7 @@ def test_every_format_takes_the_way_of_training(here, truth, kind):
 
 
 @pytest.mark.parametrize("field", ["photos", "photo"])
-def test_a_job_that_the_version_does_not_know_is_refused_by_every_protocol(here, monkeypatch, field):
+def test_an_unknown_job_is_refused_by_every_protocol(here, monkeypatch, field):
     monkeypatch.setattr(LoadedVersion, "jobs", property(lambda self: ("tutor", "carer")))
     body = {"instances": [{"b64": B64, "job": "pilot"}]}
     job = {"name": "job", "shape": [1], "datatype": "BYTES", "data": ["pilot"]}
@@ -524,7 +529,7 @@ def test_a_job_that_the_version_does_not_know_is_refused_by_every_protocol(here,
 # Limits
 
 
-def test_a_body_that_says_it_is_too_large_is_not_read(here):
+def test_a_body_whose_declared_length_is_too_large_is_not_read(here):
     headers = {"content-type": "image/jpeg", "content-length": "200001"}
     answer = here.post("/invocations", content=_Unread(), headers=headers)
     assert "expected at most 200000 bytes" in problem(answer, 413, "body-too-large")
@@ -537,17 +542,17 @@ class _Unread:
         yield b""
 
 
-def test_a_body_without_a_length_is_read_no_further_than_the_limit(here):
-    sent = []
+def test_a_body_without_a_length_is_read_up_to_the_limit_only(here):
+    sizes = []
 
     async def chunks():
         for _ in range(100):
-            sent.append(10_000)
+            sizes.append(10_000)
             yield b"x" * 10_000
 
     answer = here.post("/invocations", content=chunks(), headers={"content-type": "image/jpeg"})
     problem(answer, 413, "body-too-large")
-    assert sum(sent) < 300_000
+    assert sum(sizes) < 300_000
 
 
 def test_too_many_photos_are_refused_by_every_protocol(here):
@@ -569,7 +574,7 @@ def test_a_photo_of_too_many_pixels_is_refused_before_it_is_decoded(small_models
         assert strict.get("/about").json()["limits"]["pixels"] == 10_000
 
 
-def test_a_body_that_does_not_arrive_in_time_is_given_up(small_models):
+def test_a_body_that_does_not_arrive_in_time_is_refused(small_models):
     async def slow():
         yield b"x"
         await asyncio.sleep(30)
@@ -579,7 +584,7 @@ def test_a_body_that_does_not_arrive_in_time_is_given_up(small_models):
         assert "got 1 bytes" in problem(answer, 408, "slow-body")
 
 
-def test_forms_that_are_none_are_refused(here):
+def test_invalid_forms_are_refused(here):
     problem(here.post("/score", content=PHOTO, headers={"content-type": "image/jpeg"}), 415, "media-type")
     problem(here.post("/score", files={"picture": PHOTO}), 422, "unknown-field")
     problem(here.post("/score", data={"job": "x" * 2000}, files=form(PHOTO)), 422, "field-too-long")
@@ -590,7 +595,7 @@ def test_forms_that_are_none_are_refused(here):
     problem(here.post("/score", content=b"--x--\r\n", headers=headers), 422, "no-photo")
 
 
-def test_a_field_comes_once(here):
+def test_a_repeated_field_is_refused(here):
     parts = [("job", (None, "tutor")), ("job", (None, "tutor")), *form(PHOTO)]
     problem(here.post("/score", files=parts), 422, "repeated-field")
 
@@ -598,19 +603,19 @@ def test_a_field_comes_once(here):
 @pytest.mark.parametrize(
     "text", ["[" + "0," * 66_000 + "0]", '{"instances":[' + "{}," * 60_000 + "{}]}", "[" * 150_000, '{"a":[' * 60_000]
 )
-def test_json_that_would_grow_is_refused_before_it_is_read(here, text, monkeypatch):
+def test_json_with_too_many_values_is_refused_before_it_is_parsed(here, text, monkeypatch):
     monkeypatch.setattr(request_body, "_MAX_JSON_VALUES", 50_000)
-    monkeypatch.setattr(request_body.pydantic_core, "from_json", None)  # never asked
+    monkeypatch.setattr(request_body.pydantic_core, "from_json", None)  # would fail if called
     for path in ("/v1/models/portraits:predict", "/v2/models/portraits/infer", "/invocations"):
         problem(here.post(path, content=text[:200_000], headers=JSON), 413, "too-many-values")
 
 
-def test_json_of_a_full_request_has_far_fewer_values_than_it_may(here):
+def test_json_of_a_full_request_has_far_fewer_values_than_the_limit(here):
     rows = {"instances": [{"image_bytes": {"b64": "QUJD"}, "job": "tutor"}] * 10_000}
     assert request_body.parse_json(json.dumps(rows).encode()) == rows
 
 
-def test_lines_and_elements_without_number_are_not_gathered(here):
+def test_surplus_lines_and_elements_are_refused_early(here):
     lines = {"content-type": "application/jsonlines"}
     problem(here.post("/invocations", content=b"{}\n" * 60_000, headers=lines), 413, "too-many-photos")
     body = {"inputs": [{"name": "image_bytes", "shape": [1], "datatype": "BYTES",
@@ -623,7 +628,7 @@ def test_a_compressed_body_is_refused(here):
     problem(answer, 415, "content-encoding")
 
 
-def test_a_full_queue_says_when_to_come_again(here, monkeypatch):
+def test_a_full_queue_answers_429_with_retry_after(here, monkeypatch):
     monkeypatch.setattr(here.state.batcher, "_under_way", 7)
     assert here.post("/score", files=form(PHOTO)).status_code == 200
     answer = here.post("/score", files=form(PHOTO, OTHER))
@@ -631,7 +636,7 @@ def test_a_full_queue_says_when_to_come_again(here, monkeypatch):
     assert int(answer.headers["retry-after"]) >= 1
 
 
-def test_bodies_that_take_all_room_say_when_to_come_again_and_give_it_back(here, monkeypatch):
+def test_bodies_beyond_the_total_limit_answer_429_and_release_their_room(here, monkeypatch):
     monkeypatch.setattr(here.state.body_budget, "_limit", 1000)
     answer = here.post("/invocations", content=PHOTO, headers={"content-type": "image/jpeg"})
     problem(answer, 429, "busy")
@@ -639,43 +644,45 @@ def test_bodies_that_take_all_room_say_when_to_come_again_and_give_it_back(here,
     assert here.state.body_budget._reserved == 0
 
 
-def test_a_small_photo_waits_for_no_large_one(here, monkeypatch):
-    """Four large photos are being decoded, for as long as the small one is not answered."""
+def test_a_small_photo_does_not_wait_for_large_ones(here, monkeypatch):
+    """Four large photos are being decoded until the small one is answered."""
     answered = threading.Event()
     decode, is_large = micro_batcher.decode_photo, micro_batcher._is_large
-    large = [b"large%d" % number for number in range(4)]
+    large_photos = [b"large%d" % number for number in range(4)]
 
-    def slowly(portable, photo):
-        if photo.data in large:
+    def slow_decode(portable, photo):
+        if photo.data in large_photos:
             assert answered.wait(PATIENCE)
             raise UnusablePhotoError("unreadable", "it was no photo")
         decode(portable, photo)
 
-    monkeypatch.setattr(micro_batcher, "decode_photo", slowly)
-    monkeypatch.setattr(micro_batcher, "_is_large", lambda data, settings: data in large or is_large(data, settings))
-    under_way = here.begin("POST", "/score", files=form(*large))
+    monkeypatch.setattr(micro_batcher, "decode_photo", slow_decode)
+    monkeypatch.setattr(
+        micro_batcher, "_is_large", lambda data, settings: data in large_photos or is_large(data, settings)
+    )
+    pending = here.begin("POST", "/score", files=form(*large_photos))
     until(lambda: here.state.batcher._under_way == 4, "the large ones are under way")
     assert here.post("/score", files=form(PHOTO)).status_code == 200
     answered.set()
-    assert under_way.result(PATIENCE).status_code == 422
+    assert pending.result(PATIENCE).status_code == 422
 
 
 @pytest.mark.parametrize(
     ("format", "side", "large"),
     [("JPEG", 3900, False), ("JPEG", 4100, True), ("PNG", 3900, False), ("WEBP", 1900, False), ("WEBP", 2100, True)],
 )
-def test_a_photo_is_large_by_its_pixels_and_by_the_memory_that_it_takes(format, side, large):
+def test_a_photo_is_large_by_its_pixels_and_the_memory_its_format_needs(format, side, large):
     data = io.BytesIO()
     Image.new("RGB", (side, side)).save(data, format)
     assert micro_batcher._is_large(data.getvalue(), Ingestion()) is large
 
 
-def test_too_many_requests_for_advice_say_when_to_come_again(here, monkeypatch):
+def test_too_many_advice_requests_answer_429(here, monkeypatch):
     monkeypatch.setattr(here.state.advice_queue, "_under_way", here.state.settings.advising)
     problem(here.post("/advise", files=form(PHOTO, field="photo")), 429, "busy")
 
 
-def test_unknown_addresses_and_methods_are_problems_too(here):
+def test_unknown_routes_and_methods_are_problem_documents(here):
     problem(here.get("/nowhere"), 404, "http")
     answer = here.get("/score")
     problem(answer, 405, "http")
@@ -685,33 +692,33 @@ def test_unknown_addresses_and_methods_are_problems_too(here):
 @pytest.mark.parametrize(
     ("path", "methods"), [("/score", "OPTIONS, POST"), ("/about", "GET, HEAD, OPTIONS"), ("/v2", "GET, HEAD, OPTIONS")]
 )
-def test_options_tell_the_methods_of_an_address(here, path, methods):
+def test_options_returns_the_methods_of_a_route(here, path, methods):
     answer = here.begin("OPTIONS", path).result(PATIENCE)
     assert (answer.status_code, answer.headers["allow"]) == (204, methods)
 
 
 @pytest.mark.parametrize("path", ["/about", "/ready", "/docs", "/v1/models/portraits", "/v2/health/live", "/metrics"])
-def test_head_is_answered_as_get_without_the_content(here, path):
+def test_head_answers_as_get_without_content(here, path):
     head = here.begin("HEAD", path).result(PATIENCE)
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["content-type"] == here.get(path).headers["content-type"]
     assert here.begin("HEAD", "/score").result(PATIENCE).status_code == 405
 
 
-def test_pages_of_the_origins_that_are_listed_may_ask_and_no_others(small_models):
+def test_only_listed_origins_may_ask_from_a_browser(small_models):
     origins = from_environment({"SCORER_ORIGINS": "https://market.example"}).origins
-    with Here(replace(SETTINGS, model=str(small_models), origins=origins, keys=key_digests(["key"]))) as shared:
+    with Here(replace(SETTINGS, model=str(small_models), origins=origins, keys=key_digests(["key"]))) as server:
         for origin, allowed in (("https://market.example", True), ("https://stranger.example", False)):
-            asked = {"origin": origin, "access-control-request-method": "POST",
+            request_headers = {"origin": origin, "access-control-request-method": "POST",
                      "access-control-request-headers": "x-api-key"}  # fmt: skip
-            before = shared.begin("OPTIONS", "/score", headers=asked).result(PATIENCE)
-            assert (before.status_code == 200) == allowed
+            preflight = server.begin("OPTIONS", "/score", headers=request_headers).result(PATIENCE)
+            assert (preflight.status_code == 200) == allowed
             for headers in ({"x-api-key": "key"}, {}):
-                answer = shared.post("/score", files=form(PHOTO), headers={"origin": origin, **headers})
+                answer = server.post("/score", files=form(PHOTO), headers={"origin": origin, **headers})
                 assert answer.headers.get("access-control-allow-origin") == (origin if allowed else None)
 
 
-def test_a_browser_gets_the_desk_and_a_client_of_kserve_its_word(here):
+def test_the_root_is_the_desk_for_a_browser_and_a_status_for_kserve(here):
     assert here.get("/", headers={"accept": "text/html,*/*;q=0.8"}).headers["content-type"].startswith("text/html")
     assert here.get("/").json() == {"status": "alive"}
 
@@ -729,7 +736,7 @@ def locked(small_models):
     "headers",
     [{"x-api-key": "first"}, {"x-api-key": "second"}, {"authorization": "Bearer second"}],
 )
-def test_a_known_key_opens(locked, headers):
+def test_a_known_key_is_accepted(locked, headers):
     assert locked.get("/about", headers=headers).status_code == 200
 
 
@@ -738,7 +745,7 @@ def test_a_known_key_opens(locked, headers):
     [{}, {"x-api-key": "third"}, {"x-api-key": ""}, {"authorization": "Basic first"}, {"authorization": "first"},
      {"x-api-key": key_digests(["first"])[0]}],
 )  # fmt: skip
-def test_anything_else_does_not(locked, headers):
+def test_any_other_key_is_refused(locked, headers):
     for method, path in (("GET", "/about"), ("GET", "/metrics"), ("POST", "/score"), ("POST", "/invocations")):
         answer = locked.begin(method, path, headers=headers).result(20)
         problem(answer, 401, "key")
@@ -756,7 +763,7 @@ def test_probes_and_pages_need_no_key(locked):
      ("scorer.portraits.svc.cluster.local", True), ("LOCALHOST.", True), ("stranger.example", False),
      ("127.0.0.1.stranger.example", False), ("localhost.stranger.example:8080", False)],
 )  # fmt: skip
-def test_without_a_key_only_a_host_that_no_stranger_can_own_is_answered(here, host, passes):
+def test_without_keys_only_hosts_that_no_stranger_can_own_are_answered(here, host, passes):
     answer = here.get("/about", headers={"host": host})
     if passes:
         assert answer.status_code == 200
@@ -765,14 +772,14 @@ def test_without_a_key_only_a_host_that_no_stranger_can_own_is_answered(here, ho
     assert here.get("/ready", headers={"host": host}).status_code == 200
 
 
-def test_hosts_that_are_listed_are_answered_and_no_others(small_models):
-    listed = from_environment({"SCORER_HOSTS": "scorer.example, *.portraits.example"}).hosts
-    with Here(replace(SETTINGS, model=str(small_models), hosts=listed)) as named:
+def test_only_listed_hosts_are_answered(small_models):
+    hosts = from_environment({"SCORER_HOSTS": "scorer.example, *.portraits.example"}).hosts
+    with Here(replace(SETTINGS, model=str(small_models), hosts=hosts)) as server:
         for host, status in (("scorer.example", 200), ("a.portraits.example:80", 200), ("localhost", 421)):
-            assert named.get("/about", headers={"host": host}).status_code == status
+            assert server.get("/about", headers={"host": host}).status_code == status
 
 
-def test_a_key_opens_by_any_host(locked):
+def test_with_a_known_key_any_host_is_answered(locked):
     assert locked.get("/about", headers={"host": "any.example", "x-api-key": "first"}).status_code == 200
 
 
@@ -785,18 +792,18 @@ def test_live_ready_and_ping_answer(here):
     assert here.get("/ping").status_code == 200
 
 
-def test_while_no_version_can_be_loaded_it_lives_and_pings_but_is_not_ready(tmp_path):
-    with Here(replace(SETTINGS, model=str(tmp_path))) as empty:
-        assert empty.get("/live").status_code == 200
-        assert empty.get("/ping").status_code == 200
-        answer = empty.get("/ready")
+def test_without_a_version_the_server_is_live_but_not_ready(tmp_path):
+    with Here(replace(SETTINGS, model=str(tmp_path))) as server:
+        assert server.get("/live").status_code == 200
+        assert server.get("/ping").status_code == 200
+        answer = server.get("/ready")
         assert answer.status_code == 503
         assert answer.json() == {"ready": False, "version": None, "draining": False, "failing": True}
-        assert "see the server's log" in problem(empty.post("/score", files=form(PHOTO)), 503, "not-ready")
-        assert str(tmp_path) not in empty.get("/ready").text + empty.post("/score", files=form(PHOTO)).text
+        assert "see the server's log" in problem(server.post("/score", files=form(PHOTO)), 503, "not-ready")
+        assert str(tmp_path) not in server.get("/ready").text + server.post("/score", files=form(PHOTO)).text
 
 
-def test_metrics_count_requests_photos_and_stages_by_route_alone(here):
+def test_metrics_count_requests_photos_and_stages_by_route_template(here):
     here.post("/v1/models/portraits/versions/1:predict", json={"instances": [{"b64": B64}]})
     text = here.get("/metrics").text
     route = re.escape("/v1/models/{name}/versions/{version}:predict")
@@ -806,7 +813,7 @@ def test_metrics_count_requests_photos_and_stages_by_route_alone(here):
     assert "scorer_model_version 1.0" in text
 
 
-def test_every_answer_carries_the_headers_that_keep_browsers_in_check(here):
+def test_every_answer_has_the_security_headers(here):
     for answer in (here.get("/about"), here.get("/nowhere"), here.get("/docs"), here.get("/")):
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["referrer-policy"] == "no-referrer"
@@ -819,7 +826,7 @@ def test_every_answer_carries_the_headers_that_keep_browsers_in_check(here):
 # The process
 
 
-def test_the_server_needs_neither_tensorflow_nor_what_draws_and_counts(small_models):
+def test_the_server_imports_neither_tensorflow_nor_plotting_nor_statistics(small_models):
     names = {"tensorflow", "keras", "matplotlib", "pandas", "scipy", "kfp", "google.cloud.storage", "boto3"}
     assert imports_of_a_server(small_models, names) == ([200, 200, 200, 200], [])
 
@@ -827,15 +834,15 @@ def test_the_server_needs_neither_tensorflow_nor_what_draws_and_counts(small_mod
 def test_warm_up_photos_are_drawn_without_tensorflow():
     code = "import sys; from components.scorer.artifacts import warmup; warmup.photos(); "
     code += "print('tensorflow' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "False"
     assert len(warmup.photos()) == 3
 
 
 # Settings
 
 
-def test_settings_pass_through_the_environment_unchanged_but_for_the_keys_text():
+def test_settings_survive_the_environment_and_keys_are_hashed():
     settings = replace(SETTINGS, model="gs://b/m", keys=key_digests(["secret", "another"]), nginx=False, deadline=0.001)
     settings = replace(settings, hosts=("a.example", "b.example"), proxies=("10.0.0.0/8",), rate=3)
     environment = to_environment(settings)
@@ -843,7 +850,7 @@ def test_settings_pass_through_the_environment_unchanged_but_for_the_keys_text()
     assert from_environment(environment) == settings
 
 
-def test_settings_say_what_they_expected(tmp_path):
+def test_invalid_settings_are_refused_with_what_was_expected(tmp_path):
     with pytest.raises(ValueError, match=r"queue must be a whole number from 1 to 100000, got '0'"):
         from_environment({"SCORER_QUEUE": "0"})
     with pytest.raises(ValueError, match=r"hosts must be names .* got 'https://a'"):
@@ -854,12 +861,12 @@ def test_settings_say_what_they_expected(tmp_path):
         from_environment({"SCORER_NGINX": "maybe"})
     with pytest.raises(ValueError, match="expected 64 hexadecimal digits after sha256:, got 2 characters"):
         from_environment({"SCORER_KEYS": "sha256:zz"})
-    file = tmp_path / "keys"
-    file.write_text("\n")
+    keys_file = tmp_path / "keys"
+    keys_file.write_text("\n")
     with pytest.raises(ValueError, match="expected keys, one a line"):
-        from_environment({"SCORER_KEYS_FILE": str(file)})
-    file.write_text("first\nsecond\n")
-    assert from_environment({"SCORER_KEYS_FILE": str(file)}).keys == key_digests(["first", "second"])
+        from_environment({"SCORER_KEYS_FILE": str(keys_file)})
+    keys_file.write_text("first\nsecond\n")
+    assert from_environment({"SCORER_KEYS_FILE": str(keys_file)}).keys == key_digests(["first", "second"])
 
 
 SERVICE = {
@@ -867,27 +874,27 @@ SERVICE = {
     "PORT_80_TCP": "tcp://10.96.12.7:80", "PORT_80_TCP_PROTO": "tcp", "PORT_80_TCP_PORT": "80",
     "PORT_80_TCP_ADDR": "10.96.12.7",
 }  # fmt: skip
-"""What Kubernetes puts into the environment of every pod for a Service, after its name in capitals."""
+"""Variables that Kubernetes sets in every pod for a Service, after its name in capitals."""
 
 
 @pytest.mark.parametrize("service", ["SCORER", *(f"SCORER_{each.name.upper()}" for each in fields(ServerSettings))])
-def test_no_setting_is_read_from_what_kubernetes_tells_of_a_service(service):
+def test_no_setting_is_read_from_the_variables_of_a_kubernetes_service(service):
     environment = {f"{service}_{name}": value for name, value in SERVICE.items()}
     for protocol in ("udp", "sctp"):
-        told = {name: value.replace("tcp", protocol) for name, value in environment.items()}
-        assert from_environment(told) == from_environment({})
+        of_protocol = {name: value.replace("tcp", protocol) for name, value in environment.items()}
+        assert from_environment(of_protocol) == from_environment({})
     assert from_environment(environment) == from_environment({})
 
 
-def test_there_is_a_worker_a_core_unless_told_otherwise():
+def test_there_is_one_worker_a_core_by_default():
     assert from_environment({}).workers == usable_cores() >= 1
     assert from_environment({}, workers=7).workers == 7
 
 
-def test_what_is_served_can_be_moved_away_once_it_is_loaded(small_models, tmp_path):
+def test_a_loaded_version_answers_after_its_files_are_removed(small_models, tmp_path):
     models = tmp_path / "models"
     shutil.copytree(small_models, models)
-    with Here(replace(SETTINGS, model=str(models / "portraits" / "2"))) as pinned:
+    with Here(replace(SETTINGS, model=str(models / "portraits" / "2"))) as server:
         shutil.rmtree(models)
-        assert pinned.post("/score", files=form(PHOTO)).json()["model"]["version"] == 2
+        assert server.post("/score", files=form(PHOTO)).json()["model"]["version"] == 2
     assert not Path(models).exists()

@@ -1,4 +1,4 @@
-"""The whole server, Nginx and Gunicorn included, on loopback: load, switches, deaths, its end, and attacks."""
+"""The whole server with Nginx and Gunicorn on loopback: load, version switches, worker deaths, shutdown, attacks."""
 
 import asyncio
 import base64
@@ -67,7 +67,7 @@ def models(small_models, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(models, tmp_path_factory):
-    """The server that most tests share; with Nginx where it is installed."""
+    """Start the server that most tests share; with Nginx if it is installed."""
     folder = tmp_path_factory.mktemp("server")
     options = ("--workers", str(WORKERS), "--body", str(BODY), "--photos", "4", "--seconds", "20")
     with started(models, folder, *options) as running:
@@ -85,9 +85,9 @@ def promote(folder: Path, version: int) -> None:
 
 
 def versions(server: Server) -> set[int]:
-    """The versions that the workers serve, by what they measure."""
+    """Return the versions that the workers serve, from their metrics."""
     text = httpx.get(f"{server.url}/metrics").text
-    return {int(float(each)) for each in re.findall(r"^scorer_model_version\{.*\} (\S+)$", text, re.MULTILINE)}
+    return {int(float(number)) for number in re.findall(r"^scorer_model_version\{.*\} (\S+)$", text, re.MULTILINE)}
 
 
 def test_nginx_and_gunicorn_answer_every_protocol(client):
@@ -106,19 +106,19 @@ def test_nginx_and_gunicorn_answer_every_protocol(client):
 
 
 def test_metrics_add_up_over_all_workers(server, client):
-    def counted() -> float:
+    def pings() -> float:
         text = client.get("/metrics").text
-        found = re.search(r'scorer_requests_total\{route="/ping",status="200"\} (\S+)', text)
-        return float(found[1]) if found else 0.0
+        match = re.search(r'scorer_requests_total\{route="/ping",status="200"\} (\S+)', text)
+        return float(match[1]) if match else 0.0
 
-    before = counted()
-    for _ in range(20):  # each over a connection of its own
+    before = pings()
+    for _ in range(20):  # each on its own connection
         httpx.get(f"{server.url}/ping")
-    assert counted() - before == 20
+    assert pings() - before == 20
     assert len(server.workers()) == WORKERS
 
 
-def test_ten_switches_under_load_fail_no_request(server, models):
+def test_ten_version_switches_under_load_fail_no_request(server, models):
     with Load(server, PHOTO) as load:
         for number in range(10):
             version = 2 + number % 2
@@ -129,25 +129,25 @@ def test_ten_switches_under_load_fail_no_request(server, models):
 
 
 @pytest.mark.skipif(not NGINX, reason="needs Nginx, without which a client's own connection dies with the worker")
-def test_a_killed_worker_costs_its_own_requests_alone_and_is_back_at_once(server):
-    victim, other = server.workers()
+def test_a_killed_worker_fails_only_its_own_requests_and_is_replaced(server):
+    victim, survivor = server.workers()
     with Load(server, PHOTO) as load:
         until(lambda: len(load.statuses) > 20, "the load is on")
         os.kill(victim, signal.SIGKILL)
         until(lambda: len(server.workers()) == WORKERS and victim not in server.workers(), "another one is there")
         until(lambda: len(versions(server)) == 1 and len(load.statuses) > 60, "it goes on")
     failed = [status for status in load.statuses if status != 200]
-    assert len(failed) <= 4  # clients: each has one request under way
+    assert len(failed) <= 4  # one for each client, which has one request under way
     assert set(failed) <= {502}
-    assert other in server.workers()
+    assert survivor in server.workers()
 
 
 @pytest.mark.skipif(not NGINX, reason="needs Nginx, which hands requests on")
 @pytest.mark.parametrize("photo", [PHOTO, LARGE], ids=["small", "large"])
-def test_a_photo_that_kills_its_worker_kills_one_and_is_answered_by_a_process_apart(models, tmp_path, photo):
+def test_a_photo_that_crashes_its_worker_crashes_only_one_and_is_answered_by_a_subprocess(models, tmp_path, photo):
     with started(models, tmp_path, "--workers", "3", module="tests.builders.deadly") as server:
         with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
-            for _ in range(40):  # connections that are kept, of which each would give Nginx another try
+            for _ in range(40):  # keep-alive connections: with any of them Nginx might try again
                 assert client.post("/score", files={"photos": PHOTO}).status_code == 200
             before = set(server.workers())
             answer = client.post("/score", files={"photos": photo + deadly.DEADLY})
@@ -158,14 +158,14 @@ def test_a_photo_that_kills_its_worker_kills_one_and_is_answered_by_a_process_ap
 
 
 def raw(server: Server, head: str, *chunks: bytes) -> http.client.HTTPResponse:
-    """The answer to a request that is written by hand."""
+    """Return the answer to a handwritten request."""
     connection = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
     connection.sendall(head.encode())
     try:
         for chunk in chunks:
             connection.sendall(chunk)
     except OSError:
-        pass  # it has heard enough
+        pass  # the server has stopped reading
     answer = http.client.HTTPResponse(connection)
     answer.begin()
     return answer
@@ -187,14 +187,14 @@ def test_a_body_that_is_too_large_is_refused_with_a_problem(server, told):
 @pytest.mark.parametrize(
     "request_line", ["GET /\xff HTTP/1.1", "GET / HTTP/x", "NONSENSE", "GET /%00%ff/../.. HTTP/1.1", "POST / HTTP/1.1"]
 )
-def test_broken_requests_are_4xx(server, request_line):
+def test_malformed_requests_get_a_4xx(server, request_line):
     connection = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
     connection.sendall(request_line.encode("latin-1") + b"\r\nHost: x\r\nConnection: close\r\n\r\n")
     status = re.search(rb"(?:HTTP/1.1 |<h1>)(\d+)", connection.recv(1000))
     assert 400 <= int(status[1]) < 500
 
 
-# The document
+# The OpenAPI document
 
 
 DOCUMENT = schemathesis.openapi.from_dict(create_app(ServerSettings(model="any", workers=1)).openapi())
@@ -218,7 +218,7 @@ ASKED = {
     "/rank": {"files": {"photos": PHOTO}},
     "/advise": {"files": {"photo": PHOTO}},
 }
-"""What is asked at addresses that end so."""
+"""Request options, by the end of the route."""
 
 
 @pytest.mark.parametrize(
@@ -229,10 +229,12 @@ ASKED = {
         if JSON in DOCUMENT.raw_schema["paths"][path][method]["responses"]["200"].get("content", {})
     ],
 )
-def test_every_answer_of_json_is_of_the_model_that_the_document_tells_and_has_nothing_more(client, path, method):
+def test_every_json_answer_matches_its_schema_and_has_no_other_fields(client, path, method):
     version = client.get("/about").json()["version"]
     address = path.format(name="portraits", version=version, label="champion")
-    answer = client.request(method, address, **next((each for end, each in ASKED.items() if path.endswith(end)), {}))
+    answer = client.request(
+        method, address, **next((options for suffix, options in ASKED.items() if path.endswith(suffix)), {})
+    )
     assert answer.status_code == 200, answer.text
     as_told(DOCUMENT.raw_schema, path, answer)
 
@@ -248,24 +250,24 @@ FUZZ = settings(
 
 @pytest.mark.parametrize("mode", schemathesis.GenerationMode)
 @pytest.mark.parametrize("path", [path for path, method in OPERATIONS if method == "post"])
-def test_a_body_that_fits_the_document_or_not_is_answered_as_it_says(client, path, mode):
+def test_fuzzed_bodies_are_answered_as_the_openapi_document_says(client, path, mode):
     names = {"name": "portraits", "version": "1", "label": "champion"}
-    used = {name: value for name, value in names.items() if f"{{{name}}}" in path}
-    ask(client, DOCUMENT[path]["POST"].as_strategy(generation_mode=mode, path_parameters=used or None))
+    path_parameters = {name: value for name, value in names.items() if f"{{{name}}}" in path}
+    ask(client, DOCUMENT[path]["POST"].as_strategy(generation_mode=mode, path_parameters=path_parameters or None))
 
 
 @pytest.mark.parametrize("path", [path for path, method in OPERATIONS if method == "get"])
-def test_any_name_in_an_address_is_answered_as_the_document_says(client, path):
+def test_fuzzed_path_names_are_answered_as_the_openapi_document_says(client, path):
     ask(client, DOCUMENT[path]["GET"].as_strategy())
 
 
 def ask(client, cases) -> None:
     @FUZZ
     @given(case=cases)
-    def answered(case):
+    def check(case):
         case.call_and_validate(base_url=str(client.base_url), checks=CHECKS, session=SESSION)
 
-    answered()
+    check()
 
 
 KINDS = {
@@ -316,7 +318,7 @@ BODIES = (
 @pytest.mark.parametrize(("path", "kind"), [(path, kind) for path, kinds in KINDS.items() for kind in kinds])
 @settings(FUZZ, max_examples=25)
 @given(data=st.data())
-def test_any_bytes_are_refused_and_never_an_error_of_the_server(client, path, kind, data):
+def test_any_bytes_are_refused_without_a_server_error(client, path, kind, data):
     body = data.draw(BODIES)
     refused(client.post(path, content=body, headers={"content-type": kind}))
 
@@ -330,7 +332,7 @@ def png(width: int, height: int, data: bytes) -> bytes:
 
 
 def progressive() -> bytes:
-    """A JPEG with the same scan a thousand times: small, and as slow as a thousand photos."""
+    """Return a JPEG that repeats one scan a thousand times: small, and as slow as a thousand photos."""
     stream = io.BytesIO()
     Image.effect_noise((600, 800), 60).save(stream, "JPEG", progressive=True)
     data = stream.getvalue()
@@ -367,19 +369,19 @@ def test_attacks_are_answered_in_time(client, name):
         assert answer.json()["status"] in (413, 422)
 
 
-def test_a_photo_cut_off_anywhere_is_refused_or_scored_and_nothing_else(client):
+def test_a_photo_truncated_anywhere_is_refused_or_scored(client):
     for size in range(0, len(PHOTO), len(PHOTO) // 40):
         refused(client.post("/invocations", content=PHOTO[:size], headers={"content-type": "image/jpeg"}))
 
 
 def resident(server: Server) -> float:
-    """Megabytes of all workers."""
+    """Return the resident memory of all workers, megabytes."""
     pages = [int(Path(f"/proc/{worker}/statm").read_text().split()[1]) for worker in server.workers()]
     return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def test_bad_inputs_leave_no_memory_behind(server):
-    heads = []
+def test_bad_inputs_leak_no_memory(server):
+    requests_sent = []
     for body in (*ATTACKS.values(), PHOTO[:300], PHOTO[: len(PHOTO) // 2]):
         if len(body) < 5000:
             lines = (
@@ -388,33 +390,33 @@ def test_bad_inputs_leave_no_memory_behind(server):
                 "Content-Type: image/jpeg",
                 f"Content-Length: {len(body)}",
             )
-            heads.append("\r\n".join([*lines, "\r\n"]).encode() + body)
+            requests_sent.append("\r\n".join([*lines, "\r\n"]).encode() + body)
 
     async def ask(times: int) -> set[int]:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        found = set()
+        statuses = set()
         for number in range(times):
-            writer.write(heads[number % len(heads)])
+            writer.write(requests_sent[number % len(requests_sent)])
             head = await reader.readuntil(b"\r\n\r\n")
-            found.add(int(head[9:12]))
+            statuses.add(int(head[9:12]))
             await reader.readexactly(int(re.search(rb"(?i)content-length: (\d+)", head)[1]))
         writer.close()
-        return found
+        return statuses
 
-    async def all_of_them(times: int) -> set[int]:
+    async def ask_in_parallel(times: int) -> set[int]:
         return set().union(*await asyncio.gather(*(ask(times) for _ in range(4))))
 
-    asyncio.run(all_of_them(100))
+    asyncio.run(ask_in_parallel(100))
     before = resident(server)
-    assert asyncio.run(all_of_them(300)) <= {200, 413, 422}
+    assert asyncio.run(ask_in_parallel(300)) <= {200, 413, 422}
     assert resident(server) - before < 10
 
 
-# The end
+# Shutdown
 
 
 @pytest.mark.parametrize("options", [(), ("--no-nginx",)])
-def test_when_told_to_end_it_is_not_ready_answers_what_is_under_way_and_leaves_nothing(models, tmp_path, options):
+def test_a_server_told_to_stop_drains_its_requests_and_leaves_no_files(models, tmp_path, options):
     options = ("--workers", "1", "--drain", "600", "--queue", "8", *options)
     with started(models, tmp_path, *options) as server, Load(server, PHOTO, 2) as load:
         until(lambda: len(load.statuses) > 5, "the load is on")
@@ -426,26 +428,26 @@ def test_when_told_to_end_it_is_not_ready_answers_what_is_under_way_and_leaves_n
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(PATIENCE) == 0
         load._stop.set()
-    # New connections are refused when nobody listens any more; none that has been answered is closed for a request.
+    # New connections are refused once nobody listens; a connection that was answered is never closed under a request.
     assert set(load.statuses) <= {200, "ConnectError", "ReadError"}
     assert load.statuses.count("ReadError") <= 2
     assert not list((tmp_path / "scorer").glob("run-*"))
-    events = [each["event"] for each in server.log()]
+    events = [entry["event"] for entry in server.log()]
     assert events.index("started") < events.index("draining") < events.index("stopped")
 
 
 @pytest.mark.parametrize("which", ["gunicorn", nginx.FRONT, nginx.INSIDE])
-def test_when_a_child_ends_everything_ends(models, tmp_path, which):
+def test_if_one_child_process_ends_the_whole_server_ends(models, tmp_path, which):
     if which != "gunicorn" and not NGINX:
         pytest.skip("Nginx is not installed")
     with started(models, tmp_path, "--workers", "1") as server:
-        every = [child for parent in (server.process.pid, server.gunicorn()) for child in children(parent)]
+        processes = [child for parent in (server.process.pid, server.gunicorn()) for child in children(parent)]
         victim = next(child for child in children(server.process.pid) if which.encode() in command(child))
         os.kill(victim, signal.SIGKILL)
         assert server.process.wait(PATIENCE) == 1
-        until(lambda: not any(Path(f"/proc/{child}").exists() for child in every), "no child is left")
+        until(lambda: not any(Path(f"/proc/{child}").exists() for child in processes), "no child is left")
         assert {"child": which, "event": "ended"}.items() <= next(
-            each for each in server.log() if each["event"] == "ended"
+            entry for entry in server.log() if entry["event"] == "ended"
         ).items()
 
 
@@ -467,14 +469,14 @@ def test_gunicorn_alone_answers_too(models, tmp_path):
         (["--model", "x", "--queue", "0"], "queue must be a whole number from 1 to 100000, got '0'"),
     ],
 )
-def test_what_cannot_begin_says_why_in_a_line(words, told):
-    done = subprocess.run([sys.executable, "-m", "images.serving", *words], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert told in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_a_server_that_cannot_start_says_why_in_one_line(words, told):
+    process = subprocess.run([sys.executable, "-m", "images.serving", *words], cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 2
+    assert told in process.stderr
+    assert len(process.stderr.splitlines()) == 1
 
 
-def test_no_module_is_taken_from_the_folder_it_is_started_in(models, tmp_path, monkeypatch):
+def test_no_module_is_imported_from_the_working_directory(models, tmp_path, monkeypatch):
     (tmp_path / "fastapi.py").write_text("raise SystemExit('taken')\n")
     (tmp_path / "relative").symlink_to(models)
     monkeypatch.setattr("tests.builders.servers.ROOT", tmp_path)
@@ -485,14 +487,16 @@ def test_no_module_is_taken_from_the_folder_it_is_started_in(models, tmp_path, m
 def test_a_folder_that_others_may_write_to_is_refused(models, tmp_path):
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
-    words = ["--model", str(models), "--folder", str(tmp_path / "open"), "--port", str(free_port())]
-    done = subprocess.run([sys.executable, "-m", "images.serving", *words], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "expected a folder that no other account may write to" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    options = ["--model", str(models), "--folder", str(tmp_path / "open"), "--port", str(free_port())]
+    process = subprocess.run(
+        [sys.executable, "-m", "images.serving", *options], cwd=ROOT, capture_output=True, text=True
+    )
+    assert process.returncode == 2
+    assert "expected a folder that no other account may write to" in process.stderr
+    assert len(process.stderr.splitlines()) == 1
 
 
-def test_nothing_of_a_request_is_logged(server, client):
+def test_nothing_from_a_request_is_logged(server, client):
     client.post(f"/explain?{QUERY}", files={"photo": (NAME, PHOTO)})
     client.post(f"/score?{QUERY}", files={"photos": (NAME, PHOTO[:99])})
     client.get(f"/{NAME}?{QUERY}")
@@ -500,16 +504,16 @@ def test_nothing_of_a_request_is_logged(server, client):
     text = server.text()
     assert "anna-muster" not in text
     assert base64.b64encode(PHOTO[:60]).decode() not in text
-    native = "INFO: Created TensorFlow Lite"  # LiteRT's own word
+    native = "INFO: Created TensorFlow Lite"  # LiteRT's own message
     for line in text.splitlines():
         assert line.startswith((native, "{")), line
-    assert not [each for each in server.log() if each["event"] == "error"]
+    assert not [entry for entry in server.log() if entry["event"] == "error"]
 
 
-# What it is made of
+# Configuration and logs
 
 
-def test_nginx_tells_its_errors_without_the_request(capsys):
+def test_nginxs_errors_are_logged_without_the_request(capsys):
     line = (
         '2026/11/24 19:12:33 [error] 12#13: *14 upstream prematurely closed connection, client: 10.0.0.1, server: , '
         'request: "POST /explain?who=anna HTTP/1.1", upstream: "http://unix:/x:/explain?who=anna", host: "h"\n'
@@ -519,16 +523,16 @@ def test_nginx_tells_its_errors_without_the_request(capsys):
         stderr = (line,)
 
     supervisor._log_nginx_messages(Child())
-    told = json.loads(capsys.readouterr().err)
-    assert (told["level"], told["message"]) == ("error", "upstream prematurely closed connection")
+    entry = json.loads(capsys.readouterr().err)
+    assert (entry["level"], entry["message"]) == ("error", "upstream prematurely closed connection")
 
 
 @pytest.mark.parametrize("name", [nginx.FRONT, nginx.INSIDE])
-def test_nginx_writes_below_the_runs_folder_alone(name):
+def test_nginx_writes_only_below_the_run_folder(name):
     text = nginx.configuration(ServerSettings(run="/tmp/run", workers=3), name)
     assert "<<" not in text
-    written = re.findall(r'(?:_temp_path|pid|access_log|error_log) "?([^;"]+)"?;', text)
-    assert all(each.startswith("/tmp/run/") or each in ("off", "stderr error") for each in written)
+    targets = re.findall(r'(?:_temp_path|pid|access_log|error_log) "?([^;"]+)"?;', text)
+    assert all(target.startswith("/tmp/run/") or target in ("off", "stderr error") for target in targets)
     assert text.count('server "unix:/tmp/run/worker-') == 3
 
 

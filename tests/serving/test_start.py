@@ -1,4 +1,4 @@
-"""The server's folder, host and port, given in unusual ways: it answers, or says in a sentence why not."""
+"""Unusual folders, hosts and ports: the server starts, or says in one line why it cannot."""
 
 import os
 import socket
@@ -21,12 +21,12 @@ def score(url: str) -> int:
 
 
 @pytest.mark.parametrize("name", ["with blanks", "a;b{c}#d'é", "a/b/c"])
-def test_a_folder_of_any_name_is_served_from(small_models, tmp_path, name):
+def test_a_server_starts_in_a_folder_of_any_name(small_models, tmp_path, name):
     with started(small_models, tmp_path, "--workers", "1", "--folder", str(tmp_path / name)) as server:
         assert score(server.url) == 200
 
 
-def test_a_folder_is_meant_as_seen_from_where_the_command_is_given(small_models, tmp_path):
+def test_a_relative_folder_is_relative_to_the_working_directory(small_models, tmp_path):
     folder = os.path.relpath(tmp_path / "own", ROOT)
     with started(os.path.relpath(small_models, ROOT), tmp_path, "--workers", "1", "--folder", folder) as server:
         assert score(server.url) == 200
@@ -35,40 +35,40 @@ def test_a_folder_is_meant_as_seen_from_where_the_command_is_given(small_models,
 
 @pytest.mark.parametrize("options", [(), ("--no-nginx",)])
 @pytest.mark.parametrize("host", ["::1", "[::1]", "::", "localhost"])
-def test_a_host_is_an_address_of_either_kind_or_a_name(small_models, tmp_path, host, options):
+def test_a_host_is_an_ipv4_or_ipv6_address_or_a_name(small_models, tmp_path, host, options):
     if not socket.has_ipv6 or not Path("/proc/net/if_inet6").exists():
         pytest.skip("this machine does not speak IPv6")
-    asked = host if host == "localhost" else "[::1]"
-    with started(small_models, tmp_path, "--workers", "1", "--host", host, *options, host=asked) as server:
+    client_host = host if host == "localhost" else "[::1]"
+    with started(small_models, tmp_path, "--workers", "1", "--host", host, *options, host=client_host) as server:
         assert score(server.url) == 200
 
 
 @pytest.mark.parametrize("options", [(), ("--no-nginx",)])
-def test_prometheus_is_told_without_a_key_at_a_port_of_its_own(small_models, tmp_path, options):
+def test_the_metrics_port_needs_no_key(small_models, tmp_path, options):
     port = free_port()
     options = ("--workers", "1", "--metrics-port", str(port), *options)
     with started(small_models, tmp_path, *options, SCORER_KEYS="open") as server:
         assert httpx.get(f"{server.url}/metrics").status_code == 401
-        told = httpx.get(f"http://127.0.0.1:{port}/metrics")
-        asked = httpx.get(f"{server.url}/metrics", headers={"x-api-key": "open"})
-    assert told.status_code == 200
-    assert 'scorer_requests_total{route="/ready",status="200"}' in told.text
-    assert 'scorer_requests_total{route="/ready",status="200"}' in asked.text
+        scraped = httpx.get(f"http://127.0.0.1:{port}/metrics")
+        answer = httpx.get(f"{server.url}/metrics", headers={"x-api-key": "open"})
+    assert scraped.status_code == 200
+    assert 'scorer_requests_total{route="/ready",status="200"}' in scraped.text
+    assert 'scorer_requests_total{route="/ready",status="200"}' in answer.text
 
 
-def test_a_port_of_the_metrics_that_is_taken_is_refused_in_a_line(small_models, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        taken = str(other.getsockname()[1])
-        options = ("--host", "127.0.0.1", "--metrics-port", taken, "--folder", str(tmp_path))
-        assert f"cannot listen at port {taken}" in refused(small_models, "--port", str(free_port()), *options)
+def test_a_metrics_port_in_use_is_refused_in_one_line(small_models, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        options = ("--host", "127.0.0.1", "--metrics-port", port, "--folder", str(tmp_path))
+        assert f"cannot listen at port {port}" in refused(small_models, "--port", str(free_port()), *options)
 
 
 def refused(models: Path, *options: str) -> str:
-    """What the server says that does not start."""
-    words = [sys.executable, "-m", "images.serving", "--model", str(models), *options]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2, done.stderr
-    (line,) = done.stderr.splitlines()
+    """Return the error line of a server that does not start."""
+    command = [sys.executable, "-m", "images.serving", "--model", str(models), *options]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 2, process.stderr
+    (line,) = process.stderr.splitlines()
     return line
 
 
@@ -93,11 +93,11 @@ FOLDERS: list[tuple[Callable[[Path], Path], str]] = [
     (a_file, "File exists"),
     (below_a_file, "Not a directory"),
     (of_another, "is another's: give another --folder"),
-    (lambda place: place / 'a"b', "without quotation marks"),
-    (lambda place: place / "a$b", "without quotation marks, $"),
-    (lambda place: place / "a\nb", "without quotation marks"),
+    (lambda path: path / 'a"b', "without quotation marks"),
+    (lambda path: path / "a$b", "without quotation marks, $"),
+    (lambda path: path / "a\nb", "without quotation marks"),
     pytest.param(
-        lambda place: place / ("x" * 80),
+        lambda path: path / ("x" * 80),
         "give a shorter --folder",
         marks=pytest.mark.skipif(not NGINX, reason="Nginx"),
     ),
@@ -105,14 +105,14 @@ FOLDERS: list[tuple[Callable[[Path], Path], str]] = [
 
 
 @pytest.mark.parametrize(("make", "words"), FOLDERS)
-def test_a_folder_that_cannot_be_used_is_refused_in_a_line(small_models, tmp_path, make, words):
-    said = refused(small_models, "--port", str(free_port()), "--folder", str(make(tmp_path / "place")))
-    assert words in said
+def test_an_unusable_folder_is_refused_in_one_line(small_models, tmp_path, make, words):
+    message = refused(small_models, "--port", str(free_port()), "--folder", str(make(tmp_path / "place")))
+    assert words in message
 
 
-def test_a_port_that_is_taken_is_refused_in_a_line(small_models, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        options = ("--host", "127.0.0.1", "--port", str(other.getsockname()[1]), "--folder", str(tmp_path))
+def test_a_port_in_use_is_refused_in_one_line(small_models, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        options = ("--host", "127.0.0.1", "--port", str(listener.getsockname()[1]), "--folder", str(tmp_path))
         assert "Address already in use; give another --port" in refused(small_models, *options)
 
 
@@ -126,5 +126,5 @@ def test_a_port_that_is_taken_is_refused_in_a_line(small_models, tmp_path):
         (("--port", "0"), "port must be a whole number from 1 to 65535, got '0'"),
     ],
 )
-def test_a_host_or_port_that_cannot_be_listened_at_is_refused_in_a_line(small_models, tmp_path, options, words):
+def test_a_host_or_port_that_cannot_be_bound_is_refused_in_one_line(small_models, tmp_path, options, words):
     assert words in refused(small_models, "--port", str(free_port()), "--folder", str(tmp_path), *options)

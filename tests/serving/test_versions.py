@@ -1,4 +1,4 @@
-"""The version that answers: found, fetched once, switched to when sound, and freed when nobody asks it any more."""
+"""The served version: resolved, fetched once, switched to if valid, and freed after its last request."""
 
 import asyncio
 import base64
@@ -34,7 +34,7 @@ SETTINGS = ServerSettings(workers=1, interval=0.05)
 
 @pytest.fixture
 def own(small_models, tmp_path) -> Path:
-    """A folder of all models that the test may change."""
+    """Copy all models to a folder that the test may change."""
     folder = tmp_path / "models"
     shutil.copytree(small_models, folder)
     return folder
@@ -49,7 +49,7 @@ def version(here: Here) -> str:
 
 
 def failing(here: Here) -> dict[str, str] | None:
-    """Which version could not be loaded, and why: of that, `/ready` tells strangers nothing."""
+    """Return which version could not be loaded and why; `/ready` shows no reason to strangers."""
     return here.state.version_manager.failure
 
 
@@ -57,12 +57,17 @@ def score(here: Here) -> dict:
     return here.post("/score", files={"photos": PHOTO}).json()
 
 
-# What an address means
+# Addresses of versions
 
 
-def test_each_kind_of_address_leads_to_its_version(own):
-    model, one = str(own / "portraits"), str(own / "portraits" / "2")
-    for address, current in ((str(own), f"{model}/1"), (model, f"{model}/1"), (one, one), (f"file://{one}/", one)):
+def test_each_kind_of_address_resolves_to_its_version(own):
+    model, pinned = str(own / "portraits"), str(own / "portraits" / "2")
+    for address, current in (
+        (str(own), f"{model}/1"),
+        (model, f"{model}/1"),
+        (pinned, pinned),
+        (f"file://{pinned}/", pinned),
+    ):
         assert version_source.resolve_source(ServerSettings(model=address)).current_uri() == current
     assert version_source.resolve_source(ServerSettings(model=model, version=3)).current_uri() == f"{model}/3"
     promote(own, 2)
@@ -87,13 +92,13 @@ def test_a_model_without_channels_is_served_by_number(own):
         ({"model": "{own}/portraits/1", "version": 2}, "leave --version 2 out"),
     ],
 )
-def test_an_address_that_leads_nowhere_says_what_was_expected(own, more, told):
+def test_an_address_without_a_version_is_refused_with_what_was_expected(own, more, told):
     more = {name: value.format(own=own) if isinstance(value, str) else value for name, value in more.items()}
     with pytest.raises((ValueError, FileNotFoundError), match=told):
         version_source.resolve_source(ServerSettings(**more))
 
 
-def test_of_several_models_one_has_to_be_named(own):
+def test_one_of_several_models_must_be_named(own):
     shutil.copytree(own / "portraits", own / "others")
     with pytest.raises(ValueError, match=r"found \['others', 'portraits'\]; name one"):
         version_source.resolve_source(ServerSettings(model=str(own)))
@@ -102,19 +107,23 @@ def test_of_several_models_one_has_to_be_named(own):
 # Fetching
 
 
-def test_workers_that_want_a_version_at_once_fetch_it_once(small_models, google, tmp_path):
+def test_workers_that_need_a_version_at_once_fetch_it_once(small_models, google, tmp_path):
     storage.upload_tree(small_models, "gs://bucket/models")
     google.requests.clear()
     settings = ServerSettings(model="gs://bucket/models", folder=str(tmp_path))
     with ThreadPoolExecutor(4) as pool:  # a lock is its file description's: threads exclude each other as processes do
-        found = set(pool.map(version_source.fetch_version, ["gs://bucket/models/portraits/1"] * 4, [settings] * 4))
-    (place,) = found
-    assert Path(place, "portable", "scorer.tflite").is_file()
-    read = [each for each in google.requests if "scorer.tflite" in each.path and each.query.get("alt") == "media"]
-    assert len(read) == 1
+        folders = set(pool.map(version_source.fetch_version, ["gs://bucket/models/portraits/1"] * 4, [settings] * 4))
+    (folder,) = folders
+    assert Path(folder, "portable", "scorer.tflite").is_file()
+    downloads = [
+        request
+        for request in google.requests
+        if "scorer.tflite" in request.path and request.query.get("alt") == "media"
+    ]
+    assert len(downloads) == 1
 
 
-def test_a_download_that_broke_off_is_begun_anew(small_models, amazon, tmp_path, monkeypatch):
+def test_an_interrupted_download_starts_again(small_models, amazon, tmp_path, monkeypatch):
     storage.upload_tree(small_models, "s3://bucket/models")
     uri, original = "s3://bucket/models/portraits/1", storage.download_tree
     settings = ServerSettings(model=uri, folder=str(tmp_path))
@@ -128,9 +137,9 @@ def test_a_download_that_broke_off_is_begun_anew(small_models, amazon, tmp_path,
         with pytest.raises(storage.StorageError):
             version_source.fetch_version(uri, settings)
     assert not list(tmp_path.rglob("*.tflite"))
-    found = version_source.fetch_version(uri, settings)
-    assert Path(found).name == "1"
-    assert version_source.fetch_version(uri, settings) == found
+    folder = version_source.fetch_version(uri, settings)
+    assert Path(folder).name == "1"
+    assert version_source.fetch_version(uri, settings) == folder
 
 
 def test_only_the_newest_fetched_versions_are_kept(small_models, amazon, tmp_path):
@@ -142,7 +151,7 @@ def test_only_the_newest_fetched_versions_are_kept(small_models, amazon, tmp_pat
     assert sorted(path.parent.parent.name for path in tmp_path.rglob("scorer.tflite")) == ["3", "4", "5"]
 
 
-def test_a_version_that_is_not_complete_is_not_fetched(small_models, amazon, tmp_path):
+def test_an_incomplete_version_is_not_fetched(small_models, amazon, tmp_path):
     storage.upload_tree(small_models / "portraits" / "1", "s3://bucket/portraits/1")
     storage.delete_tree("s3://bucket/portraits/1/saved_model.pb")
     with pytest.raises(FileNotFoundError, match=r"found no saved_model.pb"):
@@ -151,12 +160,12 @@ def test_a_version_that_is_not_complete_is_not_fetched(small_models, amazon, tmp
         )
 
 
-# What answered last
+# The last version that answered
 
 
 @pytest.fixture
 def answered(small_models, google, tmp_path) -> ServerSettings:
-    """The settings by which version 1, from a bucket, has been served."""
+    """Serve version 1 from a bucket, delete the bucket, and return the settings."""
     storage.upload_tree(small_models, "gs://bucket/models")
     settings = replace(SETTINGS, model="gs://bucket/models/portraits", folder=str(tmp_path / "folder"))
     with Here(settings) as here:
@@ -165,7 +174,7 @@ def answered(small_models, google, tmp_path) -> ServerSettings:
     return settings
 
 
-def test_what_answered_last_is_served_when_it_cannot_be_asked_for_any_more(answered):
+def test_the_last_version_is_served_when_the_bucket_is_empty(answered):
     with Here(answered) as here:
         assert score(here)["model"]["version"] == 1
         until(lambda: failing(here), "the bucket was polled")  # the last version is loaded before
@@ -174,7 +183,7 @@ def test_what_answered_last_is_served_when_it_cannot_be_asked_for_any_more(answe
         assert rows.status_code == 200
 
 
-def test_what_answered_last_outlives_later_versions_that_did_not(answered):
+def test_the_last_version_that_answered_is_kept_when_later_ones_are_fetched(answered):
     for number in range(1, 6):
         storage.upload_tree(Path(version_source.read_record(answered).place), f"gs://bucket/others/{number}")
         storage.write_bytes(f"gs://bucket/others/{number}/{channels.COMPLETE}", b"")
@@ -206,7 +215,7 @@ def leading_elsewhere(copies: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [foreign, open_to_all, linked, half_written, leading_elsewhere])
-def test_what_answered_last_is_not_taken_from_a_folder_that_others_may_write_to_or_a_broken_record(answered, spoil):
+def test_the_last_version_is_not_read_from_an_unsafe_folder_or_a_broken_record(answered, spoil):
     if spoil is foreign and os.geteuid() != 0:
         pytest.skip("gives a folder away, which root alone may")
     assert version_source.read_record(answered).uri.endswith("/1")
@@ -214,15 +223,15 @@ def test_what_answered_last_is_not_taken_from_a_folder_that_others_may_write_to_
     assert version_source.read_record(answered) is None
 
 
-def test_of_another_address_nothing_has_answered(answered):
+def test_another_address_has_no_last_version(answered):
     assert version_source.read_record(replace(answered, model="gs://bucket/models/others")) is None
     assert version_source.read_record(replace(answered, version=1)) is None
 
 
-# Following
+# Following a channel
 
 
-def test_it_follows_the_channel_forth_and_back(own):
+def test_the_server_follows_its_channel_forth_and_back(own):
     with Here(replace(SETTINGS, model=str(own))) as here:
         for number in ("2", "3", "1"):
             promote(own, int(number))
@@ -232,7 +241,7 @@ def test_it_follows_the_channel_forth_and_back(own):
         assert labels.status_code == 404
 
 
-def test_it_follows_the_channel_in_a_bucket(small_models, google, tmp_path):
+def test_the_server_follows_its_channel_in_a_bucket(small_models, google, tmp_path):
     storage.upload_tree(small_models, "gs://bucket/models")
     settings = replace(SETTINGS, model="gs://bucket/models/portraits", folder=str(tmp_path))
     with Here(settings) as here:
@@ -258,10 +267,10 @@ def of_wrong_norms(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [broken_network, incomplete, of_another_kind, of_wrong_norms])
-def test_a_version_that_cannot_be_loaded_leaves_the_old_one_in_place_and_is_told(own, spoil):
+def test_a_version_that_cannot_be_loaded_is_reported_and_the_old_one_stays(own, spoil):
     with Here(replace(SETTINGS, model=str(own))) as here:
         spoil(own / "portraits" / "2")
-        integrity.write_record(own / "portraits" / "2", {})  # as if it had been published so
+        integrity.write_record(own / "portraits" / "2", {})  # as if it had been published like this
         promote(own, 2)
         until(lambda: failing(here), "the failure is told")
         assert failing(here)["version"] == str(own / "portraits" / "2")
@@ -276,16 +285,16 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_in_place_and_is_told
         until(lambda: version(here) == "3" and failing(here) is None, "a sound version heals it")
 
 
-def test_a_version_whose_answers_cannot_be_right_is_not_switched_to(own, monkeypatch):
+def test_a_version_with_impossible_scores_is_not_switched_to(own, monkeypatch):
     original = BatchedModel.predict
 
-    def wrong(self, photos):
-        found = original(self, photos)
+    def predict_nan(self, photos):
+        outputs = original(self, photos)
         if self.scorer.version == 2:
-            found["mean"] = np.full_like(found["mean"], np.nan)
-        return found
+            outputs["mean"] = np.full_like(outputs["mean"], np.nan)
+        return outputs
 
-    monkeypatch.setattr(BatchedModel, "predict", wrong)
+    monkeypatch.setattr(BatchedModel, "predict", predict_nan)
     with Here(replace(SETTINGS, model=str(own))) as here:
         promote(own, 2)
         until(lambda: failing(here), "the failure is told")
@@ -293,7 +302,7 @@ def test_a_version_whose_answers_cannot_be_right_is_not_switched_to(own, monkeyp
         assert score(here)["model"]["version"] == 1
 
 
-def test_an_outage_of_the_store_does_not_disturb_what_answers(own):
+def test_a_storage_failure_does_not_disturb_the_served_version(own):
     with Here(replace(SETTINGS, model=str(own))) as here:
         file = own / "portraits" / "channels.json"
         text = file.read_text()
@@ -304,59 +313,62 @@ def test_an_outage_of_the_store_does_not_disturb_what_answers(own):
         until(lambda: failing(here) is None, "it is over")
 
 
-def test_a_failing_version_is_tried_again_but_not_at_every_look(own, monkeypatch):
+def test_a_failing_version_is_retried_but_not_at_every_poll(own, monkeypatch):
     tries = []
     load = version_manager.VersionManager._load
 
-    def counting(self, uri, place):
+    def counting_load(self, uri, folder):
         tries.append(uri)
-        return load(self, uri, place)
+        return load(self, uri, folder)
 
-    monkeypatch.setattr(version_manager.VersionManager, "_load", counting)
+    monkeypatch.setattr(version_manager.VersionManager, "_load", counting_load)
     with Here(replace(SETTINGS, model=str(own), interval=0.05)) as here:
-        broken = own / "portraits" / "2" / "portable" / "scorer.tflite"
-        whole = broken.read_bytes()
-        broken.write_bytes(b"")
+        network = own / "portraits" / "2" / "portable" / "scorer.tflite"
+        intact = network.read_bytes()
+        network.write_bytes(b"")
         promote(own, 2)
         until(lambda: failing(here), "the failure is told")
         for _ in range(5):
             here.run(here.state.version_manager.poll_once())
         assert tries.count(str(own / "portraits" / "2")) <= 2
-        broken.write_bytes(whole)
+        network.write_bytes(intact)
         until(lambda: version(here) == "2", "the mended version answers")
 
 
-def test_a_request_under_way_ends_on_its_version_which_is_freed_then(own, monkeypatch):
-    entered, go_on = threading.Event(), threading.Event()
+def test_a_request_ends_on_the_version_it_started_on_which_is_then_freed(own, monkeypatch):
+    entered, may_continue = threading.Event(), threading.Event()
     original = BatchedModel.predict
 
-    def slow(self, photos):
+    def slow_predict(self, photos):
         if self.scorer.version == 1 and self.scorer.uri == str(own / "portraits" / "1") and armed:
             entered.set()
-            assert go_on.wait(PATIENCE)
+            assert may_continue.wait(PATIENCE)
         return original(self, photos)
 
     armed = []
-    monkeypatch.setattr(BatchedModel, "predict", slow)
+    monkeypatch.setattr(BatchedModel, "predict", slow_predict)
     with Here(replace(SETTINGS, model=str(own))) as here:
         armed.append(True)
-        old = weakref.ref(here.state.version_manager.current)
-        waiting = here.begin("POST", "/score", files={"photos": PHOTO})
+        old_version = weakref.ref(here.state.version_manager.current)
+        pending = here.begin("POST", "/score", files={"photos": PHOTO})
         assert entered.wait(PATIENCE)
         promote(own, 2)
         until(lambda: version(here) == "2", "version 2 answers")
         assert score(here)["model"]["version"] == 2
-        assert old() is not None
-        go_on.set()
-        assert waiting.result(PATIENCE).json()["model"]["version"] == 1
-        del waiting
+        assert old_version() is not None
+        may_continue.set()
+        assert pending.result(PATIENCE).json()["model"]["version"] == 1
+        del pending
 
         def freed() -> bool:
             gc.collect()
-            return old() is None
+            return old_version() is None
 
         until(freed, "the old version is freed")
-        until(lambda: not [each for each in threading.enumerate() if each.name == "network-1"], "its thread has ended")
+        until(
+            lambda: not [thread for thread in threading.enumerate() if thread.name == "network-1"],
+            "its thread has ended",
+        )
 
 
 # Batching
@@ -364,7 +376,7 @@ def test_a_request_under_way_ends_on_its_version_which_is_freed_then(own, monkey
 
 @dataclass
 class Counting:
-    """What `BatchedModel` needs of a portable version: it notes the sizes of its calls, and waits when told to."""
+    """A loaded version for `BatchedModel` that records its batch sizes and waits for an event."""
 
     sizes: list[int] = field(default_factory=list)
     go_on: threading.Event = field(default_factory=threading.Event)
@@ -384,36 +396,38 @@ class Counting:
 
 
 def put(network: BatchedModel, number: int) -> list:
-    """Photos handed to a network, and what became of each."""
-    found: list = []
+    """Enqueue photos and return the list that receives them when they are finished."""
+    finished: list = []
     for _ in range(number):
-        network.enqueue(PhotoRequest(b"", inputs={"pixels": np.zeros((4, 4, 3), "float32")}, on_finished=found.append))
-    return found
+        network.enqueue(
+            PhotoRequest(b"", inputs={"pixels": np.zeros((4, 4, 3), "float32")}, on_finished=finished.append)
+        )
+    return finished
 
 
-def test_photos_that_wait_are_scored_together_up_to_the_batch():
+def test_waiting_photos_are_scored_together_up_to_the_batch_size():
     portable = Counting()
     network = BatchedModel(portable, ServerSettings(batch=4, workers=1), ServerMetrics())
     first = put(network, 1)
     until(lambda: network._queue.empty(), "the first is being scored")
-    rest = put(network, 6)
+    later = put(network, 6)
     portable.go_on.set()
-    until(lambda: len(first) + len(rest) == 7, "all are scored")
+    until(lambda: len(first) + len(later) == 7, "all are scored")
     network.close()
     assert portable.sizes == [1, 4, 2]
-    assert [float(photo.outputs["mean"]) for photo in rest] == [0, 1, 2, 3, 0, 1]  # each has its own row
+    assert [float(photo.outputs["mean"]) for photo in later] == [0, 1, 2, 3, 0, 1]  # each photo has its own row
 
 
-def test_a_lone_photo_waits_for_nobody():
+def test_a_single_photo_is_scored_without_waiting():
     portable = Counting()
     portable.go_on.set()
     network = BatchedModel(portable, ServerSettings(deadline=2 * PATIENCE, workers=1), ServerMetrics())
-    found = put(network, 1)
-    until(lambda: found, "it is scored")
+    finished = put(network, 1)
+    until(lambda: finished, "it is scored")
     network.close()
 
 
-def test_a_photo_waits_for_one_that_is_being_decoded_but_no_longer_than_the_deadline():
+def test_a_photo_waits_for_one_being_decoded_up_to_the_deadline():
     portable = Counting()
     portable.go_on.set()
     network = BatchedModel(portable, ServerSettings(deadline=0.3, workers=1), ServerMetrics())
@@ -422,34 +436,34 @@ def test_a_photo_waits_for_one_that_is_being_decoded_but_no_longer_than_the_dead
     put(network, 1)
     until(lambda: sum(portable.sizes) == 2, "both are scored")
     assert portable.sizes == [2]
-    put(network, 1)  # and nobody comes
+    put(network, 1)  # no other photo follows
     until(lambda: sum(portable.sizes) == 3, "it is scored alone")
     network.close()
 
 
-def test_a_network_that_fails_fails_its_photos_and_goes_on():
+def test_a_network_error_fails_its_photos_and_the_queue_continues():
     portable = Counting()
     portable.go_on.set()
     network = BatchedModel(portable, ServerSettings(workers=1), ServerMetrics())
-    broken: list = []
-    network.enqueue(PhotoRequest(b"", inputs={"pixels": np.zeros((5, 5, 3))}, on_finished=broken.append))
-    until(lambda: broken, "the first is told")
-    found = put(network, 1)
-    until(lambda: found, "the next is scored")
+    failed: list = []
+    network.enqueue(PhotoRequest(b"", inputs={"pixels": np.zeros((5, 5, 3))}, on_finished=failed.append))
+    until(lambda: failed, "the first is told")
+    finished = put(network, 1)
+    until(lambda: finished, "the next is scored")
     network.close()
-    assert isinstance(found[0], PhotoRequest)
+    assert isinstance(finished[0], PhotoRequest)
 
 
 async def _waited(batching: MicroBatcher, network: BatchedModel) -> list:
     return await batching.score(network, [PHOTO])
 
 
-def test_a_photo_whose_turn_does_not_come_in_time_is_told_to_come_again():
+def test_a_photo_that_waits_too_long_is_refused_with_retry_after():
     batching = MicroBatcher(ServerSettings(workers=1, seconds=0.1), ServerMetrics())
     portable = Counting()
     portable.go_on.set()
     network = BatchedModel(portable, batching.settings, ServerMetrics())
-    batching.settings = replace(batching.settings, seconds=-1.0)  # over before it began
+    batching.settings = replace(batching.settings, seconds=-1.0)  # over before it begins
     (problem,) = asyncio.run(_waited(batching, network))
     assert isinstance(problem, ProblemDetails)
     assert (problem.status, problem.headers["Retry-After"]) == (429, "5")
