@@ -154,14 +154,22 @@ def test_a_version_from_before_portable_networks_is_named(tmp_path):
         (litert_model.METADATA_FILE, b'{"name": "portraits"}'),
         (litert_model.METADATA_FILE, b"[]"),
         (litert_model.NORMS_FILE, b"{}"),
-        (f"{embedder.FOLDER}/{embedder.DETECTOR}", b"none"),
     ],
 )
 def test_a_broken_version_is_named(tmp_path, version, file, content):
     storage.download_tree(str(version), str(tmp_path))
-    path = tmp_path / litert_model.FOLDER / file
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(content)
+    (tmp_path / litert_model.FOLDER / file).write_bytes(content)
+    integrity.write_record(tmp_path, {})
+    with pytest.raises(ValueError, match="expected a portable network at"):
+        litert_model.load(str(tmp_path))
+
+
+def test_a_version_with_a_broken_face_detector_is_named(tmp_path, version):
+    storage.download_tree(str(version), str(tmp_path))
+    faces = tmp_path / litert_model.FOLDER / embedder.FOLDER
+    faces.mkdir()
+    (faces / embedder.DETECTOR).write_bytes(b"none")
+    (faces / embedder.METADATA).write_text('{"sha256": {}}')
     integrity.write_record(tmp_path, {})
     with pytest.raises(ValueError, match="expected a portable network at"):
         litert_model.load(str(tmp_path))
