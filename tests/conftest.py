@@ -1,4 +1,4 @@
-"""What several rooms' tests share: drawn photos, a small data set and scorer, clouds, the real data's place."""
+"""Fixtures that several rooms' tests share: drawn photos, a small data set and scorer, cloud stores, the real data."""
 
 import io
 import os
@@ -20,16 +20,16 @@ from PIL import Image
 if TYPE_CHECKING:
     from tests.fakes import gcs, s3
 
-# No example is judged by how long it takes: on a busy machine that is no fault.
+# Tests have no deadline for an example, as a busy machine is slow.
 hypothesis_settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("untimed")
 
 SMALL = {"backbone": "MobileNet", "backbone_options": {"alpha": 0.25}, "crop": 32}
-"""Pretraining settings of the smallest network that is worth testing."""
+"""Pretraining settings of the smallest network that tests use."""
 
 
 def drawn_photo(brightness: float, seed: int = 0, size: tuple[int, int] = (48, 64)) -> bytes:
-    """A JPEG of a coloured gradient with noise; ``brightness`` 0..1 sets its mean."""
+    """Return a JPEG of a coloured gradient with noise; ``brightness`` 0..1 sets its mean."""
     rng = np.random.default_rng(seed)
     width, height = size
     slope = np.linspace(-0.2, 0.2, width)[None, :, None] * rng.uniform(0.3, 1, 3)
@@ -40,20 +40,20 @@ def drawn_photo(brightness: float, seed: int = 0, size: tuple[int, int] = (48, 6
 
 
 def large_photo() -> bytes:
-    """A JPEG of four megabytes: noise."""
+    """Return a JPEG of noise, four megabytes."""
     buffer = io.BytesIO()
     Image.effect_noise((2200, 1600), 100).convert("RGB").save(buffer, "JPEG", quality=97)
     return buffer.getvalue()
 
 
 def votes_around(mean: float) -> np.ndarray:
-    """Ten votes, summing to 1, of raters who agree to about one point."""
+    """Return ten votes, summing to 1, of raters who agree within about one point."""
     votes = np.exp(-((np.arange(1, 11) - mean) ** 2) / 2)
     return (votes / votes.sum()).astype("float32")
 
 
 def example(number: int, rated: bool = True) -> dict:
-    """A record of the data set whose score is its brightness: a truth that the smallest network can learn."""
+    """Return a record of the data set whose score is its brightness, which the smallest network can learn."""
     brightness = float(np.random.default_rng(number).uniform(0.1, 0.9))
     return {
         "photo": drawn_photo(brightness, number),
@@ -66,7 +66,7 @@ def example(number: int, rated: bool = True) -> dict:
 
 
 def light_encoder(folder: Path) -> Path:
-    """An encoder of photos of 32 pixels, written to a folder, whose features are light, dark and middling."""
+    """Write an encoder of photos of 32 pixels to a folder; its features are light, dark and middling pixels."""
     import keras
 
     from components.scorer.artifacts import bundle
@@ -83,7 +83,7 @@ def light_encoder(folder: Path) -> Path:
 
 @pytest.fixture
 def tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """Pytest's own, but for tests of the server: a short one, as sockets' names have room for and tests' have none."""
+    """Return pytest's folder, or a short one for tests of the server: the names of sockets have limited length."""
     if request.path.parent.name != "serving":
         yield tmp_path
         return
@@ -93,7 +93,7 @@ def tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def small_dataset(tmp_path_factory) -> Path:
-    """A TFDS directory: 64 train, 24 validation, 40 test and 32 unlabelled records."""
+    """Write a TFDS directory: 64 train, 24 validation, 40 test and 32 unlabelled records."""
     from components.ingestion import tfds_writer
 
     folder = tmp_path_factory.mktemp("small") / "dataset"
@@ -106,7 +106,7 @@ def small_dataset(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_faces(tmp_path_factory) -> Path:
-    """A folder of weights that find faces where they are marked, and read them; see ``designed_faces``."""
+    """Write a folder of face weights that find drawn faces and embed them; see ``designed_faces``."""
     from components.scorer.faces import weight_files
     from components.scorer.settings import Faces
     from tests.builders import designed_faces
@@ -118,7 +118,7 @@ def small_faces(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_face_dataset(tmp_path_factory, small_faces) -> Path:
-    """As ``small_dataset``, with faces: every eighth photo has none, every eighth two; unlabelled ones are not read."""
+    """Write ``small_dataset`` with faces: of eight photos one has none, one has two; unlabelled photos lack them."""
     import io
 
     from components.ingestion import tfds_writer
@@ -126,25 +126,25 @@ def small_face_dataset(tmp_path_factory, small_faces) -> Path:
     from tests.builders import designed_faces
 
     reader = analyzer.FaceAnalyzer.load(small_faces)
-    places = [(), ((0.5, 0.3), (0.5, 0.8)), *[((0.5, 0.5),)] * 6]
+    centres = [(), ((0.5, 0.3), (0.5, 0.8)), *[((0.5, 0.5),)] * 6]
 
     def faced(number: int, rated: bool) -> dict:
-        plain = example(number, rated)
-        photo = designed_faces.marked(plain["photo"], *places[number % 8])
-        seen = reader.analyze(Image.open(io.BytesIO(photo))) if rated else analyzer.no_faces(reader.size)
-        return {**plain, "photo": photo, **analyzer.to_features(seen)}
+        faceless = example(number, rated)
+        photo = designed_faces.marked(faceless["photo"], *centres[number % 8])
+        analysis = reader.analyze(Image.open(io.BytesIO(photo))) if rated else analyzer.no_faces(reader.size)
+        return {**faceless, "photo": photo, **analyzer.to_features(analysis)}
 
     folder = tmp_path_factory.mktemp("small-faces") / "dataset"
     numbers = iter(range(1000))
     sizes = {"train": 64, "validation": 24, "test": 40, "unlabelled": 32}
-    splits = {name: [[faced(next(numbers), name != "unlabelled") for _ in range(n)]] for name, n in sizes.items()}
+    splits = {name: [[faced(next(numbers), name != "unlabelled") for _ in range(size)]] for name, size in sizes.items()}
     tfds_writer.write(folder, splits, ["side"], face_weights=small_faces)
     return folder
 
 
 @pytest.fixture(scope="session")
 def small_encoder(tmp_path_factory) -> Path:
-    """An encoder folder with random weights, but batch norms that know the photos, as after pretraining elsewhere."""
+    """Save an encoder with random weights whose batch norms are calibrated on the photos, as after pretraining."""
     from components.scorer.artifacts import bundle
     from components.scorer.imaging import preprocessing_tf
     from components.scorer.model.encoder import build_encoder
@@ -153,7 +153,7 @@ def small_encoder(tmp_path_factory) -> Path:
     from components.scorer.settings import Pretraining
 
     folder = tmp_path_factory.mktemp("encoder")
-    # No own pretraining, whose worth every training would weigh; and the start alone is not acted on any more.
+    # Declares a start from ImageNet: after own pretraining, every training would run the pretraining ablation.
     settings = from_parameters(Pretraining, start="imagenet", **SMALL)
     encoder = build_encoder(replace(settings, start="none"))
     calibrate_batch_norms(
@@ -165,7 +165,7 @@ def small_encoder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_scorer(tmp_path_factory, small_encoder) -> Path:
-    """A scorer bundle that was never trained."""
+    """Save a scorer bundle that was never trained."""
     from components.scorer.artifacts import bundle
     from components.scorer.model.network import build_scorer
     from components.scorer.settings import Training
@@ -179,9 +179,9 @@ def small_scorer(tmp_path_factory, small_encoder) -> Path:
 
 @pytest.fixture(scope="session")
 def small_models(tmp_path_factory, small_scorer) -> Path:
-    """The folder of all models, as far as servers need it: ``portraits``, whose versions 1, 2 and 3 score alike.
+    """Write the folder of all models for servers: ``portraits``, whose versions 1, 2 and 3 score alike.
 
-    The champion is version 1. Tests that change anything copy it.
+    The champion is version 1. Tests that change anything copy the folder.
     """
     from components.scorer.artifacts import bundle, saved_model
     from components.scorer.registry import channels, integrity
@@ -199,7 +199,7 @@ def small_models(tmp_path_factory, small_scorer) -> Path:
 
 @pytest.fixture
 def google(monkeypatch: pytest.MonkeyPatch) -> Iterator["gcs.Server"]:
-    """Google Cloud Storage on loopback, with the empty bucket ``gs://bucket``."""
+    """Start Google Cloud Storage on loopback, with the empty bucket ``gs://bucket``."""
     from tests.fakes import gcs
 
     with gcs.Server("bucket") as server:
@@ -209,7 +209,7 @@ def google(monkeypatch: pytest.MonkeyPatch) -> Iterator["gcs.Server"]:
 
 @pytest.fixture
 def amazon(monkeypatch: pytest.MonkeyPatch) -> Iterator["s3.Server"]:
-    """S3 on loopback, with the empty bucket ``s3://bucket``."""
+    """Start S3 on loopback, with the empty bucket ``s3://bucket``."""
     import boto3
 
     from tests.fakes import s3
@@ -220,7 +220,7 @@ def amazon(monkeypatch: pytest.MonkeyPatch) -> Iterator["s3.Server"]:
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         client = boto3.client("s3")
-        for bucket in client.list_buckets()["Buckets"]:  # moto keeps its buckets for the life of the process
+        for bucket in client.list_buckets()["Buckets"]:  # moto keeps its buckets as long as the process lives
             boto3.resource("s3").Bucket(bucket["Name"]).objects.delete()
         client.create_bucket(Bucket="bucket")
         yield server
@@ -228,8 +228,8 @@ def amazon(monkeypatch: pytest.MonkeyPatch) -> Iterator["s3.Server"]:
 
 @pytest.fixture(scope="session")
 def portraits() -> Path:
-    """The folder with the real portraits, for tests that need them."""
-    place = os.environ.get("PORTRAITS_DATA")
-    if not place or not Path(place, "data").is_dir():
+    """Return the folder with the real portraits, for tests that need them."""
+    folder = os.environ.get("PORTRAITS_DATA")
+    if not folder or not Path(folder, "data").is_dir():
         pytest.skip("set PORTRAITS_DATA to the folder that holds data/mebeauty and data/utkface to run this test")
-    return Path(place)
+    return Path(folder)

@@ -1,4 +1,4 @@
-"""The rooms: which may import which, and what of third parties each may load when it is imported."""
+"""Rooms: which rooms each may import, and which third parties each may load when it is imported."""
 
 import ast
 import importlib.util
@@ -113,9 +113,9 @@ def imports(path: Path, lazy: bool = True) -> set[str]:
         path: The file.
         lazy: Whether imports within functions and for types alone count as well.
     """
-    names, left = set(), [ast.parse(path.read_text(encoding="utf-8"))]
-    while left:
-        node = left.pop()
+    names, queue = set(), [ast.parse(path.read_text(encoding="utf-8"))]
+    while queue:
+        node = queue.pop()
         if not lazy and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         if not lazy and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
@@ -125,7 +125,7 @@ def imports(path: Path, lazy: bool = True) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-        left += ast.iter_child_nodes(node)
+        queue += ast.iter_child_nodes(node)
     return names
 
 
@@ -136,8 +136,8 @@ def module(name: str) -> str:
 
 def room(name: str) -> str:
     """Return the room of a module of ours: the longest entry of `ROOMS` that its name begins with."""
-    plain = re.sub(r"^components\.", "", name) + "."
-    return max((each for each in ROOMS if plain.startswith(each + ".")), key=len, default="")
+    dotted = re.sub(r"^components\.", "", name) + "."
+    return max((room_name for room_name in ROOMS if dotted.startswith(room_name + ".")), key=len, default="")
 
 
 def own(path: Path, lazy: bool = True) -> set[str]:
@@ -149,24 +149,27 @@ every_module = pytest.mark.parametrize("name", sorted(MODULES))
 
 @every_module
 def test_a_module_imports_rooms_that_the_table_names(name):
-    here = room(name)
-    for other in own(MODULES[name]):
-        there = room(other)
-        contract = here.startswith("pipeline") and re.fullmatch(r"components\.\w+\.component", other)
-        composed = name == "pipeline.sagemaker_job" and there in ("ingestion", "pretraining", "training")
-        allowed = there in (here, *ROOMS[here][0].split()) if here else True
-        assert allowed or contract or composed or (name, there) in EXCEPTIONS, f"{name} imports {other}"
+    importer_room = room(name)
+    for imported in own(MODULES[name]):
+        imported_room = room(imported)
+        is_contract = importer_room.startswith("pipeline") and re.fullmatch(r"components\.\w+\.component", imported)
+        is_job = name == "pipeline.sagemaker_job" and imported_room in ("ingestion", "pretraining", "training")
+        is_allowed = imported_room in (importer_room, *ROOMS[importer_room][0].split()) if importer_room else True
+        assert is_allowed or is_contract or is_job or (name, imported_room) in EXCEPTIONS, f"{name} imports {imported}"
 
 
 @every_module
 def test_a_module_loads_third_parties_that_the_table_names(name):
-    here = room(name)
-    given = {each.split(".")[0] for each in imports(MODULES[name], lazy=False)} - {*sys.stdlib_module_names, *OURS}
-    assert not given - {*(ROOMS[here][1].split() if here else ())}
+    own_room = room(name)
+    external = {module_name.split(".")[0] for module_name in imports(MODULES[name], lazy=False)} - {
+        *sys.stdlib_module_names,
+        *OURS,
+    }
+    assert not external - {*(ROOMS[own_room][1].split() if own_room else ())}
 
 
 def test_the_rooms_import_each_other_one_way():
-    graph = {here: {*others.split()} for here, (others, _) in ROOMS.items()}
+    graph = {importer: {*imported.split()} for importer, (imported, _) in ROOMS.items()}
     assert [*TopologicalSorter(graph).static_order()]
 
 
@@ -178,20 +181,21 @@ def test_no_module_imports_itself_by_way_of_others():
 def test_a_folder_holds_few_modules():
     folders = {path.parent for path in FILES}
     sizes = {
-        str(each.relative_to(ROOT)): len([*each.glob("*.py")]) - (each / "__init__.py").exists() for each in folders
+        str(folder.relative_to(ROOT)): len([*folder.glob("*.py")]) - (folder / "__init__.py").exists()
+        for folder in folders
     }
     assert not {folder: size for folder, size in sizes.items() if size > MOST}
 
 
 def test_the_init_of_a_room_holds_a_docstring_alone():
     for path in FILES:
-        if path.name == "__init__.py" and path.parent.name != "sample":  # which is used as one module
+        if path.name == "__init__.py" and path.parent.name != "sample":  # the package sample is used as one module
             body = ast.parse(path.read_text(encoding="utf-8")).body
             assert all(isinstance(node, ast.Expr) for node in body), path
 
 
 def test_no_test_imports_a_test():
-    """Scripts in strings of a test are code of their own, and import builders and fakes as well."""
+    """Scripts in strings of a test count as code, and import builders and fakes as well."""
     pattern = re.compile(r"^\s*(from|import) tests\.([\w.]+\.)?test_", re.MULTILINE)
     assert not [path for path in (ROOT / "tests").rglob("*.py") if pattern.search(path.read_text(encoding="utf-8"))]
 
@@ -210,7 +214,7 @@ def test_scripts_in_strings_import_modules_that_exist():
 @every_module
 def test_only_the_pipeline_and_the_contracts_know_kfp(name):
     if not name.startswith("pipeline") and not name.endswith(".component"):
-        assert not [each for each in imports(MODULES[name]) if each.split(".")[0].startswith("kfp")]
+        assert not [imported for imported in imports(MODULES[name]) if imported.split(".")[0].startswith("kfp")]
 
 
 def test_no_module_or_folder_is_named_for_being_a_heap():
@@ -220,5 +224,5 @@ def test_no_module_or_folder_is_named_for_being_a_heap():
 
 def test_compiling_the_pipeline_loads_no_tensorflow():
     code = "import sys; import pipeline.cli.main; print([m for m in sys.modules if m in ('tensorflow', 'keras')])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""Docstrings of the product are plain sentences; a machine can check so much of that."""
+"""Docstrings of the product are plain sentences, as far as a machine can check."""
 
 import ast
 import re
@@ -10,22 +10,22 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(path for room in ("components", "pipeline", "images") for path in (ROOT / room).rglob("*.py"))
 LONGEST, LONGEST_FIRST = 30, 25
-"""Words of a sentence, and of the first one."""
+"""Most words of a sentence, and of the first sentence."""
 
 NO_BEGINNING = re.compile(
     r"""(also|and|as|at|but|by|for|from|how|in|its?|keeps|likewise|nothing|of|on|or|(the\ )?same|sees|tells|that|them
     |these|they|this|those|to|what|where|whether|which|who(ever|se)?|with|without)\b""",
     re.IGNORECASE | re.VERBOSE,
 )
-"""How a docstring begins that does not say what the thing is or does."""
+"""First words of a docstring that does not say what the thing is or does."""
 
 NO_PHRASE = re.compile(r"\b(be it|(by|for|from|in|than|to|with) what|of (those|which)|what is none)\b", re.IGNORECASE)
-"""Parts of inverted sentences."""
+"""Phrases of inverted sentences."""
 
 PREPOSITION = re.compile(
     r"(as|at|by|for|from|how|in|its|likewise|of|on|see|that|to|what|whether|which|with|without)\b", re.IGNORECASE
 )
-"""How a line about an argument begins that is no noun phrase."""
+"""First words of an argument's description that is no noun phrase."""
 
 
 def sentences(text: str) -> list[str]:
@@ -38,7 +38,9 @@ def faults(docstring: str) -> Iterator[str]:
         yield f"begins with {beginning[0]!r}"
     prose = re.split(r"^(?:Args|Attributes|Raises|Returns|Yields):$", docstring, flags=re.MULTILINE)[0]
     yield from (
-        f"has {len(each.split())} words in {each[:50]!r}" for each in sentences(prose) if len(each.split()) > LONGEST
+        f"has {len(sentence.split())} words in {sentence[:50]!r}"
+        for sentence in sentences(prose)
+        if len(sentence.split()) > LONGEST
     )
     if len(sentences(first)[0].split()) > LONGEST_FIRST:
         yield "has a long first sentence"

@@ -1,4 +1,4 @@
-"""The documents agree with the code, have every name once, and stay short and plain."""
+"""The documents agree with the code, list every name once, and stay short and plain."""
 
 import json
 import posixpath
@@ -19,10 +19,10 @@ from tests.builders import documents
 
 ROOT, PAGES = documents.ROOT, documents.pages()
 LONGEST = {"README.md": 170}
-"""Lines of a document, 200 if it is not here."""
+"""Most lines of a document; 200 if its name is not here."""
 
 SENTENCE = 25
-"""Words of a sentence."""
+"""Most words of a sentence."""
 
 every_page = pytest.mark.parametrize("page", PAGES)
 
@@ -47,19 +47,19 @@ def test_a_document_is_short(page):
 
 @every_page
 def test_a_sentence_has_few_words(page):
-    assert [each for each in sentences(PAGES[page]) if len(each.split()) > SENTENCE] == []
+    assert [sentence for sentence in sentences(PAGES[page]) if len(sentence.split()) > SENTENCE] == []
 
 
 def sentences(text: str) -> list[str]:
     """Return the sentences outside of tables and boxes; a piece of code is one word."""
-    found, tables = [], 0
+    prose, tables = [], 0
     for token in MarkdownIt().enable("table").parse(text):
         tables += {"table_open": 1, "table_close": -1}.get(token.type, 0)
         if token.type == "inline" and not tables:
-            spoken = {"text": lambda each: each.content, "softbreak": lambda _: " ", "code_inline": lambda _: "code"}
-            line = "".join(spoken.get(each.type, lambda _: "")(each) for each in token.children)
-            found += re.split(r"(?<=[.!?])\s", line)
-    return found
+            render = {"text": lambda child: child.content, "softbreak": lambda _: " ", "code_inline": lambda _: "code"}
+            line = "".join(render.get(child.type, lambda _: "")(child) for child in token.children)
+            prose += re.split(r"(?<=[.!?])\s", line)
+    return prose
 
 
 # Names
@@ -81,14 +81,14 @@ def test_every_gate_is_in_one_table():
 
 
 def test_every_option_of_the_server_is_in_one_table_with_its_default():
-    spelled = {"nginx": "--no-nginx"}
+    spellings = {"nginx": "--no-nginx"}
     expected = {
-        spelled.get(each.name, f"--{each.name.replace('_', '-')}"): each.default
-        for each in fields(ServerSettings)
-        if each.name not in ("keys", "run")
+        spellings.get(setting.name, f"--{setting.name.replace('_', '-')}"): setting.default
+        for setting in fields(ServerSettings)
+        if setting.name not in ("keys", "run")
     }
-    shown = {name: "" if isinstance(value, bool | tuple) else str(value) for name, value in expected.items()}
-    assert {row.cells[0]: row.cells[1].strip("`") for row in documents.rows("option")} == shown
+    defaults = {name: "" if isinstance(value, bool | tuple) else str(value) for name, value in expected.items()}
+    assert {row.cells[0]: row.cells[1].strip("`") for row in documents.rows("option")} == defaults
     assert first_cells("option") == sorted(expected)
 
 
@@ -99,14 +99,14 @@ def test_every_endpoint_is_in_one_table():
 
 def test_every_kind_of_problem_is_in_one_table_with_its_status():
     numbers = {"HTTPStatus.TOO_MANY_REQUESTS": "429", "HTTPStatus.SERVICE_UNAVAILABLE": "503"}
-    found: dict[str, set[str]] = {}
+    statuses: dict[str, set[str]] = {}
     for path in tracked("images/serving/*.py"):
         text = (ROOT / path).read_text(encoding="utf-8")
         for status, kind in re.findall(r'ProblemDetails\(\s*(\d+|HTTPStatus\.\w+),\s*"([\w-]+)"', text):
-            found.setdefault(kind, set()).add(numbers.get(status, status))
+            statuses.setdefault(kind, set()).add(numbers.get(status, status))
     rows = documents.rows("kind")
-    assert first_cells("kind") == sorted(found)
-    assert {row.cells[0]: {part.strip() for part in row.cells[1].split(",")} for row in rows} == found
+    assert first_cells("kind") == sorted(statuses)
+    assert {row.cells[0]: {part.strip() for part in row.cells[1].split(",")} for row in rows} == statuses
 
 
 def test_every_built_in_norm_is_in_one_table():
@@ -120,7 +120,7 @@ def test_every_built_in_norm_is_in_one_table():
 def test_the_readmes_tree_has_every_room():
     (tree,) = re.findall(r"^## The tree\n\n```text\n(.*?)^```$", PAGES["README.md"], re.DOTALL | re.MULTILINE)
     parts = [Path(path).parts for path in tracked() if path.startswith(("components/", "images/", "pipeline/"))]
-    rooms = {f"{each[0]}/{each[1]}/" for each in parts if len(each) > 2} | {"pipeline/", "tests/", "pipeline.yaml"}
+    rooms = {f"{part[0]}/{part[1]}/" for part in parts if len(part) > 2} | {"pipeline/", "tests/", "pipeline.yaml"}
     assert sorted(line.split()[0] for line in tree.splitlines()) == sorted(rooms)
 
 
@@ -128,13 +128,13 @@ def test_the_librarys_rooms_are_in_import_order():
     rooms = [row.cells[0] for row in documents.rows("room")]
     scorer = ROOT / "components" / "scorer"
     assert sorted(rooms) == sorted({path.parent.name for path in scorer.glob("*/__init__.py")})
-    for place, room in enumerate(rooms):
+    for index, room in enumerate(rooms):
         text = "\n".join(path.read_text(encoding="utf-8") for path in (scorer / room).glob("*.py"))
         imported = set(re.findall(r"^from components\.scorer\.(\w+)", text, re.MULTILINE))
-        assert sorted(imported & set(rooms[place + 1 :])) == [], room
+        assert sorted(imported & set(rooms[index + 1 :])) == [], room
     docstring = (scorer / "__init__.py").read_text(encoding="utf-8")
-    places = [docstring.index(f"``{room}``") for room in rooms]
-    assert places == sorted(places)
+    positions = [docstring.index(f"``{room}``") for room in rooms]
+    assert positions == sorted(positions)
 
 
 @every_page
@@ -144,7 +144,7 @@ def test_links_lead_to_files_and_headings_that_are_there(page):
         assert (ROOT / path).exists(), target
         if anchor:
             headings = re.findall(r"^#+ (.*)$", PAGES[path], re.MULTILINE)
-            assert anchor in [re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings]
+            assert anchor in [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
 @every_page
@@ -162,8 +162,8 @@ def test_every_measurement_is_in_the_document_on_measurements():
     text = PAGES["tests/benchmarks/README.md"]
     modules = [Path(path).stem for path in tracked("tests/benchmarks/*.py") if "__init__" not in path]
     assert [name for name in modules if not re.search(rf"\b{name}\b", text)] == []
-    named = re.findall(r"python -m tests\.benchmarks\.(\w+)", "\n".join(PAGES.values()))
-    assert sorted(set(named) - set(modules)) == []
+    mentioned = re.findall(r"python -m tests\.benchmarks\.(\w+)", "\n".join(PAGES.values()))
+    assert sorted(set(mentioned) - set(modules)) == []
 
 
 def test_documents_are_not_in_the_images():

@@ -1,8 +1,8 @@
-"""A Google Cloud Storage server for tests, strict where the real one is: preconditions, chunks, checksums.
+"""A Google Cloud Storage server for tests, as strict as the real one: preconditions, chunks, checksums.
 
-Objects live in memory. It speaks the part of the JSON API that `components.scorer.storage` needs (listing,
-metadata, media, delete, multipart and resumable uploads) and refuses every parameter that it does not know
-with 400, so that a test never passes because something was ignored. `Server.fail` brings on trouble on cue.
+Objects live in memory. The server has the part of the JSON API that `components.scorer.storage` needs: listing,
+metadata, media, delete, multipart and resumable uploads. It refuses unknown parameters with 400, so that no test passes
+because a parameter was ignored. `Server.fail` injects faults.
 
 Reference: https://cloud.google.com/storage/docs/json_api/v1 and
 https://cloud.google.com/storage/docs/performing-resumable-uploads.
@@ -27,18 +27,18 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 import google_crc32c
 
 CHUNK_UNIT = 256 * 1024  # "each chunk except the last must be a multiple of 256 KiB"
-PAGE = 1000  # objects a page of a listing, at most
+PAGE = 1000  # most objects of a page of a listing
 
-SLOW = 1.0  # seconds for which a slow answer keeps its client waiting
+SLOW = 1.0  # seconds that a slow answer delays its client
 
 Trouble = Literal[429, 503, "reset", "half", "lost", "slow"]
-"""A status; the connection reset before anything is done; half a chunk kept, then 503; done, but not answered; done,
-and answered too late."""
+"""Faults: a status; ``reset``: the connection is reset before the request is carried out; ``half``: half a chunk is
+stored, then 503; ``lost``: the request is carried out, then the connection is reset; ``slow``: the answer is late."""
 
 
 @dataclass
 class Request:
-    """What a client asked for, as seen by `Server.fail` and in `Server.requests`."""
+    """A request of a client, as `Server.fail` and `Server.requests` have it."""
 
     method: str
     path: str
@@ -48,7 +48,7 @@ class Request:
 
     @property
     def range(self) -> str:
-        """The Content-Range of a resumable upload's request, or ""."""
+        """Return the Content-Range of a resumable upload's request, or ""."""
         return self.headers.get("content-range", "")
 
 
@@ -70,7 +70,7 @@ class _Upload:
 
 
 class Refused(Exception):
-    """An answer other than success."""
+    """Raised for an answer other than success."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -99,19 +99,19 @@ class Server:
         self._http.server_close()
 
     def fail(self, when: Callable[[Request], bool], *troubles: Trouble) -> None:
-        """Meet the next requests for which ``when`` holds with these troubles, one each."""
+        """Answer the next requests that satisfy ``when`` with these faults, one each."""
         self._troubles.append((when, list(troubles)))
 
     def calm(self) -> None:
-        """Forget what `fail` planned."""
+        """Forget the faults that `fail` planned."""
         self._troubles.clear()
 
     def data(self, bucket: str) -> dict[str, bytes]:
-        """The content of a bucket by name."""
-        return {name: found.data for name, found in self.buckets[bucket].items()}
+        """Return the content of a bucket by name."""
+        return {name: stored.data for name, stored in self.buckets[bucket].items()}
 
     def trouble(self, request: Request) -> Trouble | None:
-        """What `fail` planned for this request."""
+        """Return the fault that `fail` planned for this request."""
         with self._lock:
             self.requests.append(request)
             for when, troubles in self._troubles:
@@ -120,7 +120,7 @@ class Server:
         return None
 
     def answer(self, request: Request) -> tuple[int, dict[str, str], bytes]:
-        """Carry a request out: status, headers, body."""
+        """Carry out a request and return status, headers and body."""
         with self._lock:
             path = request.path
             if match := re.fullmatch(r"/upload/storage/v1/b/([^/]+)/o", path):
@@ -137,16 +137,16 @@ class Server:
         return self.buckets[bucket]
 
     def _check(self, bucket: str, name: str, condition: dict[str, str]) -> None:
-        """Raise 412 unless the object has the generation asked for; 0 stands for none."""
-        found = self._bucket(bucket).get(name)
+        """Raise 412 unless the object has the requested generation; 0 means that it must not exist."""
+        stored = self._bucket(bucket).get(name)
         expected = condition.get("ifGenerationMatch")
-        if expected is not None and int(expected) != (found.generation if found else 0):
+        if expected is not None and int(expected) != (stored.generation if stored else 0):
             raise Refused(412, "At least one of the pre-conditions you specified did not hold.")
 
     def _object(self, request: Request, bucket: str, name: str, media: bool) -> tuple[int, dict[str, str], bytes]:
         _known(request, "generation", "ifGenerationMatch", "prettyPrint", "projection", "alt", "fields")
-        found = self._bucket(bucket).get(name)
-        if found is None or request.query.get("generation", str(found.generation)) != str(found.generation):
+        stored = self._bucket(bucket).get(name)
+        if stored is None or request.query.get("generation", str(stored.generation)) != str(stored.generation):
             raise Refused(404, f"No such object: {bucket}/{name}")
         self._check(bucket, name, request.query)
         if request.method == "DELETE":
@@ -155,31 +155,31 @@ class Server:
         if request.method != "GET":
             raise Refused(405, request.method)
         if not media:
-            return _json(_described(bucket, name, found))
-        headers = {"Content-Type": found.content_type, "X-Goog-Hash": f"crc32c={_crc32c(found.data)}"}
-        headers["X-Goog-Generation"] = str(found.generation)
+            return _json(_described(bucket, name, stored))
+        headers = {"Content-Type": stored.content_type, "X-Goog-Hash": f"crc32c={_crc32c(stored.data)}"}
+        headers["X-Goog-Generation"] = str(stored.generation)
         if not (match := re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", ""))):
-            return 200, headers, found.data
+            return 200, headers, stored.data
         first = int(match[1])
-        if first >= len(found.data):
+        if first >= len(stored.data):
             raise Refused(416, "Requested range not satisfiable")
-        part = found.data[first : int(match[2]) + 1 if match[2] else None]
-        headers["Content-Range"] = f"bytes {first}-{first + len(part) - 1}/{len(found.data)}"
+        part = stored.data[first : int(match[2]) + 1 if match[2] else None]
+        headers["Content-Range"] = f"bytes {first}-{first + len(part) - 1}/{len(stored.data)}"
         return 206, headers, part
 
     def _list(self, request: Request, bucket: str) -> tuple[int, dict[str, str], bytes]:
         _known(request, "prefix", "delimiter", "pageToken", "maxResults", "fields", "projection", "prettyPrint", "alt")
         prefix, delimiter = request.query.get("prefix", ""), request.query.get("delimiter")
         entries: dict[str, _Object | None] = {}
-        for name, found in sorted(self._bucket(bucket).items()):
+        for name, stored in sorted(self._bucket(bucket).items()):
             if not name.startswith(prefix):
                 continue
             head, separator, _ = name[len(prefix) :].partition(delimiter) if delimiter else ("", "", "")
-            entries.setdefault(prefix + head + separator if separator else name, None if separator else found)
+            entries.setdefault(prefix + head + separator if separator else name, None if separator else stored)
         names = [name for name in entries if name > request.query.get("pageToken", "")]
         page = names[: min(PAGE, int(request.query.get("maxResults", PAGE)))]
         value = {
-            "items": [_described(bucket, name, found) for name in page if (found := entries[name])],
+            "items": [_described(bucket, name, stored) for name in page if (stored := entries[name])],
             "prefixes": [name for name in page if entries[name] is None],
         }
         return _json({**value, "nextPageToken": page[-1]} if len(page) < len(names) else value)
@@ -192,26 +192,26 @@ class Server:
             raise Refused(400, "uploadType must be multipart or resumable")
         if "upload_id" in request.query:
             return self._resume(request)
-        about = json.loads(request.body or b"{}")
-        self._check(bucket, about["name"], request.query)
+        metadata = json.loads(request.body or b"{}")
+        self._check(bucket, metadata["name"], request.query)
         token = uuid.uuid4().hex
         content_type = request.headers.get("x-upload-content-type", "application/octet-stream")
-        self._uploads[token] = _Upload(bucket, about["name"], content_type, request.query, about.get("crc32c"))
-        place = f"{self.url}/upload/storage/v1/b/{quote(bucket)}/o?uploadType=resumable&upload_id={token}"
-        return 200, {"Location": place, "X-GUploader-UploadID": token}, b""
+        self._uploads[token] = _Upload(bucket, metadata["name"], content_type, request.query, metadata.get("crc32c"))
+        location = f"{self.url}/upload/storage/v1/b/{quote(bucket)}/o?uploadType=resumable&upload_id={token}"
+        return 200, {"Location": location, "X-GUploader-UploadID": token}, b""
 
     def _multipart(self, request: Request, bucket: str) -> tuple[int, dict[str, str], bytes]:
         head = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode()
         parts = list(message_from_bytes(head + request.body, policy=HTTP).iter_parts())
         if len(parts) != 2:
             raise Refused(400, "a multipart upload has two parts")
-        about = json.loads(parts[0].get_payload(decode=True))
-        self._check(bucket, about["name"], request.query)
-        # The parser above may touch line ends of binary content: cut the second part out of the body itself.
+        metadata = json.loads(parts[0].get_payload(decode=True))
+        self._check(bucket, metadata["name"], request.query)
+        # The parser above may change line ends of binary content: cut the second part out of the body itself.
         boundary = re.search(r'boundary="?([^";]+)', request.headers["content-type"])[1].encode()
         data = request.body.split(b"--" + boundary, 2)[2].split(b"\r\n\r\n", 1)[1]
         data = data[: data.rindex(b"\r\n--" + boundary + b"--")]
-        return self._store(bucket, about["name"], data, parts[1].get_content_type(), about.get("crc32c"))
+        return self._store(bucket, metadata["name"], data, parts[1].get_content_type(), metadata.get("crc32c"))
 
     def _resume(self, request: Request) -> tuple[int, dict[str, str], bytes]:
         upload = self._uploads.get(request.query["upload_id"])
@@ -223,12 +223,12 @@ class Server:
         if match[1] is not None:
             self._append(upload, request.body, int(match[1]), int(match[2]), final=match[3] != "*")
         if match[3] == "*" or len(upload.data) < int(match[3]):
-            kept = len(upload.data)
-            return 308, {"Range": f"bytes=0-{kept - 1}"} if kept else {}, b""
+            received = len(upload.data)
+            return 308, {"Range": f"bytes=0-{received - 1}"} if received else {}, b""
         self._check(upload.bucket, upload.name, upload.condition)
         del self._uploads[request.query["upload_id"]]
-        wanted = upload.crc32c or request.headers.get("x-goog-hash", "").removeprefix("crc32c=") or None
-        return self._store(upload.bucket, upload.name, bytes(upload.data), upload.content_type, wanted)
+        expected = upload.crc32c or request.headers.get("x-goog-hash", "").removeprefix("crc32c=") or None
+        return self._store(upload.bucket, upload.name, bytes(upload.data), upload.content_type, expected)
 
     def _append(self, upload: _Upload, body: bytes, first: int, last: int, final: bool) -> None:
         if first > len(upload.data):
@@ -240,7 +240,7 @@ class Server:
         upload.data[first:] = body
 
     def keep_half(self, request: Request) -> None:
-        """Keep the first half, in whole units, of a chunk that is about to fail."""
+        """Store the first half, in whole units, of a chunk that is about to fail."""
         match = re.fullmatch(r"bytes (\d+)-\d+/.*", request.range)
         upload = self._uploads.get(request.query.get("upload_id", ""))
         if match and upload:
@@ -262,14 +262,14 @@ class _Http(ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing: a client that is gone is what some tests are about."""
+        """Print nothing: some tests disconnect their clients."""
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """HTTP around `Server.answer`."""
+    """HTTP for `Server.answer`."""
 
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # or each answer waits for the client to acknowledge its headers
+    disable_nagle_algorithm = True  # otherwise each answer waits for the client to acknowledge its headers
     store: Server
 
     def _handle(self) -> None:
@@ -313,7 +313,7 @@ class _Handler(BaseHTTPRequestHandler):
             super().finish()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing: requests are in `Server.requests`."""
+        """Print nothing: requests are in `Server.requests`."""
 
 
 def _known(request: Request, *names: str) -> None:

@@ -1,9 +1,8 @@
-"""A small strict server of the Kubeflow Pipelines API (v2beta1), for the real ``kfp.Client`` to talk to.
+"""A small strict server of the Kubeflow Pipelines API (v2beta1) for the real ``kfp.Client``.
 
-It keeps pipelines, versions, experiments, runs and recurring runs in memory, and refuses what the true server
-refuses: unknown paths, query and body fields, names given twice, parameters that the pipeline does not have or of
-another type, five-field cron, versions without their Kubernetes document. Lists come in pages of two. `Kubeflow.fail`
-brings on trouble on cue.
+It keeps pipelines, versions, experiments, runs and recurring runs in memory, and refuses what the real server refuses:
+unknown paths, query and body fields, duplicate names, unknown parameters or wrong types of them, five-field cron,
+versions without their Kubernetes document. Lists come in pages of two. `Kubeflow.fail` injects faults.
 """
 
 import email.policy
@@ -26,11 +25,11 @@ from urllib.parse import parse_qs, urlsplit
 import yaml
 
 Trouble = Literal[429, 503, "reset", "lost", "slow", "page"]
-"""A status; the connection reset before anything is done; done, but not answered; done, and answered too late; a page
-to log in."""
+"""Faults: a status; ``reset``: the connection is reset before the request is carried out; ``lost``: the request is
+carried out, then the connection is reset; ``slow``: the answer is late; ``page``: a login page."""
 
 PAGE = 2
-SLOW = 2.0  # seconds for which a slow answer keeps its client waiting
+SLOW = 2.0  # seconds that a slow answer delays its client
 _KINDS = {
     "STRING": str,
     "NUMBER_INTEGER": int,
@@ -44,7 +43,7 @@ _RECURRING = _RUN | {"description", "trigger", "mode", "max_concurrency", "no_ca
 
 
 class Refused(Exception):
-    """An answer other than 200."""
+    """Raised for an answer other than 200."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -53,7 +52,7 @@ class Refused(Exception):
 
 @dataclass
 class Kubeflow:
-    """What the server holds, and every change it was asked for, in order."""
+    """Contents of the server, and every requested change in order."""
 
     url: str = ""
     pipelines: list[dict[str, Any]] = field(default_factory=list)
@@ -63,34 +62,34 @@ class Kubeflow:
     recurring: list[dict[str, Any]] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
-    """What the clients said who they are by: their Authorization headers."""
+    """Authorization headers of the clients."""
     asked: list[str] = field(default_factory=list)
     """Method and path of every request."""
     cookie: str = ""
-    """That lets a client past the front."""
+    """Cookie that lets a client past ``front``."""
     front: tuple[int, dict[str, str], str] | None = None
-    """What is answered in place of the API: a status, headers and a content, as a login before it does."""
+    """Status, headers and content that are answered in place of the API, as by a login page."""
     down_after: int | None = None
-    """Changes after which every further one is answered with 503."""
+    """Number of changes after which every further change is answered with 503."""
     _clock: int = 0
     _troubles: list[tuple[Callable[[str, str], bool], list[Trouble]]] = field(default_factory=list)
 
     def fail(self, when: Callable[[str, str], bool], *troubles: Trouble) -> None:
-        """Meet the next requests for whose method and path ``when`` holds with these troubles, one each."""
+        """Answer the next requests whose method and path satisfy ``when`` with these faults, one each."""
         self._troubles.append((when, list(troubles)))
 
     def trouble(self, method: str, path: str) -> Trouble | None:
-        """What `fail` planned for this request."""
+        """Return the fault that `fail` planned for this request."""
         for when, troubles in self._troubles:
             if troubles and when(method, path):
                 return troubles.pop(0)
         return None
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> dict[str, Any]:
-        """The answer to a request.
+        """Return the answer to a request.
 
         Raises:
-            Refused: with the status and the message.
+            Refused: The API refuses the request; with status and message.
         """
         match method, *path.removeprefix("/apis/v2beta1/").split("/"):
             case "GET", "healthz":
@@ -98,8 +97,8 @@ class Kubeflow:
             case "GET", "pipelines":
                 return self._page("pipelines", self._named(self.pipelines, query), query)
             case "GET", "pipelines", pipeline, "versions":
-                found = [version for version in self.versions if version["pipeline_id"] == pipeline]
-                return self._page("pipeline_versions", found, query)
+                versions = [version for version in self.versions if version["pipeline_id"] == pipeline]
+                return self._page("pipeline_versions", versions, query)
             case "POST", "pipelines", "upload":
                 return self._upload(body, query.pop("name"), query)
             case "POST", "pipelines", "upload_version":
@@ -110,11 +109,11 @@ class Kubeflow:
                 _only(body, {"display_name", "namespace"})
                 return self._add(self.experiments, "experiment", body)
             case "GET", "runs":
-                wanted = query.pop("experiment_id")
-                found = [run for run in self.runs if run["experiment_id"] == wanted]
+                experiment_id = query.pop("experiment_id")
+                versions = [run for run in self.runs if run["experiment_id"] == experiment_id]
                 if query.get("sort_by") == "created_at desc":
-                    found.reverse()
-                return self._page("runs", found, query)
+                    versions.reverse()
+                return self._page("runs", versions, query)
             case "POST", "runs":
                 _only(body, _RUN)
                 self._check_run(body)
@@ -122,9 +121,9 @@ class Kubeflow:
             case "POST" | "DELETE", "runs", name:
                 return self._end(method, *name.partition(":")[::2])
             case "GET", "recurringruns":
-                wanted = query.pop("experiment_id")
-                found = [run for run in self.recurring if run["experiment_id"] == wanted]
-                return self._page("recurringRuns", found, query)
+                experiment_id = query.pop("experiment_id")
+                versions = [run for run in self.recurring if run["experiment_id"] == experiment_id]
+                return self._page("recurringRuns", versions, query)
             case "POST", "recurringruns":
                 return self._schedule(body)
             case "POST" | "DELETE", "recurringruns", name:
@@ -132,14 +131,14 @@ class Kubeflow:
         raise Refused(404, f"no such method: {method} {path}")
 
     def schedules(self) -> dict[str, str]:
-        """Status of each recurring run by its name."""
+        """Return the status of each recurring run by its name."""
         return {run["display_name"]: run["status"] for run in self.recurring}
 
     def _upload(self, package: bytes, name: str, query: dict[str, str]) -> dict[str, Any]:
         if [pipeline for pipeline in self.pipelines if pipeline["display_name"] == name]:
             raise Refused(409, f"the name {name} already exists")
         pipeline = self._add(self.pipelines, "pipeline", {"display_name": name})
-        # The true server gives the first version the pipeline's name: a request cannot name it.
+        # The real server gives the first version the pipeline's name: a request cannot name it.
         self._upload_version(package, name, pipeline["pipeline_id"], query)
         return pipeline
 
@@ -148,8 +147,8 @@ class Kubeflow:
         documents = list(yaml.load_all(package, yaml.CSafeLoader))
         if len(documents) != 2 or "platforms" not in documents[1]:
             raise Refused(400, "expected the pipeline and its Kubernetes document")
-        taken = [v for v in self.versions if (v["pipeline_id"], v["display_name"]) == (pipeline, name)]
-        if taken:
+        duplicates = [v for v in self.versions if (v["pipeline_id"], v["display_name"]) == (pipeline, name)]
+        if duplicates:
             raise Refused(409, f"the version {name} already exists")
         if pipeline not in [known["pipeline_id"] for known in self.pipelines]:
             raise Refused(404, f"no pipeline {pipeline}")
@@ -164,8 +163,8 @@ class Kubeflow:
         _only(trigger, {"cron", "start_time", "end_time"})
         if len(trigger["cron"].split()) != 6:
             raise Refused(400, "cron: expected six fields")
-        between = [datetime.fromisoformat(trigger[name]) for name in ("start_time", "end_time") if name in trigger]
-        if any(moment.tzinfo is None for moment in between) or between != sorted(between):
+        bounds = [datetime.fromisoformat(trigger[name]) for name in ("start_time", "end_time") if name in trigger]
+        if any(moment.tzinfo is None for moment in bounds) or bounds != sorted(bounds):
             raise Refused(400, "start_time, end_time: expected RFC 3339, the earlier one first")
         if not 1 <= int(body["max_concurrency"]) <= 10:
             raise Refused(400, "max_concurrency: expected 1 to 10")
@@ -186,7 +185,7 @@ class Kubeflow:
         return {}
 
     def _end(self, method: str, run_id: str, verb: str) -> dict[str, Any]:
-        """Archive or delete a run; one that is going is neither."""
+        """Archive or delete a run; refuse if it is still running."""
         run = next((run for run in self.runs if run["run_id"] == run_id), None)
         if run is None:
             raise Refused(404, f"no run {run_id}")
@@ -204,17 +203,17 @@ class Kubeflow:
         return {}
 
     def _check_run(self, body: dict[str, Any]) -> None:
-        """Refuse a run of no version or experiment, or with other parameters than the pipeline's."""
+        """Refuse a run without a known version and experiment, or with wrong parameters."""
         if body["experiment_id"] not in [known["experiment_id"] for known in self.experiments]:
             raise Refused(404, "no such experiment")
-        wanted = body["pipeline_version_reference"]
-        _only(wanted, {"pipeline_id", "pipeline_version_id"})
-        version = next((v for v in self.versions if all(v[key] == wanted[key] for key in wanted)), None)
+        reference = body["pipeline_version_reference"]
+        _only(reference, {"pipeline_id", "pipeline_version_id"})
+        version = next((v for v in self.versions if all(v[key] == reference[key] for key in reference)), None)
         if version is None:
             raise Refused(404, "no such version")
         inputs = version["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]
-        given = body["runtime_config"]["parameters"]
-        for name, value in given.items():
+        arguments = body["runtime_config"]["parameters"]
+        for name, value in arguments.items():
             if name not in inputs:
                 raise Refused(400, f"parameter {name} is not one of the pipeline's")
             kind = _KINDS[inputs[name]["parameterType"]]
@@ -222,11 +221,11 @@ class Kubeflow:
                 raise Refused(400, f"parameter {name}: expected {inputs[name]['parameterType']}, got {value!r}")
             if value not in inputs[name].get("literals", [value]):
                 raise Refused(400, f"parameter {name}: expected one of {inputs[name]['literals']}")
-        if missing := [name for name, spec in inputs.items() if not spec.get("isOptional") and name not in given]:
+        if missing := [name for name, spec in inputs.items() if not spec.get("isOptional") and name not in arguments]:
             raise Refused(400, f"parameters are missing: {missing}")
 
     def _named(self, items: list[dict[str, Any]], query: dict[str, str]) -> list[dict[str, Any]]:
-        """The items that a filter by name leaves."""
+        """Return the items that a filter by name leaves."""
         if "filter" not in query:
             return items
         (predicate,) = json.loads(query.pop("filter"))["predicates"]
@@ -235,20 +234,20 @@ class Kubeflow:
         return [item for item in items if item["display_name"] == predicate["stringValue"]]
 
     def _page(self, name: str, items: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:
-        """A page of a list; an empty list is left out, as protobuf's JSON does."""
+        """Return a page of a list; an empty list is left out, as protobuf's JSON does."""
         start = int(query.pop("page_token", "") or 0)
-        for harmless in ("page_size", "sort_by", "namespace"):
-            query.pop(harmless, None)
+        for ignored in ("page_size", "sort_by", "namespace"):
+            query.pop(ignored, None)
         _only(query, set())
         page = items[start : start + PAGE]
-        more = {"next_page_token": str(start + PAGE)} if start + PAGE < len(items) else {}
-        return ({name: page} if page else {}) | more
+        next_token = {"next_page_token": str(start + PAGE)} if start + PAGE < len(items) else {}
+        return ({name: page} if page else {}) | next_token
 
     def _add(self, items: list[dict[str, Any]], kind: str, content: dict[str, Any]) -> dict[str, Any]:
         self._note(f"create {kind} {content['display_name']}")
         self._clock += 1
-        made = f"2026-01-01T00:{self._clock // 60:02}:{self._clock % 60:02}Z"
-        items.append({**content, f"{kind}_id": f"{kind}-{self._clock}", "created_at": made})
+        created_at = f"2026-01-01T00:{self._clock // 60:02}:{self._clock % 60:02}Z"
+        items.append({**content, f"{kind}_id": f"{kind}-{self._clock}", "created_at": created_at})
         return items[-1]
 
     def _note(self, change: str) -> None:
@@ -267,12 +266,12 @@ class _Http(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing: a client that is gone is what some tests are about."""
+        """Print nothing: some tests disconnect their clients."""
 
 
 @contextmanager
 def serving(certificate: Path | None = None) -> Iterator[Kubeflow]:
-    """A server on loopback; over TLS where it has a certificate, with its key in one file."""
+    """Start a server on loopback; with TLS if ``certificate`` is a file of a certificate and its key."""
     kubeflow = Kubeflow()
 
     class Handler(BaseHTTPRequestHandler):
@@ -319,7 +318,7 @@ def serving(certificate: Path | None = None) -> Iterator[Kubeflow]:
                 super().finish()
 
         def _body(self) -> Any:
-            """JSON, or the bytes of the one file of a form."""
+            """Return the JSON of the body, or the bytes of the form's one file."""
             content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             kind = self.headers.get("Content-Type", "")
             if not kind.startswith("multipart/form-data"):

@@ -1,13 +1,12 @@
-"""What Kubeflow's backend makes of a compiled pipeline, rule by rule, without a cluster.
+"""Kubeflow's backend without a cluster: how it executes a compiled pipeline, rule by rule.
 
-The API server reads the package (`read`). The driver gives every task its inputs, decides on its condition and asks
-for its pod; the launcher in the pod fills the command's placeholders (`pods`). Conditions are evaluated by Google's
-own CEL against the protobuf message that the driver evaluates them against. What the backend refuses is
-`DeliveryRejected` here.
+The API server reads the package (`read`). The driver resolves every task's inputs, evaluates its condition and creates
+its pod. The launcher in the pod fills the command's placeholders (`pods`). Conditions are evaluated by Google's own CEL
+against the protobuf message that the driver uses. `Refused` is raised where the backend would refuse or fail.
 
 After ``backend/src`` of https://github.com/kubeflow/pipelines: ``apiserver/template/v2_template.go``,
 ``v2/expression/expression.go``, ``v2/driver/resolve.go``, ``v2/driver/driver.go``, ``v2/component/launcher_v2.go``.
-Only what this pipeline uses is here: anything else is refused, so that nothing passes because it was ignored.
+Only what this pipeline uses is here. Everything else is refused, so that no test passes because a part was ignored.
 """
 
 import json
@@ -25,7 +24,7 @@ from google.protobuf.struct_pb2 import Value
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 from kfp.pipeline_spec import pipeline_spec_pb2 as spec
 
-SCHEMA = "2.1.0"  # the only version that the API server takes
+SCHEMA = "2.1.0"  # the only version that the API server accepts
 _NAME = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _CHANNEL = re.compile(r"\$\.inputs\.parameters\['(.+?)'\]")
 # Https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity
@@ -41,16 +40,16 @@ _KINDS = {
 }
 _MOUNTS = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/"}
 _FIELDS = spec.ExecutorInput.DESCRIPTOR.fields_by_name
-_CONDITIONS = cel.NewEnv(variables={name: cel.Type(each.message_type.full_name) for name, each in _FIELDS.items()})
+_CONDITIONS = cel.NewEnv(variables={name: cel.Type(part.message_type.full_name) for name, part in _FIELDS.items()})
 
 
 class Refused(ValueError):
-    """The backend would not take this, or fail at it."""
+    """Raised where the backend would refuse the pipeline or fail."""
 
 
 @dataclass(frozen=True)
 class Package:
-    """A compiled pipeline, as the API server has read it."""
+    """A compiled pipeline as the API server reads it."""
 
     pipeline: spec.PipelineSpec
     executors: Mapping[str, spec.PipelineDeploymentConfig.ExecutorSpec]
@@ -59,7 +58,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod that a task runs in."""
+    """The pod of a task."""
 
     image: str
     command: list[str]  # with all placeholders filled
@@ -72,12 +71,12 @@ class Pod:
 
 
 def read(package: str) -> Package:
-    """The package's two documents, parsed strictly: no unknown field, the schema's version, the rule for names."""
+    """Parse the package's two documents strictly: no unknown field, the supported schema version, a valid name."""
     documents = [document for document in yaml.load_all(package, yaml.CSafeLoader) if document is not None]
     pipelines = [document for document in documents if "pipelineInfo" in document]
     platforms = [document for document in documents if "platforms" in document]
     if (len(pipelines), len(platforms), len(documents)) != (1, 1, 2):
-        raise Refused(f"expected a pipeline and a platform document, got {[list(each) for each in documents]}")
+        raise Refused(f"expected a pipeline and a platform document, got {[list(document) for document in documents]}")
     pipeline = _parsed(pipelines[0], spec.PipelineSpec())
     if pipeline.schema_version != SCHEMA:
         raise Refused(f"expected schema version {SCHEMA}, got {pipeline.schema_version!r}")
@@ -92,30 +91,30 @@ def read(package: str) -> Package:
 
 
 def holds(condition: str, inputs: spec.ExecutorInput) -> bool:
-    """Whether a trigger's condition lets its task run.
+    """Return whether a trigger's condition lets its task run.
 
     Raises:
-        Refused: it cannot be compiled against the message, breaks off (a parameter is not there), or is no truth value.
+        Refused: The condition does not compile, fails (a parameter is missing), or is no truth value.
     """
     try:
-        found = _CONDITIONS.compile(condition).eval(data={"inputs": inputs.inputs, "outputs": inputs.outputs})
+        result = _CONDITIONS.compile(condition).eval(data={"inputs": inputs.inputs, "outputs": inputs.outputs})
     except RuntimeError as error:
         raise Refused(f"{condition}: {error}") from None
-    if found.type() != cel.Type.BOOL:
-        raise Refused(f"{condition}: expected a truth value, got {found.value()}")
-    return found.value()
+    if result.type() != cel.Type.BOOL:
+        raise Refused(f"{condition}: expected a truth value, got {result.value()}")
+    return result.value()
 
 
 def pods(
     package: Package, given: Mapping[str, Any], returned: Mapping[str, Any], root: str = "gs://root/run"
 ) -> dict[str, Pod]:
-    """The pods of a run in which every step ends well, by their tasks.
+    """Return the pods of a run in which every step succeeds, by task.
 
     Args:
-        package: the pipeline.
-        given: parameters of the run.
-        returned: what each step returns; one that is not named returns a text.
-        root: address of the artifacts.
+        package: The pipeline.
+        given: Parameters of the run.
+        returned: Return value of each step; a step that is not named returns a text.
+        root: Address of the artifacts.
     """
     definitions = package.pipeline.root.input_definitions.parameters
     if unknown := set(given) - set(definitions):
@@ -126,7 +125,7 @@ def pods(
 
 @dataclass(frozen=True)
 class _Run:
-    """A run's way through the DAGs."""
+    """A run's pass through the DAGs."""
 
     package: Package
     returned: Mapping[str, Any]
@@ -135,61 +134,61 @@ class _Run:
     def dag(
         self, component: spec.ComponentSpec, inputs: Mapping[str, Value], artifacts: Mapping[str, spec.ArtifactList]
     ) -> Iterator[tuple[str, Pod]]:
-        """The pods of one DAG and those within it."""
-        tasks, done = component.dag.tasks, {}
-        waiting = {name: sorted(task.dependent_tasks) for name, task in sorted(tasks.items())}
-        for name in TopologicalSorter(waiting).static_order():
+        """Yield the pods of one DAG and of the DAGs in it."""
+        tasks, outputs_by_task = component.dag.tasks, {}
+        dependencies = {name: sorted(task.dependent_tasks) for name, task in sorted(tasks.items())}
+        for name in TopologicalSorter(dependencies).static_order():
             task = tasks[name]
-            own = self.package.pipeline.components[task.component_ref.name]
-            given = spec.ExecutorInput()
-            for key, wanted in task.inputs.parameters.items():
-                given.inputs.parameter_values[key].CopyFrom(_parameter(wanted, inputs, done, task))
-            for key, wanted in task.inputs.artifacts.items():
-                given.inputs.artifacts[key].CopyFrom(_artifact(wanted, artifacts, done))
-            if unknown := set(given.inputs.artifacts) ^ set(own.input_definitions.artifacts):
+            component_spec = self.package.pipeline.components[task.component_ref.name]
+            executor_input = spec.ExecutorInput()
+            for key, source in task.inputs.parameters.items():
+                executor_input.inputs.parameter_values[key].CopyFrom(_parameter(source, inputs, outputs_by_task, task))
+            for key, source in task.inputs.artifacts.items():
+                executor_input.inputs.artifacts[key].CopyFrom(_artifact(source, artifacts, outputs_by_task))
+            if unknown := set(executor_input.inputs.artifacts) ^ set(component_spec.input_definitions.artifacts):
                 raise Refused(f"{name}: artifacts {sorted(unknown)} are given and not taken, or taken and not given")
-            if task.trigger_policy.condition and not holds(task.trigger_policy.condition, given):
+            if task.trigger_policy.condition and not holds(task.trigger_policy.condition, executor_input):
                 continue
-            typed = _typed(own, given.inputs.parameter_values)
-            if own.HasField("dag"):
-                yield from self.dag(own, typed, given.inputs.artifacts)
-                done[name] = None  # none of this pipeline's DAGs hands anything on
+            typed = _typed(component_spec, executor_input.inputs.parameter_values)
+            if component_spec.HasField("dag"):
+                yield from self.dag(component_spec, typed, executor_input.inputs.artifacts)
+                outputs_by_task[name] = None  # none of this pipeline's DAGs returns outputs
             else:
-                self._provision(given, name, own)
-                yield name, self._pod(name, own.executor_label, given, inputs)
-                done[name] = (self.returned.get(name, "a text"), given.outputs)
+                self._provision(executor_input, name, component_spec)
+                yield name, self._pod(name, component_spec.executor_label, executor_input, inputs)
+                outputs_by_task[name] = (self.returned.get(name, "a text"), executor_input.outputs)
 
     def _provision(self, given: spec.ExecutorInput, name: str, component: spec.ComponentSpec) -> None:
-        """Where the task is to leave its outputs."""
-        for key, wanted in component.output_definitions.artifacts.items():
-            made = given.outputs.artifacts[key].artifacts.add(name=key, uri=f"{self.root}/{name}/{key}")
-            made.type.CopyFrom(wanted.artifact_type)
+        """Set the locations of the task's outputs."""
+        for key, artifact_spec in component.output_definitions.artifacts.items():
+            artifact = given.outputs.artifacts[key].artifacts.add(name=key, uri=f"{self.root}/{name}/{key}")
+            artifact.type.CopyFrom(artifact_spec.artifact_type)
         for key in component.output_definitions.parameters:
             given.outputs.parameters[key].output_file = f"/tmp/kfp/outputs/{key}"
         given.outputs.output_file = f"{_path(self.root)}/{name}/executor_output.json"
 
     def _pod(self, name: str, executor: str, given: spec.ExecutorInput, inputs: Mapping[str, Value]) -> Pod:
-        """The task's pod; what its Kubernetes document asks for is resolved by the inputs of the DAG around it."""
-        container, asked = self.package.executors[executor].container, self.package.kubernetes[executor]
+        """Return the task's pod; parameters of its Kubernetes document come from the inputs of the surrounding DAG."""
+        container, config = self.package.executors[executor].container, self.package.kubernetes[executor]
         command = [_filled(word, given) for word in (*container.command, *container.args)]
-        if left := [word for word in command if "{{" in word]:
-            raise Refused(f"{name}: placeholders are left in {left}")
+        if unfilled := [word for word in command if "{{" in word]:
+            raise Refused(f"{name}: placeholders are left in {unfilled}")
         requests, limits = _resources(container.resources, given)
         selector = {}
-        if asked.HasField("node_selector"):
-            selector = _plain(_kubernetes(asked.node_selector.node_selector_json, inputs))
+        if config.HasField("node_selector"):
+            selector = _plain(_kubernetes(config.node_selector.node_selector_json, inputs))
             if any(not isinstance(value, str) for value in selector.values()):
                 raise Refused(f"{name}: expected texts in the node selector, got {selector}")
         tolerations = []
-        for each in asked.tolerations:
-            fixed = not each.HasField("toleration_json")
-            found = _plain(each if fixed else _kubernetes(each.toleration_json, inputs))
-            tolerations += found if isinstance(found, list) else [found]
-        secrets = [_plain(_kubernetes(each.secret_name_parameter, inputs)) for each in asked.secret_as_env]
+        for toleration in config.tolerations:
+            is_constant = not toleration.HasField("toleration_json")
+            resolved = _plain(toleration if is_constant else _kubernetes(toleration.toleration_json, inputs))
+            tolerations += resolved if isinstance(resolved, list) else [resolved]
+        secrets = [_plain(_kubernetes(source.secret_name_parameter, inputs)) for source in config.secret_as_env]
         if any(not isinstance(secret, str) or not secret for secret in secrets):
             raise Refused(f"{name}: expected a secret's name, a text that is not empty, got {secrets}")
-        read = json.loads(command[command.index("--executor_input") + 1])
-        return Pod(container.image, command, read, requests, limits, selector, tolerations, secrets)
+        executor_input = json.loads(command[command.index("--executor_input") + 1])
+        return Pod(container.image, command, executor_input, requests, limits, selector, tolerations, secrets)
 
 
 def _parsed(document: Any, message: Message) -> Any:
@@ -208,19 +207,19 @@ def _value(value: Any) -> Value:
 
 
 def _parameter(wanted: Any, inputs: Mapping[str, Value], done: Mapping[str, Any], task: spec.PipelineTaskSpec) -> Value:
-    """A task's input, from its DAG's, from another task's output, or as a constant (driver, resolveInputParameter)."""
+    """Resolve a task's input from its DAG, another task's output, or a constant (driver, resolveInputParameter)."""
     match wanted.WhichOneof("kind"):
         case "component_input_parameter":
             if wanted.component_input_parameter not in inputs:
                 raise Refused(f"the DAG has no input {wanted.component_input_parameter}")
             return inputs[wanted.component_input_parameter]
         case "task_output_parameter":
-            asked = wanted.task_output_parameter
-            returned, outputs = _done(done, asked.producer_task)
-            if asked.output_parameter_key not in outputs.parameters:
-                raise Refused(f"{asked.producer_task} has no output {asked.output_parameter_key}")
+            source = wanted.task_output_parameter
+            returned, outputs = _done(done, source.producer_task)
+            if source.output_parameter_key not in outputs.parameters:
+                raise Refused(f"{source.producer_task} has no output {source.output_parameter_key}")
             return _value(returned)
-        case "runtime_value":  # a parameter within a constant is left to the launcher
+        case "runtime_value":  # a parameter in a constant is left to the launcher
             text = wanted.runtime_value.constant.string_value
             return _value("a run's name") if text == "{{$.pipeline_job_name}}" else wanted.runtime_value.constant
         case "task_final_status":
@@ -231,16 +230,16 @@ def _parameter(wanted: Any, inputs: Mapping[str, Value], done: Mapping[str, Any]
 
 
 def _artifact(wanted: Any, artifacts: Mapping[str, spec.ArtifactList], done: Mapping[str, Any]) -> spec.ArtifactList:
-    """A task's artifact, from its DAG's or another task's (driver, resolveInputArtifact)."""
+    """Resolve a task's artifact from its DAG or another task (driver, resolveInputArtifact)."""
     if wanted.WhichOneof("kind") == "component_input_artifact":
         if wanted.component_input_artifact not in artifacts:
             raise Refused(f"the DAG has no artifact {wanted.component_input_artifact}")
         return artifacts[wanted.component_input_artifact]
-    asked = wanted.task_output_artifact
-    _, outputs = _done(done, asked.producer_task)
-    if asked.output_artifact_key not in outputs.artifacts:
-        raise Refused(f"{asked.producer_task} has no artifact {asked.output_artifact_key!r}")
-    return outputs.artifacts[asked.output_artifact_key]
+    source = wanted.task_output_artifact
+    _, outputs = _done(done, source.producer_task)
+    if source.output_artifact_key not in outputs.artifacts:
+        raise Refused(f"{source.producer_task} has no artifact {source.output_artifact_key!r}")
+    return outputs.artifacts[source.output_artifact_key]
 
 
 def _done(done: Mapping[str, Any], producer: str) -> Any:
@@ -250,29 +249,30 @@ def _done(done: Mapping[str, Any], producer: str) -> Any:
 
 
 def _typed(component: spec.ComponentSpec, values: Mapping[str, Value]) -> dict[str, Value]:
-    """A component's inputs with its defaults, each of the type and among the choices that it declares."""
+    """Return a component's inputs with its defaults; check each against its declared type and choices."""
     result = dict(values)
-    for name, wanted in component.input_definitions.parameters.items():
+    for name, parameter in component.input_definitions.parameters.items():
         if name not in result:
-            if not wanted.is_optional or not wanted.HasField("default_value"):
+            if not parameter.is_optional or not parameter.HasField("default_value"):
                 raise Refused(f"the parameter {name} has neither a value nor a default")
-            result[name] = wanted.default_value
+            result[name] = parameter.default_value
         kind = result[name].WhichOneof("kind")
-        if kind != _KINDS[wanted.parameter_type]:
-            raise Refused(f"the parameter {name} is a {kind}, expected a {_KINDS[wanted.parameter_type]}")
-        if wanted.literals and result[name] not in list(wanted.literals):
+        if kind != _KINDS[parameter.parameter_type]:
+            raise Refused(f"the parameter {name} is a {kind}, expected a {_KINDS[parameter.parameter_type]}")
+        if parameter.literals and result[name] not in list(parameter.literals):
             raise Refused(f"the parameter {name} is none of its choices: {_plain(result[name])!r}")
     return result
 
 
 def _resources(wanted: Any, given: spec.ExecutorInput) -> tuple[dict[str, str], dict[str, str]]:
-    """What the pod requests and is limited to (driver, initPodSpecPatch)."""
+    """Return the pod's resource requests and limits (driver, initPodSpecPatch)."""
     limits = {"memory": wanted.resource_memory_limit, "cpu": wanted.resource_cpu_limit}
     requests = {"memory": wanted.resource_memory_request, "cpu": wanted.resource_cpu_request}
     if kind := _channel(wanted.accelerator.resource_type, given):
         limits[kind] = wanted.accelerator.resource_count
     requests, limits = (
-        {name: found for name, text in each.items() if (found := _channel(text, given))} for each in (requests, limits)
+        {name: amount for name, text in texts.items() if (amount := _channel(text, given))}
+        for texts in (requests, limits)
     )
     for quantity in (*requests.values(), *limits.values()):
         if not re.fullmatch(_QUANTITY, quantity):
@@ -281,16 +281,16 @@ def _resources(wanted: Any, given: spec.ExecutorInput) -> tuple[dict[str, str], 
 
 
 def _channel(text: str, given: spec.ExecutorInput) -> str:
-    """A text of the pod, which may be one of the task's own inputs (driver, resolvePodSpecInputRuntimeParameter)."""
-    if not (found := _CHANNEL.search(text)):
+    """Resolve a text of the pod that may name a task's input (driver, resolvePodSpecInputRuntimeParameter)."""
+    if not (match := _CHANNEL.search(text)):
         return text
-    if found[1] not in given.inputs.parameter_values:
-        raise Refused(f"the task has no input {found[1]}")
-    return given.inputs.parameter_values[found[1]].string_value
+    if match[1] not in given.inputs.parameter_values:
+        raise Refused(f"the task has no input {match[1]}")
+    return given.inputs.parameter_values[match[1]].string_value
 
 
 def _kubernetes(wanted: Any, inputs: Mapping[str, Value]) -> Value:
-    """A parameter of the Kubernetes document, which the driver looks up in the DAG around the task."""
+    """Return a parameter of the Kubernetes document from the inputs of the surrounding DAG."""
     name = wanted.component_input_parameter
     if name not in inputs:
         raise Refused(f"the DAG around has no input {name!r}")
@@ -298,20 +298,20 @@ def _kubernetes(wanted: Any, inputs: Mapping[str, Value]) -> Value:
 
 
 def _filled(word: str, given: spec.ExecutorInput) -> str:
-    """A word of the command with its placeholders filled, those within the input too (launcher, compileCmdAndArgs)."""
+    """Fill the placeholders of a word of the command, also those in the inputs (launcher, compileCmdAndArgs)."""
     word = word.replace("{{$}}", json_format.MessageToJson(given, indent=None))
     for name, value in given.inputs.parameter_values.items():
         text = value.string_value if value.WhichOneof("kind") == "string_value" else json.dumps(_plain(value))
         word = word.replace(f"{{{{$.inputs.parameters['{name}']}}}}", text)
-    for side, held in (("inputs", given.inputs.artifacts), ("outputs", given.outputs.artifacts)):
-        for name, found in held.items():
-            for part, text in (("uri", found.artifacts[0].uri), ("path", _path(found.artifacts[0].uri))):
-                word = word.replace(f"{{{{$.{side}.artifacts['{name}'].{part}}}}}", text)
+    for side, artifacts in (("inputs", given.inputs.artifacts), ("outputs", given.outputs.artifacts)):
+        for name, entries in artifacts.items():
+            for attribute, text in (("uri", entries.artifacts[0].uri), ("path", _path(entries.artifacts[0].uri))):
+                word = word.replace(f"{{{{$.{side}.artifacts['{name}'].{attribute}}}}}", text)
     return word
 
 
 def _path(uri: str) -> str:
-    """Where the launcher puts an artifact in the pod."""
+    """Return the path at which the launcher puts an artifact in the pod."""
     for scheme, mount in _MOUNTS.items():
         if uri.startswith(scheme):
             return mount + uri.removeprefix(scheme)

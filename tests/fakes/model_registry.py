@@ -1,9 +1,9 @@
 """A small strict server of the Kubeflow Model Registry's REST API (v1 and v1alpha3), in memory, for tests.
 
-Bodies are held against the models that the project generates from its OpenAPI document (``mr_openapi``, part of the
-package ``model-registry``), and what the true server refuses is refused as it does: unknown fields with 400, missing
-ones with 422, names and external ids given twice with 409, parents that are not there with 404. It also refuses every
-query parameter that the document does not have. Lists come in pages of two. `Server.trouble` brings on trouble on cue.
+Bodies are checked against the models that the registry generates from its OpenAPI document (``mr_openapi``, part of the
+package ``model-registry``). Refusals are the real server's: unknown fields with 400, missing fields with 422, duplicate
+names and external ids with 409, unknown parents with 404. Query parameters that the document does not have are refused
+too. Lists come in pages of two. `Server.trouble` injects faults.
 
 Reference: https://github.com/kubeflow/model-registry, api/openapi/model-registry.yaml and internal/server/openapi.
 """
@@ -23,11 +23,12 @@ PREFIX = "/api/model_registry/"
 PAGE = 2
 
 Trouble = Literal[401, 429, 500, 503, "reset", "lost", "html"]
-"""A status; the connection reset before anything is done; done, but not answered; the page of a proxy."""
+"""Faults: a status; ``reset``: the connection is closed before the request is carried out; ``lost``: the request is
+carried out, but not answered; ``html``: a proxy's page."""
 
 
 class Refused(Exception):
-    """An answer of 4xx."""
+    """Raised for an answer of 4xx."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -36,7 +37,7 @@ class Refused(Exception):
 
 @dataclass
 class Server:
-    """What the registry holds, and every request in order; a context manager that serves it on loopback."""
+    """Contents of the registry, and every request in order; a context manager that serves it on loopback."""
 
     url: str = ""
     models: list[dict[str, Any]] = field(default_factory=list)
@@ -47,33 +48,33 @@ class Server:
     spoken: set[str] = field(default_factory=set)
     apis: tuple[str, ...] = ("v1", "v1alpha3")
     trouble: Callable[[str], Trouble | None] = lambda _: None
-    """Given the request's method and path below the API's, says what goes wrong."""
+    """Function from a request's method and path, below the API's prefix, to the fault to inject."""
     _ids: int = 0
 
     @property
     def changes(self) -> list[str]:
-        """The requests that were to change something."""
-        return [each for each in self.requests if not each.startswith("GET")]
+        """Return the requests that would change something."""
+        return [request for request in self.requests if not request.startswith("GET")]
 
     def version(self, name: str) -> dict[str, Any]:
-        """The one version of a name."""
-        (found,) = [each for each in self.versions if each["name"] == name]
-        return found
+        """Return the one version with a name."""
+        (match,) = [version for version in self.versions if version["name"] == name]
+        return match
 
     def properties(self, name: str) -> dict[str, Any]:
-        """The custom properties of a version, without their types."""
+        """Return the custom properties of a version, without their types."""
         return {key: _value(value) for key, value in self.version(name)["customProperties"].items()}
 
     def labels(self) -> dict[str, set[str]]:
-        """The properties of each version that have no value."""
-        return {each["name"]: {key for key, value in self.properties(each["name"]).items() if value == ""}
-                for each in self.versions}  # fmt: skip
+        """Return the properties of each version that have no value."""
+        return {version["name"]: {key for key, value in self.properties(version["name"]).items() if value == ""}
+                for version in self.versions}  # fmt: skip
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, dict[str, Any]]:
-        """The answer to a request.
+        """Return the answer to a request.
 
         Raises:
-            Refused: with the status and the message.
+            Refused: The API refuses the request; with status and message.
         """
         match method, *path.split("/"):
             case "GET", "registered_model":
@@ -89,17 +90,21 @@ class Server:
                 return 200, _one(self.versions, query | parent)
             case "GET", "registered_models", parent, "versions":
                 _there(self.models, parent)
-                return 200, self._page([each for each in self.versions if each["registeredModelId"] == parent], query)
+                return 200, self._page(
+                    [version for version in self.versions if version["registeredModelId"] == parent], query
+                )
             case "POST", "model_versions":
                 _there(self.models, _checked(api.ModelVersionCreate, body)["registeredModelId"])
                 return 201, self._add(self.versions, api.ModelVersionCreate, body, "registeredModelId")
-            case "PATCH", "model_versions", own:
-                _there(self.versions, own).update(_checked(api.ModelVersionUpdate, body))
-                return 200, _there(self.versions, own)
+            case "PATCH", "model_versions", version_id:
+                _there(self.versions, version_id).update(_checked(api.ModelVersionUpdate, body))
+                return 200, _there(self.versions, version_id)
             case "GET", "model_versions", parent, "artifacts":
                 _there(self.versions, parent)
-                own = [each for each in self.artifacts if each["parent"] == parent]
-                return 200, self._page([{k: v for k, v in each.items() if k != "parent"} for each in own], query)
+                version_id = [artifact for artifact in self.artifacts if artifact["parent"] == parent]
+                return 200, self._page(
+                    [{k: v for k, v in artifact.items() if k != "parent"} for artifact in version_id], query
+                )
             case "GET", "model_artifact":
                 _only(query, {"name", "externalId", "parentResourceId"})
                 parent = {"parent": query.pop("parentResourceId")} if "parentResourceId" in query else {}
@@ -108,18 +113,18 @@ class Server:
                 _there(self.versions, parent)
                 if body.get("artifactType") != "model-artifact":
                     raise Refused(400, "failed to match exactly one schema in oneOf(Artifact)")
-                made = self._add(self.artifacts, api.ModelArtifact, body, "parent", parent=parent)
-                return 201, {key: value for key, value in made.items() if key != "parent"}
+                artifact = self._add(self.artifacts, api.ModelArtifact, body, "parent", parent=parent)
+                return 201, {key: value for key, value in artifact.items() if key != "parent"}
         raise Refused(404, f"no such method: {method} {path}")
 
     def _add(
         self, items: list[dict[str, Any]], kind: type[BaseModel], body: Any, within: str = "", **others: str
     ) -> dict[str, Any]:
         content = {"state": "LIVE", **_checked(kind, body), **others}
-        for each in items:
-            if each["name"] == content["name"] and (not within or each[within] == content[within]):
+        for item in items:
+            if item["name"] == content["name"] and (not within or item[within] == content[within]):
                 raise Refused(409, f"{content['name']} already exists")
-            if "externalId" in content and each.get("externalId") == content["externalId"]:
+            if "externalId" in content and item.get("externalId") == content["externalId"]:
                 raise Refused(409, f"the external id {content['externalId']} already exists")
         self._ids += 1
         times = {"createTimeSinceEpoch": "1767225600000", "lastUpdateTimeSinceEpoch": "1767225600000"}
@@ -130,9 +135,9 @@ class Server:
         _only(query, {"pageSize", "orderBy", "sortOrder", "nextPageToken", "filterQuery"})
         size = min(PAGE, int(query.get("pageSize", PAGE)))
         start = int(query.get("nextPageToken") or 0)
-        more = str(start + size) if start + size < len(items) else ""
+        next_token = str(start + size) if start + size < len(items) else ""
         page = items[start : start + size]
-        return {"items": page, "size": len(page), "pageSize": size, "nextPageToken": more}
+        return {"items": page, "size": len(page), "pageSize": size, "nextPageToken": next_token}
 
     def __enter__(self) -> "Server":
         registry = self
@@ -190,7 +195,7 @@ class Server:
 
 
 def _checked(kind: type[BaseModel], body: Any) -> dict[str, Any]:
-    """A body, once the document's model takes it."""
+    """Return a body that fits the document's model."""
     if not isinstance(body, dict):
         raise Refused(400, "expected a JSON object")
     _known(kind, body)
@@ -205,7 +210,7 @@ def _checked(kind: type[BaseModel], body: Any) -> dict[str, Any]:
 
 
 def _known(kind: type[BaseModel], body: dict[str, Any]) -> None:
-    names = {each.alias or name for name, each in kind.model_fields.items()}
+    names = {field_info.alias or name for name, field_info in kind.model_fields.items()}
     if unknown := set(body) - names:
         raise Refused(400, f'json: unknown field "{min(unknown)}"')
 
@@ -214,7 +219,7 @@ def _valid(kind: type[BaseModel], body: dict[str, Any]) -> None:
     try:
         kind.from_dict(body)
     except ValidationError as error:
-        missing = [each for each in error.errors() if each["input"] in (None, "")]
+        missing = [fault for fault in error.errors() if fault["input"] in (None, "")]
         raise Refused(422 if missing else 400, str(error.errors()[0]["msg"])) from None
 
 
@@ -226,10 +231,10 @@ def _only(query: dict[str, str], known: set[str]) -> None:
 def _one(items: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:
     if not query:
         raise Refused(400, "invalid parameters call, supply either name or externalId")
-    found = [each for each in items if all(each.get(key) == value for key, value in query.items())]
-    if len(found) != 1:
-        raise Refused(404, f"{len(found)} found")
-    return found[0]
+    matches = [item for item in items if all(item.get(key) == value for key, value in query.items())]
+    if len(matches) != 1:
+        raise Refused(404, f"{len(matches)} found")
+    return matches[0]
 
 
 def _there(items: list[dict[str, Any]], own: str) -> dict[str, Any]:

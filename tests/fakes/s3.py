@@ -1,4 +1,4 @@
-"""An S3 server for tests: moto's, one request at a time, with trouble on cue."""
+"""An S3 server for tests: moto's, one request at a time, with injected faults."""
 
 import struct
 import threading
@@ -11,17 +11,17 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 Trouble = Literal[429, 503, "reset", "lost", "slow"]
-"""A status; the connection reset before anything is done; done, but not answered; done, and answered too late."""
+"""Faults: a status; ``reset``: the connection is reset before the request is carried out; ``lost``: the request is
+carried out, but not answered; ``slow``: the answer is late."""
 
-SLOW = 1.0  # seconds for which a slow answer keeps its client waiting
+SLOW = 1.0  # seconds that a slow answer delays its client
 BUSY = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>trouble on cue</Message></Error>"
 
 
 class Server:
     """Start with ``with Server() as server:`` and set AWS_ENDPOINT_URL to ``server.url``.
 
-    moto checks a precondition and writes in two steps; S3 does both at once, and so does this server, by
-    taking one request at a time.
+    S3 checks a precondition and writes in one step, but moto in two. So this server carries out one request at a time.
     """
 
     def __init__(self) -> None:
@@ -40,11 +40,11 @@ class Server:
         self._http.server_close()
 
     def fail(self, when: Callable[[dict[str, Any]], bool], *troubles: Trouble) -> None:
-        """Meet the next requests for whose WSGI environment ``when`` holds with these troubles, one each."""
+        """Answer the next requests whose WSGI environment satisfies ``when`` with these faults, one each."""
         self._troubles.append((when, list(troubles)))
 
     def calm(self) -> None:
-        """Forget what `fail` planned."""
+        """Forget the faults that `fail` planned."""
         self._troubles.clear()
 
     def _trouble(self, environ: dict[str, Any]) -> Trouble | None:
@@ -76,7 +76,7 @@ def _reset(connection: Any) -> None:
 
 class _Quiet(WSGIRequestHandler):
     def log_request(self, *_: object) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
     def log(self, *_: object) -> None:
-        """Say nothing of connections that were reset on cue either."""
+        """Print nothing about connections that were reset on purpose."""

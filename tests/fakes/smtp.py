@@ -1,6 +1,6 @@
-"""A small strict mail server (RFC 5321) with STARTTLS and a login, for the real ``smtplib`` to talk to.
+"""A small strict mail server (RFC 5321) with STARTTLS and a login, for the real ``smtplib``.
 
-It refuses commands out of their order, a login in the clear, and addresses that it does not serve.
+It refuses commands out of order, a login without encryption, and unknown recipients.
 """
 
 import base64
@@ -22,28 +22,28 @@ from cryptography.x509.oid import NameOID
 
 @dataclass
 class MailServer:
-    """How the server behaves, and what it took."""
+    """Behaviour of the server, and the mail that it received."""
 
     port: int = 0
     login: tuple[str, str] | None = None
     starttls: bool = True
     answers: list[int] = field(default_factory=list)
-    """What is answered to each DATA in turn instead of taking the mail."""
+    """Codes that answer DATA in turn; 250 accepts the mail."""
     unknown: str = ""
     """A recipient that is refused."""
     mails: list[bytes] = field(default_factory=list)
     envelopes: list[tuple[str, list[str], bool]] = field(default_factory=list)
-    """Sender, recipients and whether the connection was encrypted, of each mail."""
+    """Sender, recipients and whether the connection was encrypted, for each mail."""
     sessions: int = 0
     goodbye: int = 221
 
 
 def certificate(folder: Path) -> Path:
-    """A certificate for 127.0.0.1 that signs itself, with its key, in one file."""
+    """Write a self-signed certificate for 127.0.0.1 and its key to one file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mail")])
     today = datetime.datetime.now(datetime.UTC)
-    made = (
+    signed = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -57,12 +57,12 @@ def certificate(folder: Path) -> Path:
     )
     pem = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     path = folder / "mail.pem"
-    path.write_bytes(key.private_bytes(*pem) + made.public_bytes(serialization.Encoding.PEM))
+    path.write_bytes(key.private_bytes(*pem) + signed.public_bytes(serialization.Encoding.PEM))
     return path
 
 
 class _Session(socketserver.StreamRequestHandler):
-    """One client."""
+    """The session of one client."""
 
     timeout = 10
     state: MailServer
@@ -87,13 +87,13 @@ class _Session(socketserver.StreamRequestHandler):
 
     def finish(self) -> None:
         super().finish()
-        self.connection.close()  # an encrypted one is not the socket that the server closes
+        self.connection.close()  # an encrypted connection is not the socket that the server closes
 
     def say(self, *lines: str) -> None:
         self.wfile.write("".join(line + "\r\n" for line in lines).encode())
 
     def obey(self, verb: str, rest: str) -> bool:
-        """Carry out a command; whether the session is over."""
+        """Carry out a command and return whether the session is over."""
         match verb:
             case "EHLO":
                 self.greeted = True
@@ -106,8 +106,8 @@ class _Session(socketserver.StreamRequestHandler):
                 self.rfile, self.wfile = self.request.makefile("rb"), self.request.makefile("wb", 0)
                 self.encrypted, self.greeted = True, False
             case "AUTH" if self.greeted and self.encrypted and self.state.login:
-                kind, _, given = rest.partition(" ")
-                _, user, password = base64.b64decode(given).decode().split("\0")
+                kind, _, credentials = rest.partition(" ")
+                _, user, password = base64.b64decode(credentials).decode().split("\0")
                 self.known = kind == "PLAIN" and (user, password) == self.state.login
                 self.say("235 welcome" if self.known else "535 no")
             case "MAIL" if self.greeted and rest.upper().startswith("FROM:") and self.sender is None:
@@ -136,7 +136,7 @@ class _Session(socketserver.StreamRequestHandler):
         return False
 
     def take(self) -> None:
-        """A mail, or what is to be answered instead."""
+        """Receive a mail, and answer with the next code of ``answers``."""
         self.say("354 go on")
         lines = []
         while (line := self.rfile.readline()) != b".\r\n":
@@ -152,7 +152,7 @@ class _Session(socketserver.StreamRequestHandler):
 
 @contextmanager
 def serving(pem: Path, *, tls: bool = False, **behaviour) -> Iterator[MailServer]:
-    """A server on loopback; with ``tls`` it encrypts from the first byte."""
+    """Start a server on loopback; with ``tls`` it encrypts from the first byte."""
     state = MailServer(**behaviour)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem)
@@ -161,7 +161,7 @@ def serving(pem: Path, *, tls: bool = False, **behaviour) -> Iterator[MailServer
     class Server(socketserver.ThreadingTCPServer):
         daemon_threads = True
 
-        def handle_error(self, *_) -> None:  # a client that trusts no certificate breaks off
+        def handle_error(self, *_) -> None:  # a client that does not trust the certificate disconnects
             pass
 
     with Server(("127.0.0.1", 0), handler) as server:

@@ -1,4 +1,4 @@
-"""A webhook on loopback, and what a message to it says."""
+"""A webhook on loopback, and the fields of its messages."""
 
 import json
 import threading
@@ -16,7 +16,7 @@ SECRET = "T0KEN-nobody-may-see"
 
 
 class Received(list):
-    """The messages that a webhook received, and their headers and bytes."""
+    """Messages that a webhook received, and their headers and bytes."""
 
     def __init__(self):
         self.headers, self.bodies = [], []
@@ -29,7 +29,7 @@ class Received(list):
 
 @contextmanager
 def webhook(answers: list[int], delay: float = 0.0):
-    """A webhook that gives these answers in turn, the last one for ever; yields its URL and what it received."""
+    """Serve a webhook with these statuses in turn, the last one from then on; yield its URL and its messages."""
     received = Received()
 
     class Handler(BaseHTTPRequestHandler):
@@ -65,7 +65,7 @@ VERSION = {"version": 3, "uri": "gs://models/portraits/3"}
 
 
 def decided(place: RunPaths, *gates: GateResult, policy: Policy = Policy(warn_only=("noise",))) -> dict:  # noqa: B008
-    """What evaluation writes; one gate passed beside those given."""
+    """Write evaluation's decision; one gate passed in addition to those given."""
     passed = GateResult("emd", "Votes as people do", "EMD", 0.8, 1.5, "passed", "EMD is .8.")
     value = decision.to_record(decision.decide([passed, *gates], policy), run=place.run)
     decision.write(place.decision, value)
@@ -73,14 +73,14 @@ def decided(place: RunPaths, *gates: GateResult, policy: Policy = Policy(warn_on
 
 
 def pushed(place: RunPaths) -> None:
-    """What push leaves."""
+    """Write the records of a push."""
     passed_step(place, "push")
     decision.write(place.decision, decision.with_publication(decision.read(place.decision), **VERSION))
     storage.write_json(place.published, VERSION)
 
 
 def published(place: RunPaths) -> None:
-    """The records of a run that went well."""
+    """Write the records of a successful run."""
     for name in ("ingestion", "validation", "pretraining", "training"):
         passed_step(place, name, f"gs://reports/{name}")
     passed_step(place, "evaluation", "gs://reports/evaluation")
@@ -89,5 +89,5 @@ def published(place: RunPaths) -> None:
 
 
 def said_to(received: list[dict]) -> dict[str, str]:
-    """The fields of the last message."""
+    """Return the fields of the last message."""
     return {field["title"]: field["value"] for field in received[-1]["attachments"][0]["fields"]}

@@ -1,4 +1,4 @@
-"""The users' own CI: a workflow that GitHub takes, whose commands are this project's, and that trusts no stranger."""
+"""The users' CI workflow: valid for GitHub, made of this project's commands, and safe for pull requests from forks."""
 
 import re
 import shlex
@@ -14,7 +14,7 @@ from tests.builders.manifests import ROOT
 
 PATH = ROOT / ".github" / "workflows" / "ci.yaml"
 TEXT = PATH.read_text(encoding="utf-8")
-WORKFLOW = yaml.load(TEXT, yaml.BaseLoader)  # so that "on" stays a word
+WORKFLOW = yaml.load(TEXT, yaml.BaseLoader)  # so that "on" stays a string
 STEPS = [(job, step) for job, content in WORKFLOW["jobs"].items() for step in content["steps"]]
 RUNS = [(job, step["run"]) for job, step in STEPS if "run" in step]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -23,7 +23,7 @@ VARIABLES = {"$KUBEFLOW_HOST": "http://kubeflow", "$GITHUB_REF_NAME": "v1.0.0", 
 
 
 def commands() -> list[list[str]]:
-    """Every command of the workflow, its words after the shell has filled in the variables."""
+    """Return every command of the workflow, split as a shell does, with the variables filled in."""
     lines = [line for _, run in RUNS for line in run.splitlines()]
     for variable, value in VARIABLES.items():
         lines = [line.replace(variable, value) for line in lines]
@@ -35,38 +35,38 @@ def checked(path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *command], capture_output=True, text=True)
 
 
-def test_the_workflow_is_as_githubs_schema_has_it():
-    done = checked(PATH)
-    assert done.returncode == 0, done.stdout
+def test_the_workflow_fits_githubs_schema():
+    process = checked(PATH)
+    assert process.returncode == 0, process.stdout
 
 
 @pytest.mark.parametrize("change", [("runs-on:", "run-on:"), ("timeout-minutes: 90", "timeout-minutes: long"),
                                     ("run: make lint", "run: [make, lint]")])  # fmt: skip
-def test_the_schema_refuses_what_github_would(change, tmp_path):
+def test_the_schema_refuses_what_github_would_refuse(change, tmp_path):
     assert change[0] in TEXT
     (tmp_path / "ci.yaml").write_text(TEXT.replace(*change))
     assert checked(tmp_path / "ci.yaml").returncode == 1
 
 
 @pytest.mark.parametrize("run", [run for _, run in RUNS])
-def test_each_script_is_one_that_the_shell_can_read(run):
-    done = subprocess.run(["bash", "-n"], input=run, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_each_script_is_valid_shell(run):
+    process = subprocess.run(["bash", "-n"], input=run, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
 
 
-def test_every_target_of_make_is_there_and_takes_what_it_is_given():
-    asked = [words[1:] for words in commands() if words[0] == "make"]
-    assert {words[0] for words in asked} == {"lint", "manifests", "test", "images"} <= TARGETS
-    ((_, push),) = [words for words in asked if words[0] == "images"]
+def test_every_make_command_names_existing_targets_and_a_valid_push_prefix():
+    targets = [words[1:] for words in commands() if words[0] == "make"]
+    assert {words[0] for words in targets} == {"lint", "manifests", "test", "images"} <= TARGETS
+    ((_, push),) = [words for words in targets if words[0] == "images"]
     release.check_prefix(push.removeprefix("PUSH="))
 
 
-def test_every_command_of_the_pipeline_is_one_that_the_command_line_takes():
-    asked = [words[3:] for words in commands() if words[:3] == [".venv/bin/python", "-m", "pipeline"]]
-    assert [build_parser().parse_args(words).command.__name__ for words in asked] == ["_upload"]
+def test_every_pipeline_command_is_accepted_by_the_command_line():
+    arguments = [words[3:] for words in commands() if words[:3] == [".venv/bin/python", "-m", "pipeline"]]
+    assert [build_parser().parse_args(words).command.__name__ for words in arguments] == ["_upload"]
 
 
-def test_every_change_is_linted_and_tested_and_its_compiled_pipeline_held_against_the_code():
+def test_every_change_is_linted_tested_and_its_compiled_pipeline_checked():
     assert WORKFLOW["on"]["push"] == {"branches": ["main"], "tags": ["v*"]}
     assert "pull_request" in WORKFLOW["on"]
     assert [run for job, run in RUNS if job == "check"] == ["make lint", "make manifests", "make test"]
@@ -74,25 +74,25 @@ def test_every_change_is_linted_and_tested_and_its_compiled_pipeline_held_agains
     assert "pipeline compile --check" in lint[1]
 
 
-def test_only_a_tag_is_released_after_the_checks_and_images_come_before_the_version():
+def test_only_a_tag_is_released_after_the_checks_and_images_before_the_version():
     job = WORKFLOW["jobs"]["release"]
     assert (job["if"], job["needs"]) == ("startsWith(github.ref, 'refs/tags/v')", "check")
     runs = " ".join(run for job, run in RUNS if job == "release")
     assert runs.index("docker login") < runs.index("make images") < runs.index("pipeline upload")
 
 
-def test_what_a_release_has_written_is_kept():
-    (kept,) = [step["with"]["path"].split() for _, step in STEPS if "upload-artifact" in step.get("uses", "")]
-    assert kept == ["pipeline.yaml", *(str(path.relative_to(ROOT)) for path in (release.DIGESTS, release.MANIFEST))]
-    assert all((ROOT / path).is_file() for path in kept)
+def test_the_files_of_a_release_are_uploaded_as_artifacts():
+    (uploaded,) = [step["with"]["path"].split() for _, step in STEPS if "upload-artifact" in step.get("uses", "")]
+    assert uploaded == ["pipeline.yaml", *(str(path.relative_to(ROOT)) for path in (release.DIGESTS, release.MANIFEST))]
+    assert all((ROOT / path).is_file() for path in uploaded)
 
 
-def test_actions_are_pinned_by_their_commit():
+def test_actions_are_pinned_by_commit():
     for line in re.findall(r"uses: (.*)", TEXT):
         assert re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", line), line
 
 
-def test_a_change_from_outside_gets_no_secret_and_no_right_to_write():
+def test_pull_requests_from_forks_get_no_secret_and_no_write_permission():
     assert "pull_request_target" not in WORKFLOW["on"]
     assert WORKFLOW["permissions"] == {"contents": "read"}
     assert "permissions" not in WORKFLOW["jobs"]["check"]
@@ -103,10 +103,10 @@ def test_a_change_from_outside_gets_no_secret_and_no_right_to_write():
             assert step["with"]["persist-credentials"] == "false"
 
 
-def test_no_script_is_made_of_what_others_may_name():
+def test_no_script_contains_github_expressions():
     for _, run in RUNS:
         assert "${{" not in run, "a branch's or tag's name would be run as code: hand it over in the environment"
 
 
-def test_every_job_ends_in_bounded_time():
+def test_every_job_has_a_time_limit():
     assert all(int(job["timeout-minutes"]) <= 90 for job in WORKFLOW["jobs"].values())

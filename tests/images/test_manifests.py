@@ -1,8 +1,7 @@
-"""The manifests are what Kubernetes and KServe take, fit each other, and confine what runs.
+"""The manifests are valid for Kubernetes and KServe, agree with each other, and confine their pods.
 
-Plain kinds are checked against Kubernetes' own schemas, unknown fields refused, and KServe's by its package's models,
-in the environment that ``make manifests`` makes.
-"""
+Plain kinds are checked against Kubernetes' own schemas, with unknown fields refused. KServe's kinds are checked by its
+package's models, in the environment that ``make manifests`` makes."""
 
 import json
 import os
@@ -31,7 +30,7 @@ FILES = sorted(
     path for path in MANIFESTS.rglob("*.yaml") if path.name != "kustomization.yaml" and "overlays" not in path.parts
 )
 EVERY = [(path, document) for path in FILES for document in documents(path)]
-# Kubeflow Trainer's are checked in test_trainjob.
+# Kubeflow Trainer's kinds are checked in test_trainjob.
 PLAIN = [(path, each) for path, each in EVERY if not re.search(r"kserve\.io|kubeflow\.org", each["apiVersion"])]
 SERVICES = [document for _, document in EVERY if document["kind"] == "InferenceService"]
 
@@ -44,29 +43,29 @@ def named(pairs: list[tuple[Path, dict]]) -> list:
 
 
 def of(folder: str, kind: str) -> dict:
-    (found,) = (each for path, each in EVERY if path.parent.name == folder and each["kind"] == kind)
-    return found
+    (match,) = (document for path, document in EVERY if path.parent.name == folder and document["kind"] == kind)
+    return match
 
 
 def pods() -> list[dict]:
-    """The specification of every pod: of Deployments, and of KServe's predictors."""
-    plain = [each["spec"]["template"]["spec"] for _, each in PLAIN if each["kind"] == "Deployment"]
+    """Return the pod specifications of Deployments and of KServe's predictors."""
+    plain = [document["spec"]["template"]["spec"] for _, document in PLAIN if document["kind"] == "Deployment"]
     return plain + [service["spec"]["predictor"] for service in SERVICES]
 
 
 def containers() -> list[dict]:
-    """Every container, those of canaries and of KServe's runtimes too."""
-    predictors = [canary["predictor"] for each in SERVICES for canary in each["spec"]["canary"]]
-    found = []
+    """Return every container, including those of canaries and of KServe's runtimes."""
+    predictors = [canary["predictor"] for service in SERVICES for canary in service["spec"]["canary"]]
+    specs = []
     for pod in pods() + predictors:
-        found += [*pod.get("initContainers", []), *pod.get("containers", [])]
-        found += [pod["model"]] if "model" in pod else []
-    return found
+        specs += [*pod.get("initContainers", []), *pod.get("containers", [])]
+        specs += [pod["model"]] if "model" in pod else []
+    return specs
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("document", named(PLAIN))
-def test_a_plain_manifest_is_as_kubernetes_defines_its_kind(document, version):
+def test_a_plain_manifest_fits_kubernetes_schema(document, version):
     kubernetes_validate.validate(document, version, strict=True)
 
 
@@ -87,12 +86,12 @@ BROKEN = {
     "traffic": (("trafficPercent: 10", "trafficPercent: 101"), "canary: expected at most 100 % of traffic, got 101"),
     "mode": (("Mode: Standard", "Mode: Knative"), "canary: expected the deployment mode Standard, got Knative"),
 }
-"""What KServe would refuse: a change of server.yaml, and what is said of it."""
+"""Manifests that KServe would refuse: a change of server.yaml, and the message."""
 
 
 @pytest.fixture(scope="module")
 def checked(tmp_path_factory) -> list[str]:
-    """What KServe's models say of our files and of broken copies, in one go: they take seconds to load."""
+    """Return the messages of KServe's models about our files and broken copies; one process checks all files."""
     if not KSERVE.exists():
         pytest.skip("run make manifests first: it makes .venv-kserve, with KServe's own models")
     folder = tmp_path_factory.mktemp("broken")
@@ -100,35 +99,39 @@ def checked(tmp_path_factory) -> list[str]:
     for name, (change, _) in BROKEN.items():
         assert change[0] in text
         (folder / f"{name}.yaml").write_text(text.replace(*change))
-    own = [path for path in FILES if any(each["kind"] == "InferenceService" for each in documents(path))]
-    files = [*own, *sorted(folder.glob("*.yaml"))]
+    inference_services = [
+        path for path in FILES if any(document["kind"] == "InferenceService" for document in documents(path))
+    ]
+    files = [*inference_services, *sorted(folder.glob("*.yaml"))]
     command = [str(KSERVE), str(ROOT / "tests" / "builders" / "kserve_models.py"), *map(str, files)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1, done.stdout + done.stderr
-    return done.stdout.splitlines()
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 1, process.stdout + process.stderr
+    return process.stdout.splitlines()
 
 
-def test_kserves_own_models_take_the_inference_services(checked):
+def test_kserves_models_accept_the_inference_services(checked):
     ours = {path.name for path in (MANIFESTS / "kserve").iterdir()}
     assert [line for line in checked if line.split(":")[0] in ours] == []
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_the_check_of_inference_services_refuses_what_kserve_would(name, checked):
-    said = [line for line in checked if line.startswith(f"{name}.yaml: ")]
-    assert BROKEN[name][1] in " ".join(said)
+def test_the_check_of_inference_services_refuses_what_kserve_would_refuse(name, checked):
+    messages = [line for line in checked if line.startswith(f"{name}.yaml: ")]
+    assert BROKEN[name][1] in " ".join(messages)
 
 
 @pytest.mark.parametrize("folder", ["serving", "schedule", "tensorflow-serving"])
-def test_a_kustomization_lists_every_file_beside_it(folder):
-    (own,) = documents(MANIFESTS / folder / "kustomization.yaml")
-    assert own.keys() <= {"apiVersion", "kind", "resources", "images"}
-    beside = {path.name for path in (MANIFESTS / folder).iterdir()} - {"kustomization.yaml"}
-    assert sorted(own["resources"]) == sorted(beside)
-    assert {each["name"] for each in own.get("images", [])} <= {container.get("image") for container in containers()}
+def test_a_kustomization_lists_every_file_in_its_folder(folder):
+    (kustomization,) = documents(MANIFESTS / folder / "kustomization.yaml")
+    assert kustomization.keys() <= {"apiVersion", "kind", "resources", "images"}
+    file_names = {path.name for path in (MANIFESTS / folder).iterdir()} - {"kustomization.yaml"}
+    assert sorted(kustomization["resources"]) == sorted(file_names)
+    assert {image["name"] for image in kustomization.get("images", [])} <= {
+        container.get("image") for container in containers()
+    }
 
 
-def test_every_container_is_confined_and_asks_for_what_it_needs():
+def test_every_container_is_confined_and_requests_resources():
     for container in containers():
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
@@ -153,7 +156,7 @@ def test_every_pod_runs_as_the_images_user_who_is_not_root():
 
 
 @pytest.mark.parametrize("folder", ["serving", "tensorflow-serving"])
-def test_selectors_and_ports_meet(folder):
+def test_selectors_and_ports_agree(folder):
     deployment, service = of(folder, "Deployment")["spec"], of(folder, "Service")["spec"]
     labels = deployment["template"]["metadata"]["labels"]
     assert deployment["selector"]["matchLabels"] == labels == service["selector"]
@@ -161,7 +164,7 @@ def test_selectors_and_ports_meet(folder):
     assert {port["targetPort"] for port in service["ports"]} <= names
 
 
-def test_what_belongs_to_the_server_names_the_server():
+def test_policies_and_the_autoscaler_select_the_servers_deployment():
     deployment = of("serving", "Deployment")
     labels = deployment["spec"]["selector"]["matchLabels"]
     assert of("serving", "PodDisruptionBudget")["spec"]["selector"]["matchLabels"] == labels
@@ -172,35 +175,35 @@ def test_what_belongs_to_the_server_names_the_server():
     }
     target = of("serving", "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]
     assert (target["kind"], target["name"]) == ("Deployment", deployment["metadata"]["name"])
-    assert "replicas" not in deployment["spec"]  # it would undo the autoscaler's word at each apply
+    assert "replicas" not in deployment["spec"]  # a number of replicas would undo the autoscaler at each apply
 
 
 def specifications(value: object) -> list[dict]:
-    """Every specification of a pod at any depth of a document: it holds containers, or is KServe's of a predictor."""
+    """Return every pod specification at any depth of a document: one with containers, or a KServe predictor."""
     if isinstance(value, list):
-        return [found for each in value for found in specifications(each)]
+        return [spec for item in value for spec in specifications(item)]
     if not isinstance(value, dict):
         return []
-    own = [value] if "containers" in value or "model" in value else []
-    return own + [found for each in value.values() for found in specifications(each)]
+    specs = [value] if "containers" in value or "model" in value else []
+    return specs + [spec for item in value.values() for spec in specifications(item)]
 
 
 @pytest.mark.parametrize("document", named(EVERY))
-def test_no_pod_is_given_variables_that_are_named_after_services(document):
-    found = specifications(document)
+def test_no_pod_gets_environment_variables_of_services(document):
+    specs = specifications(document)
     pods = {"Deployment": 1, "CronJob": 1, "InferenceService": 2, "TrainingRuntime": 1}
-    assert len(found) == pods.get(document["kind"], 0)
-    assert all(each.get("enableServiceLinks") is False for each in found)
+    assert len(specs) == pods.get(document["kind"], 0)
+    assert all(spec.get("enableServiceLinks") is False for spec in specs)
 
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service["metadata"]["name"])
-def test_a_network_policy_chooses_the_pods_of_each_inference_service(service):
-    (chosen,) = of("kserve", "NetworkPolicy")["spec"]["podSelector"]["matchExpressions"]
-    assert (chosen["key"], chosen["operator"]) == ("serving.kserve.io/inferenceservice", "In")
-    assert service["metadata"]["name"] in chosen["values"]
+def test_a_network_policy_selects_the_pods_of_each_inference_service(service):
+    (selector,) = of("kserve", "NetworkPolicy")["spec"]["podSelector"]["matchExpressions"]
+    assert (selector["key"], selector["operator"]) == ("serving.kserve.io/inferenceservice", "In")
+    assert service["metadata"]["name"] in selector["values"]
 
 
-def test_a_network_policy_chooses_the_pods_of_tensorflow_serving_on_the_ports_that_it_has():
+def test_a_network_policy_selects_the_pods_of_tensorflow_serving_and_their_ports():
     pod = of("tensorflow-serving", "Deployment")["spec"]["template"]
     policy = of("tensorflow-serving", "NetworkPolicy")["spec"]
     assert policy["podSelector"]["matchLabels"] == pod["metadata"]["labels"]
@@ -209,14 +212,14 @@ def test_a_network_policy_chooses_the_pods_of_tensorflow_serving_on_the_ports_th
 
 
 @pytest.mark.parametrize("policy", named([pair for pair in PLAIN if pair[1]["kind"] == "NetworkPolicy"]))
-def test_every_network_policy_closes_both_ways_and_lets_names_of_hosts_be_asked(policy):
+def test_every_network_policy_covers_both_directions_and_allows_dns(policy):
     spec = policy["spec"]
     assert sorted(spec["policyTypes"]) == ["Egress", "Ingress"]
     assert {"port": 53, "protocol": "UDP"} in [port for rule in spec["egress"] for port in rule["ports"]]
     assert all(rule.get("from") for rule in spec.get("ingress", []))
 
 
-def test_the_account_of_the_steps_may_do_what_argo_and_kubeflow_need_and_nothing_else():
+def test_the_account_of_the_steps_has_only_the_rights_that_argo_and_kubeflow_need():
     role = of("schedule", "Role")
     allowed = {
         (group, resource, verb, *rule.get("resourceNames", []))
@@ -232,19 +235,21 @@ def test_the_account_of_the_steps_may_do_what_argo_and_kubeflow_need_and_nothing
         ("", "secrets", "get", "mlpipeline-minio-artifact"),
         ("", "resourcequotas", "list"),
     }
-    bound = {
-        each["subjects"][0]["name"]: (each["roleRef"]["kind"], each["roleRef"]["name"])
-        for path, each in PLAIN
-        if each["kind"] == "RoleBinding"
+    role_bindings = {
+        document["subjects"][0]["name"]: (document["roleRef"]["kind"], document["roleRef"]["name"])
+        for path, document in PLAIN
+        if document["kind"] == "RoleBinding"
     }
-    assert bound["portrait-scorer-steps"] == ("Role", role["metadata"]["name"])
+    assert role_bindings["portrait-scorer-steps"] == ("Role", role["metadata"]["name"])
 
 
-def test_every_server_of_this_project_waits_for_the_secret_of_its_keys():
+def test_every_server_mounts_the_secret_of_its_keys():
     for pod, container in servers():
-        (name,) = [each["value"] for each in container["env"] if each["name"] == f"{VARIABLE_PREFIX}KEYS_FILE"]
+        (name,) = [
+            variable["value"] for variable in container["env"] if variable["name"] == f"{VARIABLE_PREFIX}KEYS_FILE"
+        ]
         assert {"name": "keys", "mountPath": str(Path(name).parent), "readOnly": True} in container["volumeMounts"]
-        if "volumes" in pod:  # a canary has its predictor's
+        if "volumes" in pod:  # a canary shares its predictor's volumes
             (secret,) = [volume["secret"] for volume in pod["volumes"] if volume["name"] == "keys"]
             assert secret == {"secretName": "portrait-scorer-keys"}
 
@@ -252,11 +257,15 @@ def test_every_server_of_this_project_waits_for_the_secret_of_its_keys():
 def test_every_mount_has_its_volume():
     for pod in pods():
         volumes = {volume["name"] for volume in pod["volumes"]}
-        own = [*pod.get("initContainers", []), *pod.get("containers", []), *([pod["model"]] if "model" in pod else [])]
-        assert {mount["name"] for container in own for mount in container["volumeMounts"]} == volumes
+        pod_containers = [
+            *pod.get("initContainers", []),
+            *pod.get("containers", []),
+            *([pod["model"]] if "model" in pod else []),
+        ]
+        assert {mount["name"] for container in pod_containers for mount in container["volumeMounts"]} == volumes
 
 
-def test_a_pod_for_tensorflow_serving_fetches_the_champion_alone(tmp_path):
+def test_a_pod_of_tensorflow_serving_downloads_the_champion_only(tmp_path):
     models = tmp_path / "models" / "portraits"
     for version in (1, 2, 3):
         for name in ("saved_model.pb", "variables/variables.index", "bundle/scorer.keras", "portable/scorer.tflite"):
@@ -266,8 +275,8 @@ def test_a_pod_for_tensorflow_serving_fetches_the_champion_alone(tmp_path):
     (models / "channels.json").write_text(json.dumps({"champion": 2}))
     pod = of("tensorflow-serving", "Deployment")["spec"]["template"]["spec"]
     (init,) = pod["initContainers"]
-    place = {each["name"]: each["value"] for each in init["env"]}["FOLDER"]
-    assert f"--model_base_path={place}" in pod["containers"][0]["args"]
+    folder = {variable["name"]: variable["value"] for variable in init["env"]}["FOLDER"]
+    assert f"--model_base_path={folder}" in pod["containers"][0]["args"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MODEL": str(models), "FOLDER": str(tmp_path / "own")}
     subprocess.run([sys.executable, "-c", *init["args"]], env=environment, check=True)
     files = {str(path.relative_to(tmp_path / "own")) for path in (tmp_path / "own").rglob("*") if path.is_file()}
@@ -275,31 +284,35 @@ def test_a_pod_for_tensorflow_serving_fetches_the_champion_alone(tmp_path):
 
 
 def servers() -> list[tuple[dict, dict]]:
-    """Each pod of this project's server, and the server's container in it."""
-    predictors = [canary["predictor"] for each in SERVICES for canary in each["spec"]["canary"]]
-    found = []
+    """Return each pod with this project's server, and the server's container."""
+    predictors = [canary["predictor"] for service in SERVICES for canary in service["spec"]["canary"]]
+    pairs = []
     for pod in pods() + predictors:
-        own = [each for each in pod.get("containers", []) if each["image"].startswith("portrait-scorer/serving")]
-        found += [(pod, container) for container in own]
-    return found
+        server_containers = [
+            container
+            for container in pod.get("containers", [])
+            if container["image"].startswith("portrait-scorer/serving")
+        ]
+        pairs += [(pod, container) for container in server_containers]
+    return pairs
 
 
-def test_the_servers_options_and_variables_are_settings_of_it():
-    assert len(servers()) == 3  # plain, KServe's predictor and its canary
+def test_the_servers_options_and_variables_are_known_settings():
+    assert len(servers()) == 3  # the plain one, KServe's predictor and its canary
     for _, container in servers():
-        environment = {each["name"]: each["value"] for each in container.get("env", [])}
+        environment = {variable["name"]: variable["value"] for variable in container.get("env", [])}
         assert {name.removeprefix(VARIABLE_PREFIX).lower() for name in environment} <= {
             *ServerSettings.__dataclass_fields__,
             "keys_file",
         }
-        given = supervisor.parse_settings(container.get("args", []))
-        model = given.model or environment[f"{VARIABLE_PREFIX}MODEL"]
-        workers = given.workers if container.get("args") else int(environment[f"{VARIABLE_PREFIX}WORKERS"])
+        settings = supervisor.parse_settings(container.get("args", []))
+        model = settings.model or environment[f"{VARIABLE_PREFIX}MODEL"]
+        workers = settings.workers if container.get("args") else int(environment[f"{VARIABLE_PREFIX}WORKERS"])
         assert model == "gs://BUCKET/models/portraits"
         assert workers == int(container["resources"]["requests"]["cpu"])
 
 
-def test_probes_and_prometheus_ask_what_the_server_answers():
+def test_probes_ask_routes_and_ports_that_the_server_has():
     from images.serving.process.app import create_app
 
     paths = create_app(ServerSettings(model="models")).openapi()["paths"]
@@ -310,27 +323,27 @@ def test_probes_and_prometheus_ask_what_the_server_answers():
         assert container["ports"][0]["containerPort"] == ServerSettings.port
 
 
-def test_prometheus_asks_where_no_key_is_asked_for_and_may_ask_there_alone():
+def test_prometheus_scrapes_the_keyless_port_and_may_reach_no_other():
     metrics = set()
     for _, container in servers():
-        environment = {each["name"]: each["value"] for each in container.get("env", [])}
+        environment = {variable["name"]: variable["value"] for variable in container.get("env", [])}
         assert f"{VARIABLE_PREFIX}KEYS_FILE" in environment
         port = supervisor.parse_settings(container.get("args", [])).metrics_port
         metrics.add(str(port or environment[f"{VARIABLE_PREFIX}METRICS_PORT"]))
     deployment, (service, *_) = of("serving", "Deployment"), SERVICES
-    for annotated in (deployment["spec"]["template"], service):
-        annotations = annotated["metadata"]["annotations"]
+    for resource in (deployment["spec"]["template"], service):
+        annotations = resource["metadata"]["annotations"]
         assert {annotations["prometheus.io/port"]} == metrics
         assert annotations["prometheus.io/path"] == "/metrics"
     names = {port["name"]: port["containerPort"] for port in containers_of(deployment)[0]["ports"]}
     for folder in ("serving", "kserve"):
         rules = of(folder, "NetworkPolicy")["spec"]["ingress"]
-        (own,) = [rule for rule in rules if "monitoring" in json.dumps(rule["from"])]
-        assert len(own["from"]) == 1
-        assert {str(names.get(port["port"], port["port"])) for port in own["ports"]} == metrics
+        (monitoring_rule,) = [rule for rule in rules if "monitoring" in json.dumps(rule["from"])]
+        assert len(monitoring_rule["from"]) == 1
+        assert {str(names.get(port["port"], port["port"])) for port in monitoring_rule["ports"]} == metrics
         for rule in rules:
-            told = {str(names.get(port["port"], port["port"])) for port in rule["ports"]}
-            assert rule is own or not told & metrics
+            rule_ports = {str(names.get(port["port"], port["port"])) for port in rule["ports"]}
+            assert rule is monitoring_rule or not rule_ports & metrics
 
 
 def containers_of(deployment: dict) -> list[dict]:
@@ -339,6 +352,6 @@ def containers_of(deployment: dict) -> list[dict]:
 
 def test_a_pod_is_killed_only_after_the_servers_drain_and_grace():
     for pod, container in servers():
-        if "terminationGracePeriodSeconds" in pod:  # a canary has its predictor's
+        if "terminationGracePeriodSeconds" in pod:  # a canary shares its predictor's period
             (_, pause) = container["lifecycle"]["preStop"]["exec"]["command"]
             assert pod["terminationGracePeriodSeconds"] >= int(pause) + ServerSettings.drain + ServerSettings.grace + 5

@@ -1,4 +1,4 @@
-"""The overlays, as kustomize builds them: complete, confined, and in step with the command line and the server."""
+"""The overlays as kustomize builds them: complete, confined, and consistent with the command line and the server."""
 
 import re
 import shutil
@@ -24,15 +24,13 @@ KINDS = {
 
 
 def built(folder: Path) -> list[dict]:
-    """What kustomize makes of a folder."""
-    command = next(
-        (words for words in (["kustomize", "build"], ["kubectl", "kustomize"]) if shutil.which(words[0])), None
-    )
+    """Return the documents that kustomize builds from a folder."""
+    command = next((tool for tool in (["kustomize", "build"], ["kubectl", "kustomize"]) if shutil.which(tool[0])), None)
     if command is None:
         pytest.skip("the overlays are built by kustomize, or kubectl: install one of them")
-    done = subprocess.run([*command, str(folder)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return list(yaml.safe_load_all(done.stdout))
+    process = subprocess.run([*command, str(folder)], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return list(yaml.safe_load_all(process.stdout))
 
 
 @pytest.fixture(scope="module")
@@ -46,31 +44,35 @@ def overlay(request, overlays) -> list[dict]:
 
 
 def of(documents: list[dict], kind: str, name: str = "") -> dict:
-    (found,) = [each for each in documents if each["kind"] == kind and name in ("", each["metadata"]["name"])]
-    return found
+    (match,) = [
+        document for document in documents if document["kind"] == kind and name in ("", document["metadata"]["name"])
+    ]
+    return match
 
 
 def pods(documents: list[dict]) -> list[dict]:
-    """The specification of every pod."""
-    templates = [each["spec"] for each in documents if each["kind"] == "Deployment"]
-    templates += [each["spec"]["jobTemplate"]["spec"] for each in documents if each["kind"] == "CronJob"]
-    return [each["template"]["spec"] for each in templates]
+    """Return the specification of every pod."""
+    templates = [document["spec"] for document in documents if document["kind"] == "Deployment"]
+    templates += [document["spec"]["jobTemplate"]["spec"] for document in documents if document["kind"] == "CronJob"]
+    return [template["template"]["spec"] for template in templates]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_all_that_is_built_is_as_kubernetes_defines_it(overlay, version):
-    assert {each["kind"] for each in overlay} == KINDS
+def test_every_built_document_fits_kubernetes_schema(overlay, version):
+    assert {document["kind"] for document in overlay} == KINDS
     for document in overlay:
         kubernetes_validate.validate(document, version, strict=True)
 
 
-def test_all_of_an_overlay_lies_in_a_namespace_of_its_own(overlays):
-    places = {name: {each["metadata"].get("namespace") for each in found} for name, found in overlays.items()}
-    assert places == {"dev": {"portraits-dev"}, "prod": {"portraits"}}
+def test_each_overlay_has_its_own_namespace(overlays):
+    namespaces = {
+        name: {document["metadata"].get("namespace") for document in documents} for name, documents in overlays.items()
+    }
+    assert namespaces == {"dev": {"portraits-dev"}, "prod": {"portraits"}}
 
 
-def test_every_pod_runs_as_an_account_that_is_there_confined_and_not_as_root(overlay):
-    accounts = {each["metadata"]["name"] for each in overlay if each["kind"] == "ServiceAccount"}
+def test_every_pod_has_an_existing_account_and_is_confined_and_not_root(overlay):
+    accounts = {document["metadata"]["name"] for document in overlay if document["kind"] == "ServiceAccount"}
     (user,) = set(re.findall(r"^USER (\d+):\1$", (ROOT / "images/steps/Dockerfile").read_text(), re.MULTILINE))
     for pod in pods(overlay):
         assert pod["serviceAccountName"] in accounts
@@ -89,30 +91,30 @@ def test_every_pod_runs_as_an_account_that_is_there_confined_and_not_as_root(ove
             assert {mount["name"] for mount in container["volumeMounts"]} == volumes
 
 
-def test_who_touches_the_cloud_is_known_to_it_and_who_keeps_schedules_is_not(overlay):
-    accounts = {each["metadata"]["name"]: each for each in overlay if each["kind"] == "ServiceAccount"}
-    trusted = {
+def test_only_accounts_that_use_the_cloud_are_bound_to_a_cloud_account(overlay):
+    accounts = {document["metadata"]["name"]: document for document in overlay if document["kind"] == "ServiceAccount"}
+    cloud_accounts = {
         name: account["metadata"].get("annotations", {}).get("iam.gke.io/gcp-service-account")
         for name, account in accounts.items()
     }
-    assert trusted.pop("portrait-scorer-schedules") is None
-    assert set(trusted) == {"portrait-scorer", "portrait-scorer-steps"}
-    for name, account in trusted.items():
-        assert re.fullmatch(rf"{name}@PROJECT(-dev)?\.iam\.gserviceaccount\.com", account)
+    assert cloud_accounts.pop("portrait-scorer-schedules") is None
+    assert set(cloud_accounts) == {"portrait-scorer", "portrait-scorer-steps"}
+    for name, cloud_account in cloud_accounts.items():
+        assert re.fullmatch(rf"{name}@PROJECT(-dev)?\.iam\.gserviceaccount\.com", cloud_account)
 
 
-def test_dev_and_prod_share_no_bucket_and_no_account_of_the_cloud(overlays):
-    places = {
-        name: set(re.findall(r"gs://[^/\s\"]+|[\w-]+@[\w.-]+", yaml.safe_dump_all(found)))
-        for name, found in overlays.items()
+def test_dev_and_prod_share_no_bucket_and_no_cloud_account(overlays):
+    resources = {
+        name: set(re.findall(r"gs://[^/\s\"]+|[\w-]+@[\w.-]+", yaml.safe_dump_all(documents)))
+        for name, documents in overlays.items()
     }
-    assert len(places["dev"]) == len(places["prod"]) == 3
-    assert not places["dev"] & places["prod"]
+    assert len(resources["dev"]) == len(resources["prod"]) == 3
+    assert not resources["dev"] & resources["prod"]
 
 
 def test_every_image_of_this_project_is_the_releases(overlay):
-    used = {container["image"] for pod in pods(overlay) for container in pod["containers"]}
-    assert used == {digests.STEPS_CPU, digests.SERVING}
+    images = {container["image"] for pod in pods(overlay) for container in pod["containers"]}
+    assert images == {digests.STEPS_CPU, digests.SERVING}
 
 
 def test_the_images_of_the_manifests_are_those_of_the_digests():
@@ -121,16 +123,16 @@ def test_the_images_of_the_manifests_are_those_of_the_digests():
 
 def test_a_release_by_digest_reaches_every_pod(tmp_path):
     images = {
-        name: f"registry.example:5000/team/{each}@sha256:{'ab' * 32}" for name, (each, _) in release.IMAGES.items()
+        name: f"registry.example:5000/team/{image}@sha256:{'ab' * 32}" for name, (image, _) in release.IMAGES.items()
     }
     text = release.with_pushed_images(
         release.DIGESTS.read_text(), {name: (image, "1.0.0-abc") for name, image in images.items()}
     )
     shutil.copytree(MANIFESTS, tmp_path / "manifests")
     (tmp_path / "manifests" / "release" / "kustomization.yaml").write_text(release.kustomize_component(text))
-    found = built(tmp_path / "manifests" / "overlays" / "prod")
-    used = {container["image"] for pod in pods(found) for container in pod["containers"]}
-    assert used == {images["STEPS_CPU"], images["SERVING"]}
+    documents = built(tmp_path / "manifests" / "overlays" / "prod")
+    used_images = {container["image"] for pod in pods(documents) for container in pod["containers"]}
+    assert used_images == {images["STEPS_CPU"], images["SERVING"]}
 
 
 def job(documents: list[dict]) -> dict:
@@ -138,13 +140,13 @@ def job(documents: list[dict]) -> dict:
     return container
 
 
-def test_the_job_runs_a_command_that_the_command_line_takes(overlay):
+def test_the_cron_job_runs_a_command_that_the_command_line_accepts(overlay):
     container = job(overlay)
     python, dash, module, *words = container["command"]
     assert (python, dash, module) == ("python", "-m", "pipeline")
-    values = {each["name"]: each.get("value", "portraits") for each in container["env"]}
-    given = [re.sub(r"\$\((\w+)\)", lambda name: values[name[1]], word) for word in (*words, *container["args"])]
-    options = build_parser().parse_args(given)
+    values = {variable["name"]: variable.get("value", "portraits") for variable in container["env"]}
+    arguments = [re.sub(r"\$\((\w+)\)", lambda name: values[name[1]], word) for word in (*words, *container["args"])]
+    options = build_parser().parse_args(arguments)
     assert options.command.__name__ == "_schedule"
     assert options.version == values["VERSION"] != "NAME"
     mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
@@ -152,43 +154,53 @@ def test_the_job_runs_a_command_that_the_command_line_takes(overlay):
     assert str(Path(values["KF_PIPELINES_SA_TOKEN_PATH"]).parent) in mounts
 
 
-def test_the_jobs_file_is_of_schedules_whose_parameters_and_account_are_right(overlay, tmp_path):
+def test_the_schedule_file_of_the_cron_job_has_valid_parameters_and_account(overlay, tmp_path):
     config = of(overlay, "ConfigMap")
     (tmp_path / "schedules.yaml").write_text(config["data"]["schedules.yaml"])
     (weekly,) = schedules.read(tmp_path / "schedules.yaml")
-    assert weekly.service_account in {each["metadata"]["name"] for each in overlay if each["kind"] == "ServiceAccount"}
+    assert weekly.service_account in {
+        document["metadata"]["name"] for document in overlay if document["kind"] == "ServiceAccount"
+    }
     volumes = of(overlay, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]["volumes"]
     assert config["metadata"]["name"] in [volume.get("configMap", {}).get("name") for volume in volumes]
     assert weekly.paused is (config["metadata"]["namespace"] == "portraits-dev")
 
 
-def test_the_server_answers_from_the_models_that_the_schedule_publishes(overlay, tmp_path):
+def test_the_server_serves_the_models_that_the_schedule_publishes(overlay, tmp_path):
     (tmp_path / "schedules.yaml").write_text(of(overlay, "ConfigMap")["data"]["schedules.yaml"])
     (weekly,) = schedules.read(tmp_path / "schedules.yaml")
     (container,) = of(overlay, "Deployment")["spec"]["template"]["spec"]["containers"]
-    values = {each["name"].removeprefix(VARIABLE_PREFIX).lower(): each["value"] for each in container["env"]}
+    values = {
+        variable["name"].removeprefix(VARIABLE_PREFIX).lower(): variable["value"] for variable in container["env"]
+    }
     assert set(values) <= {*ServerSettings.__dataclass_fields__, "keys_file"}
     assert values["model"] == f"{weekly.parameters['models']}/portraits"
     assert int(values["workers"]) == int(container["resources"]["requests"]["cpu"])
 
 
-def test_prod_withstands_the_loss_of_a_zone_and_dev_is_small(overlays):
-    least = {name: of(found, "HorizontalPodAutoscaler")["spec"]["minReplicas"] for name, found in overlays.items()}
-    assert least == {"dev": 1, "prod": 3}
-    spread = of(overlays["prod"], "Deployment")["spec"]["template"]["spec"]["topologySpreadConstraints"]
-    assert spread[0]["topologyKey"] == "topology.kubernetes.io/zone"
-    assert spread[0]["whenUnsatisfiable"] == "DoNotSchedule"
+def test_prod_survives_the_loss_of_a_zone_and_dev_is_small(overlays):
+    min_replicas = {
+        name: of(documents, "HorizontalPodAutoscaler")["spec"]["minReplicas"] for name, documents in overlays.items()
+    }
+    assert min_replicas == {"dev": 1, "prod": 3}
+    constraints = of(overlays["prod"], "Deployment")["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    assert constraints[0]["topologyKey"] == "topology.kubernetes.io/zone"
+    assert constraints[0]["whenUnsatisfiable"] == "DoNotSchedule"
 
 
-def test_every_pod_has_a_network_policy_of_its_own(overlay):
-    chosen = [each["spec"]["podSelector"]["matchLabels"] for each in overlay if each["kind"] == "NetworkPolicy"]
-    labels = [each["spec"]["template"]["metadata"]["labels"] for each in overlay if each["kind"] == "Deployment"]
+def test_every_pod_has_its_own_network_policy(overlay):
+    selectors = [
+        document["spec"]["podSelector"]["matchLabels"] for document in overlay if document["kind"] == "NetworkPolicy"
+    ]
+    labels = [
+        document["spec"]["template"]["metadata"]["labels"] for document in overlay if document["kind"] == "Deployment"
+    ]
     cron = of(overlay, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]
     steps = dict([POD_LABEL])
-    assert sorted(map(str, chosen)) == sorted(map(str, [*labels, cron, steps]))
+    assert sorted(map(str, selectors)) == sorted(map(str, [*labels, cron, steps]))
 
 
-def test_the_job_may_ask_the_port_that_it_asks(overlay):
+def test_the_cron_job_may_reach_the_port_of_its_host(overlay):
     policy = of(overlay, "NetworkPolicy", "portrait-scorer-schedules")["spec"]
-    (host,) = re.findall(r"--host=http://[\w.-]+:(\d+)", " ".join(job(overlay)["args"]))
-    assert int(host) in {port["port"] for rule in policy["egress"] for port in rule["ports"]}
+    (port,) = re.findall(r"--host=http://[\w.-]+:(\d+)", " ".join(job(overlay)["args"]))
+    assert int(port) in {port["port"] for rule in policy["egress"] for port in rule["ports"]}
