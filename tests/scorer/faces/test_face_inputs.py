@@ -1,4 +1,4 @@
-"""A scorer that reads faces is published whole: whoever is given a photo alone finds, cuts, reads and scores alike."""
+"""A published scorer with face inputs: SavedModel, LiteRT network and server score photos as the bundle does."""
 
 import base64
 import hashlib
@@ -41,14 +41,14 @@ BOTH = ModelInputs(view=True, embedding_size=SIZE, n_components=6)
 
 
 def weights(folder: Path) -> dict[str, bytes]:
-    """The files of what finds and reads the designed faces."""
+    """Return the files of the designed detector and embedder by name."""
     settings = from_parameters(Faces, **designed_faces.write(folder), face_preprocessing="none")
     weight_files.prepare(settings, folder / "faces")
     return {file.name: storage.read_bytes(file.uri) for file in storage.list_files(str(folder / "faces"))}
 
 
 def seeing(what: ModelInputs, files: dict[str, bytes], spread: float = 0.002, seed: int = 1) -> bundle.TrainedScorer:
-    """A small scorer whose answers differ from photo to photo, and from face to face on the same photo."""
+    """Return a small scorer whose predictions depend on the photo and on the face in it."""
     keras.utils.set_random_seed(seed)
     rng = np.random.default_rng(seed)
     pixels = keras.Input((32, 32, 3), name="pixels")
@@ -59,24 +59,24 @@ def seeing(what: ModelInputs, files: dict[str, bytes], spread: float = 0.002, se
         inputs.set_pca_weights(model, inputs.PCABasis(np.zeros(what.embedding_size, "float32"), axes))
         model.get_layer("missing_face_token").set_weights([rng.normal(0, 0.5, what.n_components)])
     if what:
-        pairs = model.get_layer(layers.QUADRATIC_LAYER)
-        pairs.set_weights([rng.normal(0, 1 / each.shape[0] ** 0.5, each.shape) for each in pairs.weights])
+        quadratic = model.get_layer(layers.QUADRATIC_LAYER)
+        quadratic.set_weights([rng.normal(0, 1 / weight.shape[0] ** 0.5, weight.shape) for weight in quadratic.weights])
     votes = model.get_layer("votes")
     votes.kernel.assign(rng.normal(0, 2, votes.kernel.shape))
     tilt = [rng.normal(0, 0.1, (len(JOBS.jobs), votes.kernel.shape[0])), np.zeros(len(JOBS.jobs))]
-    told = {"head_spec": JOBS, "heads": auxiliary_heads.build_heads(model, JOBS, tilt)} if what else {}
+    head_options = {"head_spec": JOBS, "heads": auxiliary_heads.build_heads(model, JOBS, tilt)} if what else {}
     settings = from_parameters(Pretraining, start="none", crop=32)
-    return bundle.TrainedScorer(model, settings, Training(scale=40), "data", "revision", faces=files, **told)
+    return bundle.TrainedScorer(model, settings, Training(scale=40), "data", "revision", faces=files, **head_options)
 
 
 def photo(number: int, face: bool = True) -> bytes:
-    """A photo as a person would send it, with a designed face or without one."""
+    """Return a JPEG that was not normalised, with or without a designed face."""
     plain = drawn_photo(0.2 + 0.05 * (number % 12), number, (240, 320))
     return designed_faces.marked(plain, (0.4 + 0.02 * number, 0.5)) if face else plain
 
 
 SENT = [photo(number, number % 3 > 0) for number in range(6)]
-"""Photos of which every third has no face."""
+"""Six photos; every third has no face."""
 
 
 @pytest.fixture(scope="module")
@@ -100,112 +100,120 @@ def version(scorer: bundle.TrainedScorer, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def expected(scorer: bundle.TrainedScorer) -> np.ndarray:
-    """The mean scores that the bundle gives what was sent, normalised as ingestion does."""
+    """Return the bundle's mean scores of the photos in `SENT`, normalised as ingestion does."""
     return regression.mean_scores(scorer.score([decoding.normalise(data, Ingestion()) for data in SENT]))
 
 
-# Every way
+# Every form of the scorer
 
 
-def test_what_is_read_of_a_face_moves_the_score(scorer, expected):
-    given = scorer.build_inputs([decoding.normalise(data, Ingestion()) for data in SENT])
-    hidden = {**given, "embedding": tf.zeros_like(given["embedding"]), "found": tf.zeros_like(given["found"])}
-    without = regression.mean_scores(scorer.model(inputs.order_inputs(scorer.model, hidden)).numpy())
-    moved = np.abs(without - expected)
-    assert given["found"].numpy().tolist() == [0, 1, 1, 0, 1, 1]
-    assert moved[given["found"].numpy() == 1].min() > 20 * saved_model.TOLERANCE
-    assert moved[given["found"].numpy() == 0].max() < 1e-5
+def test_the_face_embedding_changes_the_score(scorer, expected):
+    model_inputs = scorer.build_inputs([decoding.normalise(data, Ingestion()) for data in SENT])
+    inputs_without_faces = {
+        **model_inputs,
+        "embedding": tf.zeros_like(model_inputs["embedding"]),
+        "found": tf.zeros_like(model_inputs["found"]),
+    }
+    scores_without_faces = regression.mean_scores(
+        scorer.model(inputs.order_inputs(scorer.model, inputs_without_faces)).numpy()
+    )
+    differences = np.abs(scores_without_faces - expected)
+    assert model_inputs["found"].numpy().tolist() == [0, 1, 1, 0, 1, 1]
+    assert differences[model_inputs["found"].numpy() == 1].min() > 20 * saved_model.TOLERANCE
+    assert differences[model_inputs["found"].numpy() == 0].max() < 1e-5
 
 
-def test_the_saved_model_and_the_portable_network_answer_photos_alone_as_the_scorer_does(version, expected):
-    loaded, served = saved_model.load(str(version)), litert_model.load(str(version))
-    normal = [served.normalise(data) for data in SENT]
-    np.testing.assert_allclose(loaded.predict(normal)["mean"], expected, atol=saved_model.TOLERANCE)
-    given = face_inputs.stack_inputs([served.build_inputs(data) for data in normal])
-    np.testing.assert_allclose(served.predict(given)["mean"], expected, atol=saved_model.TOLERANCE)
+def test_the_saved_model_and_the_litert_network_score_photos_as_the_bundle_does(version, expected):
+    saved, litert = saved_model.load(str(version)), litert_model.load(str(version))
+    photos = [litert.normalise(data) for data in SENT]
+    np.testing.assert_allclose(saved.predict(photos)["mean"], expected, atol=saved_model.TOLERANCE)
+    model_inputs = face_inputs.stack_inputs([litert.build_inputs(data) for data in photos])
+    np.testing.assert_allclose(litert.predict(model_inputs)["mean"], expected, atol=saved_model.TOLERANCE)
 
 
-def test_a_job_is_told_beside_the_face(version, scorer, expected):
-    loaded, served = saved_model.load(str(version)), litert_model.load(str(version))
-    normal, jobs = [served.normalise(data) for data in SENT], ["tutor", "carer"] * 3
-    told = regression.mean_scores(scorer.score(normal, jobs))
-    assert np.median(np.abs(told - expected)) > 10 * saved_model.TOLERANCE
-    np.testing.assert_allclose(loaded.predict(normal, jobs=jobs)["mean"], told, atol=saved_model.TOLERANCE)
-    given = face_inputs.stack_inputs([served.build_inputs(data) for data in normal])
-    np.testing.assert_allclose(served.predict(given, jobs)["mean"], told, atol=saved_model.TOLERANCE)
+def test_the_job_input_works_together_with_the_face_inputs(version, scorer, expected):
+    saved, litert = saved_model.load(str(version)), litert_model.load(str(version))
+    photos, jobs = [litert.normalise(data) for data in SENT], ["tutor", "carer"] * 3
+    scores_with_jobs = regression.mean_scores(scorer.score(photos, jobs))
+    assert np.median(np.abs(scores_with_jobs - expected)) > 10 * saved_model.TOLERANCE
+    np.testing.assert_allclose(saved.predict(photos, jobs=jobs)["mean"], scores_with_jobs, atol=saved_model.TOLERANCE)
+    model_inputs = face_inputs.stack_inputs([litert.build_inputs(data) for data in photos])
+    np.testing.assert_allclose(litert.predict(model_inputs, jobs)["mean"], scores_with_jobs, atol=saved_model.TOLERANCE)
 
 
-def test_a_folder_is_scored_as_it_was_ingested(version, expected, tmp_path):
-    for place, data in enumerate(SENT):
-        storage.write_bytes(str(tmp_path / "photos" / f"{place}.jpg"), data)
+def test_scoring_a_folder_normalises_photos_as_ingestion_does(version, expected, tmp_path):
+    for index, data in enumerate(SENT):
+        storage.write_bytes(str(tmp_path / "photos" / f"{index}.jpg"), data)
     score_folder.score_folder(str(version), str(tmp_path / "photos"), tmp_path / "scores.csv")
-    found = [float(line.split(",")[1]) for line in (tmp_path / "scores.csv").read_text().splitlines()[1:]]
-    np.testing.assert_allclose(found, expected, atol=saved_model.TOLERANCE)
+    scores = [float(line.split(",")[1]) for line in (tmp_path / "scores.csv").read_text().splitlines()[1:]]
+    np.testing.assert_allclose(scores, expected, atol=saved_model.TOLERANCE)
 
 
-def test_the_maps_of_both_are_alike(version):
-    loaded, served = saved_model.load(str(version)), litert_model.load(str(version))
-    normal = [served.normalise(data) for data in SENT[:2]]
-    found = served.predict(face_inputs.stack_inputs([served.build_inputs(data) for data in normal]))
-    for name, maps in loaded.explain(normal).items():
+def test_the_saved_model_and_the_litert_network_give_the_same_maps(version):
+    saved, litert = saved_model.load(str(version)), litert_model.load(str(version))
+    photos = [litert.normalise(data) for data in SENT[:2]]
+    outputs = litert.predict(face_inputs.stack_inputs([litert.build_inputs(data) for data in photos]))
+    for name, maps in saved.explain(photos).items():
         if name in ("heatmap", "gains"):
-            np.testing.assert_allclose(found[name], maps, atol=saved_model.TOLERANCE)
+            np.testing.assert_allclose(outputs[name], maps, atol=saved_model.TOLERANCE)
 
 
-def test_a_photo_gets_the_same_answer_alone_and_among_others(version):
-    served = litert_model.load(str(version))
-    given = [served.build_inputs(served.normalise(data)) for data in SENT]
-    alone = np.concatenate([served.predict(face_inputs.stack_inputs([one]))["distribution"] for one in given])
-    np.testing.assert_allclose(served.predict(face_inputs.stack_inputs(given))["distribution"], alone, atol=1e-5)
+def test_a_photo_gets_the_same_prediction_alone_and_in_a_batch(version):
+    litert = litert_model.load(str(version))
+    model_inputs = [litert.build_inputs(litert.normalise(data)) for data in SENT]
+    alone = np.concatenate(
+        [litert.predict(face_inputs.stack_inputs([photo_inputs]))["distribution"] for photo_inputs in model_inputs]
+    )
+    np.testing.assert_allclose(litert.predict(face_inputs.stack_inputs(model_inputs))["distribution"], alone, atol=1e-5)
 
 
-def test_a_scorer_without_a_second_view_answers_alike_too(files, tmp_path):
+def test_the_litert_network_of_a_scorer_without_a_face_view_agrees_with_the_scorer(files, tmp_path):
     scorer = seeing(ModelInputs(embedding_size=SIZE, n_components=6), files)
     saved_model.export_litert(scorer, tmp_path)
     (tmp_path / channels.COMPLETE).touch()
     integrity.write_record(tmp_path, {})
-    served = litert_model.load(str(tmp_path))
-    normal = [served.normalise(data) for data in SENT]
-    found = served.predict(face_inputs.stack_inputs([served.build_inputs(data) for data in normal]))
-    np.testing.assert_allclose(found["distribution"], scorer.score(normal), atol=saved_model.TOLERANCE)
-    assert served.face_input_spec.inputs == ("embedding", "found")
+    litert = litert_model.load(str(tmp_path))
+    photos = [litert.normalise(data) for data in SENT]
+    outputs = litert.predict(face_inputs.stack_inputs([litert.build_inputs(data) for data in photos]))
+    np.testing.assert_allclose(outputs["distribution"], scorer.score(photos), atol=saved_model.TOLERANCE)
+    assert litert.face_input_spec.inputs == ("embedding", "found")
 
 
-# What is published
+# The published version
 
 
-def test_the_version_names_its_stages_and_what_each_needs(version, files):
-    told = storage.read_json(str(version / litert_model.FOLDER / litert_model.METADATA_FILE))
-    assert [each["stage"] for each in told["stages"]] == ["normalise", "detect", "align", "embed", "score"]
-    by = {each.pop("stage"): each for each in told["stages"]}
-    assert by["score"]["inputs"] == ["pixels", "face", "embedding", "found"]
-    assert by["embed"]["size"] == designed_faces.SIZE
+def test_the_version_lists_its_stages_with_the_files_and_inputs_of_each(version, files):
+    metadata = storage.read_json(str(version / litert_model.FOLDER / litert_model.METADATA_FILE))
+    assert [entry["stage"] for entry in metadata["stages"]] == ["normalise", "detect", "align", "embed", "score"]
+    by_stage = {entry.pop("stage"): entry for entry in metadata["stages"]}
+    assert by_stage["score"]["inputs"] == ["pixels", "face", "embedding", "found"]
+    assert by_stage["embed"]["size"] == designed_faces.SIZE
     for stage in ("detect", "embed"):
-        file = version / litert_model.FOLDER / by[stage]["file"]
+        file = version / litert_model.FOLDER / by_stage[stage]["file"]
         assert file.read_bytes() == files[file.name]
-        assert hashlib.sha256(file.read_bytes()).hexdigest() == by[stage]["sha256"]
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == by_stage[stage]["sha256"]
 
 
 @pytest.mark.parametrize("signature", ["serving_default", "explain"])
-def test_the_saved_model_refuses_a_photo_without_what_the_stages_say(version, signature):
-    loaded = tf.saved_model.load(str(version)).signatures[signature]
-    assert set(loaded.structured_input_signature[1]) == {"image_bytes", "face", "embedding", "found"}
+def test_the_saved_model_refuses_a_photo_without_its_face_inputs(version, signature):
+    function = tf.saved_model.load(str(version)).signatures[signature]
+    assert set(function.structured_input_signature[1]) == {"image_bytes", "face", "embedding", "found"}
     with pytest.raises(TypeError, match="missing a required argument"):
-        loaded(image_bytes=tf.constant(list(warmup.photos())))
+        function(image_bytes=tf.constant(list(warmup.photos())))
 
 
-def test_tensorflow_serving_is_warmed_up_with_all_that_the_signature_takes(version):
-    answer = tf.saved_model.load(str(version)).signatures["serving_default"]
+def test_the_warm_up_requests_have_every_input_of_the_signature(version):
+    function = tf.saved_model.load(str(version)).signatures["serving_default"]
     for record in tf.data.TFRecordDataset(str(version / warmup.FILE)):
-        asked = warmup._prediction_log().FromString(record.numpy()).predict_log.request
-        given = {name: tf.make_ndarray(TensorProto.FromString(value)) for name, value in asked.inputs.items()}
-        means = answer(**{name: tf.constant(value) for name, value in given.items()})["mean"]
-        assert len(means) == len(given["image_bytes"])
+        request = warmup._prediction_log().FromString(record.numpy()).predict_log.request
+        arrays = {name: tf.make_ndarray(TensorProto.FromString(value)) for name, value in request.inputs.items()}
+        means = function(**{name: tf.constant(value) for name, value in arrays.items()})["mean"]
+        assert len(means) == len(arrays["image_bytes"])
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A version of a scorer that reads no face."""
+    """Return a version of a scorer without face inputs."""
     folder = tmp_path_factory.mktemp("plain") / "portraits" / "2"
     saved_model.export(seeing(ModelInputs(), {}), folder)
     saved_model.export_litert(seeing(ModelInputs(), {}), folder, "portraits")
@@ -213,9 +221,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_scorer_that_reads_no_face_is_published_as_before(plain):
-    found = {file.name for file in storage.list_files(f"{plain}/{litert_model.FOLDER}")}
-    assert found == {litert_model.NETWORK_FILE, litert_model.METADATA_FILE}
+def test_a_scorer_without_face_inputs_is_published_without_face_files(plain):
+    files = {file.name for file in storage.list_files(f"{plain}/{litert_model.FOLDER}")}
+    assert files == {litert_model.NETWORK_FILE, litert_model.METADATA_FILE}
     assert not {"reads", "stages"} & set(
         storage.read_json(f"{plain}/{litert_model.FOLDER}/{litert_model.METADATA_FILE}")
     )
@@ -225,20 +233,20 @@ def test_a_scorer_that_reads_no_face_is_published_as_before(plain):
     assert set(signature.structured_input_signature[1]) == {"image_bytes"}
 
 
-def test_weights_that_only_norms_ask_for_find_faces_and_leave_the_network_alone(plain, files, tmp_path):
+def test_a_detector_for_norms_alone_finds_faces_and_adds_no_model_input(plain, files, tmp_path):
     storage.download_tree(str(plain), str(tmp_path))
-    weights = tmp_path / litert_model.FOLDER / embedder.FOLDER
-    storage.write_bytes(str(weights / embedder.DETECTOR), files[embedder.DETECTOR])
-    storage.write_json(str(weights / embedder.METADATA), {"sha256": {}})
+    face_folder = tmp_path / litert_model.FOLDER / embedder.FOLDER
+    storage.write_bytes(str(face_folder / embedder.DETECTOR), files[embedder.DETECTOR])
+    storage.write_json(str(face_folder / embedder.METADATA), {"sha256": {}})
     integrity.write_record(tmp_path, {})
-    served = litert_model.load(str(tmp_path))
-    normal = served.normalise(SENT[1])
-    assert set(served.build_inputs(normal)) == {"pixels"}
-    assert len(served.analyze_faces(Image.open(io.BytesIO(normal))).faces) == 1
+    litert = litert_model.load(str(tmp_path))
+    photo_bytes = litert.normalise(SENT[1])
+    assert set(litert.build_inputs(photo_bytes)) == {"pixels"}
+    assert len(litert.analyze_faces(Image.open(io.BytesIO(photo_bytes))).faces) == 1
 
 
 @pytest.mark.parametrize("lost", ["faces.json", "embedder.onnx", "detector.onnx"])
-def test_a_version_that_has_lost_its_weights_is_not_loaded(version, tmp_path, lost):
+def test_a_version_without_one_of_its_face_files_is_refused(version, tmp_path, lost):
     storage.download_tree(str(version), str(tmp_path))
     (tmp_path / litert_model.FOLDER / embedder.FOLDER / lost).unlink()
     integrity.write_record(tmp_path, {})
@@ -248,21 +256,21 @@ def test_a_version_that_has_lost_its_weights_is_not_loaded(version, tmp_path, lo
 
 def test_the_weights_of_another_embedder_are_refused(version, tmp_path):
     storage.download_tree(str(version), str(tmp_path))
-    place = f"{tmp_path}/{litert_model.FOLDER}/{litert_model.METADATA_FILE}"
-    told = storage.read_json(place)
-    storage.write_json(place, {**told, "reads": {**told["reads"], "embedding": SIZE + 1}})
+    metadata_file = f"{tmp_path}/{litert_model.FOLDER}/{litert_model.METADATA_FILE}"
+    metadata = storage.read_json(metadata_file)
+    storage.write_json(metadata_file, {**metadata, "reads": {**metadata["reads"], "embedding": SIZE + 1}})
     integrity.write_record(tmp_path, {})
     with pytest.raises(ValueError, match=rf"expected a portable network at .*{SIZE + 1} numbers, got {SIZE} numbers"):
         litert_model.load(str(tmp_path))
 
 
-def test_what_is_given_has_to_be_what_the_network_reads(version):
-    served = litert_model.load(str(version))
-    given = face_inputs.stack_inputs([served.build_inputs(served.normalise(SENT[1]))])
+def test_predicting_without_the_face_inputs_is_refused(version):
+    litert = litert_model.load(str(version))
+    model_inputs = face_inputs.stack_inputs([litert.build_inputs(litert.normalise(SENT[1]))])
     with pytest.raises(ValueError, match=r"expected beside pixels .*embedding.*got nothing"):
-        served.predict(given["pixels"])
+        litert.predict(model_inputs["pixels"])
     with pytest.raises(ValueError, match=r"expected beside pixels"):
-        served.predict({**given, "embedding": given["embedding"][:, 1:]})
+        litert.predict({**model_inputs, "embedding": model_inputs["embedding"][:, 1:]})
 
 
 # The server
@@ -270,7 +278,7 @@ def test_what_is_given_has_to_be_what_the_network_reads(version):
 
 @pytest.fixture(scope="module")
 def models(version: Path, plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Version 1 reads faces and version 2 none; the champion is 1."""
+    """Return a folder with version 1, which has face inputs, and version 2, which has none; the champion is 1."""
     folder = tmp_path_factory.mktemp("served")
     shutil.copytree(version, folder / "portraits" / "1")
     shutil.copytree(plain, folder / "portraits" / "2")
@@ -293,19 +301,19 @@ def b64(data: bytes) -> str:
 
 
 def v1(here: Here, data: bytes) -> float:
-    answer = here.post("/v1/models/portraits:predict", json={"instances": [{"image_bytes": {"b64": b64(data)}}]})
-    return answer.json()["predictions"][0]["mean"]
+    response = here.post("/v1/models/portraits:predict", json={"instances": [{"image_bytes": {"b64": b64(data)}}]})
+    return response.json()["predictions"][0]["mean"]
 
 
 def v2(here: Here, data: bytes) -> float:
     tensor = {"name": "image_bytes", "datatype": "BYTES", "shape": [1], "data": [b64(data)]}
-    answer = here.post("/v2/models/portraits/infer", json={"inputs": [tensor]}).json()
-    return next(each["data"][0] for each in answer["outputs"] if each["name"] == "mean")
+    response = here.post("/v2/models/portraits/infer", json={"inputs": [tensor]}).json()
+    return next(output["data"][0] for output in response["outputs"] if output["name"] == "mean")
 
 
 def sagemaker(here: Here, data: bytes) -> float:
-    answer = here.post("/invocations", content=data, headers={"content-type": "image/jpeg"})
-    return answer.json()["predictions"][0]["mean"]
+    response = here.post("/invocations", content=data, headers={"content-type": "image/jpeg"})
+    return response.json()["predictions"][0]["mean"]
 
 
 def product(here: Here, data: bytes) -> float:
@@ -313,46 +321,50 @@ def product(here: Here, data: bytes) -> float:
 
 
 @pytest.mark.parametrize("way", [v1, v2, sagemaker, product])
-def test_the_server_takes_a_photo_alone_at_every_address(here, expected, way):
-    for place in (0, 1):
-        assert way(here, SENT[place]) == pytest.approx(expected[place], abs=saved_model.TOLERANCE)
+def test_every_protocol_of_the_server_scores_a_photo_without_face_inputs(here, expected, way):
+    for index in (0, 1):
+        assert way(here, SENT[index]) == pytest.approx(expected[index], abs=saved_model.TOLERANCE)
 
 
-def test_the_face_that_is_told_is_the_one_that_is_read_and_it_is_looked_for_once(here, monkeypatch):
-    looks = []
+def test_a_score_request_runs_the_face_detector_once(here, monkeypatch):
+    searched_images = []
     find = detector.FaceDetector.find
-    monkeypatch.setattr(detector.FaceDetector, "find", lambda self, image: looks.append(image) or find(self, image))
-    told = here.post("/score", files=form(SENT[1])).json()["photos"][0]["face"]
-    assert (told["found"], told["count"], len(looks)) == (True, 1, 1)
+    monkeypatch.setattr(
+        detector.FaceDetector, "find", lambda self, image: searched_images.append(image) or find(self, image)
+    )
+    face = here.post("/score", files=form(SENT[1])).json()["photos"][0]["face"]
+    assert (face["found"], face["count"], len(searched_images)) == (True, 1, 1)
 
 
-def test_no_face_is_data_and_no_error(here):
-    (told,) = here.post("/score", files=form(SENT[0])).json()["photos"]
-    assert told["face"] == {"found": False, "count": 0, "box": None, "confidence": None}
+def test_a_photo_without_a_face_is_scored_and_explained(here):
+    (photo_score,) = here.post("/score", files=form(SENT[0])).json()["photos"]
+    assert photo_score["face"] == {"found": False, "count": 0, "box": None, "confidence": None}
     assert here.post("/explain", files=form(SENT[0], "photo")).status_code == 200
 
 
-def test_advice_reads_the_face_anew_only_where_that_is_another(here, expected, monkeypatch):
-    reads, scored = [], []
-    embed, ask = embedder.Embedder.embed, type(here.state.version_manager.current.network).score_blocking
-    monkeypatch.setattr(embedder.Embedder, "embed", lambda self, crops: reads.append(1) or embed(self, crops))
+def test_advice_embeds_a_face_again_only_where_an_edit_changes_it(here, expected, monkeypatch):
+    embeddings, scored_photos = [], []
+    embed, score = embedder.Embedder.embed, type(here.state.version_manager.current.network).score_blocking
+    monkeypatch.setattr(embedder.Embedder, "embed", lambda self, crops: embeddings.append(1) or embed(self, crops))
     monkeypatch.setattr(
         type(here.state.version_manager.current.network),
         "score_blocking",
-        lambda self, given, job="": ask(self, (scored.append(1) or each for each in given), job),
+        lambda self, photo_inputs, job="": score(
+            self, (scored_photos.append(1) or photo_input for photo_input in photo_inputs), job
+        ),
     )
-    told = here.post("/advise", files=form(SENT[1], "photo")).json()
-    assert told["mean"] == pytest.approx(expected[1], abs=saved_model.TOLERANCE)
-    assert 9 <= len(reads) < len(scored) / 2
+    advice = here.post("/advise", files=form(SENT[1], "photo")).json()
+    assert advice["mean"] == pytest.approx(expected[1], abs=saved_model.TOLERANCE)
+    assert 9 <= len(embeddings) < len(scored_photos) / 2
 
 
-def test_about_tells_the_stages(here):
-    told = here.get("/about").json()
-    assert told["stages"] == ["normalise", "detect", "align", "embed", "score"]
-    assert told["faces"] is True
+def test_about_lists_the_stages(here):
+    about = here.get("/about").json()
+    assert about["stages"] == ["normalise", "detect", "align", "embed", "score"]
+    assert about["faces"] is True
 
 
-def test_the_server_goes_from_a_version_with_faces_to_one_without_and_back(models, expected, tmp_path):
+def test_the_server_switches_between_versions_with_and_without_face_inputs(models, expected, tmp_path):
     shutil.copytree(models, tmp_path / "models")
     with Here(ServerSettings(model=str(tmp_path / "models"), workers=1, interval=0.05)) as server:
         first = v1(server, SENT[1])
@@ -364,7 +376,7 @@ def test_the_server_goes_from_a_version_with_faces_to_one_without_and_back(model
     assert first == pytest.approx(expected[1], abs=saved_model.TOLERANCE)
 
 
-def test_the_server_needs_no_tensorflow_to_read_faces(models):
+def test_the_server_embeds_faces_without_importing_tensorflow(models):
     names = {"tensorflow", "keras", "matplotlib", "pandas", "scipy", "kfp", "onnx"}
     assert imports_of_a_server(models, names) == ([200, 200, 200, 200], [])
 
@@ -372,23 +384,23 @@ def test_the_server_needs_no_tensorflow_to_read_faces(models):
 # Gates, push
 
 
-def test_what_faces_cost_is_measured_and_told_by_the_gates(version):
+def test_the_gates_report_the_time_and_size_of_the_face_analysis(version):
     photos = [decoding.normalise(data, Ingestion()) for data in SENT[:3]]
-    answered = export_probe_worker.measure_export(str(version), photos)
+    measured = export_probe_worker.measure_export(str(version), photos)
     np.testing.assert_allclose(
-        answered["alone"]["mean"], answered["together"]["mean"], atol=export_probe.BATCH_TOLERANCE
+        measured["alone"]["mean"], measured["together"]["mean"], atol=export_probe.BATCH_TOLERANCE
     )
-    assert len(answered["faces_seconds"]) == len(photos)
-    assert min(answered["faces_seconds"]) > 0
-    found = export_probe.ExportProbeResult(
+    assert len(measured["faces_seconds"]) == len(photos)
+    assert min(measured["faces_seconds"]) > 0
+    result = export_probe.ExportProbeResult(
         3, latency_median=30, latency_95=40, faces_milliseconds=20, size_megabytes=33, faces_megabytes=24
     )
-    gates = {gate.key: gate.reason for gate in export_probe.gates(found, Evaluation())}
+    gates = {gate.key: gate.reason for gate in export_probe.gates(result, Evaluation())}
     assert "median 30 ms, of which 20 ms find and read the face" in gates["latency"]
     assert "33.0 MB, of which 24.0 MB find and read the face" in gates["size"]
 
 
-def test_push_proves_the_whole_way_and_marks_what_the_saved_model_lacks(scorer, tmp_path):
+def test_push_records_the_stages_and_the_card_names_what_the_saved_model_lacks(scorer, tmp_path):
     scorer.save(tmp_path / "scorer")
     results = judged(tmp_path / "results", decide([PASSED], Policy()))
     place = Place(str(tmp_path / "published"), results)
@@ -402,11 +414,11 @@ def test_push_proves_the_whole_way_and_marks_what_the_saved_model_lacks(scorer, 
     assert saved_model.load_bundle(uri).face_input_spec == scorer.face_input_spec
 
 
-def test_push_refuses_a_version_that_cuts_faces_otherwise_than_training(scorer, version, tmp_path):
+def test_push_refuses_a_version_whose_face_crop_differs_from_training(scorer, version, tmp_path):
     storage.download_tree(str(version), str(tmp_path))
-    place = f"{tmp_path}/{litert_model.FOLDER}/{litert_model.METADATA_FILE}"
-    told = storage.read_json(place)
-    storage.write_json(place, {**told, "reads": {**told["reads"], "view_scale": 0.9}})
+    metadata_file = f"{tmp_path}/{litert_model.FOLDER}/{litert_model.METADATA_FILE}"
+    metadata = storage.read_json(metadata_file)
+    storage.write_json(metadata_file, {**metadata, "reads": {**metadata["reads"], "view_scale": 0.9}})
     integrity.write_record(tmp_path, {})
     with pytest.raises(ValueError, match=r"expected the SavedModel of .* to answer as the scorer does"):
         _check_agreement(scorer, str(tmp_path), [decoding.normalise(SENT[1], Ingestion())])
@@ -415,10 +427,10 @@ def test_push_refuses_a_version_that_cuts_faces_otherwise_than_training(scorer, 
 # Real faces
 
 
-def test_real_photos_score_alike_from_their_own_bytes_on_every_way(portraits, tmp_path):
+def test_the_bundle_the_saved_model_and_the_server_give_real_photos_the_same_scores(portraits, tmp_path):
     names = {"face_detector": "yunet_n_640_640.onnx", "face_embedder": "facenet_512.tflite"}
-    given = {name: str(portraits / "weights" / file) for name, file in names.items()}
-    weight_files.prepare(from_parameters(Faces, **given), tmp_path / "weights")
+    face_settings = {name: str(portraits / "weights" / file) for name, file in names.items()}
+    weight_files.prepare(from_parameters(Faces, **face_settings), tmp_path / "weights")
     files = {file.name: file.read_bytes() for file in (tmp_path / "weights").iterdir()}
     scorer = seeing(
         ModelInputs(view=True, embedding_size=embedder.embedding_size(tmp_path / "weights"), n_components=64),
@@ -430,11 +442,13 @@ def test_real_photos_score_alike_from_their_own_bytes_on_every_way(portraits, tm
     saved_model.export_litert(scorer, uri, "portraits")
     integrity.write_record(uri, {})
     sent = [path.read_bytes() for path in sorted((portraits / "data" / "mebeauty" / "photos").rglob("*.jpg"))[:240:20]]
-    normal = [decoding.normalise(data, Ingestion()) for data in sent]
-    expected = regression.mean_scores(scorer.score(normal))
-    assert scorer.build_inputs(normal)["found"].numpy().sum() >= 10
+    normalised = [decoding.normalise(data, Ingestion()) for data in sent]
+    expected = regression.mean_scores(scorer.score(normalised))
+    assert scorer.build_inputs(normalised)["found"].numpy().sum() >= 10
     assert np.ptp(expected) > 100 * saved_model.TOLERANCE
-    np.testing.assert_allclose(saved_model.load(str(uri)).predict(normal)["mean"], expected, atol=saved_model.TOLERANCE)
+    np.testing.assert_allclose(
+        saved_model.load(str(uri)).predict(normalised)["mean"], expected, atol=saved_model.TOLERANCE
+    )
     with Here(ServerSettings(model=str(uri), workers=1, interval=60.0)) as server:
-        found = [sagemaker(server, data) for data in sent]
-    np.testing.assert_allclose(found, expected, atol=saved_model.TOLERANCE)
+        served_scores = [sagemaker(server, data) for data in sent]
+    np.testing.assert_allclose(served_scores, expected, atol=saved_model.TOLERANCE)
