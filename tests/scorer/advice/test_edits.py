@@ -1,4 +1,4 @@
-"""The edits: nothing at 0, physics where it is physics, and frames that keep shape and head."""
+"""Edits: tone changes match their formulas, and crops and rotations keep the aspect ratio and the head."""
 
 import itertools
 from typing import get_args
@@ -19,7 +19,7 @@ TONES = ("brightness", "highlights", "shadows", "contrast", "warmth", "sharpness
 
 
 def grey_steps() -> np.ndarray:
-    """All 256 greys, side by side."""
+    """Return all 256 greys side by side, uint8 [8, 256, 3]."""
     return np.repeat(np.tile(np.arange(256, dtype=np.uint8), (8, 1))[..., None], 3, axis=2)
 
 
@@ -28,18 +28,18 @@ def portrait(side: int = 160, **properties) -> np.ndarray:
 
 
 def light(levels: np.ndarray) -> np.ndarray:
-    value = levels / 255
-    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    encoded = levels / 255
+    return np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
 
 
 @pytest.mark.parametrize("key", EDITS)
-def test_an_edit_at_0_gives_the_very_same_pixels(key):
+def test_an_edit_with_value_0_changes_no_pixel(key):
     pixels = portrait()
     np.testing.assert_array_equal(edits.apply_edits(pixels, {key: 0.0}, FACE).pixels, pixels)
 
 
 @pytest.mark.parametrize("key", EDITS)
-def test_an_edit_leaves_the_given_pixels_alone(key):
+def test_an_edit_does_not_change_its_input(key):
     pixels = portrait()
     before = pixels.copy()
     edits.apply_edits(pixels, {key: EDITS[key].high / 2}, FACE)
@@ -47,22 +47,22 @@ def test_an_edit_leaves_the_given_pixels_alone(key):
 
 
 @pytest.mark.parametrize("key", TONES)
-def test_the_larger_the_value_the_further_pixels_move(key):
+def test_a_larger_value_changes_pixels_more(key):
     pixels, edit = portrait().astype(int), EDITS[key]
-    for sign, end in ((1, edit.high), (-1, -edit.low)):
-        moved = [
-            np.abs(edits.apply_edits(pixels.astype(np.uint8), {key: sign * end * share}).pixels - pixels).mean()
+    for sign, limit in ((1, edit.high), (-1, -edit.low)):
+        differences = [
+            np.abs(edits.apply_edits(pixels.astype(np.uint8), {key: sign * limit * share}).pixels - pixels).mean()
             for share in (0.25, 0.5, 0.75, 1)
-            if end
+            if limit
         ]
-        assert moved == sorted(moved)
-        assert not moved or moved[0] > 0
+        assert differences == sorted(differences)
+        assert not differences or differences[0] > 0
 
 
 @pytest.mark.parametrize("key", ["brightness", "highlights", "shadows", "contrast", "warmth"])
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(share=st.floats(-1, 1))
-def test_what_was_brighter_stays_brighter(key, share):
+def test_tone_edits_are_monotonic_in_brightness(key, share):
     edit = EDITS[key]
     value = share * (edit.high if share > 0 else -edit.low)
     after = edits.apply_edits(grey_steps(), {key: value}).pixels[0].astype(int)
@@ -70,13 +70,13 @@ def test_what_was_brighter_stays_brighter(key, share):
 
 
 @pytest.mark.parametrize("stops", [-2, -1, 0.5, 1, 2])
-def test_brightness_multiplies_the_light(stops):
+def test_brightness_multiplies_linear_light(stops):
     before = grey_steps()
     after = light(edits.brighten(before, stops)[0, :, 0])
     np.testing.assert_allclose(after, np.minimum(light(before[0, :, 0]) * 2**stops, 1), atol=0.005)
 
 
-def test_highlights_and_shadows_each_keep_to_their_half_and_its_ends():
+def test_highlights_and_shadows_each_change_only_their_half_and_keep_its_ends():
     steps = grey_steps()
     bright, dark = edits.highlights(steps, 100)[0, :, 0], edits.shadows(steps, 100)[0, :, 0]
     np.testing.assert_array_equal(bright[:127], steps[0, :127, 0])
@@ -86,14 +86,14 @@ def test_highlights_and_shadows_each_keep_to_their_half_and_its_ends():
     assert int(dark[64]) - 64 == pytest.approx(25.5, abs=1)
 
 
-def test_contrast_is_steeper_about_a_mean_that_stays():
+def test_contrast_raises_the_deviation_and_keeps_the_mean():
     pixels = portrait()
-    luma = [np.asarray(Image.fromarray(each).convert("L"), float) for each in (pixels, edits.contrast(pixels, 40))]
+    luma = [np.asarray(Image.fromarray(image).convert("L"), float) for image in (pixels, edits.contrast(pixels, 40))]
     assert luma[1].mean() == pytest.approx(luma[0].mean(), abs=5)
     assert luma[1].std() / luma[0].std() == pytest.approx(1.35, abs=0.1)
 
 
-def test_warmth_moves_red_against_blue_and_keeps_the_luminance():
+def test_warmth_changes_the_ratio_of_red_to_blue_and_keeps_the_luminance():
     grey = np.full((8, 8, 3), 120, np.uint8)
     warm, cool = light(edits.warm(grey, 100)[0, 0]), light(edits.warm(grey, -100)[0, 0])
     assert np.log2(warm[0] / warm[2]) == pytest.approx(0.6, abs=0.03)
@@ -102,33 +102,33 @@ def test_warmth_moves_red_against_blue_and_keeps_the_luminance():
         assert after @ [0.2126, 0.7152, 0.0722] == pytest.approx(light(np.array(120)), abs=0.003)
 
 
-def test_a_warm_photo_made_cooler_and_warmer_again_is_the_photo():
+def test_cooling_and_warming_by_the_same_value_cancel_out():
     pixels = portrait()
-    back = edits.warm(edits.warm(pixels, -60), 60).astype(int)
-    assert np.abs(back - pixels).mean() < 1
+    restored = edits.warm(edits.warm(pixels, -60), 60).astype(int)
+    assert np.abs(restored - pixels).mean() < 1
 
 
-def test_sharpening_brings_back_part_of_what_a_slight_blur_took():
+def test_sharpening_a_slightly_blurred_photo_brings_it_nearer_to_the_sharp_one():
     sharp, blurred = portrait(blur=0.0).astype(float), portrait(blur=0.4)
     errors = [np.abs(edits.sharpen(blurred, percent) - sharp).mean() for percent in (0, 50, 100)]
     assert errors[0] > errors[1] > errors[2]
 
 
-def test_an_edit_is_alike_on_a_photo_and_on_its_small_copy():
+def test_an_edit_has_the_same_effect_on_a_photo_and_on_its_smaller_copy():
     large = Image.fromarray(portrait(480))
     small = np.asarray(large.resize((240, 300), Image.Resampling.LANCZOS))
     for key in TONES:
-        value = {key: EDITS[key].high / 2}
-        first = Image.fromarray(edits.apply_edits(np.asarray(large), value).pixels)
-        shrunk = np.asarray(first.resize((240, 300), Image.Resampling.LANCZOS)).astype(int)
-        assert np.abs(edits.apply_edits(small, value).pixels - shrunk).mean() < 1, key
+        values = {key: EDITS[key].high / 2}
+        edited = Image.fromarray(edits.apply_edits(np.asarray(large), values).pixels)
+        edited_then_shrunk = np.asarray(edited.resize((240, 300), Image.Resampling.LANCZOS)).astype(int)
+        assert np.abs(edits.apply_edits(small, values).pixels - edited_then_shrunk).mean() < 1, key
 
 
 # The frame
 
 
 def spot(x: float, y: float, size: tuple[int, int] = (300, 400)) -> np.ndarray:
-    """A photo with one bright spot at these shares."""
+    """Return a photo with a bright spot at `x` and `y`, fractions of width and height."""
     width, height = size
     across, down = np.meshgrid(np.arange(width), np.arange(height))
     distance = np.hypot(across - x * (width - 1), down - y * (height - 1))
@@ -136,7 +136,7 @@ def spot(x: float, y: float, size: tuple[int, int] = (300, 400)) -> np.ndarray:
 
 
 def place(pixels: np.ndarray) -> tuple[float, float]:
-    """Where the spot is, in shares."""
+    """Return the position of the spot as fractions of width and height."""
     weights = pixels[..., 0].astype(float)
     down, across = np.indices(weights.shape)
     height, width = weights.shape
@@ -147,7 +147,7 @@ def place(pixels: np.ndarray) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("degrees", [-15, -4, 3, 10])
-def test_straightening_keeps_the_shape_and_shows_no_corner(degrees):
+def test_straightening_keeps_the_aspect_ratio_and_shows_no_empty_corner(degrees):
     white = np.full((400, 300, 3), 255, np.uint8)
     after = edits.straighten(white, degrees)
     assert after.min() == 255
@@ -155,12 +155,12 @@ def test_straightening_keeps_the_shape_and_shows_no_corner(degrees):
     assert after.shape[0] < 400
 
 
-def test_what_straightening_keeps_is_the_largest_that_has_no_corner():
+def test_straightening_keeps_the_largest_frame_without_empty_corners():
     kept = edits.fraction_kept(10, 300, 400)
-    turn = np.radians(10)
+    angle = np.radians(10)
     corners = np.array([[x, y] for x, y in itertools.product((-1, 1), (-1, 1))]) * kept * np.array([150, 200])
-    reach = np.abs(corners @ [[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]).max(axis=0)
-    assert max(reach / [150, 200]) == pytest.approx(1)
+    extent = np.abs(corners @ [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]).max(axis=0)
+    assert max(extent / [150, 200]) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("degrees", [-12, 5, 15])
@@ -171,11 +171,11 @@ def test_a_box_turns_with_the_photo(degrees):
     assert place(after) == pytest.approx((x + width / 2, y + height / 2), abs=0.006)
 
 
-def test_turning_is_clockwise():
+def test_a_positive_angle_rotates_clockwise():
     assert place(edits.straighten(spot(0.8, 0.5), 10))[1] > 0.53
 
 
-def test_a_portrait_that_leans_to_the_right_is_upright_when_turned_back():
+def test_rotating_a_tilted_portrait_back_makes_it_upright():
     upright, leaning = portrait(320, y=0.5), portrait(320, y=0.5, tilt=8)
     errors = {}
     for degrees in (-8, 0, 8):
@@ -197,7 +197,7 @@ boxes = st.builds(
 def test_a_crop_keeps_the_head_whole_and_stays_in_the_photo(face, share):
     percent = share * edits.max_crop_percent(face)
     left, top, width, height = edits.crop_frame(percent, face)
-    x, y, wide, high = edits.head_box(face)
+    x, y, head_width, head_height = edits.head_box(face)
     assert width == height == pytest.approx(1 - percent / 100)
     assert left >= -1e-9
     assert top >= -1e-9
@@ -205,22 +205,22 @@ def test_a_crop_keeps_the_head_whole_and_stays_in_the_photo(face, share):
     assert top + height <= 1 + 1e-9
     assert left <= x + 1e-6
     assert top <= y + 1e-6
-    assert left + width >= x + wide - 1e-6
-    assert top + height >= y + high - 1e-6
+    assert left + width >= x + head_width - 1e-6
+    assert top + height >= y + head_height - 1e-6
 
 
-def test_a_crop_puts_an_eccentric_head_in_the_middle():
+def test_a_crop_centres_a_head_that_is_off_centre():
     face = Box(0.65, 0.3, 0.15, 0.15)
     after = edits.apply_edits(portrait(), {"crop": 40}, face).face
     assert abs(after.x + after.width / 2 - 0.5) < 0.1 < abs(face.x + face.width / 2 - 0.5)
 
 
-def test_a_crop_that_would_cut_the_head_says_how_much_it_may_be():
+def test_a_crop_that_would_cut_the_head_is_refused_with_the_largest_allowed_crop():
     with pytest.raises(ValueError, match=r"a crop of 45 % would cut the head; at most 41\.5 % keep it whole"):
         edits.crop_frame(45, FACE)
 
 
-def test_no_edit_enlarges():
+def test_no_edit_enlarges_the_photo():
     pixels = portrait()
     for key, edit in EDITS.items():
         for value in (edit.low, edit.high):
@@ -230,7 +230,7 @@ def test_no_edit_enlarges():
             assert after.dtype == np.uint8
 
 
-def test_several_edits_are_done_in_one_order_whatever_order_they_are_named_in():
+def test_the_order_in_which_edits_are_named_does_not_matter():
     values = {"straighten": 4, "crop": 20, "brightness": 0.5, "warmth": -30, "sharpness": 40}
     first = edits.apply_edits(portrait(), values, FACE)
     second = edits.apply_edits(portrait(), dict(reversed(values.items())), FACE)
@@ -238,7 +238,7 @@ def test_several_edits_are_done_in_one_order_whatever_order_they_are_named_in():
     assert first.face == second.face
 
 
-def test_every_edit_has_its_place_and_every_try_is_a_whole_step_within_range():
+def test_the_first_values_of_every_edit_are_nonzero_steps_within_its_range():
     assert tuple(EDITS) == get_args(EditName)
     for edit in EDITS.values():
         assert edit.low <= 0 < edit.high
@@ -255,6 +255,6 @@ def test_every_edit_has_its_place_and_every_try_is_a_whole_step_within_range():
         ({"crop": 20}, None, "a crop needs the box of the face"),
     ],
 )
-def test_a_wrong_edit_is_one_clear_error(values, face, words):
+def test_an_unknown_edit_a_value_out_of_range_and_a_crop_without_a_face_are_refused(values, face, words):
     with pytest.raises(ValueError, match=words):
         edits.apply_edits(portrait(), values, face)

@@ -1,4 +1,4 @@
-"""Advice: the flaw that a photo has is found, and what only fools the scorer is refused."""
+"""Advice search: a known flaw gets its correction as advice, and edits that only exploit the scorer are refused."""
 
 import io
 import zlib
@@ -32,8 +32,8 @@ def photo(side: int = 320, **properties) -> Image.Image:
 
 
 def each(points: Callable[[np.ndarray], float]) -> search.ScoreFn:
-    """A scorer that looks at one picture at a time: float ``[h, w, 3]``, 0..255."""
-    return lambda pictures: np.array([points(pixels(one)) for one in pictures])
+    """Return a score function that applies `points` to each picture, float ``[h, w, 3]``, 0..255."""
+    return lambda pictures: np.array([points(pixels(picture)) for picture in pictures])
 
 
 def pixels(image: Image.Image) -> np.ndarray:
@@ -41,10 +41,13 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 
 def misfit(photo: np.ndarray, right: Image.Image) -> float:
-    """How far a photo, or its mirror image, is from the right one, however tight its frame: mean of levels."""
+    """Return the smallest mean absolute difference, in levels, between a photo and crops of `right`.
+
+    The photo and its mirror image are both compared.
+    """
     small = pixels(Image.fromarray(np.uint8(photo)).resize((64, 80)))
     frames = [pixels(right.resize((64, 80), box=_middle(right, kept))) for kept in (1, 0.95, 0.9, 0.85, 0.8, 0.75)]
-    return min(float(np.abs(each - frame).mean()) for frame in frames for each in (small, small[:, ::-1]))
+    return min(float(np.abs(candidate - frame).mean()) for frame in frames for candidate in (small, small[:, ::-1]))
 
 
 def _middle(image: Image.Image, kept: float) -> tuple[float, float, float, float]:
@@ -53,13 +56,13 @@ def _middle(image: Image.Image, kept: float) -> tuple[float, float, float, float
 
 
 class Noise:
-    """A scorer that tells nothing: for every picture another number, for the same picture the same."""
+    """A scorer of noise: the score is random for each picture, and the same for identical pixels."""
 
     def __init__(self, seed: int, deviation: float = 0.3):
         self.seed, self.deviation = seed, deviation
 
     def __call__(self, pictures: list[Image.Image]) -> np.ndarray:
-        return np.array([5 + self.deviation * self._draw(zlib.crc32(one.tobytes())) for one in pictures])
+        return np.array([5 + self.deviation * self._draw(zlib.crc32(picture.tobytes())) for picture in pictures])
 
     def _draw(self, content: int) -> float:
         return np.random.default_rng([self.seed, content]).standard_normal()
@@ -73,168 +76,173 @@ def reasons(told: search.Advice) -> dict[str, str]:
     return {one.edit: one.why for one in told.refused}
 
 
-# A known flaw is found
+# Known flaws
 
 
 @pytest.mark.parametrize("exposure", [-2.0, -1.0, 1.0])
-def test_a_photo_exposed_wrongly_is_told_the_stops_that_are_missing(exposure):
-    right = stops(pixels(photo()))
-    told = search.advise(photo(exposure=exposure), each(lambda p: 7 - abs(stops(p) - right)), [face()], SETTINGS)
-    first = told.suggestions[0]
+def test_a_wrongly_exposed_photo_gets_the_missing_stops_as_advice(exposure):
+    target = stops(pixels(photo()))
+    advice = search.advise(photo(exposure=exposure), each(lambda p: 7 - abs(stops(p) - target)), [face()], SETTINGS)
+    first = advice.suggestions[0]
     assert (first.edit, first.unit) == ("brightness", "stops")
     assert first.value == pytest.approx(-exposure, abs=0.25)
     assert first.gain == pytest.approx(abs(exposure), abs=0.25)
 
 
 @pytest.mark.parametrize("change", [-100, 80])
-def test_a_photo_of_the_wrong_colour_is_told_how_much_warmer_or_cooler(change):
-    right = colour(pixels(photo()))
+def test_a_tinted_photo_gets_the_opposite_warmth_as_advice(change):
+    target = colour(pixels(photo()))
     tinted = Image.fromarray(edits.warm(np.asarray(photo()), change))
-    told = search.advise(tinted, each(lambda p: 7 - 5 * abs(colour(p) - right)), [face()], SETTINGS)
-    assert advised(told)["warmth"].value == pytest.approx(-change, abs=10)
+    advice = search.advise(tinted, each(lambda p: 7 - 5 * abs(colour(p) - target)), [face()], SETTINGS)
+    assert advised(advice)["warmth"].value == pytest.approx(-change, abs=10)
 
 
-def test_a_blurred_photo_is_told_to_be_sharpened_and_a_sharp_one_is_not():
-    right = detail(pixels(photo()))
-    scorer = each(lambda p: 7 - 100 * abs(detail(p) - right))
+def test_sharpening_is_advised_for_a_blurred_photo_only():
+    target = detail(pixels(photo()))
+    scorer = each(lambda p: 7 - 100 * abs(detail(p) - target))
     assert advised(search.advise(photo(blur=0.3), scorer, [face()], SETTINGS))["sharpness"].value > 0
     assert "sharpness" not in advised(search.advise(photo(), scorer, [face()], SETTINGS))
 
 
 @pytest.mark.parametrize("tilt", [-8, 6])
-def test_a_photo_that_leans_is_told_to_be_turned_back(tilt):
+def test_a_tilted_photo_gets_the_opposite_rotation_as_advice(tilt):
     upright, leaning = photo(y=0.5), photo(640, y=0.5, tilt=tilt)
-    told = search.advise(leaning, each(lambda p: 7 - 0.3 * misfit(p, upright)), [face(y=0.5, tilt=tilt)], SETTINGS)
-    assert advised(told)["straighten"].value == pytest.approx(-tilt, abs=1)
+    advice = search.advise(leaning, each(lambda p: 7 - 0.3 * misfit(p, upright)), [face(y=0.5, tilt=tilt)], SETTINGS)
+    assert advised(advice)["straighten"].value == pytest.approx(-tilt, abs=1)
 
 
-def test_a_face_too_small_is_told_the_crop_that_makes_it_as_large_as_it_should_be():
-    small, right = {"size": 0.21, "x": 0.6}, photo(size=0.3)
-    told = search.advise(photo(640, **small), each(lambda p: 7 - 0.3 * misfit(p, right)), [face(**small)], SETTINGS)
-    assert advised(told)["crop"].value == pytest.approx(30, abs=5)
+def test_a_photo_with_a_small_face_gets_the_crop_that_makes_the_face_large_enough():
+    small, target = {"size": 0.21, "x": 0.6}, photo(size=0.3)
+    advice = search.advise(photo(640, **small), each(lambda p: 7 - 0.3 * misfit(p, target)), [face(**small)], SETTINGS)
+    assert advised(advice)["crop"].value == pytest.approx(30, abs=5)
 
 
-def test_a_photo_with_two_flaws_is_told_to_mend_both_together():
-    dark, right = photo(exposure=-1.0, warmth=-1.0), pixels(photo(warmth=1.0))
-    light, tint = stops(right), colour(right)
+def test_a_photo_with_two_flaws_gets_a_combined_suggestion_for_both():
+    dark, target = photo(exposure=-1.0, warmth=-1.0), pixels(photo(warmth=1.0))
+    light, tint = stops(target), colour(target)
     scorer = each(lambda p: 9 - abs(stops(p) - light) - 5 * abs(colour(p) - tint))
-    told = search.advise(dark, scorer, [face()], SETTINGS)
-    assert {"brightness", "warmth"} <= told.together.settings.keys()
-    assert told.together.gain > told.suggestions[0].gain + 0.3
-    assert told.together.settings["brightness"] == pytest.approx(1, abs=0.5)
+    advice = search.advise(dark, scorer, [face()], SETTINGS)
+    assert {"brightness", "warmth"} <= advice.together.settings.keys()
+    assert advice.together.gain > advice.suggestions[0].gain + 0.3
+    assert advice.together.settings["brightness"] == pytest.approx(1, abs=0.5)
 
 
-def test_several_edits_that_do_the_same_are_not_told_together():
-    """Where brightness alone gives all there is to gain, nothing beside it is worth doing."""
-    right = stops(pixels(photo()))
-    told = search.advise(photo(exposure=-1.0), each(lambda p: 7 - abs(stops(p) - right)), [face()], SETTINGS)
-    assert len(told.suggestions) > 1
-    assert told.together is None or told.together.gain > told.suggestions[0].gain
+def test_edits_with_the_same_effect_are_not_combined():
+    """Brightness alone corrects this photo. A combination is suggested only if it gains more than the best edit."""
+    target = stops(pixels(photo()))
+    advice = search.advise(photo(exposure=-1.0), each(lambda p: 7 - abs(stops(p) - target)), [face()], SETTINGS)
+    assert len(advice.suggestions) > 1
+    assert advice.together is None or advice.together.gain > advice.suggestions[0].gain
 
 
 @hypothesis.settings(max_examples=8, deadline=None, derandomize=True)
 @hypothesis.given(key=st.sampled_from(["highlights", "shadows", "contrast", "warmth"]), share=st.floats(-1, 1))
-def test_a_peak_anywhere_is_found_within_two_steps(key, share):
-    """The scorer sees how near the photo is to one edited by a hidden value."""
+def test_the_search_finds_a_hidden_optimum_to_within_two_steps(key, share):
+    """The score is the similarity of the photo to a copy that was edited with a hidden value."""
     edit, image = EDITS[key], photo(160)
-    at = share * (edit.high if share > 0 else -edit.low)
-    hidden = edits.apply_edits(np.asarray(image), {key: at}).pixels.astype(float)
+    optimum = share * (edit.high if share > 0 else -edit.low)
+    hidden = edits.apply_edits(np.asarray(image), {key: optimum}).pixels.astype(float)
     scorer = each(lambda p: 7 - np.abs(p.mean(axis=1) - hidden.mean(axis=1)).mean() if p.shape == hidden.shape else 3.0)
-    told = search.advise(image, scorer, None, AdviceSettings(minimum_gain=0.1), scored_side=160)
-    sound = edit_session.EditSession(image, scorer, None, SETTINGS, 160, None)
+    advice = search.advise(image, scorer, None, AdviceSettings(minimum_gain=0.1), scored_side=160)
+    session = edit_session.EditSession(image, scorer, None, SETTINGS, 160, None)
     gain = 7 - scorer([image])[0]
-    if gain > 4 and all(sound.is_plausible({key: edit.round_to_step(at * part)}) for part in (0.25, 0.5, 0.75, 1)):
-        assert advised(told)[key].value == pytest.approx(at, abs=2 * edit.step)
+    if gain > 4 and all(
+        session.is_plausible({key: edit.round_to_step(optimum * fraction)}) for fraction in (0.25, 0.5, 0.75, 1)
+    ):
+        assert advised(advice)[key].value == pytest.approx(optimum, abs=2 * edit.step)
 
 
-def test_real_portraits_two_stops_too_dark_are_told_to_be_brightened_and_keep_their_face(portraits):
+def test_brightening_is_advised_for_real_portraits_that_are_two_stops_too_dark(portraits):
     detector = FaceDetector((portraits / "weights/yunet_n_640_640.onnx").read_bytes())
     files = sorted((portraits / "data/mebeauty/photos").rglob("*.jpg"))[::400]
-    told = []
+    advice_of_photos = []
     for file in files:
-        right = search.working_copy(file.read_bytes(), AdviceSettings(working_side=320), Ingestion())
-        dark = Image.fromarray(edits.brighten(np.asarray(right), -2))
-        light = stops(pixels(right))
-        scorer = each(lambda p, light=light: 7 - abs(stops(p) - light))
-        told.append(search.advise(dark, scorer, detector.find(dark), SETTINGS, find_faces=detector.find))
-    assert len(told) >= 4
-    for one in told:
-        assert advised(one)["brightness"].value >= 1
-        assert one.suggestions[0].gain >= 1
+        copy = search.working_copy(file.read_bytes(), AdviceSettings(working_side=320), Ingestion())
+        dark = Image.fromarray(edits.brighten(np.asarray(copy), -2))
+        target = stops(pixels(copy))
+        scorer = each(lambda p, target=target: 7 - abs(stops(p) - target))
+        advice_of_photos.append(search.advise(dark, scorer, detector.find(dark), SETTINGS, find_faces=detector.find))
+    assert len(advice_of_photos) >= 4
+    for advice in advice_of_photos:
+        assert advised(advice)["brightness"].value >= 1
+        assert advice.suggestions[0].gain >= 1
 
 
-# What only fools the scorer is refused
+# Gains that are refused
 
 
-def test_a_gain_at_one_exact_brightness_is_refused_by_name():
-    at = stops(edits.brighten(np.asarray(photo()), 0.5).astype(float))
-    told = search.advise(photo(), each(lambda p: 5.0 + 2 * (abs(stops(p) - at) < 0.03)), [face()], SETTINGS)
-    assert "brightness" not in advised(told)
-    assert reasons(told)["brightness"] == "spike"
+def test_a_gain_at_one_exact_brightness_is_refused_as_a_spike():
+    spike = stops(edits.brighten(np.asarray(photo()), 0.5).astype(float))
+    advice = search.advise(photo(), each(lambda p: 5.0 + 2 * (abs(stops(p) - spike) < 0.03)), [face()], SETTINGS)
+    assert "brightness" not in advised(advice)
+    assert reasons(advice)["brightness"] == "spike"
 
 
-def test_beside_a_spike_the_gain_that_is_true_is_told():
+def test_a_true_gain_is_found_beside_a_spike():
     dark = photo(exposure=-2.0)
-    start, right = stops(pixels(dark)), stops(pixels(photo()))
-    scorer = each(lambda p: 7 - abs(stops(p) - right) + 3 * (abs(stops(p) - start - 1) < 0.03))
-    told = search.advise(dark, scorer, [face()], SETTINGS)
-    assert advised(told)["brightness"].value >= 1.5
+    start, target = stops(pixels(dark)), stops(pixels(photo()))
+    scorer = each(lambda p: 7 - abs(stops(p) - target) + 3 * (abs(stops(p) - start - 1) < 0.03))
+    advice = search.advise(dark, scorer, [face()], SETTINGS)
+    assert advised(advice)["brightness"].value >= 1.5
 
 
-def test_a_gain_of_one_pattern_of_pixels_is_refused():
+def test_a_gain_for_one_exact_image_is_refused():
     wanted = edits.brighten(np.asarray(photo()), 0.5).astype(float)
     scorer = each(lambda p: 5 + 3 * np.exp(-np.abs(p - wanted).mean()) if p.shape == wanted.shape else 5.0)
-    told = search.advise(photo(), scorer, [face()], SETTINGS)
-    assert not told.suggestions
-    assert reasons(told)["brightness"] in ("noise", "small")
+    advice = search.advise(photo(), scorer, [face()], SETTINGS)
+    assert not advice.suggestions
+    assert reasons(advice)["brightness"] in ("noise", "small")
 
 
-def test_a_scorer_of_single_columns_is_not_followed():
-    """What it sees changes its sign when the photo moves by a pixel, and grows when the photo is sharpened."""
+def test_a_scorer_that_compares_single_columns_gives_no_advice():
+    """The score changes sign when the photo moves by a pixel, and grows when the photo is sharpened."""
     grain = np.random.default_rng(1).normal(0, 6, (400, 320, 1)) + 2 * (np.arange(320)[None, :, None] % 2)
     grainy = Image.fromarray(np.clip(pixels(photo()) + grain, 0, 255).astype(np.uint8))
-    told = search.advise(grainy, each(lambda p: 5 + p[:, 1::2].mean() - p[:, ::2].mean()), [face()], SETTINGS)
-    assert not told.suggestions
+    advice = search.advise(grainy, each(lambda p: 5 + p[:, 1::2].mean() - p[:, ::2].mean()), [face()], SETTINGS)
+    assert not advice.suggestions
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_scorer_of_pure_noise_gives_no_advice(seed):
-    told = search.advise(photo(128), Noise(seed), [face()], SETTINGS, scored_side=128)
-    assert not told.suggestions
-    assert told.together is None
+    advice = search.advise(photo(128), Noise(seed), [face()], SETTINGS, scored_side=128)
+    assert not advice.suggestions
+    assert advice.together is None
 
 
-def test_a_true_gain_that_drowns_in_noise_is_not_told():
+def test_a_true_gain_below_the_noise_of_the_scorer_is_not_suggested():
     quiet, loud = Noise(1, 0.001), Noise(1, 0.8)
     dark = photo(exposure=-0.75)
-    for scorer, found in ((quiet, True), (loud, False)):
-        told = search.advise(
-            dark, lambda some, s=scorer: s(some) + [0.5 * stops(pixels(p)) for p in some], None, SETTINGS
+    for scorer, expected in ((quiet, True), (loud, False)):
+        advice = search.advise(
+            dark,
+            lambda pictures, noise=scorer: noise(pictures) + [0.5 * stops(pixels(picture)) for picture in pictures],
+            None,
+            SETTINGS,
         )
-        assert ("brightness" in advised(told)) == found
+        assert ("brightness" in advised(advice)) == expected
 
 
-def test_a_dark_photo_is_not_told_to_be_darker_by_a_scorer_that_likes_it_so():
-    told = search.advise(photo(exposure=-2.0), each(lambda p: 3 - stops(p)), [face()], SETTINGS)
-    assert "brightness" not in advised(told)
+def test_a_dark_photo_is_not_darkened_even_if_the_scorer_prefers_dark_photos():
+    advice = search.advise(photo(exposure=-2.0), each(lambda p: 3 - stops(p)), [face()], SETTINGS)
+    assert "brightness" not in advised(advice)
 
 
-def test_a_bright_photo_may_be_darkened_but_not_beyond_what_is_usual():
-    told = search.advise(photo(exposure=0.75), each(lambda p: 3 - stops(p)), [face()], SETTINGS)
-    value = advised(told)["brightness"].value
+def test_a_bright_photo_is_darkened_only_within_the_usual_range():
+    advice = search.advise(photo(exposure=0.75), each(lambda p: 3 - stops(p)), [face()], SETTINGS)
+    value = advised(advice)["brightness"].value
     after = edits.brighten(np.asarray(photo(exposure=0.75)), value)
     assert value < 0
     assert after.mean() / 255 >= edit_session.USUAL_RANGES["light"][0] - 0.01
 
 
-def test_a_scorer_that_likes_light_does_not_burn_the_photo_out():
-    told = search.advise(photo(exposure=-0.5), each(lambda p: 8 + stops(p)), [face()], SETTINGS)
-    after = edits.brighten(np.asarray(photo(exposure=-0.5)), advised(told)["brightness"].value)
+def test_brightening_keeps_clipped_highlights_below_the_limit():
+    advice = search.advise(photo(exposure=-0.5), each(lambda p: 8 + stops(p)), [face()], SETTINGS)
+    after = edits.brighten(np.asarray(photo(exposure=-0.5)), advised(advice)["brightness"].value)
     assert (cv2.cvtColor(after, cv2.COLOR_RGB2GRAY) >= 250).mean() <= SETTINGS.maximum_clipped + 0.01
 
 
-def test_the_skin_of_a_lit_face_is_not_burnt_out_to_brighten_a_dark_photo():
-    """The face is a tenth of the photo, so that the photo as a whole bears more light than the face."""
+def test_a_dark_photo_is_not_brightened_if_that_would_clip_the_face():
+    """The face is a tenth of the photo, so the photo as a whole can be brightened more than the face."""
     levels = np.full((400, 320, 3), 40, np.uint8)
     levels[100:180, 110:210] = (230, 190, 170)
     lit = Face(Box(110 / 320, 0.25, 100 / 320, 0.2), ((0.4, 0.3), (0.6, 0.3), (0.5, 0.35), (0.4, 0.4), (0.6, 0.4)), 0.9)
@@ -244,7 +252,7 @@ def test_the_skin_of_a_lit_face_is_not_burnt_out_to_brighten_a_dark_photo():
     assert "brightness" in advised(search.advise(Image.fromarray(levels), scorer, [lit], SETTINGS))
 
 
-def test_a_black_and_white_photo_is_not_tinted():
+def test_warmth_is_never_suggested_for_a_black_and_white_photo():
     likes_warm = each(lambda p: 5 + 3 * colour(p))
     grey = photo().convert("L").convert("RGB")
     assert "warmth" not in advised(search.advise(grey, likes_warm, [face()], SETTINGS))
@@ -252,52 +260,52 @@ def test_a_black_and_white_photo_is_not_tinted():
     assert "warmth" in advised(search.advise(cold, likes_warm, [face()], SETTINGS))
 
 
-def test_of_values_that_score_alike_the_mildest_is_told():
+def test_the_mildest_of_equally_scored_values_is_suggested():
     start = stops(pixels(photo(exposure=-2.0)))
     scorer = each(lambda p: 5 + min(1.0, stops(p) - start))
-    told = search.advise(photo(exposure=-2.0), scorer, [face()], SETTINGS)
-    assert advised(told)["brightness"].value == pytest.approx(1, abs=0.25)
+    advice = search.advise(photo(exposure=-2.0), scorer, [face()], SETTINGS)
+    assert advised(advice)["brightness"].value == pytest.approx(1, abs=0.25)
 
 
-def test_the_crop_that_comes_with_turning_is_not_owed_to_turning():
+def test_straightening_gets_no_credit_for_the_gain_of_its_crop():
     framed = np.full((800, 640, 3), 255, np.uint8)
     framed[16:-16, 16:-16] = np.asarray(photo(640))[16:-16, 16:-16]
-    told = search.advise(Image.fromarray(framed), each(lambda p: 7 - 20 * (p > 253).mean()), [face()], SETTINGS)
-    assert "crop" in advised(told)
-    assert "straighten" not in advised(told)
-    assert reasons(told)["straighten"] == "frame"
+    advice = search.advise(Image.fromarray(framed), each(lambda p: 7 - 20 * (p > 253).mean()), [face()], SETTINGS)
+    assert "crop" in advised(advice)
+    assert "straighten" not in advised(advice)
+    assert reasons(advice)["straighten"] == "frame"
 
 
-def test_a_face_that_is_large_enough_is_not_cropped_closer_by_a_scorer_that_likes_it_so():
-    likes = each(lambda p: 7 - 0.3 * misfit(p, photo(size=0.6)))
-    told = search.advise(photo(640), likes, [face()], SETTINGS)
-    assert "crop" not in advised(told) or advised(told)["crop"].value <= 10
+def test_a_photo_with_a_large_enough_face_is_hardly_cropped_even_if_the_scorer_prefers_it():
+    scorer = each(lambda p: 7 - 0.3 * misfit(p, photo(size=0.6)))
+    advice = search.advise(photo(640), scorer, [face()], SETTINGS)
+    assert "crop" not in advised(advice) or advised(advice)["crop"].value <= 10
 
 
-def test_a_level_face_is_not_turned_off_level():
+def test_a_level_face_is_hardly_rotated_even_if_the_scorer_prefers_tilted_faces():
     tilted = photo(640, y=0.5, tilt=8)
-    told = search.advise(photo(640, y=0.5), each(lambda p: 7 - 0.3 * misfit(p, tilted)), [face(y=0.5)], SETTINGS)
-    assert abs(advised(told)["straighten"].value if "straighten" in advised(told) else 0) <= 5
+    advice = search.advise(photo(640, y=0.5), each(lambda p: 7 - 0.3 * misfit(p, tilted)), [face(y=0.5)], SETTINGS)
+    assert abs(advised(advice)["straighten"].value if "straighten" in advised(advice) else 0) <= 5
 
 
-def test_an_edit_after_which_the_face_is_not_found_is_refused():
+def test_an_edit_that_hides_the_face_from_the_detector_is_refused():
     scorer = each(lambda p: 9 + stops(p))
-    told = search.advise(photo(exposure=-1.0), scorer, [face()], SETTINGS, find_faces=lambda image: [])
-    assert not told.suggestions
-    assert reasons(told)["brightness"] == "face"
+    advice = search.advise(photo(exposure=-1.0), scorer, [face()], SETTINGS, find_faces=lambda image: [])
+    assert not advice.suggestions
+    assert reasons(advice)["brightness"] == "face"
 
 
 @pytest.mark.parametrize(
     ("faces", "words"), [(None, "No face was found"), ([face(size=0.8)], "fills the photo well enough")]
 )
-def test_without_room_around_a_face_there_is_no_crop(faces, words):
-    told = search.advise(photo(), each(lambda p: 5.0), faces, SETTINGS)
-    (refusal,) = told.refused
+def test_a_crop_is_refused_without_a_face_or_without_room_around_it(faces, words):
+    advice = search.advise(photo(), each(lambda p: 5.0), faces, SETTINGS)
+    (refusal,) = advice.refused
     assert (refusal.edit, refusal.why) == ("crop", "unfit")
     assert words in refusal.reason
 
 
-# Whatever the photo and the scorer
+# Properties that hold for any photo and scorer
 
 
 @hypothesis.settings(max_examples=10, deadline=None, derandomize=True)
@@ -305,70 +313,68 @@ def test_without_room_around_a_face_there_is_no_crop(faces, words):
 def test_a_constant_scorer_never_gives_advice(seed, score):
     portrait = random_portrait(np.random.default_rng(seed))
     eager = AdviceSettings(minimum_gain=0, noise_multiple=0, plateau=0)
-    told = search.advise(draw_portrait(portrait, 96), each(lambda p: score), [face()], eager, scored_side=96)
-    assert not told.suggestions
-    assert told.together is None
-    assert told.noise == pytest.approx(0, abs=1e-9)
+    advice = search.advise(draw_portrait(portrait, 96), each(lambda p: score), [face()], eager, scored_side=96)
+    assert not advice.suggestions
+    assert advice.together is None
+    assert advice.noise == pytest.approx(0, abs=1e-9)
 
 
 @hypothesis.settings(max_examples=6, deadline=None, derandomize=True)
 @hypothesis.given(seed=st.integers(0, 10**6))
-def test_advice_keeps_its_bounds_and_tells_the_gain_that_is_measured_on_its_edit(seed):
+def test_suggestions_keep_their_bounds_and_state_the_gain_measured_on_the_edited_photo(seed):
     rng = np.random.default_rng(seed)
     weights = rng.normal(0, (1, 3, 30))
     image = draw_portrait(random_portrait(rng), 256)
     scorer = each(lambda p: 5 + weights @ [stops(p), colour(p), detail(p)])
     settings = AdviceSettings(smallest_crop=128)
-    told = search.advise(image, scorer, [face()], settings, scored_side=160)
-    several = [({one.edit: one.value}, one) for one in told.suggestions]
-    several += [(told.together.settings, told.together)] if told.together else []
-    for values, one in several:
-        assert one.gain >= max(settings.minimum_gain, settings.noise_multiple * one.error)
-        assert one.mean == pytest.approx(told.mean + one.gain)
+    advice = search.advise(image, scorer, [face()], settings, scored_side=160)
+    suggestions = [({suggestion.edit: suggestion.value}, suggestion) for suggestion in advice.suggestions]
+    suggestions += [(advice.together.settings, advice.together)] if advice.together else []
+    for values, suggestion in suggestions:
+        assert suggestion.gain >= max(settings.minimum_gain, settings.noise_multiple * suggestion.error)
+        assert suggestion.mean == pytest.approx(advice.mean + suggestion.gain)
         after = edits.apply_edits(np.asarray(image), values, face().box).pixels
         scale = 160 / min(after.shape[:2])
         size = (round(after.shape[1] * scale), round(after.shape[0] * scale))
         small = resizing.shrink(Image.fromarray(after), size)
-        again = scorer(
-            [Image.fromarray(copy) for copy in edit_session.imperceptible_variants(np.asarray(small))]
-        ).mean()
-        assert again == pytest.approx(one.mean, abs=1e-6)
+        mean = scorer([Image.fromarray(copy) for copy in edit_session.imperceptible_variants(np.asarray(small))]).mean()
+        assert mean == pytest.approx(suggestion.mean, abs=1e-6)
         for key, value in values.items():
             assert EDITS[key].low <= value <= EDITS[key].high
             assert value == EDITS[key].round_to_step(value) != 0
-    assert told.scorings <= settings.scorings
+    assert advice.scorings <= settings.scorings
 
 
-def test_the_same_photo_is_told_the_same_in_whatever_batches_it_is_scored():
+def test_advice_does_not_depend_on_how_photos_are_batched():
     scorer = Noise(3, 0.01)
 
     def one_by_one(pictures: list[Image.Image]) -> np.ndarray:
-        backward = [scorer([one])[0] + stops(pixels(one)) for one in reversed(pictures)]
-        return np.array(backward[::-1])
+        reversed_scores = [scorer([picture])[0] + stops(pixels(picture)) for picture in reversed(pictures)]
+        return np.array(reversed_scores[::-1])
 
     def at_once(pictures: list[Image.Image]) -> np.ndarray:
-        return scorer(pictures) + [stops(pixels(one)) for one in pictures]
+        return scorer(pictures) + [stops(pixels(picture)) for picture in pictures]
 
     first, second, third = (
-        search.advise(photo(exposure=-1.0), each_way, [face()], SETTINGS) for each_way in (at_once, one_by_one, at_once)
+        search.advise(photo(exposure=-1.0), batching, [face()], SETTINGS) for batching in (at_once, one_by_one, at_once)
     )
     assert first == second == third
     assert first.suggestions
 
 
-def test_a_score_that_is_no_number_is_one_clear_error():
+def test_a_score_of_nan_is_refused():
     with pytest.raises(ValueError, match="expected a finite score for each of 8 pictures"):
         search.advise(photo(), each(lambda p: float("nan")), None, SETTINGS)
 
 
-# What the person reads and sees
+# Sentences, previews, working copies
 
 
-def test_the_preview_is_the_edited_photo_of_a_size_for_phones():
-    told = search.advise(photo(640, exposure=-1.0), each(lambda p: 9 + stops(p)), [face()], SETTINGS)
-    first = advised(told)["brightness"]
-    preview = Image.open(io.BytesIO(first.preview))
-    edited = Image.fromarray(edits.brighten(np.asarray(photo(640, exposure=-1.0)), first.value))
+def test_the_preview_is_the_edited_photo_at_512_by_640_pixels():
+    advice = search.advise(photo(640, exposure=-1.0), each(lambda p: 9 + stops(p)), [face()], SETTINGS)
+    suggestion = advised(advice)["brightness"]
+    preview = Image.open(io.BytesIO(suggestion.preview))
+    edited = Image.fromarray(edits.brighten(np.asarray(photo(640, exposure=-1.0)), suggestion.value))
     assert (preview.format, preview.size) == ("JPEG", (512, 640))
     assert np.abs(pixels(preview) - pixels(edited.resize(preview.size, Image.Resampling.LANCZOS))).mean() < 2
 
@@ -388,30 +394,30 @@ def test_the_preview_is_the_edited_photo_of_a_size_for_phones():
         ),
     ],
 )
-def test_the_sentence_is_what_one_would_say_to_a_friend(values, gain, sentence):
+def test_a_suggestion_is_worded_as_a_plain_instruction(values, gain, sentence):
     assert search.sentence(values, gain) == sentence
 
 
-def test_every_value_that_can_be_advised_has_its_words():
+def test_every_value_that_can_be_suggested_has_a_sentence():
     for key, edit in EDITS.items():
         for step in range(1, 1 + round(edit.high / edit.step)):
             assert search.sentence({key: step * edit.step}, 0.2).endswith(": it would score 0.2 higher.")
 
 
-def test_the_working_copy_is_larger_than_the_scored_photo_as_far_as_the_file_goes():
+def test_the_working_copy_has_the_working_side_or_the_side_of_a_smaller_file():
     for side, expected in ((1000, 640), (500, 500), (200, 200)):
         stream = io.BytesIO()
         photo(320).resize((side, round(side * ASPECT))).save(stream, "JPEG")
         assert min(search.working_copy(stream.getvalue(), SETTINGS, Ingestion()).size) == expected
 
 
-def test_a_strip_is_not_worked_on_in_its_whole_length():
+def test_the_working_copy_of_a_strip_is_shortened():
     stream = io.BytesIO()
     Image.new("RGB", (700, 14000)).save(stream, "JPEG")
     assert max(search.working_copy(stream.getvalue(), SETTINGS, Ingestion()).size) == 3 * 640
 
 
-def test_the_settings_are_checked_as_all_others():
+def test_the_advice_settings_are_validated_like_all_other_settings():
     assert from_parameters(AdviceSettings, **as_parameters(SETTINGS)) == SETTINGS
     with pytest.raises(ValueError, match="minimum_gain must be from 0 to 9, got 10"):
         from_parameters(AdviceSettings, minimum_gain=10)
