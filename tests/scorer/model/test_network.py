@@ -1,4 +1,4 @@
-"""The network, its loss and the way from bytes to pixels."""
+"""The network, its loss and its preprocessing."""
 
 import keras
 import numpy as np
@@ -48,43 +48,43 @@ def test_squared_emd_grows_with_the_distance_of_the_mistake():
 @given(votes, votes)
 @settings(deadline=None, max_examples=20)
 def test_a_loss_without_terms_is_the_squared_emd(truth, predicted):
-    found = VoteDistributionLoss()(truth[None], predicted[None])
-    assert float(found) == pytest.approx(float(squared_emd(truth[None], predicted[None])[0]), abs=1e-6)
+    loss = VoteDistributionLoss()(truth[None], predicted[None])
+    assert float(loss) == pytest.approx(float(squared_emd(truth[None], predicted[None])[0]), abs=1e-6)
 
 
 @pytest.mark.parametrize("term", ["correlation_term", "rank_term"])
-def test_a_term_asks_for_people_s_order_and_nothing_of_a_perfect_scorer(term):
-    right = np.stack([votes_around(mean) for mean in np.random.default_rng(0).uniform(2, 9, 16)])
+def test_a_loss_term_penalises_a_wrong_order_and_not_a_perfect_scorer(term):
+    truth = np.stack([votes_around(mean) for mean in np.random.default_rng(0).uniform(2, 9, 16)])
     loss = VoteDistributionLoss(**{term: 0.05})
-    perfect, turned = (float(loss(right, told)) for told in (right, right[::-1]))
-    plain = float(VoteDistributionLoss()(right, right[::-1]))
+    perfect, reversed_order = (float(loss(truth, predicted)) for predicted in (truth, truth[::-1]))
+    without_term = float(VoteDistributionLoss()(truth, truth[::-1]))
     assert perfect < 0.05
-    assert turned > plain + 0.02
+    assert reversed_order > without_term + 0.02
 
 
 @pytest.mark.parametrize("term", ["correlation_term", "rank_term"])
-def test_a_term_is_finite_and_has_a_gradient_where_all_scores_are_alike(term):
-    people, alike = np.eye(10, dtype="float32")[[1, 4, 8]], np.full((3, 10), 0.1, "float32")
-    told = tf.Variable(alike)
+def test_a_loss_term_and_its_gradient_are_finite_if_all_scores_are_equal(term):
+    truth, uniform = np.eye(10, dtype="float32")[[1, 4, 8]], np.full((3, 10), 0.1, "float32")
+    predicted = tf.Variable(uniform)
     with tf.GradientTape() as tape:
-        lost = VoteDistributionLoss(**{term: 1.0})(people, told)
-    assert np.isfinite(float(lost))
-    assert np.isfinite(tape.gradient(lost, told).numpy()).all()
+        loss = VoteDistributionLoss(**{term: 1.0})(truth, predicted)
+    assert np.isfinite(float(loss))
+    assert np.isfinite(tape.gradient(loss, predicted).numpy()).all()
 
 
-def test_a_loss_is_loaded_with_its_terms():
+def test_a_deserialised_loss_has_its_terms():
     loss = keras.losses.deserialize(keras.losses.serialize(VoteDistributionLoss(0.25, 0.5)))
     assert (loss.correlation_term, loss.rank_term) == (0.25, 0.5)
 
 
-def test_the_scorer_answers_votes_that_sum_to_one():
+def test_the_scorer_predicts_votes_that_sum_to_one():
     model = build_scorer(build_encoder(encoder_settings()), dropout=0.75)
-    answer = np.asarray(model(np.random.default_rng(0).uniform(0, 255, (3, 32, 32, 3))))
-    assert answer.shape == (3, 10)
-    np.testing.assert_allclose(answer.sum(axis=1), 1, atol=1e-5)
+    predicted = np.asarray(model(np.random.default_rng(0).uniform(0, 255, (3, 32, 32, 3))))
+    assert predicted.shape == (3, 10)
+    np.testing.assert_allclose(predicted.sum(axis=1), 1, atol=1e-5)
 
 
-def test_the_network_is_flat():
+def test_the_network_has_no_nested_models():
     model = build_scorer(build_encoder(encoder_settings()), dropout=0.75)
     assert not [layer.name for layer in model.layers if isinstance(layer, keras.Model)]
 
@@ -98,7 +98,7 @@ def test_pixels_are_scaled_as_the_backbone_expects(backbone, mode):
     assert encoder.get_layer("scaling").mode == mode
 
 
-def test_an_unknown_backbone_is_refused_with_the_known_ones():
+def test_an_unknown_backbone_is_refused_with_the_known_names():
     with pytest.raises(ValueError, match=r"backbone must be one of .*MobileNetV2.*, got 'MobileNett'"):
         build_encoder(encoder_settings(backbone="MobileNett"))
 
@@ -108,7 +108,7 @@ def test_options_that_do_not_fit_the_backbone_are_refused():
         build_encoder(encoder_settings(backbone_options={"width": 3}))
 
 
-def test_given_weights_are_cut_before_their_pooling(tmp_path):
+def test_a_given_network_is_cut_before_its_pooling_layer(tmp_path):
     network = keras.applications.MobileNet(alpha=0.25, input_shape=(64, 64, 3), weights=None, classes=7)
     network.save(tmp_path / "whole.keras")
     encoder = build_encoder(encoder_settings(scaling="torch"), tmp_path / "whole.keras")
@@ -117,7 +117,7 @@ def test_given_weights_are_cut_before_their_pooling(tmp_path):
     assert encoder.output_shape == (None, 1, 1, 256)
 
 
-def test_given_weights_see_the_pixels_that_they_were_trained_on(tmp_path):
+def test_a_given_network_gets_pixels_scaled_as_in_its_own_training(tmp_path):
     network = keras.applications.MobileNet(alpha=0.25, input_shape=(32, 32, 3), weights=None, include_top=False)
     network.save(tmp_path / "features.keras")
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
@@ -126,7 +126,7 @@ def test_given_weights_see_the_pixels_that_they_were_trained_on(tmp_path):
     np.testing.assert_allclose(np.asarray(encoder(pixels)), np.asarray(expected), atol=1e-4)
 
 
-def test_an_encoder_of_this_project_can_be_started_from(small_encoder):
+def test_an_encoder_of_this_project_can_be_the_given_network(small_encoder):
     expected = bundle.load_encoder(small_encoder)[0]
     encoder = build_encoder(encoder_settings(), small_encoder / "encoder.keras")
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
@@ -139,18 +139,18 @@ def test_a_network_without_feature_maps_is_refused(tmp_path):
         build_encoder(encoder_settings(), tmp_path / "dense.keras")
 
 
-def test_the_autoencoder_gives_back_the_shape_it_was_given():
+def test_the_autoencoder_output_has_the_shape_of_its_input():
     autoencoder = build_autoencoder(build_encoder(encoder_settings(crop=64)), encoder_settings(crop=64))
     assert autoencoder.output_shape == (None, 64, 64, 3)
 
 
-def test_a_crop_that_the_decoder_cannot_reach_is_refused():
+def test_a_crop_that_is_not_a_multiple_of_the_stride_is_refused():
     given_settings = encoder_settings(crop=100)
     with pytest.raises(ValueError, match="multiple of 32"):
         build_autoencoder(build_encoder(given_settings), given_settings)
 
 
-def test_reconstruction_error_is_the_mean_square_of_what_differs():
+def test_the_reconstruction_error_is_the_mean_squared_difference():
     error = reconstruction_error(np.full((1, 4, 4, 3), 255.0), np.full((1, 4, 4, 3), 0.5, "float32"))
     assert float(error[0]) == pytest.approx(0.25)
 
@@ -164,7 +164,7 @@ def test_frozen_batch_norms_keep_their_statistics():
         np.testing.assert_array_equal(old, new)
 
 
-def test_mixed_precision_keeps_weights_and_answers_float32():
+def test_a_mixed_precision_scorer_keeps_its_weights_and_predicts_in_float32():
     model = build_scorer(build_encoder(encoder_settings()), dropout=0)
     mixed = with_precision(model, "mixed_bfloat16")
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
@@ -173,7 +173,7 @@ def test_mixed_precision_keeps_weights_and_answers_float32():
     np.testing.assert_allclose(np.asarray(mixed(pixels)), np.asarray(model(pixels)), atol=0.02)
 
 
-def test_mixed_precision_works_on_given_weights(tmp_path):
+def test_mixed_precision_works_on_a_given_network(tmp_path):
     pixels = keras.Input((32, 32, 3))
     pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3, strides=4, name="convolved")(pixels))
     keras.Model(pixels, pooled).save(tmp_path / "given.keras")
@@ -184,7 +184,7 @@ def test_mixed_precision_works_on_given_weights(tmp_path):
     np.testing.assert_allclose(np.asarray(mixed(values), "float32"), np.asarray(encoder(values)), atol=0.02)
 
 
-def test_decoding_gives_rgb_of_the_photos_size():
+def test_decoding_gives_rgb_pixels_at_the_size_of_the_photo():
     photo = preprocessing_tf.decode(tf.constant(drawn_photo(0.5, size=(48, 64))))
     assert photo.shape == (64, 48, 3)
     assert photo.dtype == tf.uint8
@@ -197,7 +197,7 @@ def test_pixels_of_a_photo_do_not_depend_on_its_batch():
     np.testing.assert_array_equal(together[1:2], alone)
 
 
-def test_a_bundle_comes_back_as_it_was_saved(small_scorer, tmp_path):
+def test_a_saved_and_loaded_bundle_predicts_the_same(small_scorer, tmp_path):
     first = bundle.load(small_scorer)
     first.save(tmp_path / "again")
     second = bundle.load(tmp_path / "again")
@@ -206,6 +206,6 @@ def test_a_bundle_comes_back_as_it_was_saved(small_scorer, tmp_path):
     assert (second.settings, second.data_fingerprint, second.history) == (first.settings, "data", {"loss": [0.1]})
 
 
-def test_a_folder_without_a_bundle_is_named(tmp_path):
+def test_loading_a_folder_without_a_bundle_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"expected scorer\.keras and bundle\.json"):
         bundle.load(tmp_path)
