@@ -1,4 +1,4 @@
-"""Saved networks are loaded by processes that have imported no more than what loads them, and in one format."""
+"""Bundles load in a fresh process that imports only the loading module, and other formats are refused."""
 
 import json
 import re
@@ -18,13 +18,13 @@ REGISTERED = re.compile(r"^@keras\.saving\.register_keras_serializable\(.*\)\n(?
 
 def fresh(code: str) -> str:
     """Return what a new Python process prints."""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 @pytest.mark.parametrize("module", ["artifacts.bundle", "fit.checkpoints"])
-def test_what_loads_networks_knows_every_class_that_one_may_name(module):
+def test_every_registered_keras_class_is_imported_with_the_modules_that_load_networks(module):
     sources = (ROOT / "components" / "scorer" / "model").glob("*.py")
     expected = {name for path in sources for name in REGISTERED.findall(path.read_text())}
     code = f"import keras, components.scorer.{module}; print(*keras.saving.get_custom_objects())"

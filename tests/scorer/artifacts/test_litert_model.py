@@ -1,4 +1,4 @@
-"""A published version without TensorFlow answers as the version with it does."""
+"""The LiteRT network of a version: predictions equal those of its SavedModel, without TensorFlow."""
 
 import io
 import json
@@ -29,7 +29,7 @@ from tests.conftest import drawn_photo
 
 @pytest.fixture(scope="module")
 def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A version of a network whose answers differ from photo to photo."""
+    """Return a version of a network whose predictions differ from photo to photo."""
     keras.utils.set_random_seed(1)
     folder = tmp_path_factory.mktemp("models") / "portraits" / "3"
     scorer = bundle.load(bundle_of(tiny(4), tmp_path_factory.mktemp("scorer")))
@@ -45,7 +45,7 @@ def loaded(version: Path) -> litert_model.LiteRTScorer:
 
 
 def encoded(width: int, height: int, seed: int, kind: str = "JPEG") -> bytes:
-    """A photo of random patches: full of edges, so that any difference of decoding or scaling shows."""
+    """Return a photo of random patches. Its many edges show any difference in decoding or scaling."""
     patches = np.random.default_rng(seed).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), "uint8")
     data = io.BytesIO()
     Image.fromarray(patches).resize((width, height), Image.Resampling.BICUBIC).save(data, kind)
@@ -54,14 +54,14 @@ def encoded(width: int, height: int, seed: int, kind: str = "JPEG") -> bytes:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(20, 400), st.integers(20, 400), st.integers(32, 256), st.integers(0, 1000))
-def test_pixels_are_those_that_the_network_was_trained_on(width, height, scale, seed):
+def test_preprocessing_gives_the_pixels_of_the_tensorflow_preprocessing(width, height, scale, seed):
     photo, crop = encoded(width, height, seed), scale - scale // 8
     expected = preprocessing_tf.preprocess_photos([photo], scale, crop)[0]
     np.testing.assert_allclose(litert_model.pixels(photo, scale, crop), expected, atol=0.01)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
-def test_every_format_that_tensorflow_reads_gives_the_same_pixels(kind):
+def test_every_format_that_tensorflow_decodes_gives_the_same_pixels(kind):
     photo = encoded(90, 120, 1, kind)
     np.testing.assert_allclose(
         litert_model.pixels(photo, 64, 56), preprocessing_tf.preprocess_photos([photo], 64, 56)[0], atol=0.01
@@ -75,44 +75,44 @@ def test_an_opened_photo_gives_the_pixels_of_its_bytes():
     )
 
 
-def test_it_answers_as_the_saved_model_does(version, loaded):
+def test_it_predicts_as_the_saved_model_does(version, loaded):
     photos = [drawn_photo(brightness, seed) for seed, brightness in enumerate(np.linspace(0.1, 0.9, 9))]
     expected = saved_model.load(str(version)).predict([*photos, *warmup.photos()])
-    found = loaded.predict(np.stack([loaded.pixels(photo) for photo in [*photos, *warmup.photos()]]))
+    predicted = loaded.predict(np.stack([loaded.pixels(photo) for photo in [*photos, *warmup.photos()]]))
     for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values, atol=saved_model.TOLERANCE)
+        np.testing.assert_allclose(predicted[name], values, atol=saved_model.TOLERANCE)
     assert np.ptp(expected["mean"]) > 50 * saved_model.TOLERANCE
 
 
-def test_its_maps_are_those_of_the_saved_model(version, loaded):
+def test_its_maps_equal_those_of_the_saved_model(version, loaded):
     photos = [drawn_photo(0.3, 1), drawn_photo(0.7, 2)]
     expected = saved_model.load(str(version)).explain(photos)
-    found = loaded.predict(np.stack([loaded.pixels(photo) for photo in photos]))
+    maps = loaded.predict(np.stack([loaded.pixels(photo) for photo in photos]))
     for name in ("heatmap", "gains"):
-        np.testing.assert_allclose(found[name], expected[name], atol=saved_model.TOLERANCE)
+        np.testing.assert_allclose(maps[name], expected[name], atol=saved_model.TOLERANCE)
 
 
-def test_a_photo_gets_the_same_answer_in_any_batch(loaded):
+def test_a_photo_gets_the_same_prediction_in_any_batch(loaded):
     pixels = np.stack([loaded.pixels(drawn_photo(0.2 + 0.1 * seed, seed)) for seed in range(5)])
     together = loaded.predict(pixels)["distribution"]
-    alone = np.concatenate([loaded.predict(one[None])["distribution"] for one in pixels])
+    alone = np.concatenate([loaded.predict(photo_pixels[None])["distribution"] for photo_pixels in pixels])
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
-def test_it_knows_what_was_published(loaded):
+def test_it_has_the_metadata_that_were_exported(loaded):
     assert (loaded.name, loaded.version, loaded.error, loaded.settings.shorter_side) == ("portraits", 3, 0.7, 64)
 
 
 def test_it_normalises_as_ingestion_did(loaded):
-    turned = Image.open(io.BytesIO(encoded(200, 100, 1)))
+    landscape = Image.open(io.BytesIO(encoded(200, 100, 1)))
     exif = Image.Exif()
     exif[0x0112] = 6
     data = io.BytesIO()
-    turned.save(data, "JPEG", exif=exif)
+    landscape.save(data, "JPEG", exif=exif)
     assert Image.open(io.BytesIO(loaded.normalise(data.getvalue()))).size == (64, 128)
 
 
-def test_what_is_no_photo_is_refused(loaded):
+def test_bytes_without_a_photo_are_refused(loaded):
     with pytest.raises(UnusablePhotoError, match="expected JPEG"):
         loaded.normalise(b"no photo")
 
@@ -123,7 +123,7 @@ def test_pixels_of_another_shape_are_refused(loaded, shape):
         loaded.predict(np.zeros(shape, "float32"))
 
 
-def test_a_network_without_maps_is_published_without_them(tmp_path, version, monkeypatch):
+def test_a_network_without_global_average_pooling_is_exported_without_maps(tmp_path, version, monkeypatch):
     monkeypatch.setattr(serving_outputs, "is_pooled", lambda model: False)
     scorer = bundle.load(bundle_of(tiny(4), tmp_path / "scorer"))
     saved_model.export_litert(scorer, tmp_path / "1")
@@ -136,12 +136,12 @@ def test_a_network_without_maps_is_published_without_them(tmp_path, version, mon
     }
 
 
-def test_a_version_that_is_not_complete_is_not_loaded(tmp_path):
+def test_an_incomplete_version_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"expected a published version at .*, found no saved_model.pb"):
         litert_model.load(str(tmp_path))
 
 
-def test_a_version_from_before_portable_networks_is_named(tmp_path):
+def test_a_version_without_a_litert_network_is_refused(tmp_path):
     (tmp_path / "saved_model.pb").touch()
     with pytest.raises(FileNotFoundError, match="publish its scorer again"):
         litert_model.load(str(tmp_path))
@@ -156,7 +156,7 @@ def test_a_version_from_before_portable_networks_is_named(tmp_path):
         (litert_model.NORMS_FILE, b"{}"),
     ],
 )
-def test_a_broken_version_is_named(tmp_path, version, file, content):
+def test_a_version_with_a_broken_file_is_refused(tmp_path, version, file, content):
     storage.download_tree(str(version), str(tmp_path))
     (tmp_path / litert_model.FOLDER / file).write_bytes(content)
     integrity.write_record(tmp_path, {})
@@ -175,11 +175,11 @@ def test_a_version_with_a_broken_face_detector_is_named(tmp_path, version):
         litert_model.load(str(tmp_path))
 
 
-def test_without_norms_of_its_own_the_built_in_ones_hold_and_faces_are_not_looked_for(loaded):
+def test_a_version_without_norms_has_the_built_in_norms_and_no_face_detector(loaded):
     assert (loaded.norms, loaded.detector) == (policy.load(), None)
 
 
-def test_it_brings_its_norms_and_its_face_detector(tmp_path, version, portraits):
+def test_it_loads_the_norms_and_the_face_detector_of_the_version(tmp_path, version, portraits):
     storage.download_tree(str(version), str(tmp_path))
     rules = {"norms": json.loads(policy.BUILT_IN_POLICY.read_text())["norms"][:1]}
     (tmp_path / litert_model.FOLDER / litert_model.NORMS_FILE).write_text(json.dumps(rules))
@@ -188,12 +188,12 @@ def test_it_brings_its_norms_and_its_face_detector(tmp_path, version, portraits)
     shutil.copy(portraits / "weights" / "yunet_n_640_640.onnx", faces / embedder.DETECTOR)
     (faces / embedder.METADATA).write_text('{"sha256": {}}')
     integrity.write_record(tmp_path, {})
-    found = litert_model.load(str(tmp_path))
-    assert [norm.key for norm in found.norms.norms] == ["no_face"]
-    assert found.detector.find(Image.new("RGB", (64, 64))) == []
+    loaded = litert_model.load(str(tmp_path))
+    assert [norm.key for norm in loaded.norms.norms] == ["no_face"]
+    assert loaded.detector.find(Image.new("RGB", (64, 64))) == []
 
 
-def test_a_server_that_loads_it_loads_no_tensorflow(version):
+def test_loading_it_does_not_import_tensorflow(version):
     code = f"""
 import sys, json
 from components.scorer.artifacts import litert_model
@@ -201,11 +201,11 @@ loaded = litert_model.load({str(version)!r})
 heavy = {{"tensorflow", "keras", "matplotlib", "pandas", "scipy", "tensorflow_datasets"}}
 print(json.dumps(sorted(heavy & set(sys.modules))))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout.splitlines()[-1]) == []
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(process.stdout.splitlines()[-1]) == []
 
 
-def test_loading_tells_nothing_of_its_own_and_loses_nothing_of_others(version):
+def test_loading_hides_the_log_of_litert_and_keeps_other_output_on_stderr(version):
     code = f"""
 import os
 from components.scorer import litert
@@ -217,11 +217,11 @@ def interpreter(**options):
 litert.Interpreter = interpreter
 litert_model.load({str(version)!r})
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr == "of another thread\n"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stderr == "of another thread\n"
 
 
-def test_tensorflow_decodes_jpeg_as_everybody_else():
+def test_tensorflow_decodes_jpeg_as_pillow_does():
     photo = encoded(160, 120, 3)
     np.testing.assert_array_equal(
         preprocessing_tf.decode(tf.constant(photo)), np.asarray(Image.open(io.BytesIO(photo)))

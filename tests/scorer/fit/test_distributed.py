@@ -1,4 +1,4 @@
-"""Several workers' parts of each batch are the batch; who they are is told, or refused in words."""
+"""Distributed training: sharding of batches, worker configuration, and the training command."""
 
 import json
 import os
@@ -19,80 +19,84 @@ from components.training.train import check_trainable
 
 
 def parts(size: int, workers: int, rows: int) -> list[list[tuple[np.ndarray, ...]]]:
-    """Of each worker its batches ``(given, truth, weights)``, of the numbers from 1."""
-    numbers = tf.data.Dataset.range(1, size + 1).map(lambda n: (tf.cast(n, tf.float32), {"votes": [n, n]}))
-    found = []
+    """Return the batches ``(values, truth, weights)`` of each worker; the values are the numbers from 1 to `size`."""
+    numbers = tf.data.Dataset.range(1, size + 1).map(
+        lambda number: (tf.cast(number, tf.float32), {"votes": [number, number]})
+    )
+    batches_of_workers = []
     for index in range(workers):
-        made = photos.make_batches(numbers, workers * rows, shard=WorkerShard(index, workers))
-        found.append([(given.numpy(), truth["votes"].numpy(), weights.numpy()) for given, truth, weights in made])
-    return found
+        batches = photos.make_batches(numbers, workers * rows, shard=WorkerShard(index, workers))
+        batches_of_workers.append(
+            [(values.numpy(), truth["votes"].numpy(), weights.numpy()) for values, truth, weights in batches]
+        )
+    return batches_of_workers
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 5))
-def test_the_parts_of_all_workers_are_the_batch_and_weigh_as_much(size, number, rows):
-    found = parts(size, number, rows)
+def test_the_shards_of_all_workers_make_up_the_batch_with_the_same_weighted_mean(size, number, rows):
+    batches_of_workers = parts(size, number, rows)
     steps = -(-size // (number * rows))
-    assert [len(batches) for batches in found] == [steps] * number
+    assert [len(batches) for batches in batches_of_workers] == [steps] * number
     for step in range(steps):
-        whole = list(range(1, size + 1))[step * number * rows :][: number * rows]
-        together = [batches[step] for batches in found]
-        assert all(given.shape == weights.shape == (rows,) for given, _, weights in together)
-        real = [value for given, _, weights in together for value in given[weights > 0]]
-        assert sorted(real) == whole
-        weights = np.concatenate([weights for *_, weights in together])
-        np.testing.assert_allclose(weights[weights > 0], number * rows / len(whole), rtol=1e-6)
-        # So that the mean over all rows of what is weighted is the mean over the real ones.
-        given = np.concatenate([given for given, *_ in together])
-        assert (given * weights).mean() == pytest.approx(np.mean(whole), rel=1e-5)
+        expected = list(range(1, size + 1))[step * number * rows :][: number * rows]
+        shards = [batches[step] for batches in batches_of_workers]
+        assert all(values.shape == weights.shape == (rows,) for values, _, weights in shards)
+        real_values = [value for values, _, weights in shards for value in values[weights > 0]]
+        assert sorted(real_values) == expected
+        weights = np.concatenate([weights for *_, weights in shards])
+        np.testing.assert_allclose(weights[weights > 0], number * rows / len(expected), rtol=1e-6)
+        # The weights make the mean over all rows equal the mean over the real rows.
+        values = np.concatenate([values for values, *_ in shards])
+        assert (values * weights).mean() == pytest.approx(np.mean(expected), rel=1e-5)
 
 
-def test_the_parts_of_photos_are_what_one_process_reads(small_dataset):
-    read = {"scale": 36, "crop": 32, "batch_size": 12, "seed": 1, "epoch": 2, "camera_faults": 0.5}
-    whole = [
-        (pixels.numpy(), votes.numpy()) for pixels, votes in photos.augmented_batches(small_dataset, "train", **read)
+def test_the_shards_of_augmented_batches_equal_the_batches_of_one_process(small_dataset):
+    options = {"scale": 36, "crop": 32, "batch_size": 12, "seed": 1, "epoch": 2, "camera_faults": 0.5}
+    batches = [
+        (pixels.numpy(), votes.numpy()) for pixels, votes in photos.augmented_batches(small_dataset, "train", **options)
     ]
-    shares = [
-        list(photos.augmented_batches(small_dataset, "train", **read, shard=WorkerShard(index, 2)))
+    shards = [
+        list(photos.augmented_batches(small_dataset, "train", **options, shard=WorkerShard(index, 2)))
         for index in range(2)
     ]
-    for step, (pixels, votes) in enumerate(whole):
-        for index, share in enumerate(shares):
-            mine, truth, weights = (part.numpy() for part in share[step])
+    for step, (pixels, votes) in enumerate(batches):
+        for index, shard in enumerate(shards):
+            shard_pixels, truth, weights = (part.numpy() for part in shard[step])
             real = weights > 0
-            np.testing.assert_array_equal(mine[real], pixels[index::2])
+            np.testing.assert_array_equal(shard_pixels[real], pixels[index::2])
             np.testing.assert_array_equal(truth[real], votes[index::2])
 
 
-def test_what_photos_count_of_their_own_is_kept_in_the_parts():
-    numbers = tf.data.Dataset.range(1, 6).map(lambda n: (n, n, tf.cast(n, tf.float32)))
-    found = [list(photos.make_batches(numbers, 4, shard=WorkerShard(index, 2))) for index in range(2)]
-    for step, size in ((0, 4), (1, 1)):  # the second batch has one photo of four
-        for share in found:
-            given, _, weights = (part.numpy() for part in share[step])
-            np.testing.assert_allclose(weights, given * 4 / size)
+def test_sharding_multiplies_the_sample_weights_of_the_data_set():
+    numbers = tf.data.Dataset.range(1, 6).map(lambda number: (number, number, tf.cast(number, tf.float32)))
+    shards = [list(photos.make_batches(numbers, 4, shard=WorkerShard(index, 2))) for index in range(2)]
+    for step, size in ((0, 4), (1, 1)):  # the second batch has one photo instead of four
+        for shard in shards:
+            values, _, weights = (part.numpy() for part in shard[step])
+            np.testing.assert_allclose(weights, values * 4 / size)
 
 
-def test_terms_that_compare_a_batch_s_photos_are_refused_where_a_worker_sees_a_part_of_it():
+def test_loss_terms_over_a_whole_batch_are_refused_with_several_workers():
     with pytest.raises(ValueError, match="leave them at 0 with devices"):
         check_trainable(Training(devices="workers", rank_term=0.1), Pretraining(), {"train": 1, "validation": 1})
 
 
-def test_a_batch_that_cannot_be_parted_evenly_is_refused():
+def test_a_batch_size_that_is_not_a_multiple_of_the_workers_is_refused():
     with pytest.raises(ValueError, match=r"batch_size to be a multiple of the number of workers, 3, got 32"):
         WorkerShard(0, 3).local_batch_size(32)
 
 
 @pytest.fixture
 def told(monkeypatch):
-    """Nothing is told of any worker, but for what the test sets."""
+    """Remove all variables that configure workers; return `setenv`."""
     for name in ("TF_CONFIG", "WORKERS", "WORKER_ADDRESS", "JOB_COMPLETION_INDEX"):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch.setenv
 
 
 def config(workers: int = 2, index: int = 1, kind: str = "worker", **more: list[str]) -> str:
-    cluster = {"worker": [f"host-{n}:2222" for n in range(workers)], **more}
+    cluster = {"worker": [f"host-{number}:2222" for number in range(workers)], **more}
     return json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})
 
 
@@ -108,24 +112,24 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("text", "why"), WRONG.items(), ids=range(len(WRONG)))
-def test_workers_that_are_told_wrongly_or_not_at_all_are_refused(told, text, why):
+def test_a_wrong_or_missing_worker_configuration_is_refused(told, text, why):
     if text:
         told("TF_CONFIG", text)
     with pytest.raises(ValueError, match=why):
         distributed.join_worker_group()
 
 
-def test_a_job_set_tells_its_pods_enough(told):
+def test_the_environment_of_a_job_set_defines_the_worker_group(told):
     told("WORKERS", "3")
     told("WORKER_ADDRESS", "train-node-0-{}.train:2222")
     told("JOB_COMPLETION_INDEX", "2")
     assert distributed._shard_from_environment() == WorkerShard(2, 3)
-    made = json.loads(os.environ["TF_CONFIG"])
-    assert made["cluster"] == {"worker": [f"train-node-0-{n}.train:2222" for n in range(3)]}
-    assert made["task"] == {"type": "worker", "index": 2}
+    tf_config = json.loads(os.environ["TF_CONFIG"])
+    assert tf_config["cluster"] == {"worker": [f"train-node-0-{number}.train:2222" for number in range(3)]}
+    assert tf_config["task"] == {"type": "worker", "index": 2}
 
 
-def test_what_a_job_set_tells_wrongly_is_refused(told):
+def test_a_wrong_environment_of_a_job_set_is_refused(told):
     told("WORKERS", "two")
     told("WORKER_ADDRESS", "train:2222")
     told("JOB_COMPLETION_INDEX", "0")
@@ -133,27 +137,27 @@ def test_what_a_job_set_tells_wrongly_is_refused(told):
         distributed.join_worker_group()
 
 
-def test_the_command_says_what_is_wrong_before_it_trains(told, small_dataset, small_encoder, tmp_path, capsys):
-    places = {"dataset": small_dataset, "encoder": small_encoder, "scorer": tmp_path / "s", "checkpoints": tmp_path}
-    command = [f"--{name}={place}" for name, place in places.items()]
-    for setting, why in {
+def test_the_training_command_refuses_wrong_settings_before_training(
+    told, small_dataset, small_encoder, tmp_path, capsys
+):
+    paths = {"dataset": small_dataset, "encoder": small_encoder, "scorer": tmp_path / "s", "checkpoints": tmp_path}
+    command = [f"--{name}={path}" for name, path in paths.items()]
+    for setting, message in {
         "epochs": "expected a setting as NAME=VALUE, got 'epochs'",
         "epoch=3": "Training has no setting 'epoch'",
         "devices=two": "devices must be one of ['one', 'all', 'workers'], got 'two'",
         "devices=workers": "nothing tells this process of them",
     }.items():
         assert main([*command, "--set", setting]) == 2
-        assert why in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert not (tmp_path / "s").exists()
 
 
-def test_training_outside_of_the_pipeline_writes_the_bundle_and_its_page(
-    told, small_dataset, small_encoder, google, capsys
-):
+def test_the_training_command_writes_the_bundle_and_its_report(told, small_dataset, small_encoder, google, capsys):
     storage.upload_tree(small_dataset, "gs://bucket/dataset")
     storage.upload_tree(small_encoder, "gs://bucket/encoder")
-    places = {name: f"gs://bucket/{name}" for name in ("dataset", "encoder", "scorer", "checkpoints")}
-    command = [f"--{name}={place}" for name, place in places.items()]
+    uris = {name: f"gs://bucket/{name}" for name in ("dataset", "encoder", "scorer", "checkpoints")}
+    command = [f"--{name}={uri}" for name, uri in uris.items()]
     assert main([*command, "--revision=abc", "--set", "scale=36", "head_epochs=1", "epochs=0"]) == 0
     assert json.loads(capsys.readouterr().out.strip().splitlines()[-1])["training_photos"] == 64
     assert storage.read_bytes("gs://bucket/scorer/report.html").startswith(b"<!")
