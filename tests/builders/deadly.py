@@ -1,4 +1,4 @@
-"""Gunicorn's settings for tests: photos that hold `DEADLY` kill the process that decodes them."""
+"""Gunicorn's settings for tests: photos that contain `DEADLY` kill the process that decodes them."""
 
 import os
 import signal

@@ -1,12 +1,11 @@
-"""Photos whose truth is known, and true Keras scorers that see it, or that have one fault by design.
+"""Photos with a known true score, and Keras scorers that measure it or have one designed flaw.
 
-The photos show a warm tint on a bright ground: the warmer, the higher people rate them. Two things besides differ from
-photo to photo and mean nothing to people: coarse stripes, and how green the ground is, which tells the attribute
-``light`` apart.
+The photos show a warm tint on a bright background: the warmer, the higher people rate them. Two more features vary and
+mean nothing to people: coarse stripes, and the green of the background, which defines the attribute ``light``.
 
 A scorer measures three features by convolutions (warmth, stripes, green) and pools them over the photo. Its ten-way
-softmax is the discretised normal distribution around ``intercept + Σ weight · feature``, which is a dense layer:
-``-(s - m)² / 2`` is ``s·m - s²/2`` but for what the softmax cancels.
+softmax is the discretised normal distribution around ``intercept + Σ weight · feature``. A dense layer computes it:
+``-(s - m)² / 2`` is ``s·m - s²/2`` plus a term that the softmax cancels.
 """
 
 import io
@@ -25,11 +24,11 @@ from tests.conftest import votes_around
 CROP = 48
 RATERS = 20
 SOUND = {"intercept": 1.5, "warmth": 11.0}
-"""How people score, and a scorer that does as they do: 2.6 to 8.7 points by warmths from .1 to .65."""
+"""Parameters of people's scores and of a scorer that agrees: 2.6 to 8.7 points for warmths from .1 to .65."""
 
 
 def photo(number: int) -> tuple[bytes, dict[str, float]]:
-    """A JPEG and what is true of it."""
+    """Return a JPEG and its true features."""
     rng = np.random.default_rng(number)
     truth = {"warmth": rng.uniform(0.1, 0.65), "stripes": rng.uniform(0.02, 0.06), "green": 0.3 + 0.2 * (number % 2)}
     side = 64
@@ -43,7 +42,7 @@ def photo(number: int) -> tuple[bytes, dict[str, float]]:
 
 
 def record(number: int) -> dict:
-    """A rated photo: RATERS whole votes drawn around its mean score."""
+    """Return the record of a photo with RATERS whole votes drawn around its mean score."""
     data, truth = photo(number)
     mean = SOUND["intercept"] + SOUND["warmth"] * truth["warmth"]
     votes = np.random.default_rng(10_000 + number).multinomial(RATERS, _exactly(votes_around(mean)))
@@ -63,17 +62,17 @@ def _exactly(votes: np.ndarray) -> np.ndarray:
 
 
 def dataset(folder: Path, test: int = 160) -> Path:
-    """A TFDS directory with ``test`` test photos and a few others."""
+    """Write a TFDS directory with ``test`` test photos and a few others."""
     sizes = {"train": 8, "validation": 8, "test": test}
     numbers = iter(range(10_000))
     tfds_writer.write(
-        folder, {name: [[record(next(numbers)) for _ in range(n)]] for name, n in sizes.items()}, ["light"]
+        folder, {name: [[record(next(numbers)) for _ in range(size)]] for name, size in sizes.items()}, ["light"]
     )
     return folder
 
 
 def scorer(*, intercept: float = 0.0, warmth: float = 0.0, stripes: float = 0.0, green: float = 0.0) -> TrainedScorer:
-    """A scorer whose mean score is ``intercept`` and so many points for each feature."""
+    """Build a scorer whose mean score is ``intercept`` plus these points for each feature."""
     pixels = keras.Input((CROP, CROP, 3), name="pixels")
     colour = keras.layers.Conv2D(2, 1, name="colour")
     edges = keras.layers.Conv2D(2, (1, 9), name="edges")
@@ -84,10 +83,10 @@ def scorer(*, intercept: float = 0.0, warmth: float = 0.0, stripes: float = 0.0,
     head = keras.layers.Dense(len(SCORES), activation="softmax", name="votes")
     model = keras.Model(pixels, head(pooled), name="scorer")
 
-    tint = np.zeros((1, 1, 3, 2))  # red less blue, and green
+    tint = np.zeros((1, 1, 3, 2))  # red minus blue, and green
     tint[0, 0] = [[1, 0], [0, 1], [-1, 0]]
     colour.set_weights([tint / 255, np.zeros(2)])
-    step = np.zeros((1, 9, 3, 2))  # differences of green four pixels apart, half a stripe's period, to either side
+    step = np.zeros((1, 9, 3, 2))  # differences of green over four pixels, half a stripe's period, in both directions
     step[0, 2, 1], step[0, 6, 1] = (1, -1), (-1, 1)
     edges.set_weights([step / 255, np.zeros(2)])
     scores = np.array(SCORES, float)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 ON_STAND_INS = ("pipeline/INSTALL.md", "pipeline/OPERATIONS.md")
-"""Documents whose commands use a bucket; `test_operations` executes them on stand-ins."""
+"""Documents whose commands use a bucket; `test_operations` runs the commands on fakes."""
 
 
 class Row(NamedTuple):
@@ -26,10 +26,10 @@ class Row(NamedTuple):
 def pages() -> dict[str, str]:
     """Return the text of every document of the repository by its path, the README first."""
     command = ["git", "-C", str(ROOT), "ls-files", "*.md"]
-    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    paths = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     return {
         name: (ROOT / name).read_text(encoding="utf-8")
-        for name in sorted(found, key=lambda name: (len(Path(name).parts) > 1, name))
+        for name in sorted(paths, key=lambda name: (len(Path(name).parts) > 1, name))
     }
 
 
@@ -40,22 +40,24 @@ def commands(document: str) -> list[str]:
 
 
 def words(command: str, host: str) -> list[str]:
-    """Return a command's words with the address of a stand-in of Kubeflow; ``make`` becomes a dry run."""
-    found = shlex.split(command.replace("http://localhost:8888", host))
-    return ["make", "--dry-run", "--directory", str(ROOT), *found[1:]] if found[0] == "make" else found
+    """Return a command's words with the address of a fake Kubeflow; ``make`` becomes a dry run."""
+    arguments = shlex.split(command.replace("http://localhost:8888", host))
+    return ["make", "--dry-run", "--directory", str(ROOT), *arguments[1:]] if arguments[0] == "make" else arguments
 
 
 def schedules() -> str:
     """Return the schedule file that the documents show."""
-    (found,) = re.findall(r"^```yaml\n(schedules:.*?)^```$", "\n".join(pages().values()), re.DOTALL | re.MULTILINE)
-    return found
+    (schedule_file,) = re.findall(
+        r"^```yaml\n(schedules:.*?)^```$", "\n".join(pages().values()), re.DOTALL | re.MULTILINE
+    )
+    return schedule_file
 
 
 def rows(head: str) -> list[Row]:
     """Return the rows of every table whose header begins with a word, in all documents."""
-    found = []
+    table_rows = []
     for page, text in pages().items():
         for table in re.findall(rf"^\| {head} \|.*\n\| ---.*\n((?:\|.*\n)+)", text, re.MULTILINE):
             for line in table.splitlines():
-                found.append(Row(page, tuple(cell.strip().strip("`") for cell in line.strip("|").split("|"))))
-    return found
+                table_rows.append(Row(page, tuple(cell.strip().strip("`") for cell in line.strip("|").split("|"))))
+    return table_rows

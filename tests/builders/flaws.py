@@ -1,7 +1,6 @@
-"""Photos of which is known what upload norms they break: drawn portraits, and edits of known size of any photo.
+"""Photos that break known upload norms: drawn portraits, and edits of known strength of any photo.
 
-Each edit takes an RGB photo, and where it needs them the face on it and a source of randomness, and gives a new
-photo; what is broken is what was done.
+Each edit takes an RGB photo, and if needed its face and a random generator, and returns a new photo.
 """
 
 import io
@@ -17,21 +16,21 @@ from components.ingestion.sample.portrait import ASPECT, CHILD_SIZE, head_centre
 from components.scorer.faces import geometry
 from components.scorer.faces.geometry import Box, Face
 
-SIDE = 320  # pixels: width of a drawn photo, which is also what a photo is normalised to
-GAMMA = 2.2  # of sRGB, nearly
+SIDE = 320  # pixels: width of a drawn photo, also the width of a normalised photo
+GAMMA = 2.2  # approximates sRGB
 
 
 @dataclass(frozen=True)
 class Case:
-    """A drawn photo and what is true of it.
+    """A drawn photo and its true properties.
 
     Attributes:
-        image: normalised, after a JPEG file.
-        faces: where the heads were drawn, largest first; None where an edit moved them.
-        size: width and height of the photo as it was sent.
-        job: that the person offers to do.
-        truth: whether a norm is broken, by its key; a norm that is not in it is broken so little that either may do.
-        tone: of the person's skin, 0 (light) to 7 (dark).
+        image: Normalised photo, decoded from a JPEG file.
+        faces: Faces where the heads were drawn, largest first; None if an edit moved them.
+        size: Width and height of the original photo, pixels.
+        job: Job that the person offers to do.
+        truth: Whether each norm is broken, by its key; a missing norm is a borderline case.
+        tone: Skin tone of the person, 0 (light) to 7 (dark).
     """
 
     image: Image.Image
@@ -43,18 +42,20 @@ class Case:
 
 
 def drawn_cases(number: int, seed: int) -> Iterator[Case]:
-    """Drawn photos with known truth: of five, two portraits as the sample draws them, flaws together, a portrait whose
-    eyes are shaded, a screenshot and, by turns, a scene without people or a portrait as it is.
-    """  # fmt: skip
-    for place in range(number):
-        rng = np.random.default_rng([seed, place])
+    """Yield drawn photos with known truth, in turns of five.
+
+    Two are portraits as the sample draws them, one has shaded eyes, one is a screenshot. The fifth is a scene without
+    people or another portrait, by turns.
+    """
+    for index in range(number):
+        rng = np.random.default_rng([seed, index])
         portrait = random_portrait(rng)
-        match place % 5:
+        match index % 5:
             case 2:
                 yield _shaded_case(portrait, float(rng.uniform(1.7, 2.5)))
             case 3:
-                yield _screen_case(portrait, SCREENS[place // 5 % len(SCREENS)], rng)
-            case 4 if place % 2:
+                yield _screen_case(portrait, SCREENS[index // 5 % len(SCREENS)], rng)
+            case 4 if index % 2:
                 yield _empty_case(replace(portrait, x=5.0, child=False))
             case _:
                 yield _case(portrait)
@@ -85,10 +86,9 @@ def _empty_case(portrait: Portrait) -> Case:
 
 
 def truth_of(portrait: Portrait, shaded: bool = False) -> dict[str, bool]:
-    """The norms that a drawn portrait breaks and keeps.
+    """Return which norms a drawn portrait breaks (True) and keeps (False); borderline cases are left out.
 
-    Between what nobody minds and what the norm is meant for lies a band that counts as neither: a face cut off by less
-    than a twentieth, faults of exposure between .6 and 1.2 stops, blur below half a hundredth.
+    Borderline: a face cut off by less than a twentieth, exposure faults of .6 to 1.2 stops, blur below .5 hundredths.
     """
     face = drawn_faces(portrait, (SIDE, round(SIDE * ASPECT)))[0]
     child = portrait.child and portrait.job != "child carer"
@@ -107,7 +107,7 @@ def truth_of(portrait: Portrait, shaded: bool = False) -> dict[str, bool]:
 
 
 def drawn_faces(portrait: Portrait, size: tuple[int, int]) -> list[Face]:
-    """The faces as YuNet would give them: its boxes and landmarks lie so in 203 drawn portraits, in head units."""
+    """Return the faces as YuNet finds them: relative to the head, as measured in 203 drawn portraits."""
     heads = [(head_centres(portrait)[0], portrait.size)]
     if portrait.child:
         heads.append((head_centres(portrait)[1], portrait.size * CHILD_SIZE))
@@ -119,41 +119,41 @@ def _drawn_face(portrait: Portrait, centre: tuple[float, float], height: float, 
     sine, cosine = np.sin(np.radians(portrait.tilt)), np.cos(np.radians(portrait.tilt))
     turn = np.array([[cosine, sine], [-sine, cosine]])
 
-    def placed(points) -> np.ndarray:
+    def to_photo(points) -> np.ndarray:
         upright = np.multiply(centre, size) + np.multiply(points, unit)
         return ((upright - pivot) @ turn + pivot) / size
 
-    landmarks = placed([(-0.315, -0.01), (0.315, -0.01), (0, 0.336), (-0.27, 0.595), (0.27, 0.595)])
-    (x, y), (width, high) = placed([(0, 0.2)])[0], np.divide((1.36 * unit, 1.72 * unit), size)
+    landmarks = to_photo([(-0.315, -0.01), (0.315, -0.01), (0, 0.336), (-0.27, 0.595), (0.27, 0.595)])
+    (x, y), (width, high) = to_photo([(0, 0.2)])[0], np.divide((1.36 * unit, 1.72 * unit), size)
     box = Box(float(x - width / 2), float(y - high / 2), float(width), float(high))
     return Face(box, tuple(map(tuple, landmarks.tolist())), 0.93)
 
 
 def jpeg(image: Image.Image, quality: int = 92) -> Image.Image:
-    """The photo after a JPEG file of this quality."""
+    """Return the photo after a JPEG file of this quality."""
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=quality)
     return Image.open(io.BytesIO(stream.getvalue())).convert("RGB")
 
 
 def darkened(image: Image.Image, stops: float) -> Image.Image:
-    """The photo exposed by so many stops less; negative stops are more."""
+    """Return the photo underexposed by ``stops``; negative stops brighten it."""
     return _in_light(image, np.float32(0.5**stops))
 
 
 def blurred(image: Image.Image, hundredths: float) -> Image.Image:
-    """The photo out of focus: a Gaussian whose standard deviation is in hundredths of the shorter side."""
+    """Return the photo out of focus: a Gaussian blur; standard deviation in hundredths of the shorter side."""
     return image.filter(ImageFilter.GaussianBlur(hundredths / 100 * min(image.size)))
 
 
 def noisy(image: Image.Image, deviation: float, rng: np.random.Generator) -> Image.Image:
-    """The photo with a sensor's noise; standard deviation in levels of 255."""
+    """Return the photo with sensor noise; standard deviation in levels of 255."""
     noise = rng.normal(0, deviation, (image.height, image.width, 3))
     return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
 
 
 def eyes_shaded(image: Image.Image, face: Face, stops: float) -> Image.Image:
-    """A soft shadow, as of a hat's brim or a lamp overhead, over both eyes of a face; the cheeks keep their light."""
+    """Return the photo with a soft shadow over both eyes of a face, as of a hat's brim; the cheeks keep their light."""
     shape = Image.new("L", (112, 112))
     paint = ImageDraw.Draw(shape)
     for x, y in geometry.TEMPLATE[:2]:
@@ -163,33 +163,39 @@ def eyes_shaded(image: Image.Image, face: Face, stops: float) -> Image.Image:
 
 
 def in_sunglasses(image: Image.Image, face: Face, rng: np.random.Generator) -> Image.Image:
-    """Sunglasses pasted over the eyes of a face: lenses of a random shape, darkness and tint, some that reflect."""
+    """Return the photo with sunglasses over the eyes of a face: lenses of random shape, darkness and tint."""
     glasses = Image.new("RGBA", (448, 448))
     paint = ImageDraw.Draw(glasses)
     scale = 4.0
-    wide, up, down = rng.uniform(14.5, 18), rng.uniform(9, 13), rng.uniform(10, 17)
-    frame = tuple(int(v) for v in rng.choice([(18, 16, 18), (60, 40, 26), (120, 105, 70), (12, 12, 14)]))
-    lens = (*(int(v) for v in rng.uniform(8, 46) + rng.uniform(-8, 8, 3).clip(-6)), int(rng.uniform(215, 255)))
-    corners = 4 * (min(wide, up + down) if rng.random() < 0.5 else 7)
+    half_width, up, down = rng.uniform(14.5, 18), rng.uniform(9, 13), rng.uniform(10, 17)
+    frame = tuple(int(value) for value in rng.choice([(18, 16, 18), (60, 40, 26), (120, 105, 70), (12, 12, 14)]))
+    lens = (*(int(value) for value in rng.uniform(8, 46) + rng.uniform(-8, 8, 3).clip(-6)), int(rng.uniform(215, 255)))
+    corners = 4 * (min(half_width, up + down) if rng.random() < 0.5 else 7)
     for side, (x, y) in zip((-1, 1), geometry.TEMPLATE[:2], strict=True):
-        box = [scale * v for v in (x - wide + side * 1.5, y - up, x + wide + side * 1.5, y + down)]
+        box = [scale * value for value in (x - half_width + side * 1.5, y - up, x + half_width + side * 1.5, y + down)]
         paint.rounded_rectangle(box, corners, fill=lens, outline=(*frame, 255), width=7)
-        paint.line([scale * v for v in (x + side * (wide + 1), y - 4, x + side * (wide + 14), y - 3)], (*frame, 255), 9)
-    paint.line([scale * v for v in (52, 48, 60, 48)], (*frame, 255), 10)
+        paint.line(
+            [scale * value for value in (x + side * (half_width + 1), y - 4, x + side * (half_width + 14), y - 3)],
+            (*frame, 255),
+            9,
+        )
+    paint.line([scale * value for value in (52, 48, 60, 48)], (*frame, 255), 10)
     if rng.random() < 0.4:
         shine = Image.new("RGBA", glasses.size)
         for x, y in geometry.TEMPLATE[:2]:
             ImageDraw.Draw(shine).line(
-                [scale * v for v in (x - 9, y + 4, x + 4, y - 6)], (200, 210, 220, int(rng.uniform(30, 110))), 14
+                [scale * value for value in (x - 9, y + 4, x + 4, y - 6)],
+                (200, 210, 220, int(rng.uniform(30, 110))),
+                14,
             )
         glasses.alpha_composite(shine.filter(ImageFilter.GaussianBlur(4)))
     pasted = _onto(np.asarray(glasses), image, face, scale)
-    share = pasted[..., 3:] / 255
-    return Image.fromarray((np.asarray(image) * (1 - share) + pasted[..., :3] * share).round().astype(np.uint8))
+    opacity = pasted[..., 3:] / 255
+    return Image.fromarray((np.asarray(image) * (1 - opacity) + pasted[..., :3] * opacity).round().astype(np.uint8))
 
 
 def side_by_side(image: Image.Image, other: Image.Image) -> Image.Image:
-    """Two photos as one, each as high as the first."""
+    """Return two photos side by side, each as high as the first."""
     other = other.resize((round(other.width * image.height / other.height), image.height), Image.Resampling.LANCZOS)
     both = Image.new("RGB", (image.width + other.width, image.height))
     both.paste(image)
@@ -198,7 +204,7 @@ def side_by_side(image: Image.Image, other: Image.Image) -> Image.Image:
 
 
 def cut_off(image: Image.Image, face: Face, share: float, side: str) -> Image.Image:
-    """The photo without what is beyond the line that cuts this share of the face's box off at one side."""
+    """Return the photo cropped so that this share of the face's box is cut off at one side."""
     x, y, width, height = face.box
     edges = {
         "left": (x + share * width, 0, 1, 1),
@@ -206,38 +212,40 @@ def cut_off(image: Image.Image, face: Face, share: float, side: str) -> Image.Im
         "top": (0, y + share * height, 1, 1),
         "bottom": (0, 0, 1, y + (1 - share) * height),
     }[side]
-    return image.crop(tuple(round(float(np.clip(v, 0, 1)) * n) for v, n in zip(edges, image.size * 2, strict=True)))
+    return image.crop(
+        tuple(round(float(np.clip(edge, 0, 1)) * length) for edge, length in zip(edges, image.size * 2, strict=True))
+    )
 
 
 def far_away(image: Image.Image, share: float) -> Image.Image:
-    """The photo small in the middle of a wide, blurred background, so that it takes this share of the sides."""
-    ground = ImageOps.fit(image, image.size).filter(ImageFilter.GaussianBlur(min(image.size) / 4))
-    ground = ImageOps.mirror(ground)
-    small = image.resize(tuple(round(v * share) for v in image.size), Image.Resampling.LANCZOS)
+    """Return the photo at this share of its size in the middle of a blurred background."""
+    background = ImageOps.fit(image, image.size).filter(ImageFilter.GaussianBlur(min(image.size) / 4))
+    background = ImageOps.mirror(background)
+    small = image.resize(tuple(round(length * share) for length in image.size), Image.Resampling.LANCZOS)
     mask = Image.new("L", small.size)
     inset = max(2, min(small.size) // 10)
     ImageDraw.Draw(mask).rectangle((inset, inset, small.width - inset, small.height - inset), fill=255)
-    ground.paste(
+    background.paste(
         small,
         ((image.width - small.width) // 2, (image.height - small.height) // 2),
         mask.filter(ImageFilter.GaussianBlur(inset / 2)),
     )
-    return ground
+    return background
 
 
 SCREENS = ("viewer", "profile", "chat", "full screen", "browser", "computer")
-"""What a screenshot shows a photo in; see `screenshot`."""
+"""Kinds of screenshots; see `screenshot`."""
 
 
 def screenshot(image: Image.Image, kind: str, rng: np.random.Generator) -> Image.Image:
-    """A screen with a photo on it, 1 pixel of this picture for 2 or 3 of the screen.
+    """Return a screen with a photo on it; 1 pixel of the image stands for 2 or 3 of the screen.
 
     * ``viewer``: a gallery: the photo between bars of one colour, buttons below;
     * ``profile``: a page of an app: name, lines of text, a button;
     * ``chat``: the photo as a message between others;
-    * ``full screen``: the photo over the whole phone, with the status bar's clock and signs on it;
+    * ``full screen``: the photo over the whole phone, with the clock and signs of the status bar;
     * ``browser``: a page with an address bar;
-    * ``computer``: a wide screen with a window and a bar of programs.
+    * ``computer``: a wide screen with a window and a task bar.
     """
     return {
         "viewer": _viewer,
@@ -274,7 +282,7 @@ def _write(paint: ImageDraw.ImageDraw, place: tuple, text: str, height: int, ink
 
 
 def _lines(paint: ImageDraw.ImageDraw, left: int, top: int, width: int, number: int, ink: tuple, rng) -> None:
-    """Lines of text."""
+    """Write lines of text."""
     words = ("reliable", "kind", "carer", "with", "ten years", "experience", "children", "love", "outside", "first aid")
     for line in range(number):
         text = " ".join(words[int(i)] for i in rng.integers(len(words), size=max(2, width // 75)))
@@ -305,7 +313,7 @@ def _profile(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     below = top + photo.height + 20
     _write(paint, (24, below), "Maria, 34", 30, ink)
     _lines(paint, 24, below + 48, screen.width - 48, max(0, (screen.height - below - 150) // 24), ink, rng)
-    colour = tuple(int(v) for v in rng.integers(40, 220, 3))
+    colour = tuple(int(level) for level in rng.integers(40, 220, 3))
     paint.rounded_rectangle((24, screen.height - 84, screen.width - 24, screen.height - 32), 20, fill=colour)
     return screen
 
@@ -319,7 +327,7 @@ def _chat(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     below = 140 + photo.height
     for message in range(3):
         top = below + 70 * message
-        colour = tuple(int(v) for v in rng.integers(60, 200, 3))
+        colour = tuple(int(level) for level in rng.integers(60, 200, 3))
         paint.rounded_rectangle((16, top, 16 + int(rng.uniform(0.4, 0.7) * screen.width), top + 52), 18, fill=colour)
         _lines(paint, 32, top + 14, 200, 1, (255, 255, 255), rng)
     paint.rounded_rectangle((16, screen.height - 70, screen.width - 80, screen.height - 24), 22, outline=ink, width=2)
@@ -350,7 +358,7 @@ def _browser(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _computer(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    screen = Image.new("RGB", (960, 600), tuple(int(v) for v in rng.integers(30, 130, 3)))
+    screen = Image.new("RGB", (960, 600), tuple(int(level) for level in rng.integers(30, 130, 3)))
     paint = ImageDraw.Draw(screen)
     paint.rectangle((0, 566, 960, 600), fill=(32, 33, 38))
     for number in range(8):
@@ -367,12 +375,12 @@ def _computer(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _in_light(image: Image.Image, gain: float | np.ndarray) -> Image.Image:
-    """The photo with its linear light multiplied."""
+    """Return the photo with its linear light multiplied."""
     light = (np.asarray(image, np.float32) / 255) ** GAMMA * gain
     return Image.fromarray((np.clip(light, 0, 1) ** (1 / GAMMA) * 255).round().astype(np.uint8))
 
 
 def _onto(drawn: np.ndarray, image: Image.Image, face: Face, scale: float = 1.0) -> np.ndarray:
-    """What is drawn on `geometry.TEMPLATE`'s square, ``scale`` times as large, laid over the face on a photo."""
-    turn = geometry.template_transform(image, face) * scale
-    return cv2.warpAffine(drawn, turn, image.size, flags=cv2.INTER_AREA | cv2.WARP_INVERSE_MAP)
+    """Warp a drawing on the square of `geometry.TEMPLATE`, ``scale`` times as large, to the face on a photo."""
+    transform = geometry.template_transform(image, face) * scale
+    return cv2.warpAffine(drawn, transform, image.size, flags=cv2.INTER_AREA | cv2.WARP_INVERSE_MAP)

@@ -19,7 +19,7 @@ BEAM = "--runner=DirectRunner --direct_running_mode=in_memory"
 
 
 def picture(seed: int, side: int = 72) -> Image.Image:
-    """A picture like no other: coarse and fine noise."""
+    """Return a picture of coarse and fine noise, unique by its seed."""
     rng = np.random.default_rng(seed)
     layers = [Image.fromarray(rng.integers(0, 255, (cells, cells, 3), np.uint8)) for cells in (5, 16)]
     coarse, fine = (np.asarray(layer.resize((side, side), Image.Resampling.BICUBIC), float) for layer in layers)
@@ -33,7 +33,7 @@ def jpeg(image: Image.Image, quality: int = 90) -> bytes:
 
 
 class Inputs:
-    """A folder of photos and files about them, that tests change before they are ingested."""
+    """A folder of photos, ratings and attributes that tests change before ingestion."""
 
     def __init__(self, folder: Path, rated: int = 40, unlabelled: int = 6):
         self.folder, self.photos, self.unlabelled = folder, folder / "photos", folder / "unlabelled"
@@ -46,28 +46,32 @@ class Inputs:
         rng = np.random.default_rng(1)
         scores = {f"{n:02}.jpg": rng.integers(1, 11, 5) for n in range(rated)}
         self.ratings = pd.DataFrame(
-            [(photo, f"rater {r}", score) for photo, given in scores.items() for r, score in enumerate(given)],
+            [
+                (photo, f"rater {r}", score)
+                for photo, scores_of_photo in scores.items()
+                for r, score in enumerate(scores_of_photo)
+            ],
             columns=["photo", "rater", "score"],
         )
 
     def ingest(self, name: str = "out", settings: Ingestion = SETTINGS, **options: object) -> dict:
-        """Ingest; the data set is then at ``self.dataset``, its record in ``self.record``."""
+        """Ingest into ``self.dataset`` and read the data set's record into ``self.record``."""
         self.dataset, self.report = self.folder / name / "dataset", self.folder / name / "report.html"
         self.ratings.to_csv(self.folder / "ratings.csv", index=False)
         options = {"unlabelled": str(self.unlabelled), "workspace": str(self.folder / "workspace"), **options}
         options["workspace"] = RunPaths(options["workspace"], "run")
         files = (self.photos, self.folder / "ratings.csv", self.dataset, self.report)
-        found = ingest.ingest(*map(str, files), settings=settings, **options)
+        summary = ingest.ingest(*map(str, files), settings=settings, **options)
         self.record = json.loads((self.dataset / "ingestion.json").read_text())
-        return found
+        return summary
 
     def splits(self) -> dict[str, str]:
-        """The split of each photo of the data set."""
+        """Return the split of each photo of the data set."""
         counts = scorer_photos.counts(self.dataset)
-        return {r["photo_id"]: split for split in counts for r in scorer_photos.records(self.dataset, split)}
+        return {record["photo_id"]: split for split in counts for record in scorer_photos.records(self.dataset, split)}
 
     def reasons(self) -> dict[str, str]:
-        """The reason for each photo that was left out."""
+        """Return the exclusion reason of each excluded photo."""
         return {entry["photo"]: entry["reason"] for entry in self.record["left_out"]}
 
 

@@ -1,4 +1,4 @@
-"""Asks a server by KServe's own client, in the environment of `kserve_models`, and tells what it answered as JSON.
+"""Ask a server with KServe's own client and print its answers as JSON; runs in the environment of `kserve_models`.
 
 .venv-kserve/bin/python tests/builders/kserve_client.py http://127.0.0.1:8080 portrait.jpg
 """
@@ -20,7 +20,7 @@ TOO_MUCH = b"x" * 4_000_000
 
 
 async def told(asked: Awaitable) -> Any:
-    """What came of a request: a value, or the text of the exception and the sentence that its answer has."""
+    """Return a request's value, or the text of the exception and the error message of the answer."""
     try:
         return await asked
     except httpx.HTTPStatusError as error:
@@ -32,13 +32,13 @@ def rows(photo: bytes) -> dict:
 
 
 def tensor(photo: bytes, shape: tuple[int, ...] = (1,)) -> InferRequest:
-    asked = InferInput("image_bytes", list(shape), "BYTES")
-    asked.set_data_from_numpy(np.full(shape, photo, object), binary_data=True)
-    return InferRequest("portraits", [asked])
+    tensor_input = InferInput("image_bytes", list(shape), "BYTES")
+    tensor_input.set_data_from_numpy(np.full(shape, photo, object), binary_data=True)
+    return InferRequest("portraits", [tensor_input])
 
 
 async def ask(url: str, photo: bytes, protocol: str) -> dict[str, Any]:
-    """The answers by what was asked."""
+    """Return the answers by question."""
     async with InferenceRESTClient(RESTConfig(protocol=protocol)) as client:
 
         async def infer(data: Any, model: str = "portraits", key: dict = KEY) -> Any:

@@ -1,7 +1,7 @@
-"""Checks manifests of KServe with the models of its own package, unknown fields refused.
+"""Check manifests of KServe with the models of its own package; unknown fields are refused.
 
-The package cannot be installed beside this project, so this file runs in an environment of its own, which
-``make manifests`` makes:
+The package conflicts with this project's packages, so this file runs in its own environment, which ``make manifests``
+makes:
 
     .venv-kserve/bin/python tests/builders/kserve_models.py images/manifests/kserve/*.yaml
 """
@@ -20,42 +20,42 @@ from kubernetes import client
 PLAIN = {"str": str, "int": int, "float": (int, float), "bool": bool}
 ALIASES = {
     "K8sIoApiAppsV1DeploymentStrategy": "V1DeploymentStrategy",
-    "ResourceQuantity": "str",  # also a number
+    "ResourceQuantity": "str",  # may be a number, too
     "object": "object",
 }
 
 
 def problems(value: Any, kind: str, place: str) -> Iterator[str]:
-    """What is wrong with a value that should be of a kind, in the words of the generated models.
+    """Yield the faults of a value that should have a type of the generated models.
 
     Args:
-        value: from YAML.
-        kind: ``str``, ``list[V1Container]``, ``dict(str, str)``, ``V1Probe``, …
-        place: of the value, for the message.
+        value: Value from YAML.
+        kind: Type: ``str``, ``list[V1Container]``, ``dict(str, str)``, ``V1Probe``, …
+        place: Path of the value, for the message.
     """
     kind = ALIASES.get(kind, kind)
-    if each := re.fullmatch(r"[lL]ist\[(.+)\]", kind):
+    if match := re.fullmatch(r"[lL]ist\[(.+)\]", kind):
         if not isinstance(value, list):
             yield f"{place}: expected a list, got {value!r}"
             return
         for number, item in enumerate(value):
-            yield from problems(item, each[1], f"{place}[{number}]")
-    elif each := re.fullmatch(r"[dD]ict[\[(]str, (.+)[\])]", kind):
+            yield from problems(item, match[1], f"{place}[{number}]")
+    elif match := re.fullmatch(r"[dD]ict[\[(]str, (.+)[\])]", kind):
         if not isinstance(value, dict):
             yield f"{place}: expected an object, got {value!r}"
             return
         for name, item in value.items():
-            yield from problems(item, each[1], f"{place}.{name}")
+            yield from problems(item, match[1], f"{place}.{name}")
     elif kind in PLAIN:
-        wanted = PLAIN[kind]
-        if not isinstance(value, wanted) or (isinstance(value, bool) and kind != "bool"):
+        expected_type = PLAIN[kind]
+        if not isinstance(value, expected_type) or (isinstance(value, bool) and kind != "bool"):
             yield f"{place}: expected {kind}, got {value!r}"
     elif kind != "object":
         yield from _of_model(value, kind, place)
 
 
 def _of_model(value: Any, kind: str, place: str) -> Iterator[str]:
-    """The same for one of the generated classes; made of the value, it checks what it requires itself."""
+    """Yield the faults of a value of a generated class; its constructor checks required fields."""
     model = getattr(kserve, kind, None) or getattr(client, kind)
     if not isinstance(value, dict):
         yield f"{place}: expected {kind}, got {value!r}"
@@ -73,36 +73,36 @@ def _of_model(value: Any, kind: str, place: str) -> Iterator[str]:
 
 
 def check(path: Path) -> list[str]:
-    """What is wrong with a file's documents; those of Kubernetes' own kinds are checked elsewhere."""
-    found, kinds = [], 0
+    """Return the faults of a file's KServe documents; other kinds are checked elsewhere."""
+    faults, kserve_documents = [], 0
     for document in yaml.safe_load_all(path.read_text(encoding="utf-8")):
         group = document["apiVersion"].split("/")[0]
         if not group.startswith("serving.kserve.io"):
             continue
-        kinds += 1
+        kserve_documents += 1
         kind = document["apiVersion"].split("/")[1].capitalize() + document["kind"]
-        wrong = list(problems(document, kind, f"{path.name}: {document['kind']}"))
-        found += wrong or [f"{path.name}: {problem}" for problem in canaries(document)]
-    return found if kinds else [f"{path.name}: there is nothing of KServe's in it"]
+        schema_faults = list(problems(document, kind, f"{path.name}: {document['kind']}"))
+        faults += schema_faults or [f"{path.name}: {problem}" for problem in canaries(document)]
+    return faults if kserve_documents else [f"{path.name}: there is nothing of KServe's in it"]
 
 
 def canaries(service: dict) -> list[str]:
-    """What KServe's webhook refuses of canaries, which its models do not know: a name each, 100 % at most, Standard."""
-    listed = service["spec"].get("canary", [])
-    names = [canary["predictor"].get("name") for canary in listed]
+    """Return the canary faults that only the webhook refuses: duplicate names, over 100 %, modes but Standard."""
+    canary_specs = service["spec"].get("canary", [])
+    names = [canary["predictor"].get("name") for canary in canary_specs]
     mode = service["metadata"].get("annotations", {}).get("serving.kserve.io/deploymentMode")
     scaling = {"maxReplicas", "scaleMetric", "scaleTarget", "scaleMetricType", "autoScaling"}
-    found = []
-    if listed and mode != "Standard":
-        found.append(f"canary: expected the deployment mode Standard, got {mode}")
+    faults = []
+    if canary_specs and mode != "Standard":
+        faults.append(f"canary: expected the deployment mode Standard, got {mode}")
     if None in names or len(set(names)) < len(names):
-        found.append(f"canary: expected a name of its own for each, got {names}")
-    if (total := sum(canary["trafficPercent"] for canary in listed)) > 100:
-        found.append(f"canary: expected at most 100 % of traffic, got {total}")
-    for canary in listed:
-        if own := scaling & canary["predictor"].keys():
-            found.append(f"canary: autoscaling is the predictor's, got {sorted(own)}")
-    return found
+        faults.append(f"canary: expected a name of its own for each, got {names}")
+    if (total := sum(canary["trafficPercent"] for canary in canary_specs)) > 100:
+        faults.append(f"canary: expected at most 100 % of traffic, got {total}")
+    for canary in canary_specs:
+        if forbidden := scaling & canary["predictor"].keys():
+            faults.append(f"canary: autoscaling is the predictor's, got {sorted(forbidden)}")
+    return faults
 
 
 if __name__ == "__main__":

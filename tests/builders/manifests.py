@@ -1,4 +1,4 @@
-"""Where the manifests are, and the Kubernetes versions that they are checked for."""
+"""Path of the manifests, and the Kubernetes versions that they are checked for."""
 
 from pathlib import Path
 

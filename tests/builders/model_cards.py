@@ -1,4 +1,4 @@
-"""Facts of a model card, and a card's text."""
+"""Inputs of a model card, and the text of a card."""
 
 import html
 import json
@@ -25,8 +25,10 @@ CHAMPION = {"uri": "gs://models/portraits/2", "version": 2, "error": ""}
 
 
 def record(*gates: GateResult, policy: Policy = Policy(("noise",)), **about: object) -> dict:  # noqa: B008
-    made = decision.to_record(decide(gates, policy), run="run-7", revision="judged-by", data="data-print", **about)
-    return decision.with_publication(made, 3, "gs://models/portraits/3")
+    base_record = decision.to_record(
+        decide(gates, policy), run="run-7", revision="judged-by", data="data-print", **about
+    )
+    return decision.with_publication(base_record, 3, "gs://models/portraits/3")
 
 
 def estimate(value: float) -> Estimate:
@@ -34,13 +36,13 @@ def estimate(value: float) -> Estimate:
 
 
 def filled(kind: type, **known: object) -> object:
-    """A value of an evaluation's dataclass of which these fields matter here."""
+    """Return a dataclass of an evaluation with these fields; the other fields are estimates."""
     return kind(**{name: estimate(0.1) for name in kind.__dataclass_fields__} | known)
 
 
 def evaluation_metrics() -> dict:
-    """What evaluation writes, from its own values, as ``metrics.json`` gives it back."""
-    words = {"photos": 324, "settings": {"confidence": 0.9, "minimum_srcc": 0.5, "crossings": ["a*b"]}}
+    """Return evaluation's metrics as ``metrics.json`` has them, made from its own dataclasses."""
+    summary = {"photos": 324, "settings": {"confidence": 0.9, "minimum_srcc": 0.5, "crossings": ["a*b"]}}
     values = {name: estimate(value) for name, value in (("srcc", 0.671), ("mae", 0.714), ("bias", -0.075))}
     slices = [
         filled(Slice, attribute="gender*age", value=value, photos=40, metrics=values, gap=estimate(-0.234))
@@ -63,7 +65,7 @@ def evaluation_metrics() -> dict:
         "serving": ExportProbeResult(32, latency_95=23.4),
         "confusion": [[1, 2], [3, 4]],
     }
-    return json.loads(json.dumps(to_json_value(words | topics)))
+    return json.loads(json.dumps(to_json_value(summary | topics)))
 
 
 FACTS = CardInputs(
@@ -95,7 +97,7 @@ FACTS = CardInputs(
 
 
 def readable(html_or_markdown: str) -> str:
-    """The words of a page, or of Markdown as GitHub would render it, without marks and in one line."""
+    """Return the text of a page or of rendered Markdown, without markup and on one line."""
     if not html_or_markdown.startswith("<!doctype"):
         html_or_markdown = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(html_or_markdown)
     body = re.sub(r"<style>.*?</style>", "", html_or_markdown, flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""Decisions, bundles and places to push to."""
+"""Decisions, bundles and stores for pushes."""
 
 from pathlib import Path
 
@@ -19,11 +19,11 @@ SETTINGS = from_parameters(Pretraining, start="none", backbone_options={"alpha":
 
 
 def bundle_of(model: keras.Model, folder: Path) -> Path:
-    """A bundle whose answers differ from photo to photo and from model to model."""
+    """Save a bundle whose scores differ from photo to photo and from model to model."""
     rng = np.random.default_rng(model.count_params())
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0  # or random weights let every photo's features fade to nothing
+            layer.momentum = 0.0  # otherwise random weights shrink every photo's features to nothing
         if isinstance(layer, keras.layers.Dense):
             layer.kernel.assign(rng.normal(0, 3 / layer.kernel.shape[0] ** 0.5, layer.kernel.shape))
     model(rng.uniform(0, 255, (16, 32, 32, 3)).astype("float32"), training=True)
@@ -35,11 +35,13 @@ def bundle_of(model: keras.Model, folder: Path) -> Path:
 
 
 def tiny(filters: int) -> keras.Model:
-    """A network that takes no time to export, for what does not depend on the network; the same each time."""
+    """Build a small network that exports fast; the same one for the same number of filters."""
     keras.utils.set_random_seed(filters)
     pixels = keras.Input((32, 32, 3))
-    seen = keras.layers.Conv2D(filters, 5, strides=4, activation="relu")(keras.layers.Rescaling(1 / 255)(pixels))
-    pooled = keras.layers.GlobalAveragePooling2D()(seen)
+    feature_maps = keras.layers.Conv2D(filters, 5, strides=4, activation="relu")(
+        keras.layers.Rescaling(1 / 255)(pixels)
+    )
+    pooled = keras.layers.GlobalAveragePooling2D()(feature_maps)
     return keras.Model(pixels, keras.layers.Dense(10, activation="softmax", name="votes")(pooled))
 
 
@@ -47,7 +49,7 @@ PASSED = GateResult("emd", "Votes as people do", "EMD", 0.8, 1.5, "passed", "EMD
 
 
 def judged(folder: Path, made: Decision, run: str = "run") -> Path:
-    """A folder as evaluation leaves it."""
+    """Write a folder as evaluation leaves it."""
     decision.write(str(folder / "decision.json"), decision.to_record(made, run=run, model="portraits", data="the data"))
     storage.write_json(
         str(folder / "metrics.json"), {"photos": 324, "challenger": {"srcc": {"value": 0.671}, "rmse": {"value": 0.8}}}
@@ -56,7 +58,7 @@ def judged(folder: Path, made: Decision, run: str = "run") -> Path:
 
 
 class Place:
-    """Where a test publishes to, and what is there."""
+    """A store that a test publishes to, and its contents."""
 
     def __init__(self, uri: str, results: Path) -> None:
         self.models, self.workspace, self.results = f"{uri}/models", f"{uri}/workspace", results

@@ -12,7 +12,7 @@ TINY = {
 
 
 def job(base: Path, hyperparameters: dict, photos: str = "photos") -> Path:
-    """The folders of a job on the drawn sample, as SageMaker lays them out."""
+    """Write the folders of a job on the drawn sample, in SageMaker's layout."""
     data = base / "input" / "data"
     sample = draw_sample(base / "drawn", labelled=48, unlabelled=8, seed=3)
     for channel in ("ratings", "attributes"):
@@ -25,6 +25,6 @@ def job(base: Path, hyperparameters: dict, photos: str = "photos") -> Path:
 
 
 def config(base: Path, hyperparameters: dict) -> None:
-    place = base / "input" / "config"
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "hyperparameters.json").write_text(json.dumps(hyperparameters))
+    config_folder = base / "input" / "config"
+    config_folder.mkdir(parents=True, exist_ok=True)
+    (config_folder / "hyperparameters.json").write_text(json.dumps(hyperparameters))

@@ -1,4 +1,4 @@
-"""The server for tests: its application in this process, or all of it as a process with Nginx and Gunicorn."""
+"""The server for tests: the application in this process, or the whole server with Nginx and Gunicorn."""
 
 import ast
 import asyncio
@@ -32,11 +32,11 @@ from images.serving.settings import ServerSettings
 ROOT = Path(__file__).resolve().parents[2]
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 Answer = tuple[int, dict[str, Any], HTTPResponse]
-PATIENCE = 120.0  # seconds for what takes one on a machine that is not busy
+PATIENCE = 120.0  # seconds for waits of about a second on an idle machine
 
 
 def imports_of_a_server(models: Path, names: set[str]) -> tuple[list[int], list[str]]:
-    """What a server in a process of its own answers to each of the product's requests, and what of names it loaded."""
+    """Return the statuses of each route of a server in a new process, and which of the modules it imported."""
     code = (
         "import sys; from tests.builders.servers import Here; from images.serving.settings import ServerSettings\n"
         "from tests.conftest import drawn_photo\n"
@@ -46,13 +46,13 @@ def imports_of_a_server(models: Path, names: set[str]) -> tuple[list[int], list[
         "    print([here.post(path, files=files).status_code for path in paths])\n"
         f"print(sorted({names!r} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    answered, loaded = done.stdout.split("\n")[:2]
-    return json.loads(answered), ast.literal_eval(loaded)
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    statuses, loaded = process.stdout.split("\n")[:2]
+    return json.loads(statuses), ast.literal_eval(loaded)
 
 
 class Here:
-    """The application, asked without a socket; its loop runs in a thread of its own, so that requests may overlap."""
+    """The application without a socket; its event loop runs in a thread, so that requests may overlap."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self.app = create_app(settings)
@@ -74,11 +74,11 @@ class Here:
         self._thread.join(PATIENCE)
 
     def run(self, coroutine: Any) -> Any:
-        """What a coroutine returns, from the application's loop."""
+        """Run a coroutine in the application's loop and return its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE)
 
     def begin(self, method: str, path: str, **options: Any) -> Any:
-        """A request under way; its ``result()`` is the answer."""
+        """Begin a request; its ``result()`` is the answer."""
         return asyncio.run_coroutine_threadsafe(self._client.request(method, path, **options), self._loop)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
@@ -89,40 +89,40 @@ class Here:
 
 
 class Server:
-    """``python -m images.serving`` as a process."""
+    """A process of ``python -m images.serving``."""
 
     def __init__(self, process: subprocess.Popen, host: str, port: int, log: Path) -> None:
         self.process, self.port, self._log = process, port, log
         self.url = f"http://{host}:{port}"
 
     def log(self) -> list[dict[str, Any]]:
-        """The log's lines."""
+        """Return the log's entries."""
         return [json.loads(line) for line in self.text().splitlines() if line.startswith("{")]
 
     def text(self) -> str:
         return self._log.read_text(encoding="utf-8")
 
     def run(self) -> Path:
-        """The folder of this start."""
+        """Return the run folder."""
         (folder,) = (self._log.parent / "scorer").glob("run-*")
         return folder
 
     def gunicorn(self) -> int:
-        """Gunicorn's process."""
+        """Return Gunicorn's process id."""
         return next(child for child in children(self.process.pid) if b"gunicorn" in command(child))
 
     def workers(self) -> list[int]:
-        """The processes that answer."""
+        """Return the worker processes' ids."""
         return children(self.gunicorn())
 
     def stop(self) -> int:
-        """The exit status after SIGTERM."""
+        """Return the exit status after SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(PATIENCE)
 
 
 class Request:
-    """A request that is written by hand."""
+    """A handwritten request."""
 
     def __init__(self, server: Server, size: int | None, sent: bytes = b"", path: str = "/invocations", **more: str):
         length = {"Transfer-Encoding": "chunked"} if size is None else {"Content-Length": str(size)}
@@ -138,19 +138,19 @@ class Request:
         self.socket.close()
 
     def answer(self) -> Answer:
-        """Status, document and all of the answer."""
+        """Return status, document and the whole answer."""
         answer = HTTPResponse(self.socket)
         answer.begin()
         return answer.status, json.loads(answer.read()), answer
 
 
 class Load:
-    """Some clients that ask again and again over connections that are kept, until told to stop."""
+    """Clients that repeat requests over keep-alive connections until they are stopped."""
 
     def __init__(self, server: Server, photo: bytes, clients: int = 4) -> None:
         self.statuses: list[int | str] = []
         self.versions: set[int] = set()
-        self.closed: Counter[int] = Counter()  # answers that have closed their connection, by client
+        self.closed: Counter[int] = Counter()  # answers that closed their connection, by client
         self._server, self._photo, self._stop = server, photo, threading.Event()
         self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
 
@@ -178,12 +178,12 @@ class Load:
 
 
 def strictly(data: bytes, *models: Any) -> Any:
-    """The value in JSON; raises where it is of none of the models: a member more is as wrong as another type."""
+    """Parse JSON by one of the models; raise if it fits none: additional fields and other types are faults."""
     return TypeAdapter(reduce(or_, models)).validate_json(data, strict=True, extra="forbid")
 
 
 def as_told(document: dict[str, Any], path: str, answer: httpx.Response) -> Any:
-    """The value in an answer's JSON, which has to be of the models that the OpenAPI document refers to there."""
+    """Parse an answer by the models that the OpenAPI document names for it."""
     responses = document["paths"][path][answer.request.method.lower()]["responses"]
     media = answer.headers["content-type"].partition(";")[0]
     schema = responses[str(answer.status_code)]["content"][media]["schema"]
@@ -191,12 +191,12 @@ def as_told(document: dict[str, Any], path: str, answer: httpx.Response) -> Any:
 
 
 def models_of(schema: dict[str, Any]) -> list[Any]:
-    """The models that a schema of the OpenAPI document refers to."""
+    """Return the models that a schema of the OpenAPI document refers to."""
     return [getattr(schemas, name) for name in re.findall(r"#/components/schemas/(\w+)", json.dumps(schema))]
 
 
 def children(process: int) -> list[int]:
-    """The children of a process."""
+    """Return the ids of a process's children."""
     return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
@@ -205,10 +205,10 @@ def command(process: int) -> bytes:
 
 
 def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    """Return a port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 @contextmanager
@@ -220,14 +220,22 @@ def started(
     host: str = "127.0.0.1",
     **environment: str,
 ) -> Iterator[Server]:
-    """The server, ready, or another module with its options; everything that it writes lies in the folder."""
+    """Start the server, or another module with its options, wait until it is ready, and stop it at the end.
+
+    Args:
+        model: Address of the model.
+        folder: Folder of everything that the server writes.
+        options: Options of the command line.
+        module: Module to run.
+        host: Host to listen on.
+        environment: Additional environment variables."""
     port = free_port()
-    words = ["--model", str(model), "--port", str(port), "--host", host, "--folder", str(folder / "scorer")]
-    words += ["--drain", "0", "--interval", "0.2", *options]
+    arguments = ["--model", str(model), "--port", str(port), "--host", host, "--folder", str(folder / "scorer")]
+    arguments += ["--drain", "0", "--interval", "0.2", *options]
     log = folder / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *words], cwd=ROOT, stderr=file, env={**os.environ, **environment}
+            [sys.executable, "-m", module, *arguments], cwd=ROOT, stderr=file, env={**os.environ, **environment}
         )
     server = Server(process, host, port, log)
     try:
@@ -252,8 +260,8 @@ def answers(server: Server) -> bool:
 
 
 def until(true: Any, what: str) -> None:
-    """Wait until something is true."""
-    end = time.monotonic() + PATIENCE
+    """Wait until a function returns a true value; raise after `PATIENCE` seconds."""
+    deadline = time.monotonic() + PATIENCE
     while not true():
-        assert time.monotonic() < end, f"waited {PATIENCE} s in vain until {what}"
+        assert time.monotonic() < deadline, f"waited {PATIENCE} s in vain until {what}"
         time.sleep(0.02)

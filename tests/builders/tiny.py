@@ -1,4 +1,4 @@
-"""The smallest run of the whole pipeline that goes through every step: a sample, settings, weights to start from."""
+"""The smallest pipeline run through every step: a sample, settings, initial weights."""
 
 import json
 from pathlib import Path
@@ -13,16 +13,16 @@ SETTINGS = {
     "backbone_options": '{"alpha": 0.25}', "crop": 32, "scale": 40, "pretraining_epochs": 1, "head_epochs": 4,
     "head_learning_rate": 0.01, "dropout": 0.1, "epochs": 1, "bootstrap": 20, "behaviour_photos": 8,
     "perturbation_photos": 1, "show_photos": "true",
-    # So small a network, trained for so short, passes no gate; the tests ask one of them.
+    # Such a small network, trained so briefly, passes no gate; the tests check some of them.
     "warn_only": json.dumps([gate for gate in get_args(GateKey) if gate not in ("srcc", "new_labels")]),
 }  # fmt: skip
-"""As ``--set`` takes them."""
+"""Settings in the syntax of ``--set``."""
 
 
 def weights(folder: Path) -> Path:
-    """Weights that tell photos apart: random ones, with the batch norms set to what photos of any brightness give.
+    """Write random weights whose batch norms are calibrated on images of any brightness, so that photos differ.
 
-    Through batch norms as they are made, before any training, every photo gives the same features.
+    With the batch norms' initial values every photo would have the same features.
     """
     import keras
 

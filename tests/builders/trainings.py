@@ -12,5 +12,5 @@ def training(**changes) -> Training:
 
 
 def run_training(dataset: Path, encoder: Path, folder: Path, settings: Training) -> dict[str, float]:
-    places = {"checkpoints": str(folder / "checkpoints"), "fingerprint": "data", "revision": "abc"}
-    return train(dataset, encoder, folder / "scorer", folder / "report.html", settings=settings, **places)
+    options = {"checkpoints": str(folder / "checkpoints"), "fingerprint": "data", "revision": "abc"}
+    return train(dataset, encoder, folder / "scorer", folder / "report.html", settings=settings, **options)

@@ -1,4 +1,4 @@
-"""Gunicorn's settings for tests: a worker that was chosen says that it has no version."""
+"""Gunicorn's settings for tests: a chosen worker reports that it has no version."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ _using = VersionManager.lease
 
 
 def make(run: Path, worker: int) -> None:
-    """Choose a worker."""
+    """Make a worker report that it has no version."""
     (run / f"unready-{worker}").touch()
 
 

@@ -1,4 +1,4 @@
-"""Published versions as far as the registry looks at them, without a network: written, pushed, read."""
+"""Published versions without a network, as far as the registry reads them: written, pushed, read."""
 
 from components.scorer import storage
 from components.scorer.registry import channels
@@ -12,7 +12,7 @@ def complete(models: str, name: str, version: int) -> None:
 
 
 def write(models: str, version: int, size: int = 10, **record: object) -> None:
-    """A version's files, as far as this room looks at them."""
+    """Write the files of a version that the registry reads."""
     uri = f"{models}/{NAME}/{version}"
     storage.write_bytes(f"{uri}/variables/variables.index", b"v" * size)
     if record:
@@ -21,12 +21,12 @@ def write(models: str, version: int, size: int = 10, **record: object) -> None:
 
 
 def push(models: str, run: str) -> int:
-    """What a push does to the place."""
+    """Reserve, write and promote a version as a push does."""
     version = channels.reserve_version(models, NAME, run, "sha")
-    proved = channels.is_protected(models, NAME, version)
-    whole = storage.exists(f"{models}/{NAME}/{version}/saved_model.pb")
-    if not (proved and whole):
-        if not whole:
+    is_protected = channels.is_protected(models, NAME, version)
+    has_model = storage.exists(f"{models}/{NAME}/{version}/saved_model.pb")
+    if not (is_protected and has_model):
+        if not has_model:
             write(models, version)
         complete(models, NAME, version)
     channels.promote_pushed(models, NAME, version, who=run, why="passed")
@@ -34,5 +34,5 @@ def push(models: str, run: str) -> int:
 
 
 def serving(models: str) -> tuple[int | None, int | None]:
-    found = channels.read(models, NAME)
-    return found.get("champion"), found.get("previous")
+    record = channels.read(models, NAME)
+    return record.get("champion"), record.get("previous")
