@@ -1,8 +1,7 @@
-"""Photos and versions in S3, met first by threads and processes of fresh interpreters: twenty times over.
+"""Photos and versions in S3 are read by threads and processes of fresh interpreters, up to twenty times each.
 
-What several threads use for the first time at once fails now and then, and only in a process that has never used it. So
-each claim is tried by new interpreters. Where a whole command takes long to start, most run its part that meets the
-bucket.
+Concurrent first use of a client fails now and then, and only in a process that has never used the client. So each test
+starts new interpreters. If a whole command starts slowly, the test runs only the part that reads the bucket.
 """
 
 import os
@@ -35,7 +34,7 @@ if __name__ == "__main__":
     inspections = photo_inspection.inspect_photos(photos, settings, sys.argv[1], beam_options=sys.argv[2])
     print(len(inspections.table))
 """
-"""Inspects every photo, with a folder of its own, on the processes of this machine or as options of Beam say."""
+"""Inspects every photo with an own working folder, on processes of this machine or on the given Beam runner."""
 
 BEAM = "--runner=DirectRunner --direct_running_mode={} --direct_num_workers=2"
 
@@ -62,12 +61,12 @@ def read(number):
 with ThreadPoolExecutor() as pool:
     print(len(list(pool.map(read, range(int(sys.argv[1]))))))
 """
-"""Reads photos as `score_folder.score_folder` does, by threads that nothing has gone before, and without TensorFlow."""
+"""Reads photos as `score_folder.score_folder` does, in the first threads of the process and without TensorFlow."""
 
 
 @pytest.fixture(scope="module")
 def bucket(small_scorer) -> None:
-    """Hundreds of photos, their ratings and a published model in a bucket of a server that answers many at once."""
+    """Bucket with 200 photos, their ratings and a published model; its server handles concurrent requests."""
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -79,7 +78,12 @@ def bucket(small_scorer) -> None:
         boto3.client("s3").create_bucket(Bucket="bucket")
         photo = drawn_photo(0.5, size=(80, 96))
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda n: storage.write_bytes(f"s3://bucket/photos/{n}.jpg", photo), range(NUMBER)))
+            list(
+                pool.map(
+                    lambda photo_number: storage.write_bytes(f"s3://bucket/photos/{photo_number}.jpg", photo),
+                    range(NUMBER),
+                )
+            )
         ratings = "".join(f"{number}.jpg,{1 + number % 10},9\n" for number in range(NUMBER))
         storage.write_bytes("s3://bucket/ratings.csv", f"photo,mean,count\n{ratings}".encode())
         _publish(small_scorer)
@@ -88,7 +92,7 @@ def bucket(small_scorer) -> None:
 
 
 def _publish(small_scorer: Path) -> None:
-    """Put a version into the bucket, as the champion."""
+    """Publish a version into the bucket as the champion."""
     import tempfile
 
     from components.scorer.artifacts import bundle, saved_model
@@ -104,16 +108,16 @@ def _publish(small_scorer: Path) -> None:
 
 
 def fresh(*command: str) -> str:
-    """The last line that a new interpreter prints, which ends well."""
+    """Run a new interpreter and return the last line of its output."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout.strip().splitlines()[-1]
+    process = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-2000:]
+    return process.stdout.strip().splitlines()[-1]
 
 
 @pytest.fixture
 def code(bucket, tmp_path):
-    """A way to run code of above in a new interpreter."""
+    """Function that runs one of the scripts above in a new interpreter."""
 
     def run(text: str, *arguments: str) -> str:
         file = tmp_path / "code.py"
@@ -123,35 +127,35 @@ def code(bucket, tmp_path):
     return run
 
 
-def test_photos_are_inspected_by_processes_of_a_fresh_interpreter_each_time(code, tmp_path):
-    for time in range(TIMES):
-        assert code(INSPECT, str(tmp_path / str(time)), "") == str(NUMBER)
+def test_processes_of_fresh_interpreters_inspect_all_photos(code, tmp_path):
+    for attempt in range(TIMES):
+        assert code(INSPECT, str(tmp_path / str(attempt)), "") == str(NUMBER)
 
 
 @pytest.mark.parametrize("mode", ["in_memory", "multi_processing"])
-def test_photos_are_inspected_by_beam_in_a_fresh_interpreter_each_time(code, tmp_path, mode):
-    for time in range(TIMES // 2):
-        assert code(INSPECT, str(tmp_path / str(time)), BEAM.format(mode)) == str(NUMBER)
+def test_beam_in_fresh_interpreters_inspects_all_photos(code, tmp_path, mode):
+    for attempt in range(TIMES // 2):
+        assert code(INSPECT, str(tmp_path / str(attempt)), BEAM.format(mode)) == str(NUMBER)
 
 
-def test_a_run_on_a_bucket_is_checked_by_a_fresh_interpreter_each_time(bucket):
+def test_fresh_interpreters_check_a_run_on_a_bucket(bucket):
     for _ in range(TIMES):
         fresh("-m", "pipeline", "check", "--photos", "s3://bucket/photos", "--ratings", "s3://bucket/ratings.csv")
 
 
-def test_a_version_is_fetched_for_a_server_by_a_fresh_interpreter_each_time(code, tmp_path):
-    for time in range(TIMES):
-        place = code(FETCH, str(tmp_path / str(time)))
-        assert Path(place, "portable", "scorer.tflite").is_file()
+def test_fresh_interpreters_fetch_a_version_for_a_server(code, tmp_path):
+    for attempt in range(TIMES):
+        folder = code(FETCH, str(tmp_path / str(attempt)))
+        assert Path(folder, "portable", "scorer.tflite").is_file()
 
 
-def test_photos_are_read_for_their_scores_by_threads_of_a_fresh_interpreter_each_time(code):
+def test_threads_of_fresh_interpreters_read_all_photos(code):
     for _ in range(TIMES):
         assert code(READ, str(NUMBER)) == str(NUMBER)
 
 
-def test_photos_are_scored_by_a_fresh_interpreter_each_time(bucket, tmp_path):
-    for time in range(TIMES // 5):
-        out = tmp_path / f"{time}.csv"
+def test_fresh_interpreters_score_all_photos(bucket, tmp_path):
+    for attempt in range(TIMES // 5):
+        out = tmp_path / f"{attempt}.csv"
         fresh("-m", "pipeline", "score", "s3://bucket/models/portraits", "s3://bucket/photos", "--out", str(out))
         assert len(out.read_text().splitlines()) == 1 + NUMBER

@@ -1,4 +1,4 @@
-"""Ingestion on Dask with several worker processes: the same data set, also when workers die or are not ours."""
+"""Ingestion on Dask with several worker processes: equal data sets, killed workers, workers with other code."""
 
 import os
 import shutil
@@ -61,19 +61,21 @@ def _die(item: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_ingestion_on_worker_processes_gives_the_same_data_set_byte_for_byte(dask, tmp_path, monkeypatch):
+def test_ingestion_on_dask_and_on_processes_gives_the_same_bytes(dask, tmp_path, monkeypatch):
     monkeypatch.setattr(ingest, "SHARD_BYTES", 20_000)
     monkeypatch.setattr(photo_inspection, "CHUNK_SIZE", 7)
     inputs = Inputs(tmp_path)
-    one = inputs.ingest("processes")
+    summary_of_processes = inputs.ingest("processes")
     by_processes = inputs.dataset
-    other = inputs.ingest("dask", replace(SETTINGS, beam_options=options(dask)), workspace=str(tmp_path / "another"))
+    summary_of_dask = inputs.ingest(
+        "dask", replace(SETTINGS, beam_options=options(dask)), workspace=str(tmp_path / "another")
+    )
     assert len(list(by_processes.glob("*train*"))) > 2
     assert same_files(by_processes, inputs.dataset)
-    assert one == other
+    assert summary_of_processes == summary_of_dask
 
 
-def test_each_piece_is_done_once_and_every_worker_takes_part(dask, tmp_path):
+def test_each_item_is_done_once_and_every_worker_takes_part(dask, tmp_path):
     parallel_map.on_beam(partial(_leave_a_mark, tmp_path), range(20), options(dask), "mark")
     items, processes = zip(*(path.name.split(".") for path in tmp_path.iterdir()), strict=True)
     assert sorted(map(int, items)) == list(range(20))
@@ -85,23 +87,23 @@ def test_an_error_in_a_worker_reaches_the_caller(dask):
         parallel_map.on_beam(_refuse, range(3), options(dask), "refuse")
 
 
-def test_what_a_killed_worker_had_is_done_by_another(dask, tmp_path):
+def test_another_worker_does_the_items_of_a_killed_worker(dask, tmp_path):
     parallel_map.on_beam(partial(_die_once, tmp_path), range(12), options(dask), "die once")
     assert {path.name for path in tmp_path.iterdir()} == {"died", *(f"{item:02}" for item in range(12))}
 
 
-def test_photos_over_which_every_worker_dies_are_told_from_a_fault_of_theirs(dask):
+def test_photos_that_kill_every_worker_are_named_as_the_cause(dask):
     with pytest.raises(RuntimeError, match=r"a Dask worker died several times over the same photos.*--memory-limit"):
         parallel_map.on_beam(_die, [1], options(dask), "die")
 
 
-def test_without_a_scheduler_processes_of_this_machine_are_used_and_end(tmp_path):
-    before = set(psutil.Process().children(recursive=True))
+def test_without_a_scheduler_local_processes_do_the_work_and_end(tmp_path):
+    children_before = set(psutil.Process().children(recursive=True))
     parallel_map.on_beam(partial(_leave_a_mark, tmp_path), range(8), "--runner=DaskRunner", "mark")
     assert len(list(tmp_path.iterdir())) == 8
     assert str(os.getpid()) not in {path.suffix[1:] for path in tmp_path.iterdir()}
-    left = set(psutil.Process().children(recursive=True)) - before
-    assert not [child for child in left if "distributed" in " ".join(child.cmdline())]
+    new_children = set(psutil.Process().children(recursive=True)) - children_before
+    assert not [child for child in new_children if "distributed" in " ".join(child.cmdline())]
 
 
 WITHOUT = """
@@ -114,18 +116,18 @@ class Without:
 
 sys.meta_path.insert(0, Without())
 """
-"""What keeps an interpreter that starts with it from this project, which is installed in this environment."""
+"""Content of sitecustomize.py that hides this project, which is installed here, from an interpreter."""
 
 
 def start(scheduler: str, code: Path) -> subprocess.Popen:
-    """A worker that finds this project in a folder."""
+    """Start a worker that imports this project from a folder."""
     command = [sys.executable, "-m", "distributed.cli.dask_worker", scheduler, "--nthreads=1", "--no-dashboard"]
     environment = {**os.environ, "PYTHONPATH": str(code)}
     return subprocess.Popen(command, env=environment, cwd=code, stderr=subprocess.DEVNULL)
 
 
 @pytest.mark.parametrize("kind", ["other code", "no code"])
-def test_workers_that_are_not_ours_are_refused_before_any_work(kind, tmp_path):
+def test_workers_without_this_code_are_refused_before_any_work(kind, tmp_path):
     if kind == "other code":
         shutil.copytree(ROOT / "components", tmp_path / "components")
         with (tmp_path / "components" / "scorer" / "imaging" / "decoding.py").open("a") as file:

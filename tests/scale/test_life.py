@@ -1,4 +1,4 @@
-"""Lives of a data set, of ten runs each: here and in clouds, with faces and without, on processes and on Beam."""
+"""Data sets over ten runs each: local and in clouds, with and without faces, on processes and on Beam."""
 
 import pytest
 
@@ -6,19 +6,19 @@ from tests.builders.ingestions import BEAM
 from tests.end_to_end.life import live, place
 
 
-def test_a_life_on_this_machine(tmp_path):
+def test_ten_runs_on_this_machine(tmp_path):
     live(1, place(tmp_path, str(tmp_path / "workspace")))
 
 
-def test_a_life_with_faces_and_a_workspace_on_s3(tmp_path, amazon):
+def test_ten_runs_with_faces_and_a_workspace_on_s3(tmp_path, amazon):
     live(2, place(tmp_path, "s3://bucket/workspace", faces=True))
 
 
-def test_a_life_with_faces_on_beam_and_a_workspace_on_google_cloud_storage(tmp_path, google):
+def test_ten_runs_with_faces_on_beam_and_a_workspace_on_google_cloud_storage(tmp_path, google):
     pytest.importorskip("apache_beam")
     live(3, place(tmp_path, "gs://bucket/workspace", faces=True, beam_options=BEAM))
 
 
-def test_a_life_on_beam(tmp_path):
+def test_ten_runs_on_beam(tmp_path):
     pytest.importorskip("apache_beam")
     live(4, place(tmp_path, str(tmp_path / "workspace"), beam_options=BEAM))

@@ -1,4 +1,4 @@
-"""Ranking by several processes: the same files as by one, also when all of them are killed in the middle."""
+"""Ranking by several processes writes the same files as one process, also after all processes were killed."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from components.scorer.batch.score_many import score_and_rank
 from tests.conftest import drawn_photo
 
 ROOT = Path(__file__).resolve().parents[2]
-NUMBER = 1200  # of so small photos make some seconds of work, in five shards
+NUMBER = 1200  # small photos: some seconds of work in five shards
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def photos(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(small_models, photos, tmp_path_factory) -> Path:
-    """What one process makes of the photos."""
+    """Folder with the scores that one process writes."""
     out = tmp_path_factory.mktemp("alone")
     score_and_rank(
         str(small_models), str(photos), str(out), beam_options="--runner=DirectRunner --direct_running_mode=in_memory"
@@ -51,7 +51,7 @@ def done(out: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in out.glob("shards/*.csv")}
 
 
-def test_a_ranking_of_which_every_process_is_killed_goes_on_to_the_same_files(small_models, photos, alone, tmp_path):
+def test_a_ranking_whose_processes_were_all_killed_resumes_to_the_same_files(small_models, photos, alone, tmp_path):
     killed = start(small_models, photos, tmp_path)
     deadline = time.monotonic() + 120
     while not done(tmp_path) and killed.poll() is None and time.monotonic() < deadline:
@@ -61,16 +61,16 @@ def test_a_ranking_of_which_every_process_is_killed_goes_on_to_the_same_files(sm
         process.send_signal(signal.SIGKILL)
     killed.wait(30)
     psutil.wait_procs(workers, timeout=20)
-    before = done(tmp_path)
-    assert 0 < len(before) < -(-NUMBER // shards.PHOTOS_PER_SHARD)
+    shards_before = done(tmp_path)
+    assert 0 < len(shards_before) < -(-NUMBER // shards.PHOTOS_PER_SHARD)
     assert not (tmp_path / "order.csv").exists()
 
-    again = start(small_models, photos, tmp_path)
-    said, _ = again.communicate(timeout=300)
-    assert again.returncode == 1, said  # for the broken photo
-    assert before.items() <= done(tmp_path).items()
+    resumed = start(small_models, photos, tmp_path)
+    output, _ = resumed.communicate(timeout=300)
+    assert resumed.returncode == 1, output  # for the broken photo
+    assert shards_before.items() <= done(tmp_path).items()
     assert files(tmp_path) == files(alone)
-    assert "broken" not in said
+    assert "broken" not in output
 
 
 def test_workers_end_when_the_ranking_is_killed(small_models, photos, tmp_path):
@@ -82,5 +82,5 @@ def test_workers_end_when_the_ranking_is_killed(small_models, photos, tmp_path):
     assert len(workers) >= min(2, os.cpu_count() or 1)
     killed.send_signal(signal.SIGKILL)
     killed.wait(30)
-    _, left = psutil.wait_procs(workers, timeout=30)
-    assert [worker for worker in left if worker.status() != psutil.STATUS_ZOMBIE] == []
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert [worker for worker in alive if worker.status() != psutil.STATUS_ZOMBIE] == []

@@ -1,4 +1,4 @@
-"""Each row of the README's table of ratings forms, from the file to a published version, by the command line."""
+"""Each rating form in the README's table goes from its file to a published version on the command line."""
 
 import json
 import os
@@ -22,12 +22,12 @@ SHORT = [
 
 
 @pytest.mark.parametrize("header", rating_tables.headers())
-def test_a_form_of_the_readme_ends_in_a_published_version(header, tmp_path):
+def test_each_rating_form_of_the_readme_ends_in_a_published_version(header, tmp_path):
     truth = np.linspace(2.5, 8.5, 48)
     names = rating_tables.photos(tmp_path / "photos", 48)
     path, _ = rating_tables.write(tmp_path, header, names, truth)
     command = [sys.executable, "-m", "pipeline", "run", "--photos", "photos", "--ratings", path.name, "--set", *SHORT]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "build" / "models" / "portraits" / "1" / "saved_model.pb").exists(), done.stdout
+    process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert (tmp_path / "build" / "models" / "portraits" / "1" / "saved_model.pb").exists(), process.stdout

@@ -1,4 +1,4 @@
-"""Training by two workers on this machine: what one process learns, written by the chief, also after a kill."""
+"""Two workers on this machine train as one process does; only the chief writes; killed workers can be restarted."""
 
 import json
 import os
@@ -22,40 +22,44 @@ SETTINGS = ("scale=36", "head_epochs=2", f"epochs={EPOCHS}", "dropout=0", "batch
 
 
 def start(dataset: Path, encoder: Path, folder: Path, settings: Sequence[str], **environment: str) -> subprocess.Popen:
-    """A training process; what it says goes to a file of its own."""
-    places = {
+    """Start a training process that writes its output to an own file."""
+    paths = {
         "dataset": dataset,
         "encoder": encoder,
         "scorer": folder / "scorer",
         "checkpoints": folder / "checkpoints",
     }
     command = [sys.executable, "-m", "components.training"]
-    command += [f"--{name}={place}" for name, place in places.items()] + ["--set", *settings]
-    # Without oneDNN, whose sums depend on a batch's size: in a network as small and rough as this what differs by 1e-7
-    # at the start, in one process too, differs by 1e-3 after an epoch.
-    plain = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"}
+    command += [f"--{name}={path}" for name, path in paths.items()] + ["--set", *settings]
+    # Without oneDNN: its sums depend on the batch size. In a network as small as this one, a difference of 1e-7 at the
+    # start grows to 1e-3 after an epoch, in one process too.
+    base_environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"}
     folder.mkdir(parents=True, exist_ok=True)
     log = (folder / f"log-{environment.get('JOB_COMPLETION_INDEX', '0')}-{time.monotonic_ns()}").open("w")
-    return subprocess.Popen(command, cwd=ROOT, env=plain | environment, stdout=log, stderr=subprocess.STDOUT)
+    return subprocess.Popen(command, cwd=ROOT, env=base_environment | environment, stdout=log, stderr=subprocess.STDOUT)
 
 
 def free() -> list[int]:
-    """Ports that nobody listens on."""
+    """Return two free ports."""
     sockets = [socket.socket() for _ in range(2)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
+    for bound_socket in sockets:
+        bound_socket.bind(("127.0.0.1", 0))
+    ports = [bound_socket.getsockname()[1] for bound_socket in sockets]
+    for bound_socket in sockets:
+        bound_socket.close()
     return ports
 
 
 def both(dataset: Path, encoder: Path, folder: Path, settings: Sequence[str]) -> list[subprocess.Popen]:
-    """Two workers that know each other by TF_CONFIG."""
+    """Start two workers that know each other through TF_CONFIG."""
     addresses = [f"127.0.0.1:{port}" for port in free()]
     configs = [{"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}} for index in range(2)]
-    told = [{"TF_CONFIG": json.dumps(config), "JOB_COMPLETION_INDEX": str(n)} for n, config in enumerate(configs)]
-    return [start(dataset, encoder, folder, (*settings, "devices=workers"), **each) for each in told]
+    environments = [
+        {"TF_CONFIG": json.dumps(config), "JOB_COMPLETION_INDEX": str(number)} for number, config in enumerate(configs)
+    ]
+    return [
+        start(dataset, encoder, folder, (*settings, "devices=workers"), **environment) for environment in environments
+    ]
 
 
 def said(folder: Path) -> str:
@@ -69,7 +73,7 @@ def end(processes: Sequence[subprocess.Popen], folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def alone(small_dataset, small_encoder, tmp_path_factory) -> bundle.TrainedScorer:
-    """What one process learns."""
+    """Scorer trained by one process."""
     folder = tmp_path_factory.mktemp("alone")
     end([start(small_dataset, small_encoder, folder, SETTINGS)], folder)
     return bundle.load(folder / "scorer")
@@ -77,36 +81,36 @@ def alone(small_dataset, small_encoder, tmp_path_factory) -> bundle.TrainedScore
 
 @pytest.fixture(scope="module")
 def together(small_dataset, small_encoder, tmp_path_factory) -> Path:
-    """The folder of a training by two workers."""
+    """Folder of a training by two workers."""
     folder = tmp_path_factory.mktemp("together")
     end(both(small_dataset, small_encoder, folder, SETTINGS), folder)
     return folder
 
 
-def test_two_workers_have_the_losses_and_weights_of_one_process_on_the_same_batches(alone, together):
+def test_two_workers_and_one_process_have_the_same_losses(alone, together):
     # Batches of 12 from 64 photos: the last holds four, two for each worker.
-    learnt = bundle.load(together / "scorer")
-    assert set(learnt.history) == set(alone.history)
+    trained = bundle.load(together / "scorer")
+    assert set(trained.history) == set(alone.history)
     for name in set(alone.history) - {"seconds", "head_seconds"}:
-        assert len(learnt.history[name]) == (2 if name.startswith("head_") else EPOCHS)
-        np.testing.assert_allclose(learnt.history[name], alone.history[name], rtol=0, atol=1e-4)
-    assert len(set(alone.history["val_loss"])) == EPOCHS  # it moves
+        assert len(trained.history[name]) == (2 if name.startswith("head_") else EPOCHS)
+        np.testing.assert_allclose(trained.history[name], alone.history[name], rtol=0, atol=1e-4)
+    assert len(set(alone.history["val_loss"])) == EPOCHS  # the loss changes
 
 
-def test_two_workers_give_the_scores_of_one_process(alone, together):
+def test_two_workers_and_one_process_give_the_same_scores(alone, together):
     photos = [example(number)["photo"] for number in range(500, 508)]
     np.testing.assert_allclose(bundle.load(together / "scorer").score(photos), alone.score(photos), atol=1e-3)
 
 
-def test_only_the_chief_writes(together):
-    chief, other = (said_by(together, index) for index in (0, 1))
+def test_only_the_chief_writes_files(together):
+    chief, second = (said_by(together, index) for index in (0, 1))
     assert "worker 0 of 2, the chief" in chief
-    assert "worker 1 of 2\n" in other
-    saved = {path.name for path in (together / "checkpoints" / "all").iterdir()}
-    assert f"epoch-{EPOCHS:04}.json" in saved
+    assert "worker 1 of 2\n" in second
+    checkpoint_files = {path.name for path in (together / "checkpoints" / "all").iterdir()}
+    assert f"epoch-{EPOCHS:04}.json" in checkpoint_files
     assert (together / "scorer" / "report.html").read_text().startswith("<!")
-    figures = [json.loads(text.strip().splitlines()[-1]) for text in (chief, other)]
-    assert figures[0]["validation_loss"] == pytest.approx(figures[1]["validation_loss"], abs=1e-7)
+    summaries = [json.loads(text.strip().splitlines()[-1]) for text in (chief, second)]
+    assert summaries[0]["validation_loss"] == pytest.approx(summaries[1]["validation_loss"], abs=1e-7)
 
 
 def said_by(folder: Path, index: int) -> str:
@@ -115,25 +119,23 @@ def said_by(folder: Path, index: int) -> str:
 
 def wait_for(file: Path, processes: Sequence[subprocess.Popen]) -> None:
     deadline = time.monotonic() + 500
-    while not file.exists() and time.monotonic() < deadline and all(each.poll() is None for each in processes):
+    while not file.exists() and time.monotonic() < deadline and all(process.poll() is None for process in processes):
         time.sleep(0.02)
     assert file.exists()
 
 
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_worker_that_is_killed_ends_the_other_and_both_go_on_when_started_anew(
-    small_dataset, small_encoder, tmp_path, killed
-):
+def test_a_killed_worker_ends_the_other_and_both_resume_when_restarted(small_dataset, small_encoder, tmp_path, killed):
     settings = (*SETTINGS, "head_epochs=1", f"epochs={LONGER}", "learning_rate=1e-6")
-    first = both(small_dataset, small_encoder, tmp_path, settings)
-    wait_for(tmp_path / "checkpoints" / "all" / "epoch-0002.json", first)
-    first[killed].send_signal(signal.SIGKILL)
-    assert first[1 - killed].wait(300) == 1, said(tmp_path)  # for which Kubernetes starts it anew
+    workers = both(small_dataset, small_encoder, tmp_path, settings)
+    wait_for(tmp_path / "checkpoints" / "all" / "epoch-0002.json", workers)
+    workers[killed].send_signal(signal.SIGKILL)
+    assert workers[1 - killed].wait(300) == 1, said(tmp_path)  # Kubernetes restarts a worker with this exit code
     assert not (tmp_path / "scorer").exists()
 
-    again = both(small_dataset, small_encoder, tmp_path, settings)
-    whole = start(small_dataset, small_encoder, tmp_path / "whole", settings)
-    end([*again, whole], tmp_path)
+    restarted = both(small_dataset, small_encoder, tmp_path, settings)
+    single = start(small_dataset, small_encoder, tmp_path / "whole", settings)
+    end([*restarted, single], tmp_path)
     assert "training the network: going on from epoch" in said(tmp_path)
     resumed, expected = bundle.load(tmp_path / "scorer"), bundle.load(tmp_path / "whole" / "scorer")
     for name in ("loss", "val_loss"):

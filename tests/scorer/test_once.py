@@ -1,4 +1,4 @@
-"""What is made once a process: by one thread while the others wait, and anew in a forked process."""
+"""`once` builds an object once a process: one thread builds it while the others wait; a fork builds its own."""
 
 import multiprocessing
 import os
@@ -17,7 +17,7 @@ THREADS = 8
 
 
 def at_once(function) -> list:
-    """What a function returns to several threads that call it together."""
+    """Call a function from several threads at the same time and return its results."""
     start = threading.Barrier(THREADS)
 
     def call(_) -> object:
@@ -28,26 +28,26 @@ def at_once(function) -> list:
         return list(pool.map(call, range(THREADS)))
 
 
-def test_threads_that_ask_together_are_given_one_thing_that_is_made_once():
-    making, made = threading.Event(), []
+def test_concurrent_threads_get_one_object_that_is_built_once():
+    never, built = threading.Event(), []
 
     @once
     def thing() -> object:
-        making.wait(0.05)  # nobody sets it: the others have time to ask
-        made.append(object())
-        return made[-1]
+        never.wait(0.05)  # never set: a pause in which the other threads call too
+        built.append(object())
+        return built[-1]
 
-    assert set(at_once(thing)) == {made[0]}
-    assert len(made) == 1
+    assert set(at_once(thing)) == {built[0]}
+    assert len(built) == 1
 
 
-def test_what_was_made_for_other_arguments_is_not_given_and_what_failed_is_made_again():
-    made = []
+def test_each_argument_has_its_own_object_and_a_failed_call_is_repeated():
+    calls = []
 
     @once
     def thing(name: str) -> str:
-        made.append(name)
-        if len(made) == 1:
+        calls.append(name)
+        if len(calls) == 1:
             raise OSError("an outage")
         return name.upper()
 
@@ -55,11 +55,11 @@ def test_what_was_made_for_other_arguments_is_not_given_and_what_failed_is_made_
         try:
             assert thing(name) == name.upper()
         except OSError:
-            assert len(made) == 1
-    assert made == ["a", "a", "b", "a"]
+            assert len(calls) == 1
+    assert calls == ["a", "a", "b", "a"]
 
 
-def test_what_is_made_once_may_need_another_thing_of_the_kind():
+def test_a_function_built_once_may_call_another_one():
     inner = once(lambda: object())
     outer = once(lambda: inner())
     assert set(at_once(outer)) == {inner()}
@@ -74,27 +74,27 @@ def _tell(answers: multiprocessing.Queue) -> None:
     answers.put((_process(), os.getpid()))
 
 
-def test_a_forked_process_makes_its_own_also_while_a_thread_of_its_parent_makes_one():
+def test_a_forked_process_builds_its_own_object_while_a_parents_thread_builds_one():
     assert _process() == os.getpid()
-    making, forked = threading.Event(), threading.Event()
+    started, forked = threading.Event(), threading.Event()
 
     @once
     def slow() -> None:
-        making.set()
+        started.set()
         forked.wait(60)
 
     holder = threading.Thread(target=slow)
     holder.start()
-    making.wait(60)
+    started.wait(60)
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
     child = context.Process(target=_tell, args=(answers,))
     child.start()
-    made, own = answers.get(timeout=60)
+    built_pid, child_pid = answers.get(timeout=60)
     forked.set()
     child.join()
     holder.join()
-    assert made == own != os.getpid()
+    assert built_pid == child_pid != os.getpid()
 
 
 def _write(folder: Path, answers: multiprocessing.Queue) -> None:
@@ -103,8 +103,8 @@ def _write(folder: Path, answers: multiprocessing.Queue) -> None:
     answers.put(os.umask(0o027))
 
 
-def test_a_process_keeps_its_file_mode_mask_whatever_threads_write(tmp_path):
-    context = multiprocessing.get_context("fork")  # which knows no mask yet
+def test_concurrent_writes_keep_the_file_mode_mask_of_the_process(tmp_path):
+    context = multiprocessing.get_context("fork")  # a forked process has not read its mask yet
     answers = context.Queue()
     child = context.Process(target=_write, args=(tmp_path, answers))
     child.start()
@@ -113,7 +113,7 @@ def test_a_process_keeps_its_file_mode_mask_whatever_threads_write(tmp_path):
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
 
 
-def test_networks_loaded_by_threads_together_leave_standard_error_as_it_was(monkeypatch):
+def test_networks_loaded_by_concurrent_threads_leave_standard_error_unchanged(monkeypatch):
     def slow(**_: object) -> None:
         time.sleep(0.02)
         raise RuntimeError("no network")

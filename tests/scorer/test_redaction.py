@@ -1,4 +1,4 @@
-"""Messages show the shape of a photo's name and nothing of the name."""
+"""Messages show the redacted shape of a photo's name only."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from components.scorer.settings import Ingestion
         ("", ""),
     ],
 )
-def test_a_shape_keeps_scheme_depth_and_ending(name, shown):
+def test_a_redacted_path_keeps_scheme_depth_and_suffix(name, shown):
     assert redact_path(name) == shown
 
 
@@ -43,7 +43,7 @@ def test_a_shape_keeps_scheme_depth_and_ending(name, shown):
         ("expected ratings.csv in gs://bucket/photos (3 %)", "expected ratings.csv in gs://bucket/photos (3 %)"),
     ],
 )
-def test_names_of_photos_in_a_text_lose_all_but_their_shape(text, shown):
+def test_photo_names_in_a_text_are_redacted(text, shown):
     assert redact(text) == shown
 
 
@@ -53,7 +53,7 @@ _WORD = st.text(st.characters(codec="utf-8", categories=("L", "N")), min_size=4,
 
 
 @given(st.lists(_WORD, min_size=1, max_size=4), st.sampled_from([".jpg", ".PNG", ".heic", ".Tiff"]))
-def test_no_word_of_a_path_survives(words, suffix):
+def test_no_word_of_a_path_remains(words, suffix):
     text = redact(f"cannot read: /{'/'.join(words)}{suffix}: gone")
     assert not [word for word in words if word in text]
 
@@ -74,34 +74,37 @@ RATINGS = {
 
 
 @pytest.mark.parametrize("fault", RATINGS)
-def test_what_a_run_says_when_ingestion_fails_names_nobody(fault, tmp_path, monkeypatch, capfd):
+def test_the_messages_of_a_failed_ingestion_hold_no_photo_name(fault, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv(step_status.RUN_ID, "run-1")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / f"{ANNA}.jpg").write_bytes(b"rotten")
     (tmp_path / "ratings").write_text(RATINGS[fault].format(ANNA))
     workspace = str(tmp_path / "workspace")
-    with pytest.raises((ValueError, RuntimeError)) as raised, step_status.record_step("ingestion", workspace) as place:
+    with (
+        pytest.raises((ValueError, RuntimeError)) as raised,
+        step_status.record_step("ingestion", workspace) as run_paths,
+    ):
         ingest(
             str(tmp_path / "photos"), str(tmp_path / "ratings"), str(tmp_path / "dataset"), str(tmp_path / "page.html"),
-            workspace=place, settings=Ingestion(),
+            workspace=run_paths, settings=Ingestion(),
         )  # fmt: skip
-    notify("FAILED", place, message=f"[Errno 5] Input/output error: '/data/{ANNA}.jpg'")
+    notify("FAILED", run_paths, message=f"[Errno 5] Input/output error: '/data/{ANNA}.jpg'")
     records = "".join(
-        Path(file.uri).read_text() for uri in (place.steps, place.decision) for file in storage.list_files(uri)
+        Path(file.uri).read_text() for uri in (run_paths.steps, run_paths.decision) for file in storage.list_files(uri)
     )
-    said = str(raised.value) + Path(place.decision).read_text() + records + "".join(capfd.readouterr())
-    assert "failed" in said
-    assert [word for word in ("anna", "schmidt", "1987") if word in said] == []
+    messages = str(raised.value) + Path(run_paths.decision).read_text() + records + "".join(capfd.readouterr())
+    assert "failed" in messages
+    assert [word for word in ("anna", "schmidt", "1987") if word in messages] == []
 
 
-def test_the_log_of_a_step_has_a_librarys_error_without_the_names_in_it(tmp_path, monkeypatch, capfd):
+def test_the_log_of_a_step_holds_a_librarys_error_without_photo_names(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv(step_status.RUN_ID, "run-1")
     missing = tmp_path / f"{ANNA}.jpg"
     with pytest.raises(RuntimeError, match=r"OSError: .*/•••\.jpg"), step_status.record_step("training", str(tmp_path)):
         _read(missing)
-    told = capfd.readouterr().err
-    assert "FileNotFoundError: [Errno 2]" in told
-    assert "schmidt" not in told
+    log = capfd.readouterr().err
+    assert "FileNotFoundError: [Errno 2]" in log
+    assert "schmidt" not in log
 
 
 def _read(path: Path) -> bytes:

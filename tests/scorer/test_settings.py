@@ -1,4 +1,4 @@
-"""Settings: each value is in its type, choices and range, or the error says what was expected."""
+"""Settings are checked for type, choices and range; the error names the expected value."""
 
 import pytest
 
@@ -6,12 +6,12 @@ from components.scorer.parameters import as_parameters, check_pretraining, from_
 from components.scorer.settings import Faces, Ingestion, Pretraining, Training
 
 
-def test_what_kubeflow_hands_on_as_numbers_becomes_whole_again():
-    read = from_parameters(Ingestion, ava_tags=[17.0, 47.0], shorter_side=320.0)
-    assert read == Ingestion()
+def test_whole_numbers_that_kubeflow_passes_as_floats_become_integers():
+    settings = from_parameters(Ingestion, ava_tags=[17.0, 47.0], shorter_side=320.0)
+    assert settings == Ingestion()
 
 
-def test_settings_survive_being_written_and_read():
+def test_settings_are_restored_from_their_parameters():
     first = from_parameters(Pretraining, backbone_options={"alpha": 0.5}, start="none")
     assert from_parameters(Pretraining, **as_parameters(first)) == first
 
@@ -32,7 +32,7 @@ def test_settings_survive_being_written_and_read():
         (Training, {"dropuot": 0.5}, "Training has no setting 'dropuot'; expected one of ['averaging', "),
     ],
 )
-def test_a_wrong_value_is_one_clear_error(settings, given, words):
+def test_a_wrong_value_gives_one_clear_error(settings, given, words):
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the words are compared below
         from_parameters(settings, **given)
     assert str(error.value).startswith(words)

@@ -33,7 +33,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A folder such as a published version is made of."""
+    """Folder in the layout of a published version."""
     folder = tmp_path / "tree"
     (folder / "variables").mkdir(parents=True)
     (folder / "saved_model.pb").write_bytes(b"graph")
@@ -50,7 +50,7 @@ def names(uri: str) -> list[str]:
 
 
 @given(SEGMENT, st.lists(SEGMENT, max_size=4))
-def test_joining_in_one_step_or_in_many_gives_the_same_address(bucket: str, parts: list[str]) -> None:
+def test_joining_at_once_or_step_by_step_gives_the_same_address(bucket: str, parts: list[str]) -> None:
     parts = [part for part in parts if part != ".."]
     step_by_step = f"gs://{bucket}"
     for part in parts:
@@ -59,13 +59,13 @@ def test_joining_in_one_step_or_in_many_gives_the_same_address(bucket: str, part
 
 
 @pytest.mark.parametrize("part", ["..", "../secret", "a/../../b"])
-def test_no_part_of_an_address_leads_upwards(part: str) -> None:
+def test_a_part_that_leads_upwards_is_refused(part: str) -> None:
     with pytest.raises(ValueError, match="leads upwards"):
         storage.join("/models", part)
 
 
 @pytest.mark.parametrize("uri", ["ftp://host/file", "gs://", "file://host/share", "hdfs://a/b"])
-def test_an_unknown_kind_of_address_is_named_with_the_known_ones(uri: str) -> None:
+def test_an_unknown_scheme_is_refused_with_the_known_ones(uri: str) -> None:
     with pytest.raises(ValueError, match=r"expected a folder, file:///…, gs://bucket/… or s3://bucket/…, got"):
         storage.read_bytes(uri)
 
@@ -75,15 +75,15 @@ def test_an_empty_address_is_refused() -> None:
         list(storage.list_files(""))
 
 
-def test_a_file_address_is_the_folder_it_names(tmp_path: Path) -> None:
+def test_a_file_uri_is_the_path_it_names(tmp_path: Path) -> None:
     storage.write_bytes(f"file://{tmp_path}/100%25 odd.txt", b"x")
     assert (tmp_path / "100%25 odd.txt").read_bytes() == b"x"
 
 
-# Every kind of place
+# Every kind of storage
 
 
-def test_what_is_written_is_read_again(place: str) -> None:
+def test_written_bytes_are_read_again(place: str) -> None:
     uri = storage.join(place, "deep", "file.bin")
     storage.write_bytes(uri, b"\r\n\0--first")
     storage.write_bytes(uri, b"")
@@ -92,49 +92,47 @@ def test_what_is_written_is_read_again(place: str) -> None:
     assert storage.read_bytes(uri) == b"\r\n\0--second\r\n"
 
 
-def test_a_missing_file_is_a_file_not_found(place: str) -> None:
+def test_reading_a_missing_file_raises_file_not_found(place: str) -> None:
     with pytest.raises(FileNotFoundError, match="none here"):
         storage.read_bytes(storage.join(place, "none here"))
 
 
-def test_a_file_and_a_folder_exist_and_the_beginning_of_a_name_does_not(place: str) -> None:
+def test_exists_is_true_for_files_and_folders_and_false_for_name_prefixes(place: str) -> None:
     storage.write_bytes(storage.join(place, "folder", "file"), b"1")
-    found = [storage.exists(storage.join(place, name)) for name in ("folder/file", "folder", "fold", "folder/fi")]
-    assert found == [True, True, False, False]
+    existing = [storage.exists(storage.join(place, name)) for name in ("folder/file", "folder", "fold", "folder/fi")]
+    assert existing == [True, True, False, False]
 
 
-def test_files_lists_every_depth_in_order_with_sizes_and_only_below_the_address(place: str) -> None:
+def test_list_files_lists_every_depth_below_the_address_in_order_with_sizes(place: str) -> None:
     for name in ("a/2.jpg", "a/1.jpg", "a/b/Ä 3 (1).jpg", "ab/4.jpg"):
         storage.write_bytes(storage.join(place, name), name.encode())
-    found = list(storage.list_files(storage.join(place, "a")))
-    assert [file.name for file in found] == ["1.jpg", "2.jpg", "b/Ä 3 (1).jpg"]
-    assert [storage.read_bytes(file.uri) for file in found] == [b"a/1.jpg", b"a/2.jpg", "a/b/Ä 3 (1).jpg".encode()]
-    assert [file.size for file in found] == [7, 7, len("a/b/Ä 3 (1).jpg".encode())]
+    files = list(storage.list_files(storage.join(place, "a")))
+    assert [file.name for file in files] == ["1.jpg", "2.jpg", "b/Ä 3 (1).jpg"]
+    assert [storage.read_bytes(file.uri) for file in files] == [b"a/1.jpg", b"a/2.jpg", "a/b/Ä 3 (1).jpg".encode()]
+    assert [file.size for file in files] == [7, 7, len("a/b/Ä 3 (1).jpg".encode())]
 
 
 def test_a_version_in_a_listing_changes_when_the_file_does(place: str) -> None:
     uri = storage.join(place, "file")
     storage.write_bytes(uri, b"one")
-    before = next(storage.list_files(place)).version
-    assert next(storage.list_files(place)).version == before
+    first_version = next(storage.list_files(place)).version
+    assert next(storage.list_files(place)).version == first_version
     storage.write_bytes(uri, b"two")
-    assert next(storage.list_files(place)).version != before
+    assert next(storage.list_files(place)).version != first_version
 
 
-def test_a_place_that_is_not_there_lists_nothing(place: str) -> None:
+def test_a_missing_address_lists_nothing(place: str) -> None:
     assert names(place) == []
     assert storage.list_folders(place) == []
 
 
-def test_folders_names_the_direct_ones_only(place: str) -> None:
+def test_list_folders_lists_direct_subfolders_only(place: str) -> None:
     for name in ("1/saved_model.pb", "2/variables/index", "10/a", "channels.json"):
         storage.write_bytes(storage.join(place, name), b"")
     assert storage.list_folders(place) == ["1", "10", "2"]
 
 
-def test_more_files_than_a_page_of_the_listing_holds_are_all_listed(
-    google: gcs.Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_listing_of_several_pages_is_complete(google: gcs.Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gcs, "PAGE", 3)
     for name in "abcdefgh":
         storage.write_bytes(f"gs://bucket/{name}/file", b"")
@@ -142,19 +140,19 @@ def test_more_files_than_a_page_of_the_listing_holds_are_all_listed(
     assert storage.list_folders("gs://bucket") == list("abcdefgh")
 
 
-def test_a_tree_comes_back_as_it_went(place: str, tree: Path, tmp_path: Path) -> None:
+def test_an_uploaded_tree_is_downloaded_unchanged(place: str, tree: Path, tmp_path: Path) -> None:
     storage.upload_tree(tree, place)
     storage.download_tree(place, tmp_path / "back")
     assert names(place) == names(str(tree)) == names(str(tmp_path / "back"))
     assert (tmp_path / "back" / "variables" / "variables.index").read_bytes() == b"index"
 
 
-def test_downloading_nothing_is_a_file_not_found(place: str, tmp_path: Path) -> None:
+def test_downloading_an_empty_tree_raises_file_not_found(place: str, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="expected files below"):
         storage.download_tree(place, tmp_path / "back")
 
 
-def test_deleting_a_tree_spares_its_neighbours_and_may_be_repeated(place: str, tree: Path) -> None:
+def test_deleting_a_tree_keeps_its_neighbours_and_can_be_repeated(place: str, tree: Path) -> None:
     storage.upload_tree(tree, storage.join(place, "1"))
     storage.upload_tree(tree, storage.join(place, "10"))
     storage.delete_tree(storage.join(place, "1"))
@@ -175,7 +173,7 @@ def test_a_whole_disk_or_bucket_is_never_deleted(uri: str) -> None:
         storage.delete_tree(uri)
 
 
-def test_json_comes_back_as_it_went_and_nan_is_refused(place: str) -> None:
+def test_json_is_read_back_unchanged_and_nan_is_refused(place: str) -> None:
     uri = storage.join(place, "value.json")
     storage.write_json(uri, {"name": "Zoë", "scores": [1, 2.5]})
     assert storage.read_json(uri) == {"name": "Zoë", "scores": [1, 2.5]}
@@ -183,7 +181,7 @@ def test_json_comes_back_as_it_went_and_nan_is_refused(place: str) -> None:
         storage.write_json(uri, float("nan"))
 
 
-def test_broken_json_is_named_with_its_file(tmp_path: Path) -> None:
+def test_the_error_for_broken_json_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text('{"champion": ')
     with pytest.raises(ValueError, match=r"expected JSON in .*broken\.json"):
         storage.read_json(str(tmp_path / "broken.json"))
@@ -225,7 +223,7 @@ for thread in threads:
     thread.join()
 print(failed[:1], len(built))
 """
-"""Reads 240 objects by many threads in a process that has imported no client yet; prints a failure and the clients."""
+"""Reads 240 objects in 48 threads of a process without an imported client; prints a failure and the client count."""
 
 BUILDERS = {"s3": ("botocore.session", "create_client"), "gs": ("google.cloud.storage.client", "__init__")}
 
@@ -235,18 +233,18 @@ def test_threads_of_a_fresh_process_read_hundreds_of_objects_through_one_client(
     scheme: str, request: pytest.FixtureRequest
 ) -> None:
     request.getfixturevalue({"gs": "google", "s3": "amazon"}[scheme])
-    place = f"{scheme}://bucket/place"
+    uri = f"{scheme}://bucket/place"
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: storage.write_bytes(f"{place}/{number}", b"%d" % number), range(240)))
-    command = [sys.executable, "-c", COLD, place, *BUILDERS[scheme]]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[] 1", done.stdout
+        list(pool.map(lambda number: storage.write_bytes(f"{uri}/{number}", b"%d" % number), range(240)))
+    command = [sys.executable, "-c", COLD, uri, *BUILDERS[scheme]]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[] 1", process.stdout
 
 
 # Compare-and-swap
 
 
-def test_a_write_against_an_old_version_conflicts_and_changes_nothing(place: str) -> None:
+def test_a_write_with_an_old_version_conflicts_and_changes_nothing(place: str) -> None:
     uri = storage.join(place, "file")
     storage.write_if(uri, b"one", "")
     _, first = storage.read_versioned(uri)
@@ -257,7 +255,7 @@ def test_a_write_against_an_old_version_conflicts_and_changes_nothing(place: str
     assert storage.read_versioned(uri)[0] == b"two"
 
 
-def test_a_write_against_a_file_removed_since_conflicts(place: str) -> None:
+def test_a_write_with_the_version_of_a_deleted_file_conflicts(place: str) -> None:
     uri = storage.join(place, "file")
     storage.write_if(uri, b"one", "")
     _, version = storage.read_versioned(uri)
@@ -267,7 +265,7 @@ def test_a_write_against_a_file_removed_since_conflicts(place: str) -> None:
     assert storage.read_versioned(uri) == (None, "")
 
 
-def test_of_many_that_create_a_file_at_once_one_wins(place: str) -> None:
+def test_one_of_many_concurrent_creations_succeeds(place: str) -> None:
     uri = storage.join(place, "claim")
 
     def create(number: int) -> bool:
@@ -278,12 +276,12 @@ def test_of_many_that_create_a_file_at_once_one_wins(place: str) -> None:
         return True
 
     with ThreadPoolExecutor(8) as pool:
-        won = list(pool.map(create, range(8)))
-    assert won.count(True) == 1
-    assert storage.read_bytes(uri) == b"%d" % won.index(True)
+        created = list(pool.map(create, range(8)))
+    assert created.count(True) == 1
+    assert storage.read_bytes(uri) == b"%d" % created.index(True)
 
 
-def test_google_is_asked_for_what_is_wanted_and_not_for_the_bucket_beside_it(google: gcs.Server) -> None:
+def test_google_gets_one_request_for_each_object_and_none_for_the_bucket(google: gcs.Server) -> None:
     storage.write_bytes("gs://bucket/file", b"content")
     assert storage.read_bytes("gs://bucket/file") == b"content"
     with pytest.raises(FileNotFoundError):
@@ -295,13 +293,13 @@ def test_google_is_asked_for_what_is_wanted_and_not_for_the_bucket_beside_it(goo
     ]
 
 
-def test_a_swap_whose_answer_got_lost_counts_as_done(google: gcs.Server) -> None:
+def test_a_conditional_write_whose_response_got_lost_counts_as_done(google: gcs.Server) -> None:
     google.fail(lambda request: request.method == "POST", "lost")
     storage.write_if("gs://bucket/file", b"mine", "")
     assert google.data("bucket") == {"file": b"mine"}
 
 
-def test_claims_at_once_give_every_run_its_own_number(place: str) -> None:
+def test_concurrent_reservations_give_every_run_its_own_number(place: str) -> None:
     with ThreadPoolExecutor(6) as pool:
         numbers = list(pool.map(lambda run: channels.reserve_version(place, "scorer", f"run-{run}", "sha"), range(6)))
     assert sorted(numbers) == [1, 2, 3, 4, 5, 6]
@@ -313,13 +311,13 @@ def _claim(place: str, start: "multiprocessing.synchronize.Barrier", run: int, f
         found.put(channels.reserve_version(place, "scorer", f"run-{run}", f"scorer-{part}"))
 
 
-def test_claims_of_several_processes_on_one_disk_are_all_different(tmp_path: Path) -> None:
+def test_reservations_by_several_processes_on_one_disk_are_all_different(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
-    start, found = context.Barrier(4), context.Queue()
-    workers = [context.Process(target=_claim, args=(str(tmp_path), start, run, found)) for run in range(4)]
+    start, reserved = context.Barrier(4), context.Queue()
+    workers = [context.Process(target=_claim, args=(str(tmp_path), start, run, reserved)) for run in range(4)]
     for worker in workers:
         worker.start()
-    numbers = [found.get(timeout=30) for _ in range(20)]
+    numbers = [reserved.get(timeout=30) for _ in range(20)]
     for worker in workers:
         worker.join()
     assert sorted(numbers) == list(range(1, 21))
@@ -328,14 +326,14 @@ def test_claims_of_several_processes_on_one_disk_are_all_different(tmp_path: Pat
 # Channels
 
 
-def test_a_run_that_claims_again_gets_its_number_again(place: str) -> None:
+def test_a_run_that_reserves_again_gets_its_number_again(place: str) -> None:
     first = channels.reserve_version(place, "scorer", "run-a", "sha")
     channels.reserve_version(place, "scorer", "run-b", "sha")
     assert channels.reserve_version(place, "scorer", "run-a", "sha") == first == 1
     assert channels.reserve_version(place, "scorer", "run-a", "other scorer") == 3
 
 
-def test_a_number_is_not_given_to_a_folder_that_is_there_nor_twice(tmp_path: Path) -> None:
+def test_a_number_of_an_existing_folder_is_not_reserved_and_no_number_is_reserved_twice(tmp_path: Path) -> None:
     (tmp_path / "scorer" / "7").mkdir(parents=True)
     (tmp_path / "scorer" / "drafts").mkdir()
     assert channels.reserve_version(str(tmp_path), "scorer", "run-a", "sha") == 8
@@ -343,7 +341,7 @@ def test_a_number_is_not_given_to_a_folder_that_is_there_nor_twice(tmp_path: Pat
     assert channels.reserve_version(str(tmp_path), "scorer", "run-b", "sha") == 9
 
 
-def test_switching_moves_the_champion_to_previous_and_keeps_other_entries(place: str) -> None:
+def test_promoting_moves_the_champion_to_previous_and_keeps_other_entries(place: str) -> None:
     assert channels.read(place, "scorer") == {}
     storage.write_json(storage.join(place, "scorer", "channels.json"), {"note": "mine"})
     channels.promote_pushed(place, "scorer", 1)
@@ -351,22 +349,22 @@ def test_switching_moves_the_champion_to_previous_and_keeps_other_entries(place:
     assert channels.read(place, "scorer") == {"note": "mine", "champion": 2, "previous": 1}
 
 
-def test_switching_to_the_champion_again_changes_nothing(place: str) -> None:
+def test_promoting_the_champion_again_changes_nothing(place: str) -> None:
     channels.promote_pushed(place, "scorer", 1)
     channels.promote_pushed(place, "scorer", 2)
     assert channels.promote_pushed(place, "scorer", 2) == {"champion": 2, "previous": 1}
 
 
-def test_switches_at_once_end_with_the_newest_version(place: str) -> None:
+def test_concurrent_promotions_end_with_the_newest_version(place: str) -> None:
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(lambda version: channels.promote_pushed(place, "scorer", version), [3, 6, 1, 5, 2, 4]))
-    found = channels.read(place, "scorer")
-    assert found["champion"] == 6
-    assert found["previous"] in (None, 1, 2, 3, 4, 5)
+    current = channels.read(place, "scorer")
+    assert current["champion"] == 6
+    assert current["previous"] in (None, 1, 2, 3, 4, 5)
 
 
 @pytest.mark.parametrize("content", ["[1]", "{", '{"champion": "3"}', '{"champion": true}', '{"champion": 0}'])
-def test_channels_that_no_switch_wrote_are_named_and_left_alone(tmp_path: Path, content: str) -> None:
+def test_malformed_channels_are_named_and_not_changed(tmp_path: Path, content: str) -> None:
     file = tmp_path / "scorer" / "channels.json"
     file.parent.mkdir()
     file.write_text(content)
@@ -381,11 +379,11 @@ def test_a_model_name_is_one_plain_folder_name(name: str) -> None:
         channels.folder("/models", name)
 
 
-# Trouble
+# Failures
 
 
 @pytest.mark.parametrize("trouble", [503, 429, "reset", "half", "lost"])
-def test_a_resumable_upload_survives_trouble_in_its_middle(google: gcs.Server, trouble: gcs.Trouble) -> None:
+def test_a_resumable_upload_survives_a_failure_in_its_middle(google: gcs.Server, trouble: gcs.Trouble) -> None:
     content = os.urandom(20 * MIB + 5)
     google.fail(lambda request: request.range.startswith(f"bytes {8 * MIB}-"), trouble)
     storage.write_bytes("gs://bucket/large", content)
@@ -396,7 +394,7 @@ def test_a_resumable_upload_survives_trouble_in_its_middle(google: gcs.Server, t
 
 
 @pytest.mark.parametrize("trouble", [503, "lost"])
-def test_every_google_call_survives_one_trouble(google: gcs.Server, trouble: gcs.Trouble, tree: Path) -> None:
+def test_every_google_call_survives_one_failure(google: gcs.Server, trouble: gcs.Trouble, tree: Path) -> None:
     storage.upload_tree(tree, "gs://bucket/other")
     calls = [
         lambda: storage.write_bytes("gs://bucket/1/file", b"content"),
@@ -413,7 +411,7 @@ def test_every_google_call_survives_one_trouble(google: gcs.Server, trouble: gcs
     assert names("gs://bucket") == ["other/saved_model.pb", "other/variables/variables.index", "other/version.json"]
 
 
-def test_s3_calls_survive_being_slowed_down(amazon: s3.Server) -> None:
+def test_s3_calls_survive_throttling(amazon: s3.Server) -> None:
     amazon.fail(lambda environ: True, 503, 503)
     storage.write_bytes("s3://bucket/file", b"content")
     amazon.fail(lambda environ: True, 503)
@@ -431,10 +429,10 @@ def test_a_dead_endpoint_fails_in_seconds_and_names_the_address(scheme: str, mon
         monkeypatch.setenv(name, "test")
     monkeypatch.setattr(storage, "DEADLINE", 2.0)
     monkeypatch.setattr(storage, "_S3_ATTEMPTS", 2)
-    began = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(storage.StorageError, match=f"cannot read {scheme}://bucket/file: .*check the address"):
         storage.read_bytes(f"{scheme}://bucket/file")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - start < 10
 
 
 def test_the_deadline_of_a_call_is_below_a_minute() -> None:
@@ -442,7 +440,9 @@ def test_the_deadline_of_a_call_is_below_a_minute() -> None:
 
 
 @pytest.mark.parametrize(("place", "server"), [("gs", "google"), ("s3", "amazon")])
-def test_a_missing_bucket_is_named(place: str, server: str, request: pytest.FixtureRequest) -> None:
+def test_the_error_for_a_missing_bucket_names_its_address(
+    place: str, server: str, request: pytest.FixtureRequest
+) -> None:
     request.getfixturevalue(server)
     with pytest.raises(storage.StorageError, match=f"cannot write {place}://nowhere/file: .*bucket"):
         storage.write_bytes(f"{place}://nowhere/file", b"")
@@ -450,7 +450,7 @@ def test_a_missing_bucket_is_named(place: str, server: str, request: pytest.Fixt
         names(f"{place}://nowhere")
 
 
-def test_an_upload_that_breaks_off_leaves_no_saved_model(
+def test_an_interrupted_upload_leaves_no_saved_model(
     google: gcs.Server, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage, "DEADLINE", 1.0)
@@ -470,14 +470,14 @@ def test_saved_model_is_uploaded_last_and_removed_first(google: gcs.Server, tree
     assert removed[0].endswith("1%2Fsaved_model.pb")
 
 
-def test_an_object_name_that_leads_out_of_the_folder_is_not_downloaded(google: gcs.Server, tmp_path: Path) -> None:
+def test_an_object_name_outside_of_the_folder_is_not_downloaded(google: gcs.Server, tmp_path: Path) -> None:
     storage.write_bytes("gs://bucket/photos/../../outside.jpg", b"x")
     with pytest.raises(ValueError, match="leads upwards"):
         storage.download_tree("gs://bucket/photos", tmp_path / "deep" / "photos")
     assert not list(tmp_path.rglob("*.jpg"))
 
 
-def test_a_local_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_a_failed_local_write_leaves_the_old_file_alone(tmp_path: Path) -> None:
     file = tmp_path / "file"
     storage.write_bytes(str(file), b"old")
     with pytest.raises(TypeError):
@@ -486,23 +486,23 @@ def test_a_local_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path:
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_what_a_killed_writer_left_is_not_listed(tmp_path: Path) -> None:
+def test_a_killed_writers_partial_file_is_not_listed(tmp_path: Path) -> None:
     (tmp_path / ".channels.json.k2j3.partial").write_bytes(b"half")
     storage.write_if(str(tmp_path / "channels.json"), b"{}", "")
     assert names(str(tmp_path)) == ["channels.json"]
 
 
-def test_a_written_file_has_the_mode_of_any_other(tmp_path: Path) -> None:
+def test_a_written_file_has_the_default_mode(tmp_path: Path) -> None:
     (tmp_path / "plain").write_bytes(b"")
     storage.write_bytes(str(tmp_path / "written"), b"")
     assert (tmp_path / "written").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
+def test_a_reader_never_reads_a_partial_file(tmp_path: Path) -> None:
     uri = str(tmp_path / "file.json")
-    values = [{"n": n, "filling": "x" * 200_000} for n in range(2)]
+    values = [{"n": number, "filling": "x" * 200_000} for number in range(2)]
     storage.write_json(uri, values[0])
     with ThreadPoolExecutor(1) as pool:
-        writing = pool.submit(lambda: [storage.write_json(uri, values[n % 2]) for n in range(60)])
+        writing = pool.submit(lambda: [storage.write_json(uri, values[number % 2]) for number in range(60)])
         while not writing.done():
             assert json.loads(Path(uri).read_bytes()) in values

@@ -1,4 +1,4 @@
-"""Scores and order of any number of photos: shards that are kept, photos that stop nothing, one order in the end."""
+"""Batch scoring: shards are kept and resumed, unusable photos stop nothing, one file ranks all photos."""
 
 import csv
 import os
@@ -29,7 +29,7 @@ def small_shards(monkeypatch):
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """Ten photos, one of them deeper, and a file that is none."""
+    """Folder with ten photos, one of them in a subfolder, and a text file."""
     folder = tmp_path / "photos"
     (folder / "more").mkdir(parents=True)
     for number in range(NUMBER):
@@ -49,17 +49,17 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def in_shards(out: Path) -> list[dict[str, str]]:
-    found = sorted(path for path in (out / "shards").iterdir() if "problems" not in path.name)
-    return [row for path in found for row in rows(path)]
+    shard_files = sorted(path for path in (out / "shards").iterdir() if "problems" not in path.name)
+    return [row for path in shard_files for row in rows(path)]
 
 
-def test_shards_hold_what_the_portable_network_says_of_each_photo(small_models, photos, tmp_path):
+def test_shards_hold_the_litert_models_scores_of_each_photo(small_models, photos, tmp_path):
     assert scored(small_models, photos, tmp_path / "out") == ScoringSummary(NUMBER, [], 3)
-    found = in_shards(tmp_path / "out")
+    shard_rows = in_shards(tmp_path / "out")
     names = [f"{number}.jpg" for number in range(1, NUMBER)]
-    assert [row["photo"] for row in found] == [*names, "more/0.JPG"]
+    assert [row["photo"] for row in shard_rows] == [*names, "more/0.JPG"]
     scorer = litert_model.load(str(small_models / "portraits" / "1"))
-    for row in found:
+    for row in shard_rows:
         answer = scorer.predict(scorer.pixels(scorer.normalise((photos / row["photo"]).read_bytes()))[None])
         assert float(row["mean"]) == pytest.approx(answer["mean"][0], abs=1e-4)
         assert float(row["std"]) == pytest.approx(answer["std"][0], abs=1e-4)
@@ -67,21 +67,21 @@ def test_shards_hold_what_the_portable_network_says_of_each_photo(small_models, 
         np.testing.assert_allclose(votes, answer["distribution"][0], atol=1e-4)
 
 
-def test_the_order_holds_every_photo_once_the_best_first(small_models, photos, tmp_path):
+def test_the_order_lists_every_photo_once_from_best_to_worst(small_models, photos, tmp_path):
     scored(small_models, photos, tmp_path / "out")
-    order, found = rows(tmp_path / "out" / "order.csv"), in_shards(tmp_path / "out")
-    assert [row["place"] for row in order] == [str(place) for place in range(1, NUMBER + 1)]
+    order, shard_rows = rows(tmp_path / "out" / "order.csv"), in_shards(tmp_path / "out")
+    assert [row["place"] for row in order] == [str(position) for position in range(1, NUMBER + 1)]
     means = [float(row["mean"]) for row in order]
     assert means == sorted(means, reverse=True)
     assert {(row["photo"], row["mean"], row["std"]) for row in order} == {
-        (row["photo"], row["mean"], row["std"]) for row in found
+        (row["photo"], row["mean"], row["std"]) for row in shard_rows
     }
     error = litert_model.load(str(small_models / "portraits" / "1")).error
     assert [int(row["rank"]) for row in order] == competition_ranks(means, error)
 
 
 @pytest.mark.parametrize("error", [0.0, 0.3, 2.0])
-def test_ranks_are_those_that_the_server_gives(error):
+def test_ranks_equal_the_servers_ranks(error):
     from images.serving.protocols import portrait_api
 
     class Photo:
@@ -89,20 +89,20 @@ def test_ranks_are_those_that_the_server_gives(error):
             self.answer = {"mean": np.float32(mean), "std": np.float32(1), "distribution": np.full(10, 0.1)}
 
     means = sorted(np.random.default_rng(3).uniform(1, 10, 40).round(1).tolist(), reverse=True)
-    told = portrait_api._rank_photos(list(enumerate(map(Photo, means))), [str(each) for each in range(40)], error)
-    assert competition_ranks([entry["mean"] for entry in told], error) == [entry["rank"] for entry in told]
+    ranked = portrait_api._rank_photos(list(enumerate(map(Photo, means))), [str(number) for number in range(40)], error)
+    assert competition_ranks([entry["mean"] for entry in ranked], error) == [entry["rank"] for entry in ranked]
 
 
-def test_photos_that_cannot_be_scored_are_listed_apart_and_stop_nothing(small_models, photos, tmp_path):
+def test_unusable_photos_are_listed_as_problems_and_stop_nothing(small_models, photos, tmp_path):
     (photos / "broken.jpg").write_bytes(drawn_photo(0.5)[:200])
     (photos / "empty.png").write_bytes(b"")
     (photos / "small.jpg").write_bytes(drawn_photo(0.5, size=(8, 8)))
     (photos / "gone.jpg").symlink_to(photos / "nowhere.jpg")
     (photos / "dir.jpg").mkdir()
-    found = scored(small_models, photos, tmp_path / "out")
-    assert found.scored == NUMBER
+    summary = scored(small_models, photos, tmp_path / "out")
+    assert summary.scored == NUMBER
     reasons = {row["photo"]: row["reason"] for row in rows(tmp_path / "out" / "problems.csv")}
-    assert reasons == dict(found.problems)
+    assert reasons == dict(summary.problems)
     assert {name: reason.split(":")[0] for name, reason in reasons.items() if name != "gone.jpg"} == {
         "broken.jpg": "unreadable",
         "empty.png": "unreadable",
@@ -119,44 +119,44 @@ def files(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
 
 
-def test_a_scoring_that_broke_off_goes_on_from_the_shards_that_are_done(small_models, photos, tmp_path, monkeypatch):
-    read = storage.read_bytes
+def test_an_interrupted_scoring_resumes_from_the_finished_shards(small_models, photos, tmp_path, monkeypatch):
+    read_bytes = storage.read_bytes
 
     def outage(uri: str) -> bytes:
         if uri.endswith("9.jpg"):
             raise storage.StorageError("the cloud is gone")
-        return read(uri)
+        return read_bytes(uri)
 
     monkeypatch.setattr(storage, "read_bytes", outage)
     with pytest.raises(Exception, match="the cloud is gone"):
         scored(small_models, photos, tmp_path / "out")
     assert not (tmp_path / "out" / "scores.json").exists()
-    before = files(tmp_path / "out" / "shards")
-    assert len(before) == 2
-    monkeypatch.setattr(storage, "read_bytes", read)
+    shards_before = files(tmp_path / "out" / "shards")
+    assert len(shards_before) == 2
+    monkeypatch.setattr(storage, "read_bytes", read_bytes)
     assert scored(small_models, photos, tmp_path / "out").scored_shards == 1
-    after = files(tmp_path / "out" / "shards")
-    assert before.items() <= after.items()
+    shards_after = files(tmp_path / "out" / "shards")
+    assert shards_before.items() <= shards_after.items()
     scored(small_models, photos, tmp_path / "whole")
     assert (tmp_path / "whole" / "order.csv").read_bytes() == (tmp_path / "out" / "order.csv").read_bytes()
     assert scored(small_models, photos, tmp_path / "out").scored_shards == 0
-    assert files(tmp_path / "out" / "shards") == after
+    assert files(tmp_path / "out" / "shards") == shards_after
 
 
-def test_shards_of_other_photos_are_made_anew_and_the_old_ones_go_at_the_end(small_models, photos, tmp_path):
+def test_changed_photos_are_scored_again_and_old_shards_are_deleted(small_models, photos, tmp_path):
     scored(small_models, photos, tmp_path / "out")
-    old = set(files(tmp_path / "out" / "shards"))
+    old_shards = set(files(tmp_path / "out" / "shards"))
     (tmp_path / "out" / "shards" / "mine.csv").write_text("kept")
     (photos / "9.jpg").write_bytes(drawn_photo(0.3, 99, size=(80, 96)))
     (photos / "10.jpg").write_bytes(drawn_photo(0.4, 98, size=(80, 96)))
     assert scored(small_models, photos, tmp_path / "out").scored == NUMBER + 1
-    new = set(files(tmp_path / "out" / "shards"))
-    assert new & old == set()
-    assert len(new) == 4
+    new_shards = set(files(tmp_path / "out" / "shards"))
+    assert new_shards & old_shards == set()
+    assert len(new_shards) == 4
     assert len(in_shards(tmp_path / "out")) == NUMBER + 1
 
 
-def test_another_version_does_not_take_the_shards_of_the_first_for_its_own(small_models, photos, tmp_path):
+def test_another_version_scores_all_shards_again(small_models, photos, tmp_path):
     scored(small_models, photos, tmp_path / "out")
     assert (
         score_and_rank(
@@ -171,19 +171,19 @@ def test_parquet_holds_the_same_scores(small_models, photos, tmp_path):
 
     scored(small_models, photos, tmp_path / "csv")
     scored(small_models, photos, tmp_path / "parquet", form="parquet")
-    found = [
+    parquet_rows = [
         row for path in sorted((tmp_path / "parquet" / "shards").iterdir()) for row in pq.read_table(path).to_pylist()
     ]
-    expected = in_shards(tmp_path / "csv")
-    assert [row["photo"] for row in found] == [row["photo"] for row in expected]
-    assert list(found[0]) == list(expected[0])
+    csv_rows = in_shards(tmp_path / "csv")
+    assert [row["photo"] for row in parquet_rows] == [row["photo"] for row in csv_rows]
+    assert list(parquet_rows[0]) == list(csv_rows[0])
     for column in shards.COLUMNS[1:]:
-        assert [f"{row[column]:.4f}" for row in found] == [row[column] for row in expected]
-    order = [rows(tmp_path / form / "order.csv") for form in ("csv", "parquet")]
-    assert [row["mean"] for row in order[0]] == [row["mean"] for row in order[1]]
+        assert [f"{row[column]:.4f}" for row in parquet_rows] == [row[column] for row in csv_rows]
+    orders = [rows(tmp_path / form / "order.csv") for form in ("csv", "parquet")]
+    assert [row["mean"] for row in orders[0]] == [row["mean"] for row in orders[1]]
 
 
-def test_model_photos_and_shards_may_lie_in_a_bucket(small_models, photos, tmp_path, google):
+def test_model_photos_and_shards_can_be_in_a_bucket(small_models, photos, tmp_path, google):
     storage.upload_tree(small_models, "gs://bucket/models")
     storage.upload_tree(photos, "gs://bucket/photos")
     assert (
@@ -194,15 +194,15 @@ def test_model_photos_and_shards_may_lie_in_a_bucket(small_models, photos, tmp_p
     assert storage.read_bytes("gs://bucket/out/order.csv") == (tmp_path / "out" / "order.csv").read_bytes()
 
 
-def test_the_command_line_tells_how_many_and_where_and_no_photo(small_models, photos, tmp_path, capsys):
+def test_the_command_line_prints_counts_and_files_and_no_photo_name(small_models, photos, tmp_path, capsys):
     (photos / "broken.jpg").write_bytes(b"")
     out = tmp_path / "out"
     command = ["score", str(small_models), str(photos), "--shards", str(out), "--beam", HERE]
     assert main(command) == 1
-    said = capsys.readouterr()
-    assert f"10 photos scored and in order: {out}/order.csv" in said.out
-    assert f"1 photos could not be scored: {out}/problems.csv says why" in said.err
-    assert "broken" not in said.out + said.err
+    printed = capsys.readouterr()
+    assert f"10 photos scored and in order: {out}/order.csv" in printed.out
+    assert f"1 photos could not be scored: {out}/problems.csv says why" in printed.err
+    assert "broken" not in printed.out + printed.err
     assert storage.read_json(str(out / "scores.json"))["photos"] == NUMBER
     (photos / "broken.jpg").unlink()
     assert main(command) == 0
@@ -216,17 +216,17 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("option", "why"), WRONG.items(), ids=WRONG)
-def test_what_cannot_be_done_is_refused_and_leaves_nothing(option, why, small_models, photos, tmp_path, capsys):
+def test_a_wrong_option_is_refused_and_leaves_no_file(option, why, small_models, photos, tmp_path, capsys):
     assert main(["score", str(small_models), str(photos), "--shards", str(tmp_path / "out"), option]) == 2
     assert re.search(why, capsys.readouterr().err)
     assert not list(tmp_path.glob("out/**/*.csv"))
 
 
 def test_options_of_shards_are_refused_without_them(small_models, photos, tmp_path, capsys):
-    out = ["score", str(small_models), str(photos), "--out", str(tmp_path / "scores.csv")]
-    assert main([*out, "--form", "parquet"]) == 2
+    command = ["score", str(small_models), str(photos), "--out", str(tmp_path / "scores.csv")]
+    assert main([*command, "--form", "parquet"]) == 2
     assert "--form needs --shards" in capsys.readouterr().err
-    assert main([*out, "--beam", HERE]) == 2
+    assert main([*command, "--beam", HERE]) == 2
     assert "--beam needs --shards" in capsys.readouterr().err
 
 
@@ -238,11 +238,11 @@ def test_a_folder_without_photos_and_one_without_a_model_are_refused(small_model
         score_and_rank(str(tmp_path / "none"), str(tmp_path / "none"), str(tmp_path / "out"))
 
 
-def test_progress_says_how_many_shards_are_left_and_for_how_long(small_models, photos, tmp_path, monkeypatch, capsys):
+def test_progress_shows_the_finished_shards(small_models, photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(score_many, "_POLL_SECONDS", 0.01)
     monkeypatch.setattr(score_many, "track", partial(progress.track, first_after=0.0))
     scored(small_models, photos, tmp_path / "out")
-    said = capsys.readouterr().out
-    assert "scoring 10 photos in 3 shards, of which 3 are missing" in said
-    assert "scoring, shards of 4 photos: 1 of 3 (33 %), " in said
-    assert os.sep + "photos" not in said
+    printed = capsys.readouterr().out
+    assert "scoring 10 photos in 3 shards, of which 3 are missing" in printed
+    assert "scoring, shards of 4 photos: 1 of 3 (33 %), " in printed
+    assert os.sep + "photos" not in printed

@@ -1,4 +1,4 @@
-"""Every file of a published version is the one that was published, or it is neither loaded nor served nor promoted."""
+"""A version with a changed file is neither loaded nor served nor promoted."""
 
 import re
 import shutil
@@ -29,7 +29,7 @@ FILES = ("saved_model.pb", SAVED_MODEL, NETWORK, "portable/portable.json", "bund
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, small_scorer) -> Path:
-    """A folder of models with versions 1 and 2 of one model, as push writes them; the champion is the second."""
+    """Models folder with versions 1 and 2 of one model in push's layout; version 2 is the champion."""
     models = tmp_path_factory.mktemp("models")
     first, second = (Path(channels.address(str(models), NAME, version)) for version in (1, 2))
     scorer = bundle.load(small_scorer)
@@ -46,7 +46,7 @@ def whole(tmp_path_factory, small_scorer) -> Path:
 
 @pytest.fixture
 def models(whole, tmp_path) -> Path:
-    """A copy that the test may damage."""
+    """Copy of the models folder that the test may damage."""
     return Path(shutil.copytree(whole, tmp_path / "models"))
 
 
@@ -55,10 +55,10 @@ def version(models: Path, number: int) -> Path:
 
 
 def flip(file: Path, bits: int = 2000) -> None:
-    """Flip bits in the middle half of a file, where no format keeps what its readers look at first."""
+    """Flip bits in the middle half of a file, away from the header and the end."""
     data = np.frombuffer(file.read_bytes(), np.uint8).copy()
-    places = np.random.default_rng(0).integers(len(data) // 4, len(data) - len(data) // 4, min(bits, len(data) // 2))
-    data[np.unique(places)] ^= 1
+    positions = np.random.default_rng(0).integers(len(data) // 4, len(data) - len(data) // 4, min(bits, len(data) // 2))
+    data[np.unique(positions)] ^= 1
     file.write_bytes(data.tobytes())
 
 
@@ -69,7 +69,7 @@ def refused(name: str) -> str:
 # The digests
 
 
-def test_the_record_names_every_file_but_itself_by_its_digest(models):
+def test_the_record_holds_the_digest_of_every_file_but_itself(models):
     record = storage.read_json(str(version(models, 1) / "version.json"))
     assert set(record["files"]) == {file.name for file in storage.list_files(str(version(models, 1)))} - {
         "version.json"
@@ -80,7 +80,7 @@ def test_the_record_names_every_file_but_itself_by_its_digest(models):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 999), st.integers(0, 7))
-def test_a_single_flipped_bit_is_seen_wherever_it_is(tmp_path_factory, place, bit):
+def test_a_single_flipped_bit_is_detected_at_any_position(tmp_path_factory, place, bit):
     folder = tmp_path_factory.mktemp("version")
     data = bytearray(range(250)) * 4
     (folder / "file").write_bytes(data)
@@ -91,7 +91,7 @@ def test_a_single_flipped_bit_is_seen_wherever_it_is(tmp_path_factory, place, bi
         integrity.check_files(folder)
 
 
-def test_a_file_that_is_missing_and_one_that_was_not_published_are_named(models):
+def test_a_missing_file_and_an_additional_file_are_named(models):
     folder = version(models, 1)
     (folder / "portable" / "norms.json").write_text("{}")
     with pytest.raises(
@@ -105,7 +105,7 @@ def test_a_file_that_is_missing_and_one_that_was_not_published_are_named(models)
 
 
 @pytest.mark.parametrize("files", ["a list", ["saved_model.pb"], {"saved_model.pb": 1}, None])
-def test_a_record_whose_digests_are_none_is_refused(models, files):
+def test_a_record_with_malformed_digests_is_refused(models, files):
     storage.write_json(str(version(models, 1) / "version.json"), {"files": files})
     with pytest.raises(
         ValueError, match=r"expected /.*/version.json to name each file .* under files, got another value; publish"
@@ -136,28 +136,28 @@ def unnamed(came: str) -> str:
 
 @pytest.fixture(params=WITHOUT)
 def bare(request, models) -> str:
-    """The models, the second version of which no longer says what its files were; what that is told by."""
+    """Remove the digests of version 2 and return the pattern of the expected error."""
     request.param(version(models, 2))
     return unnamed(WITHOUT[request.param])
 
 
 @pytest.mark.parametrize("load", [saved_model.load, litert_model.load, saved_model.load_bundle])
-def test_a_version_that_names_no_digests_is_not_loaded(models, bare, load):
+def test_a_version_without_digests_is_not_loaded(models, bare, load):
     with pytest.raises(ValueError, match=bare):
         load(str(version(models, 2)))
 
 
-def test_a_version_that_names_no_digests_is_neither_promoted_nor_rolled_back_to(models, bare):
+def test_a_version_without_digests_is_neither_promoted_nor_rolled_back_to(models, bare):
     promotion.rollback(str(models), NAME, why="to the sound one")
-    before = (models / NAME / "channels.json").read_bytes()
+    channels_before = (models / NAME / "channels.json").read_bytes()
     with pytest.raises(ValueError, match=f"no channel was moved: .*{bare}"):
         promotion.promote(str(models), NAME, 2, why="a test")
     with pytest.raises(ValueError, match=f"no channel was moved: .*{bare}"):
         promotion.rollback(str(models), NAME, why="a test")
-    assert (models / NAME / "channels.json").read_bytes() == before
+    assert (models / NAME / "channels.json").read_bytes() == channels_before
 
 
-def test_photos_are_not_scored_by_a_version_that_names_no_digests(models, bare, tmp_path):
+def test_a_version_without_digests_scores_no_photos(models, bare, tmp_path):
     storage.write_bytes(str(tmp_path / "photos" / "a.jpg"), drawn_photo(0.5, size=(80, 96)))
     with pytest.raises(ValueError, match=bare):
         score_folder(str(models), str(tmp_path / "photos"), tmp_path / "scores.csv")
@@ -165,43 +165,43 @@ def test_photos_are_not_scored_by_a_version_that_names_no_digests(models, bare, 
         score_many.score_and_rank(str(models), str(tmp_path / "photos"), str(tmp_path / "shards"))
 
 
-def test_a_champion_that_names_no_digests_is_told_to_evaluation_and_validation(models, bare):
+def test_evaluation_and_validation_report_a_champion_without_digests(models, bare):
     assert re.search(bare, score_champion(str(models), NAME, lambda: iter([]), 0).error)
     assert re.search(bare, read_champion(str(models), NAME).error)
 
 
-def test_nothing_of_a_version_that_names_no_digests_is_fetched_from_a_bucket(models, bare, amazon, tmp_path):
+def test_no_file_of_a_version_without_digests_is_fetched_from_a_bucket(models, bare, amazon, tmp_path):
     storage.upload_tree(version(models, 2), "s3://bucket/models/portraits/2")
     with pytest.raises(ValueError, match=f"s3://bucket/.*{bare.removeprefix('expected .*')}"):
         version_source.fetch_version("s3://bucket/models/portraits/2", fetching(tmp_path))
     assert [file for file in (tmp_path / "kept").rglob("*") if file.is_file() and file.suffix != ".lock"] == []
 
 
-def test_a_server_goes_on_with_its_version_when_the_new_champion_names_no_digests(models, bare):
+def test_a_server_keeps_its_version_if_the_new_champion_has_no_digests(models, bare):
     promotion.rollback(str(models), NAME, why="a test")
-    with Here(ServerSettings(workers=1, interval=0.05, model=str(models))) as here:
+    with Here(ServerSettings(workers=1, interval=0.05, model=str(models))) as server:
         channels.set_channel(str(models), NAME, 2, why="by hand")
-        until(lambda: here.state.version_manager.failure, "the failure is told")
-        assert re.search(bare, here.state.version_manager.failure["why"])
-        assert here.get("/ready").json()["version"] == "1"
+        until(lambda: server.state.version_manager.failure, "the failure is told")
+        assert re.search(bare, server.state.version_manager.failure["why"])
+        assert server.get("/ready").json()["version"] == "1"
 
 
-# Promoted and rolled back to
+# Promotion and rollback
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_no_channel_is_moved_to_a_version_of_which_a_file_was_changed(models, name):
+def test_no_channel_is_moved_to_a_version_with_a_changed_file(models, name):
     flip(version(models, 1) / name)
-    before = (models / NAME / "channels.json").read_bytes()
+    channels_before = (models / NAME / "channels.json").read_bytes()
     with pytest.raises(ValueError, match=f"no channel was moved: .*{refused(name)}"):
         promotion.promote(str(models), NAME, 1, why="a test")
     with pytest.raises(ValueError, match=f"no channel was moved: .*{refused(name)}"):
         promotion.rollback(str(models), NAME, why="a test")
-    assert (models / NAME / "channels.json").read_bytes() == before
+    assert (models / NAME / "channels.json").read_bytes() == channels_before
 
 
 @pytest.mark.parametrize("place", ["on a disk", "in a bucket"])
-def test_each_file_of_a_version_is_hashed_once_before_a_channel_is_moved_to_it(models, amazon, monkeypatch, place):
+def test_each_file_of_a_version_is_hashed_once_before_its_promotion(models, amazon, monkeypatch, place):
     uri, hashed, sha256 = str(models), [], integrity.sha256
     if place == "in a bucket":
         uri = "s3://bucket/models"
@@ -212,7 +212,7 @@ def test_each_file_of_a_version_is_hashed_once_before_a_channel_is_moved_to_it(m
     assert sorted(str(path).partition("/1/")[2] for path in hashed) == sorted(names)
 
 
-def test_a_version_in_a_bucket_is_checked_before_a_channel_is_moved_to_it(models, amazon):
+def test_a_version_in_a_bucket_is_checked_before_its_promotion(models, amazon):
     storage.upload_tree(models, "s3://bucket/models")
     promotion.rollback("s3://bucket/models", NAME, why="sound")
     flip(version(models, 2) / NETWORK)
@@ -223,10 +223,10 @@ def test_a_version_in_a_bucket_is_checked_before_a_channel_is_moved_to_it(models
         promotion.promote("s3://bucket/models", NAME, 2, channel="challenger", why="a test")
 
 
-# Loaded
+# Loading
 
 
-def test_what_loads_a_version_checks_the_files_that_it_takes(models):
+def test_each_loader_checks_the_files_that_it_loads(models):
     uri = str(version(models, 1))
     loads = {
         "saved_model.pb": saved_model.load,
@@ -240,7 +240,7 @@ def test_what_loads_a_version_checks_the_files_that_it_takes(models):
             load(uri)
 
 
-def test_photos_are_neither_scored_nor_put_in_order_nor_explained_by_a_changed_version(models, tmp_path):
+def test_a_changed_version_neither_scores_nor_ranks_nor_explains_photos(models, tmp_path):
     photo = tmp_path / "photos" / "a.jpg"
     photo.parent.mkdir()
     photo.write_bytes(drawn_photo(0.5, size=(80, 96)))
@@ -255,7 +255,7 @@ def test_photos_are_neither_scored_nor_put_in_order_nor_explained_by_a_changed_v
     assert [path.name for path in tmp_path.iterdir() if path.name not in ("photos", "models")] == []
 
 
-def test_a_champion_that_was_changed_is_told_to_evaluation_and_validation(models):
+def test_evaluation_and_validation_report_a_changed_champion(models):
     flip(version(models, 2) / SAVED_MODEL)
     storage.write_json(str(version(models, 2) / "profile.json"), {"changed": True})
     champion = score_champion(str(models), NAME, lambda: iter([]), 0)
@@ -264,7 +264,7 @@ def test_a_champion_that_was_changed_is_told_to_evaluation_and_validation(models
     assert "profile.json is not as it was published" in read_champion(str(models), NAME).error
 
 
-# Served
+# Serving
 
 ONE = "s3://bucket/models/portraits/1"
 
@@ -273,17 +273,17 @@ def fetching(folder: Path) -> ServerSettings:
     return ServerSettings(model=ONE, folder=str(folder / "kept"))
 
 
-def test_a_server_goes_on_with_its_version_when_the_new_champion_was_changed(models):
+def test_a_server_keeps_its_version_if_the_new_champion_was_changed(models):
     promotion.rollback(str(models), NAME, why="a test")
     flip(version(models, 2) / NETWORK)
-    with Here(ServerSettings(workers=1, interval=0.05, model=str(models))) as here:
+    with Here(ServerSettings(workers=1, interval=0.05, model=str(models))) as server:
         channels.set_channel(str(models), NAME, 2, why="by hand")
-        until(lambda: here.get("/ready").json()["failing"], "the failure is told")
-        assert f"{NETWORK} is not as it was published" in here.state.version_manager.failure["why"]
-        assert here.get("/ready").json()["version"] == "1"
+        until(lambda: server.get("/ready").json()["failing"], "the failure is told")
+        assert f"{NETWORK} is not as it was published" in server.state.version_manager.failure["why"]
+        assert server.get("/ready").json()["version"] == "1"
 
 
-def test_a_version_that_was_changed_in_its_bucket_is_not_fetched(models, amazon, tmp_path):
+def test_a_version_changed_in_its_bucket_is_not_fetched(models, amazon, tmp_path):
     flip(version(models, 1) / NETWORK)
     storage.upload_tree(models, "s3://bucket/models")
     with pytest.raises(ValueError, match=rf"s3://bucket/models/portraits/1/{refused(NETWORK)}"):
@@ -291,11 +291,11 @@ def test_a_version_that_was_changed_in_its_bucket_is_not_fetched(models, amazon,
     assert not list((tmp_path / "kept").rglob("*.tflite"))
 
 
-def test_a_fetched_version_that_was_changed_on_the_disk_is_fetched_again(models, amazon, tmp_path):
+def test_a_fetched_version_changed_on_the_disk_is_fetched_again(models, amazon, tmp_path):
     storage.upload_tree(models, "s3://bucket/models")
-    place = Path(version_source.fetch_version(ONE, fetching(tmp_path)))
-    flip(place / NETWORK)
+    folder = Path(version_source.fetch_version(ONE, fetching(tmp_path)))
+    flip(folder / NETWORK)
     with pytest.raises(ValueError, match=refused(NETWORK)):
-        litert_model.load(str(place))
-    assert version_source.fetch_version(ONE, fetching(tmp_path)) == str(place)
-    assert litert_model.load(str(place)).version == 1
+        litert_model.load(str(folder))
+    assert version_source.fetch_version(ONE, fetching(tmp_path)) == str(folder)
+    assert litert_model.load(str(folder)).version == 1

@@ -1,4 +1,4 @@
-"""The Kubeflow Model Registry is told what is published, over its REST API, and what fails there undoes nothing."""
+"""Published versions are registered with the Kubeflow Model Registry over REST; its failures undo no publication."""
 
 import json
 import subprocess
@@ -47,7 +47,7 @@ def models(tmp_path: Path) -> str:
 
 
 def publish(models: str, version: int, serve: bool = True, **record: object) -> str:
-    """A published version, as far as the registry is told of it."""
+    """Write the files of a published version that the registry client reads; return its address."""
     uri = channels.address(models, NAME, version)
     storage.write_json(f"{uri}/version.json", RECORD | {"version": version, "run": f"run-{version}"} | record)
     storage.write_bytes(f"{uri}/{channels.COMPLETE}", b"graph")
@@ -60,7 +60,7 @@ def tell(server: Server, models: str, pushed: int = 0) -> list[str]:
     return kubeflow.sync(server.url, models, NAME, pushed)
 
 
-# What it is told
+# Registration
 
 
 def test_a_version_is_registered_with_its_run_commit_data_decision_metrics_and_address(server, models):
@@ -85,7 +85,7 @@ def test_a_version_is_registered_with_its_run_commit_data_decision_metrics_and_a
     assert (artifact["modelFormatName"], artifact["modelSourceId"]) == ("tensorflow", "run-1")
 
 
-def test_the_official_client_finds_what_was_registered(server, models):
+def test_the_official_client_reads_the_registered_version(server, models):
     uri = publish(models, 1)
     tell(server, models)
     program = f"""
@@ -98,39 +98,42 @@ print(json.dumps([version.custom_properties, version.state.value, artifact.uri, 
 client.register_model("other", "s3://other", model_format_name="x", model_format_version="1", version="7",
                       metadata={{"accuracy": 0.5, "run": "theirs", "photos": 3}})
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [server.properties("1") | {"champion": ""}, "LIVE", uri, "run-1"]
-    assert [model["name"] for model in server.models] == [NAME, "other"]  # so the stand-in takes what the client sends
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout) == [server.properties("1") | {"champion": ""}, "LIVE", uri, "run-1"]
+    assert [model["name"] for model in server.models] == [
+        NAME,
+        "other",
+    ]  # the fake server accepts the official client's requests
 
 
 @pytest.mark.parametrize("api", ["v1", "v1alpha3"])
-def test_a_registry_is_spoken_to_in_the_version_of_its_api_that_it_knows(api, server, models):
+def test_the_client_uses_the_api_version_of_the_registry(api, server, models):
     server.apis = (api,)
     publish(models, 1)
     tell(server, models)
     assert server.labels() == {"1": {"champion"}}
 
 
-def test_where_both_are_known_the_deprecated_one_is_not_asked(server, models):
+def test_the_client_does_not_use_the_deprecated_api_if_the_registry_has_both(server, models):
     publish(models, 1)
     tell(server, models)
     assert server.spoken == {"v1"}
 
 
-def test_an_address_that_is_no_registrys_says_so(server, models):
+def test_an_address_without_a_registry_is_reported(server, models):
     server.apis = ()
     publish(models, 1)
     (line,) = tell(server, models)
     assert "it knows neither v1 nor v1alpha3 of the API: is this its URL?" in line
 
 
-def test_telling_it_again_changes_nothing(server, models):
+def test_a_second_sync_changes_nothing(server, models):
     publish(models, 1), publish(models, 2)
     tell(server, models)
-    before = list(server.changes)
+    changes_before = list(server.changes)
     assert tell(server, models) == []
-    assert server.changes == before
+    assert server.changes == changes_before
 
 
 def test_the_labels_follow_the_channels(server, models, monkeypatch):
@@ -151,11 +154,11 @@ def test_the_labels_follow_the_channels(server, models, monkeypatch):
     assert server.labels() == {"1": set(), "2": {"champion"}, "3": {"previous", "challenger"}}
 
 
-def test_what_people_have_noted_in_the_registry_stays(server, models):
+def test_properties_and_descriptions_written_by_people_stay(server, models):
     publish(models, 1)
     tell(server, models)
-    noted = {"owner": {"metadataType": "MetadataStringValue", "string_value": "ann"}}
-    server.version("1")["customProperties"] |= noted
+    properties = {"owner": {"metadataType": "MetadataStringValue", "string_value": "ann"}}
+    server.version("1")["customProperties"] |= properties
     server.version("1")["description"] = "the first"
     publish(models, 2)
     tell(server, models)
@@ -164,25 +167,25 @@ def test_what_people_have_noted_in_the_registry_stays(server, models):
     assert server.version("1")["description"] == "the first"
 
 
-def test_a_version_that_was_removed_is_archived(server, models):
+def test_a_removed_version_is_archived(server, models):
     for version in (1, 2, 3):
         publish(models, version)
     tell(server, models)
-    assert [gone.version for gone in versions.collect_garbage(models, NAME, keep=0)] == [1]
+    assert [removed.version for removed in versions.collect_garbage(models, NAME, keep=0)] == [1]
     assert tell(server, models) == ["archived version 1 of portraits, which was removed"]
-    assert {each["name"]: each["state"] for each in server.versions} == {"1": "ARCHIVED", "2": "LIVE", "3": "LIVE"}
+    assert {entry["name"]: entry["state"] for entry in server.versions} == {"1": "ARCHIVED", "2": "LIVE", "3": "LIVE"}
     assert tell(server, models) == []
 
 
-def test_a_push_under_way_is_not_registered_and_one_that_was_overtaken_is(server, models):
+def test_a_running_push_is_not_registered_and_an_overtaken_push_is(server, models):
     publish(models, 2), publish(models, 1, serve=False)
     tell(server, models)
-    assert [each["name"] for each in server.versions] == ["2"]
+    assert [version["name"] for version in server.versions] == ["2"]
     tell(server, models, pushed=1)
-    assert {each["name"] for each in server.versions} == {"1", "2"}
+    assert {version["name"] for version in server.versions} == {"1", "2"}
 
 
-def test_a_forced_version_says_why_it_was(server, models):
+def test_a_forced_version_is_registered_with_its_reason(server, models):
     forced = RECORD["decision"] | {"verdict": "forced", "override": "the champion is broken"}
     publish(models, 1, decision=forced)
     tell(server, models)
@@ -196,16 +199,16 @@ def test_a_forced_version_says_why_it_was(server, models):
 @pytest.mark.parametrize(
     "request_", ["POST registered_models", "POST model_versions", "POST model_versions/2/artifacts"]
 )
-def test_what_goes_wrong_once_is_made_good_and_registers_nothing_twice(trouble, request_, server, models):
+def test_a_request_that_fails_once_is_repeated_and_registers_nothing_twice(trouble, request_, server, models):
     publish(models, 1)
-    left = [trouble]
-    server.trouble = lambda request: left.pop() if request == request_ and left else None
+    failures = [trouble]
+    server.trouble = lambda request: failures.pop() if request == request_ and failures else None
     assert not [line for line in tell(server, models) if "not told" in line]
-    assert not left
+    assert not failures
     assert (len(server.models), len(server.versions), len(server.artifacts)) == (1, 1, 1)
 
 
-def test_what_another_registers_at_the_same_moment_is_taken_as_it_is(server, models):
+def test_a_version_registered_by_another_process_at_the_same_time_is_kept(server, models):
     publish(models, 1)
 
     def overtaken(request: str) -> None:
@@ -217,13 +220,15 @@ def test_what_another_registers_at_the_same_moment_is_taken_as_it_is(server, mod
     assert (len(server.versions), len(server.artifacts)) == (1, 1)
 
 
-def test_a_push_that_was_killed_after_any_request_is_completed_by_the_next(server, models):
+def test_the_next_push_completes_a_push_killed_after_any_request(server, models):
     publish(models, 1)
     tell(server, models)
-    whole = len(server.requests)
-    for done in range(whole):
+    n_requests = len(server.requests)
+    for n_served in range(n_requests):
         with Server() as fresh:
-            fresh.trouble = lambda _, fresh=fresh, done=done: "reset" if len(fresh.requests) > done else None
+            fresh.trouble = lambda _, fresh=fresh, n_served=n_served: (
+                "reset" if len(fresh.requests) > n_served else None
+            )
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(kubeflow, "RETRY_SECONDS", 0.0)
                 patch.setattr(kubeflow, "_TIMEOUT", 5.0)
@@ -234,7 +239,7 @@ def test_a_push_that_was_killed_after_any_request_is_completed_by_the_next(serve
             assert (len(fresh.models), len(fresh.versions), len(fresh.artifacts)) == (1, 1, 1)
 
 
-def test_a_registry_that_stays_down_is_given_up_in_bounded_time_and_says_what_makes_it_good(models, monkeypatch):
+def test_retries_end_in_bounded_time_and_the_message_names_the_repair(models, monkeypatch):
     clock = SimpleNamespace(now=0.0, pauses=[], monotonic=lambda: clock.now)
     clock.sleep = lambda seconds: (clock.pauses.append(seconds), setattr(clock, "now", clock.now + seconds))
     monkeypatch.setattr(kubeflow, "time", clock)
@@ -255,7 +260,7 @@ def test_a_registry_that_stays_down_is_given_up_in_bounded_time_and_says_what_ma
         ("html", "something else than JSON: is this its URL?"),
     ],
 )
-def test_a_refusal_is_told_at_once_in_the_registrys_words(trouble, words, server, models):
+def test_a_refusal_is_reported_at_once_in_the_registrys_words(trouble, words, server, models):
     publish(models, 1)
     server.trouble = lambda _: trouble
     (line,) = tell(server, models)
@@ -263,14 +268,14 @@ def test_a_refusal_is_told_at_once_in_the_registrys_words(trouble, words, server
     assert len(server.requests) == 1
 
 
-def test_two_places_of_models_cannot_share_a_name(server, models, tmp_path):
+def test_two_models_folders_cannot_share_a_model_name(server, models, tmp_path):
     publish(models, 1), publish(str(tmp_path / "others"), 1)
     tell(server, models)
-    before = list(server.changes)
+    changes_before = list(server.changes)
     (line,) = tell(server, str(tmp_path / "others"))
     assert f"it knows this version of portraits at {channels.address(models, NAME, 1)}, not at " in line
     assert "publish one of them under another name" in line
-    assert server.changes == before
+    assert server.changes == changes_before
 
 
 @pytest.mark.parametrize(
@@ -283,7 +288,7 @@ def test_two_places_of_models_cannot_share_a_name(server, models, tmp_path):
         ("", "https://registry", False),
     ],
 )
-def test_a_token_is_sent_over_https_to_the_registry_that_it_was_made_for(named, asked, sent, models, monkeypatch):
+def test_the_token_is_sent_over_https_to_its_own_registry_only(named, asked, sent, models, monkeypatch):
     monkeypatch.setenv(kubeflow.TOKEN_VARIABLE, "secret")
     monkeypatch.setenv(kubeflow.URL_VARIABLE, named)
     publish(models, 1)
@@ -293,7 +298,7 @@ def test_a_token_is_sent_over_https_to_the_registry_that_it_was_made_for(named, 
     assert headers == [{"Authorization": "Bearer secret"} if sent else {}]
 
 
-def test_the_token_of_a_pod_is_sent_to_no_registry(server, models, monkeypatch, tmp_path):
+def test_the_service_account_token_of_a_pod_is_sent_to_no_registry(server, models, monkeypatch, tmp_path):
     (tmp_path / "token").write_text("secret")
     monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
     publish(models, 1)
@@ -301,7 +306,7 @@ def test_the_token_of_a_pod_is_sent_to_no_registry(server, models, monkeypatch, 
     assert set(server.tokens) == {""}
 
 
-# The stand-in is as strict as the true one
+# The fake server is as strict as the real one
 
 
 @pytest.mark.parametrize(
@@ -318,7 +323,7 @@ def test_the_token_of_a_pod_is_sent_to_no_registry(server, models, monkeypatch, 
         ("model_versions/99/artifacts", {"artifactType": "model-artifact", "name": "x"}, 404),
     ],
 )
-def test_the_stand_in_refuses_what_the_true_registry_refuses(path, body, status, server):
+def test_the_fake_server_refuses_the_requests_that_the_real_registry_refuses(path, body, status, server):
     requests.post(server.url + PREFIX + "v1/registered_models", json={"name": "twice"}).raise_for_status()
     assert requests.post(server.url + PREFIX + "v1/" + path, json=body).status_code == status
 
@@ -326,7 +331,7 @@ def test_the_stand_in_refuses_what_the_true_registry_refuses(path, body, status,
 # The command line
 
 
-def test_the_command_line_registers_what_was_published_before_there_was_a_registry(server, models, monkeypatch, capsys):
+def test_the_command_line_registers_earlier_versions(server, models, monkeypatch, capsys):
     publish(models, 1), publish(models, 2)
     assert main(["models", "register", f"{models}/{NAME}", "--model-registry", server.url]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "done"
@@ -336,22 +341,22 @@ def test_the_command_line_registers_what_was_published_before_there_was_a_regist
     assert len(server.versions) == 2
 
 
-def test_promoting_rolling_back_and_removing_by_hand_tell_the_registry(server, models, monkeypatch, capsys):
+def test_promote_rollback_and_gc_commands_update_the_registry(server, models, monkeypatch, capsys):
     monkeypatch.setattr(promotion, "verify", lambda *_: None)
     monkeypatch.setenv(kubeflow.URL_VARIABLE, server.url)
     for version in (1, 2, 3):
         publish(models, version)
-    place = f"{models}/{NAME}"
-    assert main(["models", "promote", place, "1", "--why", "better"]) == 0
+    folder = f"{models}/{NAME}"
+    assert main(["models", "promote", folder, "1", "--why", "better"]) == 0
     assert server.labels() == {"1": {"champion"}, "2": set(), "3": {"previous"}}
-    assert main(["models", "rollback", place, "--why", "it was not"]) == 0
+    assert main(["models", "rollback", folder, "--why", "it was not"]) == 0
     assert server.labels() == {"1": {"previous"}, "2": set(), "3": {"champion"}}
-    assert main(["models", "gc", place, "--keep", "0"]) == 0
+    assert main(["models", "gc", folder, "--keep", "0"]) == 0
     assert server.version("2")["state"] == "ARCHIVED"
     assert "labelled version 3 of portraits: champion" in capsys.readouterr().out
 
 
-def test_a_promotion_stands_though_the_registry_is_down(models, monkeypatch, capsys):
+def test_a_promotion_succeeds_although_the_registry_is_down(models, monkeypatch, capsys):
     monkeypatch.setattr(promotion, "verify", lambda *_: None)
     monkeypatch.setattr(kubeflow, "RETRY_SECONDS", 0.0)
     publish(models, 1), publish(models, 2)
@@ -361,7 +366,7 @@ def test_a_promotion_stands_though_the_registry_is_down(models, monkeypatch, cap
     assert "the model registry was not told everything" in capsys.readouterr().out
 
 
-def test_a_registry_that_is_no_url_is_refused_before_anything_is_moved(models, monkeypatch, capsys):
+def test_a_registry_that_is_not_a_url_is_refused_before_a_channel_moves(models, monkeypatch, capsys):
     publish(models, 1), publish(models, 2)
     command = ["models", "promote", f"{models}/{NAME}", "1", "--why", "better", "--model-registry", "registry:8080"]
     assert main(command) == 2

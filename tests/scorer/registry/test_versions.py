@@ -1,4 +1,4 @@
-"""Published versions in people's hands: listed, promoted, rolled back and removed, with every change in the audit."""
+"""Published versions are listed, promoted, rolled back and removed; the audit records every change."""
 
 import json
 import subprocess
@@ -31,12 +31,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Versions need only be complete to count as verified, for what does not depend on a network."""
+    """Count each complete version as verified, for tests that need no network."""
     monkeypatch.setattr(promotion, "verify", complete)
 
 
 def claimed(models: str, hours: float, *versions: int) -> None:
-    """Let versions be claimed so long ago, each by a run of its own."""
+    """Set the versions' reservation times to so many hours ago, each by an own run."""
     uri = f"{models}/{NAME}/versions.json"
     owners = storage.read_json(uri) if storage.exists(uri) else {}
     when = (datetime.now(UTC) - timedelta(hours=hours)).isoformat()
@@ -51,24 +51,24 @@ def there(models: str) -> list[str]:
 
 
 def replayed(models: str) -> dict:
-    """The channels that the audit tells of; a gap or a lost change fails."""
-    named: dict = {}
+    """Return the channels that follow from the audit; fail on a gap or a lost change."""
+    current_channels: dict = {}
     for entry in channels.audit(models, NAME):
         if "removed" in entry:
-            assert not set(entry["removed"]) & {*named.values()}
+            assert not set(entry["removed"]) & {*current_channels.values()}
             continue
-        assert entry["from"] == named.get(entry["channel"]), entry
+        assert entry["from"] == current_channels.get(entry["channel"]), entry
         if entry["channel"] == "champion":
-            named["previous"] = entry["from"]
-        named[entry["channel"]] = entry["to"]
-    return named
+            current_channels["previous"] = entry["from"]
+        current_channels[entry["channel"]] = entry["to"]
+    return current_channels
 
 
-# Promoting and rolling back
+# Promotion and rollback
 
 
 @pytest.mark.usefixtures("trusting")
-def test_promoting_may_go_back_to_any_version_and_says_what_was_before(place: str) -> None:
+def test_any_earlier_version_can_be_promoted_to_any_channel(place: str) -> None:
     for run in "abc":
         push(place, run)
     assert promotion.promote(place, NAME, 1, why="best in May") == {"champion": 1, "previous": 3}
@@ -84,26 +84,28 @@ def test_rolling_back_swaps_champion_and_previous(place: str) -> None:
 
 
 @pytest.mark.usefixtures("trusting")
-def test_every_change_says_who_when_why_from_and_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_audit_names_who_when_why_from_and_to_of_every_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     models = str(tmp_path)
     monkeypatch.setenv("PIPELINE_USER", "ann")
     push(models, "run-a"), push(models, "run-b")
     promotion.rollback(models, NAME, why="worse\non  children")
     promotion.promote(models, NAME, 2, channel="canary", who="ben", why="a look")
-    found = channels.audit(models, NAME)
+    entries = channels.audit(models, NAME)
     keys = ("who", "action", "why", "channel", "from", "to")
-    assert [tuple(entry[key] for key in keys) for entry in found] == [
+    assert [tuple(entry[key] for key in keys) for entry in entries] == [
         ("run-a", "push", "passed", "champion", None, 1),
         ("run-b", "push", "passed", "champion", 1, 2),
         ("ann", "rollback", "worse on children", "champion", 2, 1),
         ("ben", "promote", "a look", "canary", None, 2),
     ]
-    times = [datetime.fromisoformat(entry["when"]) for entry in found]
+    times = [datetime.fromisoformat(entry["when"]) for entry in entries]
     assert times == sorted(times)
     assert all(time.utcoffset() == timedelta(0) for time in times)
 
 
-def test_without_a_name_in_the_environment_account_and_machine_act(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pipeline_user_the_audit_names_account_and_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PIPELINE_USER", raising=False)
     assert channels.current_user().count("@") == 1
     monkeypatch.setattr("getpass.getuser", lambda: (_ for _ in ()).throw(KeyError("uid not found: 12345")))
@@ -130,29 +132,29 @@ def test_a_model_without_a_previous_version_cannot_be_rolled_back(tmp_path: Path
         ({"version": 7}, "version 7 cannot serve"),
     ],
 )
-def test_what_cannot_be_promoted_leaves_the_channels_alone(tmp_path: Path, options: dict, words: str) -> None:
+def test_a_refused_promotion_leaves_the_channels_unchanged(tmp_path: Path, options: dict, words: str) -> None:
     models, file = str(tmp_path), tmp_path / NAME / "channels.json"
     storage.write_json(str(file), {"note": "mine"})
     push(models, "a")
-    before = file.read_bytes()
+    channels_before = file.read_bytes()
     with pytest.raises(ValueError, match=words):
         promotion.promote(models, NAME, **{"version": 1, "why": "because", **options})
-    assert file.read_bytes() == before
+    assert file.read_bytes() == channels_before
 
 
-def test_channels_whose_audit_is_none_are_named_and_left_alone(tmp_path: Path) -> None:
+def test_channels_with_a_malformed_audit_are_refused(tmp_path: Path) -> None:
     storage.write_json(str(tmp_path / NAME / "channels.json"), {"champion": 1, "audit": ["x"]})
     with pytest.raises(ValueError, match=r"expected a list of objects as audit in .*channels\.json"):
         channels.promote_pushed(str(tmp_path), NAME, 2)
 
 
 @pytest.mark.usefixtures("trusting")
-def test_of_two_people_who_roll_back_at_once_one_is_told_and_the_other_obeyed(
+def test_of_two_concurrent_rollbacks_one_succeeds_and_the_other_is_refused(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     push(place, "a"), push(place, "b")
-    both_have_looked = threading.Barrier(2)
-    monkeypatch.setattr(promotion, "verify", lambda *_: both_have_looked.wait(20))
+    both_verified = threading.Barrier(2)
+    monkeypatch.setattr(promotion, "verify", lambda *_: both_verified.wait(20))
 
     def attempt(who: str) -> str:
         try:
@@ -162,23 +164,23 @@ def test_of_two_people_who_roll_back_at_once_one_is_told_and_the_other_obeyed(
         return "done"
 
     with ThreadPoolExecutor(2) as pool:
-        said = sorted(pool.map(attempt, ["ann", "ben"]))
-    assert said[0] == "done"
-    assert "the champion of portraits has just been moved by someone else: expected version 2, found 1" in said[1]
+        messages = sorted(pool.map(attempt, ["ann", "ben"]))
+    assert messages[0] == "done"
+    assert "the champion of portraits has just been moved by someone else: expected version 2, found 1" in messages[1]
     assert serving(place) == (1, 2)
 
 
 @pytest.mark.usefixtures("trusting")
-def test_a_rollback_whose_answer_got_lost_is_done_once(google: gcs.Server) -> None:
-    place = "gs://bucket/models"
-    push(place, "a"), push(place, "b")
+def test_a_rollback_whose_response_got_lost_is_done_once(google: gcs.Server) -> None:
+    models = "gs://bucket/models"
+    push(models, "a"), push(models, "b")
     google.fail(lambda request: request.method == "POST", "lost")
-    assert promotion.rollback(place, NAME, why="worse") == {"champion": 1, "previous": 2}
-    assert [entry["action"] for entry in channels.audit(place, NAME)] == ["push", "push", "rollback"]
+    assert promotion.rollback(models, NAME, why="worse") == {"champion": 1, "previous": 2}
+    assert [entry["action"] for entry in channels.audit(models, NAME)] == ["push", "push", "rollback"]
 
 
 @pytest.mark.usefixtures("trusting")
-def test_a_change_whose_answer_got_lost_is_not_made_again_over_a_later_one(
+def test_a_change_whose_response_got_lost_does_not_overwrite_a_later_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = str(tmp_path)
@@ -186,22 +188,22 @@ def test_a_change_whose_answer_got_lost_is_not_made_again_over_a_later_one(
         push(models, run)
     write_if = storage.write_if
 
-    def losing(uri: str, data: bytes, version: str) -> None:
+    def write_then_conflict(uri: str, data: bytes, version: str) -> None:
         write_if(uri, data, version)
         monkeypatch.setattr(storage, "write_if", write_if)
         promotion.promote(models, NAME, 2, who="ben", why="later")
         raise storage.WriteConflict("as the clouds say of a repeated write that has arrived")
 
-    monkeypatch.setattr(storage, "write_if", losing)
+    monkeypatch.setattr(storage, "write_if", write_then_conflict)
     promotion.promote(models, NAME, 1, who="ann", why="sooner")
     assert serving(models) == (2, 1)
     assert [entry["who"] for entry in channels.audit(models, NAME)][3:] == ["ann", "ben"]
 
 
-# A push beside a person
+# Pushes and manual changes
 
 
-def test_a_version_that_was_rolled_back_does_not_return_by_its_push_but_a_newer_one_takes_over(
+def test_a_repeated_push_does_not_restore_a_rolled_back_version_and_a_newer_push_takes_over(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(promotion, "verify", complete)
@@ -214,7 +216,7 @@ def test_a_version_that_was_rolled_back_does_not_return_by_its_push_but_a_newer_
 
 
 @pytest.mark.usefixtures("trusting")
-def test_an_older_push_that_ends_after_a_rollback_does_not_take_over(tmp_path: Path) -> None:
+def test_an_older_push_that_ends_after_a_rollback_does_not_become_champion(tmp_path: Path) -> None:
     models = str(tmp_path)
     push(models, "a")
     assert channels.reserve_version(models, NAME, "slow", "sha") == 2
@@ -224,29 +226,29 @@ def test_an_older_push_that_ends_after_a_rollback_does_not_take_over(tmp_path: P
     assert serving(models) == (1, 3)
 
 
-def test_a_rollback_by_hand_from_before_the_audit_counts_too(tmp_path: Path) -> None:
+def test_a_rollback_recorded_before_the_audit_existed_counts_too(tmp_path: Path) -> None:
     storage.write_json(str(tmp_path / NAME / "channels.json"), {"champion": 2, "previous": 5})
     assert channels.promote_pushed(str(tmp_path), NAME, 5) == {"champion": 2, "previous": 5}
     assert channels.promote_pushed(str(tmp_path), NAME, 6) == {"champion": 6, "previous": 2}
 
 
-def test_a_push_that_tries_a_removed_version_again_is_refused(tmp_path: Path) -> None:
+def test_a_push_of_a_removed_version_is_refused(tmp_path: Path) -> None:
     models = str(tmp_path)
     for run in "abc":
         push(models, run)
-    assert [gone.version for gone in versions.collect_garbage(models, NAME, keep=0)] == [1]
+    assert [removed.version for removed in versions.collect_garbage(models, NAME, keep=0)] == [1]
     with pytest.raises(ValueError, match=r"version 1 of portraits was removed by .*: train or publish it again"):
         push(models, "a")
     assert there(models) == ["2", "3"]
     assert serving(models) == (3, 2)
 
 
-# Verified
+# Verification
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory, small_scorer: Path) -> Path:
-    """A model with two true versions, the second its champion, and a third that answers nothing but NaN."""
+    """Model with two sound versions, the second of them the champion, and a third version that returns NaN only."""
     from components.scorer.artifacts import bundle
     from components.scorer.registry import integrity
 
@@ -262,7 +264,7 @@ def real(tmp_path_factory: pytest.TempPathFactory, small_scorer: Path) -> Path:
     return models
 
 
-def test_a_version_that_answers_is_promoted_and_rolled_back(real: Path) -> None:
+def test_a_version_with_valid_votes_is_promoted_and_rolled_back(real: Path) -> None:
     promotion.promote(str(real), NAME, 1, channel="challenger", why="a look")
     assert serving(str(real)) == (2, 1)
     promotion.rollback(str(real), NAME, why="there")
@@ -271,11 +273,11 @@ def test_a_version_that_answers_is_promoted_and_rolled_back(real: Path) -> None:
     assert serving(str(real)) == (2, 1)
 
 
-def test_a_version_that_answers_nan_is_not_promoted(real: Path) -> None:
-    before = (real / NAME / "channels.json").read_bytes()
+def test_a_version_that_returns_nan_is_not_promoted(real: Path) -> None:
+    channels_before = (real / NAME / "channels.json").read_bytes()
     with pytest.raises(ValueError, match=r"version 3 of portraits cannot serve, no channel was moved: .*nan"):
         promotion.promote(str(real), NAME, 3, why="new")
-    assert (real / NAME / "channels.json").read_bytes() == before
+    assert (real / NAME / "channels.json").read_bytes() == channels_before
 
 
 @pytest.mark.parametrize("file", ["saved_model.pb", "variables/variables.data-00000-of-00001"])
@@ -296,24 +298,24 @@ def test_a_damaged_version_is_not_rolled_back_to(real: Path, tmp_path: Path, fil
 @pytest.mark.parametrize(
     "votes", [np.full((3, 10), 0.2), np.full((2, 10), 0.1), np.tile([1.5, -0.5, *[0] * 8], (3, 1))]
 )
-def test_votes_that_are_none_are_refused(tmp_path: Path, votes: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Wrong:
+def test_invalid_votes_are_refused(tmp_path: Path, votes: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    class WrongScorer:
         def score(self, photos: list[bytes]) -> np.ndarray:
             return votes
 
-    monkeypatch.setattr(saved_model, "load", lambda uri, verify_all: Wrong())
+    monkeypatch.setattr(saved_model, "load", lambda uri, verify_all: WrongScorer())
     with pytest.raises(ValueError, match="expected ten votes of 0 or more, summing to 1"):
         promotion.verify(str(tmp_path), NAME, 1)
 
 
-# Removing
+# Removal
 
 
 def collected(models: str, **options: object) -> list[int]:
-    return [gone.version for gone in versions.collect_garbage(models, NAME, **{"keep": 0, **options})]
+    return [removed.version for removed in versions.collect_garbage(models, NAME, **{"keep": 0, **options})]
 
 
-def test_the_newest_and_what_channels_name_stay(place: str) -> None:
+def test_the_newest_versions_and_those_in_channels_stay(place: str) -> None:
     for run in "abcdef":
         push(place, run)
     channels.set_channel(place, NAME, 2, channel="canary", why="a look")
@@ -323,7 +325,7 @@ def test_the_newest_and_what_channels_name_stay(place: str) -> None:
     assert channels.audit(place, NAME)[-1]["removed"] == [4]
 
 
-def test_a_version_that_a_person_has_written_into_the_file_stays_in_whatever_form(tmp_path: Path) -> None:
+def test_a_version_named_anywhere_in_the_channels_file_stays(tmp_path: Path) -> None:
     models, file = str(tmp_path), str(tmp_path / NAME / "channels.json")
     for version in range(1, 7):
         write(models, version)
@@ -331,32 +333,32 @@ def test_a_version_that_a_person_has_written_into_the_file_stays_in_whatever_for
     assert collected(models, dry_run=True) == collected(models) == [5]
 
 
-def test_a_dry_run_says_the_same_and_removes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_lists_the_same_versions_and_removes_nothing(tmp_path: Path) -> None:
     models = str(tmp_path)
     for run in "abcd":
         push(models, run)
     write(models, 5)
     (tmp_path / NAME / "5" / "saved_model.pb").unlink()
     claimed(models, 25, 5)
-    before = {file.name: storage.read_bytes(file.uri) for file in storage.list_files(models)}
-    said = list(versions.collect_garbage(models, NAME, keep=1, dry_run=True))
-    assert {file.name: storage.read_bytes(file.uri) for file in storage.list_files(models)} == before
-    assert said == list(versions.collect_garbage(models, NAME, keep=1))
-    assert [(gone.version, gone.state, gone.bytes) for gone in said] == [
+    files_before = {file.name: storage.read_bytes(file.uri) for file in storage.list_files(models)}
+    planned = list(versions.collect_garbage(models, NAME, keep=1, dry_run=True))
+    assert {file.name: storage.read_bytes(file.uri) for file in storage.list_files(models)} == files_before
+    assert planned == list(versions.collect_garbage(models, NAME, keep=1))
+    assert [(version_info.version, version_info.state, version_info.bytes) for version_info in planned] == [
         (1, "complete", 15), (2, "complete", 15), (5, "incomplete", 10)
     ]  # fmt: skip
 
 
-def test_only_what_is_older_goes_where_an_age_is_given(tmp_path: Path) -> None:
+def test_with_an_age_limit_only_older_versions_are_removed(tmp_path: Path) -> None:
     models, today = str(tmp_path), datetime.now(UTC).date()
     for version, age in enumerate([40, 31, 30, 0], 1):
         write(models, version, date=(today - timedelta(days=age)).isoformat())
-    write(models, 5)  # nobody knows since when
+    write(models, 5)  # without a date
     storage.write_json(f"{models}/{NAME}/channels.json", {"champion": 1})
     assert collected(models, older_than=30) == [2]
 
 
-def test_the_version_of_a_push_under_way_stays_for_a_day(tmp_path: Path) -> None:
+def test_the_version_of_a_running_push_stays_for_a_day(tmp_path: Path) -> None:
     models = str(tmp_path)
     push(models, "a"), push(models, "b")
     for version in (3, 4):
@@ -368,7 +370,7 @@ def test_the_version_of_a_push_under_way_stays_for_a_day(tmp_path: Path) -> None
     assert there(models) == ["2", "4", "5"]
 
 
-def test_a_half_written_version_goes_a_day_after_its_claim_and_its_push_takes_a_new_number(place: str) -> None:
+def test_an_incomplete_version_is_removed_after_a_day_and_its_push_gets_a_new_number(place: str) -> None:
     push(place, "a")
     for version in (2, 3):
         storage.write_bytes(f"{place}/{NAME}/{version}/variables/x", b"half")
@@ -380,7 +382,7 @@ def test_a_half_written_version_goes_a_day_after_its_claim_and_its_push_takes_a_
     assert push(place, "run-2") == 4
 
 
-def test_a_push_that_is_tried_again_after_a_day_is_under_way_again(tmp_path: Path) -> None:
+def test_a_push_repeated_after_a_day_keeps_its_version(tmp_path: Path) -> None:
     models = str(tmp_path)
     storage.write_bytes(f"{models}/{NAME}/1/variables/x", b"half")
     claimed(models, 25, 1)
@@ -388,7 +390,7 @@ def test_a_push_that_is_tried_again_after_a_day_is_under_way_again(tmp_path: Pat
     assert collected(models) == []
 
 
-def test_a_half_written_version_of_unknown_age_gets_a_day(tmp_path: Path) -> None:
+def test_an_incomplete_version_of_unknown_age_stays_for_a_day(tmp_path: Path) -> None:
     models = str(tmp_path)
     storage.write_bytes(f"{models}/{NAME}/4/variables/x", b"half")
     storage.write_json(f"{models}/{NAME}/versions.json", {"4": {"run": "old", "scorer": "sha"}})
@@ -398,7 +400,7 @@ def test_a_half_written_version_of_unknown_age_gets_a_day(tmp_path: Path) -> Non
     assert collected(models) == [4]
 
 
-def test_an_incomplete_version_that_a_channel_names_stays(tmp_path: Path) -> None:
+def test_an_incomplete_version_in_a_channel_stays(tmp_path: Path) -> None:
     models = str(tmp_path)
     storage.write_bytes(f"{models}/{NAME}/1/variables/x", b"half")
     claimed(models, 25, 1)
@@ -407,15 +409,15 @@ def test_an_incomplete_version_that_a_channel_names_stays(tmp_path: Path) -> Non
     assert there(models) == ["1"]
 
 
-def test_the_number_of_a_removed_version_is_never_given_again(tmp_path: Path) -> None:
+def test_the_number_of_a_removed_version_is_never_reused(tmp_path: Path) -> None:
     models = str(tmp_path)
     push(models, "a"), push(models, "b")
-    write(models, 9)  # copied there, by no push
+    write(models, 9)  # copied there without a push
     assert collected(models) == [9]
     assert channels.reserve_version(models, NAME, "c", "sha") == 10
 
 
-def test_a_removal_that_breaks_off_is_taken_up_and_nothing_is_promoted_meanwhile(
+def test_an_interrupted_removal_is_completed_and_its_versions_cannot_be_promoted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = str(tmp_path)
@@ -425,7 +427,7 @@ def test_a_removal_that_breaks_off_is_taken_up_and_nothing_is_promoted_meanwhile
     with pytest.raises(storage.StorageError):
         collected(models)
     monkeypatch.undo()
-    assert [each.state for each in versions.list_versions(models, NAME)] == [
+    assert [version.state for version in versions.list_versions(models, NAME)] == [
         "complete",
         "complete",
         "removed",
@@ -437,22 +439,22 @@ def test_a_removal_that_breaks_off_is_taken_up_and_nothing_is_promoted_meanwhile
     assert len([entry for entry in channels.audit(models, NAME) if "removed" in entry]) == 1
 
 
-def test_a_version_promoted_while_it_was_about_to_go_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    models, remove = str(tmp_path), channels.mark_removed
+def test_a_version_promoted_just_before_its_removal_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models, mark_removed = str(tmp_path), channels.mark_removed
     for run in "abcd":
         push(models, run)
 
-    def late(*arguments: object, **options: object) -> list[int]:
+    def promote_then_remove(*arguments: object, **options: object) -> list[int]:
         channels.set_channel(models, NAME, 1, why="just now")
-        return remove(*arguments, **options)
+        return mark_removed(*arguments, **options)
 
-    monkeypatch.setattr(channels, "mark_removed", late)
+    monkeypatch.setattr(channels, "mark_removed", promote_then_remove)
     assert collected(models) == [2]
     assert there(models) == ["1", "3", "4"]
     assert channels.audit(models, NAME)[-1]["removed"] == [2]
 
 
-def test_a_version_removed_while_it_was_verified_is_not_promoted(
+def test_a_version_removed_during_its_verification_is_not_promoted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = str(tmp_path)
@@ -470,14 +472,14 @@ def test_negative_limits_are_refused(tmp_path: Path, wrong: dict) -> None:
         collected(str(tmp_path), **wrong)
 
 
-# Whatever happens, in any order and at once
+# Random actions, in any order and concurrently
 
 
 ACTIONS = st.tuples(st.sampled_from(["push", "retry", "promote", "canary", "rollback", "gc"]), st.integers(0, 5))
 
 
 def act(models: str, action: str, number: int, runs: list[str]) -> None:
-    """One action; what the place refuses is no failure."""
+    """Run one action; ignore refusals."""
     try:
         if action == "push":
             runs.append(f"run-{len(runs)}-{threading.get_ident()}")
@@ -497,12 +499,16 @@ def act(models: str, action: str, number: int, runs: list[str]) -> None:
 
 
 def check(models: str) -> None:
-    """What holds after anything."""
-    named = {channel: version for channel, version in channels.read(models, NAME).items() if version is not None}
-    assert named == {channel: version for channel, version in replayed(models).items() if version is not None}
-    for version in named.values():
+    """Check the invariants of channels, audit and versions."""
+    current_channels = {
+        channel: version for channel, version in channels.read(models, NAME).items() if version is not None
+    }
+    assert current_channels == {
+        channel: version for channel, version in replayed(models).items() if version is not None
+    }
+    for version in current_channels.values():
         assert storage.exists(f"{models}/{NAME}/{version}/saved_model.pb"), f"version {version} serves and is not there"
-    assert named.get("champion", 0) != named.get("previous", -1)
+    assert current_channels.get("champion", 0) != current_channels.get("previous", -1)
     highest = 0
     for entry in channels.audit(models, NAME):
         if entry["action"] == "push":
@@ -512,7 +518,7 @@ def check(models: str) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(actions=st.lists(ACTIONS, max_size=25))
-def test_in_any_order_channels_name_what_is_there_and_the_audit_tells_how_it_came(
+def test_actions_in_any_order_keep_channels_versions_and_audit_consistent(
     actions: list[tuple[str, int]], tmp_path_factory: pytest.TempPathFactory, trusting: None
 ) -> None:
     models, runs = str(tmp_path_factory.mktemp("any")), []
@@ -522,7 +528,7 @@ def test_in_any_order_channels_name_what_is_there_and_the_audit_tells_how_it_cam
 
 
 @pytest.mark.usefixtures("trusting")
-def test_at_once_channels_name_what_is_there_and_the_audit_tells_how_it_came(place: str) -> None:
+def test_concurrent_actions_keep_channels_versions_and_audit_consistent(place: str) -> None:
     def person(seed: int) -> None:
         rng, runs = np.random.default_rng(seed), []
         for action in rng.permutation(["push", "push", "retry", "promote", "canary", "rollback", "gc", "retry"]):
@@ -538,7 +544,7 @@ def test_at_once_channels_name_what_is_there_and_the_audit_tells_how_it_came(pla
 
 @pytest.fixture
 def told(tmp_path: Path) -> Path:
-    """A model with a version of each kind."""
+    """Models folder with a version of each state."""
     models = str(tmp_path / "models")
     gates = [{"key": "emd", "value": 0.8}, {"key": "srcc", "value": 0.6712}]
     record = {"date": "2026-05-01", "run": "may", "revision": "abc", "decision": {"verdict": "published"}}
@@ -554,22 +560,22 @@ def told(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def test_the_list_tells_of_every_version_newest_first(told: Path) -> None:
-    found = versions.list_versions(str(told), NAME)
-    assert [(each.version, each.state, each.channels) for each in found] == [
+def test_the_list_holds_every_version_newest_first(told: Path) -> None:
+    listed = versions.list_versions(str(told), NAME)
+    assert [(version.version, version.state, version.channels) for version in listed] == [
         (12, "missing", ("canary",)),
         (10, "incomplete", ()),
         (3, "complete", ()),
         (2, "complete", ("champion",)),
         (1, "complete", ("previous",)),
     ]
-    second = found[3]
+    second = listed[3]
     assert (second.date, second.run, second.revision, second.srcc) == ("2026-05-01", "june", "abc", 0.6712)
     assert (second.verdict, second.override) == ("forced", "the champion is broken")
 
 
 @pytest.mark.parametrize("base", ["", NAME])
-def test_the_table_marks_what_was_forced_and_what_is_not_whole(told: Path, base: str, capsys) -> None:
+def test_the_table_marks_forced_incomplete_and_missing_versions(told: Path, base: str, capsys) -> None:
     assert main(["models", "list", str(told / base), "--audit"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == NAME
@@ -583,12 +589,12 @@ def test_the_table_marks_what_was_forced_and_what_is_not_whole(told: Path, base:
     assert lines[-1].endswith("promote: canary none -> 12, by ann: a look")
 
 
-def test_the_list_is_json_where_a_program_reads_it(told: Path, capsys) -> None:
+def test_the_list_is_printed_as_json_on_request(told: Path, capsys) -> None:
     assert main(["models", "list", str(told), "--json", "--audit"]) == 0
-    found = json.loads(capsys.readouterr().out)[NAME]
-    assert found["channels"] == {"champion": 2, "previous": 1, "canary": 12}
-    assert [each["version"] for each in found["versions"]] == [12, 10, 3, 2, 1]
-    assert found["audit"] == channels.audit(str(told), NAME)
+    listing = json.loads(capsys.readouterr().out)[NAME]
+    assert listing["channels"] == {"champion": 2, "previous": 1, "canary": 12}
+    assert [version["version"] for version in listing["versions"]] == [12, 10, 3, 2, 1]
+    assert listing["audit"] == channels.audit(str(told), NAME)
 
 
 @pytest.mark.parametrize(("uri", "server"), [("gs://bucket", "google"), ("s3://bucket", "amazon")])
@@ -603,23 +609,25 @@ def test_models_in_a_bucket_are_found(uri: str, server: str, request: pytest.Fix
 def test_listing_loads_no_tensorflow(told: Path) -> None:
     code = "import sys; from pipeline.cli.main import main; main(sys.argv[1:]); print('tensorflow' in sys.modules)"
     command = [sys.executable, "-c", code, "models", "list", str(told)]
-    done = subprocess.run(command, cwd=Path(__file__).resolve().parents[3], capture_output=True, text=True, check=True)
-    assert done.stdout.endswith("False\n")
+    process = subprocess.run(
+        command, cwd=Path(__file__).resolve().parents[3], capture_output=True, text=True, check=True
+    )
+    assert process.stdout.endswith("False\n")
 
 
 # The command line
 
 
 @pytest.mark.parametrize("command", ["", "list", "promote", "rollback", "gc"])
-def test_each_verb_explains_itself(command: str, capsys) -> None:
-    with pytest.raises(SystemExit) as stopped:
+def test_each_subcommand_has_a_help_text(command: str, capsys) -> None:
+    with pytest.raises(SystemExit) as exit_info:
         main(["models", *command.split(), "--help"])
-    assert stopped.value.code == 0
+    assert exit_info.value.code == 0
     assert capsys.readouterr().out.startswith("usage: python -m pipeline models")
 
 
 @pytest.mark.usefixtures("trusting")
-def test_versions_are_promoted_rolled_back_and_removed_from_the_command_line(
+def test_the_command_line_promotes_rolls_back_and_removes_versions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -661,14 +669,14 @@ def test_versions_are_promoted_rolled_back_and_removed_from_the_command_line(
         (["gc", "models/portraits", "--keep", "-1"], "expected numbers of 0 or more"),
     ],
 )
-def test_what_cannot_be_done_is_one_clear_error(
+def test_a_wrong_command_gives_one_clear_error(
     tmp_path: Path, command: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     monkeypatch.chdir(tmp_path)
     push("models", "a")
-    before = Path("models/portraits/channels.json").read_bytes()
+    channels_before = Path("models/portraits/channels.json").read_bytes()
     assert main(["models", *command]) == 2
     printed = capsys.readouterr().err
     assert words in printed
     assert len(printed.splitlines()) == 1
-    assert Path("models/portraits/channels.json").read_bytes() == before
+    assert Path("models/portraits/channels.json").read_bytes() == channels_before

@@ -1,4 +1,4 @@
-"""A report is one page that needs nothing else, escapes what it is given and stays small."""
+"""A report is one self-contained page; it escapes its content and stays small."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ from components.scorer.report.page import Page
 
 
 class Parsed(HTMLParser):
-    """Every tag with its attributes, and all text."""
+    """Parser that collects the tags with their attributes and the text."""
 
     def __init__(self, html):
         super().__init__()
@@ -33,13 +33,13 @@ class Parsed(HTMLParser):
 
 
 def figure():
-    drawn = Figure(figsize=(4.5, 3))
-    axes = drawn.subplots()
+    chart = Figure(figsize=(4.5, 3))
+    axes = chart.subplots()
     axes.scatter([1, 2], [3, 4], label="photos")
     axes.axvline(1.5, color="black")
     axes.set_xlabel("by people & co")
     axes.legend()
-    return drawn
+    return chart
 
 
 def encoded(size=(900, 600), kind="PNG"):
@@ -49,14 +49,14 @@ def encoded(size=(900, 600), kind="PNG"):
 
 
 def whole_page():
-    shown = Page("A report", "of everything")
-    shown.section("", page.verdict(True, "yes"))
-    shown.section("Charts", "in words", page.gallery([page.chart(figure(), "two points")]))
-    shown.section("Rows", page.table([{"name": "a", "n": 3}], "three"), page.photo(encoded(), "a.jpg"))
-    return shown.html()
+    report = Page("A report", "of everything")
+    report.section("", page.verdict(True, "yes"))
+    report.section("Charts", "in words", page.gallery([page.chart(figure(), "two points")]))
+    report.section("Rows", page.table([{"name": "a", "n": 3}], "three"), page.photo(encoded(), "a.jpg"))
+    return report.html()
 
 
-def test_the_page_loads_nothing_from_anywhere():
+def test_the_page_loads_no_other_resource():
     for tag, attributes in Parsed(whole_page()).tags:
         assert tag not in ("script", "link", "iframe", "object")
         for name in ("src", "href", "xlink:href"):
@@ -65,7 +65,7 @@ def test_the_page_loads_nothing_from_anywhere():
     assert "url(http" not in whole_page()
 
 
-def test_every_tag_is_closed_where_it_should_be():
+def test_every_tag_is_closed_in_order():
     assert Parsed(whole_page()).open == []
 
 
@@ -80,16 +80,16 @@ def test_every_tag_is_closed_where_it_should_be():
         lambda words: page.photo(encoded(), words),
     ],
 )
-def test_what_a_page_is_given_is_text_and_never_markup(block):
-    shown = Page('<img src="x">', "<script>")
-    shown.section("<b>", block('"><script>alert(1)</script>'))
-    tags = [tag for tag, attributes in Parsed(shown.html()).tags if attributes.get("src") is not None]
-    assert "<script" not in shown.html()
+def test_content_of_a_page_is_text_and_never_markup(block):
+    report = Page('<img src="x">', "<script>")
+    report.section("<b>", block('"><script>alert(1)</script>'))
+    tags = [tag for tag, attributes in Parsed(report.html()).tags if attributes.get("src") is not None]
+    assert "<script" not in report.html()
     assert tags in ([], ["img"])
-    assert 'src="x"' not in shown.html()
+    assert 'src="x"' not in report.html()
 
 
-def test_a_charts_text_is_text_and_its_black_and_white_are_the_pages_own():
+def test_a_charts_text_is_escaped_and_its_black_and_white_are_the_pages_colours():
     drawing = page.chart(figure(), "two points")
     assert "by people &amp; co" in drawing
     assert "#000000" not in drawing
@@ -101,10 +101,10 @@ def test_the_same_figure_gives_the_same_bytes():
     assert page.chart(figure(), "x") == page.chart(figure(), "x")
 
 
-def test_references_inside_a_page_of_several_charts_find_one_shape_each():
+def test_ids_are_unique_on_a_page_of_several_charts():
     tags = Parsed(page.chart(figure(), "one") + page.chart(figure(), "two")).tags
-    named = [attributes["id"] for _, attributes in tags if "id" in attributes]
-    assert len(named) == len(set(named)) > 0
+    ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
+    assert len(ids) == len(set(ids)) > 0
 
 
 @pytest.mark.parametrize(
@@ -119,41 +119,41 @@ def test_references_inside_a_page_of_several_charts_find_one_shape_each():
         ("a b", "a b"),
     ],
 )
-def test_a_cell_shows_its_value_as_people_write_it(value, shown):
+def test_a_cell_shows_a_readable_value(value, shown):
     assert f">{shown}</td>" in page.table([{"value": value}])
 
 
-def test_a_table_has_a_column_for_every_key_and_says_how_many_rows_it_left_out():
-    drawn = page.table([{"a": 1}, {"b": 2}, {"a": 3}], max_rows=2)
-    assert drawn.index(">a</th>") < drawn.index(">b</th>")
-    assert "… and 1 more" in drawn
-    assert ">3<" not in drawn
+def test_a_table_has_a_column_for_every_key_and_counts_the_rows_left_out():
+    html = page.table([{"a": 1}, {"b": 2}, {"a": 3}], max_rows=2)
+    assert html.index(">a</th>") < html.index(">b</th>")
+    assert "… and 1 more" in html
+    assert ">3<" not in html
 
 
-def test_a_table_with_sentences_can_be_read_as_a_list_and_one_with_numbers_stays_a_table():
+def test_a_table_with_sentences_is_marked_as_a_list_and_a_table_of_numbers_is_not():
     assert 'class="list"' in page.table([{"n": 1, "why": "a reason of many words " * 4}])
     assert 'class="list"' not in page.table([{"n": 1, "why": "short"}])
 
 
-def test_a_photo_is_shrunk_to_a_small_jpeg_and_set_upright():
-    turned = Image.new("RGB", (900, 600), "teal")
-    exif = turned.getexif()
+def test_a_photo_becomes_a_small_upright_jpeg():
+    rotated = Image.new("RGB", (900, 600), "teal")
+    exif = rotated.getexif()
     exif[0x0112] = 6  # a quarter turn clockwise
     data = io.BytesIO()
-    turned.save(data, "JPEG", exif=exif)
+    rotated.save(data, "JPEG", exif=exif)
     source = dict(Parsed(page.photo(data.getvalue(), "x", side=120)).tags)["img"]["src"]
-    small = Image.open(io.BytesIO(base64.b64decode(source.removeprefix("data:image/jpeg;base64,"))))
-    assert (small.format, small.size) == ("JPEG", (80, 120))
+    thumbnail = Image.open(io.BytesIO(base64.b64decode(source.removeprefix("data:image/jpeg;base64,"))))
+    assert (thumbnail.format, thumbnail.size) == ("JPEG", (80, 120))
 
 
-def test_a_page_too_large_is_refused_and_not_written(tmp_path):
-    shown = Page("Large")
-    shown.section("", "x" * page.MAX_BYTES)
+def test_a_page_that_is_too_large_is_refused_and_not_written(tmp_path):
+    report = Page("Large")
+    report.section("", "x" * page.MAX_BYTES)
     with pytest.raises(ValueError, match=r"'Large' has 5,00\d,\d+ bytes, expected at most 5,000,000"):
-        shown.write(tmp_path / "page.html")
+        report.write(tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 
 
-def test_a_page_is_written_with_the_folders_above_it(tmp_path):
+def test_a_page_is_written_with_its_parent_folders(tmp_path):
     Page("Größe").write(tmp_path / "a" / "report")
     assert "Größe" in (tmp_path / "a" / "report").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""Options of Beam runners: what cannot do is refused in words, before anything runs."""
+"""Options of Beam runners: wrong options are refused with a message before anything runs."""
 
 import importlib.util
 import shutil
@@ -38,7 +38,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("options", "why"), REFUSED.items(), ids=REFUSED)
-def test_wrong_or_incomplete_options_are_refused_with_what_was_expected(options, why):
+def test_wrong_or_incomplete_options_are_refused_with_the_expected_form(options, why):
     with pytest.raises(ValueError, match=why):
         beam.check_options(options)
 
@@ -54,13 +54,13 @@ def test_wrong_or_incomplete_options_are_refused_with_what_was_expected(options,
         "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",
     ],
 )
-def test_options_that_do_are_handed_on_as_they_are(options):
+def test_valid_options_are_returned_unchanged(options):
     assert " ".join(beam.check_options(options)) == options
 
 
 @pytest.fixture
 def jar(tmp_path, monkeypatch) -> str:
-    """A job server's jar, on a machine that has Java."""
+    """Path of a job server's jar on a machine with Java."""
     (tmp_path / "server.jar").touch()
     java = tmp_path / "java"
     java.touch()
@@ -69,7 +69,7 @@ def jar(tmp_path, monkeypatch) -> str:
     return str(tmp_path / "server.jar")
 
 
-def test_a_job_server_that_is_started_here_needs_a_jar_java_and_a_master(jar, monkeypatch):
+def test_a_local_job_server_needs_a_jar_java_and_a_master(jar, monkeypatch):
     flink = f"--runner=FlinkRunner --flink_job_server_jar={jar}"
     with pytest.raises(ValueError, match=r"--flink_master to be HOST:PORT .* got '\[auto\]'"):
         beam.check_options(flink)
@@ -90,21 +90,21 @@ def test_a_job_server_that_is_started_here_needs_a_jar_java_and_a_master(jar, mo
         beam.check_options(f"{flink} --flink_master=[local]")
 
 
-def test_dataflow_without_its_part_of_beam_says_what_to_install(monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "apitools" else find(name))
+def test_dataflow_without_beams_gcp_extra_names_the_extra(monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "apitools" else find_spec(name))
     with pytest.raises(RuntimeError, match=r"apache-beam\[gcp\]"):
         beam.check_options(f"--runner=DataflowRunner {DATAFLOW}")
 
 
-def test_dask_that_is_not_installed_is_named_with_its_extra(monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "distributed" else find(name))
+def test_the_error_for_missing_dask_names_the_extra(monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "distributed" else find_spec(name))
     with pytest.raises(RuntimeError, match=r"Dask is not installed: install the extra 'scale'"):
         beam.check_options("--runner=DaskRunner")
 
 
-def test_beam_that_is_not_installed_is_named_with_its_extra(monkeypatch):
+def test_the_error_for_missing_beam_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(RuntimeError, match=r"Apache Beam is not installed: install the extra 'scale'"):
         beam.check_options("--runner=DirectRunner")
@@ -121,20 +121,20 @@ DASK = {
 
 
 @pytest.mark.parametrize(("options", "why"), DASK.items(), ids=DASK)
-def test_wrong_options_of_dask_are_refused_with_what_was_expected(options, why):
+def test_wrong_dask_options_are_refused_with_the_expected_form(options, why):
     pytest.importorskip("distributed")
     with pytest.raises(ValueError, match=why):
         beam.check_options(f"--runner=DaskRunner {options}")
 
 
-def test_a_scheduler_that_does_not_answer_is_named_before_a_run_as_well():
+def test_the_preflight_check_names_a_scheduler_that_does_not_answer():
     pytest.importorskip("distributed")
     options = "--runner=DaskRunner --dask_client_address=tcp://127.0.0.1:9 --dask_connection_timeout=1"
     with pytest.raises(ValueError, match=r"beam_options: no Dask scheduler answers at tcp://127.0.0.1:9 within 1 s"):
         preflight.run_checks({"beam_options": options})
 
 
-def test_dask_takes_pieces_of_work_one_by_one_unless_told_otherwise():
+def test_dask_partitions_hold_one_item_by_default():
     pytest.importorskip("distributed")
     assert beam.check_options("--runner Dask") == [f"--runner={beam.DASK}", "--dask_partition_size=1"]
     assert beam.check_options("--runner=Dask --dask_npartitions=2") == ["--dask_npartitions=2", f"--runner={beam.DASK}"]

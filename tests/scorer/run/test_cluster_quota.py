@@ -1,4 +1,4 @@
-"""A cluster is asked for its accelerators before a run waits for them, by the real client and a server on loopback."""
+"""The cluster's accelerator quota is checked before a run, with the real client and a server on loopback."""
 
 import json
 import threading
@@ -18,7 +18,7 @@ GPU = "nvidia.com/gpu"
 
 
 class Cluster:
-    """What Kubernetes answers of a namespace's quotas and of nodes; a list of items, or a status with a message."""
+    """Fake Kubernetes API for quotas and nodes: a list of items each, or a status code with a message."""
 
     def __init__(self, folder: Path) -> None:
         self.quotas: list[dict[str, Any]] | tuple[int, str] = []
@@ -32,9 +32,9 @@ class Cluster:
         self.quotas.append({"metadata": {"name": "team"}, "spec": {"hard": figures["hard"]}, "status": figures})
 
     def node(self, gpus: str | None, **labels: str) -> None:
-        has = {"cpu": "8"} | ({GPU: gpus} if gpus else {})
+        resources = {"cpu": "8"} | ({GPU: gpus} if gpus else {})
         self.nodes.append(
-            {"metadata": {"name": f"n{len(self.nodes)}", "labels": labels}, "status": {"allocatable": has}}
+            {"metadata": {"name": f"n{len(self.nodes)}", "labels": labels}, "status": {"allocatable": resources}}
         )
 
     def answer(self, path: str, query: dict[str, list[str]]) -> tuple[int, dict[str, Any]]:
@@ -47,9 +47,9 @@ class Cluster:
         kind, items, _ = kinds[path]
         if isinstance(items, tuple):
             return items[0], {"kind": "Status", "message": items[1]}
-        wanted = dict(pair.split("=") for each in query.get("labelSelector", []) for pair in each.split(","))
-        chosen = [item for item in items if wanted.items() <= item["metadata"].get("labels", {}).items()]
-        return 200, {"kind": kind, "apiVersion": "v1", "metadata": {}, "items": chosen}
+        labels = dict(pair.split("=") for selector in query.get("labelSelector", []) for pair in selector.split(","))
+        matching = [item for item in items if labels.items() <= item["metadata"].get("labels", {}).items()]
+        return 200, {"kind": kind, "apiVersion": "v1", "metadata": {}, "items": matching}
 
 
 @pytest.fixture
@@ -75,12 +75,12 @@ def cluster(tmp_path) -> Iterator[Cluster]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    place = {
+    kubeconfig = {
         "apiVersion": "v1", "kind": "Config", "current-context": "c", "users": [{"name": "u", "user": {"token": "t"}}],
         "clusters": [{"name": "k", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
         "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u", "namespace": "team"}}],
     }  # fmt: skip
-    Path(running.kubeconfig).write_text(yaml.safe_dump(place))
+    Path(running.kubeconfig).write_text(yaml.safe_dump(kubeconfig))
     try:
         yield running
     finally:
@@ -92,32 +92,32 @@ def said(cluster: Cluster, count: int = 1, **labels: str) -> str:
     return cluster_quota.check_quota(GPU, count, labels, cluster.kubeconfig)
 
 
-def test_what_is_free_is_told(cluster):
+def test_the_free_quota_and_the_largest_node_are_reported(cluster):
     cluster.quota("4", used="1")
     cluster.node(None), cluster.node("2")
     assert said(cluster, 2) == "quota team of namespace team has 3 of 4 left; a node has 2"
 
 
-def test_a_quota_that_never_allows_it_is_an_error_that_says_what_to_do(cluster):
+def test_a_quota_below_the_request_is_an_error_with_a_remedy(cluster):
     cluster.quota("1")
     words = "quota team of namespace team allows 1, each step asks for 2: lower accelerator_count, or have the quota"
     with pytest.raises(ValueError, match=words):
         said(cluster, 2)
 
 
-def test_a_quota_that_is_used_up_now_is_told_and_no_error(cluster):
+def test_a_used_up_quota_is_reported_and_is_not_an_error(cluster):
     cluster.quota("2", used="2")
     assert "has 0 of 2 left now, each step asks for 1 and fails until it is free" in said(cluster)
 
 
 @pytest.mark.parametrize("key", ["requests.cpu", "requests.amd.com/gpu"])
-def test_a_quota_of_something_else_says_nothing(key, cluster):
+def test_a_quota_of_another_resource_is_ignored(key, cluster):
     cluster.quota("0", key=key)
     cluster.node("1")
     assert said(cluster) == "a node has 1"
 
 
-def test_only_nodes_that_the_selector_names_may_serve(cluster):
+def test_only_nodes_that_match_the_selector_count(cluster):
     cluster.node("8", pool="others"), cluster.node("1", pool="ours")
     assert said(cluster, 2, pool="ours") == (
         "the largest of the nodes that may serve has 1: a step waits for 2 until its pool brings such a node up"
@@ -125,19 +125,19 @@ def test_only_nodes_that_the_selector_names_may_serve(cluster):
     assert said(cluster, 2, pool="others") == "a node has 8"
 
 
-def test_a_pool_of_no_node_may_still_bring_one_up(cluster):
+def test_an_empty_node_pool_may_still_scale_up(cluster):
     assert said(cluster) == (
         "no node that may serve has any now: a step waits for 1 until its pool brings such a node up"
     )
 
 
-def test_an_account_that_may_not_look_at_nodes_is_told_of_its_quota(cluster):
+def test_an_account_without_access_to_nodes_gets_its_quota(cluster):
     cluster.quota("1")
     cluster.nodes = (403, "nodes is forbidden")
     assert said(cluster) == "quota team of namespace team has 1 of 1 left; its nodes cannot be seen by this account"
 
 
-def test_an_account_that_may_not_look_at_all_is_told_so_and_nothing_fails(cluster):
+def test_an_account_without_access_to_quotas_gets_a_message_and_no_error(cluster):
     cluster.quotas = (403, "resourcequotas is forbidden")
     assert said(cluster) == (
         "cannot be looked up: Kubernetes answers 403 resourcequotas is forbidden;"
@@ -145,7 +145,7 @@ def test_an_account_that_may_not_look_at_all_is_told_so_and_nothing_fails(cluste
     )
 
 
-def test_a_cluster_that_cannot_be_reached_fails_nothing(cluster):
+def test_an_unreachable_cluster_is_not_an_error(cluster):
     text = Path(cluster.kubeconfig).read_text()
     Path(cluster.kubeconfig).write_text(
         text[: text.index("http://")] + "http://127.0.0.1:9" + text[text.index("\n", text.index("http://")) :]
@@ -153,18 +153,18 @@ def test_a_cluster_that_cannot_be_reached_fails_nothing(cluster):
     assert said(cluster).startswith("cannot be looked up: Kubernetes cannot be asked (MaxRetryError); whether")
 
 
-def test_a_kubeconfig_that_is_none_fails_nothing(tmp_path):
+def test_an_invalid_kubeconfig_is_not_an_error(tmp_path):
     (tmp_path / "config").write_text("")
     assert "cannot be asked (ConfigException)" in cluster_quota.check_quota(GPU, 1, {}, str(tmp_path / "config"))
 
 
-def test_a_run_on_this_machine_asks_no_cluster(cluster, tmp_path, monkeypatch):
+def test_a_local_run_sends_no_request_to_a_cluster(cluster, tmp_path, monkeypatch):
     monkeypatch.setenv("KUBECONFIG", cluster.kubeconfig)
     preflight.run_checks({"accelerator": GPU, "accelerator_count": "1", "node_selector": {}}, tmp_path)
     assert cluster.asked == []
 
 
-def test_a_pod_asks_its_own_cluster_as_its_own_account(cluster, tmp_path, monkeypatch):
+def test_a_pod_queries_its_own_cluster_with_its_service_account(cluster, tmp_path, monkeypatch):
     from kubernetes import config
     from kubernetes.config import incluster_config
 
@@ -177,27 +177,27 @@ def test_a_pod_asks_its_own_cluster_as_its_own_account(cluster, tmp_path, monkey
     monkeypatch.setattr(cluster_quota, "SERVICE_ACCOUNT", tmp_path)
     monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
     monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
-    true = config.load_incluster_config
+    load_config = config.load_incluster_config
 
-    def in_the_clear(client_configuration: Any) -> None:
-        true(client_configuration=client_configuration, try_refresh_token=False)
+    def load_config_without_tls(client_configuration: Any) -> None:
+        load_config(client_configuration=client_configuration, try_refresh_token=False)
         client_configuration.host = server  # the server on loopback has no certificate
 
-    monkeypatch.setattr(config, "load_incluster_config", in_the_clear)
+    monkeypatch.setattr(config, "load_incluster_config", load_config_without_tls)
     cluster.quota("2"), cluster.node("1")
     lines = preflight.run_checks({"accelerator": GPU, "accelerator_count": "1", "node_selector": {}}, tmp_path)
     assert "accelerator nvidia.com/gpu quota team of namespace team has 2 of 2 left; a node has 1" in lines
     assert cluster.tokens == {"bearer of the pod"}
 
 
-def test_the_command_line_asks_the_cluster_that_it_is_given_for_the_pipelines_default(cluster, tmp_path, capsys):
+def test_the_check_command_queries_the_cluster_of_its_kubeconfig_option(cluster, tmp_path, capsys):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes(b"x")
     (tmp_path / "ratings.csv").write_text("photo,mean_score\na.jpg,5\n")
-    places = [f"--{name}={tmp_path / name}" for name in ("photos", "models", "workspace")]
-    places.append(f"--ratings={tmp_path / 'ratings.csv'}")
+    options = [f"--{name}={tmp_path / name}" for name in ("photos", "models", "workspace")]
+    options.append(f"--ratings={tmp_path / 'ratings.csv'}")
     cluster.quota("1")
-    assert main(["check", *places, "--kubeconfig", cluster.kubeconfig]) == 0
+    assert main(["check", *options, "--kubeconfig", cluster.kubeconfig]) == 0
     assert "accelerator nvidia.com/gpu quota team of namespace team has 1 of 1 left" in capsys.readouterr().out
-    assert main(["check", *places, "--kubeconfig", cluster.kubeconfig, "--set", "accelerator_count=4"]) == 2
+    assert main(["check", *options, "--kubeconfig", cluster.kubeconfig, "--set", "accelerator_count=4"]) == 2
     assert "1 thing is wrong; accelerator nvidia.com/gpu: quota team" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""From gates to a decision, and the record that other programs read."""
+"""Gates make a decision; its record follows the JSON schema."""
 
 import json
 import math
@@ -47,7 +47,7 @@ def policy(*warn_only: GateKey) -> Policy:
     return Policy(warn_only=warn_only)
 
 
-# From gates to a verdict
+# Gates and verdict
 
 
 @pytest.mark.parametrize(
@@ -66,65 +66,72 @@ def policy(*warn_only: GateKey) -> Policy:
         ("not judged", "passed", True, "forced"),
     ],
 )
-def test_the_blocking_gates_and_the_override_make_the_verdict(blocking, warning, force, verdict):
+def test_blocking_gates_and_override_determine_the_verdict(blocking, warning, force, verdict):
     gates = [gate("srcc", blocking), gate("emd", "passed"), gate("noise", warning)]
     rules = replace(FORCE if force else policy(), warn_only=("noise",))
     assert decide(gates, rules).verdict == verdict
 
 
-def test_a_gate_that_cannot_be_judged_outweighs_one_that_failed():
+def test_a_gate_that_could_not_be_judged_outweighs_a_failed_gate():
     assert decide([gate("srcc", "failed"), gate("emd", "not judged")], policy()).verdict == "failed"
 
 
 @given(GATES, POLICIES)
-def test_gates_that_only_warn_never_change_the_verdict(gates, rules):
-    passed = [replace(each, verdict="passed") if each.key in rules.warn_only else each for each in gates]
+def test_warn_only_gates_never_change_the_verdict(gates, rules):
+    passed = [
+        replace(gate_result, verdict="passed") if gate_result.key in rules.warn_only else gate_result
+        for gate_result in gates
+    ]
     assert decide(gates, rules).verdict == decide(passed, rules).verdict
     assert decide(gates, rules).reasons == decide(passed, rules).reasons
 
 
 @given(GATES, POLICIES)
-def test_only_passes_and_a_reason_publish(gates, rules):
-    made = decide(gates, rules)
-    blocked = [each for each in gates if each.key not in rules.warn_only and each.verdict != "passed"]
-    assert made.publishes == (not blocked or rules.force_publish)
-    assert len(made.reasons) == len(made.gates_not_passed) == len(blocked)
-    assert (made.verdict == "forced") == bool(made.override)
+def test_a_scorer_is_published_if_no_gate_blocks_or_a_person_forces_it(gates, rules):
+    decided = decide(gates, rules)
+    blocked = [
+        gate_result
+        for gate_result in gates
+        if gate_result.key not in rules.warn_only and gate_result.verdict != "passed"
+    ]
+    assert decided.publishes == (not blocked or rules.force_publish)
+    assert len(decided.reasons) == len(decided.gates_not_passed) == len(blocked)
+    assert (decided.verdict == "forced") == bool(decided.override)
 
 
-def test_a_gate_warns_where_the_policy_or_the_gate_itself_says_so():
-    made = decide([gate("srcc"), gate("noise"), gate("leakage", "not judged", severity="warn")], policy("noise"))
-    assert [each.severity for each in made.gates] == ["block", "warn", "warn"]
-    assert made.verdict == "publish"
+def test_a_gate_only_warns_by_policy_or_by_its_own_severity():
+    decided = decide([gate("srcc"), gate("noise"), gate("leakage", "not judged", severity="warn")], policy("noise"))
+    assert [gate_result.severity for gate_result in decided.gates] == ["block", "warn", "warn"]
+    assert decided.verdict == "publish"
 
 
-def test_a_no_that_only_warns_is_told_as_a_warning():
-    made = decide([gate("srcc"), gate("noise", "failed")], policy("noise"))
-    assert made.reasons == []
-    assert made.warnings == ["Gate noise: noise is .4."]
+def test_a_failed_warn_only_gate_is_listed_as_a_warning():
+    decided = decide([gate("srcc"), gate("noise", "failed")], policy("noise"))
+    assert decided.reasons == []
+    assert decided.warnings == ["Gate noise: noise is .4."]
 
 
-def test_without_a_gate_nothing_is_decided():
+def test_a_decision_without_gates_is_refused():
     with pytest.raises(ValueError, match="expected at least one gate to decide by, got none"):
         decide([], policy())
 
 
 @pytest.mark.parametrize("reason", ["", "  \n"])
-def test_nobody_overrules_without_a_reason(reason):
+def test_an_override_without_a_reason_is_refused(reason):
     with pytest.raises(ValueError, match="force_publish needs force_reason"):
         decide([gate()], replace(FORCE, force_reason=reason))
 
 
 def test_the_reason_of_an_override_is_one_line():
-    made = decide([gate(verdict="failed")], replace(FORCE, force_reason=" agreed\n with Anna "))
-    assert made.override == "agreed with Anna"
+    decided = decide([gate(verdict="failed")], replace(FORCE, force_reason=" agreed\n with Anna "))
+    assert decided.override == "agreed with Anna"
 
 
-def test_a_force_that_nothing_needed_leaves_no_override():
+def test_a_force_without_a_blocking_gate_leaves_no_override():
     assert decide([gate()], FORCE) == decide([gate()], policy())
 
 
-# In words
+# Summary
 
 
 @pytest.mark.parametrize(
@@ -156,18 +163,18 @@ def test_a_force_that_nothing_needed_leaves_no_override():
         ),
     ],
 )  # fmt: skip
-def test_the_summary_says_the_verdict_in_words(made, summary):
+def test_the_summary_gives_the_verdict_in_words(made, summary):
     assert made.summary == summary
 
 
 @pytest.mark.parametrize("made", [decide([gate()], policy()), decide([gate(verdict="not judged")], FORCE)])
-def test_a_push_that_broke_off_is_not_blamed_on_the_gates(made):
+def test_the_summary_of_a_failed_push_does_not_blame_the_gates(made):
     value = decision.with_failure(to_record(made), "push broke off: OSError: full", "run")
     assert value["summary"] == "Failed: the run broke off before the scorer could be published. Nothing is published."
     assert value["reasons"][0] == "push broke off: OSError: full"
 
 
-def test_an_error_is_told_in_one_line():
+def test_an_error_is_quoted_in_one_line():
     assert quoting.one_line(ValueError("first\nsecond")) == "ValueError: first"
     assert quoting.one_line(KeyboardInterrupt()) == "KeyboardInterrupt"
     assert len(quoting.one_line(ValueError("x" * 9999))) < 600
@@ -177,18 +184,25 @@ def test_an_error_is_told_in_one_line():
 
 
 def every_record() -> dict[str, dict]:
-    """A record of each verdict, as the steps write them."""
+    """Return a record of each verdict as the steps write it."""
     champion = {"uri": "gs://models/portraits/1", "version": 1, "error": ""}
-    about = {"run": "run", "model": "portraits", "revision": "r", "data": "d", "trained_on": "d", "trained_by": "r"}
-    publish = to_record(decide([gate(), gate("noise", "failed", value=math.nan)], policy("noise")), **about)
-    forced = to_record(decide([gate(verdict="failed")], FORCE), champion=champion, **about)
+    provenance = {
+        "run": "run",
+        "model": "portraits",
+        "revision": "r",
+        "data": "d",
+        "trained_on": "d",
+        "trained_by": "r",
+    }
+    publish = to_record(decide([gate(), gate("noise", "failed", value=math.nan)], policy("noise")), **provenance)
+    forced = to_record(decide([gate(verdict="failed")], FORCE), champion=champion, **provenance)
     return {
         "publish": publish,
         "published": decision.with_publication(publish, 2, "gs://models/portraits/2"),
         "forced": forced,
         "forced and published": decision.with_publication(forced, 2, "gs://models/portraits/2"),
         "forced, then broken off": decision.with_failure(forced, "push broke off", "run"),
-        "refused": to_record(decide([gate(verdict="failed", threshold=math.nan)], policy()), **about),
+        "refused": to_record(decide([gate(verdict="failed", threshold=math.nan)], policy()), **provenance),
         "skipped": to_record(Decision("skipped", ["3 new labels."], [gate("new_labels", "failed")])),
         "failed": to_record(decision.failed_decision(OSError("disk full"))),
         "nobody wrote one": decision.with_failure(None, "training was killed", "run"),
@@ -196,17 +210,17 @@ def every_record() -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("name", every_record())
-def test_the_record_of_each_verdict_is_as_the_schema_says(name, tmp_path):
+def test_the_record_of_each_verdict_follows_the_schema(name, tmp_path):
     decision.write(str(tmp_path / "decision.json"), every_record()[name])
     VALIDATOR.validate(decision.read(str(tmp_path / "decision.json")))
 
 
-def test_the_records_tried_have_every_verdict():
+def test_the_tested_records_cover_every_verdict():
     assert {value["verdict"] for value in every_record().values()} == set(get_args(Verdict))
 
 
 @given(GATES, POLICIES)
-def test_whatever_is_decided_its_record_is_as_the_schema_says(gates, rules):
+def test_the_record_of_any_decision_follows_the_schema(gates, rules):
     VALIDATOR.validate(json.loads(json.dumps(to_record(decide(gates, rules)), allow_nan=False)))
 
 
@@ -230,61 +244,65 @@ def test_the_schema_refuses_a_record_that_contradicts_itself(verdict, wrong):
 
 
 @pytest.mark.parametrize("name", every_record()["refused"])
-def test_the_schema_asks_for_every_field(name):
+def test_the_schema_requires_every_field(name):
     value = every_record()["refused"]
     del value[name]
     assert not VALIDATOR.is_valid(value)
 
 
-def test_the_schema_is_one():
+def test_the_schema_is_a_valid_json_schema():
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
 
 def test_the_schema_describes_every_field_and_allows_no_other():
     objects = [SCHEMA, *SCHEMA["$defs"].values()]
     assert len(objects) == 4
-    for each in objects:
-        assert each["additionalProperties"] is False
-        assert set(each["required"]) == set(each["properties"])
-        assert all(len(about["description"]) > 10 for about in each["properties"].values())
+    for definition in objects:
+        assert definition["additionalProperties"] is False
+        assert set(definition["required"]) == set(definition["properties"])
+        assert all(len(field["description"]) > 10 for field in definition["properties"].values())
 
 
-def test_the_schema_knows_the_verdicts_and_the_gates_of_the_code():
+def test_the_schema_lists_the_verdicts_and_gates_of_the_code():
     of_gate = SCHEMA["$defs"]["gate"]["properties"]
     assert tuple(SCHEMA["properties"]["verdict"]["enum"]) == get_args(Verdict)
     assert tuple(of_gate["verdict"]["enum"]) == OUTCOMES
     assert tuple(of_gate["key"]["enum"]) == get_args(GateKey)
 
 
-def test_the_record_knows_no_field_that_the_schema_does_not():
+def test_a_record_accepts_no_field_outside_the_schema():
     with pytest.raises(TypeError, match="unexpected keyword"):
         to_record(Decision("failed", ["why"]), author="anna")
 
 
 @given(GATES, POLICIES)
-def test_a_decision_comes_back_from_its_record(gates, rules):
-    made = decide(gates, rules)
-    again = decision.from_record(json.loads(json.dumps(to_record(made))))
-    assert to_record(again) == to_record(made)
-    assert (again.verdict, again.override, again.summary) == (made.verdict, made.override, made.summary)
+def test_a_decision_is_restored_from_its_record(gates, rules):
+    decided = decide(gates, rules)
+    restored = decision.from_record(json.loads(json.dumps(to_record(decided))))
+    assert to_record(restored) == to_record(decided)
+    assert (restored.verdict, restored.override, restored.summary) == (
+        decided.verdict,
+        decided.override,
+        decided.summary,
+    )
 
 
-def test_a_value_that_could_not_be_measured_is_null_in_the_record_and_nan_again_in_the_gate():
+def test_a_nan_value_is_null_in_the_record_and_nan_in_the_restored_gate():
     value = to_record(decide([gate(value=math.nan, threshold=math.inf)], policy()))
     assert (value["gates"][0]["value"], value["gates"][0]["threshold"]) == (None, None)
-    (again,) = decision.gates_from_record(value)
-    assert math.isnan(again.value)
-    assert math.isnan(again.threshold)
+    (restored,) = decision.gates_from_record(value)
+    assert math.isnan(restored.value)
+    assert math.isnan(restored.threshold)
 
 
-def test_no_record_is_none(tmp_path):
+def test_reading_a_missing_record_returns_none(tmp_path):
     assert decision.read(str(tmp_path / "decision.json")) is None
 
 
-# Completing it
+# Completed records
 
 
-def test_a_record_to_publish_becomes_published_and_keeps_all_else():
+def test_a_publish_record_becomes_published_and_keeps_its_other_fields():
     before = every_record()["publish"]
     after = decision.with_publication(before, 2, "gs://models/portraits/2")
     changed = {"verdict", "summary", "published"}
@@ -298,19 +316,19 @@ def test_a_forced_record_stays_forced():
 
 
 def test_completing_twice_changes_nothing():
-    once = every_record()["published"]
-    assert decision.with_publication(once, 2, "gs://models/portraits/2") == once
+    published = every_record()["published"]
+    assert decision.with_publication(published, 2, "gs://models/portraits/2") == published
 
 
 @pytest.mark.parametrize("name", ["refused", "skipped", "failed"])
-def test_what_is_not_to_be_published_is_not_completed(name):
+def test_a_record_of_another_verdict_cannot_become_published(name):
     with pytest.raises(ValueError, match=f"expected a decision to publish, got '{name}'"):
         decision.with_publication(every_record()[name], 2, "gs://models/portraits/2")
 
 
-def test_failing_twice_for_one_reason_tells_it_once():
-    once = decision.with_failure(every_record()["publish"], "push broke off", "run")
-    assert decision.with_failure(once, "push broke off", "run") == once
+def test_failing_twice_for_one_reason_records_it_once():
+    failed = decision.with_failure(every_record()["publish"], "push broke off", "run")
+    assert decision.with_failure(failed, "push broke off", "run") == failed
 
 
 # Plain values
@@ -322,7 +340,7 @@ class Measured:
     by_name: dict
 
 
-def test_plain_values_are_json_whatever_they_were():
+def test_arrays_dataclasses_and_numpy_numbers_become_json_values():
     value = Measured(
         np.array([1.5, np.nan]), {1: np.float32(0.5), "n": np.int64(3), "ok": np.bool_(True), "t": (1, None)}
     )
@@ -332,12 +350,12 @@ def test_plain_values_are_json_whatever_they_were():
 
 
 @given(st.recursive(st.floats() | st.integers() | st.text() | st.booleans() | st.none(), st.lists, max_leaves=8))
-def test_plain_values_stay_as_they_are(value):
-    once = decision.to_json_value(value)
-    assert decision.to_json_value(once) == once
-    json.dumps(once, allow_nan=False)
+def test_json_values_stay_unchanged(value):
+    converted = decision.to_json_value(value)
+    assert decision.to_json_value(converted) == converted
+    json.dumps(converted, allow_nan=False)
 
 
-def test_every_outcome_and_severity_has_been_tried():
+def test_the_record_of_every_outcome_and_severity_follows_the_schema():
     for outcome, key in product(OUTCOMES, ("srcc", "noise")):
         VALIDATOR.validate(to_record(decide([gate(key, outcome)], policy("noise"))))

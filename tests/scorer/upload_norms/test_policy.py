@@ -1,4 +1,4 @@
-"""Upload norms: what the file may say, what each detector is worth on photos of known truth, and what people read."""
+"""Upload norms: valid norms files, accuracy of each detector on drawn photos, and messages to the person."""
 
 import json
 from collections import defaultdict
@@ -20,7 +20,7 @@ ASKED = {
     "sunglasses", "no_face", "several_faces", "face_too_small", "face_cut_off", "eyes_in_shadow", "blurred", "too_dark",
     "screenshot",
 }  # fmt: skip
-PHOTOS, SEED = 160, 2024  # of a seed on which nothing was tuned
+PHOTOS, SEED = 160, 2024  # a seed that no detector was tuned on
 
 TRUE_FACES = {
     "no_face": (1, 1),
@@ -31,7 +31,7 @@ TRUE_FACES = {
     "too_dark": (1, 1),
     "blurred": (1, 0.95),
 }
-"""The least precision and recall where the faces are known."""
+"""Minimum precision and recall with known faces."""
 
 FOUND_FACES = {
     "no_face": (0.6, 1),
@@ -43,7 +43,7 @@ FOUND_FACES = {
     "too_dark": (1, 1),
     "blurred": (0.95, 0.95),
 }
-"""The same where YuNet has to find them, though drawn people, turned by up to 40°, are not what it has learnt."""
+"""Minimum precision and recall with faces found by YuNet, which was not trained on drawings turned by up to 40°."""
 
 
 @pytest.fixture(scope="module")
@@ -53,18 +53,21 @@ def drawn() -> list[flaws.Case]:
 
 @pytest.fixture(scope="module")
 def with_true_faces(drawn) -> list[tuple[flaws.Case, list[policy.NormResult]]]:
-    known = [case for case in drawn if case.faces is not None]
-    return [(case, check.apply_policy(NORMS, case.image, case.faces, {}, case.size, case.job)) for case in known]
+    cases = [case for case in drawn if case.faces is not None]
+    return [(case, check.apply_policy(NORMS, case.image, case.faces, {}, case.size, case.job)) for case in cases]
 
 
 @pytest.fixture(scope="module")
 def with_found_faces(drawn, portraits) -> list[tuple[flaws.Case, list[policy.NormResult]]]:
     detector = FaceDetector(portraits / "weights" / "yunet_n_640_640.onnx")
-    return [(c, check.apply_policy(NORMS, c.image, detector.find(c.image), {}, c.size, c.job)) for c in drawn]
+    return [
+        (case, check.apply_policy(NORMS, case.image, detector.find(case.image), {}, case.size, case.job))
+        for case in drawn
+    ]
 
 
 def counted(checked, key: str) -> dict[str, int]:
-    """Photos that are broken, found, and both, among those whose truth is known."""
+    """Count broken, found and rightly found photos among those with a known truth."""
     pairs = [
         (case.truth[key], finding.kept is False)
         for case, findings in checked
@@ -85,16 +88,16 @@ def assert_reaches(counts: dict[str, int], floor: tuple[float, float]):
 
 
 @pytest.mark.parametrize("key", TRUE_FACES)
-def test_precision_and_recall_on_the_drawn_truth_where_faces_are_known(with_true_faces, key):
+def test_precision_and_recall_on_drawn_photos_with_known_faces(with_true_faces, key):
     assert_reaches(counted(with_true_faces, key), TRUE_FACES[key])
 
 
 @pytest.mark.parametrize("key", FOUND_FACES)
-def test_precision_and_recall_on_the_drawn_truth_where_faces_are_found(with_found_faces, key):
+def test_precision_and_recall_on_drawn_photos_with_found_faces(with_found_faces, key):
     assert_reaches(counted(with_found_faces, key), FOUND_FACES[key])
 
 
-def test_no_tone_of_skin_raises_false_alarms_of_light_and_shadow():
+def test_no_skin_tone_causes_false_alarms_of_light_and_shadow():
     alarms, portrait = defaultdict(list), Portrait(size=0.6, hair="headscarf", clothes=9)
     for tone in range(8):
         for light in (-0.9, 0.9):
@@ -108,7 +111,7 @@ def test_no_tone_of_skin_raises_false_alarms_of_light_and_shadow():
 
 
 @pytest.mark.parametrize("tone", range(8))
-def test_what_is_broken_is_found_on_every_tone_of_skin(tone):
+def test_each_flaw_is_found_on_every_skin_tone(tone):
     portrait = Portrait(skin_tone=tone)
     image = draw_portrait(portrait, flaws.SIDE)
     face = flaws.drawn_faces(portrait, image.size)[0]
@@ -122,19 +125,19 @@ def test_what_is_broken_is_found_on_every_tone_of_skin(tone):
     }
     for key, edited in edits.items():
         if edited:
-            found = check.apply_policy(NORMS, flaws.jpeg(edited), [face], {}, image.size)
+            findings = check.apply_policy(NORMS, flaws.jpeg(edited), [face], {}, image.size)
         else:
             screen = flaws.screenshot(image, "chat", rng)
-            found = check.apply_policy(NORMS, screen, None, {}, screen.size)
-        assert key in broken(found), (key, tone)
+            findings = check.apply_policy(NORMS, screen, None, {}, screen.size)
+        assert key in broken(findings), (key, tone)
 
 
 @pytest.mark.parametrize("kind", flaws.SCREENS)
-def test_a_screenshot_is_known_by_its_bars_and_less_surely_by_a_clock_over_the_photo(kind):
+def test_a_screenshot_is_detected_by_its_bars_and_less_often_by_a_clock(kind):
     rng = np.random.default_rng(3)
     portrait = draw_portrait(Portrait(scene="studio", scene_hue=0.6), flaws.SIDE)
-    found = [is_screenshot(flaws.screenshot(portrait, kind, rng)) for _ in range(6)]
-    assert sum(found) >= (6 if kind != "full screen" else 2)
+    detected = [is_screenshot(flaws.screenshot(portrait, kind, rng)) for _ in range(6)]
+    assert sum(detected) >= (6 if kind != "full screen" else 2)
 
 
 def is_screenshot(screen: Image.Image) -> bool:
@@ -144,32 +147,34 @@ def is_screenshot(screen: Image.Image) -> bool:
 
 
 @pytest.mark.parametrize("colour", ["white", "black", "#7a3b20"])
-def test_a_person_before_a_wall_of_one_colour_is_no_screenshot(colour):
+def test_a_person_before_a_plain_wall_is_not_a_screenshot(colour):
     image = Image.new("RGB", (320, 400), colour)
     image.paste(draw_portrait(Portrait(), 320), mask=Image.linear_gradient("L").resize((320, 400)))
     assert "screenshot" not in broken(check.apply_policy(NORMS, flaws.jpeg(image), None, {}, image.size))
 
 
 @pytest.mark.parametrize("tone", [0, 3, 7])
-def test_blur_is_measured_in_hundredths_of_the_side_through_a_jpeg(tone):
+def test_blur_is_measured_in_hundredths_of_the_side_after_jpeg_compression(tone):
     portrait = Portrait(skin_tone=tone)
     sharp = draw_portrait(portrait, flaws.SIDE)
     face = flaws.drawn_faces(portrait, sharp.size)
-    measured = [value(flaws.jpeg(flaws.blurred(sharp, s), 70), face, "blurred") for s in (0, 0.3, 0.5, 0.7, 1, 1.6)]
+    measured = [
+        value(flaws.jpeg(flaws.blurred(sharp, blur), 70), face, "blurred") for blur in (0, 0.3, 0.5, 0.7, 1, 1.6)
+    ]
     assert measured == sorted(measured)
     assert measured[0] < 0.25
     assert measured[3] == pytest.approx(0.6, abs=0.15)
 
 
 @pytest.mark.parametrize(("hundredths", "is_blurred"), [(0, False), (0.8, True), (1.5, True)])
-def test_a_sensors_noise_neither_blurs_nor_sharpens(hundredths, is_blurred):
+def test_sensor_noise_does_not_change_the_blur_verdict(hundredths, is_blurred):
     image = draw_portrait(Portrait(), flaws.SIDE)
     noisy = flaws.noisy(flaws.blurred(image, hundredths), 6, np.random.default_rng(0))
     assert (value(noisy, flaws.drawn_faces(Portrait(), image.size), "blurred") > 0.4) is is_blurred
 
 
 @pytest.mark.parametrize("stops", [0.5, 1.0, 2.0])
-def test_darkness_and_shadow_are_measured_in_stops(stops):
+def test_darkness_and_eye_shadow_are_measured_in_stops(stops):
     portrait = Portrait(scene="garden")
     image = draw_portrait(portrait, flaws.SIDE)
     face = flaws.drawn_faces(portrait, image.size)
@@ -181,15 +186,15 @@ def test_darkness_and_shadow_are_measured_in_stops(stops):
 
 def test_a_mirror_image_breaks_the_same_norms(drawn):
     for case in [case for case in drawn if case.faces][:30]:
-        turned = [geometry.mirror(face) for face in case.faces]
-        here = check.apply_policy(NORMS, case.image, case.faces, {}, case.size, case.job)
-        there = check.apply_policy(NORMS, ImageOps.mirror(case.image), turned, {}, case.size, case.job)
-        for one, other in zip(here, there, strict=True):
-            near = one.value is not None and abs(one.value - one.threshold) < 0.1
-            assert one.kept == other.kept or near, one.key
+        mirrored_faces = [geometry.mirror(face) for face in case.faces]
+        original = check.apply_policy(NORMS, case.image, case.faces, {}, case.size, case.job)
+        mirrored = check.apply_policy(NORMS, ImageOps.mirror(case.image), mirrored_faces, {}, case.size, case.job)
+        for finding, mirrored_finding in zip(original, mirrored, strict=True):
+            near_threshold = finding.value is not None and abs(finding.value - finding.threshold) < 0.1
+            assert finding.kept == mirrored_finding.kept or near_threshold, finding.key
 
 
-def test_a_face_in_the_background_is_no_second_person():
+def test_a_face_in_the_background_is_not_a_second_person():
     image = draw_portrait(Portrait(), flaws.SIDE)
     face = flaws.drawn_faces(Portrait(), image.size)[0]
     small = flaws.drawn_faces(Portrait(size=0.15, x=0.9), image.size)[0]
@@ -201,14 +206,14 @@ def test_a_face_in_the_background_is_no_second_person():
 
 
 @pytest.mark.parametrize(("job", "kept"), [("child carer", True), ("tutor", False), ("", False)])
-def test_a_child_is_welcome_beside_a_child_carer_only(job, kept):
+def test_a_child_is_allowed_beside_a_child_carer_only(job, kept):
     portrait = Portrait(child=True)
     image = draw_portrait(portrait, flaws.SIDE)
     findings = check.apply_policy(NORMS, image, flaws.drawn_faces(portrait, image.size), {}, image.size, job)
     assert by_key(findings)["several_faces"].kept is kept
 
 
-def test_where_there_is_no_face_only_that_is_said():
+def test_a_photo_without_a_face_breaks_no_face_only():
     image = draw_portrait(Portrait(x=5.0), flaws.SIDE)
     findings = by_key(check.apply_policy(NORMS, image, [], {}, image.size))
     assert [key for key, finding in findings.items() if finding.kept is False] == ["no_face"]
@@ -217,7 +222,7 @@ def test_where_there_is_no_face_only_that_is_said():
     assert {findings[key].why for key in about_faces} == {policy.NO_FACE}
 
 
-def test_what_cannot_be_checked_says_why_and_tells_the_person_nothing():
+def test_an_unchecked_norm_has_a_reason_and_no_sentence_for_the_person():
     image = draw_portrait(Portrait(), flaws.SIDE)
     findings = by_key(check.apply_policy(NORMS, image, None, {}, image.size))
     unchecked = {key for key, finding in findings.items() if finding.kept is None}
@@ -230,7 +235,7 @@ def test_what_cannot_be_checked_says_why_and_tells_the_person_nothing():
     assert "has not learnt the attribute 'hat'" in hat.why
 
 
-def test_a_learnt_attribute_comes_before_the_pixels():
+def test_a_learnt_attribute_takes_precedence_over_the_pixel_detector():
     image = draw_portrait(Portrait(), flaws.SIDE)
     face = flaws.drawn_faces(Portrait(), image.size)
     for probability, kept in ((0.9, False), (0.1, True)):
@@ -239,7 +244,7 @@ def test_a_learnt_attribute_comes_before_the_pixels():
     assert by_key(check.apply_policy(NORMS, image, face, {}, image.size))["sunglasses"].threshold == 0.2
 
 
-def test_sunglasses_explain_the_shadow_on_the_eyes():
+def test_a_photo_with_sunglasses_is_not_checked_for_shadow_on_the_eyes():
     portrait = Portrait(eyewear="sunglasses")
     image = draw_portrait(portrait, flaws.SIDE)
     findings = by_key(check.apply_policy(NORMS, image, flaws.drawn_faces(portrait, image.size), {}, image.size))
@@ -248,7 +253,7 @@ def test_sunglasses_explain_the_shadow_on_the_eyes():
     assert findings["eyes_in_shadow"].why == "sunglasses says it already"
 
 
-def test_the_built_in_norms_are_those_of_the_client_each_with_a_sentence_and_a_source():
+def test_each_built_in_norm_has_a_sentence_and_a_source():
     assert set(KEYS) == ASKED
     assert NORMS.attributes == {"sunglasses": "yes"}
     for norm in NORMS.norms:
@@ -256,17 +261,19 @@ def test_the_built_in_norms_are_those_of_the_client_each_with_a_sentence_and_a_s
         assert norm.source
 
 
-def test_a_photo_that_keeps_the_norms_hears_nothing():
+def test_a_photo_that_keeps_all_norms_gets_no_sentence():
     image = draw_portrait(Portrait(), flaws.SIDE)
     findings = check.apply_policy(NORMS, image, flaws.drawn_faces(Portrait(), image.size), {}, image.size)
     assert [finding.key for finding in findings] == KEYS
     assert all(finding.kept and not finding.sentence and not finding.why for finding in findings)
 
 
-def test_a_client_moves_a_threshold_and_words_its_own_sentence():
-    own = {"norms": [{"key": "dim", "detector": "darkness", "threshold": 0, "sentence": "More light, please."}]}
+def test_a_client_can_set_a_threshold_and_a_sentence():
+    client_norms = {
+        "norms": [{"key": "dim", "detector": "darkness", "threshold": 0, "sentence": "More light, please."}]
+    }
     image = flaws.darkened(draw_portrait(Portrait(), flaws.SIDE), 1)
-    findings = check.apply_policy(policy.load(json.dumps(own).encode()), image, None, {}, image.size)
+    findings = check.apply_policy(policy.load(json.dumps(client_norms).encode()), image, None, {}, image.size)
     assert [(finding.key, finding.kept, finding.sentence) for finding in findings] == [
         ("dim", False, "More light, please.")
     ]
@@ -298,7 +305,7 @@ GOOD = {"key": "dark", "detector": "darkness", "threshold": 1, "sentence": "More
         ({"detector": "attribute", "otherwise": {"detector": "attribute", "threshold": 1}}, r"otherwise.*learnt"),
     ],
 )
-def test_a_norm_that_is_wrong_is_refused_with_what_was_expected(entry, message):
+def test_a_wrong_norm_is_refused_with_the_expected_value(entry, message):
     with pytest.raises(ValueError, match=message):
         policy.load({"norms": [GOOD | entry]})
 
@@ -315,29 +322,30 @@ def test_a_norm_that_is_wrong_is_refused_with_what_was_expected(entry, message):
         (b'{"norms": [{}]}', r"norm 1: expected \['detector', 'key', 'sentence', 'threshold'\], got no 'detector'"),
     ],
 )
-def test_a_file_that_is_no_norms_is_refused_with_what_was_expected(content, message):
+def test_a_file_without_norms_is_refused_with_the_expected_form(content, message):
     with pytest.raises(ValueError, match=message):
         policy.load(content)
 
 
-def test_a_key_comes_once():
+def test_a_repeated_key_is_refused():
     with pytest.raises(ValueError, match=r"norm 'dark': expected each key once, got it twice"):
         policy.load({"norms": [GOOD, GOOD]})
 
 
-def test_norms_are_judged_by_the_columns_that_know_the_truth():
-    own = policy.load(
+def test_the_accuracy_of_norms_is_measured_against_the_attribute_columns():
+    client_norms = policy.load(
         {"norms": [GOOD | {"attribute": "lit", "yes": "badly"}, GOOD | {"key": "unknown"}, GOOD | {"key": "blank"}]}
     )
 
     def findings(*kept: bool | None) -> list[policy.NormResult]:
         return [
-            policy.NormResult(key, each, None, 1) for key, each in zip(("dark", "unknown", "blank"), kept, strict=True)
+            policy.NormResult(key, is_kept, None, 1)
+            for key, is_kept in zip(("dark", "unknown", "blank"), kept, strict=True)
         ]
 
     photos = [findings(kept, True, True) for kept in (False, False, True, True, None, False)]
     lit = ["badly", "well", "badly", "well", "badly", ""]
-    dark, blank = accuracy.measure_accuracy(own, photos, {"lit": lit, "blank": [""] * 6})
+    dark, blank = accuracy.measure_accuracy(client_norms, photos, {"lit": lit, "blank": [""] * 6})
     assert (dark.key, dark.attribute, dark.photos, dark.unchecked) == ("dark", "lit", 4, 1)
     assert (dark.broken, dark.found, dark.right) == (2, 2, 1)
     assert (dark.precision, dark.recall) == (0.5, 0.5)
