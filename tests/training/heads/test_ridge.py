@@ -197,7 +197,7 @@ def test_slopes_are_the_gradient(head):
     with tf.GradientTape() as tape:
         logits = layer(features) @ kernel
     gradient = tape.jacobian(logits, features)[0, :, 0].numpy().T[:CHANNELS]
-    np.testing.assert_allclose(layer.slopes(features, kernel, CHANNELS)[0], gradient, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(layer.input_gradient(features, kernel, CHANNELS)[0], gradient, rtol=1e-3, atol=1e-6)
 
 
 def test_its_maps_are_those_of_the_gradient(scorer):
