@@ -1,4 +1,4 @@
-"""Pretraining and training: they learn, they read only what they may, they survive being killed."""
+"""Pretraining and training: they learn, read their own splits only, and resume after a kill."""
 
 import json
 import os
@@ -37,57 +37,57 @@ def pretraining(**changes) -> Pretraining:
 
 
 def run_pretraining(dataset: Path, folder: Path, settings: Pretraining) -> dict[str, float]:
-    places = {"checkpoints": str(folder / "checkpoints"), "fingerprint": "data"}
-    return pretrain(dataset, folder / "encoder", folder / "report.html", settings=settings, scale=36, **places)
+    locations = {"checkpoints": str(folder / "checkpoints"), "fingerprint": "data"}
+    return pretrain(dataset, folder / "encoder", folder / "report.html", settings=settings, scale=36, **locations)
 
 
-def test_a_bundle_holds_the_network_and_not_the_optimizer_that_trained_it(small_dataset, small_encoder, tmp_path):
+def test_a_bundle_holds_the_network_without_its_optimizer(small_dataset, small_encoder, tmp_path):
     run_training(small_dataset, small_encoder, tmp_path, training(head_epochs=1, epochs=1))
     with zipfile.ZipFile(tmp_path / "scorer" / "scorer.keras") as archive, archive.open("model.weights.h5") as file:
         assert "optimizer" not in h5py.File(file)
 
 
-def test_a_camera_fault_neither_grows_a_photo_nor_leaves_its_range_and_is_the_same_for_a_seed():
+def test_a_camera_fault_keeps_shape_and_range_and_depends_on_its_seed_alone():
     photo = np.random.default_rng(1).uniform(0, 255, (40, 40, 3)).astype("float32")
     for number in range(30):
-        once, again = (np.asarray(augmentation.camera_fault(photo, 1.0, [7, number])) for _ in range(2))
-        assert once.shape == photo.shape
-        assert once.min() >= 0
-        assert once.max() <= 255.01
-        assert np.array_equal(once, again)
+        changed, repeated = (np.asarray(augmentation.camera_fault(photo, 1.0, [7, number])) for _ in range(2))
+        assert changed.shape == photo.shape
+        assert changed.min() >= 0
+        assert changed.max() <= 255.01
+        assert np.array_equal(changed, repeated)
 
 
-def test_camera_faults_are_blur_and_exposure_in_equal_shares_and_only_in_the_share_that_is_asked_for():
+def test_the_given_share_of_photos_gets_blur_or_exposure_in_equal_parts():
     photo = np.full((40, 40, 3), 100, "float32")
-    photo[::2] = 120  # a blur takes these lines away, an exposure keeps their ratio
-    found = [np.asarray(augmentation.camera_fault(photo, 0.5, [3, number])) for number in range(300)]
-    kept = sum(np.array_equal(each, photo) for each in found)
-    exposed = sum(not np.array_equal(each, photo) and np.allclose(each[0] / each[1], 1.2) for each in found)
-    assert 110 < kept < 190
-    assert 45 < exposed < 105
+    photo[::2] = 120  # blur removes these lines, a change of exposure keeps their ratio
+    changed = [np.asarray(augmentation.camera_fault(photo, 0.5, [3, number])) for number in range(300)]
+    n_unchanged = sum(np.array_equal(result, photo) for result in changed)
+    n_exposed = sum(not np.array_equal(result, photo) and np.allclose(result[0] / result[1], 1.2) for result in changed)
+    assert 110 < n_unchanged < 190
+    assert 45 < n_exposed < 105
 
 
-def test_the_photos_that_are_changed_are_said_to_be_faulty():
+def test_is_faulty_names_the_changed_photos():
     photo = np.full((200, 200, 3), 100, "float32")
     photo[::2] = 120
     seeds = [[3, number] for number in range(60)]
     faulty = np.array([bool(augmentation.is_faulty(0.5, seed)) for seed in seeds])
     changed = np.array([not np.array_equal(augmentation.camera_fault(photo, 0.5, seed), photo) for seed in seeds])
     assert not (changed & ~faulty).any()
-    assert 0 <= faulty.sum() - changed.sum() <= 3  # a fault may be too slight to show
+    assert 0 <= faulty.sum() - changed.sum() <= 3  # a fault may be too small to change a pixel
 
 
-def test_a_photo_made_worse_is_worth_less_by_as_much_as_in_closed_form():
+def test_the_votes_of_a_degraded_photo_are_lowered_by_the_fault_points():
     votes = np.array([0.2, 0, 0, 0.3, 0, 0, 0.5, 0, 0, 0], "float32")
-    found = lower_votes(votes).numpy()
-    assert found.sum() == pytest.approx(1)
-    assert found @ SCORES == pytest.approx(votes @ SCORES - FAULT_POINTS * 0.8)  # the votes of 1 cannot fall
+    lowered = lower_votes(votes).numpy()
+    assert lowered.sum() == pytest.approx(1)
+    assert lowered @ SCORES == pytest.approx(votes @ SCORES - FAULT_POINTS * 0.8)  # votes of 1 cannot be lowered
 
 
-def test_an_epoch_teaches_that_spoiled_photos_are_worth_less(small_dataset):
+def test_an_epoch_lowers_the_votes_of_degraded_photos(small_dataset):
     def means(share: float) -> list[float]:
-        reader = FeatureExtractor(small_dataset, 32, training(camera_faults=share), HeadSpec(), PHOTO_ONLY)
-        return sorted(float(mean) for _, votes, _ in reader.train_epoch(0) for mean in votes.numpy() @ SCORES)
+        extractor = FeatureExtractor(small_dataset, 32, training(camera_faults=share), HeadSpec(), PHOTO_ONLY)
+        return sorted(float(mean) for _, votes, _ in extractor.train_epoch(0) for mean in votes.numpy() @ SCORES)
 
     assert np.mean(means(1.0)) == pytest.approx(np.mean(means(0.0)) - FAULT_POINTS, abs=0.05)
 
@@ -103,10 +103,10 @@ def test_pretraining_changes_the_encoder_and_lowers_the_error(small_dataset, tmp
     assert not np.allclose(trained.get_weights()[0], untrained.get_weights()[0])
 
 
-def test_pretraining_never_reads_validation_or_test(tmp_path):
+def test_pretraining_reads_neither_validation_nor_test_photos(tmp_path):
     broken = {**example(1), "photo": b"\xff\xd8\xff not a photo"}
     splits = {
-        "unlabelled": [[example(n, rated=False) for n in range(24)]],
+        "unlabelled": [[example(number, rated=False) for number in range(24)]],
         "validation": [[{**broken, "photo_id": "v.jpg"}]],
         "test": [[{**broken, "photo_id": "t.jpg"}]],
     }
@@ -119,7 +119,7 @@ def test_the_denoising_autoencoder_trains(small_dataset, tmp_path):
     assert 0 < metrics["pretraining_held_out_loss"] < 1
 
 
-def test_pretraining_without_photos_says_what_to_do(tmp_path):
+def test_pretraining_without_photos_is_refused_with_a_remedy(tmp_path):
     tfds_writer.write(tmp_path / "dataset", {"test": [[example(1)]]}, ["side"])
     with pytest.raises(ValueError, match="the data set has none; give unlabelled photos or set start"):
         run_pretraining(tmp_path / "dataset", tmp_path, pretraining())
@@ -127,10 +127,10 @@ def test_pretraining_without_photos_says_what_to_do(tmp_path):
 
 def test_pretraining_from_weights_that_are_not_finite_stops_in_its_first_batch(small_dataset, tmp_path):
     network = build_encoder(pretraining(start="none"))
-    network.set_weights([np.full_like(each, np.nan) for each in network.get_weights()])
+    network.set_weights([np.full_like(weights, np.nan) for weights in network.get_weights()])
     network.save_weights(tmp_path / "start.weights.h5")
-    said = "pretraining: expected finite numbers as the loss of epoch 1, batch 1, got nan"
-    with pytest.raises(ValueError, match=said):
+    message = "pretraining: expected finite numbers as the loss of epoch 1, batch 1, got nan"
+    with pytest.raises(ValueError, match=message):
         run_pretraining(small_dataset, tmp_path, pretraining(weights=str(tmp_path / "start.weights.h5")))
 
 
@@ -152,7 +152,7 @@ def test_weights_of_another_digest_are_refused(small_dataset, tmp_path):
     assert not (tmp_path / "encoder").exists()
 
 
-def test_training_learns_a_score_that_is_there_to_be_learnt(small_dataset, small_encoder, tmp_path):
+def test_training_learns_the_scores_of_designed_photos(small_dataset, small_encoder, tmp_path):
     settings = training(head_epochs=5, epochs=8, learning_rate=3e-4, dropout=0, batch_size=8)
     run_training(small_dataset, small_encoder, tmp_path, settings)
     records = list(photos.records(small_dataset, "test"))
@@ -162,17 +162,20 @@ def test_training_learns_a_score_that_is_there_to_be_learnt(small_dataset, small
 
 
 @pytest.mark.parametrize("fitting", ["gradient", "closed"])
-def test_photos_without_numbers_of_raters_are_learnt_from(small_encoder, tmp_path, fitting):
-    def rated(number: int) -> dict:
+def test_training_accepts_photos_without_rater_counts(small_encoder, tmp_path, fitting):
+    def unknown_raters(number: int) -> dict:
         return {**example(number), "raters": 0}
 
-    splits = {"train": [[rated(n) for n in range(48)]], "validation": [[rated(n) for n in range(48, 64)]]}
+    splits = {
+        "train": [[unknown_raters(index) for index in range(48)]],
+        "validation": [[unknown_raters(index) for index in range(48, 64)]],
+    }
     tfds_writer.write(tmp_path / "dataset", splits, ["side"])
-    found = run_training(tmp_path / "dataset", small_encoder, tmp_path, training(fitting=fitting, epochs=1))
-    assert 0 < found["validation_loss"] < 0.2
+    metrics = run_training(tmp_path / "dataset", small_encoder, tmp_path, training(fitting=fitting, epochs=1))
+    assert 0 < metrics["validation_loss"] < 0.2
 
 
-def test_the_bundle_tells_where_it_comes_from(small_dataset, small_encoder, tmp_path):
+def test_the_bundle_records_data_revision_settings_and_history(small_dataset, small_encoder, tmp_path):
     run_training(small_dataset, small_encoder, tmp_path, training(head_epochs=1, epochs=1))
     scorer = bundle.load(tmp_path / "scorer")
     assert (scorer.data_fingerprint, scorer.revision, scorer.training.epochs) == ("data", "abc", 1)
@@ -185,26 +188,28 @@ def test_training_without_rated_photos_names_the_split(small_encoder, tmp_path):
         run_training(tmp_path / "dataset", small_encoder, tmp_path, training())
 
 
-def test_training_for_no_epoch_at_all_is_refused(small_dataset, small_encoder, tmp_path):
+def test_training_for_zero_epochs_is_refused(small_dataset, small_encoder, tmp_path):
     with pytest.raises(ValueError, match="nothing would be trained"):
         run_training(small_dataset, small_encoder, tmp_path, training(head_epochs=0, epochs=0))
 
 
-def test_each_epoch_sees_each_photo_once_in_another_order(small_dataset):
+def test_each_epoch_reads_each_photo_once_in_another_order(small_dataset):
     def votes(epoch: int) -> np.ndarray:
-        read = {"scale": 36, "crop": 32, "batch_size": 8, "seed": 1}
-        return np.concatenate([v for _, v in photos.augmented_batches(small_dataset, "train", epoch=epoch, **read)])
+        options = {"scale": 36, "crop": 32, "batch_size": 8, "seed": 1}
+        return np.concatenate(
+            [batch_votes for _, batch_votes in photos.augmented_batches(small_dataset, "train", epoch=epoch, **options)]
+        )
 
     first, second = votes(0), votes(1)
     assert not np.array_equal(first, second)
     np.testing.assert_array_equal(np.sort(first[:, 0]), np.sort(second[:, 0]))
 
 
-def test_an_epoch_is_the_same_when_it_is_read_again(small_dataset):
-    read = {"scale": 36, "crop": 32, "batch_size": 8, "seed": 1, "epoch": 3}
-    first, second = (list(photos.augmented_batches(small_dataset, "train", **read)) for _ in range(2))
-    for (one, _), (other, _) in zip(first, second, strict=True):
-        np.testing.assert_array_equal(one, other)
+def test_an_epoch_is_the_same_when_read_again(small_dataset):
+    options = {"scale": 36, "crop": 32, "batch_size": 8, "seed": 1, "epoch": 3}
+    first, second = (list(photos.augmented_batches(small_dataset, "train", **options)) for _ in range(2))
+    for (batch, _), (repeated_batch, _) in zip(first, second, strict=True):
+        np.testing.assert_array_equal(batch, repeated_batch)
 
 
 SCRIPT = """
@@ -224,14 +229,16 @@ def start_training(*folders: Path) -> subprocess.Popen:
 
 @pytest.fixture(scope="module")
 def whole(small_dataset, small_encoder, tmp_path_factory) -> bundle.TrainedScorer:
-    """What the training in ``SCRIPT`` gives when nobody kills it."""
+    """Scorer of the training in ``SCRIPT`` without a kill."""
     folder = tmp_path_factory.mktemp("whole")
     run_training(small_dataset, small_encoder, folder, training(epochs=6))
     return bundle.load(folder / "scorer")
 
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_training_ends_as_if_it_had_not_been_killed(small_dataset, small_encoder, tmp_path, whole, sign):
+def test_a_killed_training_resumes_to_the_result_of_an_uninterrupted_one(
+    small_dataset, small_encoder, tmp_path, whole, sign
+):
     killed = start_training(small_dataset, small_encoder, tmp_path)
     second_epoch = tmp_path / "checkpoints" / "all" / "epoch-0002.json"
     deadline = time.monotonic() + 120
@@ -240,12 +247,12 @@ def test_a_killed_training_ends_as_if_it_had_not_been_killed(small_dataset, smal
     killed.send_signal(sign)
     assert killed.wait(30) == -sign
 
-    again = start_training(small_dataset, small_encoder, tmp_path)
-    output, _ = again.communicate(timeout=120)
-    assert again.returncode == 0
+    restarted = start_training(small_dataset, small_encoder, tmp_path)
+    output, _ = restarted.communicate(timeout=120)
+    assert restarted.returncode == 0
     assert "training the network: going on from epoch" in output
     resumed = bundle.load(tmp_path / "scorer")
     assert resumed.settings == whole.settings
     np.testing.assert_allclose(resumed.history["loss"], whole.history["loss"], rtol=1e-4)
-    for one, other in zip(resumed.model.get_weights(), whole.model.get_weights(), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-4)
+    for weights, expected in zip(resumed.model.get_weights(), whole.model.get_weights(), strict=True):
+        np.testing.assert_allclose(weights, expected, atol=1e-4)

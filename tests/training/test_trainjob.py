@@ -1,4 +1,4 @@
-"""The manifests of several workers are what Kubeflow Trainer takes, and tell the workers what they need."""
+"""The manifests of distributed training follow the schemas of Kubeflow Trainer and Kubernetes."""
 
 import json
 import re
@@ -29,21 +29,26 @@ def document(name: str) -> dict[str, Any]:
 
 
 def lost(given: Any, kept: Any, place: str = "") -> list[str]:
-    """What a model left out of what it was given, because it has no such field."""
+    """Return the paths of the fields that the model dropped because it does not know them."""
     if isinstance(given, dict):
-        found = [f"{place}.{name}" for name in given if name not in (kept or {})]
-        return found + [
-            each for name in given if name in (kept or {}) for each in lost(given[name], kept[name], f"{place}.{name}")
+        dropped = [f"{place}.{name}" for name in given if name not in (kept or {})]
+        return dropped + [
+            field
+            for name in given
+            if name in (kept or {})
+            for field in lost(given[name], kept[name], f"{place}.{name}")
         ]
     if isinstance(given, list):
-        return [each for one, other in zip(given, kept, strict=True) for each in lost(one, other, f"{place}[]")]
+        return [
+            field for item, kept_item in zip(given, kept, strict=True) for field in lost(item, kept_item, f"{place}[]")
+        ]
     return []
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_manifest_is_as_kubeflow_trainer_defines_its_kind(name):
-    given = document(name)
-    assert lost(given, KINDS[name].from_dict(given).to_dict()) == []
+def test_a_manifest_follows_kubeflow_trainers_schema(name):
+    manifest = document(name)
+    assert lost(manifest, KINDS[name].from_dict(manifest).to_dict()) == []
 
 
 @pytest.mark.parametrize(
@@ -53,13 +58,13 @@ def test_a_manifest_is_as_kubeflow_trainer_defines_its_kind(name):
         (("spec", "template", "spec", "network", "dns"), True, ".spec.template.spec.network.dns"),
     ],
 )
-def test_the_check_refuses_a_field_that_the_trainer_does_not_know(path, value, field):
-    given = document("runtime.yaml")
-    place = given
+def test_the_schema_check_finds_an_unknown_field(path, value, field):
+    manifest = document("runtime.yaml")
+    parent = manifest
     for name in path[:-1]:
-        place = place[name]
-    place[path[-1]] = value
-    assert lost(given, models.TrainerV1alpha1TrainingRuntime.from_dict(given).to_dict()) == [field]
+        parent = parent[name]
+    parent[path[-1]] = value
+    assert lost(manifest, models.TrainerV1alpha1TrainingRuntime.from_dict(manifest).to_dict()) == [field]
 
 
 def pod() -> dict[str, Any]:
@@ -68,12 +73,12 @@ def pod() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("version", ["1.30", kubernetes_validate.latest_version()])
-def test_the_pod_of_a_worker_is_as_kubernetes_defines_it(version):
-    whole = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "worker"}, "spec": pod()}
-    kubernetes_validate.validate(whole, version, strict=True)
+def test_the_pod_of_a_worker_follows_kubernetes_schema(version):
+    manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "worker"}, "spec": pod()}
+    kubernetes_validate.validate(manifest, version, strict=True)
 
 
-def test_a_worker_is_confined():
+def test_a_worker_runs_without_privileges_and_on_a_read_only_disk():
     (container,) = pod()["containers"]
     assert pod()["securityContext"]["runAsNonRoot"]
     assert container["securityContext"] == {
@@ -84,26 +89,28 @@ def test_a_worker_is_confined():
     assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/tmp", "/dev/shm"}
 
 
-def test_what_the_pods_are_told_makes_them_workers_of_each_other(monkeypatch):
+def test_the_environment_of_the_pods_makes_one_worker_group(monkeypatch):
     job, runtime = document("trainjob.yaml"), document("runtime.yaml")
     (container,) = pod()["containers"]
     (replicated,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
     name = job["metadata"]["name"]
-    told = {each["name"]: each.get("value") for each in [*container["env"], *job["spec"]["trainer"]["env"]]}
-    # A pod of a JobSet is reached as <set>-<replicated job>-<its index>-<the pod's index>.<set>.
-    address = told["WORKER_ADDRESS"].replace("$(JOBSET_NAME)", name)
+    variables = {
+        variable["name"]: variable.get("value") for variable in [*container["env"], *job["spec"]["trainer"]["env"]]
+    }
+    # The address of a pod of a JobSet is <set>-<replicated job>-<job index>-<pod index>.<set>.
+    address = variables["WORKER_ADDRESS"].replace("$(JOBSET_NAME)", name)
     assert address == f"{name}-{replicated['name']}-0-{{}}.{name}:{container['ports'][0]['containerPort']}"
     nodes = job["spec"]["trainer"]["numNodes"]
     monkeypatch.delenv("TF_CONFIG", raising=False)
     for index in range(nodes):
-        environment = {"WORKERS": told["WORKERS"], "WORKER_ADDRESS": address, "JOB_COMPLETION_INDEX": str(index)}
+        environment = {"WORKERS": variables["WORKERS"], "WORKER_ADDRESS": address, "JOB_COMPLETION_INDEX": str(index)}
         config = json.loads(distributed._tf_config_of_jobset(environment))
         assert config["task"] == {"type": "worker", "index": index}
         assert len(config["cluster"]["worker"]) == nodes
     assert job["spec"]["runtimeRef"]["name"] == runtime["metadata"]["name"]
 
 
-def test_the_command_is_one_that_the_training_takes():
+def test_the_training_accepts_the_command_of_the_manifest():
     trainer = document("trainjob.yaml")["spec"]["trainer"]
     assert trainer["command"] == ["python", "-m", "components.training"]
     options = _parser().parse_args(trainer["args"])

@@ -1,4 +1,4 @@
-"""Whether data are worth training on: drift from the champion's, new labels, leaks, and what is decided."""
+"""Validation of a data set: drift from the champion's data, new labels, leaks and the decision."""
 
 import copy
 import io
@@ -44,7 +44,7 @@ BLOCK = Policy(warn_only=())
 
 @lru_cache(maxsize=1000)
 def picture(seed: int, light: float = 1.0, quality: int = 92, side: int = 96) -> bytes:
-    """A JPEG like no other: coarse and fine noise; ``light`` darkens it."""
+    """Return a unique JPEG of coarse and fine noise, darkened by a factor ``light`` below 1."""
     rng = np.random.default_rng(seed)
     layers = [Image.fromarray(rng.integers(0, 255, (cells, cells, 3), np.uint8)) for cells in (5, 16)]
     coarse, fine = (np.asarray(layer.resize((96, 96), Image.Resampling.BICUBIC), float) for layer in layers)
@@ -68,7 +68,7 @@ def example(number: int, rated: bool = True, off: float = 0.0, **fields) -> dict
 
 
 class Data:
-    """A data set that tests change, and a model whose champion may be made of what it was."""
+    """A data set that tests change, and a models folder for a champion trained on it."""
 
     def __init__(self, folder: Path):
         self.folder, self.models = folder, str(folder / "models")
@@ -81,27 +81,27 @@ class Data:
 
     @property
     def rated(self) -> list[dict]:
-        return [each for split in ("train", "validation", "test") for each in self.splits[split]]
+        return [record for split in ("train", "validation", "test") for record in self.splits[split]]
 
     def write(self) -> Path:
         tfds_writer.write(self.folder / "dataset", {split: [rows] for split, rows in self.splits.items()}, ["job"])
         return self.folder / "dataset"
 
     def publish(self, version: int = 1) -> None:
-        """Make the data set as it is that of the champion."""
+        """Publish a champion with the profile of the current data set."""
         value = data_statistics.to_json(data_statistics.data_profile(collect.collect_statistics(self.write())))
         storage.write_json(f"{self.models}/portraits/{version}/profile.json", value)
         integrity.write_record(f"{self.models}/portraits/{version}", {})
         channels.promote_pushed(self.models, "portraits", version)
 
     def validate(self, settings: Validation = Validation(), policy: Policy = BLOCK, **options):  # noqa: B008
-        """Validate; the run's decision is then in ``self.decision``."""
-        places = (self.write(), self.checks, self.page)
+        """Validate the data set and keep its gates in ``self.gates``."""
+        paths = (self.write(), self.checks, self.page)
         options = {"models": self.models, **options}
-        found = validate(*places, name="portraits", settings=settings, policy=policy, workspace=self.workspace,
+        result = validate(*paths, name="portraits", settings=settings, policy=policy, workspace=self.workspace,
                          **options)  # fmt: skip
-        self.gates = {gate.key: gate for gate in found.decision.gates}
-        return found
+        self.gates = {gate.key: gate for gate in result.decision.gates}
+        return result
 
     @property
     def decision(self) -> dict | None:
@@ -117,7 +117,7 @@ class Data:
 
 @pytest.fixture
 def data(tmp_path, monkeypatch, request) -> Data:
-    """Data without a champion; charts take a second, so only tests that ask for ``charts`` draw them."""
+    """Data without a champion; only tests with the fixture ``charts`` draw charts, which take a second."""
     if "charts" not in request.fixturenames:
         monkeypatch.setattr(report, "_chart", lambda quantity, lines, bins_per_bar=2: paragraph(quantity.name))
     return Data(tmp_path)
@@ -125,12 +125,12 @@ def data(tmp_path, monkeypatch, request) -> Data:
 
 @pytest.fixture
 def charts() -> None:
-    """Lets the page have its charts."""
+    """Marks tests that draw the charts of the page."""
 
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory) -> Data:
-    """Data that are the champion's too."""
+    """Data with a champion of the same data."""
     data = Data(tmp_path_factory.mktemp("first"))
     data.publish()
     return data
@@ -138,57 +138,57 @@ def first(tmp_path_factory) -> Data:
 
 @pytest.fixture
 def since(data, first) -> Data:
-    """Data with a champion that was made of the same."""
+    """Changeable data with the champion of the same data."""
     data.models = first.models
     return data
 
 
 def add(data: Data, number: int, split: str = "train") -> None:
-    data.splits[split] += [example(2000 + place) for place in range(number)]
+    data.splits[split] += [example(2000 + offset) for offset in range(number)]
 
 
-# What is decided
+# Decisions
 
 
-def test_the_champions_own_data_have_not_moved_and_a_run_goes_on(since):
-    found = since.validate()
-    assert found.should_train
-    assert [gate.verdict for gate in found.decision.gates] == ["passed"] * 4
-    assert found.metrics == {
+def test_the_champions_own_data_pass_all_gates(since):
+    result = since.validate()
+    assert result.should_train
+    assert [gate.verdict for gate in result.decision.gates] == ["passed"] * 4
+    assert result.metrics == {
         "data_labels": 60, "data_new_labels": 0, "data_leaking_photos": 0, "data_label_drift": 0,
         "data_label_shift": 0, "data_photo_drift": 0,
     }  # fmt: skip
 
 
-def test_scores_that_are_one_point_off_fail_the_gate_of_labels_alone(since):
-    for each in since.rated:
-        mean = float(each["votes"] @ np.arange(1, 11))
-        each["votes"] = np.interp(np.arange(1, 11), np.arange(2, 12), each["votes"]).astype("float32")
-        assert each["votes"] @ np.arange(1, 11) != mean
-        each["votes"] /= each["votes"].sum()
-    found = since.validate()
+def test_scores_shifted_by_one_point_fail_the_label_drift_gate_only(since):
+    for record in since.rated:
+        mean = float(record["votes"] @ np.arange(1, 11))
+        record["votes"] = np.interp(np.arange(1, 11), np.arange(2, 12), record["votes"]).astype("float32")
+        assert record["votes"] @ np.arange(1, 11) != mean
+        record["votes"] /= record["votes"].sum()
+    result = since.validate()
     assert since.failed() == ["label_drift"]
-    assert found.decision.verdict == "refused"
+    assert result.decision.verdict == "refused"
     assert since.gates["label_drift"].value == pytest.approx(1, abs=0.15)
     assert "more than chance" in since.gates["label_drift"].reason
 
 
-def test_darker_photos_fail_the_gate_of_photos_alone_which_names_what_they_are(since):
-    for number, each in enumerate(since.rated):
-        each["photo"] = picture(number, light=0.6)
-    found = since.validate()
+def test_darker_photos_fail_the_photo_drift_gate_only_and_its_reason_names_brightness(since):
+    for number, record in enumerate(since.rated):
+        record["photo"] = picture(number, light=0.6)
+    result = since.validate()
     assert since.failed() == ["photo_drift"]
-    assert found.decision.verdict == "refused"
+    assert result.decision.verdict == "refused"
     assert "darker than the champion's by" in since.gates["photo_drift"].reason
     assert re.search(r"brightness is 0\.(29|3)\d* and was 0\.(49|5)", since.gates["photo_drift"].reason)
 
 
 def test_darker_photos_only_warn_by_default(since):
-    for number, each in enumerate(since.rated):
-        each["photo"] = picture(number, light=0.6)
-    found = since.validate(policy=Policy())
-    assert found.should_train
-    assert len(found.decision.warnings) == 1
+    for number, record in enumerate(since.rated):
+        record["photo"] = picture(number, light=0.6)
+    result = since.validate(policy=Policy())
+    assert result.should_train
+    assert len(result.decision.warnings) == 1
     assert since.decision is None
 
 
@@ -201,25 +201,25 @@ def test_darker_photos_only_warn_by_default(since):
         ({"group": "uploader-3"}, "the same group"),
     ],
 )
-def test_a_held_out_photo_that_was_seen_in_training_fails_the_gate_of_leaks_alone(data, planted, kind):
+def test_a_held_out_photo_in_the_training_split_fails_the_leakage_gate_only(data, planted, kind):
     data.splits["test"][5] |= planted
-    found = data.validate()
+    result = data.validate()
     assert data.failed() == ["leakage"]
     assert data.gates["leakage"].value == 1
     assert f"1 as {kind}" in data.gates["leakage"].reason
-    assert found.decision.verdict == "refused"
+    assert result.decision.verdict == "refused"
     assert data.splits["test"][5]["photo_id"] in data.page.read_text()
-    assert "anna" not in data.gates["leakage"].reason  # it is told to people who may not know the photos' names
+    assert "anna" not in data.gates["leakage"].reason  # recipients of the reason may not see photo names
 
 
-def test_a_photo_in_test_and_validation_counts_once(data):
+def test_a_photo_in_train_validation_and_test_counts_once_for_each_held_out_split(data):
     for split in ("test", "validation", "train"):
         data.splits[split][5]["photo"] = picture(5)
     data.validate()
-    assert data.gates["leakage"].value == 2  # that of test and that of validation
+    assert data.gates["leakage"].value == 2  # the photo of test and the photo of validation
 
 
-def test_twins_within_a_split_and_photos_like_an_unlabelled_one_are_no_leak(data):
+def test_duplicates_within_a_split_or_among_unlabelled_photos_are_not_leaks(data):
     data.splits["train"][0]["photo"] = data.splits["train"][1]["photo"]
     data.splits["unlabelled"][0]["photo"] = data.splits["test"][0]["photo"]
     data.splits["unlabelled"][1]["group"] = data.splits["train"][0]["group"]
@@ -227,16 +227,16 @@ def test_twins_within_a_split_and_photos_like_an_unlabelled_one_are_no_leak(data
     assert "Found among unlabelled photos" in data.page.read_text()
 
 
-def test_near_duplicates_are_sought_only_as_near_as_ingestion_was_told(data):
+def test_near_duplicates_are_found_within_the_distance_of_ingestion(data):
     data.splits["test"][5]["photo"] = picture(3, quality=40, side=64)
     assert data.validate(duplicate_distance=0).should_train
     assert not data.validate(duplicate_distance=30).should_train
 
 
-def test_few_new_labels_skip_the_run_and_nothing_else_fails(since):
+def test_too_few_new_labels_skip_the_run(since):
     add(since, 3)
-    found = since.validate(Validation(minimum_new_labels=4))
-    assert not found.should_train
+    result = since.validate(Validation(minimum_new_labels=4))
+    assert not result.should_train
     assert since.failed() == ["new_labels"]
     assert since.decision["verdict"] == "skipped"
     assert since.decision["publish"] is False
@@ -244,7 +244,7 @@ def test_few_new_labels_skip_the_run_and_nothing_else_fails(since):
     assert since.validate(Validation(minimum_new_labels=3)).should_train
 
 
-def test_few_new_labels_in_data_that_leak_refuse_the_run(since):
+def test_too_few_new_labels_in_leaking_data_refuse_the_run(since):
     since.splits["test"][5]["photo"] = picture(3)
     assert since.validate(Validation(minimum_new_labels=4)).decision.verdict == "refused"
     assert len(since.decision["reasons"]) == 2
@@ -256,7 +256,7 @@ def test_a_changed_label_counts_as_new(since, change):
     assert since.validate().metrics["data_new_labels"] == 1
 
 
-def test_labels_of_the_test_split_are_not_learnt_from(since):
+def test_new_labels_of_the_test_split_do_not_count(since):
     add(since, 3, "test")
     assert since.validate().metrics["data_new_labels"] == 0
 
@@ -267,10 +267,10 @@ def test_removed_photos_do_not_mask_new_ones(since):
     assert since.validate().metrics["data_new_labels"] == 5
 
 
-def test_a_first_model_passes_and_the_page_says_that_there_is_none_to_compare_with(data):
-    found = data.validate(Validation(minimum_new_labels=10_000))
-    assert found.should_train
-    assert found.metrics["data_new_labels"] == 60
+def test_a_first_model_passes_and_the_page_says_that_there_is_no_champion(data):
+    result = data.validate(Validation(minimum_new_labels=10_000))
+    assert result.should_train
+    assert result.metrics["data_new_labels"] == 60
     assert "no champion yet" in data.gates["new_labels"].reason
     assert "There is no champion yet" in data.page.read_text()
 
@@ -283,53 +283,53 @@ def test_a_first_model_passes_and_the_page_says_that_there_is_none_to_compare_wi
         ('{"version": 99}', "expected a profile of version 1, got 99"),
     ],
 )
-def test_a_champion_whose_data_are_not_known_warns_and_does_not_block(data, kept, words):
+def test_a_champion_with_an_unreadable_profile_warns_and_does_not_block(data, kept, words):
     channels.promote_pushed(data.models, "portraits", 2)
     if kept:
         storage.write_bytes(f"{data.models}/portraits/2/profile.json", kept.encode())
         integrity.write_record(f"{data.models}/portraits/2", {})
-    found = data.validate(Validation(minimum_new_labels=10_000))
-    assert found.should_train
-    unjudged = [gate for gate in found.decision.gates if gate.verdict == "not judged"]
+    result = data.validate(Validation(minimum_new_labels=10_000))
+    assert result.should_train
+    unjudged = [gate for gate in result.decision.gates if gate.verdict == "not judged"]
     assert [gate.key for gate in unjudged] == ["new_labels", "label_drift", "photo_drift"]
     assert all(words in gate.reason and gate.severity == "warn" for gate in unjudged)
-    # Nor does it once the evaluation decides with these gates among its own.
+    # These gates do not block the decision of evaluation either.
     kept = decision.gates_from_record(storage.read_json(str(data.checks / "gates.json")))
     assert decision.decide(kept, BLOCK).publishes
 
 
-def test_a_person_overrules_with_a_reason_that_is_kept(since):
+def test_an_override_trains_and_its_reason_is_kept(since):
     add(since, 3)
     policy = replace(BLOCK, force_publish=True, force_reason="the labels were counted by hand")
-    found = since.validate(Validation(minimum_new_labels=100), policy)
-    assert found.should_train
+    result = since.validate(Validation(minimum_new_labels=100), policy)
+    assert result.should_train
     assert since.decision is None  # the evaluation decides
-    kept = storage.read_json(str(since.checks / "gates.json"))
-    assert (kept["verdict"], kept["override"]) == ("forced", "the labels were counted by hand")
+    record = storage.read_json(str(since.checks / "gates.json"))
+    assert (record["verdict"], record["override"]) == ("forced", "the labels were counted by hand")
     assert "the labels were counted by hand" in since.page.read_text()
 
 
-def test_to_overrule_needs_a_reason(data):
+def test_an_override_without_a_reason_is_refused(data):
     with pytest.raises(ValueError, match="force_reason"):
         data.validate(policy=Policy(force_publish=True))
     assert data.decision["verdict"] == "failed"
     assert not data.checks.exists()
 
 
-def test_a_gate_that_only_warns_does_not_skip(since):
-    found = since.validate(Validation(minimum_new_labels=100), Policy(warn_only=("new_labels",)))
-    assert found.should_train
+def test_a_warn_only_gate_does_not_skip_the_run(since):
+    result = since.validate(Validation(minimum_new_labels=100), Policy(warn_only=("new_labels",)))
+    assert result.should_train
     assert since.failed() == ["new_labels"]
 
 
-def test_the_decision_of_an_attempt_before_does_not_outlive_a_run_that_goes_on(data):
-    broken = decision.failed_decision(ValueError("no luck"))
-    decision.write(data.workspace.decision, decision.to_record(broken, run="run"))
+def test_a_passing_validation_deletes_the_decision_of_an_earlier_attempt(data):
+    failed = decision.failed_decision(ValueError("no luck"))
+    decision.write(data.workspace.decision, decision.to_record(failed, run="run"))
     assert data.validate().should_train
     assert data.decision is None
 
 
-def test_a_run_that_ends_here_names_the_model_and_the_champion_as_the_schema_asks(since):
+def test_the_decision_of_a_skipped_run_follows_the_schema_and_names_the_champion(since):
     since.validate(Validation(minimum_new_labels=1))
     schema = json.loads(Path(decision.__file__).with_name("decision.schema.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(since.decision)
@@ -339,7 +339,7 @@ def test_a_run_that_ends_here_names_the_model_and_the_champion_as_the_schema_ask
 
 
 @pytest.mark.parametrize("fault", ["photo", "channels", "store", "unrated"])
-def test_what_breaks_off_is_a_failed_decision_with_the_reason(data, fault):
+def test_an_error_leaves_a_failed_decision_with_the_reason(data, fault):
     if fault == "photo":
         data.splits["test"][3]["photo"] = b"\xff\xd8\xff cut off"
     elif fault == "channels":
@@ -362,7 +362,7 @@ def test_what_breaks_off_is_a_failed_decision_with_the_reason(data, fault):
     assert not data.page.exists()
 
 
-def test_the_page_tells_the_verdict_first_and_shows_no_photo(since, charts):
+def test_the_page_begins_with_the_verdict_and_shows_no_photo(since, charts):
     since.validate()
     page = since.page.read_text()
     assert page.index("Train: the data passed all 4 gates.") < page.index("<h2>Gates</h2>")
@@ -370,10 +370,10 @@ def test_the_page_tells_the_verdict_first_and_shows_no_photo(since, charts):
     assert page.count("<svg") == 1 + len(APPEARANCE)
 
 
-def test_kubeflow_gets_the_metrics_and_whether_to_go_on(since, monkeypatch):
+def test_the_component_returns_the_decision_and_logs_the_metrics(since, monkeypatch):
     logged = {}
     monkeypatch.setenv(step_status.RUN_ID, "run")
-    go_on = validation.python_func(
+    should_train = validation.python_func(
         dataset=SimpleNamespace(path=str(since.write())),
         report=SimpleNamespace(path=str(since.page), uri=str(since.page)),
         checks=SimpleNamespace(path=str(since.checks)),
@@ -382,7 +382,7 @@ def test_kubeflow_gets_the_metrics_and_whether_to_go_on(since, monkeypatch):
         maximum_label_drift=1.0, maximum_photo_drift=0.5, duplicate_distance=40, warn_only=["photo_drift"],
         force_publish=False, force_reason="",
     )  # fmt: skip
-    assert go_on is False
+    assert should_train is False
     assert since.decision["verdict"] == "skipped"
     assert logged["data_new_labels"] == 0
     assert all(math.isfinite(value) for value in logged.values())
@@ -392,72 +392,72 @@ def test_kubeflow_gets_the_metrics_and_whether_to_go_on(since, monkeypatch):
 # The profile
 
 
-def test_the_profile_names_nobody(data):
+def test_the_profile_holds_no_names(data):
     data.validate()
-    for each in [*data.rated, *data.splits["unlabelled"]]:
-        assert each["photo_id"] not in data.kept
-        assert each["group"] not in data.kept
+    for record in [*data.rated, *data.splits["unlabelled"]]:
+        assert record["photo_id"] not in data.kept
+        assert record["group"] not in data.kept
     assert "gardener" not in data.kept
 
 
-def test_the_profile_of_30_000_photos_is_small(first):
+def test_the_profile_of_30_000_photos_is_below_500_kb(first):
     value = json.loads(Path(first.models, "portraits/1/profile.json").read_text())
     labels = np.random.default_rng(1).integers(0, 2**32, 30_000, dtype=np.uint32)
-    grown = replace(data_statistics.from_json(value), labels=np.sort(labels).astype("<u4").tobytes())
-    assert len(storage.to_json(data_statistics.to_json(grown))) < 500_000
+    large_profile = replace(data_statistics.from_json(value), labels=np.sort(labels).astype("<u4").tobytes())
+    assert len(storage.to_json(data_statistics.to_json(large_profile))) < 500_000
 
 
-def test_the_same_data_have_the_same_profile_in_any_order_and_of_any_shards(data, tmp_path):
+def test_the_profile_does_not_depend_on_the_order_of_photos(data, tmp_path):
     data.validate()
-    kept = data.kept
+    profile = data.kept
     for rows in data.splits.values():
         rows.reverse()
     data.validate()
-    assert data.kept == kept
+    assert data.kept == profile
 
 
 def test_the_profile_counts_photos_and_ratings(data):
     data.validate()
-    kept = data_statistics.from_json(json.loads(data.kept))
-    assert {split: kept.parts[split].photos for split in SIZES} == SIZES
-    assert (kept.rated.ratings, kept.unlabelled.ratings) == (12 * 80, 0)
-    means = [each["votes"] @ np.arange(1, 11) for each in data.rated]
-    assert kept.rated.spread[SCORE.name].mean == pytest.approx(np.mean(means), rel=1e-5)
-    assert kept.rated.spread[SCORE.name].deviation == pytest.approx(np.std(means), rel=1e-5)
+    profile = data_statistics.from_json(json.loads(data.kept))
+    assert {split: profile.parts[split].photos for split in SIZES} == SIZES
+    assert (profile.rated.ratings, profile.unlabelled.ratings) == (12 * 80, 0)
+    means = [record["votes"] @ np.arange(1, 11) for record in data.rated]
+    assert profile.rated.spread[SCORE.name].mean == pytest.approx(np.mean(means), rel=1e-5)
+    assert profile.rated.spread[SCORE.name].deviation == pytest.approx(np.std(means), rel=1e-5)
 
 
-def test_photos_are_sampled_by_their_ids_and_stay_in_the_sample(data, monkeypatch):
+def test_the_sample_is_stable_when_photos_are_added(data, monkeypatch):
     def sample() -> set[str]:
         rows = collect.collect_statistics(data.write())
         return set(rows.loc[rows["brightness"].notna() & (rows["split"] != "unlabelled"), "photo"])
 
     monkeypatch.setattr(collect, "SAMPLE_SIZE", 40)
-    before, old = sample(), {each["photo_id"] for each in data.rated}
-    assert 25 <= len(before) <= 55  # 40 of 80
+    first_sample, old_ids = sample(), {record["photo_id"] for record in data.rated}
+    assert 25 <= len(first_sample) <= 55  # 40 of 80
     add(data, 20)
-    after = sample()
-    assert len(after & before) > 0.6 * len(before)
-    assert after & old <= before
+    second_sample = sample()
+    assert len(second_sample & first_sample) > 0.6 * len(first_sample)
+    assert second_sample & old_ids <= first_sample
 
 
-def test_few_photos_are_in_memory_at_a_time():
-    begun = itertools.count()
-    items = (next(begun) for _ in range(1000))
-    done = collect._map_in_threads(lambda number: -number, items)
-    assert [next(done) for _ in range(10)] == [-number for number in range(10)]
-    assert next(begun) < 100
-    assert len(list(done)) == 990
+def test_few_photos_are_in_memory_at_once():
+    started = itertools.count()
+    items = (next(started) for _ in range(1000))
+    results = collect._map_in_threads(lambda number: -number, items)
+    assert [next(results) for _ in range(10)] == [-number for number in range(10)]
+    assert next(started) < 100
+    assert len(list(results)) == 990
 
 
 def broken(value: dict, *path: str, to: object) -> dict:
     value = copy.deepcopy(value)
-    inner = value
+    parent = value
     for name in path[:-1]:
-        inner = inner[name]
+        parent = parent[name]
     if to is None:
-        del inner[path[-1]]
+        del parent[path[-1]]
     else:
-        inner[path[-1]] = to
+        parent[path[-1]] = to
     return value
 
 
@@ -476,7 +476,7 @@ def broken(value: dict, *path: str, to: object) -> dict:
         (("parts", "test", "spread", "brightness", "mean"), "NaN"),
     ],
 )
-def test_what_is_no_whole_profile_is_refused_in_one_sentence(first, path, to):
+def test_a_damaged_profile_is_refused_in_one_sentence(first, path, to):
     value = json.loads(Path(first.models, "portraits/1/profile.json").read_text())
     assert isinstance(data_statistics.from_json(value), DataProfile)
     with pytest.raises(ValueError, match=r"^expected a (whole )?profile.*, got "):
@@ -484,7 +484,7 @@ def test_what_is_no_whole_profile_is_refused_in_one_sentence(first, path, to):
 
 
 @pytest.mark.parametrize("value", [None, [], "profile", 1])
-def test_what_is_no_profile_at_all_is_refused(value):
+def test_a_value_that_is_not_a_profile_is_refused(value):
     with pytest.raises(ValueError, match="expected a profile of version 1"):
         data_statistics.from_json(value)
 
@@ -495,84 +495,86 @@ SCORES = st.lists(st.floats(1, 10), min_size=1, max_size=60)
 
 
 @given(SCORES)
-def test_what_has_not_moved_is_0_apart(values):
-    same = feature_histogram(SCORE, np.array(values))
-    moved = measure_shift(SCORE, same, same)
-    assert (moved.cohens_d, moved.wasserstein, moved.p_value) == (0, 0, 1)
+def test_equal_histograms_have_no_shift(values):
+    histogram = feature_histogram(SCORE, np.array(values))
+    shift = measure_shift(SCORE, histogram, histogram)
+    assert (shift.cohens_d, shift.wasserstein, shift.p_value) == (0, 0, 1)
 
 
 @given(SCORES, SCORES)
-def test_the_way_back_is_as_far(one, other):
-    there, back = (feature_histogram(SCORE, np.array(values)) for values in (one, other))
-    moved, returned = measure_shift(SCORE, there, back), measure_shift(SCORE, back, there)
-    assert moved.wasserstein == returned.wasserstein
-    assert moved.cohens_d == -returned.cohens_d
-    assert moved.p_value == returned.p_value
+def test_the_shift_is_symmetric_up_to_its_sign(one, other):
+    first, second = (feature_histogram(SCORE, np.array(values)) for values in (one, other))
+    shift, reverse_shift = measure_shift(SCORE, first, second), measure_shift(SCORE, second, first)
+    assert shift.wasserstein == reverse_shift.wasserstein
+    assert shift.cohens_d == -reverse_shift.cohens_d
+    assert shift.p_value == reverse_shift.p_value
 
 
 @given(SCORES, SCORES)
-def test_the_distance_is_wassersteins_to_within_a_bin(one, other):
-    moved = measure_shift(SCORE, feature_histogram(SCORE, np.array(one)), feature_histogram(SCORE, np.array(other)))
+def test_the_distance_equals_scipys_wasserstein_distance_to_within_a_bin(one, other):
+    shift = measure_shift(SCORE, feature_histogram(SCORE, np.array(one)), feature_histogram(SCORE, np.array(other)))
     width = (SCORE.high - SCORE.low) / SCORE.bins
-    assert moved.wasserstein == pytest.approx(
+    assert shift.wasserstein == pytest.approx(
         stats.wasserstein_distance(one, other), abs=width + 1e-9
-    )  # the bin, and rounding
+    )  # one bin plus rounding
 
 
 @given(SCORES, SCORES)
-def test_two_sets_of_photos_together_are_as_if_they_were_one(one, other):
-    added = feature_histogram(SCORE, np.array(one)) + feature_histogram(SCORE, np.array(other))
-    whole = feature_histogram(SCORE, np.array(one + other))
-    assert (added.count, added.histogram) == (whole.count, whole.histogram)
-    assert (added.mean, added.deviation) == pytest.approx((whole.mean, whole.deviation), abs=1e-9)
+def test_the_sum_of_two_histograms_is_the_histogram_of_both_sets(one, other):
+    summed = feature_histogram(SCORE, np.array(one)) + feature_histogram(SCORE, np.array(other))
+    joint = feature_histogram(SCORE, np.array(one + other))
+    assert (summed.count, summed.histogram) == (joint.count, joint.histogram)
+    assert (summed.mean, summed.deviation) == pytest.approx((joint.mean, joint.deviation), abs=1e-9)
 
 
 @given(SCORES, st.binary(max_size=40))
 @hypothesis_settings(max_examples=30)
-def test_a_profile_survives_being_written_and_read(values, labels):
-    rows = pd.DataFrame({each.name: values for each in (SCORE, *APPEARANCE)}).assign(split="train", raters=1, label=1)
-    known = replace(data_statistics.data_profile(rows), labels=labels[: len(labels) // 4 * 4])
-    again = data_statistics.from_json(json.loads(storage.to_json(data_statistics.to_json(known))))
-    assert data_statistics.to_json(again) == data_statistics.to_json(known)
-    assert again.labels == known.labels
+def test_a_profile_is_restored_from_its_json(values, labels):
+    rows = pd.DataFrame({feature.name: values for feature in (SCORE, *APPEARANCE)}).assign(
+        split="train", raters=1, label=1
+    )
+    profile = replace(data_statistics.data_profile(rows), labels=labels[: len(labels) // 4 * 4])
+    restored = data_statistics.from_json(json.loads(storage.to_json(data_statistics.to_json(profile))))
+    assert data_statistics.to_json(restored) == data_statistics.to_json(profile)
+    assert restored.labels == profile.labels
 
 
-def test_the_size_of_a_shift_is_cohens_d_and_its_chance_that_of_kolmogorov_and_smirnov():
+def test_a_shift_has_cohens_d_and_the_p_value_of_the_kolmogorov_smirnov_test():
     rng = np.random.default_rng(1)
-    one, other = rng.normal(5, 1.2, 4000), rng.normal(5.04, 1.2, 4000)
-    moved = measure_shift(SCORE, feature_histogram(SCORE, one), feature_histogram(SCORE, other))
-    assert moved.cohens_d == pytest.approx((other.mean() - one.mean()) / np.sqrt((one.var() + other.var()) / 2))
-    truth = stats.ks_2samp(one, other, method="asymp").pvalue
-    assert truth <= moved.p_value <= 2 * truth
+    before, after = rng.normal(5, 1.2, 4000), rng.normal(5.04, 1.2, 4000)
+    shift = measure_shift(SCORE, feature_histogram(SCORE, before), feature_histogram(SCORE, after))
+    assert shift.cohens_d == pytest.approx((after.mean() - before.mean()) / np.sqrt((before.var() + after.var()) / 2))
+    p_value = stats.ks_2samp(before, after, method="asymp").pvalue
+    assert p_value <= shift.p_value <= 2 * p_value
 
 
-def test_nothing_can_be_said_of_a_shift_without_photos():
-    none, some = feature_histogram(SCORE, np.array([np.nan])), feature_histogram(SCORE, np.array([5.0]))
-    assert math.isnan(measure_shift(SCORE, none, some).wasserstein)
-    assert math.isnan(measure_shift(SCORE, some, none).cohens_d)
+def test_a_shift_without_photos_is_nan():
+    empty, single = feature_histogram(SCORE, np.array([np.nan])), feature_histogram(SCORE, np.array([5.0]))
+    assert math.isnan(measure_shift(SCORE, empty, single).wasserstein)
+    assert math.isnan(measure_shift(SCORE, single, empty).cohens_d)
 
 
-# How photos look
+# Image statistics
 
 
-def test_the_looks_are_what_eyes_say():
+def test_image_statistics_match_simple_images():
     grey, red, blue = (np.full((8, 8, 3), colour, np.uint8) for colour in ((90, 90, 90), (200, 0, 0), (0, 0, 200)))
     assert image_statistics.colourfulness(grey) == 0
     assert image_statistics.colourfulness(red) == pytest.approx(0.3 * math.hypot(200, 100))
     assert image_statistics.warmth(red) > image_statistics.warmth(grey) == 0 > image_statistics.warmth(blue)
-    board = np.indices((8, 8)).sum(0) % 2 * np.int16(255)
-    assert (image_statistics.brightness(board), image_statistics.contrast(board)) == (0.5, 0.5)
+    checkerboard = np.indices((8, 8)).sum(0) % 2 * np.int16(255)
+    assert (image_statistics.brightness(checkerboard), image_statistics.contrast(checkerboard)) == (0.5, 0.5)
     assert (
-        image_statistics.sharpness(board)
-        > image_statistics.sharpness(board // 2)
-        > image_statistics.sharpness(board * 0)
+        image_statistics.sharpness(checkerboard)
+        > image_statistics.sharpness(checkerboard // 2)
+        > image_statistics.sharpness(checkerboard * 0)
         == 0
     )
 
 
-def test_no_histogram_is_outgrown_by_a_photo_that_can_be():
-    limits = {each.name: (each.low, each.high) for each in APPEARANCE}
+def test_histogram_limits_hold_every_possible_photo():
+    limits = {feature.name: (feature.low, feature.high) for feature in APPEARANCE}
     assert limits["brightness"] == (0, 1)
-    assert 2 ** limits["sharpness"][1] < 1020**2  # the largest there is: a board of black and white
-    names = [each.name for each in (SCORE, *APPEARANCE)]
+    assert 2 ** limits["sharpness"][1] < 1020**2  # the maximum: a black and white checkerboard
+    names = [feature.name for feature in (SCORE, *APPEARANCE)]
     assert len(names) == len(set(names))

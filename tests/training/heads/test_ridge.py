@@ -1,4 +1,4 @@
-"""The head in closed form: it is ridge regression on pairs of features, and a network like any other."""
+"""The ridge head: kernel ridge regression on pairs of features, exported as an ordinary network."""
 
 import io
 from pathlib import Path
@@ -33,14 +33,14 @@ SETTINGS = Training(pairs=30)
 
 
 def drawn(photos: int, seed: int = 0, with_faces: float = 1.0) -> dict[str, np.ndarray]:
-    """What a head is given of photos."""
+    """Return random head inputs of photos."""
     rng = np.random.default_rng(seed)
-    found = (rng.random(photos) < with_faces).astype("float32")
+    has_face = (rng.random(photos) < with_faces).astype("float32")
     return {
         "pooled": rng.gamma(2, 1, (photos, CHANNELS)).astype("float32"),
         "pooled_face": rng.gamma(2, 1, (photos, CHANNELS)).astype("float32"),
-        "embedding": (rng.normal(size=(photos, SIZE)) * found[:, None]).astype("float32"),
-        "found": found,
+        "embedding": (rng.normal(size=(photos, SIZE)) * has_face[:, None]).astype("float32"),
+        "found": has_face,
     }
 
 
@@ -49,13 +49,13 @@ def components_of(given: dict[str, np.ndarray]):
 
 
 def rated(given: dict[str, np.ndarray], pair: float = 1.0) -> np.ndarray:
-    """Votes for photos whose first number of the embedding counts for more, or less, by the second."""
+    """Return votes whose mean depends on the product of the first two embedding values."""
     first, second = given["embedding"][:, 0], given["embedding"][:, 1]
     return np.stack([votes_around(mean) for mean in np.clip(5.5 + pair * first * second + (1 - pair) * first, 2, 9)])
 
 
 def asked(head: keras.Model, given: dict[str, np.ndarray]) -> np.ndarray:
-    return head.predict([given[each.name] for each in head.inputs], verbose=0)
+    return head.predict([given[tensor.name] for tensor in head.inputs], verbose=0)
 
 
 @pytest.fixture(scope="module")
@@ -71,22 +71,24 @@ def head(learnt) -> keras.Model:
 # The solution
 
 
-def test_the_head_answers_as_ridge_regression_under_the_kernel_does(learnt, head, monkeypatch):
+def test_the_head_equals_kernel_ridge_regression(learnt, head, monkeypatch):
     chosen = ridge.HeadHyperparameters(view_weight=0.25, penalty=0.5, loss=0.0)
-    monkeypatch.setattr(ridge, "_choose_hyperparameters", lambda *given: chosen)
+    monkeypatch.setattr(ridge, "_choose_hyperparameters", lambda *arguments: chosen)
     head, _ = fit_ridge_head(learnt, rated(learnt), BOTH, components_of(learnt), SETTINGS, quadratic_ratio=2.0)
-    both = {name: np.concatenate([values, drawn(20, seed=1)[name]]) for name, values in learnt.items()}
-    joined = keras.Model(head.inputs, head.get_layer(QUADRATIC_LAYER).output)([both[each.name] for each in head.inputs])
-    z = np.asarray(joined, float)[:, : head.get_layer(QUADRATIC_LAYER).rank]
-    kernel = z @ z.T + 2.0 * (z @ z.T) ** 2 + 100.0
+    all_features = {name: np.concatenate([values, drawn(20, seed=1)[name]]) for name, values in learnt.items()}
+    features = keras.Model(head.inputs, head.get_layer(QUADRATIC_LAYER).output)(
+        [all_features[tensor.name] for tensor in head.inputs]
+    )
+    projected = np.asarray(features, float)[:, : head.get_layer(QUADRATIC_LAYER).rank]
+    kernel = projected @ projected.T + 2.0 * (projected @ projected.T) ** 2 + 100.0
     base, tilts = fit_base_and_tilts(rated(learnt))
     counts = ridge._fisher_weights(base, tilts)
     expected = kernel[160:, :160] @ np.linalg.solve(kernel[:160, :160] + np.diag(0.5 / counts), tilts)
     votes = base * np.exp(expected[:, None] * (np.array(SCORES) - 5.5))
-    np.testing.assert_allclose(asked(head, both)[160:], votes / votes.sum(1, keepdims=True), atol=2e-4)
+    np.testing.assert_allclose(asked(head, all_features)[160:], votes / votes.sum(1, keepdims=True), atol=2e-4)
 
 
-def test_what_photos_left_out_would_get_is_what_they_get_when_they_are_left_out():
+def test_the_leave_one_out_loss_equals_that_of_refitted_heads():
     rng = np.random.default_rng(0)
     points, votes = rng.normal(size=(25, 4)), np.stack([votes_around(mean) for mean in rng.uniform(3, 8, 25)])
     base, tilts = fit_base_and_tilts(votes)
@@ -94,75 +96,79 @@ def test_what_photos_left_out_would_get_is_what_they_get_when_they_are_left_out(
     counts = rng.uniform(0.5, 2, 25)
     penalty, loss = ridge._leave_one_out(kernel, votes, base, tilts, counts)
     refitted = np.empty(25)
-    for place in range(25):
-        rest = np.arange(25) != place
-        shares = np.linalg.solve(kernel[np.ix_(rest, rest)] + np.diag(penalty / counts[rest]), tilts[rest])
-        refitted[place] = kernel[place, rest] @ shares
+    for index in range(25):
+        others = np.arange(25) != index
+        coefficients = np.linalg.solve(
+            kernel[np.ix_(others, others)] + np.diag(penalty / counts[others]), tilts[others]
+        )
+        refitted[index] = kernel[index, others] @ coefficients
     assert loss == pytest.approx(ridge._loss(base, refitted, votes), rel=1e-6)
 
 
-def test_tilts_give_people_s_means_and_all_votes_together():
+def test_tilts_reproduce_the_mean_scores_and_the_mean_votes():
     votes = np.stack([votes_around(mean) for mean in np.linspace(2.5, 8, 40)])
     base, tilts = fit_base_and_tilts(votes)
-    told = ridge._apply_tilt(base, tilts)
-    np.testing.assert_allclose(told @ np.array(SCORES), votes @ np.array(SCORES), atol=0.01)
-    np.testing.assert_allclose(told.mean(0), votes.mean(0), atol=0.01)
+    tilted = ridge._apply_tilt(base, tilts)
+    np.testing.assert_allclose(tilted @ np.array(SCORES), votes @ np.array(SCORES), atol=0.01)
+    np.testing.assert_allclose(tilted.mean(0), votes.mean(0), atol=0.01)
 
 
-def test_what_is_in_pairs_of_features_is_learnt(head):
-    others = drawn(100, seed=2)
-    truth = rated(others) @ np.array(SCORES)
-    assert spearmanr(asked(head, others) @ np.array(SCORES), truth).statistic > 0.5
+def test_the_head_learns_products_of_features(head):
+    test_features = drawn(100, seed=2)
+    truth = rated(test_features) @ np.array(SCORES)
+    assert spearmanr(asked(head, test_features) @ np.array(SCORES), truth).statistic > 0.5
 
 
-def test_features_alone_do_not_tell_what_is_in_pairs(learnt):
+def test_a_linear_head_does_not_learn_products_of_features(learnt):
     head, _ = fit_ridge_head(learnt, rated(learnt), BOTH, components_of(learnt), SETTINGS, quadratic_ratio=0.0)
-    others = drawn(100, seed=2)
-    truth = rated(others) @ np.array(SCORES)
-    assert abs(spearmanr(asked(head, others) @ np.array(SCORES), truth).statistic) < 0.3
+    test_features = drawn(100, seed=2)
+    truth = rated(test_features) @ np.array(SCORES)
+    assert abs(spearmanr(asked(head, test_features) @ np.array(SCORES), truth).statistic) < 0.3
 
 
-def test_what_the_absence_of_a_face_says_is_learnt():
-    given = drawn(160, with_faces=0.7)
-    missing = given["found"] == 0
-    votes = np.stack([votes_around(3.0 if gone else 6.5) for gone in missing])
-    head, _ = fit_ridge_head(given, votes, BOTH, components_of(given), SETTINGS)
-    others = drawn(60, seed=3, with_faces=0.7)
-    scores = asked(head, others) @ np.array(SCORES)
-    assert scores[others["found"] == 0].max() < scores[others["found"] == 1].min()
+def test_the_head_learns_the_effect_of_a_missing_face():
+    features = drawn(160, with_faces=0.7)
+    missing = features["found"] == 0
+    votes = np.stack([votes_around(3.0 if is_missing else 6.5) for is_missing in missing])
+    head, _ = fit_ridge_head(features, votes, BOTH, components_of(features), SETTINGS)
+    test_features = drawn(60, seed=3, with_faces=0.7)
+    scores = asked(head, test_features) @ np.array(SCORES)
+    assert scores[test_features["found"] == 0].max() < scores[test_features["found"] == 1].min()
 
 
 def test_the_same_photos_give_the_same_head(learnt, head):
-    again, _ = fit_ridge_head(learnt, rated(learnt), BOTH, components_of(learnt), SETTINGS)
-    for one, other in zip(head.get_weights(), again.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+    refitted, _ = fit_ridge_head(learnt, rated(learnt), BOTH, components_of(learnt), SETTINGS)
+    for weights, refitted_weights in zip(head.get_weights(), refitted.get_weights(), strict=True):
+        np.testing.assert_array_equal(weights, refitted_weights)
 
 
-def test_of_too_many_photos_some_are_drawn(learnt, monkeypatch, capsys):
+def test_a_sample_is_drawn_from_too_many_photos(learnt, monkeypatch, capsys):
     monkeypatch.setattr(ridge, "MAX_PHOTOS", 100)
     fit_ridge_head(learnt, rated(learnt), BOTH, components_of(learnt), SETTINGS)
     assert "100 of 160 photos are drawn" in capsys.readouterr().out
 
 
-def test_features_that_never_vary_count_for_nothing(learnt):
-    given = learnt | {"pooled": np.ones_like(learnt["pooled"])}
-    head, _ = fit_ridge_head(given, rated(given), BOTH, components_of(given), SETTINGS)
-    strange = given | {"pooled": given["pooled"] + 5}
-    np.testing.assert_allclose(asked(head, given), asked(head, strange), atol=1e-5)
+def test_constant_features_have_no_effect(learnt):
+    features = learnt | {"pooled": np.ones_like(learnt["pooled"])}
+    head, _ = fit_ridge_head(features, rated(features), BOTH, components_of(features), SETTINGS)
+    shifted = features | {"pooled": features["pooled"] + 5}
+    np.testing.assert_allclose(asked(head, features), asked(head, shifted), atol=1e-5)
 
 
-def test_copies_that_were_made_worse_are_learnt_from_and_choose_nothing(learnt):
+def test_degraded_copies_are_trained_on_and_do_not_select_hyperparameters(learnt):
     votes, components = rated(learnt), components_of(learnt)
-    worse = {name: values[:80].copy() for name, values in learnt.items()}
-    worse["embedding"][:, 0] += 3
-    both = {name: np.concatenate([learnt[name], worse[name]]) for name in learnt}
+    degraded = {name: values[:80].copy() for name, values in learnt.items()}
+    degraded["embedding"][:, 0] += 3
+    combined = {name: np.concatenate([learnt[name], degraded[name]]) for name in learnt}
     head, curves = fit_ridge_head(
-        both, np.concatenate([votes, votes[:80]]), BOTH, components, SETTINGS, n_originals=160
+        combined, np.concatenate([votes, votes[:80]]), BOTH, components, SETTINGS, n_originals=160
     )
-    alone, before = fit_ridge_head(learnt, votes, BOTH, components, SETTINGS)
-    assert curves["val_loss"] == pytest.approx(before["val_loss"], rel=1e-4)
-    moved, was = (np.abs(asked(each, worse) - votes[:80]).mean() for each in (head, alone))
-    assert moved < 0.9 * was
+    head_without_copies, curves_without_copies = fit_ridge_head(learnt, votes, BOTH, components, SETTINGS)
+    assert curves["val_loss"] == pytest.approx(curves_without_copies["val_loss"], rel=1e-4)
+    error, error_without_copies = (
+        np.abs(asked(fitted_head, degraded) - votes[:80]).mean() for fitted_head in (head, head_without_copies)
+    )
+    assert error < 0.9 * error_without_copies
 
 
 # The network
@@ -184,12 +190,12 @@ def scorer(encoder, head) -> keras.Model:
 
 
 def seen(photos: int) -> list[np.ndarray]:
-    rng, given = np.random.default_rng(5), drawn(photos, seed=5)
+    rng, features = np.random.default_rng(5), drawn(photos, seed=5)
     pixels, face = rng.uniform(0, 255, (2, photos, 32, 32, 3)).astype("float32")
-    return [pixels, face, given["embedding"], given["found"]]
+    return [pixels, face, features["embedding"], features["found"]]
 
 
-def test_slopes_are_the_gradient(head):
+def test_slopes_equal_the_gradient(head):
     import tensorflow as tf
 
     layer, kernel = head.get_layer(QUADRATIC_LAYER), head.get_layer("votes").kernel
@@ -200,14 +206,14 @@ def test_slopes_are_the_gradient(head):
     np.testing.assert_allclose(layer.input_gradient(features, kernel, CHANNELS)[0], gradient, rtol=1e-3, atol=1e-6)
 
 
-def test_its_maps_are_those_of_the_gradient(scorer):
-    taken = dict(zip((each.name for each in scorer.inputs), seen(3), strict=True))
-    found = serving_outputs.build_cam_model(scorer)(list(taken.values()))
-    expected = attribution.heatmaps(scorer, *attribution.split_pixels(taken))
-    np.testing.assert_allclose(found["class_heatmaps"], expected, rtol=1e-3, atol=1e-6)
+def test_class_activation_maps_equal_gradient_heatmaps(scorer):
+    model_inputs = dict(zip((tensor.name for tensor in scorer.inputs), seen(3), strict=True))
+    outputs = serving_outputs.build_cam_model(scorer)(list(model_inputs.values()))
+    expected = attribution.heatmaps(scorer, *attribution.split_pixels(model_inputs))
+    np.testing.assert_allclose(outputs["class_heatmaps"], expected, rtol=1e-3, atol=1e-6)
 
 
-def test_pairs_are_told_from_features_alone(scorer, encoder):
+def test_quadratic_layer_finds_the_layer_of_quadratic_networks_only(scorer, encoder):
     assert isinstance(networks.quadratic_layer(scorer), QuadraticFeatures)
     assert networks.quadratic_layer(build_scorer(encoder, 0.5, BOTH)) is None
 
@@ -215,34 +221,34 @@ def test_pairs_are_told_from_features_alone(scorer, encoder):
 # Training
 
 
-def test_some_photos_are_copied_with_a_fault_that_moves_their_pixels(small_dataset):
+def test_the_given_share_of_photos_is_copied_with_changed_pixels(small_dataset):
     from components.scorer.data import photos
 
-    known = {record["votes"].tobytes(): record["photo"] for record in photos.records(small_dataset, "train")}
+    originals = {record["votes"].tobytes(): record["photo"] for record in photos.records(small_dataset, "train")}
     copies = [*degraded_copies(small_dataset, "train", 0.5, seed=1)]
-    assert 0.2 * len(known) < len(copies) < 0.8 * len(known)
+    assert 0.2 * len(originals) < len(copies) < 0.8 * len(originals)
     for data, votes, _ in copies:
-        copy, photo = (np.asarray(Image.open(io.BytesIO(each))) for each in (data, known[votes.tobytes()]))
+        copy, photo = (np.asarray(Image.open(io.BytesIO(encoded))) for encoded in (data, originals[votes.tobytes()]))
         assert copy.shape == photo.shape
         assert np.abs(copy.astype(int) - photo).mean() > 0.1
 
 
-def test_the_same_seed_spoils_the_same_photos_alike(small_dataset):
-    one, other = ([data for data, *_ in degraded_copies(small_dataset, "train", 0.3, seed=2)] for _ in range(2))
-    assert one == other
+def test_the_same_seed_gives_the_same_degraded_copies(small_dataset):
+    first, second = ([data for data, *_ in degraded_copies(small_dataset, "train", 0.3, seed=2)] for _ in range(2))
+    assert first == second
 
 
 @pytest.fixture(scope="module")
 def trained(small_dataset, tmp_path_factory) -> Path:
-    """What training wrote of a scorer in closed form."""
+    """Folder with the files of a trained scorer with a ridge head."""
     folder = tmp_path_factory.mktemp("fitted")
     pixels = keras.Input((32, 32, 3), name="pixels")
     network = keras.Model(pixels, keras.layers.Conv2D(9, 8, strides=8, activation="relu", name="coarse")(pixels))
     bundle.save_encoder(network, from_parameters(Pretraining, start="none", crop=32), folder / "encoder")
     settings = from_parameters(Training, scale=36, fitting="closed", batch_size=8)
-    places = {"checkpoints": str(folder / "checkpoints"), "fingerprint": "data"}
+    locations = {"checkpoints": str(folder / "checkpoints"), "fingerprint": "data"}
     figures = train(
-        small_dataset, folder / "encoder", folder / "scorer", folder / "report.html", settings=settings, **places
+        small_dataset, folder / "encoder", folder / "scorer", folder / "report.html", settings=settings, **locations
     )
     assert figures["training_epochs"] == 0
     return folder
@@ -258,7 +264,7 @@ def page(trained) -> str:
     return (trained / "report.html").read_text()
 
 
-def test_a_scorer_in_closed_form_is_a_bundle_like_any_other(fitted, small_dataset):
+def test_a_scorer_with_a_ridge_head_is_loaded_from_its_bundle(fitted, small_dataset):
     from components.scorer.data import photos
 
     scored = fitted.score([record["photo"] for record in photos.records(small_dataset, "test")])
@@ -266,18 +272,18 @@ def test_a_scorer_in_closed_form_is_a_bundle_like_any_other(fitted, small_datase
     assert networks.quadratic_layer(fitted.model) is not None
 
 
-def test_its_page_says_so_and_draws_no_curve(page):
+def test_the_training_report_of_a_ridge_head_has_no_kept_epoch(page):
     assert "in closed form" in page
     assert "was kept" not in page
 
 
-def test_a_head_of_one_epoch_is_not_taken_for_one_in_closed_form(tmp_path):
+def test_the_training_report_of_one_epoch_names_the_kept_epoch(tmp_path):
     curves = {"loss": [0.02], "val_loss": [0.03], "seconds": [1.0]}
     write_report(tmp_path / "page", Training(), HeadSpec(), "", curves, {}, is_ridge=False)
     assert "Epoch 1 of 1 was kept" in (tmp_path / "page").read_text()
 
 
-def test_its_curves_tell_the_loss_on_photos_left_out(fitted):
+def test_the_history_of_a_ridge_head_holds_its_leave_one_out_loss(fitted):
     assert fitted.history["head_val_loss"][0] > fitted.history["head_loss"][0] > 0
 
 
@@ -285,31 +291,36 @@ def test_its_curves_tell_the_loss_on_photos_left_out(fitted):
     ("fitting", "embedding", "expected"),
     [("auto", 5, True), ("auto", 0, False), ("closed", 0, True), ("gradient", 5, False)],
 )
-def test_the_closed_form_is_taken_where_an_embedding_is_read_unless_told_otherwise(fitting, embedding, expected):
+def test_the_ridge_head_is_the_default_for_models_with_an_embedding(fitting, embedding, expected):
     assert (
         uses_ridge_head(Training(fitting=fitting), ModelInputs(embedding_size=embedding, n_components=embedding))
         is expected
     )
 
 
-def test_a_photo_that_counts_for_next_to_nothing_is_not_learnt_from():
-    given = drawn(200)
-    votes, wrong = rated(given), np.arange(200) >= 100
-    votes[wrong] = rated({**given, "embedding": -given["embedding"][:, [1, 0, *range(2, SIZE)]]}, pair=0.0)[wrong]
-    head, _ = fit_ridge_head(given, votes, BOTH, components_of(given), SETTINGS, weights=np.where(wrong, 1e-6, 1.0))
-    plain, _ = fit_ridge_head(given, votes, BOTH, components_of(given), SETTINGS)
-    others = drawn(100, seed=1)
-    truth = rated(others) @ SCORES
-    weighed, as_they_are = (spearmanr(asked(each, others) @ SCORES, truth).statistic for each in (head, plain))
-    assert weighed > as_they_are + 0.1
+def test_photos_with_a_tiny_weight_have_no_effect():
+    features = drawn(200)
+    votes, wrong = rated(features), np.arange(200) >= 100
+    votes[wrong] = rated({**features, "embedding": -features["embedding"][:, [1, 0, *range(2, SIZE)]]}, pair=0.0)[wrong]
+    head, _ = fit_ridge_head(
+        features, votes, BOTH, components_of(features), SETTINGS, weights=np.where(wrong, 1e-6, 1.0)
+    )
+    unweighted_head, _ = fit_ridge_head(features, votes, BOTH, components_of(features), SETTINGS)
+    test_features = drawn(100, seed=1)
+    truth = rated(test_features) @ SCORES
+    weighted_srcc, unweighted_srcc = (
+        spearmanr(asked(fitted_head, test_features) @ SCORES, truth).statistic
+        for fitted_head in (head, unweighted_head)
+    )
+    assert weighted_srcc > unweighted_srcc + 0.1
 
 
 @pytest.mark.parametrize("name", ["embedding", "pooled", "votes", "weights of the photos"])
-def test_what_is_not_finite_is_named_before_anything_is_solved(learnt, name):
-    given, votes, weights = dict(learnt), rated(learnt), np.ones(160)
-    spoiled = {**given, "votes": votes, "weights of the photos": weights}[name].copy()
-    spoiled.flat[3] = np.nan
-    given[name] = spoiled
-    votes, weights = given.pop("votes", votes), given.pop("weights of the photos", weights)
+def test_non_finite_input_is_named_before_the_fit(learnt, name):
+    features, votes, weights = dict(learnt), rated(learnt), np.ones(160)
+    values = {**features, "votes": votes, "weights of the photos": weights}[name].copy()
+    values.flat[3] = np.nan
+    features[name] = values
+    votes, weights = features.pop("votes", votes), features.pop("weights of the photos", weights)
     with pytest.raises(ValueError, match=rf"expected finite numbers as the {name} of 160 photos, got 1 of [\d,]+ that"):
-        fit_ridge_head(given, votes, BOTH, components_of(learnt), SETTINGS, weights=weights)
+        fit_ridge_head(features, votes, BOTH, components_of(learnt), SETTINGS, weights=weights)
