@@ -183,8 +183,8 @@ def test_the_release_workflow_pushes_compiles_by_digest_and_uploads_a_version_na
 
 def test_a_registry_that_refuses_leaves_the_digests_unchanged(pushed, tree):
     git(tree, "add", "."), git(tree, "commit", "--allow-empty", "-m", "again")
-    before = (tree / "images" / "digests.py").read_text()
+    digests_before = (tree / "images" / "digests.py").read_text()
     process = make(tree, "127.0.0.1:9/team")
     assert process.returncode != 0
     assert "error: docker push 127.0.0.1:9/team/steps:" in process.stderr
-    assert (tree / "images" / "digests.py").read_text() == before
+    assert (tree / "images" / "digests.py").read_text() == digests_before

@@ -157,14 +157,14 @@ def test_a_run_that_broke_off_before_a_decision_gets_a_failed_decision_with_step
 
 
 def test_a_killed_push_turns_the_decision_to_publish_into_failed_and_keeps_the_gates(place):
-    before = decided(place, NOISE)
+    original = decided(place, NOISE)
     code = "import os, sys; from components.scorer.run.step_status import record_step\n"
     code += "with record_step('push', sys.argv[1]): os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", code, place.uri], cwd=ROOT, check=False, capture_output=True)
     notify("FAILED", place)
     value = decision.read(place.decision)
     assert (value["verdict"], value["publish"]) == ("failed", False)
-    assert value["gates"] == before["gates"]
+    assert value["gates"] == original["gates"]
     assert value["reasons"][0].startswith("push broke off: it was killed and left no word")
 
 
@@ -196,18 +196,18 @@ def test_a_push_killed_after_publishing_gets_a_published_decision(place):
 @pytest.mark.parametrize("ending", [published, forced, refused, skipped, look])
 def test_a_final_decision_is_not_changed(place, ending):
     ending(place)
-    before = storage.read_bytes(place.decision)
+    record = storage.read_bytes(place.decision)
     notify("SUCCEEDED", place)
-    assert storage.read_bytes(place.decision) == before
+    assert storage.read_bytes(place.decision) == record
 
 
 @pytest.mark.parametrize("ending", [published, forced, refused, skipped, look, failed, lambda place: decided(place)])
 def test_notifying_twice_leaves_the_same_decision(place, ending):
     ending(place)
     notify("SUCCEEDED", place)
-    before = decision.read(place.decision)
+    record = decision.read(place.decision)
     notify("SUCCEEDED", place)
-    assert decision.read(place.decision) == before
+    assert decision.read(place.decision) == record
 
 
 def test_a_run_is_announced_although_its_decision_cannot_be_written(place, capsys):

@@ -105,7 +105,7 @@ def test_each_run_publishes_the_next_version_and_moves_the_champion(place: Place
 
 @pytest.fixture(scope="module")
 def whole(scorer: Path, results: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, Provenance]:
-    """A published version with complete provenance: its place and its provenance."""
+    """Publisher and provenance of a published version with a complete record."""
     folder = tmp_path_factory.mktemp("whole")
     storage.write_json(str(folder / "dataset" / "ingestion.json"), {"counts": {"train": 1456}})
     storage.write_bytes(str(folder / "checks" / "profile.json"), b'{"photos": 1989}\n')
@@ -129,7 +129,7 @@ def test_a_version_carries_the_digest_of_each_of_its_files(whole: tuple[Place, P
     assert storage.read_json(f"{uri}/version.json")["files"] == digests
 
 
-def test_a_version_says_where_it_comes_from(whole: tuple[Place, Provenance], scorer: Path) -> None:
+def test_a_version_records_its_provenance(whole: tuple[Place, Provenance], scorer: Path) -> None:
     place, origin = whole
     record = storage.read_json(place.said()["uri"] + "/version.json")
     assert record["decision"] == place.decision()
@@ -260,7 +260,7 @@ def test_concurrent_pushes_lose_no_version(place: Place, scorer: Path) -> None:
     assert place.channels["champion"] == 3
 
 
-# What must not be published
+# Refused publications
 
 
 def test_a_saved_model_with_other_scores_is_removed_and_the_champion_stays(
@@ -463,8 +463,10 @@ def test_explaining_adds_no_copy_of_the_weights(scorer: Path, tmp_path: Path, mo
     saved_model.export(bundle.load(scorer), tmp_path / "1")
     monkeypatch.setattr(serving_outputs, "is_pooled", lambda model: False)
     saved_model.export(bundle.load(scorer), tmp_path / "2")
-    with_maps, without = ((tmp_path / v / "variables/variables.data-00000-of-00001").stat().st_size for v in "12")
-    assert with_maps < without + 1000
+    with_maps, without_maps = (
+        (tmp_path / number / "variables/variables.data-00000-of-00001").stat().st_size for number in "12"
+    )
+    assert with_maps < without_maps + 1000
 
 
 def test_a_version_without_the_explain_signature_scores_and_refuses_to_explain(

@@ -99,7 +99,7 @@ def test_a_forked_process_builds_its_own_object_while_a_parents_thread_builds_on
 
 def _write(folder: Path, answers: multiprocessing.Queue) -> None:
     os.umask(0o027)
-    at_once(lambda: [storage.write_bytes(str(folder / str(n)), b"") for n in range(20)])
+    at_once(lambda: [storage.write_bytes(str(folder / str(number)), b"") for number in range(20)])
     answers.put(os.umask(0o027))
 
 
@@ -119,7 +119,7 @@ def test_networks_loaded_by_concurrent_threads_leave_standard_error_unchanged(mo
         raise RuntimeError("no network")
 
     monkeypatch.setattr(litert, "Interpreter", slow)
-    before = os.fstat(2)
+    stderr_before = os.fstat(2)
     at_once(partial(pytest.raises, ValueError, litert.load_interpreter, b"", 1))
-    after = os.fstat(2)
-    assert (before.st_dev, before.st_ino) == (after.st_dev, after.st_ino)
+    stderr_after = os.fstat(2)
+    assert (stderr_before.st_dev, stderr_before.st_ino) == (stderr_after.st_dev, stderr_after.st_ino)

@@ -541,10 +541,10 @@ def test_a_profile_is_restored_from_its_json(values, labels):
 
 def test_a_shift_has_cohens_d_and_the_p_value_of_the_kolmogorov_smirnov_test():
     rng = np.random.default_rng(1)
-    before, after = rng.normal(5, 1.2, 4000), rng.normal(5.04, 1.2, 4000)
-    shift = measure_shift(SCORE, feature_histogram(SCORE, before), feature_histogram(SCORE, after))
-    assert shift.cohens_d == pytest.approx((after.mean() - before.mean()) / np.sqrt((before.var() + after.var()) / 2))
-    p_value = stats.ks_2samp(before, after, method="asymp").pvalue
+    first, second = rng.normal(5, 1.2, 4000), rng.normal(5.04, 1.2, 4000)
+    shift = measure_shift(SCORE, feature_histogram(SCORE, first), feature_histogram(SCORE, second))
+    assert shift.cohens_d == pytest.approx((second.mean() - first.mean()) / np.sqrt((first.var() + second.var()) / 2))
+    p_value = stats.ks_2samp(first, second, method="asymp").pvalue
     assert p_value <= shift.p_value <= 2 * p_value
 
 

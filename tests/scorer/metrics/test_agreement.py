@@ -151,9 +151,9 @@ def test_the_bootstrap_measures_whole_photos_drawn_with_replacement():
 
 def test_the_chunk_size_does_not_change_the_bootstrap(monkeypatch):
     truth, predicted = people_and_model(photos=12)
-    whole = bootstrap.bootstrap(truth, predicted, resamples=9)["mae"]
+    unchunked = bootstrap.bootstrap(truth, predicted, resamples=9)["mae"]
     monkeypatch.setattr(bootstrap, "_CHUNK", 30)
-    assert bootstrap.bootstrap(truth, predicted, resamples=9)["mae"] == pytest.approx(whole)
+    assert bootstrap.bootstrap(truth, predicted, resamples=9)["mae"] == pytest.approx(unchunked)
 
 
 def test_two_scorers_are_resampled_on_the_same_photos_so_their_difference_is_paired():

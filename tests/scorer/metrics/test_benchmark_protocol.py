@@ -41,9 +41,9 @@ def test_each_photo_is_in_one_fold_and_no_group_is_in_two_folds(known):
 
 
 def test_a_photo_is_predicted_without_training_on_it_or_on_a_near_duplicate(known, tmp_path):
-    def answer(learnt: np.ndarray, asked: np.ndarray, seed: int) -> np.ndarray:
-        assert not set(known.groups[learnt]) & set(known.groups[asked])
-        return np.full((asked.sum(), 10), 0.1)
+    def answer(training: np.ndarray, held_out: np.ndarray, seed: int) -> np.ndarray:
+        assert not set(known.groups[training]) & set(known.groups[held_out])
+        return np.full((held_out.sum(), 10), 0.1)
 
     votes = protocol.held_out(tmp_path, "a name", known, 2, answer)
     assert votes.shape == (2, PHOTOS, 10)
@@ -53,7 +53,7 @@ def test_a_photo_is_predicted_without_training_on_it_or_on_a_near_duplicate(know
 def test_an_interrupted_run_resumes_from_the_finished_folds(known, tmp_path):
     calls = []
 
-    def answer(learnt: np.ndarray, fold: np.ndarray, seed: int) -> np.ndarray:
+    def answer(training: np.ndarray, fold: np.ndarray, seed: int) -> np.ndarray:
         if len(calls) == FOLDS + 2:
             calls.append("cut short")
             raise KeyboardInterrupt

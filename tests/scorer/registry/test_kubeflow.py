@@ -192,7 +192,7 @@ def test_a_forced_version_is_registered_with_its_reason(server, models):
     assert (server.properties("1")["decision"], server.properties("1")["override"]) == ("forced", forced["override"])
 
 
-# Trouble
+# Failures
 
 
 @pytest.mark.parametrize("trouble", [429, 500, 503, "reset", "lost"])

@@ -303,16 +303,16 @@ def test_reading_a_missing_record_returns_none(tmp_path):
 
 
 def test_a_publish_record_becomes_published_and_keeps_its_other_fields():
-    before = every_record()["publish"]
-    after = decision.with_publication(before, 2, "gs://models/portraits/2")
+    original = every_record()["publish"]
+    published = decision.with_publication(original, 2, "gs://models/portraits/2")
     changed = {"verdict", "summary", "published"}
-    assert {name for name in after if after[name] != before[name]} == changed
-    assert after["published"] == {"version": 2, "uri": "gs://models/portraits/2"}
+    assert {name for name in published if published[name] != original[name]} == changed
+    assert published["published"] == {"version": 2, "uri": "gs://models/portraits/2"}
 
 
 def test_a_forced_record_stays_forced():
-    after = every_record()["forced and published"]
-    assert (after["verdict"], after["override"]) == ("forced", "the champion is broken")
+    published = every_record()["forced and published"]
+    assert (published["verdict"], published["override"]) == ("forced", "the champion is broken")
 
 
 def test_completing_twice_changes_nothing():

@@ -65,15 +65,19 @@ def test_a_missing_input_is_named(given, name):
 
 def test_an_invalid_face_detector_or_embedder_is_refused(given):
     storage.write_bytes(given["face_embedder"], b"no network")
-    wrong = {"face_detector": given["ratings"], "face_detector_sha256": ""}
+    wrong_addresses = {"face_detector": given["ratings"], "face_detector_sha256": ""}
     with pytest.raises(ValueError, match=r"2 things are wrong; face_detector .*of YuNet.*; face_embedder .*ONNX"):
-        run_checks(given | wrong)
+        run_checks(given | wrong_addresses)
 
 
 def test_all_errors_are_reported_at_once(given):
-    wrong = {"ratings": given["ratings"] + ".gz", "weights": given["ratings"], "face_detector_sha256": "0" * 64}
+    wrong_parameters = {
+        "ratings": given["ratings"] + ".gz",
+        "weights": given["ratings"],
+        "face_detector_sha256": "0" * 64,
+    }
     with pytest.raises(ValueError, match=r"3 things are wrong; ratings .*; weights .*; face_detector ") as raised:
-        run_checks(given | wrong)
+        run_checks(given | wrong_parameters)
     assert "expected a .keras or .weights.h5 file" in str(raised.value)
     assert f"expected a file whose SHA-256 is face_detector_sha256, {'0' * 64}, got" in str(raised.value)
 

@@ -300,10 +300,12 @@ def test_the_ridge_head_is_the_default_for_models_with_an_embedding(fitting, emb
 
 def test_photos_with_a_tiny_weight_have_no_effect():
     features = drawn(200)
-    votes, wrong = rated(features), np.arange(200) >= 100
-    votes[wrong] = rated({**features, "embedding": -features["embedding"][:, [1, 0, *range(2, SIZE)]]}, pair=0.0)[wrong]
+    votes, has_wrong_votes = rated(features), np.arange(200) >= 100
+    votes[has_wrong_votes] = rated(
+        {**features, "embedding": -features["embedding"][:, [1, 0, *range(2, SIZE)]]}, pair=0.0
+    )[has_wrong_votes]
     head, _ = fit_ridge_head(
-        features, votes, BOTH, components_of(features), SETTINGS, weights=np.where(wrong, 1e-6, 1.0)
+        features, votes, BOTH, components_of(features), SETTINGS, weights=np.where(has_wrong_votes, 1e-6, 1.0)
     )
     unweighted_head, _ = fit_ridge_head(features, votes, BOTH, components_of(features), SETTINGS)
     test_features = drawn(100, seed=1)
