@@ -1,4 +1,4 @@
-"""Ratings find their photos, or one sentence says why they do not, with examples and without a name."""
+"""Matching of ratings to photos, and the error if none match: its likely cause and masked example names."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ NUMBER = 25
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder of photos of which nothing but the names is looked at."""
+    """Make a folder of photos that are never decoded: only their names count."""
     for number in range(NUMBER):
         path = tmp_path / "photos" / ("female" if number % 2 else "male") / f"anna{number:03}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,8 +31,8 @@ def names(folder: Path) -> list[str]:
 
 def examined(folder: Path, lines: list[str], header: str = "photo,mean", **settings: object) -> str:
     (folder / "ratings.csv").write_text("\n".join([header, *lines, ""]))
-    where = str(folder / "photos"), str(folder / "ratings.csv")
-    return check_inputs(*where, "", "", from_parameters(Ingestion, **settings))
+    addresses = str(folder / "photos"), str(folder / "ratings.csv")
+    return check_inputs(*addresses, "", "", from_parameters(Ingestion, **settings))
 
 
 def refused(folder: Path, *arguments: object, **settings: object) -> str:
@@ -48,34 +48,34 @@ def refused(folder: Path, *arguments: object, **settings: object) -> str:
     "begin",
     ["photos/", "images/all/", "/home/me/photos/", "https://host/photos/", "gs://bucket/", "../photos/", "C:\\p\\"],
 )
-def test_folders_that_all_names_begin_with_are_dropped_and_told(folder, begin):
+def test_a_folder_prefix_of_all_names_is_dropped_with_a_note(folder, begin):
     (folder / "ratings.csv").write_text("photo,mean\n" + "".join(f"{begin}{name},5\n" for name in names(folder)))
-    where = str(folder / "photos"), str(folder / "ratings.csv")
-    inputs = read_inputs(*where, "", "", "", Ingestion())
+    addresses = str(folder / "photos"), str(folder / "ratings.csv")
+    inputs = read_inputs(*addresses, "", "", "", Ingestion())
     assert sorted(inputs.photos["photo"]) == names(folder)
     assert inputs.left_out == ([], [])
     assert any("which was dropped to find them" in note for note in inputs.notes)
 
 
-def test_folders_are_dropped_although_some_photos_are_gone_and_from_attributes_too(folder):
+def test_a_folder_prefix_is_dropped_if_photos_are_missing_and_from_attributes_too(folder):
     for table, column in (("ratings", "mean"), ("about", "job")):
         rows = "".join(f"images/{name},5\n" for name in [*names(folder), "male/gone.jpg"])
         (folder / f"{table}.csv").write_text(f"photo,{column}\n{rows}")
-    where = str(folder / "photos"), str(folder / "ratings.csv")
-    inputs = read_inputs(*where, "", str(folder / "about.csv"), "", Ingestion())
+    addresses = str(folder / "photos"), str(folder / "ratings.csv")
+    inputs = read_inputs(*addresses, "", str(folder / "about.csv"), "", Ingestion())
     assert sorted(inputs.photos["photo"]) == names(folder)
     assert [entry.reason for entry in inputs.left_out[0]] == ["no photo"]
-    assert {about["job"] for about in inputs.photos["attributes"]} == {"5"}
+    assert {attributes["job"] for attributes in inputs.photos["attributes"]} == {"5"}
 
 
-def test_photos_in_a_folder_that_the_names_leave_out_are_found(folder):
+def test_names_without_their_folder_match_photos(folder):
     shutil.move(folder / "photos", folder / "inner")
     shutil.move(folder / "inner", folder / "photos" / "inner")
     lines = [f"{name.removeprefix('inner/')},5" for name in names(folder)]
     assert f"of {NUMBER} photos that are there" in examined(folder, lines)
 
 
-def test_no_more_folders_are_dropped_than_have_to_be():
+def test_extra_prefix_is_the_shortest_that_makes_all_names_match():
     known = photo_ids_by_name(["a/1.jpg", "a/2.jpg"])
     assert extra_prefix(["x/a/1.jpg", "x/a/2.jpg"], known, 0) == "x/"
     assert extra_prefix(["a/1.jpg", "a/2.jpg"], known, 0) == ""
@@ -99,7 +99,7 @@ def test_no_more_folders_are_dropped_than_have_to_be():
         (lambda name: f"{len(name)}{name[-7:-4]}", "these are ratings of other photos", "••• (ratings.csv line 2)"),
     ],
 )
-def test_names_that_are_no_photos_are_refused_with_examples_and_the_likely_cause(folder, change, cause, example):
+def test_names_without_photos_are_refused_with_examples_and_the_likely_cause(folder, change, cause, example):
     message = refused(folder, [f"{change(name)},5" for name in names(folder)])
     assert f"{NUMBER} for 'no photo'" in message
     assert f"Likely cause: {cause}" in message
@@ -107,8 +107,8 @@ def test_names_that_are_no_photos_are_refused_with_examples_and_the_likely_cause
     assert "•••/•••.jpg (photo 1), •••/•••.jpg (photo 2), •••/•••.jpg (photo 3)." in message
 
 
-def test_ava_of_other_photos_is_refused_likewise(folder):
-    lines = [f"{n} {953000 + n} 0 1 5 17 38 36 15 6 5 1 17 22 1396" for n in range(1, 30)]
+def test_an_ava_file_of_other_photos_is_refused_with_the_likely_cause(folder):
+    lines = [f"{number} {953000 + number} 0 1 5 17 38 36 15 6 5 1 17 22 1396" for number in range(1, 30)]
     (folder / "AVA.txt").write_text("\n".join(lines))
     with pytest.raises(ValueError, match=r"none that can be used; .* \(AVA\.txt line 1\).* ratings of other photos"):
         check_inputs(str(folder / "photos"), str(folder / "AVA.txt"), "", "", Ingestion())
@@ -123,29 +123,29 @@ def test_ava_of_other_photos_is_refused_likewise(folder):
         ("photo,1,2,3,4,5", "{},0,0,0,0,0", ["25 for 'no rating'", "ratings.csv line 2: no votes"]),
     ],
 )
-def test_ratings_of_which_none_counts_are_refused_with_three_places(folder, header, row, words):
+def test_a_file_without_a_usable_rating_is_refused_with_three_examples(folder, header, row, words):
     settings = {"rating_scale": "1-10"} if "77" in row else {}
     message = refused(folder, [row.format(name) for name in names(folder)], header, **settings)
     assert [word for word in words if word not in message] == []
 
 
-def test_few_means_on_another_scale_are_refused_with_what_to_set(folder):
-    message = refused(folder, [f"{name},{50 + n}" for n, name in enumerate(names(folder)[:10])])
+def test_few_means_on_another_scale_are_refused_with_the_setting_to_use(folder):
+    message = refused(folder, [f"{name},{50 + number}" for number, name in enumerate(names(folder)[:10])])
     assert "set rating_scale to the scale on which they were given (0-100)" in message
 
 
-def test_more_names_without_a_photo_than_allowed_are_told_with_the_cause(folder):
-    lines = [f"{name if n % 2 else name.upper()},5" for n, name in enumerate(names(folder))]
+def test_more_names_without_a_photo_than_allowed_are_refused_with_the_cause(folder):
+    lines = [f"{name if number % 2 else name.upper()},5" for number, name in enumerate(names(folder))]
     with pytest.raises(ValueError, match=r"more than maximum_left_out allows") as error:
         examined(folder, lines)
     assert "Likely cause: upper and lower case differ" in str(error.value)
 
 
-def test_ingestion_says_the_same_before_it_opens_a_photo_and_lists_the_names_for_the_operator(folder):
+def test_ingestion_refuses_unmatched_names_before_it_opens_a_photo_and_lists_them_for_the_operator(folder):
     (folder / "ratings.csv").write_text("photo,mean\n" + "".join(f"{name.upper()},5\n" for name in names(folder)))
-    workspace = RunPaths(str(folder / "workspace"), "run")
-    where = [str(folder / name) for name in ("photos", "ratings.csv", "dataset", "report.html")]
+    run_paths = RunPaths(str(folder / "workspace"), "run")
+    addresses = [str(folder / name) for name in ("photos", "ratings.csv", "dataset", "report.html")]
     with pytest.raises(ValueError, match="Likely cause: upper and lower case differ"):
-        ingest(*where, workspace=workspace, settings=Ingestion())
-    assert Path(workspace.left_out).read_text().count("ANNA") == NUMBER
+        ingest(*addresses, workspace=run_paths, settings=Ingestion())
+    assert Path(run_paths.left_out).read_text().count("ANNA") == NUMBER
     assert not (folder / "dataset").exists()

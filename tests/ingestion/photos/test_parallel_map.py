@@ -1,4 +1,4 @@
-"""The processes of an ingestion end with it, also when it is killed."""
+"""Worker processes: they end with the ingestion, also if it is killed, and their errors reach the caller."""
 
 import os
 import signal
@@ -31,13 +31,13 @@ def test_workers_end_when_the_ingestion_is_killed(tmp_path):
     assert workers
     ingestion.send_signal(signal.SIGKILL)
     ingestion.wait()
-    _, left = psutil.wait_procs(workers, timeout=20)
-    assert [worker for worker in left if worker.status() != psutil.STATUS_ZOMBIE] == []
+    _, running = psutil.wait_procs(workers, timeout=20)
+    assert [worker for worker in running if worker.status() != psutil.STATUS_ZOMBIE] == []
 
 
 def test_an_error_in_a_worker_reaches_the_caller(tmp_path):
     (tmp_path / "work.py").write_text(SCRIPT.replace("time.sleep(0.2)", "raise ValueError(f'item {item}')"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, tmp_path / "work.py"], env=environment, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "ValueError: item " in done.stderr
+    process = subprocess.run([sys.executable, tmp_path / "work.py"], env=environment, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert "ValueError: item " in process.stderr

@@ -1,4 +1,4 @@
-"""What is measured of a photo, and how many photos are inspected, resumed and read back."""
+"""Photo inspection: the measurements of one photo, and the resumable inspection of many photos."""
 
 import hashlib
 import os
@@ -39,7 +39,7 @@ SETTINGS = Ingestion()
 
 
 def scenery(seed: int, width: int = 400, height: int = 500) -> Image.Image:
-    """A picture with detail of all sizes, as photographs have it; another one for each seed."""
+    """Return a picture with detail of all sizes, as photographs have; each seed gives another picture."""
     rng = np.random.default_rng(seed)
     total = np.full((height, width, 3), 128, np.float32)
     for cells in (3, 6, 12, 24, 48, 96):
@@ -55,31 +55,31 @@ def jpeg(image: Image.Image, quality: int = 90, **options: object) -> bytes:
 
 
 def inspected(image: Image.Image, **options: object) -> InspectedPhoto:
-    found = inspect_photo("photo.jpg", jpeg(image, **options), SETTINGS)
-    assert isinstance(found, InspectedPhoto)
-    return found
+    photo = inspect_photo("photo.jpg", jpeg(image, **options), SETTINGS)
+    assert isinstance(photo, InspectedPhoto)
+    return photo
 
 
 def distance(one: InspectedPhoto, other: InspectedPhoto) -> int:
     return int(np.bitwise_count(np.frombuffer(one.phash, np.uint8) ^ np.frombuffer(other.phash, np.uint8)).sum())
 
 
-def test_a_photo_is_stored_normalised_and_known_by_its_source():
+def test_an_inspected_photo_has_normalised_bytes_and_the_hash_of_its_source():
     data = jpeg(scenery(1))
-    found = inspect_photo("anna/1.jpg", data, SETTINGS)
-    assert (found.photo_id, found.data) == ("anna/1.jpg", normalise(data, SETTINGS))
-    assert found.sha256 == hashlib.sha256(data).hexdigest()
-    assert pickle.loads(pickle.dumps(found)) == found
+    photo = inspect_photo("anna/1.jpg", data, SETTINGS)
+    assert (photo.photo_id, photo.data) == ("anna/1.jpg", normalise(data, SETTINGS))
+    assert photo.sha256 == hashlib.sha256(data).hexdigest()
+    assert pickle.loads(pickle.dumps(photo)) == photo
 
 
 def test_the_size_is_that_of_the_upright_original():
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
-    found = inspected(scenery(1, 1600, 1200), exif=exif)
-    assert (found.width, found.height) == (1200, 1600)
+    photo = inspected(scenery(1, 1600, 1200), exif=exif)
+    assert (photo.width, photo.height) == (1200, 1600)
 
 
-def test_the_perceptual_hash_is_imagehashs_of_256_bits():
+def test_the_perceptual_hash_equals_imagehashs_phash_of_256_bits():
     data = jpeg(scenery(1))
     square = ImageOps.grayscale(decode_image(data, SETTINGS)).resize((256, 256), Image.Resampling.BILINEAR)
     expected = imagehash.phash(square, hash_size=16)
@@ -100,29 +100,29 @@ def test_the_perceptual_hash_is_imagehashs_of_256_bits():
     ],
     ids=["re-encoded", "halved", "trimmed", "brighter", "darker", "grey"],
 )
-def test_a_near_duplicate_lies_within_the_set_distance(seed, alter):
+def test_a_near_duplicate_lies_within_duplicate_distance(seed, alter):
     image = scenery(seed)
-    near = inspect_photo("near", alter(image), SETTINGS)
-    assert distance(inspected(image), near) <= SETTINGS.duplicate_distance
+    near_duplicate = inspect_photo("near", alter(image), SETTINGS)
+    assert distance(inspected(image), near_duplicate) <= SETTINGS.duplicate_distance
 
 
-def test_other_photos_and_mirrored_ones_lie_beyond_the_set_distance():
-    found = [inspected(scenery(seed)) for seed in range(8)]
-    found.append(inspected(ImageOps.mirror(scenery(0))))
-    apart = [distance(one, other) for place, one in enumerate(found) for other in found[:place]]
-    assert min(apart) > SETTINGS.duplicate_distance
+def test_other_photos_and_mirrored_photos_lie_beyond_duplicate_distance():
+    photos = [inspected(scenery(seed)) for seed in range(8)]
+    photos.append(inspected(ImageOps.mirror(scenery(0))))
+    distances = [distance(photo, earlier) for index, photo in enumerate(photos) for earlier in photos[:index]]
+    assert min(distances) > SETTINGS.duplicate_distance
 
 
-def test_real_portraits_are_told_apart_and_their_near_duplicates_found(portraits):
+def test_real_portraits_lie_beyond_duplicate_distance_and_their_near_duplicates_within(portraits):
     paths = sorted((portraits / "data" / "mebeauty" / "photos").rglob("*.jpg"))[::40]
-    found = [inspect_photo("photo", path.read_bytes(), SETTINGS) for path in paths]
-    hashes = np.array([np.frombuffer(photo.phash, np.uint8) for photo in found])
-    apart = np.bitwise_count(hashes[:, None] ^ hashes).sum(-1)[np.triu_indices(len(hashes), 1)]
-    assert apart.min() > SETTINGS.duplicate_distance
-    for path, photo in zip(paths, found, strict=True):
+    photos = [inspect_photo("photo", path.read_bytes(), SETTINGS) for path in paths]
+    hashes = np.array([np.frombuffer(photo.phash, np.uint8) for photo in photos])
+    distances = np.bitwise_count(hashes[:, None] ^ hashes).sum(-1)[np.triu_indices(len(hashes), 1)]
+    assert distances.min() > SETTINGS.duplicate_distance
+    for path, photo in zip(paths, photos, strict=True):
         with Image.open(path) as image:
-            near = inspected(image.convert("RGB").reduce(2), quality=30)
-        assert distance(photo, near) <= SETTINGS.duplicate_distance
+            near_duplicate = inspected(image.convert("RGB").reduce(2), quality=30)
+        assert distance(photo, near_duplicate) <= SETTINGS.duplicate_distance
 
 
 @pytest.mark.parametrize("grey", [0, 51, 128, 255])
@@ -130,7 +130,7 @@ def test_brightness_is_the_mean_luma_from_0_to_1(grey):
     assert inspected(Image.new("RGB", (100, 100), (grey,) * 3)).brightness == pytest.approx(grey / 255, abs=0.005)
 
 
-def test_brightness_weighs_the_colours_as_eyes_do():
+def test_brightness_weighs_green_over_red_over_blue():
     green, red, blue = (inspected(Image.new("RGB", (100, 100), colour)) for colour in ("lime", "red", "blue"))
     assert green.brightness > 0.5 > red.brightness > 0.2 > blue.brightness > 0.05
 
@@ -154,7 +154,7 @@ def test_sharpness_is_the_variance_of_the_laplacian():
     assert inspect_photo("a", data, SETTINGS).sharpness == pytest.approx(laplacian.var())
 
 
-def test_a_photo_without_any_edge_has_no_sharpness():
+def test_a_photo_without_an_edge_has_sharpness_0():
     assert inspected(Image.new("RGB", (100, 100), "grey")).sharpness == 0
 
 
@@ -166,23 +166,23 @@ def test_a_photo_without_any_edge_has_no_sharpness():
         (jpeg(scenery(1, 60, 90)), SETTINGS, "too small"),
     ],
 )
-def test_what_cannot_be_used_is_left_out_with_its_reason(data, settings, reason):
-    found = inspect_photo("a.jpg", data, settings)
-    assert isinstance(found, Exclusion)
-    assert (found.photo, found.reason) == ("a.jpg", reason)
-    assert found.detail
+def test_an_unusable_photo_is_excluded_with_its_reason(data, settings, reason):
+    exclusion = inspect_photo("a.jpg", data, settings)
+    assert isinstance(exclusion, Exclusion)
+    assert (exclusion.photo, exclusion.reason) == ("a.jpg", reason)
+    assert exclusion.detail
 
 
-def test_workers_load_neither_tensorflow_nor_pandas():
+def test_inspection_workers_import_neither_tensorflow_nor_pandas():
     code = "import sys; from components.ingestion.photos import photo_inspection; "
     code += "print({'tensorflow', 'keras', 'pandas'} & {*sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "set()"
 
 
 @pytest.fixture
 def photos(tmp_path) -> list[tuple[str, str]]:
-    """Ids and addresses of ten photos, of which the fourth is damaged and the seventh has vanished."""
+    """Return ids and addresses of ten photos. The fourth is damaged and the seventh is missing."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(10):
@@ -203,47 +203,47 @@ def spool(tmp_path) -> str:
 
 
 def files(spool: str) -> dict[str, tuple[int, int]]:
-    """The files in a folder; what stands for each changes when it is written again."""
+    """Return modification time and inode of each file in a folder; both change when a file is written again."""
     return {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in Path(spool).iterdir()}
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_many_photos_become_a_table_in_their_order(photos, spool):
+def test_inspected_photos_become_table_rows_in_their_order(photos, spool):
     table = inspect_photos(photos, SETTINGS, spool).table
     assert list(table["photo"]) == [f"{number}.jpg" for number in (0, 1, 2, 4, 5, 7, 8, 9)]
     assert table.dtypes.astype(str).to_dict() == photo_inspection.COLUMN_TYPES
     for row in table.itertuples():
         data = Path(photos[int(row.photo[0])][1]).read_bytes()
-        found = inspect_photo(row.photo, data, SETTINGS)
-        assert read_photo(row.spool, row.offset, row.length) == found.data
+        photo = inspect_photo(row.photo, data, SETTINGS)
+        assert read_photo(row.spool, row.offset, row.length) == photo.data
         for column in ("sha256", "phash", "width", "height", "brightness", "sharpness"):
-            assert getattr(row, column) == getattr(found, column)
+            assert getattr(row, column) == getattr(photo, column)
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_what_cannot_be_read_is_left_out_of_the_table(photos, spool):
-    damaged, vanished = inspect_photos(photos, SETTINGS, spool).left_out
+def test_unreadable_photos_are_excluded_from_the_table(photos, spool):
+    damaged, missing = inspect_photos(photos, SETTINGS, spool).left_out
     assert (damaged.photo, damaged.reason) == ("3.jpg", "unreadable")
-    assert vanished == Exclusion("6.jpg", "unreadable", "cannot be read: No such file or directory")
+    assert missing == Exclusion("6.jpg", "unreadable", "cannot be read: No such file or directory")
 
 
-def test_no_usable_photo_gives_an_empty_table_of_the_same_columns_and_types(photos, spool):
-    found = inspect_photos(photos[3:4], SETTINGS, spool)
-    assert (len(found.table), len(found.left_out)) == (0, 1)
-    assert found.table.dtypes.astype(str).to_dict() == photo_inspection.COLUMN_TYPES
+def test_without_a_usable_photo_the_table_is_empty_with_the_same_columns_and_types(photos, spool):
+    inspections = inspect_photos(photos[3:4], SETTINGS, spool)
+    assert (len(inspections.table), len(inspections.left_out)) == (0, 1)
+    assert inspections.table.dtypes.astype(str).to_dict() == photo_inspection.COLUMN_TYPES
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_complete_chunks_are_not_done_again(photos, spool):
+def test_complete_chunks_are_not_inspected_again(photos, spool):
     first = inspect_photos(photos, SETTINGS, spool)
     before = files(spool)
-    lost = next(name for name in before if name.endswith(".json"))
-    Path(spool, lost).unlink()
+    lost_index = next(name for name in before if name.endswith(".json"))
+    Path(spool, lost_index).unlink()
     again = inspect_photos(photos, SETTINGS, spool)
     pd.testing.assert_frame_equal(again.table, first.table)
     assert again.left_out == first.left_out
-    done = {name for name, state in files(spool).items() if before[name] != state}
-    assert done == {lost, lost.replace(".json", ".jpegs")}
+    written = {name for name, state in files(spool).items() if before[name] != state}
+    assert written == {lost_index, lost_index.replace(".json", ".jpegs")}
 
 
 @pytest.mark.parametrize(
@@ -256,19 +256,22 @@ def test_complete_chunks_are_not_done_again(photos, spool):
         ((("a.jpg", "/b/a.jpg", "1"), ("b.jpg", "/b/b.jpg", "1")), {}),
     ],
 )
-def test_chunks_of_other_photos_versions_or_settings_are_not_taken(photos, changed):
+def test_chunks_of_other_photos_versions_or_settings_are_not_reused(photos, changed):
     first = InspectionChunk((("a.jpg", "/b/a.jpg", "1"),), SETTINGS, "folder")
     assert InspectionChunk(photos, replace(SETTINGS, **changed), "folder").index_uri != first.index_uri
 
 
-def test_settings_that_change_no_photo_leave_chunks_complete():
+def test_settings_without_effect_on_photos_keep_chunks_complete():
     photos = (("a.jpg", "/b/a.jpg"),)
-    other = replace(SETTINGS, test_share=0.3, duplicate_distance=10)
-    assert InspectionChunk(photos, other, "folder").index_uri == InspectionChunk(photos, SETTINGS, "folder").index_uri
+    other_settings = replace(SETTINGS, test_share=0.3, duplicate_distance=10)
+    assert (
+        InspectionChunk(photos, other_settings, "folder").index_uri
+        == InspectionChunk(photos, SETTINGS, "folder").index_uri
+    )
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_an_ingestion_killed_half_way_goes_on_from_its_complete_chunks(tmp_path, spool):
+def test_an_inspection_killed_half_way_resumes_from_its_complete_chunks(tmp_path, spool):
     folder = tmp_path / "photos"
     folder.mkdir()
     data = [jpeg(scenery(number, 900, 1200)) for number in range(4)]
@@ -284,16 +287,16 @@ def test_an_ingestion_killed_half_way_goes_on_from_its_complete_chunks(tmp_path,
     script.write_text(code)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([sys.executable, str(script)], env=environment, start_new_session=True)
-    until = time.monotonic() + 60
-    while not list(Path(spool).glob("*.json")) and time.monotonic() < until:
+    deadline = time.monotonic() + 60
+    while not list(Path(spool).glob("*.json")) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
-    kept = {name: state for name, state in files(spool).items() if name.endswith(".json")}
-    assert 0 < len(kept) < 10
+    complete_indexes = {name: state for name, state in files(spool).items() if name.endswith(".json")}
+    assert 0 < len(complete_indexes) < 10
     resumed = inspect_photos(photos, SETTINGS, spool).table
-    assert kept.items() <= files(spool).items()
+    assert complete_indexes.items() <= files(spool).items()
     assert list(resumed["photo"]) == [photo for photo, _ in photos]
     for row in resumed.itertuples():
         source = Path(folder, row.photo).read_bytes()
@@ -315,7 +318,7 @@ def google(monkeypatch) -> Iterator[gcs.Server]:
 
 
 def uploaded(photos: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """The photos in the bucket, without the one that has vanished."""
+    """Upload the photos to the bucket, and return their ids and addresses, including the missing photo."""
     for photo, path in photos:
         if Path(path).exists():
             storage.write_bytes(f"gs://bucket/photos/{photo}", Path(path).read_bytes())
@@ -323,7 +326,7 @@ def uploaded(photos: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
 
 
 @pytest.mark.usefixtures("google")
-def test_photos_and_chunks_in_a_bucket_are_those_of_a_folder(photos, spool):
+def test_chunks_in_a_bucket_equal_chunks_in_a_folder(photos, spool):
     remote = InspectionChunk(uploaded(photos), SETTINGS, "gs://bucket/spool")
     local = InspectionChunk(tuple(photos), SETTINGS, spool)
     for chunk in (local, remote):
@@ -336,7 +339,7 @@ def test_photos_and_chunks_in_a_bucket_are_those_of_a_folder(photos, spool):
     assert {photo["photo"] for photo in storage.read_json(remote.index_uri)["left_out"]} == {"3.jpg", "6.jpg"}
 
 
-def test_an_outage_of_the_storage_stops_the_chunk_and_leaves_no_photo_out(photos, spool, google, monkeypatch):
+def test_a_storage_outage_stops_the_chunk_and_excludes_no_photo(photos, spool, google, monkeypatch):
     chunk = InspectionChunk(uploaded(photos), SETTINGS, spool)
     monkeypatch.setattr(storage, "DEADLINE", 1.0)
     google.fail(lambda request: request.method == "GET" and "8.jpg" in request.path, *[503] * 100)
@@ -353,12 +356,14 @@ def test_a_failure_in_a_worker_reaches_the_caller(photos, spool):
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_beam_gives_the_same_table(photos, spool, tmp_path):
+def test_beam_gives_the_same_table_as_processes(photos, spool, tmp_path):
     pytest.importorskip("apache_beam")
-    with_beam = inspect_photos(photos, SETTINGS, str(tmp_path / "beam"), beam_options="--runner=DirectRunner")
-    without = inspect_photos(photos, SETTINGS, spool)
+    by_beam = inspect_photos(photos, SETTINGS, str(tmp_path / "beam"), beam_options="--runner=DirectRunner")
+    by_processes = inspect_photos(photos, SETTINGS, spool)
     columns = [column for column in photo_inspection.COLUMN_TYPES if column != "spool"]
-    pd.testing.assert_frame_equal(with_beam.table[columns], without.table[columns])
-    assert with_beam.left_out == without.left_out
-    for one, other in zip(with_beam.table.itertuples(), without.table.itertuples(), strict=True):
-        assert read_photo(one.spool, one.offset, one.length) == read_photo(other.spool, other.offset, other.length)
+    pd.testing.assert_frame_equal(by_beam.table[columns], by_processes.table[columns])
+    assert by_beam.left_out == by_processes.left_out
+    for beam_row, process_row in zip(by_beam.table.itertuples(), by_processes.table.itertuples(), strict=True):
+        assert read_photo(beam_row.spool, beam_row.offset, beam_row.length) == read_photo(
+            process_row.spool, process_row.offset, process_row.length
+        )

@@ -1,4 +1,4 @@
-"""Tables that look alike are told apart by their cells: raters' scores, vote counts, means, and on which scale."""
+"""Recognition of a table's form and scale by its cells: raters' scores, vote counts or means."""
 
 from pathlib import Path
 
@@ -16,10 +16,10 @@ TRUTH = np.random.default_rng(7).normal(5.8, 1.3, 60)
 
 
 def scores(raters: int, low: int = 1, high: int = 10) -> np.ndarray:
-    """Whole scores [60, raters] on a scale: what a photo is worth, what a rater is like, and noise."""
+    """Return whole scores [60, raters] on a scale: the photo's true score, the rater's bias, and noise."""
     rng = np.random.default_rng([raters, low, high])
-    ten = TRUTH[:, None] + rng.normal(0, 0.8, raters) + rng.normal(0, 1.4, (60, raters))
-    return np.clip(np.rint(low + (ten - 1) / 9 * (high - low)), low, high)
+    true_scores = TRUTH[:, None] + rng.normal(0, 0.8, raters) + rng.normal(0, 1.4, (60, raters))
+    return np.clip(np.rint(low + (true_scores - 1) / 9 * (high - low)), low, high)
 
 
 def noise(size: int | tuple[int, ...]) -> np.ndarray:
@@ -58,18 +58,20 @@ def whole(cells: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(cells).astype("Int64")
 
 
-# --- One column a rater
+# --- One column per rater
 
 
 @pytest.mark.parametrize("prefix", ["rater", "q", "", "Rater ", "participant_"])
 @pytest.mark.parametrize("raters", [5, 10, 25])
 @pytest.mark.parametrize("mean", ["", "mean", "score"])
-def test_one_column_a_rater_keeps_every_photos_mean(read, prefix, raters, mean):
-    given = scores(raters)
-    columns = numbered(whole(given).to_numpy(), prefix) | ({mean: given.mean(axis=1).round(2)} if mean else {})
+def test_one_column_per_rater_keeps_every_photos_mean(read, prefix, raters, mean):
+    rater_scores = scores(raters)
+    columns = numbered(whole(rater_scores).to_numpy(), prefix) | (
+        {mean: rater_scores.mean(axis=1).round(2)} if mean else {}
+    )
     ratings = read(table(columns))
     assert ratings.schema == "wide"
-    assert means(ratings) == pytest.approx(given.mean(axis=1))
+    assert means(ratings) == pytest.approx(rater_scores.mean(axis=1))
     assert ratings.table["raters"].tolist() == [raters] * 60
     assert ratings.single_ratings["rater"].nunique() == raters
     assert ratings.attributes == ()
@@ -77,57 +79,63 @@ def test_one_column_a_rater_keeps_every_photos_mean(read, prefix, raters, mean):
 
 @pytest.mark.parametrize("raters", [10, 363])
 def test_raters_need_not_have_rated_every_photo(read, raters):
-    given = scores(raters)
-    given[noise(given.shape) < 0.6] = np.nan
-    ratings = read(table(numbered(whole(given).to_numpy(), "rater")))
+    rater_scores = scores(raters)
+    rater_scores[noise(rater_scores.shape) < 0.6] = np.nan
+    ratings = read(table(numbered(whole(rater_scores).to_numpy(), "rater")))
     assert ratings.schema == "wide"
-    assert means(ratings) == pytest.approx(np.nanmean(given, axis=1))
-    assert ratings.table["raters"].tolist() == (~np.isnan(given)).sum(axis=1).tolist()
+    assert means(ratings) == pytest.approx(np.nanmean(rater_scores, axis=1))
+    assert ratings.table["raters"].tolist() == (~np.isnan(rater_scores)).sum(axis=1).tolist()
 
 
 @pytest.mark.parametrize("mean", [True, False])
-def test_raters_may_have_any_names_and_attributes_stand_beside_them(read, mean):
-    given = scores(4)
+def test_raters_may_have_any_names_beside_columns_of_attributes(read, mean):
+    rater_scores = scores(4)
     columns = {"gender": ["f", "m"] * 30, "age": (18 + 40 * noise(60)).astype(int)}
-    columns |= dict(zip(["anna", "bob", "A2XJK9", "Carla L."], given.T, strict=True))
-    ratings = read(table(columns | ({"mean": given.mean(axis=1)} if mean else {})))
+    columns |= dict(zip(["anna", "bob", "A2XJK9", "Carla L."], rater_scores.T, strict=True))
+    ratings = read(table(columns | ({"mean": rater_scores.mean(axis=1)} if mean else {})))
     assert ratings.schema == "wide"
-    assert means(ratings) == pytest.approx(given.mean(axis=1))
+    assert means(ratings) == pytest.approx(rater_scores.mean(axis=1))
     assert ratings.attributes == ("gender", "age")
 
 
-def test_a_photo_that_nobody_rated_is_left_out_of_a_wide_table(read):
+def test_a_photo_without_a_score_in_a_wide_table_is_excluded(read):
     ratings = read("photo,rater1,rater2\na,,\nb,3,4\n")
-    assert [(left.photo, left.reason, left.detail) for left in ratings.left_out] == [
+    assert [(exclusion.photo, exclusion.reason, exclusion.detail) for exclusion in ratings.left_out] == [
         ("a", "no rating", "ratings.csv line 2: no score")
     ]
 
 
-def test_mebeautys_ratings_as_a_sheet_of_raters_are_what_they_are_as_rows(portraits, read):
+def test_the_mebeauty_ratings_give_the_same_votes_as_rows_and_as_one_column_per_rater(portraits, read):
     path = portraits / "data" / "mebeauty" / "ratings.csv"
     rows = pd.read_csv(path)
-    sheet = rows.pivot_table(index="photo", columns="rater", values="score").astype("Int64")
-    assert sheet.shape == (1989, 360)
+    wide_table = rows.pivot_table(index="photo", columns="rater", values="score").astype("Int64")
+    assert wide_table.shape == (1989, 360)
     for named in (True, False):
-        columns = sheet.columns if named else range(1, 361)
-        wide = read(sheet.set_axis(columns, axis=1).assign(mean=sheet.mean(axis=1).round(2)).reset_index())
-        long = read_ratings(str(path), Ingestion())
-        assert wide.schema == "wide"
+        columns = wide_table.columns if named else range(1, 361)
+        wide_ratings = read(
+            wide_table.set_axis(columns, axis=1).assign(mean=wide_table.mean(axis=1).round(2)).reset_index()
+        )
+        row_ratings = read_ratings(str(path), Ingestion())
+        assert wide_ratings.schema == "wide"
         assert (
-            np.abs((wide.table[[*VOTE_COLUMNS, "raters"]] - long.table[[*VOTE_COLUMNS, "raters"]]).to_numpy()).max()
+            np.abs(
+                (
+                    wide_ratings.table[[*VOTE_COLUMNS, "raters"]] - row_ratings.table[[*VOTE_COLUMNS, "raters"]]
+                ).to_numpy()
+            ).max()
             < 1e-12
         )
 
 
-def test_ten_of_mebeautys_raters_are_told_from_vote_counts(portraits, read):
+def test_ten_columns_of_raters_are_distinguished_from_ten_vote_counts(portraits, read):
     rows = pd.read_csv(portraits / "data" / "mebeauty" / "ratings.csv")
     busiest = rows["rater"].value_counts().index[:10]
-    sheet = rows[rows["rater"].isin(busiest)].pivot_table(index="photo", columns="rater", values="score")
-    full = sheet.dropna().astype(int).set_axis(range(1, 11), axis=1)
-    votes = rows.groupby("photo")["score"].value_counts().unstack(fill_value=0)
-    assert read(full.reset_index()).schema == "wide"
-    assert read(sheet.astype("Int64").set_axis(range(1, 11), axis=1).reset_index()).schema == "wide"
-    assert read(votes.reset_index()).schema == "counts"
+    wide_table = rows[rows["rater"].isin(busiest)].pivot_table(index="photo", columns="rater", values="score")
+    complete_rows = wide_table.dropna().astype(int).set_axis(range(1, 11), axis=1)
+    vote_counts = rows.groupby("photo")["score"].value_counts().unstack(fill_value=0)
+    assert read(complete_rows.reset_index()).schema == "wide"
+    assert read(wide_table.astype("Int64").set_axis(range(1, 11), axis=1).reset_index()).schema == "wide"
+    assert read(vote_counts.reset_index()).schema == "counts"
 
 
 # --- Vote counts
@@ -136,52 +144,59 @@ def test_ten_of_mebeautys_raters_are_told_from_vote_counts(portraits, read):
 @pytest.mark.parametrize("raters", [3, 20, 200])
 @pytest.mark.parametrize("levels", [range(1, 11), range(11), range(1, 6), range(1, 8)])
 @pytest.mark.parametrize("mean", [True, False])
-def test_counts_of_any_scale_keep_every_photos_mean(read, raters, levels, mean):
-    given = scores(raters, levels[0], levels[-1])
-    columns = numbered(counts(given, levels), "c", levels[0]) | ({"MOS": given.mean(axis=1).round(3)} if mean else {})
+def test_counts_on_any_scale_keep_every_photos_mean(read, raters, levels, mean):
+    rater_scores = scores(raters, levels[0], levels[-1])
+    columns = numbered(counts(rater_scores, levels), "c", levels[0]) | (
+        {"MOS": rater_scores.mean(axis=1).round(3)} if mean else {}
+    )
     ratings = read(table(columns))
     assert ratings.schema == "counts"
     width = levels[-1] - levels[0]
-    assert means(ratings) == pytest.approx(1 + 9 * (given.mean(axis=1) - levels[0]) / width)
+    assert means(ratings) == pytest.approx(1 + 9 * (rater_scores.mean(axis=1) - levels[0]) / width)
     assert ratings.table["raters"].tolist() == [raters] * 60
     assert any(f"scores {levels[0]} to {levels[-1]}." in note for note in ratings.notes)
 
 
-def test_a_vote_between_two_whole_scores_of_ten_is_shared_between_them(read):
+def test_a_vote_between_two_whole_scores_is_split_between_them(read):
     ratings = read("photo,c1,c2,c3,c4,c5\na,0,4,0,0,0\nb,1,0,0,0,1\n")
     assert ratings.table.loc["a", list(VOTE_COLUMNS)].tolist() == [0, 0, 0.75, 0.25, 0, 0, 0, 0, 0, 0]
     assert ratings.table.loc["b", list(VOTE_COLUMNS)].tolist() == [0.5, 0, 0, 0, 0, 0, 0, 0, 0, 0.5]
     assert any("counts as one for 1 + 9 (s - 1) / 4 of 1-10" in note for note in ratings.notes)
 
 
-def test_eleven_counts_lose_no_vote(read):
+def test_counts_for_0_to_10_lose_no_vote(read):
     ratings = read("photo," + ",".join(map(str, range(11))) + "\na,5,0,0,0,0,0,0,0,0,0,5\n")
     assert ratings.table.loc["a", list(VOTE_COLUMNS)].tolist() == [0.5, *[0] * 8, 0.5]
     assert ratings.table["raters"].tolist() == [10]
 
 
-def test_koniqs_table_gives_votes_and_no_attribute(read):
-    given = scores(105, 1, 5)
-    columns = numbered(counts(given, range(1, 6)), "c")
-    columns |= {"c_total": 105, "MOS": given.mean(axis=1), "SD": given.std(axis=1), "MOS_zscore": 20 * TRUTH - 40}
+def test_a_table_in_koniqs_form_gives_votes_and_no_attribute(read):
+    rater_scores = scores(105, 1, 5)
+    columns = numbered(counts(rater_scores, range(1, 6)), "c")
+    columns |= {
+        "c_total": 105,
+        "MOS": rater_scores.mean(axis=1),
+        "SD": rater_scores.std(axis=1),
+        "MOS_zscore": 20 * TRUTH - 40,
+    }
     ratings = read(table(columns))
     assert ratings.schema == "counts"
     assert ratings.attributes == ()
-    assert means(ratings) == pytest.approx(1 + 9 * (given.mean(axis=1) - 1) / 4)
+    assert means(ratings) == pytest.approx(1 + 9 * (rater_scores.mean(axis=1) - 1) / 4)
     assert any("'MOS_zscore' tells of the ratings" in note for note in ratings.notes)
 
 
-def test_shares_in_per_cent_are_no_counts(read):
-    share = counts(scores(7), range(1, 11)) / 7 * 100
-    ratings = read(table(numbered(share.round(2), "p")))
+def test_shares_in_per_cent_leave_the_number_of_raters_unknown(read):
+    percentages = counts(scores(7), range(1, 11)) / 7 * 100
+    ratings = read(table(numbered(percentages.round(2), "p")))
     assert ratings.schema == "counts"
     assert ratings.table["raters"].tolist() == [0] * 60
 
 
-# --- What stays open, or contradicts itself
+# --- Ambiguous and contradictory tables
 
 
-def test_ten_columns_that_may_be_either_are_refused_with_what_to_set(read):
+def test_ten_columns_that_fit_both_counts_and_raters_are_refused_with_the_setting_to_use(read):
     content = "photo,1,2,3,4,5,6,7,8,9,10\na,1,2,5,3,4,6,5,4,3,2\nb,2,3,4,5,6,5,4,3,2,1\n"
     with pytest.raises(ValueError, match=r"which they leave open; set rating_format to counts or to wide"):
         read(content)
@@ -189,7 +204,7 @@ def test_ten_columns_that_may_be_either_are_refused_with_what_to_set(read):
     assert read(content, rating_format="counts").table["raters"].tolist() == [35, 35]
 
 
-def test_an_empty_count_among_zeros_is_refused_or_named(read):
+def test_an_empty_cell_among_counts_is_refused(read):
     content = "photo,1,2,3,4,5,6,7,8,9,10\na,0,0,3,4,5,6,7,8,9,\n"
     with pytest.raises(ValueError, match=r"leave open .*many cells are 0; .*some cells are empty"):
         read(content)
@@ -198,70 +213,70 @@ def test_an_empty_count_among_zeros_is_refused_or_named(read):
 
 
 @pytest.mark.parametrize("form", ["auto", "counts"])
-def test_counts_whose_mean_is_another_are_refused(read, form):
-    given = scores(20)
-    columns = numbered(counts(given, range(1, 11)), "") | {"mean": given.mean(axis=1)}
+def test_counts_that_contradict_the_mean_column_are_refused(read, form):
+    rater_scores = scores(20)
+    columns = numbered(counts(rater_scores, range(1, 11)), "") | {"mean": rater_scores.mean(axis=1)}
     columns["mean"][4] += 1
     with pytest.raises(ValueError, match=r"line 6: expected the mean of the votes, .* \(1 of 60 photos differ so\)"):
         read(table(columns), rating_format=form)
 
 
 @pytest.mark.parametrize("form", ["auto", "wide"])
-def test_raters_whose_mean_is_another_are_refused(read, form):
-    given = scores(8)
-    columns = numbered(given, "rater") | {"mean": given.mean(axis=1)}
+def test_rater_columns_that_contradict_the_mean_column_are_refused(read, form):
+    rater_scores = scores(8)
+    columns = numbered(rater_scores, "rater") | {"mean": rater_scores.mean(axis=1)}
     columns["mean"][4] += 1
     with pytest.raises(ValueError, match=r"line 6: expected the mean of the votes"):
         read(table(columns), rating_format=form)
 
 
-def test_rows_whose_mean_is_another_are_refused(read):
+def test_rows_that_contradict_the_mean_column_are_refused(read):
     with pytest.raises(ValueError, match=r"line 4: expected the mean of the votes, 3, in column 'mean', got 8"):
         read("photo,rater,score,mean\na,x,5,6\na,y,7,6\nb,x,3,8\n")
 
 
 @pytest.mark.parametrize("prefix", ["rater", "", "votes_"])
 @pytest.mark.parametrize("columns", [10, 25])
-def test_columns_of_which_the_mean_is_none_are_refused(read, prefix, columns):
+def test_numbered_columns_unrelated_to_the_mean_column_are_refused(read, prefix, columns):
     if prefix == "votes_" and columns == 25:
         pytest.skip("no votes for 25 scores")
     with pytest.raises(ValueError, match="expected the column 'mean' to be the mean of the columns"):
         read(table(numbered(scores(columns), prefix) | {"mean": 1 + 9 * noise(60)}))
 
 
-def test_features_beside_means_are_neither(read):
+def test_feature_columns_beside_a_mean_leave_the_form_means(read):
     columns = numbered(noise((60, 16)) - 0.5, "f") | {"mean": TRUTH}
     assert read(table(columns)).schema == "means"
 
 
-# --- Doubled rows
+# --- Repeated rows
 
 
-def test_a_doubled_row_leaves_means_means(read):
-    plain = table({"score": TRUTH.round(2)})
-    doubled = pd.concat([plain, plain.iloc[[3]]])
-    once, twice = read(plain), read(doubled)
+def test_a_repeated_row_of_means_counts_once(read):
+    rows = table({"score": TRUTH.round(2)})
+    repeated_rows = pd.concat([rows, rows.iloc[[3]]])
+    once, twice = read(rows), read(repeated_rows)
     assert once.schema == twice.schema == "means"
     assert once.table.equals(twice.table)
     assert twice.notes[0] == "1 rows repeat another one word for word and were dropped."
 
 
-def test_a_photo_with_two_means_is_named_with_both_lines(read):
-    plain = table({"score": TRUTH.round(2)})
-    plain.loc[60] = ["003.jpg", 9.9]
+def test_a_photo_with_two_means_is_refused_with_both_lines(read):
+    rows = table({"score": TRUTH.round(2)})
+    rows.loc[60] = ["003.jpg", 9.9]
     with pytest.raises(ValueError, match=r"line 62: expected one row for a photo, .* ratings\.csv line 5, .* keep"):
-        read(plain)
+        read(rows)
 
 
-def test_a_doubled_row_of_counts_or_raters_counts_once(read):
+def test_a_repeated_row_of_counts_or_rater_columns_counts_once(read):
     for columns in (numbered(counts(scores(9), range(1, 11)), "p"), numbered(scores(9), "rater")):
-        plain = table(columns)
-        once, twice = read(plain), read(pd.concat([plain, plain.iloc[[3, 4]]]))
+        rows = table(columns)
+        once, twice = read(rows), read(pd.concat([rows, rows.iloc[[3, 4]]]))
         assert once.table.equals(twice.table)
         assert twice.notes[0].startswith("2 rows repeat")
 
 
-def test_lines_are_counted_as_in_the_file_below_a_dropped_row_with_a_line_break(read):
+def test_line_numbers_are_those_of_the_file_below_a_dropped_row_with_a_line_break(read):
     with pytest.raises(ValueError, match=r"line 6: expected one row for a photo"):
         read('photo,mean,note\na,5,"x\ny"\na,5,"x\ny"\na,6,z\n')
 
@@ -273,68 +288,70 @@ def test_lines_are_counted_as_in_the_file_below_a_dropped_row_with_a_line_break(
     ("scale", "low", "high"), [("1-5", 1, 5), ("1-7", 1, 7), ("1-10", 1, 10), ("0-10", 0, 10), ("0-100", 0, 100)]
 )
 @pytest.mark.parametrize("form", ["rows", "wide"])
-def test_the_scale_of_single_scores_is_seen_and_told(read, form, scale, low, high):
-    given = scores(8, low, high)
+def test_the_scale_of_single_scores_is_recognised_and_noted(read, form, scale, low, high):
+    rater_scores = scores(8, low, high)
     if low == 0:
-        given[:3, :2] = 0
-    content = table(numbered(given, "rater"))
+        rater_scores[:3, :2] = 0
+    content = table(numbered(rater_scores, "rater"))
     if form == "rows":
         content = content.melt("photo", var_name="rater", value_name="score")
     ratings = read(content)
-    assert means(ratings) == pytest.approx(1 + 9 * (given.mean(axis=1) - low) / (high - low))
-    assert any(f"read on the scale {scale}, which is what they look like; set rating_scale" in n for n in ratings.notes)
+    assert means(ratings) == pytest.approx(1 + 9 * (rater_scores.mean(axis=1) - low) / (high - low))
+    assert any(
+        f"read on the scale {scale}, which is what they look like; set rating_scale" in note for note in ratings.notes
+    )
 
 
 @pytest.mark.parametrize(("scale", "low", "high"), [("1-5", 1, 5), ("1-10", 1, 10), ("0-100", 0, 100), ("0-1", 0, 1)])
-def test_means_and_their_spread_are_brought_to_ten(read, scale, low, high):
-    given, spread = low + (TRUTH - 1) / 9 * (high - low), np.full(60, 1.5 / 9 * (high - low))
-    ratings = read(table({"mos": given, "std": spread}))
+def test_means_and_stds_are_rescaled_to_1_to_10(read, scale, low, high):
+    given_means, given_stds = low + (TRUTH - 1) / 9 * (high - low), np.full(60, 1.5 / 9 * (high - low))
+    ratings = read(table({"mos": given_means, "std": given_stds}))
     assert means(ratings) == pytest.approx(TRUTH)
     squares = ratings.table[list(VOTE_COLUMNS)] @ np.square(SCORES)
     assert np.sqrt(squares.to_numpy() - means(ratings) ** 2) == pytest.approx(np.full(60, 1.5))
     assert any(f"on the scale {scale}," in note for note in ratings.notes)
 
 
-def test_a_set_scale_goes_before_what_the_scores_look_like(read):
+def test_the_setting_rating_scale_overrides_the_recognised_scale(read):
     content = table({"score": np.tile([1.0, 3, 5], 20)})
     assert means(read(content))[:3] == pytest.approx([1, 5.5, 10])
     assert means(read(content, rating_scale="1-10"))[:3] == pytest.approx([1, 3, 5])
     assert means(read(content, rating_scale="1-9"))[:3] == pytest.approx([1, 3.25, 5.5])
 
 
-def test_scores_beyond_a_set_scale_are_left_out_with_their_line(read):
+def test_scores_outside_rating_scale_are_excluded_with_their_line(read):
     ratings = read("photo,rater,score\na,x,5\nb,x,7\n", rating_scale="1-5")
-    assert [(left.photo, left.reason, left.detail) for left in ratings.left_out] == [
+    assert [(exclusion.photo, exclusion.reason, exclusion.detail) for exclusion in ratings.left_out] == [
         ("b", "score out of range", "ratings.csv line 3: 7")
     ]
 
 
-def test_a_set_scale_that_contradicts_the_columns_is_refused(read):
+def test_a_rating_scale_that_contradicts_the_columns_is_refused(read):
     with pytest.raises(ValueError, match="for the scores 0-10, as rating_scale says, got votes for 1 to 5"):
         read(table(numbered(counts(scores(9, 1, 5), range(1, 6)), "c")), rating_scale="0-10")
 
 
-def test_numbers_on_no_usual_scale_are_refused_with_what_to_set(read):
+def test_means_on_no_usual_scale_are_refused_with_the_setting_to_use(read):
     content = table({"mean": noise(60) - 0.5})
     with pytest.raises(ValueError, match=r"expected means on a usual scale .* set rating_scale to the lowest and"):
         read(content)
 
 
 @pytest.mark.parametrize("stray", [0, 11, 55, -1])
-def test_a_slip_of_the_pen_does_not_change_the_scale(stray):
-    given = np.append(scores(8).ravel(), stray)
-    assert recognise_scale(given, True) == Scale(1, 10)
+def test_one_stray_score_does_not_change_the_scale(stray):
+    rater_scores = np.append(scores(8).ravel(), stray)
+    assert recognise_scale(rater_scores, True) == Scale(1, 10)
 
 
-def test_few_scores_tell_nothing_of_their_scale():
+def test_few_scores_are_read_on_the_scale_1_to_10():
     assert recognise_scale(np.array([1.0, 2, 5]), True) == Scale(1, 10)
 
 
-# --- How tables come, and who rated
+# --- Delimiters, rater columns and the length of errors
 
 
 @pytest.mark.parametrize("first", ["sep=;\n", "sep=;\r\n", "\ufeffsep=;\n", '"sep=;"\n', "SEP=;;;\n"])
-def test_excels_first_line_names_the_delimiter(read, first):
+def test_excels_sep_line_sets_the_delimiter(read, first):
     ratings = read(f"{first}photo;rater;score\na;x, y;7,5\nb;x, y;3\n")
     assert ratings.table.index.tolist() == ["a", "b"]
     assert ratings.single_ratings["score"].tolist() == [7.5, 3]
@@ -345,7 +362,7 @@ def test_excels_first_line_names_the_delimiter(read, first):
 @pytest.mark.parametrize(
     "column", ["userId", "WorkerId", "participant", "Participant ID", "worker_id", "annotatorID", "user name", "RATER"]
 )
-def test_a_raters_repeated_ratings_are_one_whatever_the_column_is_called(read, column):
+def test_the_rater_column_is_recognised_by_many_names(read, column):
     ratings = read(f"imageId,{column},score\na,x,2\na,y,5\na,x,9\n")
     assert ratings.single_ratings.to_dict("list") == {"photo": ["a", "a"], "rater": ["y", "x"], "score": [5, 9]}
 
@@ -363,7 +380,7 @@ def test_a_raters_repeated_ratings_are_one_whatever_the_column_is_called(read, c
         '{"a": "' + "x" * 45_000 + '"}',
     ],
 )
-def test_an_error_quotes_no_more_than_one_reads(read, content):
+def test_an_error_stays_short_if_cells_are_long(read, content):
     with pytest.raises(ValueError, match="expected") as error:
         read(content)
     assert len(str(error.value)) < 1500

@@ -1,4 +1,4 @@
-"""Ratings files: each form read, each complaint named, and the votes that a mean stands for."""
+"""Ratings files: how each form is read, which error each fault gives, and which votes stand for a mean."""
 
 import gzip
 import json
@@ -53,13 +53,13 @@ def shares(**given: float) -> list[float]:
 
 
 def reasons(ratings: Ratings) -> dict[str, str]:
-    return {left.photo: left.reason for left in ratings.left_out}
+    return {exclusion.photo: exclusion.reason for exclusion in ratings.left_out}
 
 
-# --- One row a rating
+# --- One row per rating
 
 
-def test_one_row_a_rating_becomes_shares_of_votes(read):
+def test_one_row_per_rating_becomes_shares_of_votes(read):
     ratings = read("photo,rater,score\na.jpg,x,7\na.jpg,y,8\nb.jpg,x,1\n")
     assert ratings.schema == "ratings"
     assert votes(ratings, "a.jpg") == shares(p7=0.5, p8=0.5)
@@ -67,7 +67,7 @@ def test_one_row_a_rating_becomes_shares_of_votes(read):
     assert ratings.table["raters"].to_dict() == {"a.jpg": 2, "b.jpg": 1}
 
 
-def test_a_score_between_two_whole_ones_is_shared_between_them(read):
+def test_a_score_between_two_whole_scores_is_split_between_them(read):
     ratings = read("photo,rater,score\na,x,7.25\nb,x,10\nc,x,1.0\n")
     assert votes(ratings, "a") == shares(p7=0.75, p8=0.25)
     assert votes(ratings, "b") == shares(p10=1)
@@ -75,30 +75,30 @@ def test_a_score_between_two_whole_ones_is_shared_between_them(read):
     assert any("between two whole ones" in note for note in ratings.notes)
 
 
-def test_the_last_of_a_raters_scores_for_a_photo_counts(read):
+def test_a_raters_last_score_for_a_photo_counts(read):
     ratings = read("photo,rater,score\na,x,2\na,y,5\na,x,9\n")
     assert votes(ratings, "a") == shares(p5=0.5, p9=0.5)
     assert ratings.single_ratings.to_dict("list") == {"photo": ["a", "a"], "rater": ["y", "x"], "score": [5, 9]}
     assert any("again" in note for note in ratings.notes)
 
 
-def test_ratings_without_raters_count_as_everyones_own(read):
+def test_each_rating_without_a_rater_counts_as_another_rater(read):
     ratings = read("photo,score\na,2\na,3\na,3\nb,4\n")
     assert ratings.schema == "ratings"
     assert ratings.table["raters"].to_dict() == {"a": 3, "b": 1}
     assert ratings.single_ratings["rater"].nunique() == 4
 
 
-def test_a_rater_who_is_not_named_is_nobody_elses_double(read):
+def test_an_unnamed_rater_counts_as_another_rater(read):
     ratings = read("photo,rater,score\na,,2\na,,4\na,x,6\n")
     assert ratings.table["raters"].to_dict() == {"a": 3}
     assert ratings.single_ratings["rater"].nunique() == 3
 
 
-def test_a_row_without_a_score_is_passed_over_and_a_photo_without_any_is_left_out(read):
+def test_a_row_without_a_score_is_skipped_and_a_photo_without_scores_is_excluded(read):
     ratings = read("photo,rater,score\na,x,\na,y,3\nb,x,\n")
     assert votes(ratings, "a") == shares(p3=1)
-    assert [(left.photo, left.reason, left.detail) for left in ratings.left_out] == [
+    assert [(exclusion.photo, exclusion.reason, exclusion.detail) for exclusion in ratings.left_out] == [
         ("b", "no rating", "ratings.csv line 4: no score")
     ]
 
@@ -115,21 +115,21 @@ def test_ten_counts_are_recognised_by_their_numbers(read, prefix):
     assert ratings.table["raters"].tolist() == [4]
 
 
-def test_shares_instead_of_counts_leave_the_raters_unknown(read):
+def test_shares_instead_of_counts_leave_the_number_of_raters_unknown(read):
     ratings = read(f"photo,{TEN}\na,0,0,0,0,.5,.5,0,0,0,0\nb,0,0,0,0,0,0,1,0,0,0\n", minimum_raters=3)
     assert votes(ratings, "a") == shares(p5=0.5, p6=0.5)
     assert ratings.table["raters"].tolist() == [0, 0]
     assert any("minimum_raters does not apply" in note for note in ratings.notes)
 
 
-def test_the_scores_of_this_project_are_read_again_as_counts(read):
+def test_a_scores_file_of_this_project_is_read_as_counts(read):
     header = "photo,mean,std," + ",".join(VOTE_COLUMNS)
     ratings = read(f"{header}\na,7.5,.5,0,0,0,0,0,0,.5,.5,0,0\n")
     assert ratings.schema == "counts"
     assert ratings.attributes == ()
 
 
-def test_a_photo_without_votes_is_left_out(read):
+def test_a_photo_without_votes_is_excluded(read):
     ratings = read(f"photo,{TEN}\na,0,0,0,0,0,0,0,0,0,0\nb,0,0,0,0,0,0,1,0,0,0\n")
     assert reasons(ratings) == {"a": "no rating"}
 
@@ -138,7 +138,7 @@ def test_a_photo_without_votes_is_left_out(read):
 
 
 @pytest.mark.parametrize("header", ["name,mos,std,count", "photo,mean,sd,raters", "Image ID,Mean Score,Std Dev,n"])
-def test_a_mean_with_std_and_count_becomes_votes_that_have_them(read, header):
+def test_a_mean_with_std_and_count_becomes_votes_with_these_moments(read, header):
     ratings = read(f"{header}\na,6.2,1.4,30\nb,3.1,0.9,12\n")
     assert ratings.schema == "means"
     assert means(ratings).to_numpy() == pytest.approx([6.2, 3.1])
@@ -146,12 +146,12 @@ def test_a_mean_with_std_and_count_becomes_votes_that_have_them(read, header):
     assert ratings.table["raters"].tolist() == [30, 12]
 
 
-def test_pyiqa_tables_bring_their_splits(read):
+def test_the_splits_of_a_pyiqa_table_are_read(read):
     ratings = read("img_name,mos,std,split\na.jpg,6.2,1.4,train\nb.jpg,3.1,.9,val\nc.jpg,3,1,test\n")
     assert ratings.table["split"].tolist() == ["train", "validation", "test"]
 
 
-def test_a_mean_alone_takes_the_set_spread_and_says_so(read):
+def test_a_mean_alone_gets_the_std_of_the_setting_and_a_note_says_so(read):
     ratings = read("photo,mean\na,5\nb,6.5\n", rater_std=1.7)
     assert means(ratings).to_numpy() == pytest.approx([5, 6.5])
     assert stds(ratings).to_numpy() == pytest.approx([1.7, 1.7])
@@ -159,31 +159,31 @@ def test_a_mean_alone_takes_the_set_spread_and_says_so(read):
     assert any("1.70 is taken, the setting rater_std" in note for note in ratings.notes)
 
 
-def test_a_mean_without_std_takes_the_pooled_one_of_the_others(read):
+def test_a_mean_without_std_gets_the_pooled_std_of_the_other_photos(read):
     ratings = read("photo,mean,std,count\na,5,1,30\nb,5,2,10\nc,5,,20\n")
     assert stds(ratings)["c"] == pytest.approx(np.sqrt((30 * 1 + 10 * 4) / 40))
     assert any("pooled" in note for note in ratings.notes)
 
 
-def test_a_photo_and_a_score_are_means_where_each_photo_stands_once(read):
+def test_a_photo_and_a_score_per_row_are_means_if_no_photo_repeats(read):
     ratings = read("photo,score\na,5\nb,6.5\n")
     assert ratings.schema == "means"
     assert means(ratings).to_dict() == pytest.approx({"a": 5, "b": 6.5})
 
 
-def test_the_form_can_be_forced(read):
+def test_the_setting_rating_format_overrides_the_recognised_form(read):
     ratings = read("photo,score\na,5\nb,6\n", rating_format="ratings")
     assert votes(ratings, "a") == shares(p5=1)
 
 
-def test_an_impossible_std_gives_way_to_the_nearest_possible_one(read):
+def test_an_impossible_std_is_replaced_by_the_nearest_possible_std(read):
     ratings = read("photo,mean,std\na,5.5,9\nb,5.5,0\n")
     assert votes(ratings, "a") == shares(p1=0.5, p10=0.5)
     assert votes(ratings, "b") == shares(p5=0.5, p6=0.5)
     assert any("2 standard deviations are impossible" in note for note in ratings.notes)
 
 
-def test_near_the_ends_a_mean_alone_does_not_invent_votes_at_the_other_end(read):
+def test_a_mean_near_one_end_of_the_scale_gets_no_votes_at_the_other_end(read):
     ratings = read("photo,mean\na,9.9\nb,1.1\nc,10\n")
     assert means(ratings).to_numpy() == pytest.approx([9.9, 1.1, 10], abs=1e-6)
     assert votes(ratings, "a")[0] < 1e-6
@@ -191,7 +191,7 @@ def test_near_the_ends_a_mean_alone_does_not_invent_votes_at_the_other_end(read)
     assert any("3 of these means lie too near 1 or 10" in note for note in ratings.notes)
 
 
-def test_a_photo_without_a_mean_is_left_out(read):
+def test_a_photo_without_a_mean_is_excluded(read):
     ratings = read("photo,mean,std\na,,1\nb,5,1\n")
     assert reasons(ratings) == {"a": "no rating"}
     assert ratings.table.index.tolist() == ["b"]
@@ -203,47 +203,47 @@ def test_a_photo_without_a_mean_is_left_out(read):
 @st.composite
 def moments(draw):
     mean = draw(st.floats(1, 10))
-    least, greatest = (float(std[0]) for std in maximum_entropy.possible_stds(np.array([mean])))
-    return mean, least + draw(st.floats(0, 1)) * (greatest - least)
+    lowest_std, highest_std = (float(std[0]) for std in maximum_entropy.possible_stds(np.array([mean])))
+    return mean, lowest_std + draw(st.floats(0, 1)) * (highest_std - lowest_std)
 
 
 @few
 @given(st.lists(moments(), min_size=1, max_size=20))
-def test_votes_of_maximum_entropy_have_the_mean_and_std_asked_for(pairs):
-    wanted_means, wanted_stds = np.array(pairs).T
-    found = maximum_entropy.from_means_and_stds(wanted_means, wanted_stds)
-    assert (found >= 0).all()
-    assert found.sum(axis=1) == pytest.approx(1, abs=1e-9)
-    assert found @ SCORES == pytest.approx(wanted_means, abs=1e-7)
-    variances = (found * (np.array(SCORES) - wanted_means[:, None]) ** 2).sum(axis=1)
-    assert variances == pytest.approx(wanted_stds**2, abs=1e-7)
+def test_maximum_entropy_votes_have_the_given_mean_and_std(pairs):
+    given_means, given_stds = np.array(pairs).T
+    votes = maximum_entropy.from_means_and_stds(given_means, given_stds)
+    assert (votes >= 0).all()
+    assert votes.sum(axis=1) == pytest.approx(1, abs=1e-9)
+    assert votes @ SCORES == pytest.approx(given_means, abs=1e-7)
+    variances = (votes * (np.array(SCORES) - given_means[:, None]) ** 2).sum(axis=1)
+    assert variances == pytest.approx(given_stds**2, abs=1e-7)
 
 
 @few
 @given(st.lists(st.floats(1, 10), min_size=1, max_size=20))
-def test_votes_of_maximum_entropy_with_a_free_spread_have_the_mean(wanted):
-    found = maximum_entropy.from_means(np.array(wanted))
-    assert found.sum(axis=1) == pytest.approx(1, abs=1e-9)
-    assert found @ SCORES == pytest.approx(wanted, abs=1e-6)
+def test_maximum_entropy_votes_without_a_given_std_have_the_given_mean(wanted):
+    votes = maximum_entropy.from_means(np.array(wanted))
+    assert votes.sum(axis=1) == pytest.approx(1, abs=1e-9)
+    assert votes @ SCORES == pytest.approx(wanted, abs=1e-6)
 
 
 @few
 @given(st.floats(1.5, 9.5), st.floats(0.01, 0.99))
-def test_votes_of_maximum_entropy_have_a_quadratic_logarithm(mean, share):
-    # With the moments right this is sufficient: it is where the entropy's gradient vanishes under them.
-    least, greatest = (float(std[0]) ** 2 for std in maximum_entropy.possible_stds(np.array([mean])))
-    std = np.sqrt(least + share * (greatest - least))
-    found = np.log(maximum_entropy.from_means_and_stds(np.array([mean]), np.array([std]))[0])
-    third_differences = np.diff(found, n=3)
+def test_maximum_entropy_votes_have_a_quadratic_logarithm(mean, share):
+    # Among votes with these moments, a quadratic logarithm is sufficient for maximum entropy: its gradient is 0 there.
+    lowest_variance, highest_variance = (float(std[0]) ** 2 for std in maximum_entropy.possible_stds(np.array([mean])))
+    std = np.sqrt(lowest_variance + share * (highest_variance - lowest_variance))
+    log_votes = np.log(maximum_entropy.from_means_and_stds(np.array([mean]), np.array([std]))[0])
+    third_differences = np.diff(log_votes, n=3)
     assert third_differences == pytest.approx(0, abs=1e-6)
 
 
 @few
 @given(st.floats(1, 10), st.floats(0, 20))
-def test_any_std_from_zero_is_understood(mean, std):
-    found = maximum_entropy.from_means_and_stds(np.array([mean]), np.array([std]))
-    assert found.sum() == pytest.approx(1)
-    assert found[0] @ SCORES == pytest.approx(mean, abs=1e-7)
+def test_any_std_from_zero_gives_votes_with_the_given_mean(mean, std):
+    votes = maximum_entropy.from_means_and_stds(np.array([mean]), np.array([std]))
+    assert votes.sum() == pytest.approx(1)
+    assert votes[0] @ SCORES == pytest.approx(mean, abs=1e-7)
 
 
 # --- AVA
@@ -255,7 +255,7 @@ AVA = """1 953619 0 1 5 17 38 36 15 6 5 1 1 22 1396
 """
 
 
-def test_ava_gives_the_photos_with_the_wanted_tags(read):
+def test_an_ava_file_gives_the_photos_with_the_default_tags(read):
     ratings = read(AVA, "AVA.txt")
     assert ratings.schema == "ava"
     assert ratings.table.index.tolist() == ["954184", "954113"]
@@ -265,19 +265,19 @@ def test_ava_gives_the_photos_with_the_wanted_tags(read):
     assert ratings.notes[0] == "2 of 4 photos carry one of the semantic tags 17, 47."
 
 
-def test_avas_tags_are_a_setting(read):
+def test_the_setting_ava_tags_chooses_the_photos_of_ava(read):
     assert read(AVA, "AVA.txt", ava_tags=[22]).table.index.tolist() == ["953619"]
     assert len(read(AVA, "AVA.txt", ava_tags=[]).table) == 4
     with pytest.raises(ValueError, match="semantic tags 66, got none; change ava_tags"):
         read(AVA, "AVA.txt", ava_tags=[66])
 
 
-def test_avas_published_lists_are_its_splits(read, tmp_path):
+def test_the_image_lists_beside_an_ava_file_give_the_splits(read, tmp_path):
     lists = tmp_path / "aesthetics_image_lists"
     lists.mkdir()
     (lists / "generic_ls_train.jpgl").write_text("954184\n953619\n")
     (lists / "generic_test.jpgl").write_text("954113\n")
-    styles = tmp_path / "style_image_lists"  # another experiment's
+    styles = tmp_path / "style_image_lists"  # lists of another experiment
     styles.mkdir()
     (styles / "train.jpgl").write_text("954113\n")
     ratings = read(AVA, "AVA.txt")
@@ -285,20 +285,20 @@ def test_avas_published_lists_are_its_splits(read, tmp_path):
     assert any("2 lists" in note for note in ratings.notes)
 
 
-def test_a_photo_on_both_of_avas_lists_is_never_trained_on(read, tmp_path):
+def test_a_photo_on_the_training_and_the_test_list_of_ava_is_a_test_photo(read, tmp_path):
     (tmp_path / "aesthetics_image_lists").mkdir()
     for name in ("a_test.jpgl", "b_train.jpgl"):
         (tmp_path / "aesthetics_image_lists" / name).write_text("954184\n")
     assert read(AVA, "AVA.txt").table["split"].to_dict() == {"954184": "test", "954113": ""}
 
 
-def test_ava_ids_find_their_photos_in_any_folder(read):
+def test_ava_ids_match_photos_in_any_folder(read):
     ratings = read(AVA, "AVA.txt").match_photos(["images/954184.jpg", "images/953619.jpg", "other/954113.JPG"])
     assert ratings.table.index.tolist() == ["images/954184.jpg", "other/954113.JPG"]
     assert "images/953619.jpg" in ratings.filtered_out
 
 
-def test_a_broken_line_of_ava_is_named(read):
+def test_an_error_in_an_ava_file_names_the_line(read):
     with pytest.raises(ValueError, match=r"AVA\.txt, line 2: expected a number in column '5', got 'x'"):
         read("1 1 0 0 0 0 9 0 0 0 0 0 17 0 1\n2 2 0 0 0 0 x 0 0 0 0 0 17 0 1\n", "AVA.txt")
     with pytest.raises(ValueError, match=r"AVA\.txt, line 2: expected 15 cells, got 16"):
@@ -308,7 +308,7 @@ def test_a_broken_line_of_ava_is_named(read):
 # --- idealo
 
 
-def test_idealos_list_is_read(read):
+def test_a_json_list_in_idealos_form_is_read(read):
     items = [{"image_id": "231893", "label": [2, 8, 19, 36, 76, 52, 16, 9, 3, 2]}, {"image_id": 7, "label": [0.1] * 10}]
     ratings = read(json.dumps(items), "labels.json")
     assert ratings.schema == "idealo"
@@ -316,14 +316,14 @@ def test_idealos_list_is_read(read):
     assert votes(ratings, "7") == [0.1] * 10
 
 
-def test_a_whole_number_beside_an_item_that_lacks_it_stays_whole(read):
+def test_a_whole_number_stays_whole_if_another_item_lacks_the_key(read):
     items = [{"image_id": "a", "label": [1] * 10, "group": 7, "age": 31}, {"image_id": "b", "label": [1] * 10}]
     table = read(json.dumps(items), "labels.json").table
     assert table["group"].tolist() == ["7", ""]
     assert table["age"].tolist() == ["31", ""]
 
 
-def test_idealos_shares_leave_the_raters_unknown(read):
+def test_shares_in_idealos_form_leave_the_number_of_raters_unknown(read):
     ratings = read(json.dumps([{"image_id": "a", "label": [0.1] * 10}]), "labels.json")
     assert ratings.table["raters"].tolist() == [0]
 
@@ -340,13 +340,13 @@ def test_idealos_shares_leave_the_raters_unknown(read):
         ("[]", "expected a list of image_id and label"),
     ],
 )
-def test_what_is_not_idealos_list_is_named(read, content, complaint):
+def test_an_error_in_a_json_file_names_the_file_and_the_item(read, content, complaint):
     with pytest.raises(ValueError, match=complaint) as error:
         read(content, "labels.json")
     assert "labels.json" in str(error.value)
 
 
-# --- How tables come
+# --- Encodings and delimiters
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_what_is_not_idealos_list_is_named(read, content, complaint):
     ],
     ids=["plain", "BOM and CRLF", "quoted", "tabs", "semicolons", "index, blanks and blank lines", "gzip"],
 )
-def test_tables_are_read_as_they_come(read, content):
+def test_a_table_is_read_in_any_common_encoding_and_layout(read, content):
     ratings = read(content, "ratings.csv.gz")
     assert votes(ratings, "a b.jpg") == shares(p7=1)
 
@@ -371,11 +371,11 @@ def test_ids_that_look_like_numbers_stay_text(read):
     assert read("photo,rater,score\n007,x,7\n").table.index.tolist() == ["007"]
 
 
-def test_a_delimiter_inside_quotes_parts_nothing(read):
+def test_a_delimiter_inside_quotes_does_not_split_the_cell(read):
     assert read('photo,rater,score\n"a,b.jpg","x, y",7\n').table.index.tolist() == ["a,b.jpg"]
 
 
-# --- What cannot be understood
+# --- Files that cannot be read
 
 
 @pytest.mark.parametrize(
@@ -411,7 +411,7 @@ def test_a_delimiter_inside_quotes_parts_nothing(read):
         ),
     ],
 )
-def test_what_cannot_be_understood_is_named_with_file_and_line(read, content, complaint):
+def test_an_error_in_a_table_names_the_file_and_the_line(read, content, complaint):
     with pytest.raises(ValueError, match=complaint) as error:
         read(content)
     assert "ratings.csv" in str(error.value)
@@ -428,35 +428,35 @@ def test_what_cannot_be_understood_is_named_with_file_and_line(read, content, co
         ("idealo", "line 1: expected JSON"),
     ],
 )
-def test_a_forced_form_that_does_not_fit_is_named(read, form, complaint):
+def test_a_rating_format_that_does_not_fit_the_file_is_refused(read, form, complaint):
     with pytest.raises(ValueError, match=complaint):
         read("photo,colour\na,red\n", rating_format=form)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_an_error_for_a_missing_file_names_the_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing\.csv"):
         read_ratings(str(tmp_path / "nothing.csv"), DEFAULTS)
 
 
-# --- What is left out
+# --- Excluded photos
 
 
-def test_a_photo_with_a_score_out_of_range_is_left_out_with_the_line(read):
+def test_a_photo_with_a_score_out_of_range_is_excluded_and_the_line_is_named(read):
     ratings = read("photo,rater,score\na,x,5\nb,x,5\nb,y,11\nb,z,0\n")
-    assert [(left.photo, left.reason, left.detail) for left in ratings.left_out] == [
+    assert [(exclusion.photo, exclusion.reason, exclusion.detail) for exclusion in ratings.left_out] == [
         ("b", "score out of range", "ratings.csv line 4: 11")
     ]
     assert ratings.table.index.tolist() == ["a"]
     assert ratings.single_ratings["photo"].tolist() == ["a"]
 
 
-def test_a_mean_out_of_range_is_left_out(read):
+def test_a_photo_with_a_mean_out_of_range_is_excluded(read):
     ratings = read("photo,mean\na,0.5\nb,5\n")
     assert reasons(ratings) == {"a": "score out of range"}
 
 
 @pytest.mark.parametrize("photo", ["/etc/a.jpg", "../a.jpg", "b/../../a.jpg", r"..\a.jpg", r"C:\a.jpg", "gs://b/a.jpg"])
-def test_a_path_that_leads_out_of_the_folder_is_left_out(read, photo):
+def test_a_path_outside_the_folder_is_excluded(read, photo):
     ratings = read(f"photo,rater,score\n{photo},x,5\nb.jpg,x,5\n").match_photos(["b.jpg", "a.jpg"])
     assert set(reasons(ratings).values()) == {"path outside the folder"}
     assert ratings.left_out[0].detail == "ratings.csv line 2"
@@ -464,13 +464,13 @@ def test_a_path_that_leads_out_of_the_folder_is_left_out(read, photo):
 
 
 @pytest.mark.parametrize("photo", ["b/../a.jpg", "./a.jpg", "b//../a.jpg"])
-def test_a_detour_within_the_folder_is_the_photo(read, photo):
+def test_a_path_with_dots_inside_the_folder_is_normalised(read, photo):
     assert read(f"photo,rater,score\n{photo},x,5\n").table.index.tolist() == ["a.jpg"]
 
 
-def test_a_photo_with_too_few_raters_is_left_out(read):
+def test_a_photo_with_too_few_raters_is_excluded(read):
     ratings = read("photo,rater,score\na,x,5\na,y,5\nb,x,5\n", minimum_raters=2)
-    assert [(left.photo, left.reason, left.detail) for left in ratings.left_out] == [
+    assert [(exclusion.photo, exclusion.reason, exclusion.detail) for exclusion in ratings.left_out] == [
         ("b", "too few raters", "1 where at least 2 are asked for")
     ]
 
@@ -478,7 +478,7 @@ def test_a_photo_with_too_few_raters_is_left_out(read):
 # --- Splits, groups, attributes
 
 
-def test_split_group_and_attributes_come_along(read):
+def test_columns_of_split_group_and_attributes_are_read(read):
     ratings = read("photo,rater,score,Split,group,job\na,x,5,Val,g1,tutor\na,y,6,,g1,tutor\nb,x,5,test,,\n")
     assert ratings.table[["split", "group", "job"]].to_numpy().tolist() == [
         ["validation", "g1", "tutor"],
@@ -487,20 +487,20 @@ def test_split_group_and_attributes_come_along(read):
     assert ratings.attributes == ("job",)
 
 
-def test_a_column_that_says_nothing_of_the_photo_is_no_attribute(read):
+def test_a_column_that_differs_between_a_photos_rows_is_not_an_attribute(read):
     rows = "".join(f"p{n},x,5,{n},same\np{n},y,5,{n + 0.5},same\n" for n in range(3))
     ratings = read("photo,rater,score,time,place\n" + rows)
     assert ratings.attributes == ("place",)
     assert any("'time' differs between a photo's rows" in note for note in ratings.notes)
 
 
-def test_an_identifier_is_no_attribute(read):
+def test_a_column_with_more_than_100_values_is_not_an_attribute(read):
     ratings = read("photo,mean,url\n" + "".join(f"p{n},5,u{n}\n" for n in range(101)))
     assert ratings.attributes == ()
     assert any("'url' has 101 different values" in note for note in ratings.notes)
 
 
-def test_attributes_are_read_from_a_file_of_their_own(tmp_path):
+def test_attributes_are_read_from_a_separate_file(tmp_path):
     path = tmp_path / "attributes.csv"
     path.write_text("photo,gender,age,group,split\na.jpg,f,07,u1,train\nb.jpg,,,,\n../c.jpg,f,1,u1,\n")
     table = read_attributes(str(path))
@@ -511,7 +511,7 @@ def test_attributes_are_read_from_a_file_of_their_own(tmp_path):
     }
 
 
-def test_an_identifier_in_the_attributes_is_passed_over_and_named(tmp_path):
+def test_an_attributes_column_with_more_than_100_values_is_skipped_with_a_note(tmp_path):
     path = tmp_path / "attributes.csv"
     path.write_text("photo,job,email\n" + "".join(f"{n}.jpg,tutor,{n}@x\n" for n in range(101)))
     table = read_attributes(str(path))
@@ -519,7 +519,7 @@ def test_an_identifier_in_the_attributes_is_passed_over_and_named(tmp_path):
     assert "'email' has 101 different values" in table.attrs["notes"][0]
 
 
-def test_contradictory_attributes_are_named(tmp_path):
+def test_contradictory_attributes_are_refused_with_both_lines(tmp_path):
     path = tmp_path / "attributes.csv"
     path.write_text("photo,gender\na,f\na,m\n")
     with pytest.raises(
@@ -529,10 +529,10 @@ def test_contradictory_attributes_are_named(tmp_path):
         read_attributes(str(path))
 
 
-# --- Ratings find their photos
+# --- Matching of ratings to photos
 
 
-def test_names_find_photos_by_path_by_name_and_without_suffix():
+def test_names_match_photos_by_path_by_file_name_and_without_suffix():
     names = photo_ids_by_name(["a/1.jpg", "b/1.jpg", "b/2.png", "3.jpg"])
     assert names["a/1.jpg"] == "a/1.jpg"
     assert names["a/1"] == "a/1.jpg"
@@ -542,14 +542,14 @@ def test_names_find_photos_by_path_by_name_and_without_suffix():
     assert "c/3.jpg" not in names
 
 
-def test_a_whole_path_is_never_ambiguous():
+def test_a_full_path_is_never_ambiguous():
     assert photo_ids_by_name(["1.jpg", "a/1.jpg"])["1.jpg"] == "1.jpg"
 
 
-def test_ratings_without_their_photo_are_left_out(read):
+def test_ratings_without_a_matching_photo_are_excluded(read):
     ratings = read("photo,rater,score\n1,x,5\na/1.jpg,x,6\nnope,x,7\na/1,x,8\n").match_photos(["a/1.jpg", "b/1.jpg"])
     assert ratings.table.index.tolist() == ["a/1.jpg"]
-    assert {left.photo: left.detail for left in ratings.left_out} == {
+    assert {exclusion.photo: exclusion.detail for exclusion in ratings.left_out} == {
         "1": "several photos are called so: give their paths",
         "nope": "no photo is called so",
         "a/1": "its photo is already rated as a/1.jpg",
@@ -558,7 +558,7 @@ def test_ratings_without_their_photo_are_left_out(read):
     assert ratings.single_ratings["score"].tolist() == [6]
 
 
-def test_composed_and_decomposed_letters_are_the_same_name(read):
+def test_names_in_composed_and_decomposed_unicode_match(read):
     decomposed = "ma\u0303e.jpg"
     ratings = read("photo,rater,score\nm\u00e3e.jpg,x,5\n").match_photos([decomposed])
     assert ratings.table.index.tolist() == [decomposed]
@@ -583,7 +583,7 @@ def test_votes_sum_to_one_and_keep_every_photos_mean(tmp_path_factory, rows):
 # --- At size
 
 
-def test_time_grows_no_faster_than_the_rows(tmp_path):
+def test_reading_time_grows_at_most_linearly_with_the_rows(tmp_path):
     def seconds(rows: int) -> float:
         rng = np.random.default_rng(rows)
         path = tmp_path / f"{rows}.csv"
@@ -594,28 +594,28 @@ def test_time_grows_no_faster_than_the_rows(tmp_path):
                 "score": rng.integers(1, 11, rows),
             }
         ).to_csv(path, index=False)
-        best = 1e9
+        fastest = 1e9
         for _ in range(3):
             start = process_time()
             read_ratings(str(path), DEFAULTS)
-            best = min(best, process_time() - start)
-        return best
+            fastest = min(fastest, process_time() - start)
+        return fastest
 
     assert seconds(160_000) < 4 * 2 * seconds(40_000) + 0.1
 
 
-def test_many_photos_left_out_take_no_longer_each(tmp_path):
-    def seconds(photos: int) -> float:
-        path = tmp_path / f"{photos}.csv"
-        path.write_text("photo,mean\n" + "".join(f"{photo},50\n" for photo in range(photos)))
+def test_excluding_photos_takes_time_linear_in_their_number(tmp_path):
+    def seconds(photo_count: int) -> float:
+        path = tmp_path / f"{photo_count}.csv"
+        path.write_text("photo,mean\n" + "".join(f"{photo},50\n" for photo in range(photo_count)))
         start = process_time()
-        assert len(read_ratings(str(path), replace(DEFAULTS, rating_scale="1-10")).left_out) == photos
+        assert len(read_ratings(str(path), replace(DEFAULTS, rating_scale="1-10")).left_out) == photo_count
         return process_time() - start
 
     assert seconds(20_000) < 10 * 3 * seconds(2_000) + 0.2
 
 
-def test_the_real_ratings_are_read_as_their_table_says(portraits):
+def test_the_mebeauty_ratings_give_the_means_and_counts_of_their_table(portraits):
     path = portraits / "data" / "mebeauty" / "ratings.csv"
     ratings = read_ratings(str(path), DEFAULTS)
     expected = pd.read_csv(path).groupby("photo")["score"].agg(["mean", "size"])
@@ -623,7 +623,7 @@ def test_the_real_ratings_are_read_as_their_table_says(portraits):
     assert ratings.table["raters"].sort_index().tolist() == expected["size"].tolist()
 
 
-def test_the_set_spread_is_that_of_the_real_ratings(portraits):
+def test_the_default_rater_std_is_the_pooled_std_of_the_mebeauty_ratings(portraits):
     scores = pd.read_csv(portraits / "data" / "mebeauty" / "ratings.csv").groupby("photo")["score"]
     pooled = np.sqrt(np.average(scores.var(ddof=0), weights=scores.size()))
     assert DEFAULTS.rater_std == pytest.approx(pooled, abs=0.05)
