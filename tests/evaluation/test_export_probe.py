@@ -1,4 +1,4 @@
-"""Exported scorers in a fresh process: each gate fails for the scorer that was made to fail it, and for no other."""
+"""Export probe in a fresh process: each gate fails for the one scorer that was built to fail it, and for no other."""
 
 import math
 from dataclasses import replace
@@ -24,7 +24,7 @@ KEYS = {"fresh_process", "batch", "agreement", "latency", "size"}
 
 
 def scorer_with(layer: keras.Layer | None = None, kind: type[TrainedScorer] = TrainedScorer) -> TrainedScorer:
-    """A scorer by brightness, with a layer before everything else."""
+    """Return a scorer of brightness with an extra layer after its input."""
     pixels = keras.Input((32, 32, 3), name="pixels")
     pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(layer(pixels) if layer else pixels)
     head = keras.layers.Dense(len(SCORES), activation="softmax", name="votes")
@@ -35,14 +35,14 @@ def scorer_with(layer: keras.Layer | None = None, kind: type[TrainedScorer] = Tr
 
 
 class Neighbours(keras.layers.Layer):
-    """Sees each photo against the others of its batch, as a batch norm does that was left in training."""
+    """Subtracts the batch mean, like batch normalisation left in training mode."""
 
     def call(self, pixels):
         return pixels - keras.ops.mean(pixels, axis=0, keepdims=True) / 2
 
 
 class Slow(keras.layers.Layer):
-    """Multiplies matrices for a while, to no effect."""
+    """Multiplies matrices to lose time, without effect on the output."""
 
     def call(self, pixels):
         matrix = tf.fill([300, 300], tf.reduce_mean(pixels) / 255)
@@ -62,7 +62,7 @@ class AtHome(keras.layers.Layer):
 
 
 class Skewed(TrainedScorer):
-    """Scales photos in training as Pillow does, and in serving as TensorFlow does."""
+    """Resizes photos with Pillow in training, but with TensorFlow in serving."""
 
     def score(self, photos: list[bytes], batch_size: int = 32) -> np.ndarray:
         def pixels(photo: bytes) -> np.ndarray:
@@ -80,7 +80,7 @@ def failed(found: export_probe.ExportProbeResult, settings: Evaluation = SETTING
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory) -> export_probe.ExportProbeResult:
-    """A sound scorer's, asked from a folder that holds nothing of this project."""
+    """Probe a sound scorer from a working folder outside this project."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("elsewhere"))
         return export_probe.probe(scorer_with(), PHOTOS, SETTINGS)
@@ -91,7 +91,7 @@ def test_a_sound_scorer_passes_every_gate(sound):
     assert sound.error == ""
 
 
-def test_everything_is_measured(sound):
+def test_every_measure_of_a_sound_scorer_is_finite_and_plausible(sound):
     numbers = {name: value for name, value in vars(sound).items() if name != "error"}
     assert all(math.isfinite(value) and value >= 0 for value in numbers.values()), numbers
     assert sound.photos == export_probe_worker.BATCH  # repeated up to a full batch
@@ -100,78 +100,82 @@ def test_everything_is_measured(sound):
     assert 0.01 < sound.size_megabytes < 2
 
 
-def test_a_scorer_that_depends_on_the_batch_fails_that_gate_alone():
+def test_a_scorer_that_depends_on_the_batch_fails_only_the_batch_gate():
     assert failed(export_probe.probe(scorer_with(Neighbours()), PHOTOS, SETTINGS)) == {"batch"}
 
 
-def test_a_scorer_that_is_served_other_pixels_than_it_learnt_from_fails_the_agreement_alone():
+def test_a_scorer_served_other_pixels_than_in_training_fails_only_the_agreement_gate():
     assert failed(export_probe.probe(scorer_with(kind=Skewed), PHOTOS, SETTINGS)) == {"agreement"}
 
 
-def test_a_slow_scorer_fails_the_latency_alone(sound):
-    found = export_probe.probe(scorer_with(Slow()), PHOTOS, SETTINGS)
-    # Between the two: the slow one takes many times as long as the sound one, also on a machine that is busy by turns.
-    limit = (sound.latency_median + found.latency_median) / 2
+def test_a_slow_scorer_fails_only_the_latency_gate(sound):
+    slow = export_probe.probe(scorer_with(Slow()), PHOTOS, SETTINGS)
+    # The slow scorer takes many times as long as the sound one, also on a busy machine, so the limit is between both.
+    limit = (sound.latency_median + slow.latency_median) / 2
     assert sound.latency_median < limit
-    assert failed(found, replace(SETTINGS, maximum_latency=limit)) == {"latency"}
+    assert failed(slow, replace(SETTINGS, maximum_latency=limit)) == {"latency"}
 
 
-def test_a_scorer_that_is_too_large_fails_the_size_alone(sound):
+def test_a_scorer_above_the_size_limit_fails_only_the_size_gate(sound):
     assert failed(sound, replace(SETTINGS, maximum_size=sound.size_megabytes / 2)) == {"size"}
 
 
-def test_a_scorer_that_needs_the_process_that_built_it_does_not_serve(tmp_path):
+def test_a_scorer_that_needs_the_process_that_built_it_fails_every_gate_but_size(tmp_path):
     scorer = scorer_with(AtHome())
     saved_model.export(scorer, tmp_path)
     integrity.write_record(tmp_path, {})
-    here = saved_model.load(str(tmp_path)).score(PHOTOS)  # where its Python still is, nothing is amiss
-    np.testing.assert_allclose(here, scorer.score(PHOTOS), atol=1e-5)
+    scores_in_this_process = saved_model.load(str(tmp_path)).score(
+        PHOTOS
+    )  # in the process that built it, the scorer works
+    np.testing.assert_allclose(scores_in_this_process, scorer.score(PHOTOS), atol=1e-5)
 
-    found = export_probe.probe(scorer, PHOTOS, SETTINGS)
-    assert failed(found) == KEYS - {"size"}  # nothing of what only an answer can tell was measured
-    assert "exit status 1" in found.error
-    assert all(found.error in gate.reason for gate in export_probe.gates(found, SETTINGS) if gate.verdict == "failed")
+    probed = export_probe.probe(scorer, PHOTOS, SETTINGS)
+    assert failed(probed) == KEYS - {"size"}  # only the size is measured without an answer
+    assert "exit status 1" in probed.error
+    assert all(probed.error in gate.reason for gate in export_probe.gates(probed, SETTINGS) if gate.verdict == "failed")
 
 
-def test_a_process_that_answers_and_then_dies_fails_that_gate_alone(sound):
+def test_a_process_that_answers_and_then_dies_fails_only_the_fresh_process_gate(sound):
     assert failed(replace(sound, error="it ended with exit status -11: ")) == {"fresh_process"}
 
 
-def test_a_process_that_hangs_is_ended_and_told(monkeypatch):
+def test_a_process_that_hangs_is_killed_and_reported(monkeypatch):
     monkeypatch.setattr(export_probe, "TIMEOUT", 0.2)
-    found = export_probe.probe(scorer_with(), PHOTOS, SETTINGS)
-    assert found.error == "it was not done within 0.2 seconds"
-    assert failed(found) == KEYS - {"size"}
+    probed = export_probe.probe(scorer_with(), PHOTOS, SETTINGS)
+    assert probed.error == "it was not done within 0.2 seconds"
+    assert failed(probed) == KEYS - {"size"}
 
 
-def test_a_scorer_that_cannot_be_exported_fails_every_gate_and_says_why(monkeypatch):
+def test_a_scorer_that_cannot_be_exported_fails_every_gate_and_the_error_says_why(monkeypatch):
     def refuse(*_):
         raise TypeError("no such operation\nand much more")
 
     monkeypatch.setattr(saved_model, "export", refuse)
-    found = export_probe.probe(scorer_with(), PHOTOS, SETTINGS)
-    assert failed(found) == KEYS
-    assert found.error == "the scorer could not be exported: TypeError: no such operation"
+    probed = export_probe.probe(scorer_with(), PHOTOS, SETTINGS)
+    assert failed(probed) == KEYS
+    assert probed.error == "the scorer could not be exported: TypeError: no such operation"
 
 
 @pytest.mark.parametrize("measure", ["batch_difference", "agreement_difference", "latency_95", "size_megabytes"])
-def test_what_is_no_number_fails(measure, sound):
+def test_a_nan_measure_fails_its_gate(measure, sound):
     (key,) = failed(replace(sound, **{measure: math.nan}))
     (gate,) = (gate for gate in export_probe.gates(replace(sound, **{measure: math.nan}), SETTINGS) if gate.key == key)
     assert measure.split("_")[0] == key
     assert "could not be measured" in gate.reason
 
 
-def test_no_photo_is_an_error():
+def test_a_probe_without_photos_is_an_error():
     with pytest.raises(ValueError, match="expected photos"):
         export_probe.probe(scorer_with(), [], SETTINGS)
 
 
-def test_what_was_measured_is_json(sound):
+def test_a_probe_result_is_written_as_json(sound):
     assert decision.to_json_value(replace(sound, latency_95=math.nan))["latency_95"] is None
 
 
-def test_a_bundle_scores_in_one_graph_as_operation_by_operation(small_scorer):
+def test_a_bundle_scores_the_same_as_a_graph_and_eagerly(small_scorer):
     scorer = bundle.load(small_scorer)
     eager = scorer.model(scorer.pixels(tf.constant(PHOTOS)), training=False).numpy()
-    np.testing.assert_allclose(scorer.score(PHOTOS), eager, atol=1e-4)  # a graph folds batch norms into convolutions
+    np.testing.assert_allclose(
+        scorer.score(PHOTOS), eager, atol=1e-4
+    )  # a graph folds batch normalisation into convolutions

@@ -1,4 +1,4 @@
-"""Each fault is found by the gate that is there for it, and by no other; a sound scorer passes all."""
+"""Evaluation gates: each fault fails its own gate and no other, and a sound scorer passes all gates."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,10 +30,10 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def judge(data, tmp_path, monkeypatch) -> Callable[..., EvaluationResults]:
-    """Evaluate a designed scorer, with another one published as version 3 when given."""
+    """Evaluate a designed scorer; a given champion is published as version 3."""
     monkeypatch.setattr(
         export_probe, "probe", lambda *asked: SERVED
-    )  # in a process of its own: tests/evaluation/test_export_probe.py
+    )  # tests/evaluation/test_export_probe.py tests the probe
 
     def judged(features, champion=None, settings=SETTINGS):
         models = str(tmp_path / "models")
@@ -41,23 +41,23 @@ def judge(data, tmp_path, monkeypatch) -> Callable[..., EvaluationResults]:
             channels.promote_pushed(models, "portraits", 3)
             monkeypatch.setattr(saved_model, "load", lambda uri: champion)
         records = partial(photos.records, data, "test")
-        found = evaluate_scorer(designed.scorer(**features), records, PHOTOS, models, "portraits", settings)
-        return {gate.key: gate for gate in all_gates(found, settings)}
+        results = evaluate_scorer(designed.scorer(**features), records, PHOTOS, models, "portraits", settings)
+        return {gate.key: gate for gate in all_gates(results, settings)}
 
     return judged
 
 
 def no(gates) -> set[str]:
-    """The gates that said no."""
+    """Return the keys of the gates that did not pass."""
     return {key for key, gate in gates.items() if gate.verdict != "passed"}
 
 
-def test_a_sound_scorer_passes_every_gate_with_a_champion_and_without(judge):
+def test_a_sound_scorer_passes_every_gate_with_and_without_a_champion(judge):
     assert no(judge(SOUND)) == set()
     assert no(judge(SOUND, champion=designed.scorer(**SOUND))) == set()
 
 
-# What the scorer sees, the settings that set this fault apart from others, and the gate that finds it.
+# By fault: the scorer's features, the settings that isolate the fault, and the gate that finds it.
 FAULTS = {
     "noise": ({**SOUND, "stripes": 20, "intercept": 0.0}, {"minimum_srcc": 0.995, "maximum_rise": 9.0}, "srcc"),
     "too kind": ({**SOUND, "intercept": 2.8}, {"maximum_emd": 1.0}, "emd"),
@@ -78,48 +78,48 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_fails_its_gate_and_no_other(judge, fault):
+def test_a_scorer_with_one_fault_fails_only_the_gate_of_that_fault(judge, fault):
     features, settings, gate = FAULTS[fault]
     assert no(judge(features, settings=replace(SETTINGS, **settings))) == {gate}
 
 
-def test_a_scorer_that_is_clearly_worse_than_the_champion_fails_against_it_alone(judge):
-    lenient = replace(SETTINGS, maximum_rise=9.0)  # noise on a photo is stripes to this scorer
+def test_a_scorer_clearly_worse_than_the_champion_fails_only_the_champion_gates(judge):
+    lenient = replace(SETTINGS, maximum_rise=9.0)  # this scorer takes noise for stripes
     gates = judge(WORSE, champion=designed.scorer(**SOUND), settings=lenient)
     assert no(gates) == {"champion_srcc", "champion_lcc", "champion_emd"}
 
 
-def test_what_fails_against_the_champion_passes_without_one(judge):
+def test_a_scorer_that_fails_against_the_champion_passes_without_a_champion(judge):
     assert no(judge(WORSE, settings=replace(SETTINGS, maximum_rise=9.0))) == set()
 
 
-def test_the_gate_compares_with_the_champion_and_not_with_the_scorer_itself(judge):
+def test_the_champion_gate_compares_with_the_champion_and_not_with_the_scorer_itself(judge):
     assert judge(WORSE, champion=designed.scorer(**WORSE))["champion_srcc"].value == 0
     assert judge(WORSE, champion=designed.scorer(**SOUND))["champion_srcc"].value < 0
     assert judge(SOUND, champion=designed.scorer(**WORSE))["champion_srcc"].value > 0
 
 
-def test_a_constant_scorer_fails_wherever_it_is_measured_and_crashes_nothing(judge):
+def test_a_constant_scorer_fails_its_gates_and_raises_no_error(judge):
     gates = judge({"intercept": 5.5})
     assert {"srcc", "spread", "slope", "outside", "emd_floor", "slice_floor"} <= no(gates)
 
 
-def test_a_champion_of_another_signature_is_a_verdict_and_no_crash(judge):
-    class Other:
+def test_a_champion_with_other_outputs_gives_the_verdict_not_judged_and_no_error(judge):
+    class OtherOutputs:
         def score(self, photos):
             return np.ones((len(photos), 3))
 
-    gates = judge(SOUND, champion=Other())
+    gates = judge(SOUND, champion=OtherOutputs())
     assert no(gates) == {"champion_srcc", "champion_lcc", "champion_emd"}
     assert {gates[key].verdict for key in no(gates)} == {"not judged"}
     assert "expected votes" in gates["champion_srcc"].reason
 
 
-def test_a_slow_export_fails_its_gate_alone(judge, monkeypatch):
+def test_a_slow_export_fails_only_the_latency_gate(judge, monkeypatch):
     monkeypatch.setattr(export_probe, "probe", lambda *asked: replace(SERVED, latency_95=900.0))
     assert no(judge(SOUND)) == {"latency"}
 
 
-def test_without_a_champion_there_is_nothing_to_lose_to_and_the_gate_says_so(judge):
+def test_without_a_champion_the_reason_of_the_champion_gate_says_so(judge):
     gates = judge(SOUND)
     assert "champion" in gates["champion_srcc"].reason

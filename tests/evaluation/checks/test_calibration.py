@@ -1,4 +1,4 @@
-"""A scorer that has collapsed, is off scale or tells no more than a constant is recognised, each by its own gate."""
+"""Calibration gates: a collapsed scorer, an off-scale scorer and a useless scorer each fail their own gate."""
 
 from dataclasses import replace
 
@@ -18,14 +18,14 @@ QUICK = Evaluation(bootstrap=200)
 
 
 def votes(means, deviation=1.4):
-    """Votes [n, 10] as a normal distribution around these means."""
+    """Return votes [n, 10] normally distributed around the means."""
     shares = np.exp(-((np.array(SCORES) - np.asarray(means, float)[:, None]) ** 2) / (2 * deviation**2))
     return shares / shares.sum(axis=1, keepdims=True)
 
 
 def predictions(truth, predicted, groups=()):
-    """From votes [n, 10] each, or from mean scores [n] of such."""
-    truth, predicted = (np.asarray(each, float) for each in (truth, predicted))
+    """Build predictions from votes [n, 10] or from mean scores [n] of the truth and the scorer."""
+    truth, predicted = (np.asarray(values, float) for values in (truth, predicted))
     return Predictions(
         photo_ids=[f"{number}.jpg" for number in range(len(truth))],
         truth=truth if truth.ndim == 2 else votes(truth),
@@ -49,7 +49,7 @@ def failing(of):
     return [key for key, gate in verdicts(of).items() if gate.verdict == "failed"]
 
 
-def test_a_sound_scorer_passes_all_four():
+def test_a_sound_scorer_passes_all_four_calibration_gates():
     truth, rng = people()
     assert list(verdicts(predictions(truth, truth + rng.normal(0, 0.6, 400)))) == [
         "spread", "slope", "outside", "emd_floor"
@@ -57,20 +57,20 @@ def test_a_sound_scorer_passes_all_four():
     assert failing(predictions(truth, truth + rng.normal(0, 0.6, 400))) == []
 
 
-def test_scores_close_together_fail_the_spread_only_where_people_stay_in_the_middle_too():
+def test_scores_close_together_fail_only_the_spread_if_people_stay_in_the_middle_too():
     truth, _ = people(deviation=0.4)
     assert failing(predictions(truth, 5.5 + 0.3 * (truth - 5.5))) == ["spread"]
 
 
-def test_wild_scores_for_some_photos_fail_the_slope_only():
+def test_wild_scores_for_some_photos_fail_only_the_slope():
     truth, rng = people(deviation=0.9)
-    wild = np.where(rng.random(400) < 0.1, rng.choice([1.5, 9.5], 400), truth)
-    assert failing(predictions(truth, wild)) == ["slope"]
+    scores = np.where(rng.random(400) < 0.1, rng.choice([1.5, 9.5], 400), truth)
+    assert failing(predictions(truth, scores)) == ["slope"]
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.floats(0.05, 3.0), st.floats(0.0, 2.0), st.integers(0, 100))
-def test_a_slope_below_one_half_is_where_a_constant_has_the_smaller_squared_error(stretch, noise, seed):
+def test_a_constant_has_the_smaller_squared_error_exactly_if_the_slope_is_below_one_half(stretch, noise, seed):
     rng = np.random.default_rng(seed)
     truth = rng.normal(0, 1, 50)
     predicted = stretch * (truth - truth.mean()) + noise * rng.normal(0, 1, 50)
@@ -81,34 +81,34 @@ def test_a_slope_below_one_half_is_where_a_constant_has_the_smaller_squared_erro
     assert (slope < 0.5) == (np.mean((predicted - truth) ** 2) > np.var(truth))
 
 
-def test_no_score_outside_the_middle_fails_that_gate_only():
+def test_scores_that_never_leave_the_middle_fail_only_the_outside_gate():
     truth, _ = people()
     assert failing(predictions(truth, np.clip(truth, 4.2, 6.8))) == ["outside"]
 
 
-def test_votes_no_better_than_a_constant_fail_the_floor_only():
+def test_votes_no_better_than_a_constant_fail_only_the_emd_floor():
     truth, _ = people()
-    sure_of_the_wrong = np.eye(10)[np.clip(np.rint(truth + 1.4), 1, 10).astype(int) - 1]
-    assert failing(predictions(truth, sure_of_the_wrong)) == ["emd_floor"]
+    certain_but_wrong = np.eye(10)[np.clip(np.rint(truth + 1.4), 1, 10).astype(int) - 1]
+    assert failing(predictions(truth, certain_but_wrong)) == ["emd_floor"]
 
 
 @pytest.mark.parametrize("constant", ["the mean of the votes", "the median of the cumulative votes"])
-def test_a_collapsed_scorer_fails_every_gate_whichever_constant_it_gives(constant):
+def test_a_constant_scorer_fails_every_gate_for_each_best_constant(constant):
     truth, _ = people()
     shares = votes(truth)
     mean, median = shares.mean(axis=0), np.diff(np.median(np.cumsum(shares, axis=1), axis=0), prepend=0)
-    answer = mean if constant == "the mean of the votes" else median
-    assert failing(predictions(truth, np.tile(answer, (400, 1)))) == ["spread", "slope", "outside", "emd_floor"]
+    constant_votes = mean if constant == "the mean of the votes" else median
+    assert failing(predictions(truth, np.tile(constant_votes, (400, 1)))) == ["spread", "slope", "outside", "emd_floor"]
 
 
-def test_no_slope_is_told_of_a_constant_and_the_reason_says_why():
+def test_a_constant_scorer_has_no_slope_and_the_reason_says_why():
     truth, _ = people()
     gate = verdicts(predictions(truth, np.full(400, 5.0)))["slope"]
     assert np.isnan(gate.value)
     assert "every photo gets the same score" in gate.reason
 
 
-def test_a_prediction_that_is_no_number_fails_every_gate_and_says_so():
+def test_a_nan_prediction_fails_every_gate_and_the_reason_says_so():
     truth, _ = people()
     broken = votes(truth)
     broken[3] = np.nan
@@ -117,90 +117,109 @@ def test_a_prediction_that_is_no_number_fails_every_gate_and_says_so():
         assert "a prediction is no number" in gate.reason
 
 
-def test_where_people_rate_nothing_outside_the_middle_the_scorer_need_not():
+def test_the_outside_gate_passes_if_people_rate_nothing_outside_the_middle():
     truth, _ = people(deviation=0.4)
     gate = verdicts(predictions(truth, truth))["outside"]
     assert gate.verdict == "passed"
     assert "people rate none" in gate.reason
 
 
-def test_slope_intercept_and_spread_are_those_of_least_squares():
+def test_slope_and_intercept_are_those_of_linear_regression():
     truth, rng = people()
-    of = predictions(truth, 3 + 0.4 * truth + rng.normal(0, 0.5, 400))
-    t, p = regression.mean_scores(of.truth), regression.mean_scores(of.scorer)
-    line, found = stats.linregress(p, t), calibration.calibrate(of, QUICK)
-    assert (found.slope.value, found.intercept.value) == pytest.approx((line.slope, line.intercept))
-    assert found.spread.value == pytest.approx(np.std(p) / np.std(t))
+    data = predictions(truth, 3 + 0.4 * truth + rng.normal(0, 0.5, 400))
+    truth_means, predicted_means = regression.mean_scores(data.truth), regression.mean_scores(data.scorer)
+    regression_line, result = stats.linregress(predicted_means, truth_means), calibration.calibrate(data, QUICK)
+    assert (result.slope.value, result.intercept.value) == pytest.approx(
+        (regression_line.slope, regression_line.intercept)
+    )
+    assert result.spread.value == pytest.approx(np.std(predicted_means) / np.std(truth_means))
 
 
-def test_the_shares_outside_are_counted():
+def test_the_fractions_outside_the_middle_are_counted():
     truth = np.array([3.9, 4.0, 5.0, 6.0, 7.0, 7.1, 7.2, 5.5, 5.5, 5.5])
-    exactly = np.stack([np.interp(np.arange(1, 11), [m - 1, m, m + 1], [0, 1, 0]) for m in truth])
-    found = calibration.calibrate(predictions(exactly, np.roll(exactly, 1, axis=0)), QUICK)
-    assert found.outside_people.value == pytest.approx(0.3)
-    assert found.outside.value == pytest.approx(1.0)
+    votes_with_these_means = np.stack(
+        [np.interp(np.arange(1, 11), [mean - 1, mean, mean + 1], [0, 1, 0]) for mean in truth]
+    )
+    result = calibration.calibrate(
+        predictions(votes_with_these_means, np.roll(votes_with_these_means, 1, axis=0)), QUICK
+    )
+    assert result.outside_people.value == pytest.approx(0.3)
+    assert result.outside.value == pytest.approx(1.0)
 
 
-def test_the_floor_is_the_constant_answer_with_the_least_emd():
+def test_the_emd_floor_is_the_emd_of_the_best_constant_votes():
     rng = np.random.default_rng(0)
     truth = rng.dirichlet(np.ones(10), 60)
-    found = calibration.calibrate(predictions(truth, truth), QUICK)
-    others = rng.dirichlet(np.ones(10), 300)
-    others[0] = truth.mean(axis=0)
-    assert min(regression.emd(truth, np.tile(each, (60, 1))) for each in others) >= found.floor.value
-    assert found.mean_votes.value == pytest.approx(regression.emd(truth, np.tile(others[0], (60, 1))))
+    result = calibration.calibrate(predictions(truth, truth), QUICK)
+    constants = rng.dirichlet(np.ones(10), 300)
+    constants[0] = truth.mean(axis=0)
+    assert min(regression.emd(truth, np.tile(constant, (60, 1))) for constant in constants) >= result.floor.value
+    assert result.mean_votes.value == pytest.approx(regression.emd(truth, np.tile(constants[0], (60, 1))))
 
 
-def test_a_perfect_scorer_has_all_the_skill_and_a_calibrated_slope():
+def test_a_perfect_scorer_has_skill_slope_and_spread_1():
     truth, _ = people()
-    found = calibration.calibrate(predictions(truth, truth), QUICK)
-    assert (found.skill.value, found.slope.value, found.spread.value) == pytest.approx((1, 1, 1))
+    result = calibration.calibrate(predictions(truth, truth), QUICK)
+    assert (result.skill.value, result.slope.value, result.spread.value) == pytest.approx((1, 1, 1))
 
 
-def test_a_gain_over_the_floor_that_may_be_chance_is_not_enough():
+def test_a_gain_over_the_emd_floor_that_may_be_chance_fails():
     rng = np.random.default_rng(1)
     truth = rng.dirichlet(np.ones(10), 40)
     constant = np.diff(np.median(np.cumsum(truth, axis=1), axis=0), prepend=0)
-    of = predictions(
+    data = predictions(
         truth, np.where(np.arange(40)[:, None] < 2, truth, 0.98 * constant + 0.02 * rng.dirichlet(np.ones(10), 40))
     )
-    assert calibration.calibrate(of, QUICK).skill.value > 0
-    assert verdicts(of)["emd_floor"].verdict == "failed"
+    assert calibration.calibrate(data, QUICK).skill.value > 0
+    assert verdicts(data)["emd_floor"].verdict == "failed"
 
 
-def test_bins_are_tenths_of_the_photos_in_the_order_of_predictions():
+def test_bins_hold_a_tenth_of_the_photos_each_in_the_order_of_predictions():
     truth, rng = people(photos=105)
-    found = calibration.calibrate(predictions(truth, truth + rng.normal(0, 1, 105)), QUICK).bins
-    assert [each.photos for each in found] == [11] * 5 + [10] * 5
-    assert [each.predicted for each in found] == sorted(each.predicted for each in found)
-    assert np.average([each.people for each in found], weights=[each.photos for each in found]) == pytest.approx(
-        regression.mean_scores(votes(truth)).mean()
+    bins = calibration.calibrate(predictions(truth, truth + rng.normal(0, 1, 105)), QUICK).bins
+    assert [calibration_bin.photos for calibration_bin in bins] == [11] * 5 + [10] * 5
+    assert [calibration_bin.predicted for calibration_bin in bins] == sorted(
+        calibration_bin.predicted for calibration_bin in bins
     )
+    assert np.average(
+        [calibration_bin.people for calibration_bin in bins],
+        weights=[calibration_bin.photos for calibration_bin in bins],
+    ) == pytest.approx(regression.mean_scores(votes(truth)).mean())
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.floats(0.5, 2.0), st.floats(-1.0, 1.0), st.integers(0, 100))
-def test_scores_stretched_have_that_much_less_slope_and_more_spread(factor, shift, seed):
+def test_stretching_the_scores_divides_the_slope_and_multiplies_the_spread(factor, shift, seed):
     rng = np.random.default_rng(seed)
-    of = predictions(rng.dirichlet(np.ones(10), 30), rng.dirichlet(np.ones(10), 30))
-    t, p = regression.mean_scores(of.truth), regression.mean_scores(of.scorer)
-    parts = [calibration._summands(t, scores, *np.zeros((3, 30))) for scores in (p, shift + factor * p)]
-    one, other = (calibration._estimates_from_sums(part.sum(axis=0, keepdims=True)) for part in parts)
-    assert other["slope"] * factor == pytest.approx(one["slope"], rel=1e-6)
-    assert other["spread"] == pytest.approx(factor * one["spread"], rel=1e-6)
+    data = predictions(rng.dirichlet(np.ones(10), 30), rng.dirichlet(np.ones(10), 30))
+    truth_means, predicted_means = regression.mean_scores(data.truth), regression.mean_scores(data.scorer)
+    parts = [
+        calibration._summands(truth_means, scores, *np.zeros((3, 30)))
+        for scores in (predicted_means, shift + factor * predicted_means)
+    ]
+    original, stretched = (calibration._estimates_from_sums(part.sum(axis=0, keepdims=True)) for part in parts)
+    assert stretched["slope"] * factor == pytest.approx(original["slope"], rel=1e-6)
+    assert stretched["spread"] == pytest.approx(factor * original["spread"], rel=1e-6)
 
 
-def test_photos_of_one_person_count_as_one_piece_of_evidence():
+def test_photos_of_one_person_widen_the_interval_of_the_slope():
     truth, rng = people(photos=100)
     predicted = truth + rng.normal(0, 1, 100)
     truth, predicted = np.repeat(truth, 4), np.repeat(predicted, 4)
     persons = [str(number // 4) for number in range(400)]
-    alone, grouped = (calibration.calibrate(predictions(truth, predicted, groups), QUICK) for groups in ((), persons))
-    assert grouped.slope.high - grouped.slope.low > 1.6 * (alone.slope.high - alone.slope.low)
+    ungrouped, grouped = (
+        calibration.calibrate(predictions(truth, predicted, groups), QUICK) for groups in ((), persons)
+    )
+    assert grouped.slope.high - grouped.slope.low > 1.6 * (ungrouped.slope.high - ungrouped.slope.low)
 
 
-def test_thresholds_are_those_of_the_settings():
+def test_gate_thresholds_are_those_of_the_settings():
     truth, rng = people()
-    found = calibration.calibrate(predictions(truth, truth + rng.normal(0, 0.6, 400)), QUICK)
-    harder = replace(QUICK, minimum_spread=5, minimum_slope=5, minimum_outside=5)
-    assert [gate.verdict for gate in calibration.gates(found, harder)] == ["failed", "failed", "failed", "passed"]
+    result = calibration.calibrate(predictions(truth, truth + rng.normal(0, 0.6, 400)), QUICK)
+    strict_settings = replace(QUICK, minimum_spread=5, minimum_slope=5, minimum_outside=5)
+    assert [gate.verdict for gate in calibration.gates(result, strict_settings)] == [
+        "failed",
+        "failed",
+        "failed",
+        "passed",
+    ]
