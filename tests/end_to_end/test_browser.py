@@ -1,4 +1,4 @@
-"""The evaluation's page as people see it: in headless Chromium, on a desk and on a phone, in light and in dark."""
+"""The evaluation page in headless Chromium: desktop and phone width, light and dark scheme."""
 
 import html
 import io
@@ -51,7 +51,7 @@ addEventListener("message", told => document.querySelector("pre").textContent = 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Path:
-    """A whole evaluation's page, with a champion, slices and photos."""
+    """Write the page of a full evaluation with a champion, slices and photos."""
     if not CHROMIUM:
         pytest.skip("install chromium to see the pages as people do")
     folder = tmp_path_factory.mktemp("page")
@@ -72,28 +72,28 @@ def page(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def seen(page):
-    """What the browser says of the page at a width, in light or dark."""
+    """Return a function that measures the page in the browser at a width, in light or dark scheme."""
     (page.parent / "measured.html").write_text(page.read_text() + MEASURE)
 
     def measured(width: int, dark: bool = False) -> dict:
         frame = page.parent / f"frame{width}{dark}.html"
         frame.write_text(FRAME.format(page="measured.html", width=width))
-        found = chromium(
+        dom = chromium(
             "--dump-dom", "--virtual-time-budget=5000", f"--window-size={width + 100},1000", url=frame, dark=dark
         )
-        return json.loads(html.unescape(re.search(r"<pre>(.*?)</pre>", found.decode(), re.DOTALL)[1]))
+        return json.loads(html.unescape(re.search(r"<pre>(.*?)</pre>", dom.decode(), re.DOTALL)[1]))
 
     return measured
 
 
 def chromium(*options: str, url: Path, dark: bool = False) -> bytes:
     scheme = [f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
-    done = subprocess.run([*COMMAND, *scheme, *options, url.as_uri()], capture_output=True, check=True, timeout=120)
-    return done.stdout
+    process = subprocess.run([*COMMAND, *scheme, *options, url.as_uri()], capture_output=True, check=True, timeout=120)
+    return process.stdout
 
 
 def contrast(one: str, other: str) -> float:
-    """Of two CSS colours, from 1 to 21 (WCAG 2.1, contrast ratio)."""
+    """Return the WCAG 2.1 contrast ratio of two CSS colours, from 1 to 21."""
 
     def luminance(colour: str) -> float:
         values = np.array([int(part) for part in re.findall(r"\d+", colour)[:3]]) / 255
@@ -105,29 +105,29 @@ def contrast(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize("width", [DESK, PHONE])
-def test_nobody_has_to_scroll_sideways(seen, width):
-    found = seen(width)
-    assert found["width"] == width
-    assert found["needed"] <= width
+def test_the_page_is_not_wider_than_the_window(seen, width):
+    measures = seen(width)
+    assert measures["width"] == width
+    assert measures["needed"] <= width
 
 
 @pytest.mark.parametrize("width", [DESK, PHONE])
-def test_the_verdict_is_seen_without_scrolling(seen, width):
+def test_the_verdict_is_visible_without_scrolling(seen, width):
     assert 0 < seen(width)["verdict"] < 300
 
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_text_is_legible_in_light_and_in_dark(seen, dark):
-    found = seen(DESK, dark)
-    assert contrast(found["text"], found["body"]) > 7
-    assert (contrast(found["body"], "rgb(0, 0, 0)") < 2) == dark
+    measures = seen(DESK, dark)
+    assert contrast(measures["text"], measures["body"]) > 7
+    assert (contrast(measures["body"], "rgb(0, 0, 0)") < 2) == dark
 
 
 def test_the_page_fetches_nothing_and_shows_every_photo(seen):
-    found = seen(DESK)
-    assert found["fetched"] == 0
-    assert found["images"] > 100
-    assert found["broken"] == 0
+    measures = seen(DESK)
+    assert measures["fetched"] == 0
+    assert measures["images"] > 100
+    assert measures["broken"] == 0
 
 
 @pytest.mark.parametrize(("width", "dark"), [(DESK, False), (PHONE, True)])

@@ -37,16 +37,18 @@ SHORT = [
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """Make a person's own folder: photos and tables with the names of the documents, and the documents' schedules."""
-    place = tmp_path_factory.mktemp("own")
-    sample = draw_sample(place / "drawn", labelled=48, unlabelled=12, seed=5)
-    Path(sample.photos).rename(place / "photos")
-    for photo, name in zip(sorted((place / "photos").glob("*.jpg")), ("portrait.jpg", "another.jpg"), strict=False):
-        shutil.copy(photo, place / name)
-    Path(sample.unlabelled).rename(place / "more-photos")
-    Path(sample.ratings).rename(place / "ratings.csv")
-    Path(sample.attributes).rename(place / "attributes.csv")
-    (place / "schedules.yaml").write_text(documents.schedules())
-    return place
+    own_folder = tmp_path_factory.mktemp("own")
+    sample = draw_sample(own_folder / "drawn", labelled=48, unlabelled=12, seed=5)
+    Path(sample.photos).rename(own_folder / "photos")
+    for photo, name in zip(
+        sorted((own_folder / "photos").glob("*.jpg")), ("portrait.jpg", "another.jpg"), strict=False
+    ):
+        shutil.copy(photo, own_folder / name)
+    Path(sample.unlabelled).rename(own_folder / "more-photos")
+    Path(sample.ratings).rename(own_folder / "ratings.csv")
+    Path(sample.attributes).rename(own_folder / "attributes.csv")
+    (own_folder / "schedules.yaml").write_text(documents.schedules())
+    return own_folder
 
 
 @pytest.fixture(scope="module")
@@ -66,21 +68,21 @@ def runnable(command: str, host: str) -> list[str]:
     """Return the command with this Python, the stand-in's address and, for a run, settings that make it short."""
     words = documents.words(command, host)
     if words[:3] == ["python", "-m", "pipeline"]:
-        more = {"run": ["--set", *SHORT], "compile": ["--file", "pipeline.yaml"]}
-        return [sys.executable, *words[1:], *more.get(words[3], [])]
+        extra_options = {"run": ["--set", *SHORT], "compile": ["--file", "pipeline.yaml"]}
+        return [sys.executable, *words[1:], *extra_options.get(words[3], [])]
     return words
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_documents_command_works(command, folder, host, request):
+def test_a_command_of_a_document_works(command, folder, host, request):
     if command == ". .venv/bin/activate":
         assert ".venv" in (ROOT / "Makefile").read_text()
         return
     if "http://localhost:8080" in command:
         command = command.replace("http://localhost:8080", request.getfixturevalue("served"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(runnable(command, host), cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = subprocess.run(runnable(command, host), cwd=folder, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
 def test_score_writes_the_columns_that_the_readme_names(folder):

@@ -1,7 +1,7 @@
-"""The life of a data set in three runs; scale/ has ten runs of it, in clouds and on Beam."""
+"""A data set's life cycle in three runs; scale/ has ten runs of it, in clouds and on Beam."""
 
 from tests.end_to_end.life import live, place
 
 
-def test_a_life_of_a_data_set_breaks_no_rule(tmp_path):
+def test_three_runs_of_a_data_sets_life_cycle_keep_every_invariant(tmp_path):
     live(1, place(tmp_path, str(tmp_path / "workspace")), runs=3)

@@ -22,7 +22,7 @@ MODELS = "gs://bucket/models"
 
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory, small_scorer) -> Iterator[gcs.Server]:
-    """The page's bucket: photos, ratings, and two versions of which the second is the champion."""
+    """Fill the page's bucket with photos, ratings and two versions; the second is the champion."""
     from components.scorer.artifacts import bundle, saved_model
     from components.scorer.registry import integrity
 
@@ -43,7 +43,7 @@ def bucket(tmp_path_factory, small_scorer) -> Iterator[gcs.Server]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[kubeflow.Kubeflow]:
-    """The page's Kubeflow, before a checkout of its second revision."""
+    """Start the page's Kubeflow server; the client's checkout is at revision ``abc123``."""
     patch = pytest.MonkeyPatch()
     patch.setattr(client, "git_revision", lambda: "abc123")
     with kubeflow.serving() as serving:
@@ -61,7 +61,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 @pytest.mark.usefixtures("bucket", "folder")
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_pages_command_works(command, server, capsys):
+def test_a_command_of_the_operations_pages_works(command, server, capsys):
     if "channels.json" in command:
         storage.delete_tree(f"{MODELS}/portraits/channels.json")
     words = documents.words(command, server.url)
@@ -72,18 +72,18 @@ def test_the_pages_command_works(command, server, capsys):
     assert main(words[3:]) == 0, capsys.readouterr().err
 
 
-def test_its_commands_have_left_the_champion_that_they_say(bucket):
+def test_after_the_commands_the_champion_is_the_documented_version(bucket):
     assert channels.read(MODELS, "portraits") == {"champion": 2, "previous": None}
     assert [entry["why"] for entry in channels.audit(MODELS, "portraits")] == [
         "restored after the loss of channels.json"
     ]
 
 
-def test_its_commands_have_left_one_schedule_that_runs_the_version_rolled_back_to(server):
-    (enabled,) = [run for run in server.recurring if run["status"] == "ENABLED"]
+def test_after_the_commands_one_schedule_runs_the_version_rolled_back_to(server):
+    (enabled_schedule,) = [run for run in server.recurring if run["status"] == "ENABLED"]
     (version,) = [
-        each for each in server.versions
-        if each["pipeline_version_id"] == enabled["pipeline_version_reference"]["pipeline_version_id"]
+        candidate for candidate in server.versions
+        if candidate["pipeline_version_id"] == enabled_schedule["pipeline_version_reference"]["pipeline_version_id"]
     ]  # fmt: skip
     assert version["display_name"] == "v0.1.0"
 
@@ -97,7 +97,7 @@ def test_the_pages_have_a_section_for_every_case():
     ]  # fmt: skip
 
 
-def test_the_parameters_and_files_that_it_names_are_there():
+def test_the_parameters_and_files_named_by_the_pages_exist():
     from pipeline import parameters
 
     for name in ("maximum_slice_gap", "warn_only", "accelerator", "resume"):

@@ -1,6 +1,6 @@
-"""The models' bucket in trouble, at every request of every operation in turn: survived, or one error and nothing half.
+"""Faults of the models' bucket at every request of every operation: survived, or one error and no half-done change.
 
-Busy servers (429, 503), connections reset before or after the work was done, and answers that come too late.
+The faults: busy servers (429, 503), connections reset before or after the change was made, and slow answers.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from tests.builders.versions import NAME, complete, push, serving, write
 from tests.fakes import gcs
 
 TROUBLES = (503, "reset", 429, "lost")
-MOST = 6  # requests of an operation that are met with trouble: all, or as many evenly among them
+MOST = 6  # requests of an operation that get a fault: all, or this many evenly among them
 
 
 def _two(models: str) -> None:
@@ -33,7 +33,7 @@ OPERATIONS: dict[str, tuple[Callable[[str], Any], Callable[[str], Any]]] = {
         lambda models: [gone.version for gone in versions.collect_garbage(models, NAME, keep=1)],
     ),
 }
-"""What is there before, and what meets the trouble."""
+"""By name: the preparation of a models folder, and the operation during which faults occur."""
 
 EACH = pytest.mark.parametrize(
     ("bucket", "name"),
@@ -44,7 +44,7 @@ EACH = pytest.mark.parametrize(
 
 @pytest.fixture
 def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A server with trouble on cue, whose clients do not pause before they ask again, and the address of a folder."""
+    """Return a server that injects faults, with its address; its clients retry without delay."""
     from google.cloud.storage import retry
 
     monkeypatch.setattr(promotion, "verify", complete)
@@ -55,91 +55,93 @@ def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> A
 
 
 def at(number: int) -> Callable[[Any], bool]:
-    """Holds for this one of the requests from now on."""
-    seen = itertools.count(1)
-    return lambda request: next(seen) == number
+    """Return a predicate that is true for the ``number``-th request from now."""
+    counter = itertools.count(1)
+    return lambda request: next(counter) == number
 
 
 def since(number: int) -> Callable[[Any], bool]:
-    """Holds for this request and all after it."""
-    seen = itertools.count(1)
-    return lambda request: next(seen) >= number
+    """Return a predicate that is true from the ``number``-th request on."""
+    counter = itertools.count(1)
+    return lambda request: next(counter) >= number
 
 
 def requests(server: Any, operation: Callable[[], Any]) -> int:
-    """How many an operation makes."""
-    seen = itertools.count(1)
-    server.fail(lambda request: next(seen) < 0, 503)
+    """Return the number of requests of an operation."""
+    counter = itertools.count(1)
+    server.fail(lambda request: next(counter) < 0, 503)
     operation()
     server.calm()
-    return next(seen) - 1
+    return next(counter) - 1
 
 
 def some(count: int) -> list[int]:
-    """Numbers of requests, the first and the last among them."""
+    """Return numbers of requests from 1 to ``count``, including both ends."""
     return sorted({1 + round(step * (count - 1) / (MOST - 1)) for step in range(MOST)})
 
 
 def state(models: str) -> Any:
-    """What the bucket says to whoever reads it: channels, whole versions, the audit without its ids and times."""
+    """Return the state of the bucket: channels, complete versions, and the audit without ids and times."""
     audit = [
         {key: entry.get(key) for key in ("action", "from", "to", "removed")} for entry in channels.audit(models, NAME)
     ]
-    whole = [each.version for each in versions.list_versions(models, NAME) if each.state == "complete"]
-    return serving(models), whole, audit
+    complete_versions = [
+        version.version for version in versions.list_versions(models, NAME) if version.state == "complete"
+    ]
+    return serving(models), complete_versions, audit
 
 
 @EACH
-def test_one_trouble_at_any_request_changes_nothing_of_the_outcome(bucket: Any, name: str) -> None:
-    before, operation = OPERATIONS[name]
-    before(f"{bucket.uri}/calm")
+def test_one_fault_at_any_request_does_not_change_the_outcome(bucket: Any, name: str) -> None:
+    prepare, operation = OPERATIONS[name]
+    prepare(f"{bucket.uri}/calm")
     count = requests(bucket.server, lambda: operation(f"{bucket.uri}/calm"))
     expected = state(f"{bucket.uri}/calm")
     assert count > 3
-    for number, trouble in zip(some(count), itertools.cycle(TROUBLES), strict=False):
+    for number, fault in zip(some(count), itertools.cycle(TROUBLES), strict=False):
         models = f"{bucket.uri}/{number}"
-        before(models)
-        bucket.server.fail(at(number), trouble)
+        prepare(models)
+        bucket.server.fail(at(number), fault)
         operation(models)
         bucket.server.calm()
-        assert state(models) == expected, (number, trouble)
+        assert state(models) == expected, (number, fault)
 
 
 @EACH
-def test_an_outage_from_any_request_on_is_one_error_and_nothing_half_and_the_next_try_ends_it(
+def test_an_outage_from_any_request_on_gives_one_error_and_the_next_attempt_completes_the_operation(
     bucket: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, operation = OPERATIONS[name]
-    before(f"{bucket.uri}/calm")
-    earlier = state(f"{bucket.uri}/calm")
+    prepare, operation = OPERATIONS[name]
+    prepare(f"{bucket.uri}/calm")
+    earlier_state = state(f"{bucket.uri}/calm")
     count = requests(bucket.server, lambda: operation(f"{bucket.uri}/calm"))
-    expected = state(f"{bucket.uri}/calm")
+    expected_state = state(f"{bucket.uri}/calm")
     for number in some(count):
         models = f"{bucket.uri}/{number}"
-        before(models)
+        prepare(models)
         bucket.server.fail(since(number), *[503] * 1000)
-        with monkeypatch.context() as hurried:
-            hurried.setattr(storage, "DEADLINE", 0.02)
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "DEADLINE", 0.02)
             with pytest.raises(storage.StorageError, match=r"cannot (read|write|list|find|remove) .*bucket"):
                 operation(models)
         bucket.server.calm()
-        (champion, previous), whole, audit = state(models)
-        assert (champion, previous) in (earlier[0], expected[0])
-        assert champion in whole
-        assert audit[: len(earlier[2])] == earlier[2]
-        if name != "rollback" or (champion, previous) == earlier[0]:  # to roll back again would be another decision
+        (champion, previous), complete_versions, audit = state(models)
+        assert (champion, previous) in (earlier_state[0], expected_state[0])
+        assert champion in complete_versions
+        assert audit[: len(earlier_state[2])] == earlier_state[2]
+        if name != "rollback" or (champion, previous) == earlier_state[0]:  # a second rollback would roll back further
             operation(models)
-        assert state(models)[:2] == expected[:2], number
+        assert state(models)[:2] == expected_state[:2], number
 
 
 @pytest.mark.parametrize("bucket", ["google", "amazon"], indirect=True)
-def test_an_answer_that_comes_too_late_is_asked_for_again(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_with_a_slow_answer_is_retried(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "TIMEOUT", (gcs.SLOW / 4, gcs.SLOW / 4))
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", bucket.server.url)  # a client of its own, which has this patience
-    for method in (
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", bucket.server.url)  # forces a new client, which has this timeout
+    for request in (
         lambda: storage.write_bytes(f"{bucket.uri}/file", b"content"),
         lambda: storage.read_bytes(f"{bucket.uri}/file"),
     ):
         bucket.server.fail(at(1), "slow")
-        assert requests(bucket.server, method) > 0, "it was not asked for again"
+        assert requests(bucket.server, request) > 0, "it was not asked for again"
     assert storage.read_bytes(f"{bucket.uri}/file") == b"content"

@@ -26,25 +26,25 @@ FORMS = {
 }
 
 
-def test_the_table_names_the_forms_that_are_tried_here():
+def test_every_form_of_the_readmes_table_is_tested_here():
     assert sorted(FORMS) == sorted(HEADERS)
 
 
 @pytest.mark.parametrize("header", HEADERS)
-def test_a_form_of_the_readme_is_ingested_with_every_photos_mean(header, tmp_path):
+def test_each_form_of_the_readmes_table_is_ingested_with_every_photos_mean(header, tmp_path):
     truth = np.linspace(2.5, 8.5, 30)
     names = rating_tables.photos(tmp_path / "photos", 30)
     path, means = rating_tables.write(tmp_path, header, names, truth)
     settings = Ingestion(minimum_side=32, validation_share=0.3, test_share=0.3, duplicate_distance=0)
-    where = [str(tmp_path / "photos"), str(path), str(tmp_path / "dataset"), str(tmp_path / "report.html")]
-    ingest.ingest(*where, workspace=RunPaths(str(tmp_path / "workspace"), "run"), settings=settings)
+    addresses = [str(tmp_path / "photos"), str(path), str(tmp_path / "dataset"), str(tmp_path / "report.html")]
+    ingest.ingest(*addresses, workspace=RunPaths(str(tmp_path / "workspace"), "run"), settings=settings)
     record = json.loads((tmp_path / "dataset" / "ingestion.json").read_text())
     assert (record["schema"], record["left_out"], record["attributes"]) == (FORMS[header], [], [])
-    kept = [
+    records = [
         record
         for split in scorer_photos.counts(tmp_path / "dataset")
         for record in scorer_photos.records(tmp_path / "dataset", split)
     ]
-    found = {record["photo_id"]: float(np.dot(record["votes"], SCORES)) for record in kept}
-    assert found == pytest.approx(dict(zip(names, means, strict=True)), abs=0.01)
+    ingested_means = {record["photo_id"]: float(np.dot(record["votes"], SCORES)) for record in records}
+    assert ingested_means == pytest.approx(dict(zip(names, means, strict=True)), abs=0.01)
     assert Path(tmp_path / "report.html").exists()

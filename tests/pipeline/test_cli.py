@@ -1,4 +1,4 @@
-"""The command line: what it takes, what it refuses before anything starts, and how it says so."""
+"""The command line: its arguments, the errors before anything starts, and its messages."""
 
 import csv
 import os
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, small_scorer) -> Path:
-    """A folder of models with one that has one version, its seventh, which is the champion."""
+    """Make a models folder with one model, whose only version 7 is the champion."""
     from components.scorer.artifacts import bundle, saved_model
     from components.scorer.registry import channels, integrity
 
@@ -36,7 +36,7 @@ def model(tmp_path_factory, small_scorer) -> Path:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
-    """Three photos, one of them deeper, and a file that is none."""
+    """Make a folder with three photos, one of them in a subfolder, and a text file."""
     folder = tmp_path_factory.mktemp("photos")
     (folder / "more").mkdir()
     for number, name in enumerate(("a.jpg", "b.JPG", "more/c.jpeg")):
@@ -51,11 +51,11 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("command", ["", "run", "compile", "submit", "schedule", "score", "explain", "parameters"])
-def test_each_command_explains_itself(command, capsys):
-    with pytest.raises(SystemExit) as stopped:
+def test_each_command_prints_its_help(command, capsys):
+    with pytest.raises(SystemExit) as exit_info:
         main([*command.split(), "--help"])
     printed = capsys.readouterr().out
-    assert stopped.value.code == 0
+    assert exit_info.value.code == 0
     assert printed.startswith("usage: python -m pipeline")
     assert "None" not in printed
 
@@ -93,7 +93,7 @@ def test_the_parameters_are_listed_with_defaults_and_descriptions(capsys):
         (["--resume", "never"], "there is no run 'never' in the workspace"),
     ],
 )
-def test_what_cannot_be_run_is_one_clear_error_before_anything_starts(arguments, words, tmp_path, monkeypatch, capsys):
+def test_wrong_arguments_give_a_one_line_error_before_anything_starts(arguments, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["run", *arguments]) == 2
     printed = capsys.readouterr().err
@@ -103,28 +103,29 @@ def test_what_cannot_be_run_is_one_clear_error_before_anything_starts(arguments,
 
 
 @pytest.mark.parametrize(("error", "advised"), [(ValueError("no data"), False), (OSError("a full disk"), True)])
-def test_to_go_on_is_advised_where_it_can_help_and_not_where_what_was_given_is_wrong(
-    error, advised, tmp_path, monkeypatch, capsys
-):
-    place = RunPaths(str(tmp_path), "run-1")
-    storage.write_bytes(storage.join(place.checkpoints("training"), "epoch-0001.json"), b"{}")
+def test_resuming_is_suggested_after_an_outage_and_not_after_wrong_input(error, advised, tmp_path, monkeypatch, capsys):
+    run_paths = RunPaths(str(tmp_path), "run-1")
+    storage.write_bytes(storage.join(run_paths.checkpoints("training"), "epoch-0001.json"), b"{}")
     monkeypatch.setenv(step_status.RUN_ID, "run-1")
     with pytest.raises(type(error)), step_status.record_step("training", str(tmp_path)):
         raise error
-    assert _print_summary(local_runner.LocalRunResult(step_status.summarize_run(place, "FAILED"), []), place, 1.0) == 1
+    assert (
+        _print_summary(local_runner.LocalRunResult(step_status.summarize_run(run_paths, "FAILED"), []), run_paths, 1.0)
+        == 1
+    )
     printed = capsys.readouterr().out
     assert str(error) in printed
     assert ("--resume run-1" in printed) is advised
 
 
-def test_compiling_writes_a_file_that_its_check_calls_fresh(tmp_path, capsys):
+def test_a_compiled_file_passes_the_check_as_fresh(tmp_path, capsys):
     file = tmp_path / "pipeline.yaml"
     assert main(["compile", "--file", str(file)]) == 0
     assert main(["compile", "--check", "--file", str(file)]) == 0
     assert "fresh" in capsys.readouterr().out
 
 
-def test_a_stale_file_fails_the_check_and_its_difference_is_shown(tmp_path, capsys):
+def test_a_stale_file_fails_the_check_and_the_difference_is_printed(tmp_path, capsys):
     file = tmp_path / "pipeline.yaml"
     file.write_text(compiled.compiled_yaml().replace("defaultValue: 0.75", "defaultValue: 0.5"))
     before = file.read_bytes()
@@ -154,36 +155,36 @@ def test_compiling_gives_the_same_bytes_in_another_process(tmp_path):
 
 @pytest.fixture(scope="module")
 def scores(model, photos, tmp_path_factory) -> Path:
-    """The scores by the version's own folder."""
+    """Score the photos with the folder of version 7."""
     out = tmp_path_factory.mktemp("scores") / "new" / "scores.csv"
     assert main(["score", str(model / "portraits" / "7"), str(photos), "--out", str(out)]) == 0
     return out
 
 
-def test_scores_are_those_of_the_published_model_on_normalised_photos(model, photos, scores):
+def test_scores_are_the_votes_of_the_published_model_on_normalised_photos(model, photos, scores):
     from components.scorer.artifacts import saved_model
     from components.scorer.imaging import decoding
     from components.scorer.metrics import regression
     from components.scorer.settings import Ingestion
 
-    found = rows(scores)
-    assert [row["photo"] for row in found] == ["a.jpg", "b.JPG", "more/c.jpeg"]
-    assert list(found[0]) == ["photo", "mean", "std", *(f"p{score}" for score in range(1, 11))]
-    data = [decoding.normalise((photos / row["photo"]).read_bytes(), Ingestion()) for row in found]
+    score_rows = rows(scores)
+    assert [row["photo"] for row in score_rows] == ["a.jpg", "b.JPG", "more/c.jpeg"]
+    assert list(score_rows[0]) == ["photo", "mean", "std", *(f"p{score}" for score in range(1, 11))]
+    data = [decoding.normalise((photos / row["photo"]).read_bytes(), Ingestion()) for row in score_rows]
     votes = saved_model.load(str(model / "portraits" / "7")).score(data)
-    written = np.array([[float(row[f"p{score}"]) for score in range(1, 11)] for row in found])
-    np.testing.assert_allclose(written, votes, atol=1e-4)
-    np.testing.assert_allclose([float(row["mean"]) for row in found], regression.mean_scores(votes), atol=1e-3)
-    np.testing.assert_allclose([float(row["std"]) for row in found], regression.vote_deviations(votes), atol=1e-3)
+    written_votes = np.array([[float(row[f"p{score}"]) for score in range(1, 11)] for row in score_rows])
+    np.testing.assert_allclose(written_votes, votes, atol=1e-4)
+    np.testing.assert_allclose([float(row["mean"]) for row in score_rows], regression.mean_scores(votes), atol=1e-3)
+    np.testing.assert_allclose([float(row["std"]) for row in score_rows], regression.vote_deviations(votes), atol=1e-3)
 
 
 @pytest.mark.parametrize("base", ["", "portraits"])
-def test_the_base_folder_means_its_champion(base, model, photos, scores, tmp_path):
+def test_a_models_folder_or_a_model_folder_means_the_champion(base, model, photos, scores, tmp_path):
     assert main(["score", str(model / base), str(photos), "--out", str(tmp_path / "scores.csv")]) == 0
     assert (tmp_path / "scores.csv").read_bytes() == scores.read_bytes()
 
 
-def test_unreadable_photos_are_reported_with_reasons_and_the_others_are_scored(model, photos, tmp_path, capsys):
+def test_unreadable_photos_are_listed_with_reasons_and_the_others_are_scored(model, photos, tmp_path, capsys):
     folder = Path(shutil.copytree(photos, tmp_path / "photos"))
     (folder / "broken.jpg").write_bytes(drawn_photo(0.5)[:200])
     (folder / "empty.png").write_bytes(b"")
@@ -200,12 +201,14 @@ def test_unreadable_photos_are_reported_with_reasons_and_the_others_are_scored(m
 
 
 @pytest.mark.parametrize("missing", ["model", "photos"])
-def test_scoring_that_cannot_be_done_leaves_no_file_and_an_old_one_as_it_was(missing, model, photos, tmp_path, capsys):
+def test_scoring_without_a_model_or_photos_leaves_an_old_file_unchanged_and_no_other_file(
+    missing, model, photos, tmp_path, capsys
+):
     out = tmp_path / "out" / "scores.csv"
     out.parent.mkdir()
     out.write_text("old")
-    places = {"model": str(model), "photos": str(photos), missing: str(tmp_path / "nowhere")}
-    assert main(["score", places["model"], places["photos"], "--out", str(out)]) == 2
+    paths = {"model": str(model), "photos": str(photos), missing: str(tmp_path / "nowhere")}
+    assert main(["score", paths["model"], paths["photos"], "--out", str(out)]) == 2
     assert capsys.readouterr().err.startswith("error: expected")
     assert [path.name for path in out.parent.iterdir()] == ["scores.csv"]
     assert out.read_text() == "old"

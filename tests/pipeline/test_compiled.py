@@ -1,6 +1,6 @@
-"""The compiled pipeline as Kubeflow's backend reads it: nothing unknown, every branch, every placeholder, each command.
+"""The compiled pipeline as Kubeflow's backend reads it: its fields, branches, placeholders and commands.
 
-What the steps then do is the matter of test_pipeline.py; that they do it in their images, of the containers' tests.
+test_pipeline.py tests what the steps do. The containers' tests run the steps in their images.
 """
 
 import ast
@@ -33,29 +33,29 @@ PODS = kubeflow_backend.pods(PACKAGE, GIVEN, YES)
 
 
 def changed(old: str, new: str) -> str:
-    """The compiled pipeline with one place changed."""
+    """Return the compiled pipeline with one text replaced, which must occur once."""
     assert compiled_yaml().count(old) == 1
     return compiled_yaml().replace(old, new)
 
 
 def program(name: str) -> str:
-    """The Python program of a step, as its command carries it."""
+    """Return the Python program in a step's command."""
     command = PODS[name].command
-    (found,) = [word for word in command if f"def {name}(" in word]
-    return found
+    (source,) = [word for word in command if f"def {name}(" in word]
+    return source
 
 
-def test_the_committed_file_is_read_without_an_unknown_field():
+def test_the_committed_file_has_no_unknown_field():
     assert kubeflow_backend.read(PATH.read_text(encoding="utf-8")).pipeline == PACKAGE.pipeline
 
 
-def test_kubeflows_own_command_compiles_the_same(tmp_path):
+def test_kfps_own_command_compiles_the_same_file(tmp_path):
     command = [Path(sys.executable).parent / "kfp", "dsl", "compile", "--py", "pipeline/pipeline.py"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
+    process = subprocess.run(
         [*command, "--output", tmp_path / PATH.name], cwd=ROOT, env=environment, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     assert (tmp_path / PATH.name).read_text(encoding="utf-8") == compiled_yaml()
 
 
@@ -70,12 +70,12 @@ def test_kubeflows_own_command_compiles_the_same(tmp_path):
         ("\nplatforms:\n", "\nplatform:\n", "expected a pipeline and a platform document"),
     ],
 )
-def test_the_strict_reading_refuses_what_the_backend_refuses(old, new, words):
+def test_the_fake_backend_refuses_what_the_real_backend_refuses(old, new, words):
     with pytest.raises(Refused, match=re.escape(words)):
         kubeflow_backend.read(changed(old, new))
 
 
-def test_every_executor_has_its_kubernetes_document_and_no_other_has():
+def test_every_executor_has_a_kubernetes_section_and_no_section_lacks_an_executor():
     assert set(PACKAGE.kubernetes) == set(PACKAGE.executors) == {f"exec-{name}" for name in ALL}
 
 
@@ -88,13 +88,13 @@ def test_every_executor_has_its_kubernetes_document_and_no_other_has():
     ],
     ids=["both gates say yes", "evaluation says no", "validation says no"],
 )
-def test_the_conditions_let_run_what_the_gates_have_said(returned, without):
+def test_the_conditions_run_the_steps_that_the_gate_outputs_allow(returned, without):
     assert set(kubeflow_backend.pods(PACKAGE, GIVEN, returned)) == ALL - without
 
 
 @pytest.mark.parametrize("returned", ["true", 1.0])
-def test_only_a_truth_value_is_a_yes(returned):
-    """So that the runs of test_pipeline.py have to hand on ``true`` itself, and no text of it."""
+def test_only_a_boolean_true_passes_a_gate(returned):
+    """The runs of test_pipeline.py must therefore return the boolean ``true`` and not the string "true"."""
     assert set(kubeflow_backend.pods(PACKAGE, GIVEN, {"validation": returned})) == {
         "ingestion",
         "validation",
@@ -112,57 +112,57 @@ def test_only_a_truth_value_is_a_yes(returned):
         ("inputs.parameter_values['size'] = 1", "Syntax error"),
     ],
 )
-def test_a_condition_that_the_driver_cannot_evaluate_is_no_no(condition, words):
-    given = spec.ExecutorInput()
-    given.inputs.parameter_values["size"].number_value = 1
+def test_a_condition_that_the_driver_cannot_evaluate_is_an_error_and_not_false(condition, words):
+    executor_input = spec.ExecutorInput()
+    executor_input.inputs.parameter_values["size"].number_value = 1
     with pytest.raises(Refused, match=words):
-        kubeflow_backend.holds(condition, given)
+        kubeflow_backend.holds(condition, executor_input)
 
 
-def test_no_placeholder_is_left_in_any_command_nor_in_the_input_within_it():
+def test_no_command_has_an_unresolved_placeholder():
     for name, pod in PODS.items():
         assert "{{" not in json.dumps(pod.command), name
 
 
-def test_the_constant_that_only_the_launcher_fills_reaches_the_step_as_the_runs_value():
+def test_the_accelerator_parameters_of_the_run_reach_the_training_steps():
     pods = kubeflow_backend.pods(PACKAGE, GIVEN | {"accelerator": "amd.com/gpu", "accelerator_count": "4"}, YES)
     for name in ("pretraining", "training"):
         values = pods[name].input["inputs"]["parameterValues"]
         assert (values["accelerator"], values["accelerator_count"]) == ("amd.com/gpu", "4")
 
 
-def test_the_pods_ask_for_the_runs_accelerator_and_pool_and_no_other_pod_does():
+def test_only_the_training_pods_request_the_accelerator_and_the_node_pool_of_the_run():
     toleration = {"key": "dedicated", "operator": "Equal", "value": "gpu", "effect": "NoSchedule"}
-    asked = {"accelerator_count": "2", "node_selector": {"pool": "a100"}, "tolerations": [toleration]}
-    for name, pod in kubeflow_backend.pods(PACKAGE, GIVEN | asked, YES).items():
-        gpu = name in ("pretraining", "training")
-        assert pod.limits.get("nvidia.com/gpu") == ("2" if gpu else None)
-        assert pod.node_selector == ({"pool": "a100"} if gpu else {})
-        assert (toleration in pod.tolerations) == gpu
+    gpu_parameters = {"accelerator_count": "2", "node_selector": {"pool": "a100"}, "tolerations": [toleration]}
+    for name, pod in kubeflow_backend.pods(PACKAGE, GIVEN | gpu_parameters, YES).items():
+        needs_gpu = name in ("pretraining", "training")
+        assert pod.limits.get("nvidia.com/gpu") == ("2" if needs_gpu else None)
+        assert pod.node_selector == ({"pool": "a100"} if needs_gpu else {})
+        assert (toleration in pod.tolerations) == needs_gpu
 
 
-def test_without_an_accelerator_none_is_asked_for():
+def test_without_an_accelerator_parameter_the_training_pod_requests_none():
     pod = kubeflow_backend.pods(PACKAGE, GIVEN | {"accelerator": ""}, YES)["training"]
     assert set(pod.limits) == {"memory"}
 
 
-def test_a_secrets_name_that_is_empty_would_fail_the_notification_and_is_refused_before():
+def test_an_empty_secret_name_is_refused_before_the_notification_could_fail():
     with pytest.raises(ValueError, match="webhook must be the name of a Secret"):
         parameters.check(GIVEN | {"webhook": ""})
     with pytest.raises(Refused, match="notification: expected a secret's name"):
         kubeflow_backend.pods(PACKAGE, GIVEN | {"webhook": ""}, YES)
 
 
-def test_each_parameter_of_the_form_reaches_a_step_or_a_pod():
-    """A parameter that nothing reads is a promise that nobody keeps."""
-    text = json.dumps([yaml.safe_load(yaml.safe_dump(each)) for each in yaml.safe_load_all(compiled_yaml())])
+def test_each_pipeline_parameter_reaches_a_step_or_a_pod():
+    """A parameter that no step or pod reads would have no effect."""
+    text = json.dumps([yaml.safe_load(yaml.safe_dump(document)) for document in yaml.safe_load_all(compiled_yaml())])
     for name in PACKAGE.pipeline.root.input_definitions.parameters:
         assert f'"componentInputParameter": "{name}"' in text, name
 
 
 @pytest.mark.parametrize("name", sorted(ALL))
-def test_a_steps_program_takes_every_input_in_its_type_and_begins(name, tmp_path, monkeypatch):
-    """Run by Kubeflow's own executor; it ends at its first line, for the environment does not say which run this is."""
+def test_each_steps_program_accepts_every_input_and_starts(name, tmp_path, monkeypatch):
+    """Kubeflow's own executor runs the program, which stops at its first line because RUN_ID is not set."""
     monkeypatch.delenv(RUN_ID, raising=False)
     pod = kubeflow_backend.pods(PACKAGE, GIVEN, YES, root=str(tmp_path))[name]
     module = {"__name__": "ephemeral_component"}
@@ -172,29 +172,29 @@ def test_a_steps_program_takes_every_input_in_its_type_and_begins(name, tmp_path
 
 
 @pytest.mark.parametrize("name", sorted(ALL))
-def test_what_a_steps_program_imports_is_there(name):
+def test_each_import_of_a_steps_program_exists(name):
     for node in ast.walk(ast.parse(program(name))):
         if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in ("components", "images"):
             source = Path(importlib.util.find_spec(node.module).origin)
-            defined = ast.parse(source.read_text(encoding="utf-8")).body
-            imports = [each for each in defined if isinstance(each, ast.Import | ast.ImportFrom)]
-            names = {getattr(each, "name", "") for each in defined}
-            names |= {part.name for each in imports for part in each.names}
+            statements = ast.parse(source.read_text(encoding="utf-8")).body
+            imports = [statement for statement in statements if isinstance(statement, ast.Import | ast.ImportFrom)]
+            names = {getattr(statement, "name", "") for statement in statements}
+            names |= {alias.name for statement in imports for alias in statement.names}
             names |= {path.stem for path in source.parent.glob("*.py") if source.name == "__init__.py"}
-            assert {part.name for part in node.names} <= names, node.module
+            assert {alias.name for alias in node.names} <= names, node.module
 
 
-def test_a_command_runs_as_the_launcher_starts_it(tmp_path):
+def test_a_command_runs_when_started_like_the_launcher_does(tmp_path):
     pod = kubeflow_backend.pods(PACKAGE, GIVEN, YES, root=str(tmp_path))["push"]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {name: value for name, value in os.environ.items() if name != RUN_ID}
     environment |= {"PATH": path, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(pod.command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert f"environment variable {RUN_ID}" in done.stderr
+    process = subprocess.run(pod.command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert process.returncode == 1
+    assert f"environment variable {RUN_ID}" in process.stderr
 
 
-def test_the_shell_takes_every_command():
+def test_the_shell_accepts_every_command():
     for name, pod in PODS.items():
         shell, options, script, *_ = pod.command
         assert (shell, options) == ("sh", "-ec"), name

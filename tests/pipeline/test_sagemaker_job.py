@@ -1,4 +1,4 @@
-"""SageMaker's training contract: what a job is given, what it leaves, how it fails and how it is stopped."""
+"""SageMaker's training contract: a job's inputs and outputs, its failures, and stopping and resuming it."""
 
 import io
 import json
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def start(base: Path) -> subprocess.Popen:
-    """The job in a process of its own, as the image's ``train`` starts it."""
+    """Start the job in a process of its own, like the image's ``train`` script."""
     command = ["sh", str(ROOT / "images" / "steps" / "train")]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, sagemaker_job.BASE: str(base), "PYTHONPATH": str(ROOT), "PATH": path}
@@ -36,7 +36,7 @@ class Ran(NamedTuple):
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory) -> Ran:
-    """A job that was stopped as soon as its network had an epoch behind it."""
+    """Run a job and stop it after the network's first epoch."""
     base = job(tmp_path_factory.mktemp("job"), {**TINY, "name": '"drawn"', "sagemaker_region": "anywhere"})
     with start(base) as process:
         log = ""
@@ -44,14 +44,14 @@ def stopped(tmp_path_factory) -> Ran:
             log += line
             if re.search("training the network: epoch 1 of [0-9]+, loss", line):
                 process.send_signal(signal.SIGTERM)
-    kept = [path.relative_to(base) for path in (base / "checkpoints").rglob("epoch-*.keras")]
-    (base / "kept.json").write_text(json.dumps(list(map(str, kept))))
+    checkpoints = [path.relative_to(base) for path in (base / "checkpoints").rglob("epoch-*.keras")]
+    (base / "kept.json").write_text(json.dumps(list(map(str, checkpoints))))
     return Ran(base, process.returncode, log)
 
 
 @pytest.fixture(scope="module")
 def made(stopped) -> Ran:
-    """The stopped job, run again as it was; here, which spares a process that loads TensorFlow."""
+    """Run the stopped job again, in this process to avoid loading TensorFlow once more."""
     with redirect_stdout(io.StringIO()) as log:
         sagemaker_job.run(stopped.base)
     return Ran(stopped.base, 0, log.getvalue())
@@ -63,12 +63,12 @@ def test_a_stopped_job_ends_at_once_without_a_failure_and_keeps_its_epochs(stopp
     assert any("training" in path for path in json.loads((stopped.base / "kept.json").read_text()))
 
 
-def test_a_job_with_the_checkpoints_of_a_stopped_one_goes_on_from_its_last_epoch(made):
+def test_a_job_with_the_checkpoints_of_a_stopped_job_resumes_from_its_last_epoch(made):
     assert "training the network: going on from epoch" in made.log
     assert "training the network: epoch 1 of" not in made.log
 
 
-def test_a_job_ends_with_a_model_that_answers_as_its_bundle_does(made):
+def test_the_exported_models_of_a_job_score_like_its_bundle(made):
     import numpy as np
 
     from components.scorer.artifacts import litert_model, saved_model, warmup
@@ -77,19 +77,19 @@ def test_a_job_ends_with_a_model_that_answers_as_its_bundle_does(made):
     uri = str(made.base / "model" / "drawn" / "1")
     photos = list(warmup.photos())
     expected = saved_model.load_bundle(uri).score(photos)
-    served = litert_model.load(uri)
-    answers = served.predict(np.stack([served.pixels(photo) for photo in photos]))
+    litert_scorer = litert_model.load(uri)
+    answers = litert_scorer.predict(np.stack([litert_scorer.pixels(photo) for photo in photos]))
     assert np.allclose(saved_model.load(uri).score(photos), expected, atol=1e-3)
     assert np.allclose(answers["mean"], regression.mean_scores(expected), atol=1e-3)
 
 
-def test_the_model_is_found_by_the_address_of_the_models_folder(made):
+def test_the_model_resolves_from_the_address_of_the_models_folder(made):
     from components.scorer.registry import channels
 
     assert channels.resolve(str(made.base / "model")) == str(made.base / "model" / "drawn" / "1")
 
 
-def test_the_pages_of_the_steps_are_output_and_no_failure_is(made):
+def test_the_report_pages_are_output_and_no_failure_file_is_written(made):
     assert {path.name for path in (made.base / "output" / "data").iterdir()} == {
         "ingestion.html", "pretraining.html", "training.html"
     }  # fmt: skip
@@ -116,7 +116,7 @@ def test_a_wrong_hyperparameter_fails_before_anything_is_computed(given, expecte
         sagemaker_job.read_job(tmp_path)
 
 
-def test_hyperparameters_that_sagemaker_and_its_tools_add_are_passed_over(tmp_path):
+def test_hyperparameters_added_by_sagemaker_and_its_tools_are_ignored(tmp_path):
     added = {
         "_tuning_objective_metric": "loss",
         "_kfold": "1",
@@ -130,24 +130,24 @@ def test_hyperparameters_that_sagemaker_and_its_tools_add_are_passed_over(tmp_pa
     assert sagemaker_job.read_job(tmp_path).settings == sagemaker_job.parse_settings({"epochs": "3"})
 
 
-def test_a_missing_channel_is_named_with_those_that_are_there(tmp_path):
+def test_an_error_for_a_missing_channel_names_the_existing_channels(tmp_path):
     (tmp_path / "input" / "data" / "pictures").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"expected the channel 'photos', got \['pictures'\]"):
         sagemaker_job.read_job(tmp_path)
 
 
-def test_a_channel_of_several_files_is_refused(tmp_path):
-    place = tmp_path / "input" / "data"
-    (place / "photos").mkdir(parents=True)
-    (place / "ratings").mkdir()
+def test_a_ratings_channel_with_several_files_is_refused(tmp_path):
+    data_folder = tmp_path / "input" / "data"
+    (data_folder / "photos").mkdir(parents=True)
+    (data_folder / "ratings").mkdir()
     for name in ("a.csv", "b.csv"):
-        (place / "ratings" / name).touch()
+        (data_folder / "ratings" / name).touch()
     with pytest.raises(ValueError, match="expected one file in the channel 'ratings', got 2"):
         sagemaker_job.read_job(tmp_path)
 
 
 @pytest.mark.parametrize("channel", ["weights", "norms", "face_detector"])
-def test_a_channel_of_that_name_is_the_setting(channel, tmp_path):
+def test_the_file_of_an_optional_channel_is_the_setting_of_that_name(channel, tmp_path):
     for name in ("photos", "ratings", channel):
         (tmp_path / "input" / "data" / name).mkdir(parents=True)
         (tmp_path / "input" / "data" / name / "file").touch()
@@ -156,7 +156,7 @@ def test_a_channel_of_that_name_is_the_setting(channel, tmp_path):
         assert getattr(sagemaker_job.read_job(tmp_path).settings[kind], field) == str(file)
 
 
-def test_a_channel_of_a_face_embedder_needs_one_of_a_face_detector(tmp_path):
+def test_a_face_embedder_channel_needs_a_face_detector_channel(tmp_path):
     for name in ("photos", "ratings", "face_embedder"):
         (tmp_path / "input" / "data" / name).mkdir(parents=True)
         (tmp_path / "input" / "data" / name / "file.onnx").touch()
@@ -169,13 +169,13 @@ def test_a_channel_of_a_face_embedder_needs_one_of_a_face_detector(tmp_path):
 
 def test_several_instances_are_refused(tmp_path):
     config(tmp_path, {})
-    place = tmp_path / "input" / "config" / "resourceconfig.json"
-    place.write_text(json.dumps({"current_host": "algo-1", "hosts": ["algo-1", "algo-2"]}))
+    resource_config = tmp_path / "input" / "config" / "resourceconfig.json"
+    resource_config.write_text(json.dumps({"current_host": "algo-1", "hosts": ["algo-1", "algo-2"]}))
     with pytest.raises(ValueError, match="expected one instance, got 2"):
         sagemaker_job.read_job(tmp_path)
 
 
-def test_a_failed_job_tells_why_without_the_names_of_photos(tmp_path, monkeypatch, capfd):
+def test_a_failed_job_reports_the_reason_without_names_of_photos(tmp_path, monkeypatch, capfd):
     names = [f"Anna Muster {number}.jpg" for number in range(40)]
     data = tmp_path / "input" / "data"
     (data / "photos").mkdir(parents=True)
@@ -199,12 +199,12 @@ def test_a_failed_job_tells_why_without_the_names_of_photos(tmp_path, monkeypatc
     assert not [word for word in ("Anna", "Muster", ".jpg") if word in reason + out + err]
 
 
-def test_every_hyperparameter_is_a_parameter_of_the_pipeline_of_the_same_name_and_default():
+def test_every_hyperparameter_is_a_pipeline_parameter_of_the_same_name_and_default():
     from components.scorer.parameters import as_parameters
 
     lines = dict(line.split(maxsplit=1) for line in parameters.table().splitlines())
-    for name, places in sagemaker_job.hyperparameter_fields().items():
-        for kind, field in places:
+    for name, kinds_and_fields in sagemaker_job.hyperparameter_fields().items():
+        for kind, field in kinds_and_fields:
             assert lines[name].startswith(json.dumps(as_parameters(kind())[field])), name
 
 
@@ -218,7 +218,7 @@ def test_every_hyperparameter_is_a_parameter_of_the_pipeline_of_the_same_name_an
         (r'"{\"alpha\": 0.5}"', "backbone_options", {"alpha": 0.5}),
     ],
 )  # fmt: skip
-def test_texts_become_values_of_the_settings_types(text, name, value):
-    made = sagemaker_job.parse_settings({name: text})
+def test_hyperparameter_texts_are_parsed_to_the_types_of_the_settings(text, name, value):
+    parsed = sagemaker_job.parse_settings({name: text})
     for kind, field in sagemaker_job.hyperparameter_fields()[name]:
-        assert getattr(made[kind], field) == value
+        assert getattr(parsed[kind], field) == value

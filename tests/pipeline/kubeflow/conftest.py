@@ -1,4 +1,4 @@
-"""A strict server of Kubeflow's API on loopback, and the place of a file of schedules."""
+"""Fixtures: a strict server of Kubeflow's API on loopback, and the path of a schedules file."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.fakes import kubeflow
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[kubeflow.Kubeflow]:
-    """A server, and a clean checkout of revision ``abc123`` in front of it."""
+    """Start a server; the client's checkout is clean at revision ``abc123``."""
     monkeypatch.setattr(client, "git_revision", lambda: "abc123")
     with kubeflow.serving() as serving:
         yield serving

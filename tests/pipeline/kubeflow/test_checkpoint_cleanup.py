@@ -1,4 +1,4 @@
-"""Old runs' checkpoints are collected, and nothing else, on a disk and in buckets on loopback."""
+"""Cleanup of checkpoints: only those of old runs are deleted, on a disk and in buckets on loopback."""
 
 import time
 from dataclasses import asdict
@@ -19,27 +19,27 @@ DAY = 86_400
 
 @pytest.fixture(params=["folder", "google", "amazon"])
 def workspace(request, tmp_path) -> str:
-    """A workspace with runs of 40, 30 and 10 days ago, all ended."""
+    """Make a workspace with three ended runs, 40, 30 and 10 days old."""
     if request.param != "folder":
         request.getfixturevalue(request.param)
-    place = {"folder": str(tmp_path), "google": "gs://bucket/w", "amazon": "s3://bucket/w"}[request.param]
-    storage.write_bytes(f"{place}/splits.csv", b"register")
+    uri = {"folder": str(tmp_path), "google": "gs://bucket/w", "amazon": "s3://bucket/w"}[request.param]
+    storage.write_bytes(f"{uri}/splits.csv", b"register")
     for run, days in {"old": 40, "older-than-a-month": 30, "new": 10}.items():
-        leave(place, run, days)
-    return place
+        leave(uri, run, days)
+    return uri
 
 
 def leave(workspace: str, run: str, days: float, verdict: bool = True) -> RunPaths:
-    """A run that ended so many days ago, with a checkpoint of each step; without a verdict it is going."""
-    place, moment = RunPaths(workspace, run), time.time() - days * DAY - 60
+    """Write a run of some days ago with a checkpoint of each step. Without a verdict, the run is still going."""
+    run_paths, ended_at = RunPaths(workspace, run), time.time() - days * DAY - 60
     for step in ("pretraining", "training"):
-        record = StepStatus(step, "succeeded" if verdict else "running", moment - 9, moment if verdict else None)
-        storage.write_json(storage.join(place.steps, f"{step}.json"), asdict(record))
-        storage.write_bytes(storage.join(place.checkpoints(step), "3", "state"), b"weights")
+        record = StepStatus(step, "succeeded" if verdict else "running", ended_at - 9, ended_at if verdict else None)
+        storage.write_json(storage.join(run_paths.steps, f"{step}.json"), asdict(record))
+        storage.write_bytes(storage.join(run_paths.checkpoints(step), "3", "state"), b"weights")
     if verdict:
         gate = GateResult("srcc", "Ranks", "SRCC", 0.1, 0.5, "failed", "no.")
-        decision.write(place.decision, decision.to_record(Decision("refused", ["no."], [gate]), run=run))
-    return place
+        decision.write(run_paths.decision, decision.to_record(Decision("refused", ["no."], [gate]), run=run))
+    return run_paths
 
 
 def names(workspace: str) -> set[str]:
@@ -48,36 +48,37 @@ def names(workspace: str) -> set[str]:
 
 def collected(workspace: str, **limits) -> list[str]:
     return [
-        gone.run for gone in checkpoint_cleanup.delete_checkpoints(workspace, **{"keep": 0, "older_than": 20} | limits)
+        removed.run
+        for removed in checkpoint_cleanup.delete_checkpoints(workspace, **{"keep": 0, "older_than": 20} | limits)
     ]
 
 
-def test_old_runs_lose_their_checkpoints_oldest_first_and_nothing_else(workspace):
+def test_only_the_checkpoints_of_old_runs_are_deleted_oldest_first(workspace):
     before = names(workspace)
     assert collected(workspace) == ["old", "older-than-a-month"]
-    gone = before - names(workspace)
-    assert gone == {
+    deleted_names = before - names(workspace)
+    assert deleted_names == {
         f"runs/{run}/checkpoints/{step}/3/state"
         for run in ("old", "older-than-a-month") for step in ("pretraining", "training")
     }  # fmt: skip
     assert collected(workspace) == []
 
 
-def test_the_newest_runs_keep_theirs_however_old(workspace):
+def test_the_newest_runs_keep_their_checkpoints_at_any_age(workspace):
     assert collected(workspace, keep=2) == ["old"]
     assert collected(workspace, keep=3) == []
 
 
-def test_a_dry_run_says_the_same_and_removes_nothing(workspace):
+def test_a_dry_run_lists_the_same_checkpoints_and_deletes_nothing(workspace):
     before = names(workspace)
-    found = list(checkpoint_cleanup.delete_checkpoints(workspace, keep=0, older_than=20, dry_run=True))
-    assert [(gone.run, gone.days, gone.files, gone.bytes) for gone in found] == [
+    listed = list(checkpoint_cleanup.delete_checkpoints(workspace, keep=0, older_than=20, dry_run=True))
+    assert [(removed.run, removed.days, removed.files, removed.bytes) for removed in listed] == [
         ("old", 40, 2, 14), ("older-than-a-month", 30, 2, 14),
     ]  # fmt: skip
     assert names(workspace) == before
 
 
-def test_nothing_is_removed_while_a_run_is_going_for_it_may_go_on_from_an_old_ones_checkpoints(workspace):
+def test_nothing_is_deleted_during_a_run_because_it_may_resume_from_old_checkpoints(workspace):
     leave(workspace, "now", 0.1, verdict=False)
     before = names(workspace)
     with pytest.raises(ValueError, match="run now is going and may have taken up another's checkpoints"):
@@ -85,30 +86,30 @@ def test_nothing_is_removed_while_a_run_is_going_for_it_may_go_on_from_an_old_on
     assert names(workspace) == before
 
 
-def test_a_run_that_was_killed_without_a_word_holds_nothing_up_after_the_pipelines_deadline(workspace):
+def test_a_killed_run_does_not_block_the_cleanup_after_the_pipelines_deadline(workspace):
     leave(workspace, "killed", checkpoint_cleanup.RUN_DEADLINE_DAYS + 1, verdict=False)
     assert collected(workspace) == ["old", "older-than-a-month"]
 
 
-def test_a_run_whose_records_cannot_be_read_is_left_alone(tmp_path):
-    place = leave(str(tmp_path), "odd", 40)
-    storage.write_bytes(storage.join(place.steps, "training.json"), b"{half")
+def test_a_run_with_unreadable_records_keeps_its_checkpoints(tmp_path):
+    run_paths = leave(str(tmp_path), "odd", 40)
+    storage.write_bytes(storage.join(run_paths.steps, "training.json"), b"{half")
     assert collected(str(tmp_path)) == []
 
 
 @pytest.mark.parametrize("limits", [{"keep": -1}, {"older_than": 2}])
-def test_limits_that_could_take_a_going_runs_checkpoints_are_refused(tmp_path, limits):
+def test_limits_that_could_delete_the_checkpoints_of_a_going_run_are_refused(tmp_path, limits):
     with pytest.raises(ValueError, match="keep must be at least 0 and older_than at least 3 days"):
         collected(str(tmp_path), **limits)
 
 
-def test_the_deadline_is_the_pipelines():
+def test_the_run_deadline_of_the_cleanup_equals_the_pipelines_deadline():
     assert (
         resources.PIPELINE_CONFIG.active_deadline_seconds == checkpoint_cleanup.RUN_DEADLINE_DAYS * 24 * resources.HOUR
     )
 
 
-def test_the_command_line_says_what_went(tmp_path, capsys):
+def test_the_command_line_prints_the_deleted_checkpoints(tmp_path, capsys):
     leave(str(tmp_path), "old", 40)
     command = ["clean", str(tmp_path), "--keep", "0", "--older-than", "30"]
     assert main([*command, "--dry-run"]) == 0

@@ -1,4 +1,4 @@
-"""Submitting and scheduling, by the real ``kfp.Client`` against a strict server of the API on loopback."""
+"""Submitting and scheduling with the real ``kfp.Client`` against a strict server of the API on loopback."""
 
 import re
 import time
@@ -30,7 +30,7 @@ def test_the_first_submit_uploads_the_pipeline_and_a_version_named_by_the_revisi
     assert [version["display_name"] for version in server.versions] == ["portrait-scorer", "abc123"]
 
 
-def test_a_run_is_of_the_named_version_with_the_given_parameters_in_their_types(server):
+def test_a_run_has_the_uploaded_version_and_the_given_parameters_in_their_types(server):
     assert (
         submit(server, "--set", "epochs=3", "learning_rate=1", "show_photos=true", 'node_selector={"pool": "gpu"}') == 0
     )
@@ -41,12 +41,12 @@ def test_a_run_is_of_the_named_version_with_the_given_parameters_in_their_types(
     }  # fmt: skip
 
 
-def test_a_run_and_a_schedule_take_a_service_account_and_leave_the_servers_default_without(server, file):
+def test_runs_and_schedules_use_the_given_service_account_or_else_the_servers_default(server, file):
     submit(server)
     submit(server, "--service-account", "trainer")
     schedule(server, file, weekly=WEEKLY | {"service_account": "trainer"}, daily=WEEKLY)
-    asked = [entry.get("service_account") for entry in (*server.runs, *server.recurring)]
-    assert asked == [None, "trainer", None, "trainer"]  # daily comes first
+    service_accounts = [entry.get("service_account") for entry in (*server.runs, *server.recurring)]
+    assert service_accounts == [None, "trainer", None, "trainer"]  # daily comes first
 
 
 def test_a_second_submit_of_the_same_revision_uploads_nothing(server):
@@ -63,7 +63,7 @@ def test_a_new_revision_becomes_a_new_version_of_the_same_pipeline(server, monke
     assert {version["pipeline_id"] for version in server.versions} == {server.pipelines[0]["pipeline_id"]}
 
 
-def test_changed_files_are_no_version_of_their_revision(server, monkeypatch):
+def test_uncommitted_changes_get_a_version_name_of_their_own(server, monkeypatch):
     changed_revision(monkeypatch, "abc123-dirty")
     submit(server)
     assert re.fullmatch(r"abc123-dirty-[0-9a-f]{8}", server.versions[1]["display_name"])
@@ -86,7 +86,7 @@ def test_the_uploaded_version_is_the_compiled_pipeline(server):
         (["--set", 'tolerations=[{"kye": "x"}]'], "tolerations must be those of Kubernetes"),
     ],
 )
-def test_a_wrong_parameter_is_one_clear_error_and_nothing_reaches_the_server(server, capsys, arguments, words):
+def test_a_wrong_parameter_gives_a_one_line_error_and_nothing_reaches_the_server(server, capsys, arguments, words):
     assert submit(server, *arguments) == 2
     printed = capsys.readouterr().err
     assert words in printed
@@ -94,18 +94,18 @@ def test_a_wrong_parameter_is_one_clear_error_and_nothing_reaches_the_server(ser
     assert server.changes == []
 
 
-def test_a_server_that_is_not_there_is_one_clear_error(capsys):
+def test_an_unreachable_server_gives_a_clear_error(capsys):
     assert main(["submit", *GIVEN, "--host", "http://127.0.0.1:1"]) == 2
     assert "error: the Kubeflow server cannot be reached" in capsys.readouterr().err
 
 
-def test_a_server_that_refuses_is_quoted(server, capsys):
+def test_the_error_quotes_the_status_of_a_server_that_refuses(server, capsys):
     server.down_after = 0
     assert submit(server) == 2
     assert "refused (503)" in capsys.readouterr().err
 
 
-# Trouble on the way to the server
+# Failures between client and server
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def hurried(monkeypatch):
 
 @pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize("trouble", [503, 429, "reset", "lost"])
-def test_every_question_that_meets_trouble_is_asked_again(server, trouble):
+def test_every_failed_get_request_is_retried(server, trouble):
     server.fail(lambda method, path: method == "GET", *[trouble] * 2)
     assert submit(server) == 0
     assert (len(server.pipelines), len(server.versions), len(server.runs)) == (1, 2, 1)
@@ -123,21 +123,19 @@ def test_every_question_that_meets_trouble_is_asked_again(server, trouble):
 
 @pytest.mark.parametrize("change", ["pipelines/upload", "pipelines/upload_version", "experiments", "runs"])
 @pytest.mark.parametrize("trouble", [503, 429, "reset", "lost"])
-def test_a_change_that_meets_trouble_is_one_clear_error_and_the_next_submit_makes_nothing_twice(
-    server, capsys, trouble, change
-):
+def test_a_failed_change_gives_a_one_line_error_and_the_next_submit_repeats_nothing(server, capsys, trouble, change):
     server.fail(lambda method, path: method == "POST" and path.endswith(f"/{change}"), trouble)
     assert submit(server) == 2
-    (told,) = capsys.readouterr().err.splitlines()
-    assert (f"refused ({trouble})" if isinstance(trouble, int) else "may have been done") in told
-    lost = len(server.runs)  # of which the error has told
-    assert lost == (change == "runs" and trouble == "lost")
+    (error,) = capsys.readouterr().err.splitlines()
+    assert (f"refused ({trouble})" if isinstance(trouble, int) else "may have been done") in error
+    lost_runs = len(server.runs)  # the error has reported this run
+    assert lost_runs == (change == "runs" and trouble == "lost")
     assert submit(server) == 0
-    made = (len(server.pipelines), len(server.versions), len(server.experiments), len(server.runs) - lost)
-    assert made == (1, 2, 1, 1)
+    counts = (len(server.pipelines), len(server.versions), len(server.experiments), len(server.runs) - lost_runs)
+    assert counts == (1, 2, 1, 1)
 
 
-def test_an_answer_that_comes_too_late_is_not_waited_for(server, capsys, monkeypatch):
+def test_a_slow_answer_ends_in_a_timeout_error(server, capsys, monkeypatch):
     submit(server)
     monkeypatch.setattr(client, "TIMEOUT", (kubeflow.SLOW / 2, kubeflow.SLOW / 2))
     server.fail(lambda method, path: method == "POST" and path.endswith("/runs"), "slow")
@@ -145,7 +143,7 @@ def test_an_answer_that_comes_too_late_is_not_waited_for(server, capsys, monkeyp
     assert "gave no answer" in capsys.readouterr().err
 
 
-def test_a_server_that_never_answers_is_one_clear_error(server, capsys, monkeypatch):
+def test_a_server_that_never_answers_gives_a_clear_error(server, capsys, monkeypatch):
     monkeypatch.setattr(client, "TIMEOUT", (0.1, 0.1))
     server.fail(lambda method, path: True, *["slow"] * 50)
     assert submit(server) == 2
@@ -153,12 +151,12 @@ def test_a_server_that_never_answers_is_one_clear_error(server, capsys, monkeypa
 
 
 def test_no_call_waits_longer_than_two_minutes():
-    """urllib3 asks four times in all."""
+    """urllib3 sends each request at most four times."""
     assert 4 * client.TIMEOUT + sum(client._RETRY_DELAYS) < 120
 
 
 @pytest.mark.parametrize("trouble", [429, "reset", "lost"])
-def test_a_schedule_that_met_trouble_is_taken_up_by_the_next(server, file, capsys, trouble):
+def test_a_failed_schedule_command_is_completed_by_the_next_command(server, file, capsys, trouble):
     server.fail(lambda method, path: method == "POST" and "/recurringruns" in path, trouble)
     assert schedule(server, file, weekly=WEEKLY) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
@@ -175,7 +173,7 @@ def test_a_new_schedule_is_created_paused_and_then_enabled(server, file):
     assert run["status"] == "ENABLED"
 
 
-def test_a_schedule_runs_alone_catches_nothing_up_and_runs_the_named_version(server, file):
+def test_a_schedule_runs_one_at_a_time_without_catching_up_and_has_the_uploaded_version(server, file):
     schedule(server, file, weekly=WEEKLY)
     (run,) = server.recurring
     assert (int(run["max_concurrency"]), run["no_catchup"]) == (1, True)
@@ -184,7 +182,7 @@ def test_a_schedule_runs_alone_catches_nothing_up_and_runs_the_named_version(ser
     assert run["pipeline_version_reference"]["pipeline_version_id"] == server.versions[1]["pipeline_version_id"]
 
 
-def test_scheduling_the_same_again_changes_nothing(server, file, capsys):
+def test_scheduling_an_unchanged_file_changes_nothing(server, file, capsys):
     schedule(server, file, weekly=WEEKLY)
     before = list(server.changes)
     assert schedule(server, file, weekly=WEEKLY) == 0
@@ -193,21 +191,23 @@ def test_scheduling_the_same_again_changes_nothing(server, file, capsys):
 
 
 @pytest.mark.parametrize("change", ["cron", "parameters", "revision"])
-def test_a_changed_schedule_replaces_the_old_one_and_never_do_both_run(server, file, monkeypatch, change):
+def test_a_changed_schedule_is_enabled_only_after_the_old_one_is_disabled(server, file, monkeypatch, change):
     schedule(server, file, weekly=WEEKLY)
-    (old,) = server.schedules()
+    (old_title,) = server.schedules()
     if change == "revision":
         changed_revision(monkeypatch, "def456")
-    new = WEEKLY | {"cron": {"cron": "0 0 4 * * *"}, "parameters": {"parameters": DATA | {"epochs": 3}}}.get(change, {})
-    schedule(server, file, weekly=new)
+    changed = WEEKLY | {"cron": {"cron": "0 0 4 * * *"}, "parameters": {"parameters": DATA | {"epochs": 3}}}.get(
+        change, {}
+    )
+    schedule(server, file, weekly=changed)
     statuses = server.schedules()
-    assert statuses.pop(old) == "DISABLED"
+    assert statuses.pop(old_title) == "DISABLED"
     ((title, status),) = statuses.items()
     assert status == "ENABLED"
-    assert server.changes[-2:] == [f"disable {old}", f"enable {title}"]
+    assert server.changes[-2:] == [f"disable {old_title}", f"enable {title}"]
 
 
-def test_few_old_schedules_are_kept(server, file, monkeypatch):
+def test_only_the_newest_old_schedules_are_kept(server, file, monkeypatch):
     for number in range(6):
         changed_revision(monkeypatch, f"revision{number}")
         schedule(server, file, weekly=WEEKLY)
@@ -216,7 +216,7 @@ def test_few_old_schedules_are_kept(server, file, monkeypatch):
     assert server.recurring[-1]["runtime_config"]["parameters"]["revision"] == "revision5"
 
 
-def test_a_schedule_that_left_the_file_is_paused_and_not_deleted(server, file):
+def test_a_schedule_removed_from_the_file_is_paused_and_not_deleted(server, file):
     schedule(server, file, weekly=WEEKLY, daily=WEEKLY | {"cron": "0 0 3 * * *"})
     schedule(server, file, weekly=WEEKLY)
     assert {name.split()[0]: status for name, status in server.schedules().items()} == {
@@ -224,7 +224,7 @@ def test_a_schedule_that_left_the_file_is_paused_and_not_deleted(server, file):
     }  # fmt: skip
 
 
-def test_schedules_of_others_are_left_alone(server, file):
+def test_schedules_made_by_others_are_unchanged(server, file):
     schedule(server, file, weekly=WEEKLY)
     server.recurring.append(
         server.recurring[0] | {"display_name": "by hand", "description": "mine", "recurring_run_id": "x"}
@@ -234,7 +234,7 @@ def test_schedules_of_others_are_left_alone(server, file):
     assert server.schedules()["by hand"] == "ENABLED"
 
 
-def test_a_paused_schedule_stays_and_goes_on_when_the_file_says_so(server, file):
+def test_the_file_pauses_and_resumes_a_schedule(server, file):
     schedule(server, file, weekly=WEEKLY | {"paused": True})
     assert list(server.schedules().values()) == ["DISABLED"]
     schedule(server, file, weekly=WEEKLY)
@@ -244,20 +244,20 @@ def test_a_paused_schedule_stays_and_goes_on_when_the_file_says_so(server, file)
 
 
 @pytest.mark.parametrize("done", range(3))
-def test_a_schedule_cut_short_anywhere_is_taken_up_by_the_next(server, file, done):
+def test_an_interrupted_schedule_command_is_completed_by_the_next_command(server, file, done):
     schedule(server, file, weekly=WEEKLY)
-    new = WEEKLY | {"cron": "0 0 4 * * *"}
+    changed = WEEKLY | {"cron": "0 0 4 * * *"}
     server.down_after = len(server.changes) + done
-    assert schedule(server, file, weekly=new) == 2
+    assert schedule(server, file, weekly=changed) == 2
     assert sum(status == "ENABLED" for status in server.schedules().values()) <= 1
     server.down_after = None
-    assert schedule(server, file, weekly=new) == 0
+    assert schedule(server, file, weekly=changed) == 0
     enabled = [run for run in server.recurring if run["status"] == "ENABLED"]
     assert [run["trigger"]["cron_schedule"]["cron"] for run in enabled] == ["0 0 4 * * *"]
     assert len(server.recurring) == 2
 
 
-def test_a_dry_run_prints_the_difference_and_changes_nothing(server, file, capsys):
+def test_a_dry_run_prints_the_changes_and_makes_none(server, file, capsys):
     assert schedule(server, file, "--dry-run", weekly=WEEKLY) == 0
     assert server.changes == []
     printed = capsys.readouterr().out
@@ -265,7 +265,7 @@ def test_a_dry_run_prints_the_difference_and_changes_nothing(server, file, capsy
     assert "nothing was changed" in printed
 
 
-def test_a_dry_run_says_what_the_true_run_then_does(server, file, capsys, monkeypatch):
+def test_a_dry_run_prints_what_the_real_run_then_does(server, file, capsys, monkeypatch):
     schedule(server, file, weekly=WEEKLY)
     changed_revision(monkeypatch, "def456")
     capsys.readouterr()
@@ -291,9 +291,7 @@ def test_a_dry_run_says_what_the_true_run_then_does(server, file, capsys, monkey
         ("schedules: {weekly: 3}", "schedule 'weekly'"),
     ],
 )
-def test_a_schedule_file_that_is_wrong_is_one_clear_error_and_nothing_reaches_the_server(
-    server, file, capsys, text, words
-):
+def test_a_wrong_schedule_file_gives_a_clear_error_and_nothing_reaches_the_server(server, file, capsys, text, words):
     file.write_text(text)
     assert main(["schedule", str(file), "--host", server.url]) == 2
     printed = capsys.readouterr().err
@@ -302,10 +300,10 @@ def test_a_schedule_file_that_is_wrong_is_one_clear_error_and_nothing_reaches_th
     assert server.changes == []
 
 
-# Versions by name, as a cluster's own job runs them
+# Versions by name, as the cluster's own job uses them
 
 
-def test_a_version_is_uploaded_under_a_name_and_nothing_is_started(server, capsys):
+def test_a_version_is_uploaded_once_under_its_name_and_no_run_is_started(server, capsys):
     assert main(["upload", "--version", "v1.2.0", "--host", server.url]) == 0
     assert main(["upload", "--version", "v1.2.0", "--host", server.url]) == 0
     assert [version["display_name"] for version in server.versions] == ["portrait-scorer", "v1.2.0"]
@@ -313,18 +311,18 @@ def test_a_version_is_uploaded_under_a_name_and_nothing_is_started(server, capsy
     assert capsys.readouterr().out.count("the server has version v1.2.0\n") == 2
 
 
-def test_schedules_run_the_version_that_is_named_and_nothing_is_uploaded(server, file):
+def test_schedules_use_the_named_version_and_nothing_is_uploaded(server, file):
     main(["upload", "--version", "v1.2.0", "--host", server.url])
     before = len(server.versions)
     assert schedule(server, file, "--version", "v1.2.0", weekly=WEEKLY) == 0
     (run,) = server.recurring
-    (version,) = [each for each in server.versions if each["display_name"] == "v1.2.0"]
+    (version,) = [candidate for candidate in server.versions if candidate["display_name"] == "v1.2.0"]
     assert run["pipeline_version_reference"]["pipeline_version_id"] == version["pipeline_version_id"]
     assert run["runtime_config"]["parameters"]["revision"] == "v1.2.0"
     assert len(server.versions) == before
 
 
-def test_another_version_is_another_schedule_and_the_same_one_changes_nothing(server, file, capsys):
+def test_another_version_makes_another_schedule_and_the_same_version_changes_nothing(server, file, capsys):
     for name in ("v1", "v2"):
         main(["upload", "--version", name, "--host", server.url])
     for name in ("v1", "v2", "v2"):
@@ -334,7 +332,7 @@ def test_another_version_is_another_schedule_and_the_same_one_changes_nothing(se
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
-def test_a_version_that_the_server_does_not_have_is_refused_before_anything_is_changed(dry, server, file, capsys):
+def test_a_version_unknown_to_the_server_is_refused_before_any_change(dry, server, file, capsys):
     main(["upload", "--version", "v1", "--host", server.url])
     changes = list(server.changes)
     assert schedule(server, file, "--version", "v2", *dry, weekly=WEEKLY) == 2
@@ -355,14 +353,14 @@ FRONTS = {"page": PAGE, "redirect": REDIRECT, "401": (401, {"Content-Type": "app
 
 @pytest.fixture
 def at_once(monkeypatch):
-    """Nobody waits: kfp's own client asks for its health for half a minute."""
+    """Fail the test if the client waits: kfp's own client polls the health for half a minute."""
     monkeypatch.setattr(client, "_RETRY_DELAYS", ())
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"waited for {seconds} s"))
 
 
 @pytest.fixture(params=["submit", "upload", "schedule", "dry run", "list", "team"])
 def command(request, file) -> list[str]:
-    """A command that needs a server."""
+    """Return a command that needs a server."""
     file.write_text(yaml.safe_dump({"schedules": {"weekly": WEEKLY}}))
     return {
         "submit": ["submit", *GIVEN], "upload": ["upload", "--version", "v1"], "schedule": ["schedule", str(file)],
@@ -373,25 +371,25 @@ def command(request, file) -> list[str]:
 
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("front", FRONTS)
-def test_where_nobody_is_logged_in_every_command_says_so_and_sends_nothing(server, capsys, front, command):
+def test_without_a_login_every_command_says_so_and_sends_nothing(server, capsys, front, command):
     server.front = FRONTS[front]
     assert main([*command, "--host", server.url]) == 2
-    told = capsys.readouterr().err
-    assert f"error: not logged in: {server.url} answered with " in told
-    assert "KF_PIPELINES_COOKIE=NAME=VALUE" in told
-    assert "secret" not in told
+    error = capsys.readouterr().err
+    assert f"error: not logged in: {server.url} answered with " in error
+    assert "KF_PIPELINES_COOKIE=NAME=VALUE" in error
+    assert "secret" not in error
     assert len(server.asked) == 1
     assert server.asked[0].startswith("GET ")
 
 
-def test_a_redirect_is_told_and_not_followed(server, capsys):
+def test_a_redirect_is_reported_and_not_followed(server, capsys):
     server.front = (302, {"Location": f"{server.url}/dex/auth?state=x"}, "")
     assert submit(server) == 2
     assert f"302, a way to {server.url}/dex/auth instead" in capsys.readouterr().err
     assert server.asked == ["GET /apis/v2beta1/healthz"]
 
 
-def test_a_session_that_ends_meanwhile_is_no_success(server, capsys):
+def test_a_session_that_expires_during_a_command_is_an_error(server, capsys):
     server.fail(lambda method, path: method == "POST" and path.endswith("/runs"), "page")
     assert submit(server) == 2
     assert "not logged in" in capsys.readouterr().err
@@ -399,34 +397,34 @@ def test_a_session_that_ends_meanwhile_is_no_success(server, capsys):
 
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("kind", ["text/html", "application/json"])
-def test_a_wrong_path_is_told_at_once(server, capsys, kind):
+def test_a_wrong_path_is_reported_without_waiting(server, capsys, kind):
     server.front = (404, {"Content-Type": kind}, "{}")
     assert submit(server) == 2
     assert f"error: there is no Kubeflow Pipelines API at {server.url} (404): expected" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("at_once")
-def test_a_server_that_will_not_say_how_it_is_is_quoted_at_once(server, capsys):
+def test_a_refused_health_check_is_reported_without_waiting(server, capsys):
     server.front = (400, {"Content-Type": "application/json"}, '{"message": "no such team"}')
     assert submit(server) == 2
     assert "refused (400)" in capsys.readouterr().err
 
 
-def test_a_sessions_cookie_lets_the_command_line_in(server, monkeypatch):
+def test_a_session_cookie_logs_the_command_line_in(server, monkeypatch):
     server.front, server.cookie = PAGE, "authservice_session=abc"
     monkeypatch.setenv(client.COOKIE, server.cookie)
     assert submit(server) == 0
     assert len(server.runs) == 1
 
 
-def test_a_token_is_sent_as_such(server, monkeypatch):
+def test_a_token_is_sent_as_a_bearer_token(server, monkeypatch):
     monkeypatch.setenv(client.TOKEN, "of a person")
     assert submit(server) == 0
     assert server.tokens == {"Bearer of a person"}
 
 
 @pytest.mark.parametrize("variable", [client.TOKEN, client.COOKIE])
-def test_a_login_is_not_sent_in_the_clear_to_another_machine(variable, monkeypatch, capsys):
+def test_a_token_or_cookie_is_not_sent_unencrypted_to_another_machine(variable, monkeypatch, capsys):
     monkeypatch.setenv(variable, "secret")
     assert main(["upload", "--host", "http://kubeflow.example"]) == 2
     assert capsys.readouterr().err == (
@@ -435,7 +433,7 @@ def test_a_login_is_not_sent_in_the_clear_to_another_machine(variable, monkeypat
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_the_token_of_a_pod_goes_to_where_its_environment_says_alone(server, tmp_path, monkeypatch, named):
+def test_a_pods_token_is_sent_only_to_the_endpoint_in_its_environment(server, tmp_path, monkeypatch, named):
     (tmp_path / "token").write_text("of the account")
     monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
     if named:
@@ -453,7 +451,7 @@ def test_the_token_of_a_pod_goes_to_where_its_environment_says_alone(server, tmp
         ("https://ml-pipeline.kubeflow.svc@evil", False),
     ],
 )  # fmt: skip
-def test_the_token_of_a_pod_goes_to_kubeflows_own_service(host, sent, monkeypatch):
+def test_a_pods_token_is_sent_to_kubeflows_own_service(host, sent, monkeypatch):
     monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", "token")
     assert ("credentials" in client._login_options(host)) is sent
 
@@ -465,30 +463,30 @@ def certificate(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def private(certificate, monkeypatch):
-    """A server whose certificate no usual authority has signed."""
+    """Start a server whose certificate is not signed by a public authority."""
     monkeypatch.setattr(client, "git_revision", lambda: "abc123")
     with kubeflow.serving(certificate) as serving:
         yield serving
 
 
-def test_a_private_authority_is_named_on_the_command_line(private, certificate):
+def test_a_private_certificate_authority_is_given_on_the_command_line(private, certificate):
     assert submit(private, "--ca", str(certificate)) == 0
 
 
-def test_a_private_authority_is_named_by_the_environment(private, certificate, monkeypatch):
+def test_a_private_certificate_authority_is_given_by_the_environment(private, certificate, monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     assert submit(private) == 0
 
 
-def test_a_certificate_that_is_not_trusted_is_said_in_words(private, capsys):
+def test_an_untrusted_certificate_gives_a_clear_error(private, capsys):
     assert submit(private) == 2
-    told = capsys.readouterr().err
-    assert "the Kubeflow server's certificate cannot be trusted" in told
-    assert "as --ca or SSL_CERT_FILE" in told
+    error = capsys.readouterr().err
+    assert "the Kubeflow server's certificate cannot be trusted" in error
+    assert "as --ca or SSL_CERT_FILE" in error
 
 
 @pytest.mark.parametrize(("content", "words"), [("none", "expected certificates (PEM) in "), (None, "found none")])
-def test_a_file_of_no_certificates_is_one_clear_error(private, tmp_path, capsys, content, words):
+def test_a_missing_or_invalid_certificate_file_gives_a_clear_error(private, tmp_path, capsys, content, words):
     if content:
         (tmp_path / "ca.pem").write_text(content)
     assert submit(private, "--ca", str(tmp_path / "ca.pem")) == 2

@@ -1,4 +1,4 @@
-"""Cron expressions: what is taken, what is refused, and when they fire."""
+"""Cron expressions: which are accepted, which are refused, and when they fire."""
 
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -20,7 +20,7 @@ def day(month: int, number: int) -> datetime:
 @pytest.mark.parametrize(
     "expression", ["0 0 3 * * 1", "0 */5 0-6 ? JAN-jun mon,Fri", "59 59 23 31 12 6", "0 0/15 8,20 1 */2 ?"]
 )
-def test_cron_of_six_fields_is_taken(expression):
+def test_cron_with_six_fields_is_accepted(expression):
     cron.check(expression)
 
 
@@ -30,7 +30,7 @@ def test_cron_of_six_fields_is_taken(expression):
                    "0 0 three * * *", "0 0 -1 * * *", "0 0 3 * * 5-1", "0 0 3 * * fri-mon", "0 30-10 * * * *",
                    "0 0 3 * 12-2 *", "0 0 3 1,20-10/2 * *"],
 )  # fmt: skip
-def test_cron_of_another_form_or_out_of_range_is_refused(expression):
+def test_cron_in_another_format_or_out_of_range_is_refused(expression):
     with pytest.raises(ValueError, match="cron"):
         cron.check(expression)
 
@@ -42,12 +42,12 @@ def test_a_day_that_never_comes_is_refused(expression):
 
 
 @pytest.mark.parametrize("expression", ["0 0 3 29 2 *", "0 0 3 30 2 1", "0 0 3 30 2-3 *", "0 0 3 31 */2 *"])
-def test_a_rare_day_is_taken(expression):
+def test_a_rare_day_is_accepted(expression):
     cron.check(expression)
 
 
 @given(st.integers(0, 59), st.integers(0, 59))
-def test_a_range_is_taken_unless_it_runs_backwards(first, last):
+def test_a_range_is_accepted_unless_it_runs_backwards(first, last):
     expression = f"0 {first}-{last} 3 * * *"
     if first <= last:
         cron.check(expression)
@@ -62,23 +62,28 @@ def test_a_range_is_taken_unless_it_runs_backwards(first, last):
         ("0 0 3 * * 1", ["02-02 03:00:00", "02-09 03:00:00"]),  # Mondays
         ("0 0 3 * * mon", ["02-02 03:00:00", "02-09 03:00:00"]),
         ("0 0 3 1,5 * ?", ["02-01 03:00:00", "02-05 03:00:00"]),
-        ("0 0 3 5 * 1", ["02-02 03:00:00", "02-05 03:00:00", "02-09 03:00:00"]),  # one of them is enough
+        (
+            "0 0 3 5 * 1",
+            ["02-02 03:00:00", "02-05 03:00:00", "02-09 03:00:00"],
+        ),  # day of month or day of week is enough
         ("0 0 3 5 mar *", []),
         ("30 15/20 6-7 3 feb *", [f"02-03 0{h}:{m}:30" for h in (6, 7) for m in (15, 35, 55)]),
-        ("0 0 0 */4 * *", ["02-05 00:00:00", "02-09 00:00:00"]),  # after the first moment, which is left out
+        ("0 0 0 */4 * *", ["02-05 00:00:00", "02-09 00:00:00"]),  # the first moment itself is excluded
         ("0 0 12 * * 0", ["02-01 12:00:00", "02-08 12:00:00"]),  # Sundays
     ],
 )
-def test_cron_fires_when_the_scheduler_would(expression, expected):
+def test_cron_fires_when_kubeflows_scheduler_does(expression, expected):
     assert moments(expression, day(2, 1), day(2, 10)) == expected
 
 
-def test_the_last_moment_is_in_and_zones_are_heeded():
-    east = datetime(2026, 2, 1, 4, tzinfo=timezone(timedelta(hours=1)))
-    assert moments("0 0 3 * * *", day(1, 31), east) == ["01-31 03:00:00", "02-01 03:00:00"]
+def test_the_last_moment_is_included_and_time_zones_are_converted():
+    end_in_another_zone = datetime(2026, 2, 1, 4, tzinfo=timezone(timedelta(hours=1)))
+    assert moments("0 0 3 * * *", day(1, 31), end_in_another_zone) == ["01-31 03:00:00", "02-01 03:00:00"]
 
 
 @given(st.integers(1, 59), st.integers(0, 59))
-def test_a_step_counts_from_where_it_starts(step, start):
-    fired = [m.minute for m in cron.times(f"0 {start}/{step} 0 * * *", day(3, 1) - timedelta(seconds=1), day(3, 2))]
-    assert [minute for minute in fired if minute >= start][: len(range(start, 60, step))] == [*range(start, 60, step)]
+def test_a_step_counts_from_its_start_value(step, start):
+    minutes = [
+        moment.minute for moment in cron.times(f"0 {start}/{step} 0 * * *", day(3, 1) - timedelta(seconds=1), day(3, 2))
+    ]
+    assert [minute for minute in minutes if minute >= start][: len(range(start, 60, step))] == [*range(start, 60, step)]

@@ -1,4 +1,4 @@
-"""What Kubeflow keeps of old runs: archived or deleted by a policy, never what the cache or a version needs."""
+"""Cleanup of Kubeflow's old runs: they are archived or deleted unless the cache or a version needs them."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.fakes import kubeflow
 
 
 class Place:
-    """A server with runs, the newest made first, and what they have left in a workspace."""
+    """A server with runs, the newest first, and the records of these runs in a workspace."""
 
     def __init__(self, server: kubeflow.Kubeflow, folder: Path) -> None:
         self.server, self.folder, self.workspace = server, folder, str(folder / "workspace")
@@ -27,12 +27,12 @@ class Place:
             "run_id": name, "display_name": f"{name}'s", "experiment_id": "e", "state": state,
             "storage_state": "AVAILABLE", "created_at": f"{made:%Y-%m-%dT%H:%M:%SZ}",
         })  # fmt: skip
-        place = RunPaths(self.workspace, name)
+        run_paths = RunPaths(self.workspace, name)
         if data:
             made = decision.Decision("refused", ["no"])
-            decision.write(place.decision, decision.to_record(made, run=name, data=data))
+            decision.write(run_paths.decision, decision.to_record(made, run=name, data=data))
         uri = str(self.folder / "models" / name)
-        storage.write_json(place.published, {"version": 1, "uri": uri})
+        storage.write_json(run_paths.published, {"version": 1, "uri": uri})
         if serves:
             storage.write_bytes(f"{uri}/{channels.COMPLETE}", b"graph")
 
@@ -57,7 +57,7 @@ def place(tmp_path, monkeypatch):
         yield place
 
 
-def test_old_runs_are_archived_but_the_newest_and_those_whose_version_is_there(place, capsys):
+def test_old_runs_are_archived_except_the_newest_and_those_with_an_existing_version(place, capsys):
     assert place.clean("--runs", "archive") == 0
     assert place.left() == {
         "new": "AVAILABLE", "hit": "ARCHIVED", "other": "ARCHIVED", "champion": "AVAILABLE", "silent": "ARCHIVED",
@@ -67,7 +67,7 @@ def test_old_runs_are_archived_but_the_newest_and_those_whose_version_is_there(p
     assert out.endswith("3 runs of Kubeflow's\n")
 
 
-def test_no_run_is_deleted_from_which_the_next_may_take_its_training_or_of_which_nothing_is_known(place, capsys):
+def test_runs_with_cached_training_or_without_a_decision_are_archived_and_not_deleted(place, capsys):
     assert place.clean("--runs", "delete") == 0
     assert place.left() == {
         "new": "AVAILABLE", "hit": "ARCHIVED", "champion": "AVAILABLE", "silent": "ARCHIVED",
@@ -78,29 +78,29 @@ def test_no_run_is_deleted_from_which_the_next_may_take_its_training_or_of_which
     assert "run silent (silent's), 70 days old: archived, not deleted: it has left no decision that says" in out
 
 
-def test_the_data_of_the_newest_run_is_the_caches_also_where_no_run_is_to_be_kept(place):
+def test_runs_on_the_newest_runs_data_are_not_deleted_even_with_keep_0(place):
     place.server.runs[0]["created_at"] = "2026-01-01T00:00:00Z"
     assert place.clean("--runs", "delete", keep=0) == 0
     assert "hit" in place.left()
 
 
-def test_a_version_that_is_gone_lets_its_run_go(place):
+def test_a_run_whose_version_was_deleted_is_deleted(place):
     storage.delete_tree(str(place.folder / "models" / "champion"))
     assert place.clean("--runs", "delete") == 0
     assert "champion" not in place.left()
 
 
-def test_a_dry_run_says_the_same_and_changes_nothing(place, capsys):
+def test_a_dry_run_prints_the_same_lines_and_changes_nothing(place, capsys):
     before = place.left()
     place.clean("--runs", "delete", "--dry-run")
-    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("run ")]
+    dry_run_lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("run ")]
     assert place.left() == before
     assert place.server.changes == []
     place.clean("--runs", "delete")
-    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("run ")] == told
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("run ")] == dry_run_lines
 
 
-def test_what_is_archived_already_is_not_told_again(place, capsys):
+def test_an_already_archived_run_is_not_listed_again(place, capsys):
     place.clean("--runs", "archive")
     capsys.readouterr()
     place.clean("--runs", "archive")
@@ -108,7 +108,7 @@ def test_what_is_archived_already_is_not_told_again(place, capsys):
 
 
 @pytest.mark.parametrize("state", ["PENDING", "RUNNING", "PAUSED"])
-def test_a_run_that_is_going_is_left_alone_and_nothing_is_deleted_beside_it(state, place, capsys):
+def test_a_going_run_is_not_archived_and_prevents_deletions(state, place, capsys):
     place.run("going", 90, data="d2", state=state)
     assert place.clean("--runs", "delete") == 2
     assert "run going is going and may take its training from an old one" in capsys.readouterr().err
@@ -117,6 +117,6 @@ def test_a_run_that_is_going_is_left_alone_and_nothing_is_deleted_beside_it(stat
     assert place.left()["other"] == "ARCHIVED"
 
 
-def test_without_being_asked_for_the_server_is_not_asked(place):
+def test_without_the_option_runs_no_run_changes(place):
     assert place.clean() == 0
     assert set(place.left().values()) == {"AVAILABLE"}
