@@ -1,16 +1,17 @@
-"""Every step of the DAG killed at a random moment and started again: the same result, nothing lost, nothing twice.
+"""Kill every step of the DAG at a random moment, start it again, and compare the result with an undisturbed run's.
 
     python -m tests.end_to_end.faults --runs 20 --resumed 7
 
-Each of the first runs has every step killed once (SIGKILL to its whole tree of processes) and started again as
-Kubernetes does it: in the same run, on an empty disk. Each of the others is given up when a step is killed, and a new
-run is started with ``resume``, as a person does it. Half of the moments lie anywhere in a step's work, the other half
-right after one of its writes to the bucket; a step that has ended before its moment is killed then, when all is done
-and nobody knows it yet. All is drawn by ``--seed``; ``--first`` and ``--last`` choose among the runs. The steps are
-forked from one process that has loaded their libraries, so that kills meet their work and no imports.
+In each of the first ``--runs`` runs, every step is killed once (SIGKILL to its process tree). It is started again like
+Kubernetes does: in the same run, on an empty disk. Each of the ``--resumed`` runs ends when one step is killed, and a
+new run is started with ``resume``, as a person would do. Half of the moments are drawn from the whole duration of a
+step; the other half are right after one of its writes to the bucket. A step that ends before its moment counts as
+killed at its end, when its work is done but not yet reported. ``--seed`` determines all moments; ``--first`` and
+``--last`` select runs. The steps are forked from one process that has loaded their libraries, so that kills hit the
+work of a step and not its imports.
 
-A line a run says what was killed when and whether the result is the one of a run that nobody touched. The last lines
-count over all the runs that are recorded in ``--folder``, also those of other calls.
+One line per run says which steps were killed when, and whether the result equals that of an undisturbed run. The last
+lines summarise all runs recorded in ``--folder``, including those of earlier calls.
 """
 
 import argparse
@@ -47,24 +48,24 @@ from pipeline.compiled import compiled_yaml
 from tests.builders import tiny
 
 STEPS = ("ingestion", "validation", "pretraining", "training", "evaluation", "push", "notification")
-# The head alone is trained, and no page explains photos: to trace the whole network and its gradients takes longer than
-# all else together, and shows nothing more.
+# Only the head is trained, and no page explains photos: tracing the whole network and its gradients would take longer
+# than everything else together, and would test nothing more.
 SETTINGS = tiny.SETTINGS | {
     "start": "none", "head_epochs": 4, "epochs": 0, "minimum_srcc": -1, "show_photos": "false",
 }  # fmt: skip
-TOLERANCE = 1e-4  # score points between the answers of both: training that goes on is the same to rounding
+TOLERANCE = 1e-4  # score points between both champions: a resumed training is equal up to rounding
 _LOADED = (
     "components.ingestion.ingest", "components.validation.validate", "components.pretraining.pretrain",
     "components.training.train", "components.evaluation.evaluate", "components.push.push",
     "components.notification.notify", "components.scorer.run.preflight",
 )  # fmt: skip
-_POLL = 0.002  # seconds between two looks at the bucket
-_COARSE = 0.02  # between two looks at the processes, which take longer
+_POLL = 0.002  # seconds between two listings of the bucket
+_COARSE = 0.02  # seconds between two measurements of the processes, which take longer
 
 
 @dataclass(frozen=True)
 class Moment:
-    """When a step is killed: once its processes have worked for so many seconds, or after so many of its writes."""
+    """When a step is killed: after ``seconds`` of processor time, or after ``writes`` writes to the bucket."""
 
     seconds: float = float("inf")
     writes: float = float("inf")
@@ -78,7 +79,7 @@ NEVER = Moment()
 
 @dataclass
 class Measured:
-    """What a step took in a run that nobody touched: seconds of processors, which other load leaves alone."""
+    """A step's cost in an undisturbed run: seconds of processor time, which do not depend on other load, and writes."""
 
     seconds: float
     writes: int
@@ -86,7 +87,7 @@ class Measured:
 
 @dataclass
 class Reference:
-    """A run that nobody touched: what its steps took, and what it led to."""
+    """An undisturbed run: the cost of its steps, the champion's mean scores, and the split register."""
 
     steps: dict[str, Measured] = field(default_factory=dict)
     means: list[float] = field(default_factory=list)
@@ -95,21 +96,21 @@ class Reference:
 
 @dataclass
 class Steps:
-    """Runs a DAG's steps, in the place of Kubeflow's subprocesses, and kills them when it is their moment."""
+    """Runs a DAG's steps in place of Kubeflow's subprocesses, and kills each step at its moment."""
 
     folder: Path
     moments: dict[str, Moment]
-    again: bool  # whether a step that was killed is started again
+    again: bool  # whether a killed step is started again
     killed: list[str] = field(default_factory=list)
     measured: dict[str, Measured] = field(default_factory=dict)
 
     def __call__(self, full_command: list[str], env_vars: Mapping[str, str] | None = None) -> int:
         name = full_command[full_command.index("--function_to_execute") + 1]
-        given = json.loads(full_command[full_command.index("--executor_input") + 1])
+        executor_input = json.loads(full_command[full_command.index("--executor_input") + 1])
         (program,) = [word for word in full_command if f"def {name}(" in word]
         moment = self.moments.pop(name, None)
         before = self._seen()
-        child = self._start(name, program, given)
+        child = self._start(name, program, executor_input)
         if moment is None:
             return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         ended, status = self._watch(name, child, moment, before)
@@ -118,28 +119,30 @@ class Steps:
         self.killed.append(f"{name} {'at its end' if ended else moment}")
         if not self.again:
             return 128 + signal.SIGKILL
-        shutil.rmtree(Path(given["outputs"]["outputFile"]).parent, ignore_errors=True)  # a pod's disk
+        shutil.rmtree(
+            Path(executor_input["outputs"]["outputFile"]).parent, ignore_errors=True
+        )  # a new pod has an empty disk
         return self(full_command, env_vars)
 
     def _watch(self, name: str, child: int, moment: Moment, before: set[tuple[str, int]]) -> tuple[bool, int]:
-        """Kill a step at its moment, and measure it; whether it ended by itself, and its status."""
-        seen: set[tuple[str, int]] = set()
-        busy = 0.0
+        """Kill a step at its moment and measure it. Return whether it ended by itself, and its wait status."""
+        writes: set[tuple[str, int]] = set()
+        processor_seconds = 0.0
         while not (ended := os.waitpid(child, os.WNOHANG))[0]:
             if moment.seconds < float("inf") or moment == NEVER:
-                busy = max(busy, _busy(child))
+                processor_seconds = max(processor_seconds, _busy(child))
             if moment.seconds == float("inf"):
-                seen |= self._seen() - before
-            if busy >= moment.seconds or len(seen) >= moment.writes:
+                writes |= self._seen() - before
+            if processor_seconds >= moment.seconds or len(writes) >= moment.writes:
                 _kill_tree(child)
                 status = os.waitpid(child, 0)[1]
-                return not os.WIFSIGNALED(status), status  # it may have ended just before
+                return not os.WIFSIGNALED(status), status  # it may have ended just before the kill
             time.sleep(_POLL if moment.seconds == float("inf") else _COARSE)
-        self.measured[name] = Measured(busy, len(seen | (self._seen() - before)))
+        self.measured[name] = Measured(processor_seconds, len(writes | (self._seen() - before)))
         return True, ended[1]
 
     def _start(self, name: str, program: str, given: dict[str, Any]) -> int:
-        """A process that runs the step as its command would; its number."""
+        """Start a process that runs the step like its command would; return the process id."""
         child = os.fork()
         if child:
             return child
@@ -160,7 +163,7 @@ class Steps:
             os._exit(1)
 
     def _seen(self) -> set[tuple[str, int]]:
-        """The bucket's files, each with its time: one more whenever something is written."""
+        """Return the bucket's files with their modification times; each write adds an entry."""
         return set(_files(self.folder / "models")) | set(_files(self.folder / "workspace"))
 
 
@@ -189,38 +192,38 @@ def _tree(process: int) -> list[psutil.Process]:
 
 
 def _busy(process: int) -> float:
-    """Seconds of processors that a process has taken, with all that it has started, also what has ended."""
+    """Return the processor seconds of a process and all its descendants, including ended ones."""
     total = 0.0
-    for each in _tree(process):
+    for member in _tree(process):
         try:
-            taken = each.cpu_times()
+            times = member.cpu_times()
         except psutil.NoSuchProcess:
             continue
-        total += taken.user + taken.system + taken.children_user + taken.children_system
+        total += times.user + times.system + times.children_user + times.children_system
     return total
 
 
 def _kill_tree(process: int) -> None:
-    """SIGKILL to a process and all that it has started."""
-    for each in _tree(process):
+    """Send SIGKILL to a process and all its descendants."""
+    for member in _tree(process):
         try:
-            each.kill()
+            member.kill()
         except psutil.NoSuchProcess:
             continue
 
 
 def start(folder: Path, run: str, weights: Path, steps: Steps, resume: str = "") -> bool:
-    """A run of the whole DAG in a folder, which keeps its bucket; whether it ended well."""
+    """Run the whole DAG with a folder as its bucket; return whether the run succeeded."""
     folder.mkdir(parents=True, exist_ok=True)
-    places = {name: str(folder / name) for name in ("models", "workspace")}
+    addresses = {name: str(folder / name) for name in ("models", "workspace")}
     changed = SETTINGS | {"weights": weights, "resume": resume}
-    given = parameters.parse_assignments([f"{name}={value}" for name, value in changed.items()])
-    values = parameters.check({"photos": tiny.SAMPLE, **places, **given})
+    assignments = parameters.parse_assignments([f"{name}={value}" for name, value in changed.items()])
+    values = parameters.check({"photos": tiny.SAMPLE, **addresses, **assignments})
     pipeline = components.load_component_from_text(local_runner._without_retries(compiled_yaml()))
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "artifacts" / run))
-    instead = mock.patch.object(subprocess_task_handler, "run_local_subprocess", steps)
+    patch = mock.patch.object(subprocess_task_handler, "run_local_subprocess", steps)
     with (
-        instead,
+        patch,
         local_runner._step_environment(run),
         warnings.catch_warnings(),
         open(folder / "runner.log", "a") as log,
@@ -235,22 +238,24 @@ def start(folder: Path, run: str, weights: Path, steps: Steps, resume: str = "")
 
 
 def answers(folder: Path) -> np.ndarray:
-    """The champion's mean scores of the photos that every version answers."""
+    """Return the champion's mean scores of the warm-up photos."""
     champion = litert_model.load(channels.resolve(str(folder / "models" / "portraits")))
     pixels = np.stack([champion.pixels(photo) for photo in warmup.photos()])
     return champion.predict(pixels)["mean"]
 
 
 def wrong(folder: Path, tried: list[str], reference: Reference) -> list[str]:
-    """What is not as it has to be after runs of which the last one ended well; empty when nothing is."""
+    """Return the faults in the result of ``tried`` runs, the last of which succeeded. Empty if there are none."""
     models, last = str(folder / "models"), RunPaths(str(folder / "workspace"), tried[-1])
-    found: list[str] = []
+    faults: list[str] = []
 
-    def demand(holds: bool, what: str) -> None:
-        found.extend([] if holds else [what])
+    def demand(holds: bool, fault: str) -> None:
+        faults.extend([] if holds else [fault])
 
     pushes = [entry["who"] for entry in channels.audit(models, "portraits") if entry["action"] == "push"]
-    complete = [each.version for each in versions.list_versions(models, "portraits") if each.state == "complete"]
+    complete = [
+        version.version for version in versions.list_versions(models, "portraits") if version.state == "complete"
+    ]
     champion = channels.read(models, "portraits").get("champion")
     record, published = decision.read(last.decision) or {}, storage.read_json(last.published)
     demand(pushes.count(tried[-1]) == 1, f"the run is in the audit {pushes.count(tried[-1])} times")
@@ -265,16 +270,16 @@ def wrong(folder: Path, tried: list[str], reference: Reference) -> list[str]:
     demand((folder / "workspace" / "splits.csv").read_text() == reference.splits, "photos have changed their split")
     difference = float(np.abs(answers(folder) - reference.means).max())
     demand(difference <= TOLERANCE, f"the champion's scores differ by {difference:.2g}")
-    return found
+    return faults
 
 
 def untouched(folder: Path, weights: Path) -> Reference:
-    """The run to compare with; taken from the folder where an earlier call has left it."""
+    """Return the undisturbed run to compare with, from the folder if an earlier call has recorded it there."""
     kept = folder / "reference.json"
     if kept.exists():
-        found = json.loads(kept.read_text())
-        steps = {name: Measured(**each) for name, each in found.pop("steps").items()}
-        return Reference(steps, **found)
+        recorded = json.loads(kept.read_text())
+        steps = {name: Measured(**cost) for name, cost in recorded.pop("steps").items()}
+        return Reference(steps, **recorded)
     place = folder / "untouched"
     shutil.rmtree(place, ignore_errors=True)
     steps = Steps(place, dict.fromkeys(STEPS, NEVER), again=False)
@@ -282,20 +287,20 @@ def untouched(folder: Path, weights: Path) -> Reference:
         raise RuntimeError(f"the run that nobody touched has failed: see {place}")
     splits = (place / "workspace" / "splits.csv").read_text()
     reference = Reference(steps.measured, answers(place).tolist(), splits)
-    shutil.rmtree(folder / "results", ignore_errors=True)  # which were held against another run
+    shutil.rmtree(folder / "results", ignore_errors=True)  # these were compared with another run
     storage.write_json(str(kept), asdict(reference))
     return reference
 
 
 def draw(chance: random.Random, measured: Measured) -> Moment:
-    """A moment within a step."""
+    """Draw a moment within a step."""
     if chance.random() < 0.5 and measured.writes:
         return Moment(writes=chance.randint(1, measured.writes))
     return Moment(seconds=chance.uniform(0, measured.seconds))
 
 
 def retried(place: Path, weights: Path, reference: Reference, chance: random.Random) -> tuple[Steps, list[str]]:
-    """A run whose steps are all killed once and started again, and what is wrong with its result."""
+    """Run with every step killed once and started again; return its steps and the faults of its result."""
     steps = Steps(place, {name: draw(chance, reference.steps[name]) for name in STEPS}, again=True)
     if not start(place, "run", weights, steps):
         return steps, ["the run failed"]
@@ -305,7 +310,7 @@ def retried(place: Path, weights: Path, reference: Reference, chance: random.Ran
 def resumed(
     place: Path, weights: Path, reference: Reference, chance: random.Random, step: str
 ) -> tuple[Steps, list[str]]:
-    """A run that is given up when a step is killed, another that takes it up, and what is wrong with their result."""
+    """Run until a step is killed, then resume in another run; return the steps and the faults of the result."""
     steps = Steps(place, {step: draw(chance, reference.steps[step])}, again=False)
     start(place, "killed", weights, steps)
     taken_up = "killed" if storage.exists(RunPaths(str(place / "workspace"), "killed").steps) else ""
@@ -315,7 +320,7 @@ def resumed(
 
 
 def main() -> int:
-    """Carry out the runs; 1 when the result of any is wrong."""
+    """Carry out the runs; return 1 if any result is wrong, otherwise 0."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=int, default=20, help="whose steps are started again (default: %(default)s)")
     parser.add_argument("--resumed", type=int, default=7, help="that are taken up by another (default: %(default)s)")
@@ -331,46 +336,48 @@ def main() -> int:
     for module in _LOADED:
         __import__(module)
     reference = untouched(folder, weights)
-    took = ", ".join(f"{name} {each.seconds:.1f} s {each.writes} writes" for name, each in reference.steps.items())
-    print(f"untouched: {took}", flush=True)
+    costs = ", ".join(f"{name} {cost.seconds:.1f} s {cost.writes} writes" for name, cost in reference.steps.items())
+    print(f"untouched: {costs}", flush=True)
     for number in range(options.first, (options.last or options.runs + options.resumed) + 1):
-        place, chance = folder / f"run-{number}", random.Random(f"{options.seed}-{number}")
-        shutil.rmtree(place, ignore_errors=True)
+        run_folder, chance = folder / f"run-{number}", random.Random(f"{options.seed}-{number}")
+        shutil.rmtree(run_folder, ignore_errors=True)
         if number <= options.runs:
-            how, (steps, found) = "started again", retried(place, weights, reference, chance)
+            kind, (steps, faults) = "started again", retried(run_folder, weights, reference, chance)
         else:
             step = STEPS[(number - options.runs - 1) % len(STEPS)]
-            how, (steps, found) = "resumed", resumed(place, weights, reference, chance, step)
-        outcome = "; ".join(found) or "as untouched"
-        print(f"run {number}, {how}: killed {', '.join(steps.killed)}: {outcome}", flush=True)
-        result = {"how": how, "killed": steps.killed, "wrong": found, "versions": complete_versions(place)}
+            kind, (steps, faults) = "resumed", resumed(run_folder, weights, reference, chance, step)
+        outcome = "; ".join(faults) or "as untouched"
+        print(f"run {number}, {kind}: killed {', '.join(steps.killed)}: {outcome}", flush=True)
+        result = {"how": kind, "killed": steps.killed, "wrong": faults, "versions": complete_versions(run_folder)}
         storage.write_json(str(folder / "results" / f"{number:03}.json"), result)
-        if not found:
-            shutil.rmtree(place)
+        if not faults:
+            shutil.rmtree(run_folder)
     return 1 if _tell([json.loads(path.read_text()) for path in sorted(folder.glob("results/*.json"))]) else 0
 
 
 def complete_versions(folder: Path) -> int:
-    """How many whole versions there are after the runs in a folder."""
-    return sum(each.state == "complete" for each in versions.list_versions(str(folder / "models"), "portraits"))
+    """Return the number of complete versions in a folder."""
+    return sum(version.state == "complete" for version in versions.list_versions(str(folder / "models"), "portraits"))
 
 
 def _tell(results: list[dict[str, Any]]) -> int:
-    """Print a summary; how many runs have another result."""
-    for how in dict.fromkeys(result["how"] for result in results):
-        these = [result for result in results if result["how"] == how]
-        kills = Counter(killed.split()[0] for result in these for killed in result["killed"])
-        versions = Counter(result["versions"] for result in these)
-        told = ", ".join(f"{number} in {runs} of them" for number, runs in sorted(versions.items()))
-        each = ", ".join(f"{step} {kills[step]}" for step in STEPS if kills[step])
-        same = sum(not result["wrong"] for result in these)
-        print(f"{how}: {len(these)} runs, {kills.total()} kills ({each}); the result of the untouched run in {same}")
-        print(f"  versions published: {told}")
+    """Print a summary; return the number of runs with a wrong result."""
+    for kind in dict.fromkeys(result["how"] for result in results):
+        group = [result for result in results if result["how"] == kind]
+        kills = Counter(killed.split()[0] for result in group for killed in result["killed"])
+        versions = Counter(result["versions"] for result in group)
+        version_counts = ", ".join(f"{number} in {runs} of them" for number, runs in sorted(versions.items()))
+        kill_counts = ", ".join(f"{step} {kills[step]}" for step in STEPS if kills[step])
+        same = sum(not result["wrong"] for result in group)
+        print(
+            f"{kind}: {len(group)} runs, {kills.total()} kills ({kill_counts}); the result of the untouched run in {same}"
+        )
+        print(f"  versions published: {version_counts}")
     return sum(bool(result["wrong"]) for result in results)
 
 
 def _apart(action: Callable[[], Any]) -> None:
-    """Carry something out in a process of its own: this one must not have started TensorFlow when it forks steps."""
+    """Run an action in a child process: this process must not have started TensorFlow when it forks steps."""
     child = os.fork()
     if not child:
         try:

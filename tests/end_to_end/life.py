@@ -1,7 +1,7 @@
-"""The life of a data set: what comes, goes and changes between ten runs of a workspace, and what holds after each.
+"""A data set's life cycle: changes to photos and tables between ten ingestions, and the invariants after each.
 
-A life is drawn by its seed: every change that photos, ratings and the tables about them go through occurs once, in any
-order, and one run is killed. What is expected is worked out here anew, from the files alone.
+The seed determines the order of the changes; each kind of change occurs once, and one ingestion is killed. The expected
+results are computed here independently, from the files alone.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ RATERS = 4
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo as its owner knows it; without scores nobody rated it."""
+    """A photo as its owner knows it; an unrated photo has no scores."""
 
     data: bytes = field(repr=False)
     scores: tuple[int, ...] = ()
@@ -61,12 +61,11 @@ class Photo:
 
 
 class Owner:
-    """Photos by where they lie and what they are called, and the changes that they go through.
+    """The owner of the photos, whose methods change them.
 
     Attributes:
-        rated, unlabelled: the folders: photos by name. Photos of the first may have no scores, too.
-        lost: ratings of photos that are not there.
-        marks: places of the faces that a photo shows.
+        rated, unlabelled: Photos of both folders by name. A photo in the rated folder may have no scores.
+        lost: Scores of photos that were deleted, by name.
     """
 
     def __init__(self, seed: int, faces: bool) -> None:
@@ -78,7 +77,7 @@ class Owner:
             self.rated[f"{number:03}.jpg"] = Photo(self._taken(), self._scores())
         for number in range(4):
             self.unlabelled[f"u/{number}.jpg"] = Photo(self._taken())
-        self.copied()  # near duplicates and doubles are there from the start
+        self.copied()  # exact and near duplicates exist from the start
         self.edited()
 
     CHANGES = (
@@ -166,7 +165,7 @@ class Owner:
             self._changed(name, split="")
 
     def nothing(self) -> None:
-        """Run again on what was there."""
+        """Change nothing, so that the same data are ingested again."""
 
     def _taken(self) -> bytes:
         self.drawn += 1
@@ -190,7 +189,7 @@ class Owner:
 
     @property
     def listed(self) -> dict[str, Photo]:
-        """The rated photos."""
+        """Return the photos that have scores."""
         return {name: photo for name, photo in self.rated.items() if photo.scores}
 
 
@@ -203,7 +202,7 @@ def _saved(data: bytes, quality: int) -> bytes:
 
 
 class Workplace:
-    """Where an owner's photos are ingested, run after run."""
+    """Ingests an owner's photos, run after run, and checks every outcome."""
 
     def __init__(self, folder: Path, workspace: str, settings: Ingestion, faces: Faces) -> None:
         self.folder, self.workspace, self.settings, self.faces = folder, workspace, settings, faces
@@ -211,27 +210,31 @@ class Workplace:
         self.fingerprints: dict[frozenset, str] = {}
 
     def call(self, owner: Owner, name: str = "photos", again: bool = False) -> dict:
-        """The arguments of the next ingestion, or once more of the last, once the files lie as the owner has them."""
+        """Write the owner's files; return the arguments of the next ingestion, or of the last one if ``again``."""
         self.run += not again
-        place = self.folder / name
-        for part, there in (("rated", owner.rated), ("unlabelled", owner.unlabelled)):
-            for path in [path for path in (place / part).rglob("*") if path.is_file()]:
+        root = self.folder / name
+        for part, own_photos in (("rated", owner.rated), ("unlabelled", owner.unlabelled)):
+            for path in [path for path in (root / part).rglob("*") if path.is_file()]:
                 path.unlink()
-            for photo, about in there.items():
-                (place / part / photo).parent.mkdir(parents=True, exist_ok=True)
-                (place / part / photo).write_bytes(about.data)
-        scores = owner.lost | {photo: about.scores for photo, about in owner.rated.items()}
-        rows = [(photo, f"rater {r}", score) for photo, own in scores.items() for r, score in enumerate(own)]
-        pd.DataFrame(rows, columns=["photo", "rater", "score"]).to_csv(place / "ratings.csv", index=False)
-        # Of one name, the rated photo and the unlabelled one are told apart by nothing: what is said holds of both.
+            for photo, metadata in own_photos.items():
+                (root / part / photo).parent.mkdir(parents=True, exist_ok=True)
+                (root / part / photo).write_bytes(metadata.data)
+        scores = owner.lost | {photo: metadata.scores for photo, metadata in owner.rated.items()}
+        rows = [
+            (photo, f"rater {rater}", score)
+            for photo, photo_scores in scores.items()
+            for rater, score in enumerate(photo_scores)
+        ]
+        pd.DataFrame(rows, columns=["photo", "rater", "score"]).to_csv(root / "ratings.csv", index=False)
+        # A rated and an unlabelled photo of one name share their attributes: tables know photos by name alone.
         known = owner.unlabelled | owner.rated
-        about = [(photo, each.group, each.split, len(photo)) for photo, each in known.items()]
-        pd.DataFrame(about, columns=["photo", "group", "split", "length"]).to_csv(place / "about.csv", index=False)
-        out = self.folder / "out" / str(self.run)
+        metadata = [(photo, own_photo.group, own_photo.split, len(photo)) for photo, own_photo in known.items()]
+        pd.DataFrame(metadata, columns=["photo", "group", "split", "length"]).to_csv(root / "about.csv", index=False)
+        output = self.folder / "out" / str(self.run)
         return {
-            "photos": str(place / "rated"), "ratings": str(place / "ratings.csv"), "dataset": str(out / "dataset"),
-            "report": str(out / "report.html"), "unlabelled": str(place / "unlabelled"),
-            "attributes": str(place / "about.csv"), "workspace": RunPaths(self.workspace, f"run-{self.run}"),
+            "photos": str(root / "rated"), "ratings": str(root / "ratings.csv"), "dataset": str(output / "dataset"),
+            "report": str(output / "report.html"), "unlabelled": str(root / "unlabelled"),
+            "attributes": str(root / "about.csv"), "workspace": RunPaths(self.workspace, f"run-{self.run}"),
             "settings": self.settings, "faces": self.faces,
         }  # fmt: skip
 
@@ -239,83 +242,91 @@ class Workplace:
         return storage.read_versioned(RunPaths(self.workspace, "").splits)[0] or b""
 
     def ingest(self, owner: Owner, name: str = "photos", again: bool = False) -> None:
-        """Ingest and hold everything against what is expected."""
+        """Ingest the owner's photos and check the outcome against the expected one."""
         before, call = _rows(self.register()), self.call(owner, name, again)
-        shown = ingest.build_page
-        outcomes = []
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(
-                photo_inspection, "CHUNK_SIZE", 16 if self.run % 4 == 1 else 128
-            )  # of one chunk no process is made
-            patched.setattr(ingest, "page", lambda outcome, crops: outcomes.append(outcome) or shown(outcome, crops))
-            found = ingest.ingest(**call)
+        build_page = ingest.build_page
+        summaries = []
+        with pytest.MonkeyPatch.context() as patch:
+            # A single chunk is inspected without worker processes.
+            patch.setattr(photo_inspection, "CHUNK_SIZE", 16 if self.run % 4 == 1 else 128)
+            patch.setattr(
+                ingest, "page", lambda summary, crops: summaries.append(summary) or build_page(summary, crops)
+            )
+            metrics = ingest.ingest(**call)
         dataset, after = Path(call["dataset"]), _rows(self.register())
         splits = {split: [*photos.records(dataset, split)] for split in photos.counts(dataset)}
         rated = {
-            each["photo_id"]: {**each, "split": split}
+            entry["photo_id"]: {**entry, "split": split}
             for split in split_assignment.RATED_SPLITS
-            for each in splits.get(split, ())
+            for entry in splits.get(split, ())
         }
-        unlabelled = {each["photo_id"]: each for each in splits.get("unlabelled", ())}
+        unlabelled = {entry["photo_id"]: entry for entry in splits.get("unlabelled", ())}
         record = json.loads((dataset / "ingestion.json").read_text())
 
         assert sum(map(len, splits.values())) == len(rated) + len(unlabelled)
-        _check_types(outcomes[0].table)
+        _check_types(summaries[0].table)
         _check_all_are_accounted_for(owner, rated, unlabelled, record)
         _check_votes(owner, rated, unlabelled)
         _check_splits(owner, rated, before)
         _check_nothing_is_parted(owner, rated, unlabelled, after, self.settings)
         _check_register(owner, rated, before, after)
         _check_groups(owner, rated, unlabelled, self.settings)
-        self._check_fingerprint(owner, rated, unlabelled, found["fingerprint"])
+        self._check_fingerprint(owner, rated, unlabelled, metrics["fingerprint"])
         _check_training_reads(dataset, self.settings, bool(self.faces.face_detector))
         assert not storage.exists(call["workspace"].checkpoints("ingestion"))
 
     def killed(self, owner: Owner, after: int) -> None:
-        """An ingestion that dies after so many writes, with its process and whatever it had in its hands."""
+        """Start an ingestion in a process that dies at write number ``after``."""
         call = self.folder / "call.pickle"
         call.write_bytes(pickle.dumps((self.call(owner), after)))
         code = f"from tests.end_to_end.life import _die; _die({str(call)!r})"
-        ended = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True)
-        assert ended.returncode == 9, ended.stderr.decode()
+        process = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True)
+        assert process.returncode == 9, process.stderr.decode()
 
     def _check_fingerprint(self, owner: Owner, rated: dict, unlabelled: dict, fingerprint: str) -> None:
-        """It is the same for the same data, and for no other."""
+        """Check that the fingerprint is the same exactly for the same data."""
         data = frozenset(
-            (photo, own[photo].sha256, each.get("split"), each["group"], each["raters"], each["votes"].tobytes())
-            for entered, own in ((rated, owner.rated), (unlabelled, owner.unlabelled))
-            for photo, each in entered.items()
+            (
+                photo,
+                own_photos[photo].sha256,
+                entry.get("split"),
+                entry["group"],
+                entry["raters"],
+                entry["votes"].tobytes(),
+            )
+            for entries, own_photos in ((rated, owner.rated), (unlabelled, owner.unlabelled))
+            for photo, entry in entries.items()
         )
         assert self.fingerprints.setdefault(data, fingerprint) == fingerprint
         assert len(set(self.fingerprints.values())) == len(self.fingerprints)
 
 
 def _die(call: str) -> None:
-    """Ingest, and end this process at a write, as SIGKILL would: nothing is tidied up."""
-    arguments, left = pickle.loads(Path(call).read_bytes())
+    """Ingest, and end this process at a write like SIGKILL would, without cleanup."""
+    arguments, writes_left = pickle.loads(Path(call).read_bytes())
 
-    def dying(write: Callable) -> Callable:
-        def written(*given: object, **more: object) -> None:
-            nonlocal left
-            left -= 1
-            if not left:
+    def with_death(write: Callable) -> Callable:
+        def write_or_die(*positional: object, **keywords: object) -> None:
+            nonlocal writes_left
+            writes_left -= 1
+            if not writes_left:
                 os._exit(9)
-            write(*given, **more)
+            write(*positional, **keywords)
 
-        return written
+        return write_or_die
 
-    for place, name in (
+    for module, name in (
         (storage, "write_bytes"),
         (storage, "write_if"),
         (tfds_writer, "write"),
         (tfds_writer, "_describe"),
     ):
-        setattr(place, name, dying(getattr(place, name)))
+        setattr(module, name, with_death(getattr(module, name)))
     ingest.ingest(**arguments)
 
 
 def _rows(register: bytes) -> pd.DataFrame:
-    """The register by name and content of the photos."""
+    """Return the register's rows, indexed by the photos' names and content hashes."""
     if not register:
         return pd.DataFrame(columns=["phash", "group", "split"], index=pd.MultiIndex.from_arrays([[], []]))
     rows = pd.read_csv(StringIO(register.decode()), dtype=str, keep_default_na=False)
@@ -339,56 +350,61 @@ def _check_types(table: pd.DataFrame) -> None:
 
 
 def _check_all_are_accounted_for(owner: Owner, rated: dict, unlabelled: dict, record: dict) -> None:
-    """Each photo is in the data set or was left out for a reason that holds."""
-    reasons = {(each["photo"], each["unlabelled"]): each["reason"] for each in record["left_out"]}
-    late = {photo for (photo, side), reason in reasons.items() if not side and reason == "bridges two splits"}
-    assert set(rated) == set(owner.listed) - late
+    """Check that each photo is in the data set or was excluded for the right reason."""
+    reasons = {(entry["photo"], entry["unlabelled"]): entry["reason"] for entry in record["left_out"]}
+    bridging = {photo for (photo, side), reason in reasons.items() if not side and reason == "bridges two splits"}
+    assert set(rated) == set(owner.listed) - bridging
     assert {photo for (photo, side), reason in reasons.items() if reason == "no photo"} == set(owner.lost)
-    silent = {photo for photo, about in owner.rated.items() if not about.scores}
-    assert {photo for (photo, side), reason in reasons.items() if reason == "no rating"} == silent
-    twins = {photo for (photo, side), reason in reasons.items() if side and reason == "near a rated photo"}
-    assert set(unlabelled) == set(owner.unlabelled) - twins
+    unrated = {photo for photo, own_photo in owner.rated.items() if not own_photo.scores}
+    assert {photo for (photo, side), reason in reasons.items() if reason == "no rating"} == unrated
+    near_rated = {photo for (photo, side), reason in reasons.items() if side and reason == "near a rated photo"}
+    assert set(unlabelled) == set(owner.unlabelled) - near_rated
     assert record["counts"]["unlabelled"] == len(unlabelled)
 
 
 def _check_votes(owner: Owner, rated: dict, unlabelled: dict) -> None:
-    for photo, each in rated.items():
+    for photo, entry in rated.items():
         votes = np.bincount(owner.rated[photo].scores, minlength=11)[1:] / RATERS
-        np.testing.assert_allclose(each["votes"], votes, atol=1e-6)
-        assert each["raters"] == RATERS
-        assert each["attributes"] == {"length": str(len(photo))}
-    assert not any(each["votes"].any() or each["raters"] for each in unlabelled.values())
+        np.testing.assert_allclose(entry["votes"], votes, atol=1e-6)
+        assert entry["raters"] == RATERS
+        assert entry["attributes"] == {"length": str(len(photo))}
+    assert not any(entry["votes"].any() or entry["raters"] for entry in unlabelled.values())
 
 
 def _check_splits(owner: Owner, rated: dict, before: pd.DataFrame) -> None:
-    """A photo keeps the split that it had, also after it was away; a split that is given is honoured."""
-    known = dict(zip(before.index.get_level_values("sha256") if len(before) else (), before["split"], strict=True))
-    given = {about.split for about in owner.listed.values()}
-    drawn = "train" in given and "validation" not in given  # of those given to training, some are for validation
-    for photo, each in rated.items():
-        own = owner.rated[photo]
-        if own.split:
-            assert each["split"] == own.split or (drawn and own.split == "train" and each["split"] == "validation")
-        elif own.sha256 in known:
-            assert each["split"] == known[own.sha256]
-    free = not any(about.split or about.group for about in owner.listed.values())
-    if free and not set(before["group"]) - {""}:
-        assert {photo for photo, about in owner.listed.items() if about.sha256 in known} <= set(rated)
+    """Check that given splits are used, and that photos keep their split, also after they were absent."""
+    known_splits = dict(
+        zip(before.index.get_level_values("sha256") if len(before) else (), before["split"], strict=True)
+    )
+    given_splits = {own_photo.split for own_photo in owner.listed.values()}
+    # Without given validation photos, some photos given to training are drawn for validation.
+    validation_is_drawn = "train" in given_splits and "validation" not in given_splits
+    for photo, entry in rated.items():
+        owned = owner.rated[photo]
+        if owned.split:
+            assert entry["split"] == owned.split or (
+                validation_is_drawn and owned.split == "train" and entry["split"] == "validation"
+            )
+        elif owned.sha256 in known_splits:
+            assert entry["split"] == known_splits[owned.sha256]
+    nothing_given = not any(own_photo.split or own_photo.group for own_photo in owner.listed.values())
+    if nothing_given and not set(before["group"]) - {""}:
+        assert {photo for photo, own_photo in owner.listed.items() if own_photo.sha256 in known_splits} <= set(rated)
 
 
 def _check_nothing_is_parted(
     owner: Owner, rated: dict, unlabelled: dict, after: pd.DataFrame, settings: Ingestion
 ) -> None:
-    """Photos alike, or of one group, lie in one split, gone ones included; none that is held out is unlabelled."""
-    near = _near([bytes.fromhex(value) for value in after["phash"]], settings)
+    """Check that near duplicates and groups lie in one split, and that no unlabelled photo is near a held-out photo."""
+    is_near = _near([bytes.fromhex(value) for value in after["phash"]], settings)
     split = after["split"].to_numpy()
-    assert (split[:, None] == split)[near].all()
+    assert (split[:, None] == split)[is_near].all()
     for name in GROUPS:
-        assert len({each["split"] for photo, each in rated.items() if owner.rated[photo].group == name}) <= 1
-    held = [bytes.fromhex(value) for value in after["phash"][after["split"] != "train"]]
-    entered = [owner.rated[photo].phash for photo in rated]
+        assert len({entry["split"] for photo, entry in rated.items() if owner.rated[photo].group == name}) <= 1
+    held_out_hashes = [bytes.fromhex(value) for value in after["phash"][after["split"] != "train"]]
+    rated_hashes = [owner.rated[photo].phash for photo in rated]
     for photo in unlabelled:
-        assert not _near([owner.unlabelled[photo].phash, *held, *entered], settings)[0, 1:].any()
+        assert not _near([owner.unlabelled[photo].phash, *held_out_hashes, *rated_hashes], settings)[0, 1:].any()
 
 
 def _near(hashes: list[bytes], settings: Ingestion) -> np.ndarray:
@@ -397,42 +413,44 @@ def _near(hashes: list[bytes], settings: Ingestion) -> np.ndarray:
 
 
 def _check_register(owner: Owner, rated: dict, before: pd.DataFrame, after: pd.DataFrame) -> None:
-    """It has this run's photos, and the earlier ones as they were unless a given split has moved them."""
-    now = {owner.rated[photo].sha256: each["split"] for photo, each in rated.items()}
-    for photo, each in rated.items():
-        own = owner.rated[photo]
-        row = after.loc[(photo, own.sha256)]
-        assert (row["split"], row["phash"], row["group"]) == (each["split"], own.phash.hex(), own.group)
-    kept = {key: split for key, split in before["split"].items() if now.get(key[1], split) == split}
-    entered = {(photo, owner.rated[photo].sha256): each["split"] for photo, each in rated.items()}
-    assert after["split"].to_dict() == kept | entered
+    """Check that the register has this run's photos, and earlier photos unchanged unless a given split moved them."""
+    current_splits = {owner.rated[photo].sha256: entry["split"] for photo, entry in rated.items()}
+    for photo, entry in rated.items():
+        own_photo = owner.rated[photo]
+        row = after.loc[(photo, own_photo.sha256)]
+        assert (row["split"], row["phash"], row["group"]) == (entry["split"], own_photo.phash.hex(), own_photo.group)
+    kept_splits = {key: split for key, split in before["split"].items() if current_splits.get(key[1], split) == split}
+    new_splits = {(photo, owner.rated[photo].sha256): entry["split"] for photo, entry in rated.items()}
+    assert after["split"].to_dict() == kept_splits | new_splits
 
 
 def _check_groups(owner: Owner, rated: dict, unlabelled: dict, settings: Ingestion) -> None:
-    """A group is what the data set's own photos make it, whatever lay beside them once."""
-    for entered, there in ((rated, owner.rated), (unlabelled, owner.unlabelled)):
-        known = owner.unlabelled | owner.rated
-        own = {photo: (known[photo].group, there[photo].sha256) for photo in entered}
-        linked = _near([there[photo].phash for photo in entered], settings)
-        names = np.array([group for group, _ in own.values()], object)
+    """Check that a group depends only on this data set's photos, not on photos of earlier runs."""
+    for entries, own_photos in ((rated, owner.rated), (unlabelled, owner.unlabelled)):
+        all_photos = owner.unlabelled | owner.rated
+        group_and_hash = {photo: (all_photos[photo].group, own_photos[photo].sha256) for photo in entries}
+        linked = _near([own_photos[photo].phash for photo in entries], settings)
+        names = np.array([group for group, _ in group_and_hash.values()], object)
         linked |= (names[:, None] == names) & (names != "")
-        for _ in range(6):  # friends of friends, to the 64th
+        for _ in range(6):  # links over up to 64 steps
             linked = linked @ linked
-        for place, (photo, each) in enumerate(entered.items()):
-            friends = [known for known, is_one in zip(own.values(), linked[place], strict=True) if is_one]
-            given = min((group for group, _ in friends if group), default="")
-            assert each["group"] == (given or min(sha256 for _, sha256 in friends)[:16]), photo
+        for index, (photo, entry) in enumerate(entries.items()):
+            linked_photos = [
+                pair for pair, is_linked in zip(group_and_hash.values(), linked[index], strict=True) if is_linked
+            ]
+            given_group = min((group for group, _ in linked_photos if group), default="")
+            assert entry["group"] == (given_group or min(sha256 for _, sha256 in linked_photos)[:16]), photo
 
 
 def _check_training_reads(dataset: Path, settings: Ingestion, faces: bool) -> None:
-    """Training's reading takes it, and validation, which trusts nothing, finds no photo in two splits."""
+    """Check that training can read the data set, and that validation finds no photo in two splits."""
     assert photos.face_features(dataset).face == faces
     sizes = {"scale": 40, "crop": 32, "batch_size": 64}
-    for made in (
+    for batches in (
         photos.batches(dataset, "train+validation+test", **sizes),
         photos.augmented_batches(dataset, "train", **sizes, seed=1, epoch=0),
     ):
-        for pixels, votes in made.as_numpy_iterator():
+        for pixels, votes in batches.as_numpy_iterator():
             assert np.isfinite(pixels).all()
             np.testing.assert_allclose(votes.sum(1), 1, atol=1e-5)
     table = photos.table(dataset, "train")
@@ -442,26 +460,26 @@ def _check_training_reads(dataset: Path, settings: Ingestion, faces: bool) -> No
 
 
 def live(seed: int, place: Workplace, runs: int = RUNS) -> None:
-    """A life of so many runs: all changes in drawn order, some at a time, a killed run and another data set."""
+    """Live through ``runs`` ingestions: all changes in random order, a killed ingestion and another data set."""
     owner, rng = Owner(seed, bool(place.faces.face_detector)), np.random.default_rng(seed)
-    other = Owner(seed + 1, bool(place.faces.face_detector))
-    other.rated |= dict(list(owner.rated.items())[5:8])  # known to both, under the same names
+    other_owner = Owner(seed + 1, bool(place.faces.face_detector))
+    other_owner.rated |= dict(list(owner.rated.items())[5:8])  # photos that both owners have under the same names
     place.ingest(owner)
     changes = [[] for _ in range(runs - 1)]
     for number, change in enumerate(rng.permutation(Owner.CHANGES)):
         changes[number % len(changes)].append(change)
-    killed, another = rng.choice(len(changes), 2, replace=False)
-    for number, some in enumerate(changes):
-        for change in some:
+    killed_run, run_of_other_owner = rng.choice(len(changes), 2, replace=False)
+    for number, run_changes in enumerate(changes):
+        for change in run_changes:
             getattr(owner, change)()
-        if number == another:
-            place.ingest(other, "other")
-        if number == killed:
+        if number == run_of_other_owner:
+            place.ingest(other_owner, "other")
+        if number == killed_run:
             place.killed(owner, after=int(rng.integers(1, 6)))
-        place.ingest(owner, again=number == killed and bool(rng.integers(2)))
+        place.ingest(owner, again=number == killed_run and bool(rng.integers(2)))
 
 
 def place(folder: Path, workspace: str, *, faces: bool = False, **settings: str) -> Workplace:
-    """A workplace with the settings of every life and some of its own; its data sets lie in the folder."""
+    """Return a workplace with the default settings and the given changes; its data sets lie in the folder."""
     weights = Faces(**designed_faces.write(folder)) if faces else Faces()
     return Workplace(folder, workspace, replace(SETTINGS, **settings), weights)
