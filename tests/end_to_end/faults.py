@@ -239,9 +239,9 @@ def start(folder: Path, run: str, weights: Path, steps: Steps, resume: str = "")
 
 def answers(folder: Path) -> np.ndarray:
     """Return the champion's mean scores of the warm-up photos."""
-    champion = litert_model.load(channels.resolve(str(folder / "models" / "portraits")))
-    pixels = np.stack([champion.pixels(photo) for photo in warmup.photos()])
-    return champion.predict(pixels)["mean"]
+    champion_scorer = litert_model.load(channels.resolve(str(folder / "models" / "portraits")))
+    pixels = np.stack([champion_scorer.pixels(photo) for photo in warmup.photos()])
+    return champion_scorer.predict(pixels)["mean"]
 
 
 def wrong(folder: Path, tried: list[str], reference: Reference) -> list[str]:
@@ -275,20 +275,20 @@ def wrong(folder: Path, tried: list[str], reference: Reference) -> list[str]:
 
 def untouched(folder: Path, weights: Path) -> Reference:
     """Return the undisturbed run to compare with, from the folder if an earlier call has recorded it there."""
-    kept = folder / "reference.json"
-    if kept.exists():
-        recorded = json.loads(kept.read_text())
+    reference_path = folder / "reference.json"
+    if reference_path.exists():
+        recorded = json.loads(reference_path.read_text())
         steps = {name: Measured(**cost) for name, cost in recorded.pop("steps").items()}
         return Reference(steps, **recorded)
-    place = folder / "untouched"
-    shutil.rmtree(place, ignore_errors=True)
-    steps = Steps(place, dict.fromkeys(STEPS, NEVER), again=False)
-    if not start(place, "untouched", weights, steps):
-        raise RuntimeError(f"the run that nobody touched has failed: see {place}")
-    splits = (place / "workspace" / "splits.csv").read_text()
-    reference = Reference(steps.measured, answers(place).tolist(), splits)
+    run_folder = folder / "untouched"
+    shutil.rmtree(run_folder, ignore_errors=True)
+    steps = Steps(run_folder, dict.fromkeys(STEPS, NEVER), again=False)
+    if not start(run_folder, "untouched", weights, steps):
+        raise RuntimeError(f"the run that nobody touched has failed: see {run_folder}")
+    splits = (run_folder / "workspace" / "splits.csv").read_text()
+    reference = Reference(steps.measured, answers(run_folder).tolist(), splits)
     shutil.rmtree(folder / "results", ignore_errors=True)  # these were compared with another run
-    storage.write_json(str(kept), asdict(reference))
+    storage.write_json(str(reference_path), asdict(reference))
     return reference
 
 
@@ -367,10 +367,10 @@ def _tell(results: list[dict[str, Any]]) -> int:
         kills = Counter(killed.split()[0] for result in group for killed in result["killed"])
         versions = Counter(result["versions"] for result in group)
         version_counts = ", ".join(f"{number} in {runs} of them" for number, runs in sorted(versions.items()))
-        kill_counts = ", ".join(f"{step} {kills[step]}" for step in STEPS if kills[step])
+        by_step = ", ".join(f"{step} {kills[step]}" for step in STEPS if kills[step])
         same = sum(not result["wrong"] for result in group)
         print(
-            f"{kind}: {len(group)} runs, {kills.total()} kills ({kill_counts}); the result of the untouched run in {same}"
+            f"{kind}: {len(group)} runs, {kills.total()} kills ({by_step}); the result of the untouched run in {same}"
         )
         print(f"  versions published: {version_counts}")
     return sum(bool(result["wrong"]) for result in results)

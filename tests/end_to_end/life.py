@@ -339,14 +339,14 @@ def _rows(register: bytes) -> pd.DataFrame:
 
 
 def _check_types(table: pd.DataFrame) -> None:
-    wanted = {
+    expected = {
         **photo_inspection.COLUMN_TYPES,
         "labelled": "bool",
         "raters": "int64",
         **dict.fromkeys(VOTE_COLUMNS, "float64"),
     }
-    wanted |= {"split": "str", "group": "str", "attributes": "object"}
-    assert {name: str(kind) for name, kind in table.dtypes.items()} == wanted
+    expected |= {"split": "str", "group": "str", "attributes": "object"}
+    assert {name: str(kind) for name, kind in table.dtypes.items()} == expected
 
 
 def _check_all_are_accounted_for(owner: Owner, rated: dict, unlabelled: dict, record: dict) -> None:
