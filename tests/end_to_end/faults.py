@@ -183,7 +183,7 @@ def _files(folder: Path) -> Iterator[tuple[str, int]]:
 
 
 def _tree(process: int) -> list[psutil.Process]:
-    """A process and all that it has started."""
+    """Return a process and all its descendants."""
     try:
         root = psutil.Process(process)
         return [root, *root.children(recursive=True)]

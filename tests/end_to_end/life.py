@@ -181,7 +181,7 @@ class Owner:
         return f"{self.rng.choice(['', 'ä, b/', 'of the year/'])}{self.drawn}.jpg"
 
     def _one(self) -> str:
-        """A rated photo; the first ones, by which no split runs dry, are left alone."""
+        """Return a random rated photo. The first photos are never chosen, so that no split becomes empty."""
         return str(self.rng.choice(sorted(name for name in self.rated if self.rated[name].scores)[12:]))
 
     def _changed(self, name: str, **values: object) -> None:

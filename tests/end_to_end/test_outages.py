@@ -129,7 +129,9 @@ def test_an_outage_from_any_request_on_gives_one_error_and_the_next_attempt_comp
         assert (champion, previous) in (earlier_state[0], expected_state[0])
         assert champion in complete_versions
         assert audit[: len(earlier_state[2])] == earlier_state[2]
-        if name != "rollback" or (champion, previous) == earlier_state[0]:  # a second rollback would roll back further
+        if (
+            name != "rollback" or (champion, previous) == earlier_state[0]
+        ):  # repeating a completed rollback would be another change
             operation(models)
         assert state(models)[:2] == expected_state[:2], number
 

@@ -156,9 +156,9 @@ def test_compiling_gives_the_same_bytes_in_another_process(tmp_path):
 @pytest.fixture(scope="module")
 def scores(model, photos, tmp_path_factory) -> Path:
     """Score the photos with the folder of version 7."""
-    out = tmp_path_factory.mktemp("scores") / "new" / "scores.csv"
-    assert main(["score", str(model / "portraits" / "7"), str(photos), "--out", str(out)]) == 0
-    return out
+    scores_path = tmp_path_factory.mktemp("scores") / "new" / "scores.csv"
+    assert main(["score", str(model / "portraits" / "7"), str(photos), "--out", str(scores_path)]) == 0
+    return scores_path
 
 
 def test_scores_are_the_votes_of_the_published_model_on_normalised_photos(model, photos, scores):
@@ -188,9 +188,9 @@ def test_unreadable_photos_are_listed_with_reasons_and_the_others_are_scored(mod
     folder = Path(shutil.copytree(photos, tmp_path / "photos"))
     (folder / "broken.jpg").write_bytes(drawn_photo(0.5)[:200])
     (folder / "empty.png").write_bytes(b"")
-    out = tmp_path / "scores.csv"
-    assert main(["score", str(model), str(folder), "--out", str(out)]) == 1
-    assert len(rows(out)) == 3
+    scores_path = tmp_path / "scores.csv"
+    assert main(["score", str(model), str(folder), "--out", str(scores_path)]) == 1
+    assert len(rows(scores_path)) == 3
     output, printed = capsys.readouterr()
     assert "3 photos scored" in output
     listing = tmp_path / "scores.problems.csv"
@@ -204,11 +204,11 @@ def test_unreadable_photos_are_listed_with_reasons_and_the_others_are_scored(mod
 def test_scoring_without_a_model_or_photos_leaves_an_old_file_unchanged_and_no_other_file(
     missing, model, photos, tmp_path, capsys
 ):
-    out = tmp_path / "out" / "scores.csv"
-    out.parent.mkdir()
-    out.write_text("old")
+    scores_path = tmp_path / "out" / "scores.csv"
+    scores_path.parent.mkdir()
+    scores_path.write_text("old")
     paths = {"model": str(model), "photos": str(photos), missing: str(tmp_path / "nowhere")}
-    assert main(["score", paths["model"], paths["photos"], "--out", str(out)]) == 2
+    assert main(["score", paths["model"], paths["photos"], "--out", str(scores_path)]) == 2
     assert capsys.readouterr().err.startswith("error: expected")
-    assert [path.name for path in out.parent.iterdir()] == ["scores.csv"]
-    assert out.read_text() == "old"
+    assert [path.name for path in scores_path.parent.iterdir()] == ["scores.csv"]
+    assert scores_path.read_text() == "old"

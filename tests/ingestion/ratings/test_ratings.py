@@ -48,7 +48,7 @@ def stds(ratings: Ratings) -> pd.Series:
 
 
 def shares(**given: float) -> list[float]:
-    """Ten shares of votes; ``p7=0.5`` is half of the votes on 7."""
+    """Return ten shares of votes; ``p7=0.5`` puts half of the votes on 7."""
     return [given.get(name, 0.0) for name in VOTE_COLUMNS]
 
 
