@@ -58,14 +58,14 @@ class Ran:
     Attributes:
         green: Whether the runner reports success.
         log: Output of the steps and of the runner.
-        account: Summary of the run's own records.
+        summary: Summary of the run's own records.
         folder: Folder with ``artifacts``, ``models`` and ``workspace``.
         id: Id of the run.
     """
 
     green: bool
     log: str
-    account: step_status.RunSummary
+    summary: step_status.RunSummary
     folder: Path
     id: str = field(default="")
 
