@@ -1,4 +1,4 @@
-"""Photos in every format and mode, from really encoded bytes."""
+"""Decoding and normalising photos of every format and mode, from encoded bytes."""
 
 import pickle
 import re
@@ -24,13 +24,16 @@ from components.scorer.settings import Ingestion
 
 SETTINGS = Ingestion()
 RED, GREEN, BLUE, GREY = (200, 40, 30), (40, 160, 60), (40, 60, 190), (150, 150, 150)
-EXACT, LOSSY = 2, 14  # of 255: lossless formats, and those that share colour between pixels
+EXACT, LOSSY = 2, 14  # of 255: for lossless and for lossy formats
 
 pillow_heif.register_heif_opener()
 
 
 def quarters(width=96, height=128, colours=(RED, GREEN, BLUE, GREY)):
-    """A picture with a colour in each quarter (upper left, right, lower left, right): no turn maps it on itself."""
+    """Return an image with one colour per quarter: upper left, upper right, lower left, lower right.
+
+    No rotation or reflection maps the image to itself.
+    """
     image = Image.new("RGB", (width, height))
     draw = ImageDraw.Draw(image)
     for index, colour in enumerate(colours):
@@ -46,10 +49,10 @@ def encoded(image, format, **options):
 
 
 def corners(image):
-    """The colours in the middle of the quarters."""
+    """Return the colours at the centres of the quarters."""
     width, height = image.size
-    places = [(x, y) for y in (height // 4, 3 * height // 4) for x in (width // 4, 3 * width // 4)]
-    return np.array([image.getpixel(place) for place in places], dtype=int)
+    points = [(x, y) for y in (height // 4, 3 * height // 4) for x in (width // 4, 3 * width // 4)]
+    return np.array([image.getpixel(point) for point in points], dtype=int)
 
 
 def assert_quarters(image, tolerance, colours=(RED, GREEN, BLUE, GREY)):
@@ -58,7 +61,7 @@ def assert_quarters(image, tolerance, colours=(RED, GREEN, BLUE, GREY)):
 
 
 def png(samples, colour_type, chunks=b""):
-    """A PNG of 16-bit samples, uint16 [height, width, channels], which Pillow does not write for colours."""
+    """Return a PNG of 16-bit samples, uint16 [height, width, channels]. Pillow cannot write 16-bit colour PNGs."""
 
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -71,25 +74,25 @@ def png(samples, colour_type, chunks=b""):
 
 
 def tiff(samples, order="<"):
-    """An uncompressed TIFF of 16-bit RGB samples, uint16 [height, width, 3], which Pillow does not write."""
+    """Return an uncompressed TIFF of 16-bit RGB samples, uint16 [height, width, 3]. Pillow cannot write such TIFFs."""
     height, width = samples.shape[:2]
     pixels = samples.astype(f"{order}u2").tobytes()
-    after = 8 + 2 + 9 * 12 + 4
+    values_offset = 8 + 2 + 9 * 12 + 4
     short, long = 3, 4
-    entries = [(256, long, 1, width), (257, long, 1, height), (258, short, 3, after), (259, short, 1, 1)]
-    entries += [(262, short, 1, 2), (273, long, 1, after + 6), (277, short, 1, 3), (278, long, 1, height)]
+    entries = [(256, long, 1, width), (257, long, 1, height), (258, short, 3, values_offset), (259, short, 1, 1)]
+    entries += [(262, short, 1, 2), (273, long, 1, values_offset + 6), (277, short, 1, 3), (278, long, 1, height)]
     entries += [(279, long, 1, len(pixels))]
-    packed = b"".join(
+    directory = b"".join(
         struct.pack(f"{order}HHI", tag, kind, count)
         + (struct.pack(f"{order}HH", value, 0) if kind == short and count == 1 else struct.pack(f"{order}I", value))
         for tag, kind, count, value in entries
     )
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(entries))
-    return head + packed + struct.pack(f"{order}I", 0) + struct.pack(f"{order}3H", 16, 16, 16) + pixels
+    return head + directory + struct.pack(f"{order}I", 0) + struct.pack(f"{order}3H", 16, 16, 16) + pixels
 
 
 def profile(space, tags):
-    """An ICC profile (version 2) of the given tags."""
+    """Return an ICC profile (version 2) of the given tags."""
     table, body = b"", b""
     start = 128 + 4 + 12 * len(tags)
     for name, data in tags.items():
@@ -110,7 +113,10 @@ def description(text):
 
 
 def matrix_profile(matrix, gamma, more=()):
-    """An RGB profile: primaries as the columns of ``matrix`` (XYZ under D50) and one gamma, and more tags."""
+    """Return an RGB profile with one gamma, and with the columns of ``matrix`` as primaries (XYZ under D50).
+
+    more: Further tags.
+    """
     tags = {b"desc": description(b"test"), b"cprt": b"text\0\0\0\0none\0", **dict(more)}
     white = matrix.sum(1)
     for name, xyz in zip((b"wtpt", b"rXYZ", b"gXYZ", b"bXYZ"), (white, *matrix.T), strict=True):
@@ -127,7 +133,10 @@ def grey_profile(gamma):
 
 
 def ink_profile(corner):
-    """A CMYK profile: ``corner(c, m, y, k)`` gives the Lab of each full or absent ink; between them it is linear."""
+    """Return a CMYK profile that interpolates linearly between the corners of the ink cube.
+
+    corner: Function of (c, m, y, k), each 0 or 1, that returns the Lab colour of that corner.
+    """
     grid = [corner(c, m, y, k) for c in (0, 1) for m in (0, 1) for y in (0, 1) for k in (0, 1)]
     cells = bytes(round(v) for L, a, b in grid for v in (L * 2.55, a + 128, b + 128))
     ramp = bytes(range(256))
@@ -143,7 +152,7 @@ SRGB = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01
 
 
 def to_srgb(colour, matrix, gamma):
-    """A colour of an RGB space as 8-bit sRGB, by the standard's formula (IEC 61966-2-1)."""
+    """Convert a colour of an RGB space to 8-bit sRGB by the formula of the standard (IEC 61966-2-1)."""
     light = np.linalg.solve(SRGB, matrix @ (np.array(colour) / 255) ** gamma).clip(0, 1)
     return 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
 
@@ -168,39 +177,39 @@ PLAIN = {
     "heic": (lambda im: encoded(im, "HEIF", quality=95), LOSSY),
     "avif": (lambda im: encoded(im, "AVIF", quality=90, speed=10), LOSSY),
 }
-"""Every format and mode that holds colours of 8 bits: how to write it, and how well it keeps a colour."""
+"""For each format and mode with 8-bit colours: a function that writes it, and the tolerance of its colours."""
 
 
 @pytest.mark.parametrize("kind", PLAIN)
-def test_every_format_becomes_rgb_with_its_colours(kind):
+def test_every_format_is_decoded_to_rgb_with_the_right_colours(kind):
     write, tolerance = PLAIN[kind]
     assert_quarters(decode_image(write(quarters()), SETTINGS), tolerance)
 
 
 @pytest.mark.parametrize("kind", PLAIN)
-def test_every_format_becomes_a_jpeg_that_reads_alike(kind):
+def test_every_format_is_normalised_to_a_jpeg_with_the_right_colours(kind):
     data = normalise(PLAIN[kind][0](quarters(800, 1000)), SETTINGS)
     with Image.open(BytesIO(data)) as image:
         assert (image.format, image.size) == ("JPEG", (320, 400))
         assert_quarters(image, LOSSY)
 
 
-def test_adobe_cmyk_jpegs_hold_inverted_inks():
+def test_adobe_cmyk_jpegs_are_decoded_with_inverted_inks():
     data = PLAIN["adobe cmyk jpeg"][0](quarters())
-    assert b"Adobe" in data[:40]  # the marker by which such files are known
+    assert b"Adobe" in data[:40]  # the marker that identifies such files
     assert_quarters(decode_image(data, SETTINGS), LOSSY)
 
 
-def test_of_an_animation_the_first_frame_is_taken():
-    later = [Image.new("RGB", (96, 128), "black")]
+def test_the_first_frame_of_an_animation_is_decoded():
+    later_frames = [Image.new("RGB", (96, 128), "black")]
     for format, tolerance in (("GIF", EXACT), ("PNG", EXACT), ("WEBP", LOSSY), ("TIFF", EXACT)):
-        data = encoded(quarters(), format, save_all=True, append_images=later)
+        data = encoded(quarters(), format, save_all=True, append_images=later_frames)
         assert_quarters(decode_image(data, SETTINGS), tolerance)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA"])
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
-def test_grey_pictures_become_rgb(mode, format):
+def test_grey_images_are_decoded_to_rgb(mode, format):
     image = quarters(colours=((0, 0, 0), (255, 255, 255), (0, 0, 0), (255, 255, 255))).convert(mode)
     grey = decode_image(encoded(image, format), SETTINGS)
     assert_quarters(grey, EXACT, ((0, 0, 0), (255, 255, 255), (0, 0, 0), (255, 255, 255)))
@@ -225,18 +234,18 @@ def test_16_bit_colours_are_scaled_not_clipped(write):
     assert_quarters(decode_image(write(samples), SETTINGS), EXACT)
 
 
-def test_32_bit_samples_are_refused_for_their_unknown_range():
+def test_32_bit_samples_are_refused():
     data = encoded(Image.fromarray(np.zeros((128, 96), np.float32)), "TIFF")
     with pytest.raises(UnusablePhotoError, match="unreadable: expected samples of 8 or 16 bits, got 32"):
         decode_image(data, SETTINGS)
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF", "HEIF"])
-def test_transparency_is_laid_over_white(format):
+def test_transparent_pixels_are_blended_with_white(format):
     image = quarters().convert("RGBA")
     alpha = Image.new("L", image.size, 255)
-    alpha.paste(0, (0, 0, 48, 64))  # the red quarter vanishes
-    alpha.paste(128, (48, 64, 96, 128))  # the grey one is half there
+    alpha.paste(0, (0, 0, 48, 64))  # the red quarter is fully transparent
+    alpha.paste(128, (48, 64, 96, 128))  # the grey quarter is half transparent
     image.putalpha(alpha)
     light = tuple(round(v * 128 / 255 + 255 * 127 / 255) for v in GREY)
     assert_quarters(decode_image(encoded(image, format, quality=95), SETTINGS), LOSSY, ((255,) * 3, GREEN, BLUE, light))
@@ -260,11 +269,11 @@ TURNS = {
     5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a, 1), 7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
     8: lambda a: np.rot90(a, -1),
 }  # fmt: skip
-"""How a camera held some way stores an upright picture: the inverse of what the EXIF orientation asks for."""
+"""For each EXIF orientation, the inverse transform: from the upright image to the stored pixels."""
 
 
 def held(orientation, **size):
-    """An upright picture as a camera stores it, and the EXIF block that says so."""
+    """Return the stored pixels of an upright image, and EXIF with the orientation."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     return Image.fromarray(np.ascontiguousarray(TURNS[orientation](np.asarray(quarters(**size))))), exif
@@ -272,7 +281,7 @@ def held(orientation, **size):
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", TURNS)
-def test_every_exif_orientation_is_set_upright(orientation, format):
+def test_every_exif_orientation_is_applied(orientation, format):
     stored, exif = held(orientation, width=800, height=1200)
     photo = decode(encoded(stored, format, exif=exif, quality=95), SETTINGS)
     assert (photo.image.size, photo.width, photo.height) == ((320, 480), 800, 1200)
@@ -280,9 +289,11 @@ def test_every_exif_orientation_is_set_upright(orientation, format):
 
 
 @pytest.mark.parametrize("orientation", TURNS)
-def test_heic_is_turned_once_although_its_exif_asks_again(orientation):
+def test_the_orientation_of_heic_is_applied_once(orientation):
     stored, exif = held(orientation, width=96, height=160)
-    data = encoded(stored, "HEIF", exif=exif.tobytes(), quality=95)  # as iPhones do: a turn in the container as well
+    data = encoded(
+        stored, "HEIF", exif=exif.tobytes(), quality=95
+    )  # like iPhones: the container has a rotation as well
     if orientation > 1:
         assert b"irot" in data or b"imir" in data
         with Image.open(BytesIO(data)) as image:
@@ -292,7 +303,7 @@ def test_heic_is_turned_once_although_its_exif_asks_again(orientation):
     assert_quarters(photo.image, LOSSY)
 
 
-def test_broken_exif_spoils_no_photo():
+def test_broken_exif_is_ignored():
     data = encoded(quarters(), "JPEG", quality=95, exif=b"Exif\0\0II*\0\xff\xff\xff\xff broken")
     assert_quarters(decode_image(data, SETTINGS), LOSSY)
 
@@ -302,14 +313,14 @@ def test_a_display_p3_profile_is_applied(format):
     p3 = matrix_profile(DISPLAY_P3, 2.2)
     data = encoded(quarters(), format, icc_profile=p3, quality=97)
     expected = [to_srgb(colour, DISPLAY_P3, 2.2) for colour in (RED, GREEN, BLUE, GREY)]
-    assert abs(expected[0] - np.array(RED)).max() > 10  # the profile says something
+    assert abs(expected[0] - np.array(RED)).max() > 10  # the profile changes colours
     assert_quarters(decode_image(data, SETTINGS), LOSSY if format in ("WEBP", "HEIF") else 4, expected)
 
 
-def test_an_srgb_profile_changes_no_pixel():
+def test_an_srgb_profile_does_not_change_pixels():
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    with_profile, without = (encoded(quarters(), "PNG", icc_profile=icc) for icc in (srgb, None))
-    assert normalise(with_profile, SETTINGS) == normalise(without, SETTINGS)
+    with_profile, without_profile = (encoded(quarters(), "PNG", icc_profile=icc) for icc in (srgb, None))
+    assert normalise(with_profile, SETTINGS) == normalise(without_profile, SETTINGS)
 
 
 def test_a_grey_profile_is_applied():
@@ -320,7 +331,7 @@ def test_a_grey_profile_is_applied():
 
 
 def test_a_cmyk_profile_is_applied():
-    def corner(c, m, y, k):  # full cyan is a deep blue-green as in print, not the screen's (0, 255, 255)
+    def corner(c, m, y, k):  # full cyan is a deep blue-green as in print, not (0, 255, 255)
         return (0, 0, 0) if k else (100 - 45 * c - 30 * m - 8 * y, -36 * c + 60 * m, -50 * c + 85 * y)
 
     image = quarters(colours=((0, 255, 255), (255, 255, 255), (0, 0, 0), (255, 255, 255))).convert("CMYK")
@@ -346,7 +357,7 @@ def test_a_broken_profile_is_ignored(broken):
     assert_quarters(decode_image(encoded(quarters(), "PNG", icc_profile=broken), SETTINGS), EXACT)
 
 
-def test_no_metadata_reaches_the_stored_photo():
+def test_a_normalised_photo_has_no_metadata():
     exif = Image.Exif()
     exif[ExifTags.Base.Make] = "SecretMake"
     exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSDateStamp] = "SecretDate"
@@ -361,18 +372,18 @@ def test_no_metadata_reaches_the_stored_photo():
 
 
 def scenery(width, height):
-    """A picture with detail of all sizes, as photographs have it."""
+    """Return an image with detail at all scales, like a photograph."""
     rng = np.random.default_rng(7)
-    total = np.zeros((height, width), np.float32)
+    sum_of_noise = np.zeros((height, width), np.float32)
     for cells in (4, 8, 16, 32, 64, 128, 256, 512):
         noise = rng.normal(0, 120 / cells**0.6, (cells, cells)).astype(np.float32)
-        total += np.asarray(Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC))
-    grey = np.clip(128 + total, 0, 255).astype(np.uint8)
+        sum_of_noise += np.asarray(Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC))
+    grey = np.clip(128 + sum_of_noise, 0, 255).astype(np.uint8)
     return Image.merge("RGB", [Image.fromarray(np.roll(grey, shift, 1)) for shift in (0, 9, 21)])
 
 
 @pytest.mark.parametrize("progressive", [False, True])
-def test_a_12_megapixel_jpeg_scaled_while_decoding_looks_like_the_full_decode(progressive):
+def test_a_large_jpeg_scaled_while_decoding_differs_little_from_the_full_decode(progressive):
     data = encoded(scenery(4000, 3000), "JPEG", quality=90, progressive=progressive)
     with Image.open(BytesIO(data)) as image:
         full = image.resize((427, 320), Image.Resampling.LANCZOS)
@@ -386,13 +397,13 @@ def test_a_12_megapixel_jpeg_scaled_while_decoding_looks_like_the_full_decode(pr
     ("size", "expected"),
     [((200, 300), (200, 300)), ((320, 900), (320, 900)), ((321, 321), (320, 320)), ((1000, 700), (457, 320))],
 )
-def test_the_shorter_side_is_at_most_the_set_one_and_nothing_is_enlarged(size, expected):
+def test_a_photo_is_shrunk_to_the_shorter_side_and_never_enlarged(size, expected):
     for format in ("JPEG", "PNG"):
         assert decode_image(encoded(Image.new("RGB", size), format), SETTINGS).size == expected
 
 
 @pytest.mark.parametrize("kind", PLAIN)
-def test_the_same_photo_gives_the_same_bytes(kind):
+def test_normalising_a_photo_twice_gives_the_same_bytes(kind):
     data = PLAIN[kind][0](scenery(500, 400))
     assert normalise(data, SETTINGS) == normalise(data, SETTINGS)
 
@@ -407,18 +418,18 @@ def test_the_same_photo_gives_the_same_bytes(kind):
     ],
     ids=["empty", "a web page", "a JPEG's first bytes", "another format"],
 )
-def test_what_is_no_photo_is_unreadable(data, told):
-    with pytest.raises(UnusablePhotoError, match=told) as caught:
+def test_bytes_without_a_supported_photo_are_unreadable(data, told):
+    with pytest.raises(UnusablePhotoError, match=told) as raised:
         normalise(data, SETTINGS)
-    assert caught.value.reason == "unreadable"
+    assert raised.value.reason == "unreadable"
 
 
 @pytest.mark.parametrize("kind", PLAIN)
-def test_a_photo_cut_off_is_unreadable_never_half_grey(kind):
+def test_a_photo_cut_to_a_third_of_its_bytes_is_unreadable(kind):
     data = PLAIN[kind][0](scenery(300, 300))
-    with pytest.raises(UnusablePhotoError) as caught:
+    with pytest.raises(UnusablePhotoError) as raised:
         normalise(data[: len(data) // 3], SETTINGS)
-    assert caught.value.reason == "unreadable"
+    assert raised.value.reason == "unreadable"
 
 
 def header_only_png(width, height):
@@ -437,39 +448,41 @@ def box(fourcc, body):
 
 
 @pytest.mark.parametrize("progressive", [False, True])
-def test_a_film_behind_a_photo_is_not_looked_at(progressive):
+def test_a_video_after_the_photo_is_ignored(progressive):
     data = encoded(quarters(), "JPEG", quality=95, progressive=progressive)
-    film = box(b"ftyp", b"mp42\0\0\0\0isommp42") + box(b"mdat", b"\xff\xda" * 500)
-    assert normalise(data + film, SETTINGS) == normalise(data, SETTINGS)
+    video = box(b"ftyp", b"mp42\0\0\0\0isommp42") + box(b"mdat", b"\xff\xda" * 500)
+    assert normalise(data + video, SETTINGS) == normalise(data, SETTINGS)
 
 
-def test_of_several_photos_in_one_jpeg_only_the_first_is_looked_at():
+def test_only_the_first_photo_of_a_multi_picture_jpeg_is_decoded():
     data = encoded(quarters(), "JPEG", quality=95, progressive=True)
-    several = encoded(quarters(), "MPO", save_all=True, append_images=[quarters()] * 40, quality=95, progressive=True)
-    assert several.count(b"\xff\xda") > 100
-    assert normalise(several, SETTINGS) == normalise(data, SETTINGS)
+    multi_picture = encoded(
+        quarters(), "MPO", save_all=True, append_images=[quarters()] * 40, quality=95, progressive=True
+    )
+    assert multi_picture.count(b"\xff\xda") > 100
+    assert normalise(multi_picture, SETTINGS) == normalise(data, SETTINGS)
 
 
-def test_a_thumbnail_in_the_metadata_is_not_looked_at():
+def test_jpeg_markers_in_the_metadata_are_ignored():
     data = encoded(quarters(), "JPEG", quality=95, exif=b"Exif\0\0" + b"\xff\xda" * 200 + b"\xff\xd9")
     assert_quarters(decode_image(data, SETTINGS), LOSSY)
 
 
 @pytest.mark.parametrize(("repeats", "accepted"), [(85, True), (95, False), (5000, False)])
-def test_a_jpeg_of_more_than_a_hundred_scans_is_refused(repeats, accepted):
+def test_a_jpeg_with_more_than_100_scans_is_refused(repeats, accepted):
     data = encoded(quarters(), "JPEG", quality=95, progressive=True)
-    last = data.rindex(b"\xff\xda")
-    many = data[:-2] + data[last:-2] * repeats + b"\xff\xd9"
+    last_scan = data.rindex(b"\xff\xda")
+    many_scans = data[:-2] + data[last_scan:-2] * repeats + b"\xff\xd9"
     if accepted:
-        assert decode_image(many, SETTINGS).size == (96, 128)
+        assert decode_image(many_scans, SETTINGS).size == (96, 128)
     else:
         with pytest.raises(UnusablePhotoError, match="bomb: expected at most 100 scans of a JPEG, got more"):
-            decode_image(many, SETTINGS)
+            decode_image(many_scans, SETTINGS)
 
 
 @pytest.mark.parametrize("cut", [1, 2])
 @pytest.mark.parametrize("kind", ["jpeg", "progressive jpeg", "adobe cmyk jpeg"])
-def test_a_jpeg_that_lacks_only_its_end_is_read(kind, cut):
+def test_a_jpeg_without_its_end_marker_is_decoded(kind, cut):
     data = PLAIN[kind][0](scenery(300, 300))
     assert normalise(data[:-cut], SETTINGS) == normalise(data, SETTINGS)
     assert normalise(data[:-cut] + bytes(100), SETTINGS) == normalise(data, SETTINGS)
@@ -478,48 +491,48 @@ def test_a_jpeg_that_lacks_only_its_end_is_read(kind, cut):
 @pytest.mark.parametrize("kind", ["jpeg", "progressive jpeg"])
 @pytest.mark.parametrize("cut", [40, 3000])
 @pytest.mark.parametrize("filling", [b"", bytes(200)])
-def test_a_jpeg_that_lacks_more_than_its_end_is_unreadable(kind, cut, filling):
+def test_a_jpeg_without_its_last_40_bytes_is_unreadable(kind, cut, filling):
     with pytest.raises(UnusablePhotoError, match="unreadable"):
         normalise(PLAIN[kind][0](scenery(300, 300))[:-cut] + filling, SETTINGS)
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "progressive jpeg"])
 @pytest.mark.parametrize("cut", range(3, 12))
-def test_a_jpeg_that_lacks_its_last_bytes_too_is_read_only_where_they_show_nowhere(kind, cut):
+def test_a_jpeg_without_its_last_bytes_is_decoded_only_if_all_pixels_are_right(kind, cut):
     data = PLAIN[kind][0](scenery(300, 300))
-    whole = decode_image(data, SETTINGS)
+    complete = decode_image(data, SETTINGS)
     try:
-        cut_off = decode_image(data[:-cut], SETTINGS)
+        truncated = decode_image(data[:-cut], SETTINGS)
     except UnusablePhotoError:
-        cut_off = whole  # no half picture, which is as good
-    assert cut_off.tobytes() == whole.tobytes()
+        truncated = complete  # refusing the photo is allowed, too
+    assert truncated.tobytes() == complete.tobytes()
 
 
-def test_a_progressive_jpeg_that_lacks_whole_scans_is_unreadable():
+def test_a_progressive_jpeg_without_its_last_scan_is_unreadable():
     data = PLAIN["progressive jpeg"][0](scenery(300, 300))
     with pytest.raises(UnusablePhotoError, match="unreadable"):
         normalise(data[: data.rindex(b"\xff\xda")], SETTINGS)
 
 
 def large_profile(size):
-    """A profile that is applied, with a tag of so many bytes that nobody reads."""
+    """Return a valid profile with an unused private tag of `size` bytes."""
     return matrix_profile(DISPLAY_P3, 2.2, more={b"priv": b"text\0\0\0\0" + np.random.default_rng(0).bytes(size)})
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_a_profile_of_megabytes_is_applied_in_every_format(format):
+def test_a_profile_of_1_5_megabytes_is_applied_in_every_format(format):
     data = encoded(quarters(), format, icc_profile=large_profile(1_500_000), quality=97)
     expected = [to_srgb(colour, DISPLAY_P3, 2.2) for colour in (RED, GREEN, BLUE, GREY)]
     assert_quarters(decode_image(data, SETTINGS), LOSSY if format == "WEBP" else 4, expected)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_a_profile_above_4_mib_is_passed_over_in_every_format(format):
+def test_a_profile_above_4_mib_is_ignored_in_every_format(format):
     data = encoded(quarters(), format, icc_profile=large_profile(5_000_000), quality=97)
     assert_quarters(decode_image(data, SETTINGS), LOSSY)
 
 
-def test_profiles_are_not_kept():
+def test_the_cache_of_colour_transforms_is_bounded_and_keyed_by_digest():
     for number in range(20):
         decode_image(encoded(quarters(), "PNG", icc_profile=large_profile(1000 + number)), SETTINGS)
     assert len(decoding._transform_cache) == 16
@@ -528,14 +541,14 @@ def test_profiles_are_not_kept():
 
 @pytest.mark.parametrize("size", [10, 2_000_000, 30_000_000])
 @pytest.mark.parametrize("zipped", [False, True])
-def test_xmp_of_any_size_spoils_no_png(size, zipped):
+def test_a_png_with_xmp_of_any_size_is_decoded(size, zipped):
     info = PngImagePlugin.PngInfo()
     info.add_itxt("XML:com.adobe.xmp", "<x:xmpmeta>" + " " * size + "</x:xmpmeta>", zip=zipped)
     assert_quarters(decode_image(encoded(quarters(), "PNG", pnginfo=info), SETTINGS), EXACT)
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_many_texts_spoil_no_png(zipped):
+def test_a_png_with_many_large_text_chunks_is_decoded(zipped):
     info = PngImagePlugin.PngInfo()
     for number in range(80):
         info.add_text(f"text{number}", " " * 1_000_000, zip=zipped)
@@ -543,7 +556,7 @@ def test_many_texts_spoil_no_png(zipped):
 
 
 def bmp(image):
-    """A BMP of 32 bits a pixel whose header (BITMAPV4HEADER) names the bits of alpha."""
+    """Return a BMP with 32 bits per pixel whose header (BITMAPV4HEADER) has an alpha mask."""
     pixels = image.convert("RGBA").transpose(Image.Transpose.FLIP_TOP_BOTTOM).tobytes("raw", "BGRA")
     masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + b"BGRs" + bytes(48)
     header = struct.pack("<IiiHHIIiiII", 108, *image.size, 1, 32, 3, len(pixels), 0, 0, 0, 0) + masks
@@ -559,7 +572,7 @@ def test_a_bmp_whose_fourth_byte_is_always_0_keeps_its_colours(size):
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF"])
-def test_a_photo_of_which_nothing_is_visible_is_no_white_photo(format):
+def test_a_fully_transparent_photo_is_refused(format):
     image = quarters().convert("RGBA")
     image.putalpha(0)
     with pytest.raises(
@@ -569,7 +582,7 @@ def test_a_photo_of_which_nothing_is_visible_is_no_white_photo(format):
 
 
 def pages(*images, reduced=()):
-    """A TIFF of pages, of which some are marked as reduced copies of others."""
+    """Return a multi-page TIFF; the pages in `reduced` are marked as reduced copies."""
     stream = BytesIO()
     with TiffImagePlugin.AppendingTiffWriter(stream) as writer:
         for number, image in enumerate(images):
@@ -579,29 +592,29 @@ def pages(*images, reduced=()):
 
 
 @pytest.mark.parametrize("reduced", [(), (0,)])
-def test_of_a_tiff_the_photo_is_taken_and_not_the_thumbnail_before_it(reduced):
+def test_the_largest_page_of_a_tiff_is_decoded_and_not_the_thumbnail_before_it(reduced):
     photo = decode(pages(Image.new("RGB", (80, 80)), quarters(480, 640), quarters(96, 128), reduced=reduced), SETTINGS)
     assert (photo.width, photo.height) == (480, 640)
     assert_quarters(photo.image, EXACT)
 
 
-def test_a_tiff_of_previews_alone_is_no_photo():
+def test_a_tiff_with_only_previews_is_refused():
     with pytest.raises(
         UnusablePhotoError, match="got a TIFF of previews alone, as cameras' raw files are: save it as JPEG"
     ):
         decode(pages(quarters(), reduced=(0,)), SETTINGS)
 
 
-def test_a_broken_second_page_spoils_no_tiff():
+def test_a_tiff_with_a_broken_second_page_is_decoded():
     data = bytearray(pages(quarters(), Image.new("RGB", (800, 800))))
-    first = struct.unpack_from("<I", data, 4)[0]
-    after = first + 2 + 12 * struct.unpack_from("<H", data, first)[0]
-    struct.pack_into("<I", data, after, len(data) - 5)
+    directory = struct.unpack_from("<I", data, 4)[0]
+    next_page_offset = directory + 2 + 12 * struct.unpack_from("<H", data, directory)[0]
+    struct.pack_into("<I", data, next_page_offset, len(data) - 5)
     assert_quarters(decode_image(bytes(data), SETTINGS), EXACT)
 
 
 def sized(format, width, height, **options):
-    """A photo of one colour."""
+    """Return a photo of one colour."""
     return encoded(Image.new(options.pop("mode", "RGB"), (width, height), options.pop("colour", 90)), format, **options)
 
 
@@ -620,7 +633,7 @@ def sized(format, width, height, **options):
     ],
     ids=["webp 100", "webp 30", "png 100 p", "gif 100", "jpeg grey", "jpeg 4:2:0", "jpeg 4:4:4", "strip", "tile"],
 )
-def test_what_takes_too_many_bytes_is_refused_before_it_is_decoded(monkeypatch, data, accepted):
+def test_a_photo_that_needs_too_much_memory_is_refused_before_decoding(monkeypatch, data, accepted):
     data = data()
     if accepted:
         assert decode(data, SETTINGS).width >= 8_000
@@ -633,19 +646,19 @@ def test_what_takes_too_many_bytes_is_refused_before_it_is_decoded(monkeypatch, 
 
 
 def tiles(width, height, side):
-    """A TIFF in one tile that is far larger than the photo."""
+    """Return a TIFF with a single tile that is far larger than the photo."""
     data = bytearray(encoded(Image.new("RGB", (width, height)), "TIFF", compression="tiff_adobe_deflate"))
-    first = struct.unpack_from("<I", data, 4)[0]
-    for entry in range(first + 2, first + 2 + 12 * struct.unpack_from("<H", data, first)[0], 12):
+    directory = struct.unpack_from("<I", data, 4)[0]
+    for entry in range(directory + 2, directory + 2 + 12 * struct.unpack_from("<H", data, directory)[0], 12):
         tag = struct.unpack_from("<H", data, entry)[0]
-        if tag == 278:  # rows a strip: what nobody needs becomes the tile's width, and the next tag its height
+        if tag == 278:  # overwrite rows per strip by the tile width, and the next tag by the tile height
             struct.pack_into("<HHII", data, entry, 322, 4, 1, side)
         if tag == 279:
             struct.pack_into("<HHII", data, entry, 323, 4, 1, side)
     return bytes(data)
 
 
-def test_a_file_that_takes_more_memory_than_its_header_tells_fails_alone(tmp_path):
+def test_a_file_that_exceeds_the_memory_limit_fails_and_the_next_file_is_decoded(tmp_path):
     path = tmp_path / "bomb.webp"
     path.write_bytes(sized("WEBP", 9_990, 9_990, mode="RGBA", colour=(9, 9, 9, 99), lossless=True, method=0))
     code = (
@@ -656,20 +669,20 @@ def test_a_file_that_takes_more_memory_than_its_header_tells_fails_alone(tmp_pat
         "except decoding.UnusablePhotoError as error: print(error)\n"
         "print(decoding.decode(Path(sys.argv[2]).read_bytes(), Ingestion()).width)\n"
     )
-    other = tmp_path / "photo.jpg"
-    other.write_bytes(encoded(quarters(), "JPEG"))
-    done = subprocess.run([sys.executable, "-c", code, path, other], capture_output=True, text=True, check=True)
-    assert re.fullmatch(r"(bomb|unreadable): .*\n96\n", done.stdout), done.stdout
+    intact = tmp_path / "photo.jpg"
+    intact.write_bytes(encoded(quarters(), "JPEG"))
+    process = subprocess.run([sys.executable, "-c", code, path, intact], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"(bomb|unreadable): .*\n96\n", process.stdout), process.stdout
 
 
 @pytest.mark.parametrize("side", [10_001, 13_000, 20_000, 60_000])
-def test_a_bomb_is_refused_from_its_header(side):
-    with pytest.raises(UnusablePhotoError, match="bomb") as caught:
-        normalise(header_only_png(side, side), SETTINGS)  # there are no pixels to decode: only the header can tell
-    assert caught.value.reason == "bomb"
+def test_a_decompression_bomb_is_refused_by_its_header(side):
+    with pytest.raises(UnusablePhotoError, match="bomb") as raised:
+        normalise(header_only_png(side, side), SETTINGS)  # the file has a header and no pixels
+    assert raised.value.reason == "bomb"
 
 
-def test_the_limit_of_pixels_is_each_calls_own():
+def test_concurrent_calls_keep_their_own_pixel_limit():
     data = encoded(quarters(), "PNG")
     strict, lax = replace(SETTINGS, maximum_pixels=96 * 128 - 1), replace(SETTINGS, maximum_pixels=96 * 128)
 
@@ -683,20 +696,20 @@ def test_the_limit_of_pixels_is_each_calls_own():
         assert list(pool.map(result, [strict, lax] * 40)) == ["bomb", (96, 128)] * 40
 
 
-def test_a_photo_below_the_set_side_is_too_small():
+def test_a_photo_below_the_minimum_side_is_too_small():
     with pytest.raises(
         UnusablePhotoError, match="too small: expected sides of 64 pixels or more, got 63 x 200"
-    ) as caught:
+    ) as raised:
         normalise(encoded(Image.new("RGB", (63, 200)), "PNG"), SETTINGS)
-    assert caught.value.reason == "too small"
+    assert raised.value.reason == "too small"
 
 
-def test_a_strip_that_no_jpeg_can_hold_is_refused():
+def test_a_strip_longer_than_jpeg_allows_is_refused():
     with pytest.raises(UnusablePhotoError, match="got a strip of 70000 x 64 pixels"):
         normalise(encoded(Image.new("L", (70_000, 64)), "PNG"), SETTINGS)
 
 
-def test_the_reason_survives_the_way_between_processes():
+def test_an_unusable_photo_error_keeps_its_reason_when_pickled():
     error = pickle.loads(pickle.dumps(UnusablePhotoError("bomb", "too much")))
     assert (error.reason, error.detail, str(error)) == ("bomb", "too much", "bomb: too much")
 
@@ -707,7 +720,7 @@ WHOLE = {kind: write(scenery(40, 48)) for kind, (write, _) in PLAIN.items()}
 
 
 def outcome(data):
-    """The picture, or why there is none; any other exception is a failure."""
+    """Return the image, or the reason of an `UnusablePhotoError`. Other exceptions propagate."""
     try:
         return decode_image(data, SMALL)
     except UnusablePhotoError as error:
@@ -717,10 +730,10 @@ def outcome(data):
 @budget(max_examples=300, deadline=None)
 @given(st.sampled_from(sorted(WHOLE)), st.floats(0, 1))
 @example("png", 0.99)
-def test_a_truncated_photo_gives_the_same_picture_or_none(kind, share):
+def test_a_truncated_photo_gives_the_full_image_or_is_unreadable(kind, share):
     data = WHOLE[kind]
-    cut = outcome(data[: int(share * len(data))])
-    assert cut == "unreadable" or cut.tobytes() == decode_image(data, SMALL).tobytes()
+    result = outcome(data[: int(share * len(data))])
+    assert result == "unreadable" or result.tobytes() == decode_image(data, SMALL).tobytes()
 
 
 @budget(max_examples=200, deadline=None)
@@ -728,12 +741,12 @@ def test_a_truncated_photo_gives_the_same_picture_or_none(kind, share):
     st.sampled_from(sorted(WHOLE)),
     st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=8),
 )
-def test_damaged_photos_normalise_or_are_unusable_and_nothing_else(kind, damages):
+def test_a_damaged_photo_is_normalised_or_unusable(kind, damages):
     data = bytearray(WHOLE[kind])
-    for place, value in damages:
-        data[int(place * len(data))] = value
-    found = outcome(bytes(data))
-    assert found in REASONS or decode_image(encode(found, SMALL), SMALL).mode == "RGB"
+    for position, value in damages:
+        data[int(position * len(data))] = value
+    result = outcome(bytes(data))
+    assert result in REASONS or decode_image(encode(result, SMALL), SMALL).mode == "RGB"
 
 
 MAGIC = [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8 ", b"GIF89a", b"BM", b"II*\0", b"MM\0*"]
@@ -742,6 +755,6 @@ MAGIC += [b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"]
 
 @budget(max_examples=200, deadline=None)
 @given(st.sampled_from(MAGIC), st.binary(max_size=300))
-def test_any_bytes_normalise_or_are_unusable_and_nothing_else(start, rest):
-    found = outcome(start + rest)
-    assert found in REASONS or found.mode == "RGB"
+def test_any_bytes_are_decoded_or_unusable(start, rest):
+    result = outcome(start + rest)
+    assert result in REASONS or result.mode == "RGB"
