@@ -69,11 +69,11 @@ class Noise:
 
 
 def advised(told: search.Advice) -> dict[str, search.Suggestion]:
-    return {one.edit: one for one in told.suggestions}
+    return {suggestion.edit: suggestion for suggestion in told.suggestions}
 
 
 def reasons(told: search.Advice) -> dict[str, str]:
-    return {one.edit: one.why for one in told.refused}
+    return {rejected.edit: rejected.why for rejected in told.refused}
 
 
 # Known flaws

@@ -75,7 +75,7 @@ def test_an_opened_photo_gives_the_pixels_of_its_bytes():
     )
 
 
-def test_it_predicts_as_the_saved_model_does(version, loaded):
+def test_the_litert_network_predicts_as_the_saved_model_does(version, loaded):
     photos = [drawn_photo(brightness, seed) for seed, brightness in enumerate(np.linspace(0.1, 0.9, 9))]
     expected = saved_model.load(str(version)).predict([*photos, *warmup.photos()])
     predicted = loaded.predict(np.stack([loaded.pixels(photo) for photo in [*photos, *warmup.photos()]]))
@@ -84,7 +84,7 @@ def test_it_predicts_as_the_saved_model_does(version, loaded):
     assert np.ptp(expected["mean"]) > 50 * saved_model.TOLERANCE
 
 
-def test_its_maps_equal_those_of_the_saved_model(version, loaded):
+def test_the_maps_of_the_litert_network_equal_those_of_the_saved_model(version, loaded):
     photos = [drawn_photo(0.3, 1), drawn_photo(0.7, 2)]
     expected = saved_model.load(str(version)).explain(photos)
     maps = loaded.predict(np.stack([loaded.pixels(photo) for photo in photos]))
@@ -99,11 +99,11 @@ def test_a_photo_gets_the_same_prediction_in_any_batch(loaded):
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
-def test_it_has_the_metadata_that_were_exported(loaded):
+def test_a_loaded_version_has_the_exported_metadata(loaded):
     assert (loaded.name, loaded.version, loaded.error, loaded.settings.shorter_side) == ("portraits", 3, 0.7, 64)
 
 
-def test_it_normalises_as_ingestion_did(loaded):
+def test_a_loaded_version_normalises_photos_as_ingestion_did(loaded):
     landscape = Image.open(io.BytesIO(encoded(200, 100, 1)))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -164,7 +164,7 @@ def test_a_version_with_a_broken_file_is_refused(tmp_path, version, file, conten
         litert_model.load(str(tmp_path))
 
 
-def test_a_version_with_a_broken_face_detector_is_named(tmp_path, version):
+def test_a_version_with_a_broken_face_detector_is_refused(tmp_path, version):
     storage.download_tree(str(version), str(tmp_path))
     faces = tmp_path / litert_model.FOLDER / embedder.FOLDER
     faces.mkdir()
@@ -179,7 +179,7 @@ def test_a_version_without_norms_has_the_built_in_norms_and_no_face_detector(loa
     assert (loaded.norms, loaded.detector) == (policy.load(), None)
 
 
-def test_it_loads_the_norms_and_the_face_detector_of_the_version(tmp_path, version, portraits):
+def test_a_loaded_version_has_its_own_norms_and_face_detector(tmp_path, version, portraits):
     storage.download_tree(str(version), str(tmp_path))
     rules = {"norms": json.loads(policy.BUILT_IN_POLICY.read_text())["norms"][:1]}
     (tmp_path / litert_model.FOLDER / litert_model.NORMS_FILE).write_text(json.dumps(rules))
@@ -193,7 +193,7 @@ def test_it_loads_the_norms_and_the_face_detector_of_the_version(tmp_path, versi
     assert loaded.detector.find(Image.new("RGB", (64, 64))) == []
 
 
-def test_loading_it_does_not_import_tensorflow(version):
+def test_loading_a_version_does_not_import_tensorflow(version):
     code = f"""
 import sys, json
 from components.scorer.artifacts import litert_model

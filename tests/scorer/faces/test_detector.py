@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def face(x=0.3, y=0.2, width=0.4, height=0.5, tilt=0.0, size=(320, 400)) -> Face:
-    """Return a face with the landmarks of the template, rotated clockwise about the center of its box."""
+    """Return a face with the landmarks of the template, rotated clockwise about the centre of its box."""
     angle = np.radians(tilt)
     rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     landmarks = (geometry.TEMPLATE - 56) / 112 * width * size[0] @ rotation

@@ -139,7 +139,7 @@ BY_HAND = {
     "torch": lambda x: (x / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225],
     "arcface": lambda x: (x - 127.5) / 128,
     "vggface": lambda x: x[..., ::-1] - [93.594, 104.7624, 129.1863],
-    "facenet": lambda x: np.stack([(each - each.mean()) / max(each.std(), 1 / np.sqrt(each.size)) for each in x]),
+    "facenet": lambda x: np.stack([(crop - crop.mean()) / max(crop.std(), 1 / np.sqrt(crop.size)) for crop in x]),
 }
 
 

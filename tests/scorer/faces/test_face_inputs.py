@@ -403,8 +403,8 @@ def test_the_gates_report_the_time_and_size_of_the_face_analysis(version):
 def test_push_records_the_stages_and_the_card_names_what_the_saved_model_lacks(scorer, tmp_path):
     scorer.save(tmp_path / "scorer")
     results = judged(tmp_path / "results", decide([PASSED], Policy()))
-    place = Place(str(tmp_path / "published"), results)
-    uri = place.push(tmp_path / "scorer", photos=[decoding.normalise(data, Ingestion()) for data in SENT[:3]])
+    registry = Place(str(tmp_path / "published"), results)
+    uri = registry.push(tmp_path / "scorer", photos=[decoding.normalise(data, Ingestion()) for data in SENT[:3]])
     record = storage.read_json(f"{uri}/version.json")
     assert record["stages"] == ["normalise", "detect", "align", "embed", "score"]
     assert record["inputs"] == ["image_bytes", "face", "embedding", "found"]

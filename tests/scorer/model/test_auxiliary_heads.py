@@ -79,8 +79,8 @@ def told_dataset(tmp_path_factory) -> Path:
 
 
 def run(dataset: Path, encoder: Path, folder: Path, given: Training) -> bundle.TrainedScorer:
-    places = {"checkpoints": str(folder / "checkpoints"), "fingerprint": "data"}
-    train(dataset, encoder, folder / "scorer", folder / "report.html", settings=given, **places)
+    options = {"checkpoints": str(folder / "checkpoints"), "fingerprint": "data"}
+    train(dataset, encoder, folder / "scorer", folder / "report.html", settings=given, **options)
     return bundle.load(folder / "scorer")
 
 
@@ -422,9 +422,9 @@ def test_the_evaluation_compares_scores_with_and_without_the_job(evaluated):
 
 
 def test_the_evaluation_reports_the_mean_change_of_the_score_by_each_job(evaluated, scorer, told_dataset):
-    assert [(each.job, each.photos) for each in evaluated.effects] == [("carer", 15), ("tutor", 15)]
-    records = [each for each in photos.records(told_dataset, "test") if each["attributes"]["job"] == "carer"]
-    data = [each["photo"] for each in records]
+    assert [(item.job, item.photos) for item in evaluated.effects] == [("carer", 15), ("tutor", 15)]
+    records = [item for item in photos.records(told_dataset, "test") if item["attributes"]["job"] == "carer"]
+    data = [item["photo"] for item in records]
     changes = (scorer.score(data, ["carer"] * 15) - scorer.score(data)) @ np.array(SCORES)
     assert evaluated.effects[0].moved == pytest.approx(changes.mean(), abs=1e-4)
 

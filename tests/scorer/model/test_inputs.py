@@ -268,8 +268,8 @@ def trained(dataset: Path, start: Path, folder: Path, **changes) -> bundle.Train
     defaults = {"scale": 36, "head_epochs": 25, "epochs": 0, "dropout": 0.0, "batch_size": 8, "camera_faults": 0.0}
     defaults |= {"fitting": "gradient", "face_view": False}
     settings = from_parameters(Training, **{**defaults, "head_learning_rate": 0.05, **changes})
-    places = {"checkpoints": str(folder / "checkpoints"), "fingerprint": "data"}
-    train(dataset, start, folder / "scorer", folder / "report.html", settings=settings, **places)
+    options = {"checkpoints": str(folder / "checkpoints"), "fingerprint": "data"}
+    train(dataset, start, folder / "scorer", folder / "report.html", settings=settings, **options)
     return bundle.load(folder / "scorer")
 
 
