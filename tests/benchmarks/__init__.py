@@ -1,1 +1,1 @@
-"""Performance, printed as ratios within one run; never part of the tests."""
+"""Measurements of performance, printed as ratios within one run; not part of the tests."""

@@ -1,12 +1,12 @@
-"""Seconds that advice on a 12-megapixel photo takes, decoding, search and previews included.
+"""Seconds for advice on a 12-megapixel photo, including decoding, search and previews.
 
     python -m tests.benchmarks.advice_time [VERSION]
 
-VERSION is the folder of a published version; without one, the default network is exported with random weights and, with
-PORTRAITS_DATA set, once more so that it reads YuNet's faces by the FaceNet that lies there. The network answers on one
-thread, without TensorFlow, as in the server. Two scorers are timed, on a portrait taken two stops too dark, tilted and
-with a small face: the network as it is, and the network with points added for what the edits change, so that most of
-them look as if they gain and have to be settled. Some rounds; medians.
+VERSION is the folder of a published version. Without one, the default network is exported with random weights; with
+PORTRAITS_DATA set, a second export reads YuNet's faces with the FaceNet in that folder. The network runs on one thread,
+without TensorFlow, as in the server. The portrait is two stops too dark, tilted and has a small face. Two scorers are
+timed on it: the network, and an eager one that adds points for what the edits change, so that most edits seem to gain
+and have to be verified. Several rounds; medians.
 """
 
 import io
@@ -39,10 +39,13 @@ DRAWN = Portrait(exposure=-2.0, tilt=5.0, size=0.25, x=0.56, scene_hue=0.1, clot
 
 
 def main() -> int:
-    """Print the seconds; 1 when the eager scorer takes longer than the target."""
-    data, place, longest = photo(), os.environ.get("PORTRAITS_DATA", ""), 0.0
+    """Print the seconds; return 1 if the eager scorer takes longer than the target."""
+    data, folder_of_data, longest = photo(), os.environ.get("PORTRAITS_DATA", ""), 0.0
     with tempfile.TemporaryDirectory() as folder:
-        versions = sys.argv[1:2] or [exported(folder), *([exported(f"{folder}/faces", place)] if place else [])]
+        versions = sys.argv[1:2] or [
+            exported(folder),
+            *([exported(f"{folder}/faces", folder_of_data)] if folder_of_data else []),
+        ]
         for version in versions:
             scorer = litert_model.load(version)
             reads = (
@@ -63,49 +66,50 @@ def main() -> int:
 def measured(
     scorer: litert_model.LiteRTScorer, data: bytes, what: str, more: Callable[[list[Image.Image]], np.ndarray | float]
 ) -> float:
-    """The median seconds over some rounds."""
+    """Return the median seconds over the rounds."""
     settings, spent = AdviceSettings(), []
     score, hold = score_functions(
-        scorer, lambda given: np.array([scorer.predict(stack_inputs([one]))["mean"][0] for one in given])
+        scorer,
+        lambda inputs: np.array([scorer.predict(stack_inputs([photo_inputs]))["mean"][0] for photo_inputs in inputs]),
     )
 
-    def eager(by: ScoreFn) -> ScoreFn:
+    def with_bonus(by: ScoreFn) -> ScoreFn:
         return lambda pictures: by(pictures) + more(pictures)
 
     for _ in range(ROUNDS):
         began = time.perf_counter()
         image = search.working_copy(data, settings, scorer.settings)
         decoded = time.perf_counter()
-        found = faces(scorer, image)
-        looks = scorer.detector.find if scorer.detector else None
-        told = search.advise(
-            image, eager(score), found, settings, scored_side=scorer.settings.shorter_side, find_faces=looks,
-            fix_face=(lambda picture: eager(hold(picture))) if hold else None,
+        detected = faces(scorer, image)
+        find = scorer.detector.find if scorer.detector else None
+        advice = search.advise(
+            image, with_bonus(score), detected, settings, scored_side=scorer.settings.shorter_side, find_faces=find,
+            fix_face=(lambda picture: with_bonus(hold(picture))) if hold else None,
         )  # fmt: skip
         spent.append((time.perf_counter() - began, decoded - began))
-    whole, decoding = (statistics.median(column) for column in zip(*spent, strict=True))
-    each = 1000 * (whole - decoding) / told.scorings
+    total, decoding = (statistics.median(column) for column in zip(*spent, strict=True))
+    each_ms = 1000 * (total - decoding) / advice.scorings
     print(
-        f"{what}: {whole:.2f} s, of which decoding {decoding:.2f} s; {told.scorings} scorings, {each:.1f} ms each with"
-        f" their share of the edits; {len(told.suggestions)} edits advised",
+        f"{what}: {total:.2f} s, of which decoding {decoding:.2f} s; {advice.scorings} scorings, {each_ms:.1f} ms each with"
+        f" their share of the edits; {len(advice.suggestions)} edits advised",
         flush=True,
     )
-    return whole
+    return total
 
 
 def faces(scorer: litert_model.LiteRTScorer, image: Image.Image) -> list[Face]:
-    """By the version's own detector, or where the face was drawn."""
+    """Return the faces that the version's detector finds, or the drawn face."""
     return (scorer.detector.find(image) if scorer.detector else []) or [face(**asdict(DRAWN))]
 
 
 def eagerness(pictures: list[Image.Image]) -> np.ndarray:
-    """Points for light, warm colours and detail."""
+    """Return bonus points for brightness, warm colours and detail."""
     pixels = [np.asarray(picture.reduce(4), float) for picture in pictures]
-    return np.array([0.5 * stops(one) + colour(one) + 20 * detail(one) for one in pixels])
+    return np.array([0.5 * stops(picture) + colour(picture) + 20 * detail(picture) for picture in pixels])
 
 
 def photo() -> bytes:
-    """A JPEG as a camera writes it: with a sensor's noise."""
+    """Return a JPEG as from a camera: with sensor noise."""
     small = draw_portrait(DRAWN, 774)
     pixels = np.asarray(small.resize(SIZE, Image.Resampling.BICUBIC), np.float32)
     noise = np.random.default_rng(1).normal(0, 4, (*pixels.shape[:2], 1)).astype(np.float32)
@@ -115,12 +119,12 @@ def photo() -> bytes:
 
 
 def exported(folder: str, place: str = "") -> str:
-    """The default network with random weights, by a process of its own: this one stays without TensorFlow.
+    """Export the default network with random weights in a subprocess, which keeps TensorFlow out of this process.
 
     Args:
-        folder: receives the version.
-        place: that of the real portraits and weights, for a network that reads faces as the README's best scorer does;
-            "": it reads none.
+        folder: Folder of the version.
+        place: Folder of the real portraits and weights, for a network with faces like the README's best scorer; ""
+            exports a network without faces.
     """
     code = (
         "import sys; from pathlib import Path\n"

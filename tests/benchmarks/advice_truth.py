@@ -1,11 +1,11 @@
-"""Whether advice is right, where the truth is known: drawn portraits with one flaw each, scored by a trained scorer.
+"""Correctness of advice on drawn portraits with one known flaw each, for a trained scorer.
 
     python -m tests.benchmarks.advice_truth MODEL
 
-MODEL is what ``make run`` published, whose raters are simulated and whose photos are drawn. Portraits that have no flaw
-are drawn anew with one, and advised. Printed for each flaw: how many are told the edit that mends it, in its direction;
-how many are told anything; the score points that the first suggestion promises, and those that it is worth by the
-formula that the simulated raters follow, when it is followed. Edits that the formula does not know are worth nothing.
+MODEL is a model that ``make run`` published, with simulated raters and drawn photos. Flawless portraits are drawn again
+with one flaw, and advised. Printed for each flaw: how many get the edit that mends the flaw, in its direction; how many
+get any advice; the score points that the first suggestion promises; and the points that it is worth by the formula of
+the simulated raters. Edits that the formula does not know are worth nothing.
 """
 
 import sys
@@ -41,26 +41,35 @@ def main() -> None:
     print(f"{'flaw':<38}mended  told  promised  worth")
     for flaw, (properties, mends, direction) in FLAWS.items():
         flawed = [replace(person, **properties) for person in people]
-        told = [advised(scorer, portrait) for portrait in flawed]
-        mended = sum(any(one.edit == mends and one.value * direction > 0 for one in each) for each in told)
-        firsts = [(portrait, each[0]) for portrait, each in zip(flawed, told, strict=True) if each]
+        advice_by_photo = [advised(scorer, portrait) for portrait in flawed]
+        mended = sum(
+            any(suggestion.edit == mends and suggestion.value * direction > 0 for suggestion in suggestions)
+            for suggestions in advice_by_photo
+        )
+        firsts = [
+            (portrait, suggestions[0])
+            for portrait, suggestions in zip(flawed, advice_by_photo, strict=True)
+            if suggestions
+        ]
         promised = np.mean([first.gain for _, first in firsts]) if firsts else 0.0
         worth = np.mean([worth_of(portrait, first) for portrait, first in firsts]) if firsts else 0.0
         print(f"{flaw:<38}{mended if mends else '-':>6}{len(firsts):>6}{promised:>+10.2f}{worth:>+7.2f}", flush=True)
 
 
 def advised(scorer: litert_model.LiteRTScorer, portrait: Portrait) -> tuple[search.Suggestion, ...]:
-    """Advice on a drawn portrait."""
+    """Return the suggestions for a drawn portrait."""
 
     def score(pictures: list[Image.Image]) -> np.ndarray:
         return np.array([scorer.predict(scorer.pixels(picture)[None])["mean"][0] for picture in pictures])
 
-    image, found = draw_portrait(portrait, 640), [face(**asdict(portrait))]
-    return search.advise(image, score, found, AdviceSettings(), scored_side=scorer.settings.shorter_side).suggestions
+    image, drawn_faces = draw_portrait(portrait, 640), [face(**asdict(portrait))]
+    return search.advise(
+        image, score, drawn_faces, AdviceSettings(), scored_side=scorer.settings.shorter_side
+    ).suggestions
 
 
 def worth_of(portrait: Portrait, followed: search.Suggestion) -> float:
-    """By how much the portrait is truly better with an edit."""
+    """Return the true gain of the portrait from an edit."""
     better, value = portrait, followed.value
     match followed.edit:
         case "brightness":
@@ -69,8 +78,8 @@ def worth_of(portrait: Portrait, followed: search.Suggestion) -> float:
             better = replace(portrait, tilt=portrait.tilt + value)
         case "crop":
             frame = edits.crop_frame(value, face(**asdict(portrait)).box)
-            place = {"x": (portrait.x - frame.x) / frame.width, "y": (portrait.y - frame.y) / frame.height}
-            better = replace(portrait, size=portrait.size / frame.height, **place)
+            centre = {"x": (portrait.x - frame.x) / frame.width, "y": (portrait.y - frame.y) / frame.height}
+            better = replace(portrait, size=portrait.size / frame.height, **centre)
     return latent_quality(better) - latent_quality(portrait)
 
 

@@ -1,14 +1,14 @@
-"""How well scorers that see more and less of the face agree with people: cross-validation of the head in closed form.
+"""Agreement with people of scorers with more and fewer face inputs: cross-validation of the ridge head.
 
     python -m tests.benchmarks.cross_validation WORK --photos mebeauty/photos --ratings mebeauty/ratings.csv \\
         --attributes mebeauty/photos.csv --set start=imagenet weights=mobilenet_v2_imagenet.keras scaling=torch \\
         face_detector=yunet.onnx face_embedder=facenet_128.keras 'face_layers=["AvgPool", "Block17_10_Activation"]'
 
-See ``protocol`` for folds, intervals and what is kept. Prints a table, and writes ``cross_validation.json`` (means and
-intervals, no photo) and ``cross_validation.png``.
+``protocol`` describes folds, intervals and stored results. Prints a table, and writes ``cross_validation.json`` (means
+and intervals, no photo) and ``cross_validation.png``.
 
-Variants: what the scorer sees (the photo, the face's view, the embedding), the size of the embedding (table 2 of the
-portrait paper), features weighed alone or in pairs, and how many of the photos are learnt from.
+The variants differ in the inputs (the photo, the face's view, the embedding), the size of the embedding (table 2 of the
+portrait paper), the use of pairs of features, and the fraction of the photos that the head is fitted to.
 """
 
 from dataclasses import replace
@@ -35,19 +35,21 @@ VARIANTS = (
 
 
 def main() -> None:
-    """Compute what is missing, print the table, and write the results."""
+    """Compute missing results, print the table, and write the results."""
     parser = protocol.parser(__doc__)
     parser.add_argument("--first", type=int, default=len(VARIANTS), help="variants to run; the best is the first")
-    given = parser.parse_args()
-    work = Path(given.work)
-    parameters, training = protocol.settings(given)
-    seen, known = protocol.features(work, given, parameters)
+    options = parser.parse_args()
+    work = Path(options.work)
+    parameters, training = protocol.settings(options)
+    inputs, known = protocol.features(work, options, parameters)
     predicted, raters = {}, protocol.raters(work)
-    for variant in VARIANTS[: given.first]:
-        if (variant.view and "pooled_face" not in seen) or (variant.embedding and EMBEDDING not in seen):
+    for variant in VARIANTS[: options.first]:
+        if (variant.view and "pooled_face" not in inputs) or (variant.embedding and EMBEDDING not in inputs):
             continue
-        answer = protocol.learning(variant, seen, known.votes, training, raters)
-        predicted[variant.name] = protocol.held_out(work / "predicted", variant.name, known, given.seeds, answer)
+        fit_and_predict = protocol.learning(variant, inputs, known.votes, training, raters)
+        predicted[variant.name] = protocol.held_out(
+            work / "predicted", variant.name, known, options.seeds, fit_and_predict
+        )
         print(protocol.line(variant.name, protocol.figures(known.votes, predicted[variant.name])), flush=True)
     variants = protocol.compared(known, predicted, WHOLE.name if WHOLE.name in predicted else BEST.name)
     best = predicted[BEST.name if BEST.name in predicted else WHOLE.name] @ np.array(SCORES)
@@ -62,17 +64,17 @@ def main() -> None:
 
 
 def _slices(known: protocol.Known, scores: np.ndarray) -> list[dict[str, Any]]:
-    """Signed mean error of every value of every attribute and of all attributes together, largest first."""
+    """Return the signed mean error for each value of each attribute and of all attributes together, largest first."""
     columns, truth = dict(known.slices), known.truth
     if len(columns) > 1:
-        together = [" ".join(each) for each in zip(*known.slices.values(), strict=True)]
-        columns[" and ".join(known.slices)] = np.array(together)
-    found = [
+        combined = [" ".join(values) for values in zip(*known.slices.values(), strict=True)]
+        columns[" and ".join(known.slices)] = np.array(combined)
+    slices = [
         {"slice": f"{column}: {value}", "photos": int((values == value).sum()),
          "error": float((scores - truth)[values == value].mean())}
         for column, values in columns.items() for value in sorted(set(values))
     ]  # fmt: skip
-    return sorted(found, key=lambda each: -abs(each["error"]))
+    return sorted(slices, key=lambda entry: -abs(entry["error"]))
 
 
 if __name__ == "__main__":

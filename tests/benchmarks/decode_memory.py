@@ -1,13 +1,13 @@
-"""What decoding the largest photo that is accepted of each format takes: in a process of its own, and in a server.
+"""Memory for decoding the largest accepted photo of each format: in a process of its own, and in a server.
 
     python -m tests.benchmarks.decode_memory
     python -m tests.benchmarks.decode_memory HEIC AVIF
 
-Names of formats, or what they begin with, choose some of them. For each format the side of a square photo is searched
-up to which the header is accepted, then a photo of that side is written and decoded. Peak: the largest resident memory
-while it was decoded; left: the resident memory afterwards, of the process as a whole; both by Linux' own count. Then a
-server with one worker is sent the largest photo of each format that it takes, four at a time, twice; told is by how
-much its worker has grown some seconds afterwards.
+Arguments choose the formats whose names begin with them. For each format the largest square photo whose header is
+accepted is searched, then written and decoded. Peak: the additional resident memory while the photo was decoded. Left:
+the resident memory of the whole process afterwards. Both are Linux' own counts. Then a server with one worker gets the
+largest photo that it accepts of each format, four at a time, twice; the growth of the worker some seconds later is
+printed.
 """
 
 import io
@@ -31,10 +31,12 @@ from tests.benchmarks.serving_load import published_models
 from tests.builders.servers import started
 
 PEAK, LEFT = 400, 150
-"""MiB that the largest may take beyond the process as it was, and that the process may hold afterwards: as a whole
-where it does nothing else, and beyond what it was where it serves."""
+"""Largest accepted values, MiB: additional memory while decoding; memory held afterwards.
 
-_SMALL = 2048  # side of the photo by whose header the largest side is guessed
+The latter is that of the whole process if the process only decodes, and the growth if it serves.
+"""
+
+_SMALL = 2048  # side of the photo whose header predicts the largest side
 
 
 def _writer(format: str, mode: str = "RGB", **options: object) -> Callable[[int], bytes]:
@@ -49,8 +51,8 @@ def _writer(format: str, mode: str = "RGB", **options: object) -> Callable[[int]
 
 
 _SERVER = ServerSettings()
-_CALM = 5.0  # seconds between the server's last answer and the look at its worker
-_LONGEST = 300.0  # seconds for an answer
+_CALM = 5.0  # seconds between the server's last answer and the measurement of its worker
+_LONGEST = 300.0  # most seconds for an answer
 
 _FAST = {"enc_params": {"preset": "ultrafast", "x265:pools": "none"}}
 _STRIP = {"compression": "tiff_adobe_deflate", "strip_size": 2**30}
@@ -74,7 +76,7 @@ FORMATS = {
     "AVIF": _writer("AVIF", quality=10, speed=10),
     "AVIF, 4:4:4, with alpha": _writer("AVIF", "RGBA", quality=10, speed=10, subsampling="4:4:4"),
 }
-"""How the photo of each format is written; one colour, for what is decoded takes the same for any."""
+"""Functions that write a photo of each format; of one colour, as decoding takes the same memory for any."""
 
 _CHILD = r"""
 import io, re, sys
@@ -101,37 +103,37 @@ print(peak, status("VmRSS"))
 
 
 def main() -> int:
-    """Print a row for each format, and what a server's worker has kept.
+    """Print a row for each format, and the growth of a server's worker.
 
     Returns:
-        1 where one takes more than `PEAK` or leaves more than `LEFT`, else 0.
+        1 if one format takes more than `PEAK` or leaves more than `LEFT`, else 0.
     """
-    chosen = [name for name in FORMATS if name.startswith(tuple(sys.argv[1:] or [""]))]
-    worst, served = [0.0, 0.0], []
+    names = [name for name in FORMATS if name.startswith(tuple(sys.argv[1:] or [""]))]
+    worst, server_photos = [0.0, 0.0], []
     print("| format | largest accepted, megapixels | peak, MiB | left, MiB |\n| --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
-        for name in chosen:
+        for name in names:
             side, data = _largest(FORMATS[name], Ingestion().maximum_pixels)
             path = Path(folder, "photo")
             path.write_bytes(data)
-            done = subprocess.run([sys.executable, "-c", _CHILD, path], capture_output=True, text=True, check=True)
-            peak, left = map(float, re.findall(r"\S+", done.stdout))
+            process = subprocess.run([sys.executable, "-c", _CHILD, path], capture_output=True, text=True, check=True)
+            peak, left = map(float, re.findall(r"\S+", process.stdout))
             worst = [max(worst[0], peak), max(worst[1], left)]
             print(f"| {name} | {side * side / 1e6:.0f} | {peak:.0f} | {left:.0f} |", flush=True)
             if side**2 > _SERVER.pixels:
                 data = _largest(FORMATS[name], _SERVER.pixels)[1]
             if len(data) < 0.9 * _SERVER.body:
-                served.append(data)
+                server_photos.append(data)
         print(f"| worst | | {worst[0]:.0f} (at most {PEAK}) | {worst[1]:.0f} (at most {LEFT}) |", flush=True)
-        before, after = _of_a_worker(served, Path(folder))
-    kept = after - before
-    print(f"a server's worker: {before:.0f} MiB before {2 * len(served)} of these photos, {_CALM:g} s after them"
-          f" {kept:.0f} more (at most {LEFT})")  # fmt: skip
-    return int(worst[0] > PEAK or max(worst[1], kept) > LEFT)
+        before, after = _of_a_worker(server_photos, Path(folder))
+    growth = after - before
+    print(f"a server's worker: {before:.0f} MiB before {2 * len(server_photos)} of these photos, {_CALM:g} s after them"
+          f" {growth:.0f} more (at most {LEFT})")  # fmt: skip
+    return int(worst[0] > PEAK or max(worst[1], growth) > LEFT)
 
 
 def _largest(write: Callable[[int], bytes], most: int) -> tuple[int, bytes]:
-    """The largest side that is accepted, to some hundredths, of at most so many pixels; and the photo."""
+    """Return the largest accepted side, to a few percent, of at most so many pixels; and the photo."""
     settings = replace(Ingestion(), minimum_side=1)
     pixels, needed = decoding.decoding_cost(write(_SMALL), settings)
     side = int(min(most, pixels * decoding.MAX_DECODING_BYTES / needed) ** 0.5) // 8 * 8
@@ -141,7 +143,7 @@ def _largest(write: Callable[[int], bytes], most: int) -> tuple[int, bytes]:
 
 
 def _of_a_worker(photos: list[bytes], folder: Path) -> tuple[float, float]:
-    """Return the MiB of a server's worker before it was sent photos, and some seconds afterwards."""
+    """Return the MiB of a server's worker before it gets photos, and some seconds afterwards."""
     models, _ = published_models(folder, "")
     options = ("--workers", "1", "--seconds", f"{_LONGEST:g}")
     with started(models, folder, *options) as server, httpx.Client(base_url=server.url, timeout=_LONGEST) as client:
@@ -152,7 +154,7 @@ def _of_a_worker(photos: list[bytes], folder: Path) -> tuple[float, float]:
                 raise ValueError(f"expected a score, got {answer}")
 
         (worker,) = server.workers()
-        for write in FORMATS.values():  # what is loaded once
+        for write in FORMATS.values():  # modules that are loaded only once
             ask(write(400))
         before = _resident(worker)
         with ThreadPoolExecutor(4) as pool:

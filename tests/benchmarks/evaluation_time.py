@@ -1,8 +1,8 @@
-"""Where the time of a whole evaluation goes: 400 test photos, the default network, a champion beside it.
+"""Time of each part of an evaluation: 400 test photos, the default network, a champion.
 
     python -m tests.benchmarks.evaluation_time [PHOTOS]
 
-The photos are those of the embedded sample, drawn first; the networks have random weights, which take as long as
+The photos are those of the embedded sample and are drawn first. The networks have random weights, which take as long as
 trained ones.
 """
 
@@ -36,7 +36,7 @@ WANTED = 180  # seconds for 400 photos on two cores
 
 
 def main() -> None:
-    """Print the seconds of each part and of the whole."""
+    """Print the seconds of each part and of the total."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 400
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -54,22 +54,22 @@ def main() -> None:
             name="portraits", settings=Evaluation(show_photos=True), policy=Policy(),
             workspace=RunPaths(str(folder / "workspace"), "run"),
         )  # fmt: skip
-        whole = time.monotonic() - began
+        total = time.monotonic() - began
         parts = storage.read_json(str(folder / "metrics.json"))["seconds"]
-    for name, seconds in (parts | {"page and files": whole - sum(parts.values())}).items():
-        print(f"{name:<16}{seconds:7.1f} s  {100 * seconds / whole:4.1f} %")
-    print(f"{'the whole':<16}{whole:7.1f} s  (wanted for 400 photos: at most {WANTED})")
+    for name, seconds in (parts | {"page and files": total - sum(parts.values())}).items():
+        print(f"{name:<16}{seconds:7.1f} s  {100 * seconds / total:4.1f} %")
+    print(f"{'the whole':<16}{total:7.1f} s  (wanted for 400 photos: at most {WANTED})")
 
 
 def _dataset(folder: Path, count: int) -> None:
-    """The sample's photos as ingestion stores them, all of them in the test split."""
+    """Write the sample's photos as ingestion stores them, all in the test split."""
     drawn = sample.draw_sample(folder / "sample", labelled=count, unlabelled=0, seed=1)
     rng, settings = np.random.default_rng(1), Ingestion()
     records = []
     for file in sorted(Path(drawn.photos).iterdir()):
         try:
             data = decoding.normalise(file.read_bytes(), settings)
-        except decoding.UnusablePhotoError:  # the sample holds some, for ingestion to leave out
+        except decoding.UnusablePhotoError:  # the sample has some, for ingestion to exclude
             continue
         votes = rng.multinomial(12, rng.dirichlet(np.full(10, 0.5))) / 12
         attributes = {"job": str(rng.choice(["nurse", "cook", "tutor"])), "skin": str(rng.choice(["light", "dark"]))}
@@ -81,7 +81,7 @@ def _dataset(folder: Path, count: int) -> None:
 
 
 def _scorer(first: list[bytes], seed: int) -> TrainedScorer:
-    """The default network, untrained, with batch norms that know photos."""
+    """Build the default network, untrained, with calibrated batch norms."""
     pretraining, training = from_parameters(Pretraining, start="none", seed=seed), Training()
     encoder = build_encoder(pretraining)
     calibrate_batch_norms(encoder, preprocessing_tf.preprocess_photos(first, training.scale, pretraining.crop))

@@ -1,11 +1,11 @@
-"""How many photos a second each stage of a face takes, on all cores at once, and what that makes of an ingestion.
+"""Photos a second of each stage of face reading, on all cores at once, and of ingestions with and without faces.
 
     PORTRAITS_DATA=… python -m tests.benchmarks.face_rates
 
-Of real portraits, as the data set holds them: decoding, detecting, cropping and aligning, reading by FaceNet without
-the mirror image and with it; of a face as many crops are read as ``face_scales`` names. One process a core, each with
-one thread, as in ingestion and in the server; the stages begin in all processes at the same moment. Then the inspection
-of an ingestion without faces, with faces found, and with faces read, in turns.
+The photos are real portraits as the data set stores them. Stages: decoding, detecting, cropping and aligning, embedding
+by FaceNet without and with the mirror image; ``face_scales`` sets the number of crops a face. Each core runs one
+process with one thread, as in ingestion and in the server, and the stages begin in all processes at the same time. Then
+inspections without faces, with detected faces, and with embedded faces are timed in turn.
 """
 
 import json
@@ -35,7 +35,7 @@ from components.scorer.settings import Faces, Ingestion
 from tests.benchmarks.ingestion_rate import rate
 
 PHOTOS = 256
-SECONDS = 5.0  # of a stage
+SECONDS = 5.0  # for each stage
 ROUNDS = 3
 EMBEDDERS = {
     "FaceNet-128, Keras, two layers": {
@@ -48,7 +48,7 @@ EMBEDDERS = {
 
 
 def main() -> int:
-    """Print the rates; 2 without the portraits."""
+    """Print the rates; return 2 without the portraits."""
     data = Path(os.environ.get("PORTRAITS_DATA", "/nowhere"))
     if not (data / "weights").is_dir():
         print("set PORTRAITS_DATA to the folder that holds data/mebeauty and weights", file=sys.stderr)
@@ -56,7 +56,9 @@ def main() -> int:
     files = sorted((data / "data" / "mebeauty" / "photos").rglob("*.jpg"))
     files = files[:: max(1, len(files) // PHOTOS)][:PHOTOS]
     with tempfile.TemporaryDirectory() as scratch:
-        weights = {name: prepared(data / "weights", Path(scratch, str(n)), name) for n, name in enumerate(EMBEDDERS)}
+        weights = {
+            name: prepared(data / "weights", Path(scratch, str(number)), name) for number, name in enumerate(EMBEDDERS)
+        }
         for name, folder in weights.items():
             print(f"{name}: {embedder.embedding_size(folder)} values a face")
             stages(files, folder, Path(scratch), first=name == next(iter(EMBEDDERS)))
@@ -65,7 +67,7 @@ def main() -> int:
 
 
 def prepared(given: Path, folder: Path, name: str) -> str:
-    """The folder of weights of an embedder."""
+    """Prepare the folder of weights of an embedder."""
     settings = Faces(face_detector=str(given / "yunet_n_640_640.onnx"), **EMBEDDERS[name])
     began = time.perf_counter()
     weight_files.prepare(replace(settings, face_embedder=str(given / settings.face_embedder)), folder)
@@ -75,67 +77,71 @@ def prepared(given: Path, folder: Path, name: str) -> str:
 
 @dataclass(frozen=True)
 class Work:
-    """What one process measures."""
+    """Work of one process."""
 
     files: tuple[str, ...]
     weights: str
-    begin: float  # seconds since 1970, when all have loaded
+    begin: float  # seconds since 1970, when all processes have loaded
     result: str
 
 
 def stages(files: list[Path], weights: str, scratch: Path, first: bool) -> None:
-    """Print the rates of the stages: each core's, added."""
+    """Print the rates of the stages, summed over the cores."""
     cores = parallel_map.available_cores()
     begin = time.time() + 20
-    share = max(BATCH * 4, len(files) // cores)
-    chosen = [tuple(map(str, islice(cycle(files), core * share, (core + 1) * share))) for core in range(cores)]
-    works = [Work(part, weights, begin, str(scratch / f"{core}.json")) for core, part in enumerate(chosen)]
+    per_core = max(BATCH * 4, len(files) // cores)
+    files_by_core = [
+        tuple(map(str, islice(cycle(files), core * per_core, (core + 1) * per_core))) for core in range(cores)
+    ]
+    works = [
+        Work(core_files, weights, begin, str(scratch / f"{core}.json")) for core, core_files in enumerate(files_by_core)
+    ]
     for _ in parallel_map.on_processes(measure, works):
         pass
-    found = [json.loads(Path(work.result).read_bytes()) for work in works]
-    for stage in found[0]:
+    rates_by_core = [json.loads(Path(work.result).read_bytes()) for work in works]
+    for stage in rates_by_core[0]:
         if first or stage.startswith("read"):
-            total = sum(rates[stage] for rates in found)
+            total = sum(rates[stage] for rates in rates_by_core)
             print(f"  {stage:<36}{total:7.1f} a second on {cores} cores, {1000 * cores / total:6.1f} ms", flush=True)
 
 
 def measure(work: Work) -> None:
     """Measure each stage in this process and write the rates."""
-    reader, settings = FaceAnalyzer.load(work.weights), Ingestion()
+    analyzer, settings = FaceAnalyzer.load(work.weights), Ingestion()
     photos = [decoding.normalise(Path(file).read_bytes(), settings) for file in work.files]
     images = [Image.open(BytesIO(photo)).convert("RGB") for photo in photos]
-    landmarks = [seen.landmarks for seen in reader.analyze_all(images, embed=False)]
-    crops = [crop for pair in zip(images, landmarks, strict=True) for crop in reader.crops(*pair)]
+    landmarks = [analysis.landmarks for analysis in analyzer.analyze_all(images, embed=False)]
+    crops = [crop for pair in zip(images, landmarks, strict=True) for crop in analyzer.crops(*pair)]
     batches = [np.stack(crops[start : start + BATCH]) for start in range(0, len(crops) - BATCH + 1, BATCH)]
-    plain = Embedder(network_of(reader, work.weights), replace(reader.embedder.spec, mirror=False))
-    mirrored = Embedder(network_of(reader, work.weights), replace(reader.embedder.spec, mirror=True))
+    plain = Embedder(network_of(analyzer, work.weights), replace(analyzer.embedder.spec, mirror=False))
+    mirrored = Embedder(network_of(analyzer, work.weights), replace(analyzer.embedder.spec, mirror=True))
     rates = {}
-    for number, (stage, items, each, call) in enumerate(
+    for number, (stage, items, crops_a_call, call) in enumerate(
         [
             ("decode the stored JPEG", photos, 1, lambda photo: Image.open(BytesIO(photo)).convert("RGB")),
-            ("detect (YuNet)", images, 1, reader.detector.find),
+            ("detect (YuNet)", images, 1, analyzer.detector.find),
             (
                 "align and crop, both scales",
                 list(zip(images, landmarks, strict=True)),
                 1,
-                lambda pair: reader.crops(*pair),
+                lambda pair: analyzer.crops(*pair),
             ),
             ("read a crop alone, without mirror", crops, 1, lambda crop: plain.embed(crop[None])),
             (f"read crops by {BATCH}, without mirror", batches, BATCH, plain.embed),
             (f"read crops by {BATCH}, with mirror", batches, BATCH, mirrored.embed),
         ]
     ):
-        rates[stage] = each * calls_a_second(cycle(items), call, work.begin + number * (SECONDS + 2))
+        rates[stage] = crops_a_call * calls_a_second(cycle(items), call, work.begin + number * (SECONDS + 2))
     Path(work.result).write_text(json.dumps(rates))
 
 
 def network_of(reader: FaceAnalyzer, weights: str) -> str:
-    """The file of the embedder."""
+    """Return the embedder's file."""
     return str(Path(weights, embedder.EMBEDDERS[reader.embedder.spec.kind]))
 
 
 def calls_a_second(items: Iterator[Any], call: Callable[[Any], Any], begin: float) -> float:
-    """From a moment on, for some seconds, after one call to warm up."""
+    """Return calls a second from a given time on, for some seconds, after one call to warm up."""
     call(next(items))
     time.sleep(max(0.0, begin - time.time()))
     number, start = 0, time.perf_counter()
@@ -146,7 +152,7 @@ def calls_a_second(items: Iterator[Any], call: Callable[[Any], Any], begin: floa
 
 
 def ingestions(files: list[Path], weights: str, scratch: Path) -> None:
-    """Print how many photos a second are inspected without faces, with faces found, and with faces read."""
+    """Print the photos a second of inspections without faces, with detected faces, and with embedded faces."""
     detector = scratch / "detector"
     detector.mkdir()
     shutil.copy(Path(weights, embedder.DETECTOR), detector)
@@ -163,8 +169,8 @@ def ingestions(files: list[Path], weights: str, scratch: Path) -> None:
             rates[kind].append(
                 rate(lambda s=spool, f=faces: inspect_photos(photos, Ingestion(), s, face_weights=f), len(photos))
             )
-    for kind, found in rates.items():
-        print(f"inspection {kind}: {statistics.median(found):.1f} photos/s, processes' start included", flush=True)
+    for kind, kind_rates in rates.items():
+        print(f"inspection {kind}: {statistics.median(kind_rates):.1f} photos/s, processes' start included", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What reading faces costs a server's worker: ``PORTRAITS_DATA=… python -m tests.benchmarks.faces_cost``.
+"""Cost of face reading for a server's worker: ``PORTRAITS_DATA=… python -m tests.benchmarks.faces_cost``.
 
-The default network with random weights, once as it is and once so that it reads YuNet's faces by the FaceNet that lies
-with the real portraits. Two processes load a version, as two workers do; each tells how much processor time it took to
-be ready, Python's start and imports included, and how much a photo takes from its bytes to its score, on one thread:
-processor time hardly moves when other work is about. Memory is what both hold while they live: resident, and what of it
-is their own, for the embedder's file is mapped and shared. Photos are real ones.
+The default network has random weights, once without faces and once with YuNet's faces and the FaceNet in the folder of
+the real portraits. Two processes load a version, as two workers do. Each reports the processor time until it was ready,
+including Python's start and imports, and the processor time a photo from its bytes to its score, on one thread. Other
+work on the machine hardly changes processor time. Memory is measured while both run: resident, and private, as the
+embedder's file is mapped and shared. The photos are real.
 """
 
 import io
@@ -26,21 +26,21 @@ WORKERS = 2
 
 
 def main() -> int:
-    """Print the figures; 2 where the real portraits are not there."""
-    from tests.benchmarks.advice_time import exported  # a worker has no need of it
+    """Print the figures; return 2 without the real portraits."""
+    from tests.benchmarks.advice_time import exported  # the workers do not need it
 
-    place = os.environ.get("PORTRAITS_DATA", "")
-    if not place:
+    data_folder = os.environ.get("PORTRAITS_DATA", "")
+    if not data_folder:
         print("set PORTRAITS_DATA to the folder that holds data/mebeauty and weights", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as folder:
-        versions = {"photo alone": exported(f"{folder}/plain"), "with faces": exported(f"{folder}/faces", place)}
-        found = {what: _measured(version, place) for what, version in versions.items()}
-        for what, version in versions.items():
+        versions = {"photo alone": exported(f"{folder}/plain"), "with faces": exported(f"{folder}/faces", data_folder)}
+        results = {kind: _measured(version, data_folder) for kind, version in versions.items()}
+        for kind, version in versions.items():
             size = sum(file.stat().st_size for file in Path(version, "portable").rglob("*") if file.is_file()) / 1e6
-            print(f"{what}: {size:.1f} MB of files; " + "; ".join(map(_told, found[what])), flush=True)
-    alone, faces = (min(each["milliseconds"] for each in found[what]) for what in versions)
-    print(f"a photo with its face over one without: {faces / alone:.2f} ({alone:.1f} and {faces:.1f} ms)")
+            print(f"{kind}: {size:.1f} MB of files; " + "; ".join(map(_told, results[kind])), flush=True)
+    photo_only, faces = (min(worker["milliseconds"] for worker in results[kind]) for kind in versions)
+    print(f"a photo with its face over one without: {faces / photo_only:.2f} ({photo_only:.1f} and {faces:.1f} ms)")
     return 0
 
 
@@ -53,11 +53,11 @@ def _told(worker: dict[str, Any]) -> str:
 
 
 def _measured(version: str, place: str) -> list[dict[str, Any]]:
-    """What each of the workers tells while all of them live."""
+    """Return the reports of all workers, measured while all of them run."""
     with ExitStack() as stack:
         workers = [stack.enter_context(_worker(version, place)) for _ in range(WORKERS)]
-        told = [json.loads(worker.stdout.readline()) for worker in workers]
-        return [each | _memory(worker.pid) for each, worker in zip(told, workers, strict=True)]
+        reports = [json.loads(worker.stdout.readline()) for worker in workers]
+        return [report | _memory(worker.pid) for report, worker in zip(reports, workers, strict=True)]
 
 
 @contextmanager
@@ -67,11 +67,11 @@ def _worker(version: str, place: str) -> Iterator[subprocess.Popen]:
         try:
             yield process
         finally:
-            process.stdin.close()  # which lets it end
+            process.stdin.close()  # which ends the worker
 
 
 def _memory(process: int) -> dict[str, float]:
-    """Megabytes resident, and of its own: pages that no other process maps."""
+    """Return the resident megabytes, and the private ones: pages that no other process maps."""
     lines = (line.split() for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:])
     kilobytes = {name: int(value) for name, value, *_ in lines}
     return {
@@ -81,7 +81,7 @@ def _memory(process: int) -> dict[str, float]:
 
 
 def _work(version: str, place: str) -> None:
-    """A worker: loads, scores, tells, and stays until its standard input ends."""
+    """Run a worker: load, score, report, and wait until standard input ends."""
     from components.scorer.artifacts import litert_model
     from components.scorer.faces import face_inputs
 
@@ -91,19 +91,19 @@ def _work(version: str, place: str) -> None:
 
     def score(photo: bytes) -> tuple[float, float]:
         start = time.process_time()
-        normal = scorer.normalise(photo)
-        image = Image.open(io.BytesIO(normal)).convert("RGB")
-        looked = time.process_time()
-        seen = scorer.analyze_faces(image) if scorer.face_input_spec.uses_faces else None
-        face = time.process_time() - looked
-        scorer.predict(face_inputs.stack_inputs([scorer.build_inputs(image, seen)]))
+        normalised = scorer.normalise(photo)
+        image = Image.open(io.BytesIO(normalised)).convert("RGB")
+        started_at = time.process_time()
+        analysis = scorer.analyze_faces(image) if scorer.face_input_spec.uses_faces else None
+        face = time.process_time() - started_at
+        scorer.predict(face_inputs.stack_inputs([scorer.build_inputs(image, analysis)]))
         return time.process_time() - start, face
 
     for photo in photos[:3]:
         score(photo)
     times = sorted(score(photo) for photo in photos)
-    whole, face = times[len(times) // 2]
-    print(json.dumps({"seconds": seconds, "milliseconds": 1e3 * whole, "face": 1e3 * face}), flush=True)
+    total, face = times[len(times) // 2]
+    print(json.dumps({"seconds": seconds, "milliseconds": 1e3 * total, "face": 1e3 * face}), flush=True)
     sys.stdin.read()
 
 

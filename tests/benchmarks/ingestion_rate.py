@@ -1,9 +1,9 @@
-"""How fast photos are inspected, against the bare decode, resize and encode of the same photos.
+"""Rate of photo inspection relative to the bare decoding, resizing and encoding of the same photos.
 
     python -m tests.benchmarks.ingestion_rate
 
-Both go through the same pool of processes with the same photos, Pillow calls and scaled decoding; the bare one
-checks and measures nothing, and keeps nothing. They take turns, so that other load on the machine meets both.
+Both use the same pool of processes, photos, Pillow calls and scaled decoding. The bare one checks, measures and stores
+nothing. They run in turn, so that other load on the machine affects both.
 """
 
 import os
@@ -26,11 +26,11 @@ from components.scorer.settings import Ingestion
 TARGET = 0.7
 ROUNDS = 5
 SIZES = {(1200, 1600): 2, (4000, 3000): 1}
-"""Width and height of the photos, and how many chunks of them each core gets."""
+"""Width and height of the photos, and number of chunks of them for each core."""
 
 
 def main() -> int:
-    """Print the rates and their ratio for each size; 1 when a ratio misses the target."""
+    """Print the rates and their ratio for each size; return 1 if a ratio misses the target."""
     worst = float("inf")
     for (width, height), chunks in SIZES.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def measured(photos: list[tuple[str, str]], folder: str, what: str) -> float:
-    """The median ratio of the rates over some rounds."""
+    """Return the median ratio of the rates over the rounds."""
     spool, rates = str(Path(folder, "spool")), []
     for _ in range(ROUNDS):
         inspected = rate(lambda: inspect_photos(photos, Ingestion(), spool), len(photos))
@@ -59,30 +59,32 @@ def measured(photos: list[tuple[str, str]], folder: str, what: str) -> float:
 
 
 def rate(work: Callable[[], object], photos: int) -> float:
-    """Photos a second."""
+    """Return photos a second."""
     start = time.perf_counter()
     work()
     return photos / (time.perf_counter() - start)
 
 
 def bare_all(photos: list[tuple[str, str]]) -> list[float]:
-    """Decode, resize and encode on all cores; the moments at which chunks were done."""
+    """Decode, resize and encode on all cores, and return the times at which the chunks were done."""
     chunks = [photos[start : start + CHUNK_SIZE] for start in range(0, len(photos), CHUNK_SIZE)]
     return [time.perf_counter() for _ in parallel_map.on_processes(bare_chunk, chunks)]
 
 
 def bare_rate(photos: list[tuple[str, str]]) -> float:
-    """Photos a second of the same, without the start of the processes: from the first chunk's end to the last one's.
+    """Return photos a second of the bare work, without the start of the processes.
+
+    The time is that from the first chunk's end to the last chunk's.
 
     Args:
-        photos: at least two chunks; the rest after the last whole one is left out.
+        photos: At least two chunks; an incomplete last chunk is left out.
     """
     moments = bare_all(photos[: len(photos) // CHUNK_SIZE * CHUNK_SIZE])
     return (len(moments) - 1) * CHUNK_SIZE / (moments[-1] - moments[0])
 
 
 def bare_chunk(photos: list[tuple[str, str]]) -> None:
-    """What no ingestion can do without."""
+    """Do the least work of any ingestion."""
     settings = Ingestion()
     for _, path in photos:
         with Image.open(path) as image:
@@ -94,7 +96,7 @@ def bare_chunk(photos: list[tuple[str, str]]) -> None:
 
 
 def drawn_photos(folder: Path, width: int, height: int, count: int) -> list[tuple[str, str]]:
-    """Ids and paths of photos with detail of all sizes and a sensor's noise: four of them under many names."""
+    """Return ids and paths of photos with detail of all sizes and sensor noise: four photos under many names."""
     folder.mkdir()
     for seed in range(min(4, count)):
         drawn(width, height, seed).save(folder / f"{seed:06}.jpg", quality=90)
@@ -104,7 +106,7 @@ def drawn_photos(folder: Path, width: int, height: int, count: int) -> list[tupl
 
 
 def drawn(width: int, height: int, seed: int) -> Image.Image:
-    """A picture with a photograph's spectrum; as a JPEG of quality 90 it has some 0.3 bytes a pixel."""
+    """Return a picture with a photograph's spectrum; as a JPEG of quality 90 it has about 0.3 bytes a pixel."""
     rng = np.random.default_rng(seed)
     total = np.full((height, width, 3), 128, np.float32)
     for octave in range(2, 11):

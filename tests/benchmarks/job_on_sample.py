@@ -1,17 +1,17 @@
-"""Whether the job counts where it is told, and does no harm where it is not: on the embedded sample, by seed.
+"""Effect of the job input, if given and if unknown: on the embedded sample, by seed.
 
     python -m tests.benchmarks.job_on_sample [SEED …]
 
 For each seed (1, 2 and 3 by default, two minutes each on two cores) the sample of ``make run`` is drawn, ingested and
-pretrained on, and two scorers are trained on it with the settings of ``make run``: one that learns the job, and one
-whose data name no job. Another seed draws other photos, raters, first weights and batches. Both are then asked about
-1,000 portraits drawn for this alone, whose true score is what the simulated raters would agree on. Printed are
+used for pretraining. Two scorers are trained on it with the settings of ``make run``: one with the job, and one whose
+data name no job. Another seed draws other photos, raters, initial weights and batches. Both score 1,000 portraits drawn
+for this purpose; their true score is what the simulated raters would agree on. Printed are
 
-* what telling the job is worth: the SRCC and the mean error untold and told, and the paired gain with its 95 %
+* the benefit of the job: SRCC and mean error with the job unknown and given, and the paired gain with its 95 %
   interval, on all portraits and on those with a child;
-* pairs: the same portrait with the child and without. A pair goes the right way where the child adds more, or takes
-  less, beside a child carer than beside a tutor;
-* harm: the SRCC of the scorer that learnt the job, asked without one, less that of the scorer that never knew any.
+* pairs: the same portrait with and without the child. A pair is correct if the child adds more, or takes less, with the
+  job child carer than with the job tutor;
+* harm: the SRCC of the scorer with the job input, job unknown, minus that of the scorer without the input.
 """
 
 import contextlib
@@ -42,16 +42,16 @@ from components.training.train import train
 from pipeline.local_runner import SAMPLE
 
 SEEDS = (1, 2, 3)
-DRAWN, DRAW = 1000, 2**31  # portraits, and a seed that no sample has
+DRAWN, DRAW = 1000, 2**31  # number of portraits, and a seed that no sample has
 RESAMPLES = 1000
 
 Measure = Callable[[np.ndarray, np.ndarray], float]
-"""Of the truth and the scores ``[n]``: more is better."""
+"""Function from the truth and the scores ``[n]`` to a metric; larger is better."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """Portraits that no scorer was trained on, and their photos as ingestion stores them."""
+    """Held-out portraits, and their photos as ingestion stores them."""
 
     portraits: list[Portrait]
     photos: list[bytes]
@@ -61,22 +61,26 @@ class Held:
         return cls(portraits, [_stored(portrait) for portrait in portraits])
 
     def scores(self, scorer: TrainedScorer, job: str | None = None) -> np.ndarray:
-        """Mean scores ``[n]``: each for its own job, or all for the same one, "" the unknown one."""
+        """Return mean scores ``[n]``: each for its own job, or all for the same one; "" is the unknown job."""
         jobs = [portrait.job if job is None else job for portrait in self.portraits]
         return mean_scores(scorer.score(self.photos, jobs))
 
 
 def main(arguments: Sequence[str]) -> None:
     """Print a block for each seed."""
-    held = Held.of([random_portrait(np.random.default_rng([DRAW, place])) for place in range(DRAWN)])
-    with_child = [portrait for portrait in held.portraits if portrait.child]
-    alone = Held.of([replace(portrait, child=False) for portrait in with_child])
+    held_out = Held.of([random_portrait(np.random.default_rng([DRAW, index])) for index in range(DRAWN)])
+    with_child = [portrait for portrait in held_out.portraits if portrait.child]
+    without_child = Held.of([replace(portrait, child=False) for portrait in with_child])
     for seed in map(int, arguments or SEEDS):
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            learnt, plain = trained(Path(folder), seed)
+            with_job, without_job = trained(Path(folder), seed)
         print(f"seed {seed}, trained in {time.monotonic() - began:.0f} s")
-        for line in (*worth(held, learnt), pairs(held, alone, learnt), harm(held, learnt, plain)):
+        for line in (
+            *worth(held_out, with_job),
+            pairs(held_out, without_child, with_job),
+            harm(held_out, with_job, without_job),
+        ):
             print(f"  {line}", flush=True)
 
 
@@ -87,9 +91,9 @@ def _stored(portrait: Portrait) -> bytes:
 
 
 def trained(folder: Path, seed: int) -> tuple[TrainedScorer, TrainedScorer]:
-    """A scorer that learnt the job and one that did not, as ``make run`` trains them."""
+    """Train a scorer with the job and one without, as ``make run`` trains them."""
     with contextlib.redirect_stdout(io.StringIO()):
-        figures = ingest(
+        summary = ingest(
             f"{SAMPLE['photos']}seed={seed}", "", str(folder / "data"), str(folder / "page.html"),
             workspace=RunPaths(str(folder / "workspace"), "run"), settings=Ingestion(),
         )  # fmt: skip
@@ -99,7 +103,7 @@ def trained(folder: Path, seed: int) -> tuple[TrainedScorer, TrainedScorer]:
         pretrain(
             folder / "data", folder / "encoder", folder / "page.html",
             settings=settings, scale=SAMPLE["scale"],
-            checkpoints=str(folder / "pretraining"), fingerprint=figures["fingerprint"],
+            checkpoints=str(folder / "pretraining"), fingerprint=summary["fingerprint"],
         )  # fmt: skip
         return _trained(folder, seed, Training.job), _trained(folder, seed, "none")
 
@@ -114,29 +118,32 @@ def _trained(folder: Path, seed: int, job: str) -> TrainedScorer:
 
 
 def worth(held: Held, scorer: TrainedScorer) -> Iterator[str]:
-    """What telling the job gains, on all portraits and on those with a child."""
-    truth, untold, told = _truth(held), held.scores(scorer, ""), held.scores(scorer)
+    """Yield the gain from the job, on all portraits and on those with a child."""
+    truth, unknown, given = _truth(held), held.scores(scorer, ""), held.scores(scorer)
     child = np.array([portrait.child for portrait in held.portraits])
-    for name, own in {"all": np.ones_like(child), "with a child": child}.items():
-        for measure, called, sign in ((srcc, "SRCC", 1), (_minus_error, "mean error", -1)):
-            before, after = (sign * measure(truth[own], scores[own]) for scores in (untold, told))
-            gain = _gain(measure, truth[own], told[own], untold[own])
-            yield f"{name}, {own.sum()}: {called} untold {before:.3f}, told {after:.3f}; better by {gain}"
+    for name, mask in {"all": np.ones_like(child), "with a child": child}.items():
+        for measure, metric_name, sign in ((srcc, "SRCC", 1), (_minus_error, "mean error", -1)):
+            before, after = (sign * measure(truth[mask], scores[mask]) for scores in (unknown, given))
+            gain = _gain(measure, truth[mask], given[mask], unknown[mask])
+            yield f"{name}, {mask.sum()}: {metric_name} untold {before:.3f}, told {after:.3f}; better by {gain}"
 
 
 def pairs(held: Held, alone: Held, scorer: TrainedScorer) -> str:
-    """How often the child counts for more beside a child carer than beside a tutor, and what it adds by job."""
-    beside = Held(
-        *zip(*((p, photo) for p, photo in zip(held.portraits, held.photos, strict=True) if p.child), strict=True)
+    """Return how often the child counts for more with the job child carer than tutor, and what it adds by job."""
+    with_child = Held(
+        *zip(
+            *((portrait, photo) for portrait, photo in zip(held.portraits, held.photos, strict=True) if portrait.child),
+            strict=True,
+        )
     )
-    adds = {job: beside.scores(scorer, job) - alone.scores(scorer, job) for job in scorer.jobs}
-    right = float((adds["child carer"] > adds["tutor"]).mean())
-    means = ", ".join(f"{job} {added.mean():+.2f}" for job, added in adds.items())
-    return f"pairs, {len(alone.photos)}: {100 * right:.0f} % go the right way; the child adds {means}"
+    gains = {job: with_child.scores(scorer, job) - alone.scores(scorer, job) for job in scorer.jobs}
+    correct = float((gains["child carer"] > gains["tutor"]).mean())
+    means = ", ".join(f"{job} {gain.mean():+.2f}" for job, gain in gains.items())
+    return f"pairs, {len(alone.photos)}: {100 * correct:.0f} % go the right way; the child adds {means}"
 
 
 def harm(held: Held, learnt: TrainedScorer, plain: TrainedScorer) -> str:
-    """What learning the job does to those who tell none."""
+    """Return the effect of the job input on scores with an unknown job."""
     gain = _gain(srcc, _truth(held), held.scores(learnt, ""), held.scores(plain, ""))
     return f"job unknown: SRCC against a scorer that never knew a job {gain}"
 
@@ -150,12 +157,12 @@ def _minus_error(truth: np.ndarray, scores: np.ndarray) -> float:
 
 
 def _gain(measure: Measure, truth: np.ndarray, one: np.ndarray, other: np.ndarray) -> str:
-    """By how much one is better than the other, with the interval that a paired bootstrap gives."""
-    rng, places = np.random.default_rng(1), np.arange(len(truth))
-    draws = [places, *(rng.integers(len(truth), size=len(truth)) for _ in range(RESAMPLES))]
-    whole, *drawn = [measure(truth[own], one[own]) - measure(truth[own], other[own]) for own in draws]
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return f"{whole:+.3f} ({low:+.3f} to {high:+.3f})"
+    """Return the difference of a metric, with the interval of a paired bootstrap."""
+    rng, indices = np.random.default_rng(1), np.arange(len(truth))
+    resamples = [indices, *(rng.integers(len(truth), size=len(truth)) for _ in range(RESAMPLES))]
+    gain, *gains = [measure(truth[rows], one[rows]) - measure(truth[rows], other[rows]) for rows in resamples]
+    low, high = np.quantile(gains, (0.025, 0.975))
+    return f"{gain:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 if __name__ == "__main__":

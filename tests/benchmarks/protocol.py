@@ -1,9 +1,9 @@
-"""What the experiments on real portraits share: photos that are seen once, folds, paired intervals, and what is kept.
+"""Shared parts of the experiments on real portraits: features, folds, paired intervals, stored results.
 
-Every experiment is one command, ``python -m tests.benchmarks.NAME WORK --photos … --ratings … --set …``. The photos go
-through ingestion and the pretrained network once; what is learnt from the ratings is learnt anew in each fold from the
-other ones. Folds part groups of near duplicates as ingestion found them, never a group. All of it is kept in WORK,
-which experiments may share: what is there is not computed again, so a run that was cut short goes on.
+Every experiment is one command, ``python -m tests.benchmarks.NAME WORK --photos … --ratings … --set …``. The photos
+pass ingestion and the pretrained network once. All that is fitted to ratings is fitted anew for each fold, on the other
+folds. Folds keep ingestion's groups of near duplicates together. All results are stored in WORK, which
+experiments may share. Stored results are not computed again, so an interrupted run continues.
 """
 
 import argparse
@@ -43,7 +43,7 @@ FOLDS, SEEDS = 5, 3
 RESAMPLES = 1000
 MEASURES = ("lcc", "srcc", "mae", "accuracy")
 RESULTS = Path(__file__).parent / "results"
-"""Figures of this folder's README, by the name of their command."""
+"""Folder of the README's figures, by name of their command."""
 
 _SPLITS = ("train", "validation", "test")
 _PAIRED = ("lcc", "srcc", "mae")
@@ -51,15 +51,15 @@ _PAIRED = ("lcc", "srcc", "mae")
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to see photos and to learn from them.
+    """A variant of inputs and training.
 
     Attributes:
-        name: for people.
-        whole: whether it sees the whole photo.
-        view: whether it sees the aligned face through the same network.
-        embedding: principal components of the embedding that it reads; 0: none.
-        ratio: of pairs of features against features alone; 0: pairs are not weighed.
-        share: of the photos outside the fold that it learns from.
+        name: Name for the tables.
+        whole: Whether the whole photo is an input.
+        view: Whether the aligned face is an input, through the same network.
+        embedding: Number of principal components of the face embedding; 0 uses no embedding.
+        ratio: Weight of pairs of features relative to features; 0 uses no pairs.
+        share: Fraction of the photos outside the fold that the variant is fitted to.
     """
 
     name: str
@@ -75,17 +75,17 @@ FACE = Variant("face", whole=False, view=True)
 BEST = Variant("photo, face, embedding", view=True, embedding=512)
 
 Seen = Mapping[str, np.ndarray]
-"""What ``network.build_head`` takes of n photos, by name."""
+"""Inputs of ``network.build_head`` for n photos, by name."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of n rated photos.
+    """Ratings, groups and slices of n photos.
 
     Attributes:
-        votes: of people, ``[n, 10]``, each row summing to 1.
-        groups: of near duplicates, int ``[n]``, from 0 and without gaps.
-        slices: texts ``[n]`` by attribute.
+        votes: People's votes, ``[n, 10]``, each row summing to 1.
+        groups: Group of near duplicates, int ``[n]``, from 0 without gaps.
+        slices: Value of each attribute, texts ``[n]``.
     """
 
     votes: np.ndarray
@@ -94,25 +94,25 @@ class Known:
 
     @property
     def truth(self) -> np.ndarray:
-        """People's mean scores ``[n]``."""
+        """Return people's mean scores ``[n]``."""
         return regression.mean_scores(self.votes)
 
 
 def parser(about: str | None) -> argparse.ArgumentParser:
-    """The options that every experiment has."""
-    made = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
-    made.add_argument("work", help="folder in which everything is kept")
+    """Return a parser with the options that every experiment has."""
+    result = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
+    result.add_argument("work", help="folder in which everything is kept")
     for name in ("photos", "ratings"):
-        made.add_argument(f"--{name}", required=True)
-    made.add_argument("--attributes", default="")
-    made.add_argument("--seeds", type=int, default=SEEDS)
-    made.add_argument("--kept", action="store_true", help="tell what WORK has already, and learn nothing more")
-    made.add_argument("--set", action="extend", nargs="+", default=[], metavar="PARAMETER=VALUE")
-    return made
+        result.add_argument(f"--{name}", required=True)
+    result.add_argument("--attributes", default="")
+    result.add_argument("--seeds", type=int, default=SEEDS)
+    result.add_argument("--kept", action="store_true", help="tell what WORK has already, and learn nothing more")
+    result.add_argument("--set", action="extend", nargs="+", default=[], metavar="PARAMETER=VALUE")
+    return result
 
 
 def settings(given: argparse.Namespace) -> tuple[dict[str, Any], Training]:
-    """The pipeline's parameters that ``--set`` gave, and the training's settings."""
+    """Return the pipeline's parameters from ``--set``, and the training's settings."""
     parameters = parse_assignments(given.set)
     return parameters, from_parameters(Training, **select_parameters(parameters, Training))
 
@@ -120,24 +120,24 @@ def settings(given: argparse.Namespace) -> tuple[dict[str, Any], Training]:
 def features(
     work: Path, given: argparse.Namespace, parameters: Mapping[str, Any]
 ) -> tuple[dict[str, np.ndarray], Known]:
-    """What the network sees of every rated photo, and what is known of it; computed where WORK has it not."""
-    kept = work / "features.npz"
-    if not kept.exists():
-        _make(work, given, parameters, kept)
-    with np.load(kept, allow_pickle=False) as found:
-        arrays = dict(found)
-    seen = {name.removeprefix("seen_"): values for name, values in arrays.items() if name.startswith("seen_")}
+    """Return the features of every rated photo and its ratings; computed if WORK does not have them."""
+    file = work / "features.npz"
+    if not file.exists():
+        _make(work, given, parameters, file)
+    with np.load(file, allow_pickle=False) as loaded:
+        arrays = dict(loaded)
+    inputs = {name.removeprefix("seen_"): values for name, values in arrays.items() if name.startswith("seen_")}
     slices = {name.removeprefix("slice_"): values for name, values in arrays.items() if name.startswith("slice_")}
-    return seen, Known(arrays["votes"], arrays["groups"], slices)
+    return inputs, Known(arrays["votes"], arrays["groups"], slices)
 
 
 def raters(work: Path) -> np.ndarray:
-    """How many people rated each photo, int ``[n]``."""
+    """Return the number of people who rated each photo, int ``[n]``."""
     return np.concatenate([photos.table(work / "dataset", split)["raters"].to_numpy() for split in _SPLITS])
 
 
 def data(work: Path, given: argparse.Namespace, parameters: Mapping[str, Any], unlabelled: str = "") -> Path:
-    """The data set in WORK, ingested where it is not there."""
+    """Return the data set in WORK; ingested if it is missing."""
     dataset = work / "dataset"
     if not dataset.exists():
         work.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ def data(work: Path, given: argparse.Namespace, parameters: Mapping[str, Any], u
 
 
 def pretrained(dataset: Path, place: Path, pretraining: Pretraining, scale: int) -> Path:
-    """The folder of an encoder, pretrained as the pipeline does where it is not there; goes on from checkpoints."""
+    """Return the folder of an encoder; pretrained as in the pipeline if it is missing, resuming from checkpoints."""
     encoder = place / "encoder"
     if not (encoder / "encoder.json").exists():
         pretrain(
@@ -164,14 +164,14 @@ def pretrained(dataset: Path, place: Path, pretraining: Pretraining, scale: int)
 def pooled(
     dataset: Path, encoder: Path, training: Training, sight: ModelInputs
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """What an encoder sees of all rated photos, by the names of the head's inputs, and their votes ``[n, 10]``."""
+    """Return an encoder's features of all rated photos, by the head's inputs, and the votes ``[n, 10]``."""
     network, pretraining = bundle.load_encoder(encoder)
-    reader = FeatureExtractor(dataset, pretraining.crop, training, HeadSpec(), sight)
-    encode = reader.encode_fn(network)
-    parts = [reader.pooled_features(encode, split) for split in _SPLITS]
+    extractor = FeatureExtractor(dataset, pretraining.crop, training, HeadSpec(), sight)
+    encode = extractor.encode_fn(network)
+    parts = [extractor.pooled_features(encode, split) for split in _SPLITS]
     return (
-        {name: np.concatenate([each.inputs[name] for each in parts]) for name in parts[0].inputs},
-        np.concatenate([each.votes for each in parts]),
+        {name: np.concatenate([part.inputs[name] for part in parts]) for name in parts[0].inputs},
+        np.concatenate([part.votes for part in parts]),
     )
 
 
@@ -182,22 +182,22 @@ def _make(work: Path, given: argparse.Namespace, parameters: Mapping[str, Any], 
     )
     dataset = data(work, given, parameters)
     encoder = pretrained(dataset, work, pretraining, training.scale)
-    reading = photos.face_features(dataset)
+    stored = photos.face_features(dataset)
     began = time.monotonic()
-    seen, votes = pooled(dataset, encoder, training, ModelInputs(reading.face, reading.embedding, reading.embedding))
+    inputs, votes = pooled(dataset, encoder, training, ModelInputs(stored.face, stored.embedding, stored.embedding))
     print(f"features of {len(votes):,} photos: {len(votes) / (time.monotonic() - began):.1f} a second", flush=True)
     groups, slices = labels(dataset)
     save_arrays(
         kept,
         votes=votes,
         groups=groups,
-        **{f"seen_{name}": values for name, values in seen.items()},
+        **{f"seen_{name}": values for name, values in inputs.items()},
         **{f"slice_{name}": values for name, values in slices.items()},
     )
 
 
 def labels(dataset: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The group of each rated photo, int ``[n]``, and its attributes, texts ``[n]`` by column."""
+    """Return the group of each rated photo, int ``[n]``, and its attributes, texts ``[n]`` by column."""
     tables = [photos.table(dataset, split) for split in _SPLITS]
     groups = np.unique(np.concatenate([table["group"] for table in tables]), return_inverse=True)[1]
     columns = photos.attributes(dataset, "train").columns
@@ -205,15 +205,15 @@ def labels(dataset: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 
 def save_arrays(file: Path, **arrays: np.ndarray) -> None:
-    """Write arrays so that the file is there as a whole or not at all."""
+    """Write arrays to a file atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.stem}.partial.npz")
-    np.savez(partial, **arrays)
-    partial.rename(file)
+    partial_file = file.with_name(f"{file.stem}.partial.npz")
+    np.savez(partial_file, **arrays)
+    partial_file.rename(file)
 
 
 def folds(groups: np.ndarray, seed: int) -> Iterator[np.ndarray]:
-    """The photos of each fold, bool ``[n]``: whole groups."""
+    """Yield the photos of each fold, bool ``[n]``; groups stay together."""
     order = np.random.default_rng(seed).permutation(groups.max() + 1)
     fold_of = np.empty(len(order), int)
     fold_of[order] = np.arange(len(order)) % FOLDS
@@ -221,30 +221,30 @@ def folds(groups: np.ndarray, seed: int) -> Iterator[np.ndarray]:
 
 
 Answer = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
-"""Votes ``[m, 10]`` for the m photos that are asked, learnt from others: both bool ``[n]``, and a seed."""
+"""Function from training and test photos, both bool ``[n]``, and a seed, to votes ``[m, 10]`` of the test photos."""
 
 
 def held_out(place: Path, name: str, known: Known, seeds: int, answer: Answer) -> np.ndarray:
-    """Votes for each photo by a scorer that did not learn from its fold, ``[seeds, n, 10]``; kept in ``place``."""
-    every = []
+    """Return votes ``[seeds, n, 10]`` by scorers that are not fitted to the photo's fold; stored in ``place``."""
+    votes_by_seed = []
     for seed in range(seeds):
         file = _file(place, name, seed)
         if not file.exists():
-            found = np.zeros_like(known.votes)
+            predicted = np.zeros_like(known.votes)
             parts = [file.with_name(f"{file.stem}-{fold}.part.npy") for fold in range(FOLDS)]
             for part, fold in zip(parts, folds(known.groups, seed), strict=True):
                 if not part.exists():
                     _save(part, answer(~fold, fold, seed))
-                found[fold] = np.load(part)
-            _save(file, found)
+                predicted[fold] = np.load(part)
+            _save(file, predicted)
             for part in parts:
                 part.unlink()
-        every.append(np.load(file))
-    return np.stack(every)
+        votes_by_seed.append(np.load(file))
+    return np.stack(votes_by_seed)
 
 
 def is_kept(place: Path, name: str, seeds: int) -> bool:
-    """Whether `held_out` has nothing left to learn."""
+    """Return whether `held_out` has all results stored."""
     return all(_file(place, name, seed).exists() for seed in range(seeds))
 
 
@@ -253,48 +253,48 @@ def _file(place: Path, name: str, seed: int) -> Path:
 
 
 def _save(file: Path, values: np.ndarray) -> None:
-    """Write an array so that the file is there as a whole or not at all."""
+    """Write an array to a file atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.stem}.partial.npy")
-    np.save(partial, values)
-    partial.rename(file)
+    partial_file = file.with_name(f"{file.stem}.partial.npy")
+    np.save(partial_file, values)
+    partial_file.rename(file)
 
 
 def learning(
     variant: Variant, seen: Seen, votes: np.ndarray, training: Training, raters: np.ndarray | None = None
 ) -> Answer:
-    """Learning a variant from some photos, by the closed form; with raters ``[n]`` each counts by how many it has."""
+    """Return a function that fits a variant's ridge head; with raters ``[n]`` photos are weighted by rater count."""
     seen = visible(variant, seen)
 
-    def answer(learnt: np.ndarray, asked: np.ndarray, seed: int) -> np.ndarray:
-        some = drawn(learnt, variant.share, seed)
+    def fit_and_predict(train: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
+        indices = drawn(train, variant.share, seed)
         weights = None
         if raters is not None:
-            weights = fit_label_noise(votes[some], raters[some], Training()).targets_and_weights(
-                votes[some], raters[some]
+            weights = fit_label_noise(votes[indices], raters[indices], Training()).targets_and_weights(
+                votes[indices], raters[indices]
             )[1]
-        head = fitted(variant, seen, votes, some, replace(training, seed=seed), weights)
-        return said(head, seen, asked)
+        head = fitted(variant, seen, votes, indices, replace(training, seed=seed), weights)
+        return said(head, seen, test)
 
-    return answer
+    return fit_and_predict
 
 
 def visible(variant: Variant, seen: Seen) -> dict[str, np.ndarray]:
-    """What a variant sees of what there is to see."""
-    given = dict(seen)
+    """Return the inputs of a variant."""
+    inputs = dict(seen)
     if not variant.whole:
-        given["pooled"] = given["pooled_face"]
+        inputs["pooled"] = inputs["pooled_face"]
     if not variant.view or not variant.whole:
-        given.pop("pooled_face", None)
+        inputs.pop("pooled_face", None)
     if not variant.embedding:
-        given.pop(EMBEDDING, None), given.pop(FOUND, None)
-    return given
+        inputs.pop(EMBEDDING, None), inputs.pop(FOUND, None)
+    return inputs
 
 
 def drawn(learnt: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """The places of some of the photos that may be learnt from; a smaller share is part of a larger one."""
-    some = np.random.default_rng(seed).permutation(np.flatnonzero(learnt))
-    return some[: round(share * len(some))]
+    """Return the indices of a random share of the training photos; a smaller share is part of a larger one."""
+    indices = np.random.default_rng(seed).permutation(np.flatnonzero(learnt))
+    return indices[: round(share * len(indices))]
 
 
 def fitted(
@@ -305,111 +305,111 @@ def fitted(
     training: Training,
     weights: np.ndarray | None = None,
 ) -> keras.Model:
-    """The head that some photos teach; also their embeddings' components are of them alone.
+    """Return the ridge head fitted to some photos; the PCA of their embeddings is fitted to the same photos.
 
     Args:
-        variant: of which the size of the embedding and the ratio are read.
-        seen: what is `visible` to it.
-        votes: of people, ``[n, 10]``.
-        some: places of the photos.
-        training: settings.
-        weights: how much each of these counts; None: all the same.
+        variant: Variant with the embedding's size and the ratio.
+        seen: Inputs of the variant, from `visible`.
+        votes: People's votes, ``[n, 10]``.
+        some: Indices of the photos.
+        training: Settings.
+        weights: Weight of each of the photos; None weighs all alike.
     """
-    learnt = {name: values[some] for name, values in seen.items()}
+    train = {name: values[some] for name, values in seen.items()}
     components = None
     if variant.embedding:
-        components = principal_components(learnt[EMBEDDING][learnt[FOUND] > 0], variant.embedding)
-    sight = ModelInputs("pooled_face" in seen, *(components.axes.shape if components else (0, 0)))
-    return ridge.fit_ridge_head(learnt, votes[some], sight, components, training, variant.ratio, weights=weights)[0]
+        components = principal_components(train[EMBEDDING][train[FOUND] > 0], variant.embedding)
+    spec = ModelInputs("pooled_face" in seen, *(components.axes.shape if components else (0, 0)))
+    return ridge.fit_ridge_head(train, votes[some], spec, components, training, variant.ratio, weights=weights)[0]
 
 
 def said(head: keras.Model, seen: Seen, asked: np.ndarray) -> np.ndarray:
-    """What a head says of some photos, ``[m, 10]``."""
-    return head.predict([seen[each.name][asked] for each in head.inputs], batch_size=512, verbose=0)
+    """Return a head's votes for some photos, ``[m, 10]``."""
+    return head.predict([seen[tensor.name][asked] for tensor in head.inputs], batch_size=512, verbose=0)
 
 
 def figures(votes: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Each measure of votes ``[seeds, n, 10]``, mean over the seeds."""
-    each = [regression.all_metrics(votes, one) for one in predicted]
-    return {name: float(np.mean([found[name] for found in each])) for name in (*MEASURES, "emd", "spread")}
+    """Return each metric of votes ``[seeds, n, 10]``, mean over the seeds."""
+    metrics = [regression.all_metrics(votes, seed_votes) for seed_votes in predicted]
+    return {name: float(np.mean([values[name] for values in metrics])) for name in (*MEASURES, "emd", "spread")}
 
 
 def line(name: str, found: Mapping[str, float]) -> str:
-    """A row of a table."""
+    """Return a row of a table."""
     return f"{name:<52}" + "".join(f"{measure} {found[measure]:6.3f}   " for measure in (*MEASURES, "emd", "spread"))
 
 
 def compared(known: Known, predicted: Mapping[str, np.ndarray], against: str) -> dict[str, dict[str, Any]]:
-    """The figures of each variant with 95 % intervals, and its gain over one of them, paired.
+    """Return the metrics of each variant with 95 % intervals, and its paired gain over one of them.
 
-    Groups of photos are redrawn, the same ones for all variants; what is learnt is not learnt anew. A draw's figure is
+    The bootstrap resamples groups of photos, the same ones for all variants. Nothing is fitted again. A draw's metric is
     the mean over seeds.
 
     Args:
-        known: of n photos.
-        predicted: ``[seeds, n, 10]`` by name.
-        against: a name.
+        known: Ratings and groups of n photos.
+        predicted: Votes ``[seeds, n, 10]`` by name.
+        against: Name of the baseline.
 
     Returns:
-        By name: `figures`, ``interval`` with the lower and upper end of each of lcc, srcc and mae and, but for
-        ``against``, ``gain`` with the median, the lower and the upper end.
+        By name: `figures`; ``interval`` with the lower and upper end of lcc, srcc and mae; except for ``against`` also
+        ``gain`` with the median, the lower and the upper end.
     """
     truth = known.truth
     scores = {name: votes @ np.array(SCORES) for name, votes in predicted.items()}
     draws: dict[str, list] = {name: [] for name in scores}
     for weights in bootstrap.resample_counts(known.groups, RESAMPLES, seed=1):
-        for name, every in scores.items():
-            draws[name].append(_weighted(truth, every, weights))
+        for name, variant_scores in scores.items():
+            draws[name].append(_weighted(truth, variant_scores, weights))
     joined = {name: np.concatenate(parts, axis=-1) for name, parts in draws.items()}
-    found = {}
+    results = {}
     for name in scores:
         low, high = np.quantile(joined[name], [0.025, 0.975], axis=-1)
-        found[name] = figures(known.votes, predicted[name]) | {"interval": _by_measure(low, high)}
+        results[name] = figures(known.votes, predicted[name]) | {"interval": _by_measure(low, high)}
         if name != against:
-            low, middle, high = np.quantile(joined[name] - joined[against], [0.025, 0.5, 0.975], axis=-1)
-            found[name]["gain"] = _by_measure(middle, low, high)
-    return found
+            low, median, high = np.quantile(joined[name] - joined[against], [0.025, 0.5, 0.975], axis=-1)
+            results[name]["gain"] = _by_measure(median, low, high)
+    return results
 
 
 def _by_measure(*columns: np.ndarray) -> dict[str, list[float]]:
-    return {name: [float(column[place]) for column in columns] for place, name in enumerate(_PAIRED)}
+    return {name: [float(column[index]) for column in columns] for index, name in enumerate(_PAIRED)}
 
 
 def _weighted(truth: np.ndarray, every: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """LCC, SRCC and MAE of photos taken several times ``[draws, n]``, mean over seeds: ``[3, draws]``."""
-    share = weights / weights.sum(1, keepdims=True)
-    told = share @ truth
-    of_truth = share @ truth**2 - told**2
-    found = []
+    """Return LCC, SRCC and MAE of photos with resampling counts ``[draws, n]``, mean over seeds: ``[3, draws]``."""
+    weight = weights / weights.sum(1, keepdims=True)
+    truth_mean = weight @ truth
+    truth_var = weight @ truth**2 - truth_mean**2
+    metrics = []
     for scores in every:
-        mean = share @ scores
-        lcc = (share @ (truth * scores) - told * mean) / np.sqrt(of_truth * (share @ scores**2 - mean**2))
-        found.append([lcc, bootstrap.weighted_srcc(truth, scores, weights), share @ np.abs(scores - truth)])
-    return np.mean(found, axis=0)
+        mean = weight @ scores
+        lcc = (weight @ (truth * scores) - truth_mean * mean) / np.sqrt(truth_var * (weight @ scores**2 - mean**2))
+        metrics.append([lcc, bootstrap.weighted_srcc(truth, scores, weights), weight @ np.abs(scores - truth)])
+    return np.mean(metrics, axis=0)
 
 
 def gains(variants: Mapping[str, Mapping[str, Any]]) -> str:
-    """A line for each variant's gain."""
+    """Return a line for each variant's gain."""
 
-    def told(gain: Sequence[float]) -> str:
+    def interval_text(gain: Sequence[float]) -> str:
         return f"{gain[0]:+.3f} ({gain[1]:+.3f} to {gain[2]:+.3f})"
 
-    having = {name: found["gain"] for name, found in variants.items() if "gain" in found}
+    gain_by_name = {name: results["gain"] for name, results in variants.items() if "gain" in results}
     return "\n".join(
-        f"{name:<52}" + "   ".join(f"{measure.upper()} {told(gain[measure])}" for measure in _PAIRED)
-        for name, gain in having.items()
+        f"{name:<52}" + "   ".join(f"{measure.upper()} {interval_text(gain[measure])}" for measure in _PAIRED)
+        for name, gain in gain_by_name.items()
     )
 
 
 def about(known: Known, predicted: Mapping[str, np.ndarray], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """What a results file says of how it was made; of addresses the last part alone."""
-    plain = {name: value if "/" not in str(value) else Path(str(value)).name for name, value in parameters.items()}
+    """Return how a results file was made; of addresses only the last part."""
+    shown = {name: value if "/" not in str(value) else Path(str(value)).name for name, value in parameters.items()}
     seeds = min(len(votes) for votes in predicted.values())
-    return {"photos": len(known.votes), "folds": FOLDS, "seeds": seeds, "settings": plain}
+    return {"photos": len(known.votes), "folds": FOLDS, "seeds": seeds, "settings": shown}
 
 
 def write(work: Path, name: str, results: Mapping[str, Any], figure: Figure) -> None:
-    """Write ``PROFILE_FILE.json``, numbers to four digits after the point, and ``PROFILE_FILE.png``."""
+    """Write ``PROFILE_FILE.json``, numbers with four decimals, and ``PROFILE_FILE.png``."""
     storage.write_json(str(work / f"{name}.json"), _rounded(results))
     figure.savefig(work / f"{name}.png", dpi=120)
     print(f"\nwritten: {work / name}.json, {work / name}.png", flush=True)
@@ -426,14 +426,14 @@ def _rounded(value: Any) -> Any:
 
 
 def draw(variants: Mapping[str, Mapping[str, Any]], photos_: int, measure: str = "lcc") -> Figure:
-    """A dot and an interval for each variant."""
+    """Draw a dot and an interval for each variant."""
     names = list(variants)
     figure = Figure(figsize=(8, 0.4 * len(names) + 1), layout="constrained")
     axes = figure.subplots()
-    for place, name in enumerate(reversed(names)):
-        found = variants[name]
-        axes.plot(found["interval"][measure], [place, place], color="tab:blue", linewidth=2)
-        axes.plot(found[measure], place, "o", color="tab:blue")
+    for position, name in enumerate(reversed(names)):
+        results = variants[name]
+        axes.plot(results["interval"][measure], [position, position], color="tab:blue", linewidth=2)
+        axes.plot(results[measure], position, "o", color="tab:blue")
     axes.set_yticks(range(len(names)), list(reversed(names)))
     axes.set_xlabel(f"{measure.upper()} with people's mean scores ({photos_:,} photos, {FOLDS} folds; 95 % intervals)")
     axes.grid(axis="x", alpha=0.3)

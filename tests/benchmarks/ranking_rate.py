@@ -1,12 +1,12 @@
-"""Photos a second of ranking in shards over the bare runtime's.
+"""Photos a second of sharded ranking, relative to the bare runtime.
 
     python -m tests.benchmarks.ranking_rate [2048]
 
-Bare is one process a core, loaded and warm, that reads, normalises, scales and answers the same photos by the portable
-network and keeps nothing. Ranking is the whole command: starting Beam's processes on Dask, loading, scoring, writing
-shards and putting them in order; for so few photos its start counts more than for many. Photos have 640 x 800 pixels,
-the network is the default one with random weights. Bare is measured before and after every ranking, so that other load
-on the machine meets both, and the median of the ratios is told.
+The bare runtime is one warm process a core that reads, normalises, scales and scores the same photos with the LiteRT
+network and stores nothing. Ranking is the whole command: start of Beam's processes on Dask, loading, scoring, writing
+shards, sorting. Its start weighs more for few photos. Photos have 640 x 800 pixels, and the network is the default one
+with random weights. The bare rate is measured before and after every ranking, so that other load on the machine affects
+both, and the median of the ratios is printed.
 """
 
 import multiprocessing
@@ -27,17 +27,17 @@ from components.scorer.registry.channels import COMPLETE
 from tests.benchmarks.ingestion_rate import drawn_photos
 
 SIZE, PHOTOS, ROUNDS = (640, 800), 2048, 3
-BARE, LIMIT = 15.0, 300.0  # seconds that the bare rate is measured for, and that its processes are waited for
+BARE, LIMIT = 15.0, 300.0  # seconds of the measurement of the bare rate; most seconds to wait for its processes
 TARGET = 0.8
 MANY = 200_000
 
 
 def main() -> int:
-    """Print the rates and their ratio; 1 when it misses the target."""
+    """Print the rates and their ratio; return 1 if it misses the target."""
     photos = int(sys.argv[1]) if sys.argv[1:] else PHOTOS
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        # In a process of its own: TensorFlow's memory and threads are not to be measured.
+        # In a subprocess: TensorFlow's memory and threads must not be measured.
         exporting = multiprocessing.get_context("spawn").Process(target=_export, args=(folder / "models",))
         exporting.start()
         paths = [path for _, path in drawn_photos(folder / "photos", *SIZE, photos)]
@@ -46,18 +46,18 @@ def main() -> int:
         bares = [_bare(model, paths)]
         for turn in range(ROUNDS):
             began = time.perf_counter()
-            found = score_and_rank(model, str(folder / "photos"), str(folder / f"out{turn}"))
+            summary = score_and_rank(model, str(folder / "photos"), str(folder / f"out{turn}"))
             seconds = time.perf_counter() - began
-            if found.scored != photos:
-                raise RuntimeError(f"expected {photos} photos to be scored, {found.scored} were")
+            if summary.scored != photos:
+                raise RuntimeError(f"expected {photos} photos to be scored, {summary.scored} were")
             bares.append(_bare(model, paths))
             ratios.append(photos / seconds / statistics.mean(bares[-2:]))
             around = f"bare {bares[-2]:.1f} and {bares[-1]:.1f}/s"
             print(f"{around}, ranking {photos / seconds:.1f}/s, ratio {ratios[-1]:.2f}", flush=True)
     ratio = statistics.median(ratios)
-    taken = progress.duration(MANY / (ratio * statistics.median(bares)))
+    duration = progress.duration(MANY / (ratio * statistics.median(bares)))
     print(f"ranking / bare, {photos:,} photos on {available_cores()} cores: {ratio:.2f} (target: at least {TARGET})")
-    print(f"{MANY:,} photos at this rate: {taken} (extrapolated)")
+    print(f"{MANY:,} photos at this rate: {duration} (extrapolated)")
     return int(ratio < TARGET)
 
 
@@ -81,32 +81,35 @@ def _export(folder: Path) -> None:
 
 
 def _bare(model: str, paths: list[str]) -> float:
-    """Photos a second of all cores together."""
+    """Return photos a second of all cores together."""
     context = multiprocessing.get_context("spawn")
-    ready, told, number = context.Barrier(available_cores()), context.Queue(), available_cores()
-    workers = [context.Process(target=_answer, args=(model, paths[n::number], ready, told)) for n in range(number)]
+    ready, rates, number = context.Barrier(available_cores()), context.Queue(), available_cores()
+    workers = [
+        context.Process(target=_answer, args=(model, paths[worker_index::number], ready, rates))
+        for worker_index in range(number)
+    ]
     for worker in workers:
         worker.start()
-    found = sum(told.get(timeout=LIMIT) for _ in workers)
+    total = sum(rates.get(timeout=LIMIT) for _ in workers)
     for worker in workers:
         worker.join(LIMIT)
-    return found
+    return total
 
 
 def _answer(model: str, paths: list[str], ready: Any, told: Any) -> None:
-    scorer, done = litert_model.load(model), 0
+    scorer, scored = litert_model.load(model), 0
 
-    def answer(path: str) -> None:
+    def score(path: str) -> None:
         scorer.predict(scorer.pixels(scorer.normalise(Path(path).read_bytes()))[None])
 
     for path in paths[:5]:
-        answer(path)
+        score(path)
     ready.wait(LIMIT)
     began = time.perf_counter()
     while (seconds := time.perf_counter() - began) < BARE:
-        answer(paths[done % len(paths)])
-        done += 1
-    told.put(done / seconds)
+        score(paths[scored % len(paths)])
+        scored += 1
+    told.put(scored / seconds)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Rates of the runtimes that could serve the published network: ``python -m tests.benchmarks.runtimes``.
 
-Each runtime answers from Keras's own export of the default network, in a process of its own and on one thread: photos
-a second one at a time and four together, the largest difference of a mean score from Keras's, seconds from the start
-of loading its library to the first answer, and resident memory. Several rounds, interleaved; the medians are printed,
-and each rate as a ratio to the SavedModel's.
+Each runtime scores with Keras's own export of the default network, in its own process and on one thread. Measured are
+photos a second, singly and in batches of four; the largest difference of a mean score from Keras's; seconds from
+loading the library to the first score; and resident memory. Several interleaved rounds; the medians are printed, with each rate
+relative to the SavedModel's.
 """
 
 import json
@@ -25,7 +25,7 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 
 def export(folder: Path) -> None:
-    """The default network with random weights and settled batch norms, for every runtime; photos and their scores."""
+    """Export the default network with random weights for every runtime; save photos and scores."""
     from components.scorer.model import serving_outputs
     from components.scorer.model.encoder import build_encoder
     from components.scorer.model.network import build_scorer
@@ -46,7 +46,7 @@ def export(folder: Path) -> None:
 
 
 def litert(folder: Path) -> Run:
-    """LiteRT, as ``components.scorer.artifacts.litert_model`` runs it."""
+    """Load LiteRT, as ``components.scorer.artifacts.litert_model`` runs it."""
     from ai_edge_litert.interpreter import Interpreter
 
     run = Interpreter(str(folder / "network.tflite"), num_threads=1).get_signature_runner()
@@ -54,35 +54,37 @@ def litert(folder: Path) -> Run:
 
 
 def onnxruntime(folder: Path) -> Run:
-    """Onnxruntime on one thread."""
+    """Load onnxruntime on one thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(folder / "network.onnx", options, providers=["CPUExecutionProvider"])
-    name, place = session.get_inputs()[0].name, _mean([each.shape for each in session.get_outputs()])
-    return lambda pixels: session.run(None, {name: pixels})[place]
+    name, output_index = session.get_inputs()[0].name, _mean([output.shape for output in session.get_outputs()])
+    return lambda pixels: session.run(None, {name: pixels})[output_index]
 
 
 def openvino(folder: Path) -> Run:
-    """OpenVINO on one thread in 32 bits; its default here would be bfloat16."""
+    """Load OpenVINO on one thread in 32 bits; its default here would be bfloat16."""
     import openvino
 
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
     compiled = openvino.Core().compile_model(folder / "openvino.xml", "CPU", options)
-    request, place = compiled.create_infer_request(), None
+    request, output_index = compiled.create_infer_request(), None
 
     def run(pixels: np.ndarray) -> np.ndarray:
-        nonlocal place
-        found = request.infer({0: pixels}, share_inputs=True)
-        place = _mean([found[output].shape for output in compiled.outputs]) if place is None else place
-        return found[place]
+        nonlocal output_index
+        outputs = request.infer({0: pixels}, share_inputs=True)
+        output_index = (
+            _mean([outputs[output].shape for output in compiled.outputs]) if output_index is None else output_index
+        )
+        return outputs[output_index]
 
     return run
 
 
 def saved_model(folder: Path) -> Run:
-    """TensorFlow on one thread."""
+    """Load TensorFlow on one thread."""
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -95,20 +97,20 @@ RUNTIMES = {each.__name__: each for each in (litert, onnxruntime, openvino, save
 
 
 def _mean(shapes: list) -> int:
-    """The place of the mean scores among outputs whose names an exporter has not kept: they come before the std."""
-    return next(place for place, shape in enumerate(shapes) if len(shape) == 1)
+    """Return the index of the mean scores among unnamed outputs: they come before the standard deviation."""
+    return next(index for index, shape in enumerate(shapes) if len(shape) == 1)
 
 
 def measure(runtime: str, folder: Path) -> dict[str, float]:
-    """One runtime, in this process."""
+    """Measure one runtime in this process."""
     pixels, expected = np.load(folder / "pixels.npy"), np.load(folder / "means.npy")
     began = time.perf_counter()
     run = RUNTIMES[runtime](folder)
     run(pixels[:1])
     cold = time.perf_counter() - began
-    found = {"alone": _rate(run, pixels[:1]), "together": _rate(run, pixels), "cold": cold}
-    found["difference"] = float(np.abs(run(pixels) - expected).max())
-    return found | {"memory": psutil.Process().memory_info().rss / 1e6}
+    result = {"alone": _rate(run, pixels[:1]), "together": _rate(run, pixels), "cold": cold}
+    result["difference"] = float(np.abs(run(pixels) - expected).max())
+    return result | {"memory": psutil.Process().memory_info().rss / 1e6}
 
 
 def _rate(run: Run, pixels: np.ndarray) -> float:
@@ -124,16 +126,16 @@ def _rate(run: Run, pixels: np.ndarray) -> float:
 def main() -> None:
     """Measure all runtimes in turn and print the medians."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    found: dict[str, list[dict[str, float]]] = {runtime: [] for runtime in RUNTIMES}
+    results: dict[str, list[dict[str, float]]] = {runtime: [] for runtime in RUNTIMES}
     with tempfile.TemporaryDirectory() as folder:
         export(Path(folder))
         for _ in range(ROUNDS):
             for runtime in RUNTIMES:
                 command = [sys.executable, "-m", "tests.benchmarks.runtimes", runtime, folder]
-                done = subprocess.run(command, check=True, capture_output=True, text=True)
-                found[runtime].append(json.loads(done.stdout.splitlines()[-1]))
-    medians = {runtime: {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
-               for runtime, rounds in found.items()}  # fmt: skip
+                process = subprocess.run(command, check=True, capture_output=True, text=True)
+                results[runtime].append(json.loads(process.stdout.splitlines()[-1]))
+    medians = {runtime: {key: statistics.median(result[key] for result in rounds) for key in rounds[0]}
+               for runtime, rounds in results.items()}  # fmt: skip
     print("on one thread      photos/s  of SavedModel  four together  cold start  resident  difference")
     for runtime, figures in medians.items():
         ratio = figures["alone"] / medians["saved_model"]["alone"]

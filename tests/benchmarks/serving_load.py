@@ -1,13 +1,13 @@
-"""The server under load, as ratios from one run: ``python -m tests.benchmarks.serving_load [MODELS]``.
+"""The server under load, in ratios of one run: ``python -m tests.benchmarks.serving_load [MODELS]``.
 
-The default network with random weights, which takes as long as a trained one, or the model published at MODELS. Nginx,
-Gunicorn and its workers, the clients and whatever is compared with share the machine's cores; the clients are one
-process of bare sockets, whose own share of the processor is told. What is compared is measured in turns, and medians
-of the rounds are told. Everything is on loopback and bounded: about seven minutes on two cores.
+The network is the default one with random weights, which takes as long as a trained one, or the model published at
+MODELS. Nginx, Gunicorn and its workers, the clients and every baseline share the machine's cores. The clients are one
+process of bare sockets, whose share of the processor is printed. Baselines are measured in turn, and medians of the
+rounds are printed. Everything runs on loopback and is bounded: about seven minutes on two cores.
 
-The server and the one over the SavedModel are up at once and take short turns, for photos of several sizes: the part
-of a photo that both do alike, reading the request and normalising, grows with the photo. The ratio of processor time a
-photo (all workers, user and system) is told beside that of the rates: it hardly moves when other work is about.
+The server and the one with the SavedModel run at the same time and take short turns, for photos of several sizes.
+Reading the request and normalising take the same time in both and grow with the photo. The ratio of processor time a
+photo (all workers, user and system) is printed next to the ratio of the rates: other work hardly changes it.
 """
 
 import asyncio
@@ -48,13 +48,13 @@ SIZES = {  # of the photos by which the two servers are compared
     "as web pages ask for": (900, 1200),
     "of a phone, 12 MP": (3024, 4032),
 }
-TURNS, TURN = 5, 2.0  # of each of the two, and seconds
+TURNS, TURN = 5, 2.0  # for each of the two servers; seconds
 ATTEMPTS = 10_000  # bad inputs
-LIMIT = 120.0  # seconds for anything that is waited for
+LIMIT = 120.0  # seconds to wait at most
 
 
 def main() -> None:
-    """Print what the server must show, line by line."""
+    """Print the measurements of the server, line by line."""
     with tempfile.TemporaryDirectory(prefix="serving-load-") as temporary:
         folder = Path(temporary)
         models, name = published_models(folder, sys.argv[1] if len(sys.argv) > 1 else "")
@@ -65,32 +65,36 @@ def main() -> None:
         with _server(models, folder, "images.serving") as server:
             rates, medians = [], []
             for _ in range(ROUNDS):
-                bare, alone = _bare(version, usable_cores(), 4.0), _bare(version, 1, 2.0)
-                many, one = _ask(server, request, CLIENTS, 5.0), _ask(server, request, 1, 2.0)
-                rates.append((many.rate, bare.rate, many.share))
-                medians.append((one.median, alone.median))
-            own = statistics.median(rate for rate, *_ in rates)
+                bare, one_process = _bare(version, usable_cores(), 4.0), _bare(version, 1, 2.0)
+                many_clients, one_client = _ask(server, request, CLIENTS, 5.0), _ask(server, request, 1, 2.0)
+                rates.append((many_clients.rate, bare.rate, many_clients.share))
+                medians.append((one_client.median, one_process.median))
+            own_rate = statistics.median(rate for rate, *_ in rates)
             ratio = statistics.median(rate / bare for rate, bare, _ in rates)
-            slower = statistics.median(one / alone for one, alone in medians)
+            slower = statistics.median(server_median / bare_median for server_median, bare_median in medians)
             share = statistics.median(share for *_, share in rates)
-            _told(f"requests a second, {CLIENTS} clients, over bare calls with decoding ({own:.0f}/s)", ratio, ">= 0.8")
+            _told(
+                f"requests a second, {CLIENTS} clients, over bare calls with decoding ({own_rate:.0f}/s)",
+                ratio,
+                ">= 0.8",
+            )
             _told("the clients' own share of all cores (within the above)", share)
             _told("median latency of one client over the bare call", slower, "<= 1.5")
-            even = _arriving(server, request, 0.7 * own, 15.0, lambda gap: gap)
-            tail = even.p99 / even.median
-            _told(f"99th percentile over median at 70 % load, evenly ({even.median * 1e3:.0f} ms)", tail, "<= 3")
-            chance = _arriving(server, request, 0.7 * own, 15.0, lambda gap: _DRAW.expovariate(1 / gap))
-            tail = chance.p99 / chance.median
-            _told(f"the same by chance ({chance.median * 1e3:.0f} ms); an ideal queue before two cores has 3.5", tail)
+            evenly = _arriving(server, request, 0.7 * own_rate, 15.0, lambda gap: gap)
+            tail = evenly.p99 / evenly.median
+            _told(f"99th percentile over median at 70 % load, evenly ({evenly.median * 1e3:.0f} ms)", tail, "<= 3")
+            randomly = _arriving(server, request, 0.7 * own_rate, 15.0, lambda gap: _DRAW.expovariate(1 / gap))
+            tail = randomly.p99 / randomly.median
+            _told(f"the same by chance ({randomly.median * 1e3:.0f} ms); an ideal queue before two cores has 3.5", tail)
             memory = max(server.resident())
             switches = _switches(server, models, name, request)
             _told(f"failed requests of {switches.total} during ten switches", switches.failed, "0")
-            killed, back = _killed(server, request)
-            _told(f"failed requests of {killed.total} when a worker is killed, {CLIENTS} clients", killed.failed,
+            answers, recovery = _killed(server, request)
+            _told(f"failed requests of {answers.total} when a worker is killed, {CLIENTS} clients", answers.failed,
                   f"<= {CLIENTS}")  # fmt: skip
-            _told("seconds until another one answers", back, "<= 3")
-            refused, growth = _attacked(server)
-            _told(f"of {refused.total} bad inputs, those answered with 5xx", refused.failed, "0")
+            _told("seconds until another one answers", recovery, "<= 3")
+            attack_answers, growth = _attacked(server)
+            _told(f"of {attack_answers.total} bad inputs, those answered with 5xx", attack_answers.failed, "0")
             _told("megabytes by which the workers grew meanwhile", growth)
             memory = max(memory, *server.resident())
         _told("megabytes resident, largest worker", memory, "<= 300")
@@ -99,28 +103,28 @@ def main() -> None:
 
 
 def _compare_with_saved_model(models: Path, folder: Path, name: str) -> None:
-    """Tell by how much the server is faster than the same one over the SavedModel, which differs in nothing else."""
+    """Print how much faster the server is than the same server with the SavedModel."""
     with (
-        _server(models, folder / "own", "images.serving") as own,
-        _server(models, folder / "other", "tests.benchmarks.serving_savedmodel") as other,
+        _server(models, folder / "own", "images.serving") as own_server,
+        _server(models, folder / "other", "tests.benchmarks.serving_savedmodel") as saved_model_server,
     ):
-        for what, size in SIZES.items():
+        for size_name, size in SIZES.items():
             photo = drawn_photo(0.6, seed=1, size=size)
             request = _predict(name, photo)
-            for server in (own, other):
+            for server in (own_server, saved_model_server):
                 _ask(server, request, CLIENTS, 1.0)
-            turns = [(_turn(own, request), _turn(other, request)) for _ in range(TURNS)]
-            rate, processor = (statistics.median(each[place] for each, _ in turns) for place in (0, 1))
-            faster = statistics.median(each[0] / slow[0] for each, slow in turns)
-            cheaper = statistics.median(slow[1] / each[1] for each, slow in turns)
-            _told(f"requests a second over the server with the SavedModel, photos {what} ({len(photo) // 1000} KB,"
+            turns = [(_turn(own_server, request), _turn(saved_model_server, request)) for _ in range(TURNS)]
+            rate, processor = (statistics.median(own_turn[index] for own_turn, _ in turns) for index in (0, 1))
+            faster = statistics.median(own_turn[0] / saved_model_turn[0] for own_turn, saved_model_turn in turns)
+            cheaper = statistics.median(saved_model_turn[1] / own_turn[1] for own_turn, saved_model_turn in turns)
+            _told(f"requests a second over the server with the SavedModel, photos {size_name} ({len(photo) // 1000} KB,"
                   f" {rate:.0f}/s)", faster, ">= 1.5")  # fmt: skip
             _told(f"processor time a photo of that server over this one's ({processor * 1e3:.1f} ms)", cheaper)
-        _told("megabytes resident, largest worker over the SavedModel", max(other.resident()))
+        _told("megabytes resident, largest worker over the SavedModel", max(saved_model_server.resident()))
 
 
 def _turn(server: "Server", request: bytes) -> tuple[float, float]:
-    """Good answers a second, and seconds of the workers' processors for each."""
+    """Return successful answers a second, and seconds of the workers' processors for each."""
     before = server.processor()
     answers = _ask(server, request, CLIENTS, TURN)
     return answers.rate, (server.processor() - before) / answers.statuses[200]
@@ -131,11 +135,11 @@ def _told(what: str, value: float, wanted: str = "") -> None:
     print(f"{number:>8}  {what}" + (f"  (wanted {wanted})" if wanted else ""), flush=True)
 
 
-# What is served
+# Models
 
 
 def published_models(folder: Path, given: str) -> tuple[Path, str]:
-    """A folder of all models of which the test may change the channels, and the one model's name."""
+    """Return a folder of all models whose channels the benchmark may change, and the model's name."""
     models = folder / "models"
     if given:
         source = Path(given)
@@ -144,7 +148,7 @@ def published_models(folder: Path, given: str) -> tuple[Path, str]:
         shutil.copytree(champion, models / name / "1")
     else:
         name = "portraits"
-        # In a process of its own: this one is to stay light.
+        # In a subprocess, to keep TensorFlow out of this process.
         subprocess.run([sys.executable, "-c", _EXPORT, str(models / name / "1")], check=True, stderr=subprocess.DEVNULL)
     shutil.copytree(models / name / "1", models / name / "2")
     channels.promote_pushed(str(models), name, 1, why="the first")
@@ -184,17 +188,19 @@ class Bare:
 
 
 def _bare(version: str, processes: int, seconds: float) -> Bare:
-    """Normalise, scale and answer, again and again, in so many processes at once."""
+    """Normalise, scale and predict in a loop, in this number of processes at once."""
     context = multiprocessing.get_context("spawn")
     ready, go = context.Barrier(processes), context.Queue()
     workers = [context.Process(target=_call, args=(version, seconds, ready, go)) for _ in range(processes)]
     for worker in workers:
         worker.start()
-    found = [go.get(timeout=LIMIT) for _ in workers]
+    times_by_process = [go.get(timeout=LIMIT) for _ in workers]
     for worker in workers:
         worker.join(LIMIT)
-    times = [each for every in found for each in every]
-    return Bare(sum(len(every) / sum(every) for every in found), statistics.median(times))
+    times = [seconds_of_call for process_times in times_by_process for seconds_of_call in process_times]
+    return Bare(
+        sum(len(process_times) / sum(process_times) for process_times in times_by_process), statistics.median(times)
+    )
 
 
 def _call(version: str, seconds: float, ready: "multiprocessing.Barrier", told: "multiprocessing.Queue") -> None:
@@ -222,28 +228,28 @@ class Server:
     port: int
 
     def workers(self) -> list[psutil.Process]:
-        """The processes that answer."""
-        (gunicorn,) = [each for each in psutil.Process(self.process.pid).children() if "gunicorn" in each.cmdline()]
+        """Return the worker processes."""
+        (gunicorn,) = [child for child in psutil.Process(self.process.pid).children() if "gunicorn" in child.cmdline()]
         return gunicorn.children()
 
     def resident(self) -> list[float]:
-        """Megabytes of each worker."""
+        """Return the resident megabytes of each worker."""
         return [worker.memory_info().rss / 1e6 for worker in self.workers()]
 
     def processor(self) -> float:
-        """Seconds of processor time of all workers, user and system, since they began."""
+        """Return the seconds of processor time of all workers, user and system, since they began."""
         times = [worker.cpu_times() for worker in self.workers()]
-        return sum(each.user + each.system for each in times)
+        return sum(cpu.user + cpu.system for cpu in times)
 
     def versions(self) -> list[int]:
-        """The version of each worker that has one."""
+        """Return the version of each worker that has one."""
         text = httpx.get(f"http://127.0.0.1:{self.port}/metrics", timeout=LIMIT).text
-        return [int(float(each)) for each in re.findall(r"^scorer_model_version\{.*\} (\S+)$", text, re.MULTILINE)]
+        return [int(float(number)) for number in re.findall(r"^scorer_model_version\{.*\} (\S+)$", text, re.MULTILINE)]
 
 
 @contextmanager
 def _server(models: Path, folder: Path, module: str) -> Iterator[Server]:
-    """The server, when all of its workers answer."""
+    """Start the server and wait until all of its workers answer."""
     port = free_port()
     folder.mkdir(exist_ok=True)
     options = ["--port", str(port), "--host", "127.0.0.1", "--drain", "0", "--interval", "0.2"]
@@ -261,7 +267,7 @@ def _server(models: Path, folder: Path, module: str) -> Iterator[Server]:
 
 
 def _cold_start(models: Path, folder: Path) -> float:
-    """Seconds from the command to the first "ready"."""
+    """Return the seconds from the command to the first "ready"."""
     began = time.monotonic()
     with _server(models, folder, "images.serving") as server:
         del server
@@ -277,9 +283,9 @@ def _is_ready(server: Server) -> bool:
 
 
 def _until(true: Callable[[], bool], pause: float = 0.1) -> None:
-    end = time.monotonic() + LIMIT
+    deadline = time.monotonic() + LIMIT
     while not true():
-        assert time.monotonic() < end, f"waited {LIMIT} s in vain"
+        assert time.monotonic() < deadline, f"waited {LIMIT} s in vain"
         time.sleep(pause)
 
 
@@ -288,7 +294,7 @@ def _until(true: Callable[[], bool], pause: float = 0.1) -> None:
 
 @dataclass
 class Answers:
-    """What the clients got."""
+    """Answers that the clients received."""
 
     seconds: float = 0.0
     processor: float = 0.0
@@ -297,32 +303,32 @@ class Answers:
 
     @property
     def rate(self) -> float:
-        """Good answers a second."""
+        """Return successful answers a second."""
         return self.statuses[200] / self.seconds
 
     @property
     def total(self) -> int:
-        """Requests."""
+        """Return the number of requests."""
         return sum(self.statuses.values())
 
     @property
     def failed(self) -> int:
-        """Requests that the server owes an answer."""
+        """Return the number of requests that failed by the server's fault."""
         return sum(number for status, number in self.statuses.items() if not 200 <= status < 500)
 
     @property
     def share(self) -> float:
-        """Of all cores, taken by the clients."""
+        """Return the clients' fraction of all cores."""
         return self.processor / self.seconds / usable_cores()
 
     @property
     def median(self) -> float:
-        """Seconds."""
+        """Return the median latency, seconds."""
         return statistics.median(self.latencies)
 
     @property
     def p99(self) -> float:
-        """Seconds."""
+        """Return the 99th percentile of the latency, seconds."""
         return statistics.quantiles(self.latencies, n=100)[98]
 
 
@@ -337,14 +343,14 @@ def _predict(name: str, photo: bytes = PHOTO) -> bytes:
 
 
 class Connection:
-    """A connection that is kept, and opened again when it was lost."""
+    """A keep-alive connection that is reopened after a loss."""
 
     def __init__(self, port: int) -> None:
-        """Opens nothing yet."""
+        """Open nothing yet."""
         self._port, self._streams = port, None
 
     async def ask(self, request: bytes) -> int:
-        """The answer's status; 0 where the connection was lost."""
+        """Return the answer's status; 0 if the connection was lost."""
         try:
             if self._streams is None:
                 self._streams = await asyncio.open_connection("127.0.0.1", self._port)
@@ -360,7 +366,7 @@ class Connection:
             return 0
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection if it is open."""
         if self._streams:
             self._streams[1].close()
         self._streams = None
@@ -377,121 +383,128 @@ def _run(clients: Callable[[Answers], "asyncio.Future"]) -> Answers:
 def _ask(
     server: Server, request: bytes, clients: int, seconds: float = LIMIT, stop: threading.Event | None = None
 ) -> Answers:
-    """So many clients, each of which asks anew when it has its answer, for a time or until told to stop."""
+    """Run clients that each repeat the request after its answer, for a time or until an event is set."""
 
-    async def one(answers: Answers, until: float) -> None:
+    async def run_client(answers: Answers, until: float) -> None:
         connection = Connection(server.port)
         while (began := time.perf_counter()) < until and not (stop and stop.is_set()):
             answers.statuses[await connection.ask(request)] += 1
             answers.latencies.append(time.perf_counter() - began)
         connection.close()
 
-    async def every(answers: Answers) -> None:
-        await asyncio.gather(*(one(answers, time.perf_counter() + seconds) for _ in range(clients)))
+    async def run_clients(answers: Answers) -> None:
+        await asyncio.gather(*(run_client(answers, time.perf_counter() + seconds) for _ in range(clients)))
 
-    return _run(every)
+    return _run(run_clients)
 
 
 _DRAW = random.Random(1)
 
 
 def _arriving(server: Server, request: bytes, rate: float, seconds: float, gap: Callable[[float], float]) -> Answers:
-    """Requests that come whether or not others are answered, timed from when they are due.
+    """Send requests at due times, whether or not earlier ones are answered; latency counts from the due time.
 
     Args:
-        server: that is asked.
-        request: the same each time.
-        rate: requests a second.
-        seconds: for which they come.
-        gap: the seconds to the next one, of the seconds that it is on average.
+        server: The server.
+        request: Request to repeat.
+        rate: Requests a second.
+        seconds: Duration.
+        gap: Function from the mean gap to the next gap, seconds.
     """
     free: list[Connection] = []
 
-    async def one(answers: Answers, due: float) -> None:
+    async def send(answers: Answers, due: float) -> None:
         connection = free.pop() if free else Connection(server.port)
         answers.statuses[await connection.ask(request)] += 1
         answers.latencies.append(time.perf_counter() - due)
         free.append(connection)
 
-    async def every(answers: Answers) -> None:
+    async def send_all(answers: Answers) -> None:
         began = due = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             while (due := due + gap(1 / rate)) < began + seconds:
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                group.create_task(one(answers, due))
+                group.create_task(send(answers, due))
         for connection in free:
             connection.close()
 
-    return _run(every)
+    return _run(send_all)
 
 
-# What must not disturb
+# Disturbances
 
 
 @contextmanager
 def _load(server: Server, request: bytes) -> Iterator[list[Answers]]:
-    """Clients that ask while the block runs; their answers are there when it has ended."""
-    stop, told = threading.Event(), []
-    thread = threading.Thread(target=lambda: told.append(_ask(server, request, CLIENTS, stop=stop)))
+    """Run clients while the block runs; the list has their answers after it."""
+    stop, results = threading.Event(), []
+    thread = threading.Thread(target=lambda: results.append(_ask(server, request, CLIENTS, stop=stop)))
     thread.start()
     try:
-        yield told
+        yield results
     finally:
         stop.set()
         thread.join(LIMIT)
 
 
 def _switches(server: Server, models: Path, name: str, request: bytes) -> Answers:
-    with _load(server, request) as told:
+    with _load(server, request) as results:
         for number in range(10):
             version = 2 - number % 2
             channels.set_channel(str(models), name, version, why="a switch under load")
             _until(lambda version=version: server.versions() == [version] * usable_cores())
-    return told[0]
+    return results[0]
 
 
 def _killed(server: Server, request: bytes) -> tuple[Answers, float]:
-    """The answers while a worker is killed, and the seconds until another one has a version."""
-    with _load(server, request) as told:
+    """Return the answers while a worker is killed, and the seconds until the new worker has a version."""
+    with _load(server, request) as results:
         time.sleep(1)
         victim = server.workers()[0]
         began = time.monotonic()
         victim.send_signal(signal.SIGKILL)
         _until(lambda: victim not in server.workers() and len(server.versions()) == usable_cores(), 0.02)
-        back = time.monotonic() - began
+        recovery = time.monotonic() - began
         time.sleep(1)
-    return told[0], back
+    return results[0], recovery
 
 
 def _attacked(server: Server) -> tuple[Answers, float]:
-    """The answers to bad inputs, and the megabytes by which all workers have grown over the second half of them."""
+    """Return the answers to bad inputs, and the workers' growth over the second half of them, megabytes."""
     draw = random.Random(1)
-    spoilt = [
+    bad_images = [
         PHOTO[:3000], PHOTO[:200], b"", b"GIF89a" + bytes(20), b"\x89PNG\r\n\x1a\n" + bytes(40), draw.randbytes(2000),
         b"%PDF-1.7 " + PHOTO[:100], b"RIFF\xff\xff\xff\xffWEBPVP8 " + bytes(60), PHOTO[:500] + draw.randbytes(1500),
     ]  # fmt: skip
-    wrong = [b"", b"{", b"[]", b'{"instances": [{"b64": "&"}]}', b'{"instances": [' + b"[" * 2000, draw.randbytes(500)]
-    requests = [_request("/invocations", each, "image/jpeg") for each in spoilt]
-    requests += [_request("/invocations", each, "application/json") for each in wrong]
-    requests += [_request("/invocations", each, "application/jsonlines") for each in wrong]
+    bad_bodies = [
+        b"",
+        b"{",
+        b"[]",
+        b'{"instances": [{"b64": "&"}]}',
+        b'{"instances": [' + b"[" * 2000,
+        draw.randbytes(500),
+    ]
+    requests = [_request("/invocations", body, "image/jpeg") for body in bad_images]
+    requests += [_request("/invocations", body, "application/json") for body in bad_bodies]
+    requests += [_request("/invocations", body, "application/jsonlines") for body in bad_bodies]
     requests += [
-        _request("/score", each, "multipart/form-data; boundary=x") for each in (*wrong, b"--x\r\n\r\n\r\n--x--")
+        _request("/score", body, "multipart/form-data; boundary=x") for body in (*bad_bodies, b"--x\r\n\r\n\r\n--x--")
     ]
     answers = Answers()
 
-    async def one(times: int) -> None:
+    async def run_client(times: int) -> None:
         connection = Connection(server.port)
         for _ in range(times):
             answers.statuses[await connection.ask(draw.choice(requests))] += 1
         connection.close()
 
-    async def every() -> None:
-        await asyncio.gather(*(one(ATTEMPTS // 2 // CLIENTS) for _ in range(CLIENTS)))
+    async def run_clients() -> None:
+        await asyncio.gather(*(run_client(ATTEMPTS // 2 // CLIENTS) for _ in range(CLIENTS)))
 
-    asyncio.run(every())
-    half = sum(server.resident())
-    asyncio.run(every())
-    return answers, sum(server.resident()) - half
+    asyncio.run(run_clients())
+    resident_halfway = sum(server.resident())
+    asyncio.run(run_clients())
+    return answers, sum(server.resident()) - resident_halfway
 
 
 if __name__ == "__main__":

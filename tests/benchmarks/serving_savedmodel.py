@@ -1,6 +1,6 @@
-"""The server over the SavedModel instead of the portable network, for `serving_load` to compare with.
+"""The server with the SavedModel in place of the LiteRT network, as baseline for `serving_load`.
 
-All else is the same: Nginx, Gunicorn, queue, decoding by ingestion's code. ``python -m`` takes the server's options.
+Everything else is the same: Nginx, Gunicorn, queue, ingestion's decoding. ``python -m`` takes the server's options.
 """
 
 import sys
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-# Gunicorn reads this module as its settings: those of the server, but for the application.
+# Gunicorn reads this module as its settings: those of the server, except for the application.
 from images.serving.process.gunicorn_settings import *  # noqa: F403
 from images.serving.process.supervisor import main
 
@@ -17,7 +17,7 @@ wsgi_app = "tests.benchmarks.serving_savedmodel:create_app()"
 
 
 def create_app() -> Any:
-    """The server's application, whose versions are loaded by TensorFlow, in the worker that answers."""
+    """Return the server's application, with versions loaded by TensorFlow in the worker."""
     from components.scorer.artifacts import litert_model
     from images.serving.process import app
 
@@ -30,14 +30,14 @@ def _load(uri: str) -> Any:
 
     from components.scorer.artifacts import litert_model, saved_model
 
-    # A worker a core, so one thread each: more of them would only take turns.
+    # Each core has a worker, so each gets one thread: more threads would only take turns.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     scorer = saved_model.load(uri)
 
     @dataclass(frozen=True)
     class OverTensorFlow(litert_model.LiteRTScorer):
-        """Takes the encoded photo, as the signature does, which decodes, scales and crops it."""
+        """A scorer that takes the encoded photo, as the signature does, which decodes, scales and crops it."""
 
         def given(self, photo: bytes, seen: Any = None) -> dict[str, np.ndarray]:
             return {"pixels": np.array(photo, object)}

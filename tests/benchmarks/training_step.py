@@ -1,10 +1,10 @@
-"""What the input pipeline costs a training step: the step on real batches against the step on one cached batch.
+"""Cost of the input pipeline in a training step: steps on real batches relative to steps on one cached batch.
 
     python -m tests.benchmarks.training_step [DATASET]
     KERAS_BACKEND=jax python -m tests.benchmarks.training_step [DATASET]
 
-Without a data set, 256 drawn photos of 320 × 400 pixels are written first. The two are timed in turn, block by
-block, so that a machine whose speed drifts slows both. Whatever trains, TensorFlow reads the photos.
+Without a data set, 256 drawn photos of 320 × 400 pixels are written first. Both kinds of steps are timed in turn, block
+by block, so that a change of the machine's speed affects both. TensorFlow reads the photos for every backend.
 """
 
 import io
@@ -32,7 +32,7 @@ BLOCKS, STEPS = 5, 6
 
 
 def main() -> None:
-    """Print the ratio of the two step times, its spread over the blocks, and what it comes to."""
+    """Print the ratio of the step times, its range over the blocks, and the photos a second."""
     dataset = Path(sys.argv[1]) if len(sys.argv) > 1 else _drawn(Path(tempfile.mkdtemp()))
     pretraining, training = from_parameters(Pretraining, start="none"), Training()
     model = build_scorer(build_encoder(pretraining), training.dropout)
@@ -44,10 +44,13 @@ def main() -> None:
         model.train_on_batch(*cached)
     ratios = []
     for block in range(1, BLOCKS + 1):
-        alone = _seconds(lambda: model.train_on_batch(*cached))
+        bare = _seconds(lambda: model.train_on_batch(*cached))
         fed = _seconds(lambda: model.train_on_batch(*next(batches)))
-        ratios.append(fed / alone)
-        print(f"block {block}: cached {alone:.3f} s, with input {fed:.3f} s a step, ratio {ratios[-1]:.3f}", flush=True)
+        ratios.append(fed / bare)
+        print(
+            f"block {block}: cached {bare:.3f} s, with input {fed:.3f} s a step, ratio {ratios[-1]:.3f}",
+            flush=True,
+        )
     rate, ratio = training.batch_size / fed, statistics.median(ratios)
     print(f"step with the real input pipeline / step on one cached batch: median {ratio:.3f}")
     print(f"(from {min(ratios):.3f} to {max(ratios):.3f}; batch {training.batch_size}, wanted ≤ 1.1)")
@@ -56,12 +59,12 @@ def main() -> None:
 
 
 def _endless(dataset: Path, pretraining: Pretraining, training: Training) -> Iterator:
-    """Epoch after epoch of full batches, as training reads them."""
-    read = {"scale": training.scale, "crop": pretraining.crop, "batch_size": training.batch_size, "seed": 1}
+    """Yield full batches, epoch after epoch, as training reads them."""
+    options = {"scale": training.scale, "crop": pretraining.crop, "batch_size": training.batch_size, "seed": 1}
     for epoch in range(1000):
-        for pixels, votes in photos.augmented_batches(dataset, "train", epoch=epoch, camera_faults=0.5, **read):
+        for pixels, votes in photos.augmented_batches(dataset, "train", epoch=epoch, camera_faults=0.5, **options):
             if len(pixels) == training.batch_size:
-                yield pixels.numpy(), votes.numpy()  # which every backend takes
+                yield pixels.numpy(), votes.numpy()  # arrays that every backend accepts
 
 
 def _seconds(step: Callable[[], object]) -> float:
@@ -72,7 +75,7 @@ def _seconds(step: Callable[[], object]) -> float:
 
 
 def _drawn(folder: Path) -> Path:
-    """A data set of smooth random pictures of the size that ingestion stores."""
+    """Write a data set of smooth random pictures of the size that ingestion stores."""
     rng = np.random.default_rng(0)
 
     def example(number: int) -> dict:

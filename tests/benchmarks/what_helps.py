@@ -1,25 +1,24 @@
-"""What else helps: each change alone, with its gain over the same scorer without it.
+"""Benefit of further changes: each change alone, with its gain over the same scorer without it.
 
     python -m tests.benchmarks.what_helps WORK --photos … --ratings … --attributes … --set …
 
-As ``cross_validation``, of which it uses the options and the folder. Two scorers are changed, both of which see photo,
-face and embedding. One learns its head in closed form, pairs of features counting as much as features: that is what
-the pipeline does where faces are read. The other learns it by the gradient, on the same features, as the pipeline's
-head phase does: that is where a loss can be changed.
+Options and folder are those of ``cross_validation``. Two scorers are changed, both with photo, face and embedding. One
+has a ridge head with pairs of features weighted like features, as the pipeline does if faces are read. The other has a
+head trained by gradient descent on the same features, as in the pipeline's head phase, where the loss can be changed.
 
-* One view: without the upright face through the same backbone. No pairs: features weighed alone.
-* Test-time mirror: the mean of the votes for a photo, and its face, and for their mirror images.
-* Rater-count weighting: a photo counts by ``n / (n + k)``, the reliability of its mean, with n raters and k the
-  variance of ratings of a photo over the variance of true means (both by analysis of variance of what is learnt from).
+* One view: without the upright face through the same backbone. No pairs: features only.
+* Test-time mirror: the mean of the votes for a photo and its face, and for their mirror images.
+* Rater-count weighting: a photo has the weight ``n / (n + k)``, the reliability of its mean, with n raters; k is the
+  variance of a photo's ratings over the variance of true means (both by analysis of variance of the training photos).
 * Smoothing by rater noise: votes are ``(n · votes + k · all photos' votes) / (n + k)``, the same shrinkage.
-* A correlation term: plus `TERM` times 1 less the correlation of mean scores within a batch. A rank term: plus `TERM`
-  times the logistic loss of every pair of photos of a batch, weighed by how far apart people put them.
+* A correlation term: `TERM` times 1 minus the correlation of mean scores within a batch is added to the loss. A rank
+  term: `TERM` times the logistic loss of every pair of photos of a batch, weighted by the difference of their ratings.
 * Weight averaging: an exponential moving average of the weights over two epochs, the pipeline's default.
 
 All but the pairs and the mirror are settings of the pipeline: ``face_view``, ``rater_weighting``, ``rater_smoothing``,
 ``correlation_term``, ``rank_term`` and ``ema``.
 
-What cannot be measured here stands in the results with its reason. Prints a table, and writes ``what_helps.json`` and
+The results name changes that were not measured, with the reason. Prints a table, and writes ``what_helps.json`` and
 ``what_helps.png``.
 """
 
@@ -50,7 +49,7 @@ from tests.benchmarks.protocol import BEST, Known, Seen
 
 CLOSED, GRADIENT = "closed form", "by the gradient"
 TERM = 0.05
-"""Of the size of the loss itself, .07 to .1: what is added is to be felt and not to rule."""
+"""Relative to the loss itself, .07 to .1: large enough to matter and too small to dominate."""
 
 NOT_MEASURED = {
     "larger backbones": "there are no weights of any: a backbone without pretraining is no match for one with it",
@@ -62,25 +61,25 @@ _PLAIN = replace(BEST, name=CLOSED)
 
 
 def main() -> None:
-    """Compute what is missing, print the table, and write the results."""
-    given = protocol.parser(__doc__).parse_args()
-    work = Path(given.work)
-    parameters, training = protocol.settings(given)
-    seen, known = protocol.features(work, given, parameters)
-    if EMBEDDING not in seen or "pooled_face" not in seen:
+    """Compute missing results, print the table, and write the results."""
+    options = protocol.parser(__doc__).parse_args()
+    work = Path(options.work)
+    parameters, training = protocol.settings(options)
+    inputs, known = protocol.features(work, options, parameters)
+    if EMBEDDING not in inputs or "pooled_face" not in inputs:
         raise SystemExit("the changed scorers read faces: give face_detector and face_embedder")
     raters = protocol.raters(work)
     groups = {
-        GRADIENT: by_gradient(seen, known, raters, training),
-        CLOSED: closed(seen, known, raters, training, lambda: _mirrored(work, training)),
+        GRADIENT: by_gradient(inputs, known, raters, training),
+        CLOSED: closed(inputs, known, raters, training, lambda: _mirrored(work, training)),
     }
     variants: dict[str, Any] = {}
-    for base, answers in groups.items():
+    for base, fit_functions in groups.items():
         predicted = {}
-        for name, answer in answers.items():
-            if given.kept and not protocol.is_kept(work / "what_helps", name, given.seeds):
+        for name, fit_and_predict in fit_functions.items():
+            if options.kept and not protocol.is_kept(work / "what_helps", name, options.seeds):
                 continue
-            predicted[name] = protocol.held_out(work / "what_helps", name, known, given.seeds, answer)
+            predicted[name] = protocol.held_out(work / "what_helps", name, known, options.seeds, fit_and_predict)
             print(protocol.line(name, protocol.figures(known.votes, predicted[name])), flush=True)
         variants |= protocol.compared(known, predicted, base)
         results = protocol.about(known, predicted, parameters)
@@ -93,25 +92,25 @@ def main() -> None:
 def closed(
     seen: Seen, known: Known, raters: np.ndarray, training: Training, mirrored: Callable[[], Seen]
 ) -> dict[str, protocol.Answer]:
-    """The scorer in closed form and its changes, by name."""
+    """Return the fit functions of the ridge scorer and of its changes, by name."""
 
     def changed(variant: protocol.Variant = _PLAIN, *, smooth: bool = False, weigh: bool = False) -> protocol.Answer:
-        given = protocol.visible(variant, seen)
+        inputs = protocol.visible(variant, seen)
 
-        def answer(learnt: np.ndarray, asked: np.ndarray, seed: int) -> np.ndarray:
-            some = np.flatnonzero(learnt)
+        def fit_and_predict(train: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
+            indices = np.flatnonzero(train)
             settings = replace(training, rater_smoothing=smooth, rater_weighting=weigh)
-            votes, weights = fit_label_noise(known.votes[some], raters[some], settings).targets_and_weights(
+            votes, weights = fit_label_noise(known.votes[indices], raters[indices], settings).targets_and_weights(
                 known.votes, raters
             )
-            head = protocol.fitted(variant, given, votes, some, replace(training, seed=seed), weights[some])
-            return protocol.said(head, given, asked)
+            head = protocol.fitted(variant, inputs, votes, indices, replace(training, seed=seed), weights[indices])
+            return protocol.said(head, inputs, test)
 
-        return answer
+        return fit_and_predict
 
-    def mirror(learnt: np.ndarray, asked: np.ndarray, seed: int) -> np.ndarray:
-        head = protocol.fitted(_PLAIN, seen, known.votes, np.flatnonzero(learnt), replace(training, seed=seed))
-        return (protocol.said(head, seen, asked) + protocol.said(head, {**seen, **mirrored()}, asked)) / 2
+    def mirror(train: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
+        head = protocol.fitted(_PLAIN, seen, known.votes, np.flatnonzero(train), replace(training, seed=seed))
+        return (protocol.said(head, seen, test) + protocol.said(head, {**seen, **mirrored()}, test)) / 2
 
     return {
         CLOSED: changed(),
@@ -124,7 +123,7 @@ def closed(
 
 
 def by_gradient(seen: Seen, known: Known, raters: np.ndarray, training: Training) -> dict[str, protocol.Answer]:
-    """The scorer by the gradient and its changes, by name."""
+    """Return the fit functions of the gradient-descent scorer and of its changes, by name."""
     plain = replace(training, averaging=0.0, rater_weighting=False)
     changes = {
         "": plain,
@@ -139,21 +138,21 @@ def by_gradient(seen: Seen, known: Known, raters: np.ndarray, training: Training
         ),
     }
 
-    @cache  # of all changes: principal components take longer than the steps
-    def components_of(some: tuple[int, ...]) -> PCABasis:
-        learnt = [place for place in some if seen[FOUND][place] > 0]
-        return principal_components(seen[EMBEDDING][learnt], BEST.embedding)
+    @cache  # for all changes: the PCA takes longer than the training
+    def components_of(indices: tuple[int, ...]) -> PCABasis:
+        with_face = [index for index in indices if seen[FOUND][index] > 0]
+        return principal_components(seen[EMBEDDING][with_face], BEST.embedding)
 
     def changed(settings: Training) -> protocol.Answer:
-        def answer(learnt: np.ndarray, asked: np.ndarray, seed: int) -> np.ndarray:
-            some = np.flatnonzero(learnt)
+        def fit_and_predict(train: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
+            indices = np.flatnonzero(train)
             head = stepped(
-                {name: values[some] for name, values in seen.items()}, known.votes[some], raters[some],
-                components_of(tuple(some.tolist())), replace(settings, seed=seed),
+                {name: values[indices] for name, values in seen.items()}, known.votes[indices], raters[indices],
+                components_of(tuple(indices.tolist())), replace(settings, seed=seed),
             )  # fmt: skip
-            return protocol.said(head, seen, asked)
+            return protocol.said(head, seen, test)
 
-        return answer
+        return fit_and_predict
 
     return {GRADIENT + name: changed(settings) for name, settings in changes.items()}
 
@@ -161,14 +160,14 @@ def by_gradient(seen: Seen, known: Known, raters: np.ndarray, training: Training
 def stepped(
     learnt: Seen, votes: np.ndarray, raters: np.ndarray, components: PCABasis, training: Training
 ) -> keras.Model:
-    """The head after the pipeline's head phase, ``training.head_epochs`` long."""
+    """Train the head as in the pipeline's head phase, for ``training.head_epochs`` epochs."""
     keras.utils.set_random_seed(training.seed)
     head = build_head(learnt["pooled"].shape[-1], training.dropout, ModelInputs(True, *components.axes.shape))
     set_pca_weights(head, components)
     compile_for_votes(head, training.head_learning_rate, training, len(votes))
     votes, weights = fit_label_noise(votes, raters, training).targets_and_weights(votes, raters)
     head.fit(
-        [learnt[each.name] for each in head.inputs], votes, sample_weight=weights,
+        [learnt[tensor.name] for tensor in head.inputs], votes, sample_weight=weights,
         batch_size=training.batch_size, epochs=training.head_epochs, verbose=0,
     )  # fmt: skip
     ema.apply_ema(head)
@@ -176,44 +175,44 @@ def stepped(
 
 
 def _mirrored(work: Path, training: Training) -> dict[str, np.ndarray]:
-    """What the encoder sees of the mirror images of photos and faces; embeddings are of both images already."""
-    kept = work / "mirrored.npz"
-    if not kept.exists():
+    """Return the encoder's features of mirrored photos and faces; embeddings already use both images."""
+    file = work / "mirrored.npz"
+    if not file.exists():
         network, pretraining = bundle.load_encoder(work / "encoder")
-        reading = photos.face_features(work / "dataset")
-        sight = ModelInputs(reading.face, reading.embedding, reading.embedding)
-        reader = FeatureExtractor(work / "dataset", pretraining.crop, training, HeadSpec(), sight)
-        encode = reader.encode_fn(network)
+        available = photos.face_features(work / "dataset")
+        model_inputs = ModelInputs(available.face, available.embedding, available.embedding)
+        extractor = FeatureExtractor(work / "dataset", pretraining.crop, training, HeadSpec(), model_inputs)
+        encode = extractor.encode_fn(network)
         parts = [
-            encode({name: given[name][:, :, ::-1] for name in ("pixels", FACE)})
+            encode({name: inputs[name][:, :, ::-1] for name in ("pixels", FACE)})
             for split in ("train", "validation", "test")
-            for given, _ in reader.eval_batches(split)
+            for inputs, _ in extractor.eval_batches(split)
         ]
-        protocol.save_arrays(kept, **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-    with np.load(kept) as found:
-        return dict(found)
+        protocol.save_arrays(file, **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    with np.load(file) as loaded:
+        return dict(loaded)
 
 
 def said(variants: Mapping[str, Mapping[str, Any]]) -> str:
-    """Which changes surely help, surely do harm, or neither, by LCC."""
-    gains = {name: found["gain"]["lcc"] for name, found in variants.items() if "gain" in found}
-    told = {
+    """Return which changes surely help, surely harm, or neither, by LCC."""
+    gains = {name: results["gain"]["lcc"] for name, results in variants.items() if "gain" in results}
+    names_by_verdict = {
         "Surely better": [name for name, (_, low, _) in gains.items() if low > 0],
         "surely worse": [name for name, (_, _, high) in gains.items() if high < 0],
         "neither": [name for name, (_, low, high) in gains.items() if low <= 0 <= high],
     }
-    return "; ".join(f"{word}: {' / '.join(names) or 'none'}" for word, names in told.items()) + "."
+    return "; ".join(f"{verdict}: {' / '.join(names) or 'none'}" for verdict, names in names_by_verdict.items()) + "."
 
 
 def draw(variants: Mapping[str, Mapping[str, Any]], photos_: int) -> Figure:
-    """The gain of each change with its interval."""
-    gains = {name: found["gain"]["lcc"] for name, found in variants.items() if "gain" in found}
+    """Draw the gain of each change with its interval."""
+    gains = {name: results["gain"]["lcc"] for name, results in variants.items() if "gain" in results}
     figure = Figure(figsize=(9, 0.4 * len(gains) + 1), layout="constrained")
     axes = figure.subplots()
-    for place, (name, (gain, low, high)) in enumerate(reversed(gains.items())):
+    for position, (name, (gain, low, high)) in enumerate(reversed(gains.items())):
         colour = "tab:green" if low > 0 else "tab:red" if high < 0 else "tab:gray"
-        axes.plot([low, high], [place, place], color=colour, linewidth=2)
-        axes.plot(gain, place, "o", color=colour, label=name)
+        axes.plot([low, high], [position, position], color=colour, linewidth=2)
+        axes.plot(gain, position, "o", color=colour, label=name)
     axes.axvline(0, color="black", linewidth=1)
     axes.set_yticks(range(len(gains)), list(reversed(gains)))
     axes.set_ylim(-0.6, len(gains) - 0.4)

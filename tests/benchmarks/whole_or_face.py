@@ -2,21 +2,21 @@
 
     python -m tests.benchmarks.whole_or_face WORK --photos … --ratings … --attributes … --set …
 
-As ``cross_validation``, of which it uses the options and the folder. The paper is "NIMA: Neural Aesthetic Portrait
-Image Assessment" (X. Hou et al., project report, Stanford CS231n, https://houxiru.github.io/projects/nima). Its figures
-in text were at hand, its tables were not: what they are to show was given as "whole photo against face crop, the 1.15
-bound, the affine lower bound by the maximum, with statistics", and is read here as follows.
+Options and folder are those of ``cross_validation``. The paper is "NIMA: Neural Aesthetic Portrait Image Assessment"
+(X. Hou et al., project report, Stanford CS231n, https://houxiru.github.io/projects/nima). The figures in its text were
+available, its tables were not. Their content was given as "whole photo against face crop, the 1.15 bound, the affine
+lower bound by the maximum, with statistics", and is interpreted as follows.
 
-* Whole photo against face crop (table 1): one backbone sees the photo or the upright crop of its largest face, the head
-  is learnt from the same photos, and both are asked about the same others. Accuracy, LCC, SRCC and MAE of each, the
-  paired difference by resampling groups, and Williams' test of the two correlations.
-* The 1.15 bound (table 3): the share of photos of which one score is at most 1.15 times the other, either way round,
-  and the ratio below which 95 % of the photos stay.
-* The affine lower bound by the maximum (table 3): the line ``a + b · m`` in a photo's higher score m below which its
-  lower score falls for 5 % of the photos (Koenker and Bassett, "Regression Quantiles", 1978), and how often it
-  does on folds from which the line was not learnt.
+* Whole photo against face crop (table 1): one backbone gets the photo or the upright crop of its largest face. The head
+  is fitted to the same photos, and both predict the same other photos. Accuracy, LCC, SRCC and MAE of each, the paired
+  difference by resampling groups, and Williams' test of the two correlations.
+* The 1.15 bound (table 3): the fraction of photos whose scores differ by a factor of at most 1.15, and the factor that
+  holds for 95 % of the photos.
+* The affine lower bound by the maximum (table 3): the line ``a + b · m`` in a photo's higher score m that 5 % of the
+  lower scores fall below (Koenker and Bassett, "Regression Quantiles", 1978), and the fraction below it in folds that
+  the line was not fitted to.
 
-Of a photo with several faces (25 of 1,989) the largest is taken. Writes ``whole_or_face.json`` and ``.png``.
+For a photo with several faces (25 of 1,989) the largest is used. Writes ``whole_or_face.json`` and ``.png``.
 """
 
 from pathlib import Path
@@ -34,43 +34,49 @@ from tests.benchmarks.protocol import FACE, WHOLE, Known
 
 BOUND = 1.15
 BELOW = 0.05
-"""Share of photos that may lie below a lower bound, or above an upper one."""
+"""Fraction of photos that may lie below a lower bound, or above an upper one."""
 
 
 def main() -> None:
-    """Compute what is missing, print the figures, and write the results."""
-    given = protocol.parser(__doc__).parse_args()
-    work = Path(given.work)
-    parameters, training = protocol.settings(given)
-    seen, known = protocol.features(work, given, parameters)
-    if "pooled_face" not in seen:
+    """Compute missing results, print the figures, and write the results."""
+    options = protocol.parser(__doc__).parse_args()
+    work = Path(options.work)
+    parameters, training = protocol.settings(options)
+    inputs, known = protocol.features(work, options, parameters)
+    if "pooled_face" not in inputs:
         raise SystemExit("there is no face to see: give a face_detector, and leave face_view on")
     predicted = {}
     for variant in (WHOLE, FACE):
-        answer = protocol.learning(variant, seen, known.votes, training)
-        predicted[variant.name] = protocol.held_out(work / "predicted", variant.name, known, given.seeds, answer)
+        fit_and_predict = protocol.learning(variant, inputs, known.votes, training)
+        predicted[variant.name] = protocol.held_out(
+            work / "predicted", variant.name, known, options.seeds, fit_and_predict
+        )
     variants = protocol.compared(known, predicted, WHOLE.name)
-    for name, found in variants.items():
-        print(protocol.line(name, found))
+    for name, result in variants.items():
+        print(protocol.line(name, result))
     whole, face = (predicted[variant.name] @ np.array(SCORES) for variant in (WHOLE, FACE))
-    apart = statistics(known, whole, face)
-    results = protocol.about(known, predicted, parameters) | {"variants": variants, "statistics": apart}
-    print(f"\nagainst the whole photo, paired, 95 % by resampling groups\n{protocol.gains(variants)}\n\n{said(apart)}")
-    protocol.write(work, "whole_or_face", results | {"said": said(apart)}, draw(whole[0], face[0], apart))
+    compared = statistics(known, whole, face)
+    results = protocol.about(known, predicted, parameters) | {"variants": variants, "statistics": compared}
+    print(
+        f"\nagainst the whole photo, paired, 95 % by resampling groups\n{protocol.gains(variants)}\n\n{said(compared)}"
+    )
+    protocol.write(work, "whole_or_face", results | {"said": said(compared)}, draw(whole[0], face[0], compared))
 
 
 def statistics(known: Known, whole: np.ndarray, face: np.ndarray) -> dict[str, Any]:
-    """How two scores of each photo lie to each other; means over seeds, intervals by resampling groups.
+    """Compare two scores of each photo; means over seeds, intervals by resampling groups.
 
     Args:
-        known: of n photos.
-        whole: scores by the whole photo ``[seeds, n]``.
-        face: by the face.
+        known: Ratings of n photos.
+        whole: Scores by the whole photo, ``[seeds, n]``.
+        face: Scores by the face, ``[seeds, n]``.
     """
     truth = known.truth
-    with_people = [[float(regression.lcc(truth, each)) for each in every] for every in (whole, face)]
+    people_lccs = [
+        [float(regression.lcc(truth, scores)) for scores in scores_by_seed] for scores_by_seed in (whole, face)
+    ]
     between = float(np.mean([regression.lcc(*pair) for pair in zip(whole, face, strict=True)]))
-    test = significance.williams_test(*(float(np.mean(each)) for each in with_people), between, len(truth))
+    test = significance.williams_test(*(float(np.mean(lccs)) for lccs in people_lccs), between, len(truth))
     ratio = np.maximum(whole / face, face / whole)
     higher, lower = np.maximum(whole, face), np.minimum(whole, face)
     lines = [lower_bound(*pair) for pair in zip(higher, lower, strict=True)]
@@ -96,33 +102,33 @@ def statistics(known: Known, whole: np.ndarray, face: np.ndarray) -> dict[str, A
 
 
 def lower_bound(higher: np.ndarray, lower: np.ndarray, share: float = BELOW) -> tuple[float, float]:
-    """The line in ``higher`` below which a share of ``lower`` lies: intercept and slope of a quantile regression.
+    """Return intercept and slope of a quantile regression: a share of ``lower`` lies below this line in ``higher``.
 
-    It is the linear programme that weighs what lies above the line by the share and what lies below by the rest.
+    The linear programme weights distances above the line by the share and distances below it by the rest.
     """
     n = len(higher)
     line = np.column_stack([np.ones(n), higher])
-    found = linprog(
+    solution = linprog(
         np.concatenate([np.zeros(2), np.full(n, share), np.full(n, 1 - share)]),
         A_eq=sparse.hstack([line, sparse.eye_array(n), -sparse.eye_array(n)], format="csr"),
         b_eq=lower,
         bounds=[(None, None)] * 2 + [(0, None)] * (2 * n),
         method="highs",
     )
-    return float(found.x[0]), float(found.x[1])
+    return float(solution.x[0]), float(solution.x[1])
 
 
 def below(higher: np.ndarray, lower: np.ndarray, groups: np.ndarray, seed: int) -> float:
-    """The share of photos below a line that was learnt from the other folds."""
-    under = np.zeros(len(higher), bool)
+    """Return the fraction of photos below a line that was fitted to the other folds."""
+    is_below = np.zeros(len(higher), bool)
     for fold in protocol.folds(groups, seed):
         intercept, slope = lower_bound(higher[~fold], lower[~fold])
-        under[fold] = lower[fold] < intercept + slope * higher[fold]
-    return float(under.mean())
+        is_below[fold] = lower[fold] < intercept + slope * higher[fold]
+    return float(is_below.mean())
 
 
 def _interval(values: np.ndarray, groups: np.ndarray) -> list[float]:
-    """The mean, and the ends of its 95 % interval."""
+    """Return the mean, and the ends of its 95 % interval."""
     draws = [
         weights @ values / weights.sum(1) for weights in bootstrap.resample_counts(groups, protocol.RESAMPLES, seed=1)
     ]
@@ -130,7 +136,7 @@ def _interval(values: np.ndarray, groups: np.ndarray) -> list[float]:
 
 
 def said(found: dict[str, Any]) -> str:
-    """What the statistics say, in plain sentences."""
+    """Return sentences about the statistics."""
     within, line = found["within"], found["lower_bound"]
     share, low, high = within["both"]
     mean, least, most = found["difference"]
@@ -146,14 +152,14 @@ def said(found: dict[str, Any]) -> str:
 
 
 def draw(whole: np.ndarray, face: np.ndarray, found: dict[str, Any]) -> Figure:
-    """Each photo's two scores, the factor and the line."""
+    """Draw each photo's two scores, the factor and the line."""
     figure = Figure(figsize=(6, 6), layout="constrained")
     axes = figure.subplots()
     axes.plot(whole, face, ".", markersize=3, alpha=0.5, color="tab:blue")
     ends = np.array([min(whole.min(), face.min()), max(whole.max(), face.max())])
     axes.plot(ends, ends, color="black", linewidth=1, label="equal")
-    for place, factor in enumerate((BOUND, 1 / BOUND)):
-        axes.plot(ends, factor * ends, "--", color="tab:orange", label=None if place else f"a factor of {BOUND}")
+    for index, factor in enumerate((BOUND, 1 / BOUND)):
+        axes.plot(ends, factor * ends, "--", color="tab:orange", label=None if index else f"a factor of {BOUND}")
     line = found["lower_bound"]
     bound = line["intercept"] + line["slope"] * ends
     axes.plot(ends, bound, ":", color="tab:red", label="lower bound by the higher score (95 %)")
