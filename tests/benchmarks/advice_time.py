@@ -88,9 +88,9 @@ def measured(
         )  # fmt: skip
         spent.append((time.perf_counter() - began, decoded - began))
     total, decoding = (statistics.median(column) for column in zip(*spent, strict=True))
-    each_ms = 1000 * (total - decoding) / advice.scorings
+    ms = 1000 * (total - decoding) / advice.scorings
     print(
-        f"{what}: {total:.2f} s, of which decoding {decoding:.2f} s; {advice.scorings} scorings, {each_ms:.1f} ms each with"
+        f"{what}: {total:.2f} s, of which decoding {decoding:.2f} s; {advice.scorings} scorings, {ms:.1f} ms each with"
         f" their share of the edits; {len(advice.suggestions)} edits advised",
         flush=True,
     )

@@ -4,10 +4,10 @@
 
 The photos have 640 x 800 pixels, and a fifth of them is rated. No two are near duplicates: they are cut from 100 drawn
 pictures at different places, sizes and exposures. FOLDER keeps them for the next run. FILE keeps the measurements,
-which are not repeated, so that numbers can be added one by one. Memory is the sum of the resident memory of all processes, so
-shared pages count several times. The bare minimum is to decode, resize and encode the same photos on the same cores. It
-is timed before and after each ingestion, without the start of its processes, so that other load on the machine affects
-both. Growth is the growth of the ratio to it.
+which are not repeated, so that numbers can be added one by one. Memory is the sum of the resident memory of all
+processes, so shared pages count several times. The bare minimum is to decode, resize and encode the same photos on the
+same cores. It is timed before and after each ingestion, without the start of its processes, so that other load on the
+machine affects both. Growth is the growth of the ratio to it.
 
 Cores, hours and cost follow from the processor time of all processes, which other load changes less than the clock, and
 a stated price of a core's hour. A straight line is fitted to the measurements, and the largest deviation from it is

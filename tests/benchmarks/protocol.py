@@ -342,8 +342,8 @@ def line(name: str, found: Mapping[str, float]) -> str:
 def compared(known: Known, predicted: Mapping[str, np.ndarray], against: str) -> dict[str, dict[str, Any]]:
     """Return the metrics of each variant with 95 % intervals, and its paired gain over one of them.
 
-    The bootstrap resamples groups of photos, the same ones for all variants. Nothing is fitted again. A draw's metric is
-    the mean over seeds.
+    The bootstrap resamples groups of photos, the same ones for all variants. Nothing is fitted again. A draw's metric
+    is the mean over seeds.
 
     Args:
         known: Ratings and groups of n photos.

@@ -2,8 +2,8 @@
 
 Each runtime scores with Keras's own export of the default network, in its own process and on one thread. Measured are
 photos a second, singly and in batches of four; the largest difference of a mean score from Keras's; seconds from
-loading the library to the first score; and resident memory. Several interleaved rounds; the medians are printed, with each rate
-relative to the SavedModel's.
+loading the library to the first score; and resident memory. Several interleaved rounds; the medians are printed, with
+each rate relative to the SavedModel's.
 """
 
 import json
