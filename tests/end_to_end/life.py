@@ -250,7 +250,7 @@ class Workplace:
             # A single chunk is inspected without worker processes.
             patch.setattr(photo_inspection, "CHUNK_SIZE", 16 if self.run % 4 == 1 else 128)
             patch.setattr(
-                ingest, "page", lambda summary, crops: summaries.append(summary) or build_page(summary, crops)
+                ingest, "build_page", lambda summary, crops: summaries.append(summary) or build_page(summary, crops)
             )
             metrics = ingest.ingest(**call)
         dataset, after = Path(call["dataset"]), _rows(self.register())
@@ -319,7 +319,7 @@ def _die(call: str) -> None:
         (storage, "write_bytes"),
         (storage, "write_if"),
         (tfds_writer, "write"),
-        (tfds_writer, "_describe"),
+        (tfds_writer, "_write_metadata"),
     ):
         setattr(module, name, with_death(getattr(module, name)))
     ingest.ingest(**arguments)
