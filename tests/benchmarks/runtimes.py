@@ -93,7 +93,7 @@ def saved_model(folder: Path) -> Run:
     return lambda pixels: signature(tf.constant(pixels))["mean"].numpy()
 
 
-RUNTIMES = {each.__name__: each for each in (litert, onnxruntime, openvino, saved_model)}
+RUNTIMES = {load.__name__: load for load in (litert, onnxruntime, openvino, saved_model)}
 
 
 def _mean(shapes: list) -> int:

@@ -31,7 +31,9 @@ FILES = sorted(
 )
 EVERY = [(path, document) for path in FILES for document in documents(path)]
 # Kubeflow Trainer's kinds are checked in test_trainjob.
-PLAIN = [(path, each) for path, each in EVERY if not re.search(r"kserve\.io|kubeflow\.org", each["apiVersion"])]
+PLAIN = [
+    (path, document) for path, document in EVERY if not re.search(r"kserve\.io|kubeflow\.org", document["apiVersion"])
+]
 SERVICES = [document for _, document in EVERY if document["kind"] == "InferenceService"]
 
 
@@ -110,8 +112,8 @@ def checked(tmp_path_factory) -> list[str]:
 
 
 def test_kserves_models_accept_the_inference_services(checked):
-    ours = {path.name for path in (MANIFESTS / "kserve").iterdir()}
-    assert [line for line in checked if line.split(":")[0] in ours] == []
+    file_names = {path.name for path in (MANIFESTS / "kserve").iterdir()}
+    assert [line for line in checked if line.split(":")[0] in file_names] == []
 
 
 @pytest.mark.parametrize("name", BROKEN)

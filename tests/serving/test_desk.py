@@ -208,8 +208,8 @@ def reviewed(desk, photos):
 def test_photos_are_ranked_as_the_api_ranks_them(reviewed, api):
     order = api("rank", *PHOTOS).json()["order"]
     assert reviewed.names()[: len(PHOTOS)] == [entry["name"] for entry in order]
-    shown = reviewed.page.locator(".row:not(.failed) .rank").evaluate_all("all => all.map(each => each.innerText)")
-    ranks = [re.sub(r"\s|Rank|shared", "", text) for text in shown]
+    rank_texts = reviewed.page.locator(".row:not(.failed) .rank").evaluate_all("all => all.map(each => each.innerText)")
+    ranks = [re.sub(r"\s|Rank|shared", "", text) for text in rank_texts]
     assert ranks == [f"{entry['rank']}{'=' if entry['tied'] else ''}" for entry in order]
     assert 1 < len({*ranks}) < len(PHOTOS)  # so that the order has both ties and steps
 

@@ -124,7 +124,7 @@ def test_a_body_beyond_the_total_limit_is_refused_until_other_requests_end(unloc
     def more(size: int = 1_000_000, sent: int = 1_000_000) -> Request:
         return Request(unlocked, size, b"x" * sent, X_Forwarded_For=next(clients))
 
-    def answered() -> Answer:
+    def ask_once() -> Answer:
         with more() as request:
             return request.answer()
 
@@ -132,15 +132,15 @@ def test_a_body_beyond_the_total_limit_is_refused_until_other_requests_end(unloc
 
         def holds_room() -> bool:
             """Return whether one large body is held; if two arrive at once, either may be refused."""
-            held = stack.enter_context(more(1_500_000, 1_400_000))
-            return answered()[0] == 429 and not select([held.socket], [], [], 0)[0]
+            large = stack.enter_context(more(1_500_000, 1_400_000))
+            return ask_once()[0] == 429 and not select([large.socket], [], [], 0)[0]
 
         until(holds_room, "there is no room")
-        _, document, answer = answered()
+        _, document, answer = ask_once()
         assert "requests of 2000000 bytes are under way" in document["detail"]
         assert answer.headers["retry-after"] == "1"
         assert post(unlocked, {"x-forwarded-for": "192.0.2.6"}).status_code == 200
-    until(lambda: answered()[0] == 422, "there is room again")
+    until(lambda: ask_once()[0] == 422, "there is room again")
 
 
 def test_metrics_files_are_kept_in_shared_memory_and_worker_deaths_add_none(locked):

@@ -877,7 +877,9 @@ SERVICE = {
 """Variables that Kubernetes sets in every pod for a Service, after its name in capitals."""
 
 
-@pytest.mark.parametrize("service", ["SCORER", *(f"SCORER_{each.name.upper()}" for each in fields(ServerSettings))])
+@pytest.mark.parametrize(
+    "service", ["SCORER", *(f"SCORER_{setting.name.upper()}" for setting in fields(ServerSettings))]
+)
 def test_no_setting_is_read_from_the_variables_of_a_kubernetes_service(service):
     environment = {f"{service}_{name}": value for name, value in SERVICE.items()}
     for protocol in ("udp", "sctp"):

@@ -198,7 +198,7 @@ def test_malformed_requests_get_a_4xx(server, request_line):
 
 
 DOCUMENT = schemathesis.openapi.from_dict(create_app(ServerSettings(model="any", workers=1)).openapi())
-OPERATIONS = [(path, method) for path, every in DOCUMENT.raw_schema["paths"].items() for method in every]
+OPERATIONS = [(path, method) for path, operations in DOCUMENT.raw_schema["paths"].items() for method in operations]
 CHECKS = [
     getattr(checks, name)
     for name in (
@@ -540,6 +540,6 @@ def test_an_errors_place_is_told_without_what_it_says():
     try:
         raise ValueError("anna")
     except ValueError as error:
-        places = json_log.error_frames(error)
-    assert places[-1].endswith("test_an_errors_place_is_told_without_what_it_says")
-    assert "anna" not in str(places)
+        frames = json_log.error_frames(error)
+    assert frames[-1].endswith("test_an_errors_place_is_told_without_what_it_says")
+    assert "anna" not in str(frames)
