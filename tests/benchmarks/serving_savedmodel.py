@@ -39,11 +39,11 @@ def _load(uri: str) -> Any:
     class OverTensorFlow(litert_model.LiteRTScorer):
         """A scorer that takes the encoded photo, as the signature does, which decodes, scales and crops it."""
 
-        def given(self, photo: bytes, seen: Any = None) -> dict[str, np.ndarray]:
+        def build_inputs(self, photo: bytes, analysis: Any = None) -> dict[str, np.ndarray]:
             return {"pixels": np.array(photo, object)}
 
-        def answer(self, given: dict[str, np.ndarray], jobs: Any = None) -> dict[str, np.ndarray]:
-            return scorer.predict(list(given["pixels"]))
+        def predict(self, inputs: dict[str, np.ndarray], jobs: Any = None) -> dict[str, np.ndarray]:
+            return scorer.predict(list(inputs["pixels"]))
 
     return OverTensorFlow(**vars(_ORIGINAL(uri)))
 

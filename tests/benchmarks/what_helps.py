@@ -54,7 +54,7 @@ TERM = 0.05
 NOT_MEASURED = {
     "larger backbones": "there are no weights of any: a backbone without pretraining is no match for one with it",
     "progressive size": "it changes the training of the whole network, of which five folds take hours on two cores",
-    "spoiled copies": "their faces have to be read anew; what they cost is told in closed_form.FAULT, .003 of SRCC",
+    "spoiled copies": "their faces have to be read anew; they cost .003 of SRCC (degraded_copies.FAULT_POINTS)",
 }
 
 _PLAIN = replace(BEST, name=CLOSED)
