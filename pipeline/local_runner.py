@@ -176,7 +176,8 @@ class _FilteredStdout(TextIOBase):
     _OUTPUTS = re.compile(r".* - INFO - Task .* outputs:$")
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream, self._line, self._until = stream, "", None
+        self._stream, self._line = stream, ""
+        self._until: re.Pattern[str] | None = None  # the line that ends a dump; None outside a dump
 
     def write(self, text: str) -> int:
         *lines, self._line = (self._line + text).split("\n")

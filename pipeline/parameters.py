@@ -4,7 +4,7 @@ import difflib
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from google.protobuf import json_format
@@ -28,7 +28,7 @@ _INPUTS = {name: portrait_scorer.pipeline_spec.root.input_definitions.parameters
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names
 _SECRET = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _TOLERATION = {"key", "operator", "value", "effect", "tolerationSeconds"}
-_PARSERS = {
+_PARSERS: dict[int, Callable[[str], Any]] = {
     ParameterType.STRING: str,
     ParameterType.NUMBER_INTEGER: int,
     ParameterType.NUMBER_DOUBLE: float,

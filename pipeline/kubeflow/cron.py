@@ -53,11 +53,11 @@ def _parse(cron: str) -> list[list[int]]:
                 raise ValueError(
                     f"cron {cron!r}: {part!r} is no {field_name}; expected {minimum} to {maximum}, a range or *"
                 )
-    values = [_values(text.lower(), field) for text, field in zip(fields, _FIELDS.values(), strict=True)]
-    for part, part_values in (item for parts_of_field in values for item in parts_of_field.items()):
-        if not part_values:
+    ranges = [_part_ranges(text.lower(), field) for text, field in zip(fields, _FIELDS.values(), strict=True)]
+    for part, part_range in (item for ranges_of_field in ranges for item in ranges_of_field.items()):
+        if not part_range:
             raise ValueError(f"cron {cron!r}: the range {part!r} runs backwards; name two ranges, parted by a comma")
-    return [sorted(set().union(*parts_of_field.values())) for parts_of_field in values]
+    return [sorted(set().union(*ranges_of_field.values())) for ranges_of_field in ranges]
 
 
 def times(cron: str, since: datetime, until: datetime) -> Iterator[datetime]:
@@ -82,17 +82,18 @@ def times(cron: str, since: datetime, until: datetime) -> Iterator[datetime]:
         day += timedelta(days=1)
 
 
-def _values(text: str, field: tuple[int, int, tuple[str, ...]]) -> dict[str, range]:
+def _part_ranges(text: str, field: tuple[int, int, tuple[str, ...]]) -> dict[str, range]:
     """Return the values of each comma-separated part of a field; empty for a range that runs backwards."""
     minimum, maximum, names = field
-    values: dict[str, range] = {}
+    ranges: dict[str, range] = {}
     for part in text.split(","):
         match = _PART.fullmatch(part)
-        first, last = (names.index(v) + minimum if v in names else v and int(v) for v in match.group("first", "last"))
-        step = int(match["step"] or 1)
+        assert match is not None  # `_parse` has refused all other parts
+        ends = [names.index(v) + minimum if v in names else int(v) for v in match.group("first", "last") if v]
         if match["any"]:
-            first, last = minimum, maximum
-        elif last is None:
-            last = maximum if match["step"] else first  # 5/15: from 5 on
-        values[part] = range(first, last + 1, step)
-    return values
+            ends = [minimum, maximum]
+        elif not match["last"]:
+            ends.append(maximum if match["step"] else ends[0])  # 5/15: from 5 on
+        first, last = ends
+        ranges[part] = range(first, last + 1, int(match["step"] or 1))
+    return ranges

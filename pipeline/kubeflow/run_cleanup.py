@@ -109,7 +109,8 @@ class _RunRecords:
     """Records that runs have written into the workspace."""
 
     def __init__(self, workspace: str) -> None:
-        self._workspace, self._fingerprints = workspace, {}
+        self._workspace = workspace
+        self._fingerprints: dict[str, str] = {}  # by run
 
     def data_fingerprints(self, runs: list[str]) -> set[str]:
         """Return the fingerprints of the data sets that runs have read."""

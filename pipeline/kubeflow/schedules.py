@@ -45,11 +45,14 @@ class Schedule:
         return f"{self.name} {hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
+Verb = Literal["create", "pause", "enable", "delete"]
+
+
 @dataclass(frozen=True)
 class Change:
     """Change of one schedule on the server."""
 
-    verb: Literal["create", "pause", "enable", "delete"]
+    verb: Verb
     title: str
     recurring_run_id: str = ""  # empty if this plan creates the schedule
     schedule: Schedule | None = None  # the schedule to create; None for other verbs
@@ -126,7 +129,7 @@ def plan(existing: list[Any], schedules: list[Schedule], version: str, keep: int
     return changes + [_change("pause", run) for run in removed if run.status == "ENABLED"]
 
 
-def _change(verb: str, run: Any) -> Change:
+def _change(verb: Verb, run: Any) -> Change:
     return Change(verb, run.display_name, run.recurring_run_id)
 
 
@@ -180,6 +183,7 @@ def reconcile(
 def _create(client: kfp.Client, experiment_id: str, version: PipelineVersion, change: Change) -> str:
     """Create a paused schedule and return its id."""
     schedule = change.schedule
+    assert schedule is not None  # `plan` gives each creation its schedule
     run = client.create_recurring_run(
         experiment_id, change.title, description=DESCRIPTION_PREFIX + schedule.name, cron_expression=schedule.cron,
         max_concurrency=1,  # runs do not overlap, since they share the register of splits
