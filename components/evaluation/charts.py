@@ -65,7 +65,7 @@ def distributions(predictions: Predictions, champion: np.ndarray | None) -> Figu
         series.append(("champion", champion, NEUTRAL, "--"))
     means = [regression.mean_scores(votes) for _, votes, _, _ in series]
     low, high = axis_limits(*means)
-    edges = np.arange(low, high + 0.25, 0.25)
+    edges = np.arange(low, high + 0.25, 0.25).tolist()
     figure = Figure(figsize=(4.5, 4.4), layout="constrained")
     axes = figure.subplots()
     for (label, _, colour, line), values in zip(series, means, strict=True):

@@ -115,11 +115,11 @@ def probe(
         for index, photo in enumerate(batch_photos):
             (photo_folder / f"{index:06d}").write_bytes(photo)
         print(f"serving: asking a fresh process about {len(batch_photos)} photos", flush=True)
-        error = _run_worker(exported, photo_folder, answer_file)
+        fault = _run_worker(exported, photo_folder, answer_file)
         if not answer_file.exists():
-            return replace(result, error=error or "the process ended without an answer")
+            return replace(result, error=fault or "the process ended without an answer")
         outputs = json.loads(answer_file.read_text())
-    return _with_measurements(replace(result, error=error), outputs, bundle.score(batch_photos))
+    return _with_measurements(replace(result, error=fault), outputs, bundle.score(batch_photos))
 
 
 def gates(result: ExportProbeResult, settings: Evaluation) -> list[GateResult]:

@@ -31,12 +31,12 @@ def measure_export(model: str, photos: Sequence[bytes]) -> dict[str, Any]:
         ``first_seconds``. ``faces_seconds`` for each photo: face detection and embedding; empty for a model without
         face inputs. ``memory_megabytes``: largest resident memory of this process.
     """
-    scorer, load_seconds = _timed(lambda: saved_model.load(model))
-    first_seconds = _timed(lambda: scorer.predict([photos[0]]))[1]
+    scorer, load_seconds = _timed(saved_model.load, model)
+    first_seconds = _timed(scorer.predict, [photos[0]])[1]
     alone, alone_seconds = _predict_batches(scorer, photos, 1)
     together, together_seconds = _predict_batches(scorer, photos, BATCH)
     faces_seconds = (
-        [_timed(lambda photo=photo: scorer.compute_face_inputs([photo]))[1] for photo in photos]
+        [_timed(scorer.compute_face_inputs, [photo])[1] for photo in photos]
         if scorer.face_input_spec.uses_faces
         else []
     )
@@ -60,14 +60,14 @@ def _predict_batches(
     batches = [list(photos[start : start + size]) for start in range(0, len(photos), size)]
     for _ in range(_WARM_UP):
         scorer.predict(batches[0])
-    answers, seconds = zip(*(_timed(lambda batch=batch: scorer.predict(batch)) for batch in batches), strict=True)
+    answers, seconds = zip(*(_timed(scorer.predict, batch) for batch in batches), strict=True)
     return {name: np.concatenate([outputs[name] for outputs in answers]).tolist() for name in answers[0]}, list(seconds)
 
 
-def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+def _timed(work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     """Return the result of a function, and its duration in seconds."""
     began = time.perf_counter()
-    result = work()
+    result = work(*arguments)
     return result, time.perf_counter() - began
 
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from components.evaluation import charts
 from components.evaluation.charts import ForestRow
-from components.evaluation.checks.champion_comparison import MetricDifference
+from components.evaluation.checks.champion_comparison import Comparison, MetricDifference
 from components.evaluation.checks.job_and_norms import JobAndNormResults
 from components.evaluation.checks.metric_estimates import Estimate
 from components.evaluation.checks.predictions import Records
@@ -74,7 +74,7 @@ def write_report(
     page.section("Metrics", *_metrics(results, settings))
     page.section("Scorer and people", *_agreement(results))
     if results.comparison:
-        page.section("Against the champion", *_champion_comparison(results, settings))
+        page.section("Against the champion", *_champion_comparison(results.comparison, settings))
     if results.slices.slices:
         page.section("By attribute", *_by_attribute(results.slices.slices, settings))
     if results.job_and_norms.effects:
@@ -123,9 +123,11 @@ def _metrics(results: EvaluationResults, settings: Evaluation) -> list[Markup]:
     measured = results.measured
     columns = {"scorer": measured.challenger, "champion": measured.champion, "difference": measured.difference}
     rows = [
-        {"metric": title}
-        | {scorer_name: _format_estimate(values[name]) for scorer_name, values in columns.items() if values}
-        | _ceiling_columns(results.ceiling, name)
+        {
+            "metric": title,
+            **{scorer_name: _format_estimate(values[name]) for scorer_name, values in columns.items() if values},
+            **_ceiling_columns(results.ceiling, name),
+        }
         for name, (title, _) in _METRICS.items()
     ]
     meanings = [
@@ -177,8 +179,7 @@ def _agreement(results: EvaluationResults) -> list[Markup]:
     ]
 
 
-def _champion_comparison(results: EvaluationResults, settings: Evaluation) -> list[Markup]:
-    compared = results.comparison
+def _champion_comparison(compared: Comparison, settings: Evaluation) -> list[Markup]:
     differences = {"SRCC": compared.srcc, "LCC": compared.lcc, "EMD": compared.emd}
     rows = [
         ForestRow(name, difference.value, difference.low, difference.high)
@@ -222,12 +223,9 @@ def _by_attribute(slices: Sequence[Slice], settings: Evaluation) -> list[Markup]
     judged = [item for item in slices if item.judged]
     blocks = []
     if judged:
-        rows = [
-            ForestRow(item.title, *astuple(item.gap), fault=abs(item.gap.value) > settings.maximum_slice_gap)
-            for item in judged
-        ]
-        band = (-settings.maximum_slice_gap, settings.maximum_slice_gap)
-        drawn = charts.forest(rows, "scored too low (below 0) or too high, score points", band)
+        gaps, limit = [(item.title, item.gap) for item in judged], settings.maximum_slice_gap
+        bars = [ForestRow(title, gap.value, gap.low, gap.high, abs(gap.value) > limit) for title, gap in gaps]
+        drawn = charts.forest(bars, "scored too low (below 0) or too high, score points", (-limit, limit))
         blocks.append(chart(drawn, "How far each slice is scored too low or too high"))
     blocks.append(
         paragraph(
@@ -397,8 +395,8 @@ def _learning(scorer: TrainedScorer) -> list[Markup]:
     """Return the loss curves by epoch, for the head's phase and for the whole network's phase."""
     history = scorer.history
     phases = {
-        "The head": {measure: history.get(f"head_{measure}") for measure in ("loss", "val_loss")},
-        "The whole network": {measure: history.get(measure) for measure in ("loss", "val_loss")},
+        "The head": {measure: history.get(f"head_{measure}", []) for measure in ("loss", "val_loss")},
+        "The whole network": {measure: history.get(measure, []) for measure in ("loss", "val_loss")},
     }
     drawn = [
         chart(

@@ -17,7 +17,7 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
 import requests
 
@@ -27,6 +27,8 @@ _TIMEOUT = 10.0  # seconds per request
 _MAX_FACT_LENGTH = 3000  # maximum characters of a fact: Slack rejects messages above 40,000
 _PREFIX = "whsec_"  # prefix of a signing secret (Standard Webhooks)
 _PORTS = {"starttls": 587, "tls": 465, "none": 25}
+
+Security = Literal["starttls", "tls", "none"]
 
 
 class DeliveryRejected(Exception):
@@ -51,7 +53,9 @@ class Message:
 class Recipient(Protocol):
     """Recipient of notifications."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Name of the recipient in the log."""
 
     def send(self, message: Message) -> None:
         """Send the message.
@@ -105,7 +109,7 @@ class Mail:
     host: str
     sender: str
     to: tuple[str, ...]
-    security: Literal["starttls", "tls", "none"] = "starttls"
+    security: Security = "starttls"
     port: int = 0  # 0: the default port of `security`
     user: str = ""  # empty: no login
     password: str = field(default="", repr=False)
@@ -211,13 +215,13 @@ def _mail_recipient(variables: Mapping[str, str]) -> Mail:
     )
     if not to or not all(_is_address(address) for address in (sender, *to)):
         raise ValueError("MAIL_FROM has to be a mail address and MAIL_TO one or more, with commas between")
-    if security not in get_args(Mail.__annotations__["security"]):
+    if security not in get_args(Security):
         raise ValueError("SMTP_SECURITY has to be starttls, tls or none")
     if not port.isdigit() or int(port) > 65535:
         raise ValueError("SMTP_PORT has to be a number up to 65535")
     if security == "none" and user:
         raise ValueError("a password is not sent in the clear; set SMTP_SECURITY to starttls or tls")
-    return Mail(variables["SMTP_HOST"], sender, to, security, int(port), user, password)
+    return Mail(variables["SMTP_HOST"], sender, to, cast(Security, security), int(port), user, password)
 
 
 def _is_address(text: str) -> bool:

@@ -367,6 +367,7 @@ def _limits(card_inputs: CardInputs) -> list[str]:
 def _loading(card_inputs: CardInputs) -> list[Block]:
     photo = 'photo = open("portrait.jpg", "rb").read()  # upright: EXIF orientation is not heeded\n'
     print_line = 'print(answer["mean"], answer["std"], answer["distribution"])'
+    steps: list[Block]
     if card_inputs.stages:
         faces = " and ".join(card_inputs.inputs[1:])
         steps = [

@@ -152,8 +152,8 @@ def _minimum_gate(
 
 def _outside_gate(calibration: Calibration, settings: Evaluation) -> GateResult:
     def gate(passed: bool, reason: str, value: float = math.nan) -> GateResult:
-        key, name, limit = "outside", "Gives high and low scores", settings.minimum_outside
-        return GateResult(key, name, metric, value, limit, gate_outcome(passed), reason)
+        name, limit = "Gives high and low scores", settings.minimum_outside
+        return GateResult("outside", name, metric, value, limit, gate_outcome(passed), reason)
 
     metric = f"share of scores outside {MIDDLE[0]}-{MIDDLE[1]} over people's share"
     people, scorer, ratio = calibration.outside_people.value, calibration.outside_scorer.value, calibration.outside

@@ -161,7 +161,9 @@ def compare(
         photos,
         units,
         each_other["srcc"],
-        *(difference(metric) for metric in COMPARED_METRICS),
+        difference("srcc"),
+        difference("lcc"),
+        difference("emd"),
         fault=_why_undefined(truth, challenger, ours),
         champion_fault=_why_undefined(truth, champion, theirs),
     )
@@ -257,8 +259,8 @@ def _figures_text(metric: Metric, comparison: Comparison, champion: ChampionPred
     grouped = comparison.groups < comparison.photos
     where = f"the same {comparison.photos:,} photos" + (f" of {comparison.groups:,} groups" if grouped else "")
     # Williams' test assumes independent photos; photos of one group are not independent.
-    has_test = result.williams and math.isfinite(result.williams.p) and not grouped
-    test = f", Williams' one-sided p {result.williams.p:.2g}" if has_test else ""
+    p_value = result.williams.p if result.williams and not grouped else math.nan
+    test = f", Williams' one-sided p {p_value:.2g}" if math.isfinite(p_value) else ""
     return (
         f"{metric.upper()} {result.challenger:.3f} against {result.champion:.3f} of {champion.title} on {where}, "
         f"{result.value:+.4f} ({100 * settings.confidence:g} % interval {result.low:+.4f} to {result.high:+.4f}{test})"

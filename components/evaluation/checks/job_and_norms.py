@@ -4,7 +4,6 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress, islice
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -122,5 +121,5 @@ def _job_effects(
     if has_job.sum() < _MIN_PHOTOS:
         return effects, None
     groups = list(compress(predictions.groups, has_job)) if len(predictions.groups) else None
-    rows: list[Any] = [array[has_job] for array in (predictions.truth, votes, predictions.scorer)]
-    return effects, champion_comparison.compare(*rows, settings, groups=groups)
+    truth, told, untold = (array[has_job] for array in (predictions.truth, votes, predictions.scorer))
+    return effects, champion_comparison.compare(truth, told, untold, settings, groups)

@@ -306,7 +306,7 @@ def _attack(photos: Sequence[bytes], scorer: Any, settings: Evaluation) -> Adver
     )
 
 
-def _standard_error(changes: Sequence[float]) -> float:
+def _standard_error(changes: Sequence[float] | np.ndarray) -> float:
     """Return the standard error of the mean; NaN for a single photo."""
     return float(np.std(changes, ddof=1) / math.sqrt(len(changes))) if len(changes) > 1 else math.nan
 
