@@ -7,6 +7,7 @@ too, at a separate port. No label reveals a client or its data.
 
 import os
 import socket
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -50,8 +51,8 @@ class ServerMetrics:
     """The metrics of one worker, in a registry of their own."""
 
     def __init__(self) -> None:
-        options = {"registry": CollectorRegistry(), "namespace": "scorer"}
-        self._registry = options["registry"]
+        self._registry = CollectorRegistry()
+        options: dict[str, Any] = {"registry": self._registry, "namespace": "scorer"}
         self._requests = Counter("requests", "Requests by route and status.", ["route", "status"], **options)
         self._request_seconds = Histogram(
             "request_seconds", "Seconds of a request.", ["route"], buckets=_REQUEST_BUCKETS, **options

@@ -6,9 +6,9 @@ import ipaddress
 import re
 import time
 from fnmatch import fnmatchcase
-from typing import Any
 
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from images.serving import json_log
 from images.serving.http.request_body import BodyBudget
@@ -46,7 +46,7 @@ _PRIVATE_SUFFIXES = (".local", ".localhost", ".internal", ".svc")  # suffixes th
 class SecurityMiddleware:
     """ASGI middleware for keys, hosts, headers, metrics and the access log."""
 
-    def __init__(self, app: Any, settings: ServerSettings, metrics: ServerMetrics, body_budget: BodyBudget) -> None:
+    def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: ServerMetrics, body_budget: BodyBudget) -> None:
         """Wrap an ASGI application.
 
         Args:
@@ -58,7 +58,7 @@ class SecurityMiddleware:
         self._app, self._settings, self._metrics, self._body_budget = app, settings, metrics, body_budget
         self._keys = [bytes.fromhex(digest) for digest in settings.keys]
 
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
@@ -66,7 +66,7 @@ class SecurityMiddleware:
             scope = {**scope, "method": "GET"}
         began, status = time.perf_counter(), 0
 
-        async def sending(message: dict[str, Any]) -> None:
+        async def sending(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -107,7 +107,7 @@ class SecurityMiddleware:
                 json_log.log_event("request", route=_route(scope), **facts)
         return None
 
-    def _refusal(self, scope: dict[str, Any]) -> ProblemDetails | None:
+    def _refusal(self, scope: Scope) -> ProblemDetails | None:
         """Return the problem that refuses a request: 421 or 401. None if the request may pass."""
         if (
             scope["method"] == "OPTIONS"
@@ -162,6 +162,6 @@ def key_problem() -> ProblemDetails:
     return ProblemDetails(401, "key", detail, headers={"WWW-Authenticate": "Bearer", "Connection": "close"})
 
 
-def _route(scope: dict[str, Any]) -> str:
+def _route(scope: Scope) -> str:
     """Return the route's path pattern, without any value that the client sent. "none" if no route matched."""
     return getattr(scope.get("route"), "path", "") or "none"

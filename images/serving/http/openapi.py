@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from pydantic import TypeAdapter
@@ -136,7 +136,9 @@ def problem_response(kind: str, *models: type) -> dict[str, Any]:
     return {"description": _STATUS_DESCRIPTIONS[example.status], "content": {MEDIA_TYPE: content}}
 
 
-def success_response(*models: type, description: str = "", example: Any = None, **content: Any) -> dict[str, Any]:
+def success_response(
+    *models: type, description: str = "", example: Any = None, content: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the response object of a JSON response.
 
     Args:
@@ -146,7 +148,7 @@ def success_response(*models: type, description: str = "", example: Any = None, 
         content: Media type objects of alternative content, by media type.
     """
     media_type_object = schema_of(*models) | ({"example": example} if example else {})
-    return {"description": description or models[0].__doc__, "content": {JSON: media_type_object, **content}}
+    return {"description": description or models[0].__doc__, "content": {JSON: media_type_object, **(content or {})}}
 
 
 def route_arguments(
@@ -163,7 +165,7 @@ def route_arguments(
         members: Further members of the operation object.
     """
     success = response if isinstance(response, Mapping) else {"200": success_response(response)}
-    responses = _problem_responses(*problem_kinds) | success
+    responses = {**_problem_responses(*problem_kinds), **success}
     if body:
         members["requestBody"] = {"required": True, "content": body}
     return {"summary": summary, "responses": responses, "response_model": None, "openapi_extra": members}
@@ -223,7 +225,9 @@ def _with_json_problem(response: dict[str, Any]) -> dict[str, Any]:
 
 def _schemas(names: Collection[str]) -> dict[str, Any]:
     """Return the JSON schemas of models and of their nested models, by name."""
-    adapters = [(name, "serialization", TypeAdapter(getattr(schemas, name))) for name in sorted(names)]
+    adapters: list[tuple[str, Literal["serialization"], TypeAdapter[Any]]] = [
+        (name, "serialization", TypeAdapter(getattr(schemas, name))) for name in sorted(names)
+    ]
     return TypeAdapter.json_schemas(adapters, ref_template=_REFERENCE)[1]["$defs"]
 
 

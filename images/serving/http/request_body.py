@@ -23,6 +23,8 @@ from images.serving.problem_details import ProblemDetails, busy_problem
 from images.serving.settings import ServerSettings
 
 if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
     from images.serving.http.worker_state import WorkerState
 
 _MAX_FIELD_BYTES = 1024  # bytes of a text field, at most
@@ -179,7 +181,7 @@ def decode_base64(text: str, location: str) -> bytes:
     if text.startswith("data:"):  # as from a browser's FileReader
         text = text[text.find(";base64,", 0, 200) + len(";base64,") :] if ";base64," in text[:200] else text
     with contextlib.suppress(ValueError):  # not canonical, or not base64
-        return _BASE64_VALIDATOR.validate_strings(text)
+        return _BASE64_VALIDATOR.validate_strings(text)  # type: ignore[arg-type]  # pydantic's type lacks the plain text
     try:
         plain = "".join(text.split()).translate(_URL_ALPHABET).rstrip("=")
         return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
@@ -282,7 +284,7 @@ class _MultipartCollector:
         self._data = bytearray()
         self._name, self._is_photo = "", False
 
-    def callbacks(self) -> dict[str, Any]:
+    def callbacks(self) -> "MultipartCallbacks":
         return {
             "on_part_begin": self._begin,
             "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),

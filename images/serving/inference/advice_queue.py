@@ -112,7 +112,8 @@ def _with_fixed_embedding(
     """
     if fixed is None or not portable.face_input_spec.view:
         return fixed
-    return FaceAnalysis(portable.analyze_faces(picture, embed=False).faces if fixed.has_face else (), fixed.embedding)
+    detected = portable.analyze_faces(picture, embed=False) if fixed.has_face else None
+    return FaceAnalysis(detected.faces if detected else (), fixed.embedding)
 
 
 def advice_to_json(advice: Advice) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
@@ -130,7 +130,8 @@ class BatchedModel:
         Only for the network's thread, or before the first photo is enqueued.
         """
         return self.scorer.predict(
-            face_inputs.stack_inputs([photo.inputs for photo in photos]), [photo.job for photo in photos]
+            face_inputs.stack_inputs([cast(NamedInputs, photo.inputs) for photo in photos]),
+            [photo.job for photo in photos],
         )
 
     def _run(self) -> None:
@@ -210,6 +211,7 @@ class MicroBatcher:
         """
         self.check_capacity(len(photos))
         loop = asyncio.get_running_loop()
+        call_in_loop: Callable[..., Any] = loop.call_soon_threadsafe  # mypy cannot check its arguments in `partial`
         jobs = list(job_names) * len(photos) if len(job_names) == 1 else job_names
         deadline = time.monotonic() + self.settings.seconds
         futures = []
@@ -217,7 +219,7 @@ class MicroBatcher:
         try:
             for data, photo_job in zip(photos, jobs, strict=True):
                 future = loop.create_future()
-                done = partial(loop.call_soon_threadsafe, _set_result_unless_done, future)
+                done = partial(call_in_loop, _set_result_unless_done, future)
                 photo = PhotoRequest(
                     data, photo_job, in_subprocess=attempts.IS_RETRY.get(), deadline=deadline, on_finished=done
                 )

@@ -138,7 +138,7 @@ class VersionManager:
             return
         if self.current and self.current.uri == wanted_uri:
             self._clear_failure()
-            await self._write_record()
+            await self._write_record(self.current)
             return
         if self.failure and self.failure["version"] == wanted_uri and time.monotonic() < self._next_try:
             await self._load_last_version()
@@ -157,7 +157,7 @@ class VersionManager:
         self._tries = 0
         self._clear_failure()
         self._switch(served)
-        await self._write_record()
+        await self._write_record(served)
 
     def _switch(self, served: LoadedVersion) -> None:
         previous, self.current = self.current, served
@@ -189,9 +189,8 @@ class VersionManager:
         self.labels = record.labels
         self._switch(served)
 
-    async def _write_record(self) -> None:
+    async def _write_record(self, served: LoadedVersion) -> None:
         """Write the record of the served version if the record has changed."""
-        served = self.current
         record = ServedRecord(served.uri, served.folder, self.labels, self._settings.run)
         if record != self._last_record:
             self._last_record = record

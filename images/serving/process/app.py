@@ -66,9 +66,16 @@ def create_app(settings: ServerSettings | None = None) -> FastAPI:
         redoc_url=None,
         default_response_class=Response,
         redirect_slashes=False,
+        exception_handlers={
+            ProblemDetails: _problem_response,
+            HTTPException: _http_error_response,
+            RequestValidationError: _invalid_request_response,
+        },
     )
     app.state.server = state
-    app.openapi = partial(openapi.build_document, app, PATHS_WITHOUT_KEY)
+    app.openapi = partial(  # type: ignore[method-assign]  # FastAPI's documented way to write the document
+        openapi.build_document, app, PATHS_WITHOUT_KEY
+    )
     if settings.nginx and settings.run:
         app.add_middleware(RetryDetectionMiddleware, run_folder=settings.run)
     app.add_middleware(SecurityMiddleware, settings=settings, metrics=metrics, body_budget=room)
@@ -84,9 +91,6 @@ def create_app(settings: ServerSettings | None = None) -> FastAPI:
         app.include_router(router)
     _add_operation_routes(app)
     _add_page_routes(app)
-    app.add_exception_handler(ProblemDetails, _problem_response)
-    app.add_exception_handler(HTTPException, _http_error_response)
-    app.add_exception_handler(RequestValidationError, _invalid_request_response)
     return app
 
 

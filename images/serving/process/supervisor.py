@@ -164,7 +164,7 @@ def _check_port(host: str, port: int) -> None:
                 probe.bind(address)
         except OSError as error:
             if host or error.errno in (errno.EADDRINUSE, errno.EACCES):  # else this machine lacks the protocol
-                reason = f"cannot listen at port {port} of {host or 'any address'}: {os.strerror(error.errno)}"
+                reason = f"cannot listen at port {port} of {host or 'any address'}: {error.strerror}"
                 raise OSError(f"{reason}; give another --port or --host") from None
 
 
@@ -187,7 +187,7 @@ def _make_folder(settings: ServerSettings) -> str:
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
     except OSError as error:
-        raise OSError(f"expected a folder that can be made at {folder}: {os.strerror(error.errno)}") from None
+        raise OSError(f"expected a folder that can be made at {folder}: {error.strerror}") from None
     if os.stat(folder).st_uid not in (os.geteuid(), 0):
         raise PermissionError(f"expected a folder of this account, {folder} is another's: give another --folder")
     if os.stat(folder).st_mode & 0o022:
@@ -285,7 +285,7 @@ def _start_nginx(nginx: str, settings: ServerSettings) -> dict[str, subprocess.P
         threading.Thread(target=_log_nginx_messages, args=(child,), daemon=True).start()
         if name == INSIDE:
             _wait_until(
-                lambda inside=child: os.path.exists(sockets.inside_socket(settings.run)) or inside.poll() is not None
+                lambda: os.path.exists(sockets.inside_socket(settings.run)) or children[INSIDE].poll() is not None
             )
             arriving.start_relay(settings)
     return children
@@ -293,6 +293,7 @@ def _start_nginx(nginx: str, settings: ServerSettings) -> dict[str, subprocess.P
 
 def _log_nginx_messages(child: subprocess.Popen) -> None:
     """Write Nginx's messages to the log, each cut before its details of a request, which include addresses."""
+    assert child.stderr is not None  # `_start_nginx` has opened the pipe
     for line in child.stderr:
         level = match[1] if (match := _NGINX_LINE.match(line)) else "error"
         message = _REQUEST_DETAILS.split(_NGINX_LINE.sub("", line).strip())[0]

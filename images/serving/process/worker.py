@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -26,7 +27,8 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Decide about keep-alive when a request begins."""
         super().on_headers_complete()
-        models: VersionManager = self.config.app.state.server.version_manager
+        app: Any = self.config.app  # the application itself, set by uvicorn_worker
+        models: VersionManager = app.state.server.version_manager
         if models.draining or (self.server and self.server[0] == sockets.shared_socket(_SETTINGS.run)):
             self.cycle.keep_alive = False
 
@@ -66,7 +68,7 @@ class Worker(UvicornWorker):
         """Serve requests until the worker is stopped."""
         if not _SETTINGS.nginx:
             return await super()._serve()
-        self.sockets = [*self.sockets, sockets.listen_on_own_socket(_SETTINGS.run, self.place)]
+        self.sockets: list[socket.socket] = [*self.sockets, sockets.listen_on_own_socket(_SETTINGS.run, self.place)]
         occupying = asyncio.create_task(self._expose_own_socket(self.wsgi.state.server.version_manager))
         try:
             return await super()._serve()

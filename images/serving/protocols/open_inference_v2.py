@@ -28,7 +28,7 @@ _READY_ROUTE = openapi.route_arguments("A version answers", schemas.ModelReady, 
 _METADATA_ROUTE = openapi.route_arguments("The tensors", schemas.ModelMetadata, "not-ready")
 _INFER_ROUTE = openapi.route_arguments(
     "Score photos (Open Inference, KServe v2)",
-    {"200": openapi.success_response(schemas.Inferred, **{"application/octet-stream": openapi.BINARY_CONTENT})},
+    {"200": openapi.success_response(schemas.Inferred, content={"application/octet-stream": openapi.BINARY_CONTENT})},
     *openapi.BODY_PROBLEM_KINDS,
     body={openapi.JSON: openapi.schema_of(schemas.Infer)},
 )
@@ -197,7 +197,7 @@ def _parse_tensor(entry: Any, binary: memoryview, state: WorkerState) -> tuple[s
             raise _invalid_request(
                 f"input {name!r}: expected binary_data_size from 0 to {len(binary)}, got {str(size)[:20]!r}"
             )
-        values: list[Any] = _parse_elements(binary[:size], name, count)
+        values: Any = _parse_elements(binary[:size], name, count)
         binary = binary[size:]
     else:
         values = entry.get("data")
@@ -226,7 +226,7 @@ def _parse_elements(data: memoryview, name: str, count: int) -> list[bytes]:
 
     Stops at one element more than `count`, which shows the caller that there are too many.
     """
-    elements = []
+    elements: list[bytes] = []
     while len(data) and len(elements) <= count:
         size = _ELEMENT_SIZE.unpack(data[:4])[0] if len(data) >= 4 else len(data)
         if len(data) < 4 + size:
@@ -270,15 +270,17 @@ def _infer_response(
     photos: list[PhotoRequest | ProblemDetails],
     requested: Mapping[str, bool],
 ) -> Response:
+    scored = []
     for index, photo in enumerate(photos):
         if isinstance(photo, ProblemDetails):
             status = 400 if photo.status == 422 else photo.status  # clients of this protocol do not know 422
             raise ProblemDetails(
                 status, photo.kind, f"image_bytes[{index}]: {photo.detail}", headers=photo.headers, index=index
             )
+        scored.append(photo)
     outputs, binary_tensors = [], []
     for name, binary in requested.items():
-        values = np.stack([np.asarray(photo.outputs[name], "<f4") for photo in photos])
+        values = np.stack([np.asarray(photo.outputs[name], "<f4") for photo in scored])
         output: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(values.shape)}
         if binary:
             binary_tensors.append(values.tobytes())
@@ -286,7 +288,7 @@ def _infer_response(
         else:
             output["data"] = [round(value, 6) for value in values.ravel().tolist()]
         outputs.append(output)
-    response_json = {"model_name": served.scorer.name, "model_version": served.version}
+    response_json: dict[str, Any] = {"model_name": served.scorer.name, "model_version": served.version}
     response_json |= {"id": request_json["id"]} if "id" in request_json else {}
     response_json |= {"outputs": outputs}
     if not binary_tensors:

@@ -239,10 +239,10 @@ def _face_to_json(faces: Sequence[Face] | None) -> schemas.Face | None:
     """Return the largest face as JSON. None if the version has no face detector."""
     if faces is None:
         return None
-    result = {"found": bool(faces), "count": len(faces), "box": None, "confidence": None}
-    if faces:
-        result |= {"box": [round(side, 4) for side in faces[0].box], "confidence": round(faces[0].confidence, 4)}
-    return result
+    if not faces:
+        return {"found": False, "count": 0, "box": None, "confidence": None}
+    box = [round(side, 4) for side in faces[0].box]
+    return {"found": True, "count": len(faces), "box": box, "confidence": round(faces[0].confidence, 4)}
 
 
 def _rank_photos(photos: list[tuple[int, PhotoRequest]], names: list[str], error: float) -> list[schemas.Ranked]:
@@ -250,12 +250,22 @@ def _rank_photos(photos: list[tuple[int, PhotoRequest]], names: list[str], error
     best_first = sorted(photos, key=lambda item: (-float(item[1].outputs["mean"]), item[0]))
     scored_photos = [(index, score_to_json(photo)) for index, photo in best_first]
     shared_ranks = competition_ranks([score["mean"] for _, score in scored_photos], error)
-    entries = []
+    entries: list[schemas.Ranked] = []
     for rank, (index, score) in zip(shared_ranks, scored_photos, strict=True):
         mean = score["mean"]
         low, high = max(1.0, round(mean - error, 6)), min(10.0, round(mean + error, 6))
-        entry = {"rank": rank, "index": index, "name": names[index], "mean": mean, "std": score["std"]}
-        entries.append({**entry, "low": low, "high": high, "tied": shared_ranks.count(rank) > 1})
+        entries.append(
+            {
+                "rank": rank,
+                "index": index,
+                "name": names[index],
+                "mean": mean,
+                "std": score["std"],
+                "low": low,
+                "high": high,
+                "tied": shared_ranks.count(rank) > 1,
+            }
+        )
     return entries
 
 

@@ -8,6 +8,7 @@ with an image type is one photo.
 import io
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -45,7 +46,7 @@ async def ping() -> Response:
                 *tensorflow_serving_v1.RESPONSE_MODELS,
                 schemas.PredictedLines,
                 description="Scores, as JSON or JSON lines",
-                **{_JSON_LINES: _example({"mean": 6.3, "std": 1.59, "distribution": schemas.EXAMPLE_VOTES})},
+                content={_JSON_LINES: _example({"mean": 6.3, "std": 1.59, "distribution": schemas.EXAMPLE_VOTES})},
             )
         },
         *openapi.BODY_PROBLEM_KINDS,
@@ -126,7 +127,7 @@ def _json_lines_response(results: list[PhotoRequest | ProblemDetails]) -> Respon
     return Response(text, media_type=_JSON_LINES)
 
 
-def _line_to_json(result: PhotoRequest | ProblemDetails) -> dict[str, Any]:
+def _line_to_json(result: PhotoRequest | ProblemDetails) -> Mapping[str, Any]:
     if isinstance(result, ProblemDetails):
         return {"error": result.detail, "problem": result.to_document()}
     return tensorflow_serving_v1.score_to_json(result)

@@ -158,7 +158,7 @@ def predictions_to_json(photos: list[PhotoRequest | ProblemDetails], columns: bo
     Raises:
         ProblemDetails: The first problem among `photos`, with status 400 instead of 422.
     """
-    rows = []
+    rows: list[Mapping[str, Any]] = []
     for index, photo in enumerate(photos):
         if isinstance(photo, ProblemDetails):
             status = 400 if photo.status == 422 else photo.status  # clients of this protocol do not know 422
@@ -224,7 +224,7 @@ def _signature(served: LoadedVersion) -> dict[str, Any]:
         sizes = [{"size": str(size), "name": ""} for size in (-1, *shape)]
         return {"dtype": dtype, "tensor_shape": {"dim": sizes, "unknown_rank": False}, "name": f"{SIGNATURE}_{name}:0"}
 
-    signature = {
+    signature: dict[str, Any] = {
         "inputs": {"image_bytes": tensor("image_bytes", "DT_STRING")},
         "outputs": {
             "mean": tensor("mean", "DT_FLOAT"),
