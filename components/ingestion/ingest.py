@@ -188,7 +188,7 @@ def _inspect_photos(
     ratings = (
         inputs.ratings.table[[*VOTE_COLUMNS, "raters"]].reindex(table["photo"], fill_value=0).reset_index(drop=True)
     )
-    return table.join(ratings.where(table["labelled"], 0)), tuple(left_out)
+    return table.join(ratings.where(table["labelled"], 0)), (left_out[0], left_out[1])
 
 
 def _order_key(photo: str) -> str:
@@ -356,7 +356,8 @@ def _write(dataset: str, summary: IngestionSummary, spool: str, weights: str) ->
     """Write the data set in shards of about ``SHARD_BYTES``."""
     from components.ingestion import tfds_writer  # after the inspection: TensorFlow takes half a gigabyte
 
-    splits, size = {}, embedder.embedding_size(weights) if weights else None
+    splits: dict[str, list[_SpooledExamples]] = {}
+    size = embedder.embedding_size(weights) if weights else None
     for split, photos in summary.table.groupby("split"):
         number = (photos["length"].cumsum() - 1) // SHARD_BYTES
         splits[split] = [_SpooledExamples(shard, size) for _, shard in photos.groupby(number)]
@@ -392,18 +393,19 @@ class _SpooledExamples:
                 "raters": row.raters,
                 "group": row.group,
                 "attributes": row.attributes,
-                **(self._face_features(row) if self._size is not None else {}),
+                **(_face_features(row, self._size) if self._size is not None else {}),
             }
 
-    def _face_features(self, row: Any) -> dict[str, Any]:
-        """Return the face features of a photo, or the features without a face if its faces were not analysed."""
-        if row.face_place == photo_inspection.NO_FACE_ANALYSIS["face_place"]:
-            return analyzer.to_features(analyzer.no_faces(self._size))
-        face = {
-            "count": row.face_count,
-            "confidence": np.float32(row.face_confidence),
-            "box": np.array(row.face_box, "float32"),
-            "landmarks": np.array(row.face_landmarks, "float32"),
-        }
-        features = {"embedding": photo_inspection.read_embedding(row.spool, int(row.face_place), self._size)}
-        return {"face": face, **(features if self._size else {})}
+
+def _face_features(row: Any, size: int) -> dict[str, Any]:
+    """Return the face features of a photo, or the features without a face if its faces were not analysed."""
+    if row.face_place == photo_inspection.NO_FACE_ANALYSIS["face_place"]:
+        return analyzer.to_features(analyzer.no_faces(size))
+    face = {
+        "count": row.face_count,
+        "confidence": np.float32(row.face_confidence),
+        "box": np.array(row.face_box, "float32"),
+        "landmarks": np.array(row.face_landmarks, "float32"),
+    }
+    features = {"embedding": photo_inspection.read_embedding(row.spool, int(row.face_place), size)}
+    return {"face": face, **(features if size else {})}

@@ -126,8 +126,8 @@ def _metadata_by_photo(
     ids = [names.get(name) for name in metadata.index]
     matched = metadata[[bool(photo) for photo in ids]].set_axis([photo for photo in ids if photo])
     values = matched[~matched.index.duplicated()].reindex(list(photos)).fillna("")
-    for column in () if rated is None else rated:
-        rated_values = rated[column].reindex(values.index).fillna("").astype(str)
+    for column, cells in () if rated is None else rated.items():
+        rated_values = cells.reindex(values.index).fillna("").astype(str)
         values[column] = values[column].where(values[column] != "", rated_values) if column in values else rated_values
     return values
 

@@ -143,7 +143,7 @@ def _face_blocks(summary: IngestionSummary, crops: Mapping[str, Sequence[bytes]]
         counts = summary.labelled.loc[summary.labelled["split"] == split, "face_count"]
         row = {"no face": counts == 0, "one": counts == 1, "several": counts > 1}
         rows.append({"split": split, **{name: int(mask.sum()) for name, mask in row.items()}})
-    size = summary.face_weights.get("size", 0)
+    size = (summary.face_weights or {}).get("size", 0)
     network = f"The largest one is read by a network that says {size:,} numbers of it. " if size else ""
     confidence = summary.labelled.loc[summary.labelled["face_count"] > 0, "face_confidence"]
     blocks = []

@@ -68,7 +68,9 @@ def register_and_assign(
         ValueError: The file is not a register.
         storage.WriteConflict: Other runs wrote the register at every attempt.
     """
-    for attempts_left in reversed(range(_ATTEMPTS)):
+    attempts_left = _ATTEMPTS
+    while True:
+        attempts_left -= 1
         data, version = storage.read_versioned(uri)
         register = _read_register(uri, data)
         assigned = assign(with_validation(photos, register, settings), register, settings)

@@ -9,12 +9,12 @@ number of machines that write its shards.
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -30,6 +30,14 @@ DATASET_NAME = "portraits"
 RECORD_FILE = "ingestion.json"
 
 Example = Mapping[str, Any]
+
+
+class Examples(Protocol):
+    """Examples of a shard, whose number is known before they are read."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Example]: ...
 
 
 def features(attributes: Sequence[str] = (), embedding_size: int | None = None) -> tfds.features.FeaturesDict:
@@ -71,7 +79,7 @@ def features(attributes: Sequence[str] = (), embedding_size: int | None = None) 
 
 def write(
     dataset: str | Path,
-    splits: Mapping[str, Sequence[Collection[Example]]],
+    splits: Mapping[str, Sequence[Examples]],
     attributes: Sequence[str] = (),
     record: Any = None,
     *,
@@ -144,7 +152,7 @@ class _Shard:
 
     name: str
     folder: str  # address of the shard's folder
-    examples: Collection[Example]
+    examples: Examples
     attributes: tuple[str, ...]
     embedding_size: int | None
 
@@ -177,7 +185,7 @@ def _local_path(shard: _Shard) -> Iterator[str]:
 
 
 def _write_metadata(
-    folder: Path, splits: Mapping[str, Sequence[Collection[Example]]], example_features: tfds.features.FeaturesDict
+    folder: Path, splits: Mapping[str, Sequence[Examples]], example_features: tfds.features.FeaturesDict
 ) -> None:
     """Write ``dataset_info.json`` and ``features.json``."""
     infos = [

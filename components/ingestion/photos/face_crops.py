@@ -27,7 +27,7 @@ def example_faces(summary: IngestionSummary) -> dict[str, list[bytes]]:
         ],
         "Some of all": with_face,
     }
-    scale = min(summary.face_weights.get("scales", Faces.face_scales))  # the scale of the widest crop
+    scale = min((summary.face_weights or {}).get("scales", Faces.face_scales))  # the scale of the widest crop
     return {
         kind: [_crop(row, scale) for row in rows.head(MAX_CROPS).itertuples()]
         for kind, rows in kinds.items()

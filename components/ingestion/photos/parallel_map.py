@@ -59,7 +59,9 @@ def _die_with_parent() -> None:
     """Exit this process when its parent process ends, even if the parent was killed."""
 
     def watch() -> None:
-        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+        parent = multiprocessing.parent_process()
+        assert parent is not None  # only worker processes run this
+        multiprocessing.connection.wait([parent.sentinel])
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

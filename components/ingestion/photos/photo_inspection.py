@@ -101,9 +101,8 @@ class InspectionChunk:
     def name(self) -> str:
         """Hash of the chunk's inputs: photos, settings, Pillow's version and face weights."""
         s = self.settings
-        inputs = (s.minimum_side, s.maximum_pixels, s.shorter_side, s.jpeg_quality, PIL.__version__)
-        if self.face_weights:
-            inputs = (*inputs, self.face_weights.rpartition("/")[2])
+        weights = (self.face_weights.rpartition("/")[2],) if self.face_weights else ()
+        inputs = (s.minimum_side, s.maximum_pixels, s.shorter_side, s.jpeg_quality, PIL.__version__, *weights)
         return hashlib.sha256(repr((self.photos, inputs)).encode()).hexdigest()[:32]
 
     @property
@@ -274,12 +273,17 @@ def _load_analyzer(weights: str) -> "FaceAnalyzer":
     """Load the face analyser, once for all chunks of a process.
 
     On Beam, the threads of a process share it.
+
+    Raises:
+        FileNotFoundError: There are no face weights at this address.
     """
     from components.scorer.faces.analyzer import (
         FaceAnalyzer,  # imported here: OpenCV and LiteRT are needed for faces only
     )
 
-    return FaceAnalyzer.load(weights)
+    if (loaded := FaceAnalyzer.load(weights)) is None:
+        raise FileNotFoundError(f"there are no face weights at {weights}: can every worker read this address?")
+    return loaded
 
 
 def _inspect_download(photo_id: str, future: Future[bytes], settings: Ingestion) -> InspectedPhoto | Exclusion:

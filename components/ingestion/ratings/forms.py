@@ -63,7 +63,9 @@ def detect_form(table: RatingTable) -> tuple[str, ColumnRoles]:
             return "wide", wide
         if _common_affix(wide.raters) in {"", *_RATER_WORDS}:
             raise _contradiction_error(table, roles, wide.raters)
-    return ("ratings" if roles.mean == roles.score and _photos_repeat(table, roles) else "means"), roles
+    if roles.mean == roles.score and _photos_repeat(table, roles.photo, roles.mean):
+        return "ratings", roles
+    return "means", roles
 
 
 def with_rater_columns(table: RatingTable, roles: ColumnRoles) -> ColumnRoles:
@@ -121,13 +123,13 @@ def _form_of_numbered(table: RatingTable, roles: ColumnRoles) -> tuple[str, Colu
     return ("counts", roles) if counts else ("wide", wide)
 
 
-def _evidence(cells: np.ndarray, totals: np.ndarray | None, affix: str) -> tuple[list[str], list[str]]:
+def _evidence(cells: np.ndarray, totals: np.ndarray | None, affix: str | None) -> tuple[list[str], list[str]]:
     """Return the evidence for vote counts and the evidence for raters' scores, as sentences.
 
     Args:
         cells: Cells of the columns, float [photos, columns], NaN for an empty cell.
         totals: Number of raters of each photo, float [photos], or None if the table has none.
-        affix: The column names without their numbers.
+        affix: Common column name without the numbers; None if the names differ.
     """
     filled = ~np.isnan(cells).all(axis=1)
     cells, totals = cells[filled], None if totals is None else totals[filled]
@@ -204,12 +206,12 @@ def _numeric_column(table: RatingTable, column: str | None) -> np.ndarray | None
     return None if np.isnan(values).all() else values
 
 
-def _photos_repeat(table: RatingTable, roles: ColumnRoles) -> bool:
+def _photos_repeat(table: RatingTable, photo: str, score: str) -> bool:
     """Return whether most photos have several different scores, so that each row is one rating.
 
     If only a few photos do, the table is a contradictory table of means. Exact repeats of a row do not count.
     """
-    photos, scores = table.texts(roles.photo), table.numbers(roles.score)
+    photos, scores = table.texts(photo), table.numbers(score)
     scores_per_photo = (
         pd.DataFrame({"photo": photos.codes, "score": scores}).dropna().drop_duplicates().groupby("photo").size()
     )

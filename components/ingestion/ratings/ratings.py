@@ -170,7 +170,7 @@ def read_ratings(uri: str, settings: Ingestion) -> Ratings:
             the file, the line, the expected and the actual value.
     """
     text = read_text(uri)
-    schema = settings.rating_format
+    schema: str = settings.rating_format
     if schema == "auto":
         schema = _detect_schema(text)
     if schema == "ava":

@@ -137,7 +137,7 @@ def _read_raters(table: RatingTable, column: str | None) -> tuple[pd.Categorical
     """Return the rater of each row's score, and whether the file names the rater, bool [rows]."""
     n_rows = len(table.rows)
     unknown = np.ones(n_rows, bool) if column is None else np.asarray(table.texts(column) == "")
-    if unknown.all():
+    if column is None or unknown.all():
         return pd.Categorical(table.row_numbers(np.arange(n_rows)).astype(str)), ~unknown
     raters = table.texts(column)
     if unknown.any():  # each unnamed rater counts as another person

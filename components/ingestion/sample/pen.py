@@ -53,8 +53,8 @@ class HeadPen:
         self._draw.line(pixels, fill=colour, width=thick, joint="curve" if thick > 12 else None)
         if not closed and thick > 2:
             radius = thick / self._unit / 2
-            self.oval(*curve[0], radius, radius, colour)
-            self.oval(*curve[-1], radius, radius, colour)
+            for x, y in (curve[0], curve[-1]):
+                self.oval(x, y, radius, radius, colour)
 
     def _pixels(self, points: Points) -> list[float]:
         """Convert head units to pixels: x, y, x, y, ..."""

@@ -349,6 +349,11 @@ def test_a_storage_outage_stops_the_chunk_and_excludes_no_photo(photos, spool, g
     assert not storage.exists(chunk.photos_uri)
 
 
+def test_a_worker_without_the_face_weights_says_where_it_looked(photos, spool, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no face weights at .*another machine"):
+        inspect_chunk(InspectionChunk(tuple(photos), SETTINGS, spool, str(tmp_path / "another machine")))
+
+
 def test_a_failure_in_a_worker_reaches_the_caller(photos, spool):
     Path(spool).write_text("a file where the folder should be")
     with pytest.raises(OSError, match="spool"):
