@@ -60,7 +60,9 @@ def pretrain(
     network = build_encoder(settings, _fetch_weights(settings.weights, settings.weights_sha256))
     if settings.start == "none" and not settings.weights:
         calibrate_batch_norms(network, _first_batch(dataset, settings, scale))
-    curves, panel, metrics = {}, None, {}
+    curves: History = {}
+    panel: tuple[np.ndarray, np.ndarray] | None = None
+    metrics: dict[str, float] = {}
     if settings.unsupervised:
         store = CheckpointStore(checkpoints, fingerprint_of(as_parameters(settings), scale, fingerprint))
         network, curves, panel = _train(dataset, network, settings, scale, store)

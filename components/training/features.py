@@ -87,7 +87,7 @@ class FeatureExtractor:
             model_inputs,
             workers,
         )
-        self._batch_options = {"scale": settings.scale, "crop": crop, "batch_size": settings.batch_size}
+        self._batch_options: dict[str, Any] = {"scale": settings.scale, "crop": crop, "batch_size": settings.batch_size}
         if model_inputs.view:
             self._batch_options["view"] = photos.FaceCropSpec(crop, settings.face_view_scale)
         self._face_inputs = model_inputs.face_input_spec(crop, settings.face_view_scale)

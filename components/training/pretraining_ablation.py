@@ -127,11 +127,9 @@ def compare(
     samples = [bootstrap.bootstrap(truth, votes, resamples=_RESAMPLES, names=("srcc",), groups=groups)["srcc"]
                for votes in (pretrained, untrained)]  # fmt: skip
     low, high = bootstrap.percentile_interval(samples[0] - samples[1])
-    scores = (regression.mean_scores(votes) for votes in (truth, pretrained, untrained))
-    people_scores, *head_scores = scores
-    return PretrainingAblation(
-        *(float(regression.srcc(people_scores, s)) for s in head_scores), low, high, fitted_photos, len(truth)
-    )
+    people_scores, *head_scores = (regression.mean_scores(votes) for votes in (truth, pretrained, untrained))
+    pretrained_srcc, untrained_srcc = (float(regression.srcc(people_scores, scores)) for scores in head_scores)
+    return PretrainingAblation(pretrained_srcc, untrained_srcc, low, high, fitted_photos, len(truth))
 
 
 def _fit_and_predict(extractor: "FeatureExtractor", network: keras.Model) -> tuple[np.ndarray, np.ndarray, int]:

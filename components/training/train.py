@@ -86,7 +86,8 @@ def train(
     with strategy.scope():
         network = with_precision(network, "mixed_float16" if settings.mixed_precision else "float32")
         if uses_ridge_head(settings, model_inputs):
-            (model, head_curves), curves = _train_ridge_head(network, components, extractor, settings), {}
+            model, head_curves = _train_ridge_head(network, components, extractor, settings)
+            curves: History = {}
         else:
             stores = [CheckpointStore(storage.join(checkpoints, phase), identity) for phase in ("head", "all")]
             model, head_curves, curves = _train_by_epochs(
@@ -278,13 +279,11 @@ def _fit_job_tilts(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the slopes and offsets of the known jobs."""
     votes_layer = scorer.get_layer("votes")
-    return fit_job_tilts(
-        *(
-            JobTrainingData(split.features, np.asarray(votes_layer(split.features)), split.votes, split.jobs)
-            for split in (train, validation)
-        ),
-        n_jobs,
+    train_data, validation_data = (
+        JobTrainingData(split.features, np.asarray(votes_layer(split.features)), split.votes, split.jobs)
+        for split in (train, validation)
     )
+    return fit_job_tilts(train_data, validation_data, n_jobs)
 
 
 def _stack_classifiers(classifiers: dict[str, tuple[np.ndarray, float]]) -> tuple[np.ndarray, ...]:

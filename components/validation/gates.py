@@ -26,7 +26,7 @@ def new_labels_gate(results: ValidationResults, settings: Validation) -> GateRes
     """Return the gate on the number of new or changed labels since the champion."""
     minimum = settings.minimum_new_labels
     gate = GateResult("new_labels", "New labels", "new or changed labels", math.nan, float(minimum), "passed", "")
-    if not results.comparable:
+    if results.champion is None or not results.comparable:
         return _without_comparison(gate, results)
     reason = (
         f"{results.new_label_count:,} of {results.label_count:,} labels to learn from are new or changed since version "
@@ -42,7 +42,7 @@ def label_drift_gate(results: ValidationResults, settings: Validation) -> GateRe
     gate = GateResult(
         "label_drift", "Label drift", "Wasserstein distance of mean scores", math.nan, maximum, "passed", ""
     )
-    if not results.comparable:
+    if results.champion_drift is None:
         return _without_comparison(gate, results)
     shift = results.champion_drift.score_shift
     chance = "more than chance" if shift.p_value < _SIGNIFICANCE else "which may be chance"
@@ -60,7 +60,7 @@ def photo_drift_gate(results: ValidationResults, settings: Validation) -> GateRe
     gate = GateResult(
         "photo_drift", "Photo drift", "largest shift of a look, deviations", math.nan, maximum, "passed", ""
     )
-    if not results.comparable:
+    if results.champion_drift is None:
         return _without_comparison(gate, results)
     largest = results.champion_drift.largest_shift
     if largest is None:

@@ -14,7 +14,12 @@ from components.validation.drift import DriftReport, FeatureShift
 from components.validation.leakage import KINDS
 from components.validation.results import ValidationResults
 from components.validation.statistics.collect import SAMPLE_SIZE
-from components.validation.statistics.data_statistics import RATED_SPLITS, FeatureHistogram, SplitStatistics
+from components.validation.statistics.data_statistics import (
+    RATED_SPLITS,
+    DataProfile,
+    FeatureHistogram,
+    SplitStatistics,
+)
 from components.validation.statistics.measured_features import APPEARANCE, SCORE, MeasuredFeature
 
 # Colours of medium brightness, distinct for colour-blind people (Okabe and Ito's orange and blue).
@@ -86,11 +91,9 @@ def _counts(results: ValidationResults) -> list[Markup]:
         rows.append({**row, "ratings": statistics.ratings or None, "mean score": statistics.spread[SCORE.name].mean})
     summary = (
         f"{results.new_label_count:,} of the {results.label_count:,} labels of train and validation are new or changed"
+        + (f" since version {results.champion.version}." if results.champion and reference else ": all are.")
     )
-    return [
-        table(rows),
-        paragraph(summary + (f" since version {results.champion.version}." if reference else ": all are.")),
-    ]
+    return [table(rows), paragraph(summary)]
 
 
 def _labels(results: ValidationResults) -> list[Markup]:
@@ -98,7 +101,7 @@ def _labels(results: ValidationResults) -> list[Markup]:
     lines = [("now", results.profile.rated, _RATED, "-")]
     lines += [("champion", reference.rated, _CHAMPION, "--")] if reference else []
     histogram = _chart(SCORE, lines, bins_per_bar=5)
-    if results.champion_drift is None:
+    if reference is None or results.champion_drift is None:
         return [gallery([histogram])]
     shift = results.champion_drift.score_shift
     figures = table(
@@ -132,7 +135,7 @@ def _appearance(results: ValidationResults) -> list[Markup]:
     rows = []
     for feature in APPEARANCE:
         means = {name: f"{feature.to_display_unit(part.spread[feature.name].mean):.3g}" for name, part, _, _ in lines}
-        row = {"look": feature.name, **means}
+        row: dict[str, str | None] = {"look": feature.name, **means}
         if results.champion_drift:
             shift = results.champion_drift.shifts[feature.name]
             row |= {"shift": _format_effect_size(shift, feature), "chance": _format_p_value(shift)}
@@ -152,8 +155,10 @@ def _appearance(results: ValidationResults) -> list[Markup]:
 def _comparisons(results: ValidationResults) -> list[Markup]:
     drifts = [*([results.champion_drift] if results.champion_drift else []), *results.other_drifts]
     rows = [
-        {"from": drift.before, "to": drift.after, "photos": f"{drift.photos[0]:,} → {drift.photos[1]:,}"}
-        | {
+        {
+            "from": drift.before,
+            "to": drift.after,
+            "photos": f"{drift.photos[0]:,} → {drift.photos[1]:,}",
             "scores, points": _format_signed(drift.score_shift.after - drift.score_shift.before, 2),
             "looks most": _largest_shift(drift),
         }
@@ -205,7 +210,7 @@ def _leakage(results: ValidationResults) -> list[Markup]:
     return blocks
 
 
-def _champion_profile(results: ValidationResults):
+def _champion_profile(results: ValidationResults) -> DataProfile | None:
     return results.champion.profile if results.champion else None
 
 
@@ -228,12 +233,10 @@ def _format_p_value(shift: FeatureShift) -> str | None:
 
 
 def _format_effect_size(shift: FeatureShift, feature: MeasuredFeature) -> str | None:
-    if not np.isfinite(shift.cohens_d):
+    if (text := _format_signed(shift.cohens_d, 2)) is None:
         return None
     word = feature.more if shift.cohens_d > 0 else feature.less
-    return _format_signed(shift.cohens_d, 2) + (
-        f", {word}" if abs(shift.cohens_d) >= 0.2 else ""
-    )  # below .2 the effect is not even small (Cohen)
+    return text + (f", {word}" if abs(shift.cohens_d) >= 0.2 else "")  # below .2 the effect is not even small (Cohen)
 
 
 def _format_signed(value: float, digits: int) -> str | None:

@@ -46,7 +46,7 @@ class ValidationResults:
 
     def metrics(self) -> dict[str, float]:
         """Return the pipeline's metrics, by names that no other step uses; values may be NaN."""
-        figures = {
+        figures: dict[str, float] = {
             "data_labels": self.label_count,
             "data_new_labels": self.new_label_count,
             "data_leaking_photos": self.leakage.photo_count,

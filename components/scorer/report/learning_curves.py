@@ -27,6 +27,6 @@ def plot(
     axes.set_xlabel("epoch")
     axes.set_ylabel(loss_name)
     axes.set_ylim(0, 1.05 * max(*curves["loss"], *curves["val_loss"]))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params("x", integer=True)
     axes.legend(frameon=False)
     return figure

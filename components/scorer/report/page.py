@@ -13,6 +13,7 @@ import base64
 import io
 import math
 import re
+from collections.abc import Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,7 @@ def pair(items: list[str]) -> Markup:
     return Markup('<div class="pair">{}</div>').format(Markup("").join(items))
 
 
-def gallery(items: list[str]) -> Markup:
+def gallery(items: Sequence[str]) -> Markup:
     """Return photos or charts side by side, as many in a row as fit on the screen."""
     return Markup('<div class="gallery">{}</div>').format(Markup("\n").join(items))
 

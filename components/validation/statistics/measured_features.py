@@ -1,12 +1,14 @@
 """Measured features of photos, compared between data sets: the mean score and the photos' appearance."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from components.scorer.imaging import image_statistics, perceptual_hash
+
+Value = TypeVar("Value", float, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class MeasuredFeature:
         """Edges of the bins, in stored units: float ``[bins + 1]``."""
         return np.linspace(self.low, self.high, self.bins + 1)
 
-    def to_display_unit(self, value: float | np.ndarray) -> float | np.ndarray:
+    def to_display_unit(self, value: Value) -> Value:
         """Convert a stored value to the unit that people read; a mean of logarithms becomes the geometric mean."""
         return np.exp2(value) if self.scale == "log" else value
 
