@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
-Result = TypeVar("Made")
+Result = TypeVar("Result")
 
 _lock = threading.RLock()
 

@@ -21,10 +21,12 @@ _PHOTO = re.compile(
 def redact_path(name: str) -> str:
     """Return a photo's path with every part hidden; its scheme, depth and suffix stay as written.
 
-    >>> shape("families/anna_schmidt_1987-03-01.JPG")
+    >>> redact_path("families/anna_schmidt_1987-03-01.JPG")
     '•••/•••.JPG'
     """
-    prefix = re.match(r"(?:[A-Za-z][A-Za-z0-9+.-]*:(?=//)|[A-Za-z]:(?=[/\\]))?[/\\]*", name)[0]
+    start = re.match(r"(?:[A-Za-z][A-Za-z0-9+.-]*:(?=//)|[A-Za-z]:(?=[/\\]))?[/\\]*", name)
+    assert start is not None  # the pattern also matches an empty text
+    prefix = start[0]
     suffix = re.search(rf"{_SUFFIX}$", name, re.IGNORECASE)
     body = name[len(prefix) : suffix.start() if suffix else None]
     return prefix + re.sub(r"[^/\\]+", HIDDEN, body) + (suffix[0] if suffix else "")

@@ -107,7 +107,7 @@ class EditSession:
         self.settings, self.scorings = settings, 0
         self._score, self._scored_side, self._find_faces, self._fix_face = score, scored_side, find_faces, fix_face
         self.face: Box | None = faces[0].box if faces else None
-        self._eyes = faces[0].tilt(image.size) if faces else None
+        self._eyes = faces[0].tilt(image.size) if faces else 0.0
         self._small, self._turning_source = (
             _shrink(self.pixels, scored_side),
             _shrink(self.pixels, round(_TURNING_SIDES * scored_side)),

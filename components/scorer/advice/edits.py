@@ -358,7 +358,8 @@ def crop_frame(percent: float, face: Box) -> Box:
         position = start + length / 2 - target * fraction
         position = min(max(position, start + length - fraction), start)  # keeps the full head
         corner.append(min(max(position, 0.0), 1 - fraction))
-    return Box(*corner, fraction, fraction)
+    left, top = corner
+    return Box(left, top, fraction, fraction)
 
 
 def box_in_frame(box: Box, frame: Box) -> Box:

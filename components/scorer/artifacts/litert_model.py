@@ -117,10 +117,9 @@ class LiteRTScorer:
         if not self.face_input_spec.uses_faces:
             return {"pixels": self.pixels(photo)}
         image = Image.open(io.BytesIO(photo)).convert("RGB") if isinstance(photo, bytes) else photo
-        return {
-            "pixels": self.pixels(image),
-            **self.face_input_spec.build(image, analysis or self.analyze_faces(image)),
-        }
+        analysis = analysis or self.analyze_faces(image)
+        assert analysis is not None  # `load_face_analyzer` refuses a scorer that uses faces without their analyser
+        return {"pixels": self.pixels(image), **self.face_input_spec.build(image, analysis)}
 
     def analyze_faces(self, image: Image.Image, embed: bool = True) -> FaceAnalysis | None:
         """Detect the faces on a normalised photo and embed the largest one.

@@ -128,11 +128,9 @@ class SavedModelScorer:
         Raises:
             ValueError: The version has no such signature, or there is no photo.
         """
-        if self._explain_signature is None:
+        if (signature := self._explain_signature) is None:
             raise ValueError(f"{self.uri} was published without the signature {EXPLAIN!r}: publish its scorer again")
-        return batching.in_batches(
-            lambda batch: self._explain_signature(**self._signature_inputs(batch)), photos, batch_size
-        )
+        return batching.in_batches(lambda batch: signature(**self._signature_inputs(batch)), photos, batch_size)
 
     def _signature_inputs(self, photos: list[bytes]) -> dict[str, tf.Tensor]:
         """Return the inputs of a signature for encoded photos: their bytes and the face inputs."""

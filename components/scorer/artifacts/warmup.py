@@ -108,7 +108,8 @@ def _add_message_type(messages: Any, name: str, fields: list[tuple]) -> Any:
 
 def _draw_portrait(rng: np.random.Generator, width: int, height: int) -> bytes:
     """Draw a wall with a gradient of light, a head and shoulders in plain colours, and camera noise; return a JPEG."""
-    light = np.linspace(*rng.uniform(60, 220, 2), width)[None, :, None] * rng.uniform(0.7, 1, 3)
+    left, right = rng.uniform(60, 220, 2)
+    light = np.linspace(left, right, width)[None, :, None] * rng.uniform(0.7, 1, 3)
     picture = Image.fromarray(np.broadcast_to(light, (height, width, 3)).astype("uint8"))
     skin, cloth = (tuple(int(value) for value in rng.integers(40, 220, 3)) for _ in range(2))
     draw = ImageDraw.Draw(picture)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from components.scorer import storage
 from components.scorer.artifacts import litert_model
@@ -20,6 +21,9 @@ from components.scorer.jobs import check_job
 from components.scorer.progress import track
 from components.scorer.registry import channels
 from components.scorer.run import beam
+
+if TYPE_CHECKING:
+    from apache_beam import Pipeline
 
 COLUMNS = ("place", "rank", "photo", "mean", "std")
 DEFAULT_RUNNER = "--runner=DaskRunner"
@@ -109,7 +113,7 @@ def competition_ranks(means: Sequence[float], error: float) -> list[int]:
 def _score_missing(missing: list[ScoringShard], version: str, options: str) -> None:
     """Score the missing shards and log the progress."""
 
-    def build(pipeline: object) -> None:
+    def build(pipeline: "Pipeline") -> None:
         from components.scorer.batch.beam_inference import (
             pipeline_builder,  # imports Apache Beam, which `beam.run_pipeline` checked
         )
@@ -161,7 +165,9 @@ def _merge(all_shards: list[ScoringShard], address: str, error: float) -> tuple[
     """Write the order and the problems, delete the files of other shards, and return the problems and the number
     scored.
     """
-    existing, problems, scored = shards.existing_files(address), [], []
+    existing = shards.existing_files(address)
+    problems: list[PhotoError] = []
+    scored: list[tuple[str, float, float]] = []
     for shard in track(all_shards, "putting the shards in order"):
         scored.extend(shards.read_scores(shard))
         if shard.problems in existing:

@@ -141,4 +141,8 @@ def _mean_and_gradient(
             means = tf.linalg.matvec(votes, tf.constant(SCORES, tf.float32))
         return means, tape.gradient(means, batch[PIXELS])
 
-    return lambda pixels: attribution.run_in_batches(of_batch, pixels, fixed_inputs, (), shapes[PIXELS][1:])
+    def of_photos(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        means, gradients = attribution.run_in_batches(of_batch, pixels, fixed_inputs, (), shapes[PIXELS][1:])
+        return means, gradients
+
+    return of_photos

@@ -82,7 +82,7 @@ def overlay(
     opacity = _MAX_SIGNED_OPACITY * np.abs(clipped)[..., None] if signed else _OPACITY
     blended = _MARGIN_BRIGHTNESS * grey
     blended[middle] = (1 - opacity) * grey[middle] + opacity * colours
-    return _encode_image(blended, image_format, **({"quality": _QUALITY} if image_format == "JPEG" else {}))
+    return _encode_image(blended, image_format, None, **({"quality": _QUALITY} if image_format == "JPEG" else {}))
 
 
 def pixels_png(pixels: npt.ArrayLike, size: tuple[int, int] | None = None) -> bytes:
@@ -128,8 +128,9 @@ def _apply_table(values: np.ndarray, table: np.ndarray) -> np.ndarray:
 
 def _visible_slices(shape: tuple[int, ...], fraction: float) -> tuple[slice, slice]:
     """Return the slices of the middle of a photo, by a fraction of its height and width; at least one pixel."""
-    margins = [min(round(side * (1 - fraction) / 2), (side - 1) // 2) for side in shape[:2]]
-    return tuple(slice(margin, side - margin) for margin, side in zip(margins, shape, strict=False))
+    height, width = shape[:2]
+    top, left = (min(round(side * (1 - fraction) / 2), (side - 1) // 2) for side in (height, width))
+    return slice(top, height - top), slice(left, width - left)
 
 
 def _encode_image(pixels: np.ndarray, form: str, size: tuple[int, int] | None = None, **options: int) -> bytes:

@@ -57,7 +57,8 @@ class _PhotoExplanation:
     def size(self) -> tuple[int, int]:
         """Width and height of the part of the photo that the network sees, pixels."""
         with Image.open(io.BytesIO(self.data)) as image:
-            return tuple(max(1, round(side * self.visible_fraction)) for side in image.size)
+            width, height = (max(1, round(side * self.visible_fraction)) for side in image.size)
+        return width, height
 
 
 def explain(model: str, photos: Sequence[str], out: str | Path, steps: int = 100) -> Path:
@@ -90,7 +91,7 @@ def explain(model: str, photos: Sequence[str], out: str | Path, steps: int = 100
     )
     report.section("Scores", page.table([_score_row(photo) for photo in explanations]))
     report.section("How to read this", *_READING_GUIDE, *([_FIXED_FACE_NOTE] if scorer.model_inputs else []))
-    files = {}
+    files: dict[str, bytes] = {}
     for number, photo in enumerate(explanations, 1):
         pictures = _draw_pictures(photo)
         report.section(photo.name, *_photo_blocks(photo, pictures))

@@ -111,7 +111,7 @@ class FaceAnalyzer:
         photo_faces = [tuple(self.detector.find(image)) for image in images]
         embeddings = np.zeros((len(images), self.size), "float32")
         with_face = [index for index, faces in enumerate(photo_faces) if faces]
-        if embed and self.size and with_face:
+        if embed and self.embedder is not None and with_face:
             crops = [self.crops(images[index], photo_faces[index][0].landmarks) for index in with_face]
             embeddings[with_face] = self.embedder.embed(np.concatenate(crops)).reshape(len(with_face), -1)
         return [FaceAnalysis(faces, embedding) for faces, embedding in zip(photo_faces, embeddings, strict=True)]
@@ -122,6 +122,7 @@ class FaceAnalyzer:
         Returns:
             uint8 ``[scales, side, side, 3]``, RGB.
         """
+        assert self.embedder is not None  # only an embedder needs crops
         spec, pixels = self.embedder.spec, np.asarray(image.convert("RGB"))
         return np.stack([geometry.crop(pixels, landmarks, spec.side, scale) for scale in spec.scales])
 

@@ -94,7 +94,7 @@ class FaceInputSpec:
                     f"expected an embedding of {self.embedding} numbers, as the scorer was trained on, got"
                     f" {embedding.size}: another embedder has read the face"
                 )
-            inputs |= {EMBEDDING: embedding, FOUND: np.float32(analysis.has_face)}
+            inputs |= {EMBEDDING: embedding, FOUND: np.asarray(analysis.has_face, "float32")}
         return inputs
 
 
@@ -116,6 +116,7 @@ def face_inputs_of(photos: Sequence[bytes], analyzer: "FaceAnalyzer | None", spe
     if not spec.uses_faces:
         return {}
     images = [Image.open(BytesIO(photo)).convert("RGB") for photo in photos]
+    assert analyzer is not None  # a scorer that uses faces is not loaded without their analyser
     analyses = analyzer.analyze_all(images, embed=bool(spec.embedding))
     return stack_inputs([spec.build(image, analysis) for image, analysis in zip(images, analyses, strict=True)])
 

@@ -22,7 +22,7 @@ from components.scorer.registry import integrity
 from components.scorer.settings import FacePrecision, Faces
 
 SUFFIXES = (".keras", ".tflite", ".onnx")
-MIN_COSINE = {"int8": 0.99, "float16": 0.9999, "float32": -1.0}
+MIN_COSINE: dict[FacePrecision, float] = {"int8": 0.99, "float16": 0.9999, "float32": -1.0}
 """Least cosine similarity to the Keras output on noise that an export must reach, by weight precision.
 
 An export below it is repeated at the next higher precision. At 8 bits FaceNet's inner layers reach .999 on faces.
@@ -228,7 +228,7 @@ def _converter_options(precision: FacePrecision) -> dict[str, Any]:
     """Return the options of TensorFlow's converter for a weight precision."""
     import tensorflow as tf
 
-    smaller = {"optimizations": [tf.lite.Optimize.DEFAULT]}
+    smaller: dict[str, Any] = {"optimizations": [tf.lite.Optimize.DEFAULT]}
     half = smaller | {"target_spec": {"supported_types": [tf.float16]}}
     return {"int8": smaller, "float16": half, "float32": {}}[precision]
 

@@ -11,11 +11,11 @@ import warnings
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import pillow_heif
-from PIL import ExifTags, Image, ImageCms, PngImagePlugin
+from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from components.scorer.imaging import decoding_memory, jpeg, png, resizing
 from components.scorer.settings import Ingestion
@@ -112,7 +112,7 @@ def is_photo(name: str, read_header: Callable[[], bytes] | None = None) -> bool:
     if suffix or not read_header:
         return suffix in SUFFIXES
     header = read_header()[:32]
-    return any(Image.OPEN[format_name][1](header) for format_name in FORMATS)
+    return any(accept(header) for format_name in FORMATS if (accept := Image.OPEN[format_name][1]))
 
 
 def decode(data: bytes, settings: Ingestion) -> DecodedPhoto:
@@ -185,10 +185,10 @@ def _open(data: bytes) -> Image.Image:
     if data.startswith(png.SIGNATURE):
         data = png.drop_large_text_chunks(data, _MAX_PROFILE_BYTES)
     image = Image.open(BytesIO(data), formats=FORMATS)
-    return _largest_page(image, data) if image.format == "TIFF" else image
+    return _largest_page(image, data) if isinstance(image, TiffImagePlugin.TiffImageFile) else image
 
 
-def _largest_page(image: Image.Image, data: bytes) -> Image.Image:
+def _largest_page(image: TiffImagePlugin.TiffImageFile, data: bytes) -> Image.Image:
     """Open a TIFF at its largest page, the first if several are equal.
 
     Pages marked as a reduced copy of another page are skipped.
@@ -209,9 +209,9 @@ def _largest_page(image: Image.Image, data: bytes) -> Image.Image:
         raise UnusablePhotoError(
             "unreadable", "expected a photo, got a TIFF of previews alone, as cameras' raw files are: save it as JPEG"
         )
-    image = Image.open(BytesIO(data), formats=("TIFF",))
-    image.seek(largest)
-    return image
+    opened = Image.open(BytesIO(data), formats=("TIFF",))
+    opened.seek(largest)
+    return opened
 
 
 def _decode(image: Image.Image, data: bytes, settings: Ingestion) -> DecodedPhoto:
@@ -298,9 +298,8 @@ def decoding_cost(data: bytes, settings: Ingestion) -> tuple[int, int]:
         with _open(data) as image:
             size = image.size
             if image.format in _JPEG_FORMATS:
-                image.draft(
-                    None, tuple(round(side * _DRAFT_FACTOR) for side in _target_size(*size, settings.shorter_side))
-                )
+                width, height = _target_size(*size, settings.shorter_side)
+                image.draft(None, (round(width * _DRAFT_FACTOR), round(height * _DRAFT_FACTOR)))
             return math.prod(size), _decoding_bytes(image, size, 2 if image.info.get("progressive") else 1)
     except Exception:  # decoding gives the precise error
         return 0, 0
@@ -315,9 +314,9 @@ def _decoding_bytes(image: Image.Image, size: tuple[int, int], scans: int) -> in
         scans: Number of scans, for a JPEG.
     """
     pixels, pixel_bytes = image.width * image.height, _bytes_per_pixel(image.mode)
-    if image.format in _JPEG_FORMATS:
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
         return pixels * pixel_bytes + (_coefficient_bytes(image, *size) if scans > 1 else 0)
-    if image.format == "TIFF":
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
         return pixels * pixel_bytes + _tiff_buffer_bytes(image, pixel_bytes)
     if image.format == "BMP" and pixel_bytes == 1:  # Pillow's own code unpacks run-length data and copies it twice
         return pixels * 3
@@ -333,7 +332,7 @@ def _bytes_per_pixel(mode: str) -> int:
     return 1 if mode in ("1", "L", "P") else 2 if mode.startswith("I;16") else 4
 
 
-def _coefficient_bytes(image: Image.Image, width: int, height: int) -> int:
+def _coefficient_bytes(image: JpegImagePlugin.JpegImageFile, width: int, height: int) -> int:
     """Return the bytes of all coefficients of a JPEG.
 
     If there are several scans, libjpeg holds all coefficients in memory, at any scale.
@@ -343,7 +342,7 @@ def _coefficient_bytes(image: Image.Image, width: int, height: int) -> int:
     return blocks * sum(layer[1] * layer[2] for layer in image.layer) * 64 * 2
 
 
-def _tiff_buffer_bytes(image: Image.Image, pixel_bytes: int) -> int:
+def _tiff_buffer_bytes(image: TiffImagePlugin.TiffImageFile, pixel_bytes: int) -> int:
     """Return the bytes that libtiff unpacks at a time: a tile or a strip, which may be the whole image.
 
     A rotated image adds a copy of itself.
@@ -354,7 +353,7 @@ def _tiff_buffer_bytes(image: Image.Image, pixel_bytes: int) -> int:
     if image.info.get("compression") == "raw":
         return rotated_copy
     bits = image.tag_v2.get(_BITS_PER_SAMPLE, (1,))
-    tile = [image.tag_v2.get(tag) for tag in _TILE_SIZE]
+    tile = [image.tag_v2.get(tag, 0) for tag in _TILE_SIZE]
     width, height = tile if all(tile) else (image.width, min(image.height, image.tag_v2.get(_ROWS_PER_STRIP, 2**32)))
     return width * height * max(sum(bits) // 8, 4) + rotated_copy
 
@@ -362,7 +361,7 @@ def _tiff_buffer_bytes(image: Image.Image, pixel_bytes: int) -> int:
 def _heif_bytes_per_pixel(image: Image.Image) -> float:
     """Return the bytes per pixel at libheif's peak: the decoder's planes, their copy, and the converted image."""
     sample_bytes = 2 if image.info.get("bit_depth", 8) > 8 else 1
-    planes = sample_bytes * ({420: 1.5, 422: 2}.get(image.info.get("chroma"), 3) + (image.mode == "RGBA"))
+    planes = sample_bytes * ({420: 1.5, 422: 2}.get(image.info.get("chroma", 444), 3) + (image.mode == "RGBA"))
     return 1 + max(2 * planes + (planes / 2 if sample_bytes > 1 else 3), len(image.mode) + _bytes_per_pixel(image.mode))
 
 
@@ -397,6 +396,7 @@ def _to_plain_mode(image: Image.Image, size: tuple[int, int]) -> Image.Image:
         strip = convert(strip)
         result = result or Image.new(strip.mode, size)
         result.paste(strip, (0, top))
+    assert result is not None  # an image has at least one strip
     return result
 
 
@@ -422,7 +422,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     if space == "RGB" and image.mode == "L":
         image = image.convert("RGB")
     if transform and _COLOUR_MODES[space] == image.mode:
-        return ImageCms.applyTransform(image, transform)
+        return cast(Image.Image, ImageCms.applyTransform(image, transform))  # None only if it works in place
     return image.convert("RGB")
 
 

@@ -14,14 +14,14 @@ from pathlib import Path
 try:
     import resource
 except ImportError:  # not available on Windows
-    resource = None
+    resource = None  # type: ignore[assignment]  # the checker knows no module that may be missing
 
 _THRESHOLD = 4 * 2**20  # bytes: larger blocks return to the system once freed; glibc's own value grows to 32 MiB
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1  # parameters of mallopt(3)
 
 _lock = threading.Lock()
 _active = 0
-_outer_limit = None  # the soft limit before `memory_limit` was entered
+_outer_limit = 0  # the soft limit before `memory_limit` was entered
 
 
 @lru_cache(maxsize=1)

@@ -35,7 +35,8 @@ def read_structure(data: bytes, max_scans: int) -> JpegStructure:
         max_scans: Largest number of scans. Reading stops at the first scan above it.
     """
     offset, scans = 2, 0
-    components, missing = 0, {}  # missing: for each component, the low bits that each coefficient still lacks
+    components = 0
+    missing: dict[int, list[int]] = {}  # for each component, the low bits that each coefficient still lacks
     while match := _MARKER.search(data, offset):
         offset, marker = match.end(), match[1][0]
         if marker == _EOI:

@@ -74,6 +74,7 @@ def shrink(
         narrowed.paste(
             _lanczos(reduced, (size[0], reduced.height), image.width / x_factor, reduced.height), (0, top // y_factor)
         )
+    assert narrowed is not None  # an image has at least one strip
     return _lanczos(narrowed, size, size[0], image.height / y_factor)
 
 

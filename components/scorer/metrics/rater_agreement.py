@@ -64,7 +64,8 @@ def reliability_of_ratings(
 
     def random_half_means() -> tuple[Array, Array]:
         in_first_half = (rng.permutation(rater.max(initial=-1) + 1) % 2 == 0)[rater]
-        return tuple(_group_means(photo[mask], score[mask], size) for mask in (in_first_half, ~in_first_half))
+        first, second = (_group_means(photo[mask], score[mask], size) for mask in (in_first_half, ~in_first_half))
+        return first, second
 
     return _average_over_splits(random_half_means, splits)
 
@@ -213,7 +214,7 @@ def _random_half(votes: npt.NDArray[np.integer], rng: np.random.Generator) -> np
     return half
 
 
-def _average_over_splits(random_half_means, splits: int) -> RaterReliability | None:
+def _average_over_splits(random_half_means: Callable[[], tuple[Array, Array]], splits: int) -> RaterReliability | None:
     """Return the average over random splits; each split uses the photos with a mean in both halves."""
     correlations, photo_counts = [], []
     for _ in range(splits):

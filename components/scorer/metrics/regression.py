@@ -20,11 +20,11 @@ METRICS = ("accuracy", "lcc", "srcc", "krcc", "rmse", "mae", "emd", "bias", "spr
 _ROUNDING = 1e-6  # score points; values closer than this differ by rounding only
 
 
-def mean_scores(votes: Array) -> Array:
+def mean_scores(votes: npt.NDArray[np.floating | np.integer]) -> Array:
     """Return the mean score of each photo.
 
     Args:
-        votes: float [n, 10], shares or counts of votes for the scores 1 to 10.
+        votes: [n, 10], shares or counts of votes for the scores 1 to 10.
 
     Returns:
         float64 [n], from 1 to 10; NaN where a photo has no votes.
@@ -224,7 +224,7 @@ def rank_integers(indices: npt.NDArray[np.integer]) -> Array:
     return np.take_along_axis(middle, rows, axis=1).reshape(indices.shape)
 
 
-def _vote_shares(votes: Array) -> Array:
+def _vote_shares(votes: npt.NDArray[np.floating | np.integer]) -> Array:
     """Return votes as float64 shares that sum to 1 for each photo (NaN for a photo without votes)."""
     votes = np.asarray(votes, float)
     if votes.ndim != 2 or votes.shape[1] != len(SCORES):

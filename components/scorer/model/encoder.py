@@ -103,8 +103,10 @@ def _scaling_mode(settings: Pretraining) -> str:
         return settings.scaling
     module = inspect.getmodule(getattr(keras.applications, settings.backbone, None))
     preprocess = getattr(module, "preprocess_input", None)
+    if preprocess is None:
+        return "none"
     probe = np.linspace(0, 255, 12, dtype="float32").reshape(1, 2, 2, 3)
-    for mode in ("tf", "torch", "caffe") if preprocess else ():
+    for mode in ("tf", "torch", "caffe"):
         if np.allclose(
             preprocess(probe.copy()), keras.applications.imagenet_utils.preprocess_input(probe.copy(), mode=mode)
         ):

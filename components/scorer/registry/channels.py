@@ -474,8 +474,10 @@ def _now() -> str:
 
 
 def _parse_object(uri: str, data: bytes | None) -> dict[str, Any]:
+    if data is None:
+        return {}
     try:
-        value = {} if data is None else json.loads(data)
+        value = json.loads(data)
     except ValueError:
         value = None
     if not isinstance(value, dict):

@@ -123,7 +123,7 @@ def _sync_pass(server: "_RegistryClient", models: str, name: str, pushed: int) -
     channel_names = {channels.CHAMPION, channels.PREVIOUS} | {entry["channel"] for entry in audit if "channel" in entry}
     model = server.model_id(name, storage.join(models, name))
     registered = server.versions(model)
-    for number in sorted(verified & complete.keys()):
+    for number in sorted(complete.keys() & verified):
         uri = channels.address(models, name, number)
         current = registered.get(str(number))
         if current is None:
@@ -272,7 +272,7 @@ class _RegistryClient:
 
     def _all_items(self, path: str) -> Iterator[dict[str, Any]]:
         """Yield every item of a paged list."""
-        token: dict[str, str] = {}
+        token: dict[str, Any] = {}
         while True:
             page = self._request("GET", path, pageSize=_PAGE, **token)
             yield from page.get("items") or []

@@ -19,6 +19,8 @@ from components.scorer.registry import channels
 _VERSION = "[1-9][0-9]*"  # folder name of a version
 _READERS = 8  # records read in parallel
 
+VersionState = Literal["complete", "incomplete", "removed", "missing"]
+
 
 @dataclass(frozen=True)
 class VersionInfo:
@@ -39,7 +41,7 @@ class VersionInfo:
     """
 
     version: int
-    state: Literal["complete", "incomplete", "removed", "missing"]
+    state: VersionState
     channels: tuple[str, ...] = ()
     date: str = ""
     run: str = ""
@@ -98,13 +100,17 @@ def list_versions(models: str, name: str) -> list[VersionInfo]:
 
     def version_info(version: int) -> VersionInfo:
         version_files = files.get(version, {})
-        state = "missing" if not version_files else "complete" if channels.COMPLETE in version_files else "incomplete"
+        state: VersionState = "complete" if channels.COMPLETE in version_files else "incomplete"
+        if not version_files:
+            state = "missing"
+        elif version in removed_numbers:
+            state = "removed"
         record = _record(storage.join(base, str(version), "version.json")) if "version.json" in version_files else {}
         decision = _dict_or_empty(record.get("decision"))
         reserved_on = reserved_at[version].date().isoformat() if version in reserved_at else ""
         return VersionInfo(
             version,
-            "removed" if version_files and version in removed_numbers else state,
+            state,
             tuple(channel_names.get(version, ())),
             date=_text_or_empty(record.get("date")) or reserved_on,
             run=_text_or_empty(record.get("run")),

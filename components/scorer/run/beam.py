@@ -29,7 +29,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -135,7 +135,7 @@ def _parse(flags: list[str], options: str) -> dict[str, Any]:
         raise RuntimeError(_missing_package_message(options, "Dask"))
 
     class Parser(pipeline_options._BeamArgumentParser):
-        def error(self, message: str) -> None:  # argparse's own method ends the process
+        def error(self, message: str) -> NoReturn:  # argparse's own method ends the process
             raise ValueError(f"the options of the Beam runner, {options!r}, cannot be read: {message}")
 
     parser = Parser(allow_abbrev=False, add_help=False)

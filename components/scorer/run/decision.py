@@ -276,9 +276,8 @@ def read(uri: str) -> dict[str, Any] | None:
 
 def gates_from_record(decision_record: Mapping[str, Any]) -> list[GateResult]:
     """Return the gate results of a record, e.g. of an earlier step."""
-    numbers = ("value", "threshold")
     return [
-        GateResult(**{name: math.nan if name in numbers and item is None else item for name, item in gate.items()})
+        GateResult(**gate | {name: math.nan for name in ("value", "threshold") if gate[name] is None})
         for gate in decision_record["gates"]
     ]
 

@@ -6,6 +6,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ def run_checks(
     Raises:
         ValueError: At least one check failed; the message lists every failure.
     """
-    passed, failed = [], []
+    passed: list[str] = []
+    failed: list[str] = []
     disk_folder = Path(data_folder or tempfile.gettempdir())
     for checks in ([*_checks(parameters, disk_folder), *_accelerator_check(parameters, kubeconfig)], later_checks):
         for label, check in () if failed else checks:
@@ -70,10 +72,10 @@ def _checks(parameters: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, 
     texts = {name: value for name, value in parameters.items() if isinstance(value, str) and value}
     for name in ("photos", "unlabelled", "ratings", "attributes"):
         if name in texts and not texts[name].startswith(_GENERATED_SOURCES):
-            yield f"{name} {texts[name]}", lambda uri=texts[name]: _check_readable(uri)
+            yield f"{name} {texts[name]}", partial(_check_readable, texts[name])
     for name in ("models", "workspace"):
         if name in texts:
-            yield f"{name} {texts[name]}", lambda uri=texts[name]: _check_writable(uri)
+            yield f"{name} {texts[name]}", partial(_check_writable, texts[name])
     files = {
         "weights": _check_weights,
         "norms": _check_norms,
@@ -82,7 +84,7 @@ def _checks(parameters: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, 
     }
     for name, check in files.items():
         if name in texts:
-            yield f"{name} {texts[name]}", lambda check=check: check(parameters)
+            yield f"{name} {texts[name]}", partial(check, parameters)
     if any(parameters.get(name) for name in _FACE_PARAMETERS):
         yield "the settings of faces", lambda: _check_face_settings(parameters)
     if "beam_options" in texts:

@@ -32,6 +32,7 @@ class PhotoContext:
     @property
     def face(self) -> Face:
         """Largest face."""
+        assert self.faces  # a measure that requires a face is not taken without one
         return self.faces[0]
 
     @cached_property
@@ -65,7 +66,7 @@ _NOISE_LEVEL = 1 / 512  # of white: camera noise dominates below this level, so 
 
 def _face_count(scene: PhotoContext) -> float:
     """Return the number of faces."""
-    return float(len(scene.faces))
+    return float(len(scene.faces or ()))
 
 
 def _prominent_face_count(scene: PhotoContext, share: float, confidence: float) -> float:
@@ -79,10 +80,11 @@ def _prominent_face_count(scene: PhotoContext, share: float, confidence: float) 
         share: Least side of another face, as a fraction of the side of the largest.
         confidence: Least detector confidence of another face, 0 to 1.
     """
-    smallest = share * scene.face.side(scene.image.size) if scene.faces else 0.0
-    confident = [face for face in scene.faces[1:] if face.confidence >= confidence]
+    faces = scene.faces or ()
+    smallest = share * scene.face.side(scene.image.size) if faces else 0.0
+    confident = [face for face in faces[1:] if face.confidence >= confidence]
     prominent = [face for face in confident if face.side(scene.image.size) >= smallest]
-    return float(len(scene.faces[:1]) + len(prominent))
+    return float(len(faces[:1]) + len(prominent))
 
 
 def _face_size(scene: PhotoContext) -> float:
