@@ -22,9 +22,10 @@ run: $(BIN)/.cpu  ## run the whole pipeline on the embedded sample
 test: $(BIN)/.dev  ## pass the tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-lint: $(BIN)/.dev  ## check style, and that pipeline.yaml is fresh
+lint: $(BIN)/.dev  ## check style and types, and that pipeline.yaml is fresh
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy
 	$(BIN)/python -m pipeline compile --check
 
 format: $(BIN)/.dev  ## put the code in its style

@@ -86,7 +86,7 @@ def examine(parameters: Mapping[str, Any]) -> str:
         parameters: Pipeline parameters; a missing one takes its default.
 
     Returns:
-        One sentence that says how many photos, ratings and attributes were summary.
+        One sentence that says how many photos, ratings and attributes were found.
 
     Raises:
         FileNotFoundError: An input does not exist.
@@ -96,5 +96,8 @@ def examine(parameters: Mapping[str, Any]) -> str:
     from components.scorer.parameters import from_parameters, select_parameters
     from components.scorer.settings import Ingestion
 
-    named = [parameters.get(name, "") for name in ("photos", "ratings", "unlabelled", "attributes")]
-    return check_inputs(*named, from_parameters(Ingestion, **select_parameters(dict(parameters), Ingestion)))
+    photos, ratings, unlabelled, attributes = (
+        parameters.get(name, "") for name in ("photos", "ratings", "unlabelled", "attributes")
+    )
+    settings = from_parameters(Ingestion, **select_parameters(dict(parameters), Ingestion))
+    return check_inputs(photos, ratings, unlabelled, attributes, settings)
