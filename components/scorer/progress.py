@@ -2,9 +2,12 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 
-def track(iterable: Iterable, label: str, total: int | None = None, first_after: float = 5.0) -> Iterator:
+def track(iterable: Iterable[Item], label: str, total: int | None = None, first_after: float = 5.0) -> Iterator[Item]:
     """Yield the items of ``iterable`` and print progress lines if the work takes long.
 
     Pods log lines and have no terminal, so whole lines are printed, and rarely: after ``first_after`` seconds, then at

@@ -170,7 +170,7 @@ def _merge(all_shards: list[ScoringShard], address: str, error: float) -> tuple[
     scored: list[tuple[str, float, float]] = []
     for shard in track(all_shards, "putting the shards in order"):
         scored.extend(shards.read_scores(shard))
-        if shard.problems in existing:
+        if shard.problems_uri in existing:
             problems.extend(shards.read_problems(shard))
     scored.sort(key=lambda row: (-row[1], row[0]))
     positions = enumerate(zip(competition_ranks([mean for _, mean, _ in scored], error), scored, strict=True), 1)
