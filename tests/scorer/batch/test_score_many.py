@@ -86,7 +86,7 @@ def test_ranks_equal_the_servers_ranks(error):
 
     class Photo:
         def __init__(self, mean: float):
-            self.answer = {"mean": np.float32(mean), "std": np.float32(1), "distribution": np.full(10, 0.1)}
+            self.outputs = {"mean": np.float32(mean), "std": np.float32(1), "distribution": np.full(10, 0.1)}
 
     means = sorted(np.random.default_rng(3).uniform(1, 10, 40).round(1).tolist(), reverse=True)
     ranked = portrait_api._rank_photos(list(enumerate(map(Photo, means))), [str(number) for number in range(40)], error)
