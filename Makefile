@@ -11,7 +11,7 @@ MODEL ?= $(shell ls -td build/models/*/channels.json build/sample/models/*/chann
 PORT ?= 8080
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: run test lint format lock compile serve images test-containers test-dag test-faults test-scale manifests benchmarks clean help
+.PHONY: run test test-fast lint format lock compile serve images test-containers test-dag test-faults test-scale manifests benchmarks clean help
 
 help:  ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -21,6 +21,9 @@ run: $(BIN)/.cpu  ## run the whole pipeline on the embedded sample
 
 test: $(BIN)/.dev  ## pass the tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+test-fast: $(BIN)/.dev  ## pass the tests that take no network, server or process (two minutes)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
 
 lint: $(BIN)/.dev  ## check style and types, and that pipeline.yaml is fresh
 	$(BIN)/ruff check

@@ -147,6 +147,7 @@ def own(path: Path, lazy: bool = True) -> set[str]:
 every_module = pytest.mark.parametrize("name", sorted(MODULES))
 
 
+@pytest.mark.slow
 @every_module
 def test_a_module_imports_rooms_that_the_table_names(name):
     importer_room = room(name)
@@ -158,6 +159,7 @@ def test_a_module_imports_rooms_that_the_table_names(name):
         assert is_allowed or is_contract or is_job or (name, imported_room) in EXCEPTIONS, f"{name} imports {imported}"
 
 
+@pytest.mark.slow
 @every_module
 def test_a_module_loads_third_parties_that_the_table_names(name):
     own_room = room(name)
@@ -173,6 +175,7 @@ def test_the_rooms_import_each_other_one_way():
     assert [*TopologicalSorter(graph).static_order()]
 
 
+@pytest.mark.slow
 def test_no_module_imports_itself_by_way_of_others():
     graph = {name: own(path, lazy=False) - {name} for name, path in MODULES.items() if path.name != "__init__.py"}
     assert [*TopologicalSorter(graph).static_order()]
@@ -211,6 +214,7 @@ def test_scripts_in_strings_import_modules_that_exist():
                 assert name in known or name in (folder / "__init__.py").read_text(encoding="utf-8"), (path, name)
 
 
+@pytest.mark.slow
 @every_module
 def test_only_the_pipeline_and_the_contracts_know_kfp(name):
     if not name.startswith("pipeline") and not name.endswith(".component"):
@@ -222,6 +226,7 @@ def test_no_module_or_folder_is_named_for_being_a_heap():
     assert not [name for name in MODULES if heaps & {*name.split(".")}]
 
 
+@pytest.mark.slow
 def test_compiling_the_pipeline_loads_no_tensorflow():
     code = "import sys; import pipeline.cli.main; print([m for m in sys.modules if m in ('tensorflow', 'keras')])"
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

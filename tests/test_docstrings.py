@@ -52,6 +52,7 @@ def faults(docstring: str) -> Iterator[str]:
                 yield f"says of {name} {beginning[0]!r}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_docstrings_are_plain_sentences(path):
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)

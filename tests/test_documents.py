@@ -45,6 +45,7 @@ def test_a_document_is_short(page):
     assert PAGES[page].count("\n") <= LONGEST.get(page, 200)
 
 
+@pytest.mark.slow
 @every_page
 def test_a_sentence_has_few_words(page):
     assert [sentence for sentence in sentences(PAGES[page]) if len(sentence.split()) > SENTENCE] == []
@@ -92,6 +93,7 @@ def test_every_option_of_the_server_is_in_one_table_with_its_default():
     assert first_cells("option") == sorted(expected)
 
 
+@pytest.mark.slow
 def test_every_endpoint_is_in_one_table():
     paths = create_app(ServerSettings(model="any", workers=1)).openapi()["paths"]
     assert first_cells("endpoint") == sorted(f"{method.upper()} {path}" for path in paths for method in paths[path])

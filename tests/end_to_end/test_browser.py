@@ -22,6 +22,8 @@ from components.scorer.settings import Policy
 from tests.builders import designed
 from tests.builders.evaluations import NOISY, PHOTOS, SERVED, SETTINGS, SOUND
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DESK, PHONE = 1200, 390
 OFFLINE = ["--host-resolver-rules=MAP * ~NOTFOUND", "--disable-background-networking", "--disable-component-update"]

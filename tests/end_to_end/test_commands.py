@@ -20,6 +20,8 @@ from components.scorer.settings import GateKey
 from tests.builders import documents, servers
 from tests.fakes import kubeflow
 
+pytestmark = pytest.mark.slow
+
 ROOT = documents.ROOT
 COMMANDS = [
     pytest.param(command, id=f"{page}: {command}")

@@ -15,6 +15,8 @@ from pipeline.kubeflow import client
 from tests.builders import documents
 from tests.fakes import gcs, kubeflow
 
+pytestmark = pytest.mark.slow
+
 PAGE = "\n".join(documents.pages()[page] for page in documents.ON_STAND_INS)
 COMMANDS = documents.commands(PAGE)
 MODELS = "gs://bucket/models"

@@ -16,6 +16,8 @@ from components.scorer.registry import channels, versions
 from tests.builders.versions import NAME, complete, push, serving, write
 from tests.fakes import gcs
 
+pytestmark = pytest.mark.slow
+
 TROUBLES = (503, "reset", 429, "lost")
 MOST = 6  # requests of an operation that get a fault: all, or this many evenly among them
 

@@ -12,6 +12,8 @@ from components.scorer.run.paths import RunPaths
 from components.scorer.settings import SCORES, Ingestion
 from tests.builders import rating_tables
 
+pytestmark = pytest.mark.slow
+
 HEADERS = rating_tables.headers()
 FORMS = {
     "photo,rater,score": "ratings",

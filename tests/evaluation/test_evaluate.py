@@ -27,6 +27,8 @@ from tests.builders import designed
 from tests.builders.evaluations import NOISY, PHOTOS, SERVED, SETTINGS, SOUND
 from tests.conftest import votes_around
 
+pytestmark = pytest.mark.slow
+
 POLICY = Policy(warn_only=())
 
 

@@ -18,6 +18,8 @@ from components.scorer.run import decision
 from components.scorer.settings import SCORES, Evaluation, Pretraining, Training
 from tests.conftest import drawn_photo
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = Evaluation()
 PHOTOS = [drawn_photo(0.1 + 0.1 * number, number) for number in range(8)]
 KEYS = {"fresh_process", "batch", "agreement", "latency", "size"}

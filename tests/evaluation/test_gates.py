@@ -17,6 +17,8 @@ from components.scorer.settings import Evaluation
 from tests.builders import designed
 from tests.builders.evaluations import SERVED
 
+pytestmark = pytest.mark.slow
+
 PHOTOS = 160
 SETTINGS = Evaluation(bootstrap=200, behaviour_photos=32, perturbation_photos=2)
 SOUND = designed.SOUND

@@ -65,12 +65,14 @@ def containers() -> list[dict]:
     return specs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("document", named(PLAIN))
 def test_a_plain_manifest_fits_kubernetes_schema(document, version):
     kubernetes_validate.validate(document, version, strict=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [{"replica": 2}, {"revisionHistoryLimit": "five"}])
 def test_the_check_refuses_unknown_fields_and_wrong_types(wrong):
     deployment = of("serving", "Deployment")
@@ -111,11 +113,13 @@ def checked(tmp_path_factory) -> list[str]:
     return process.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_kserves_models_accept_the_inference_services(checked):
     file_names = {path.name for path in (MANIFESTS / "kserve").iterdir()}
     assert [line for line in checked if line.split(":")[0] in file_names] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BROKEN)
 def test_the_check_of_inference_services_refuses_what_kserve_would_refuse(name, checked):
     messages = [line for line in checked if line.startswith(f"{name}.yaml: ")]
@@ -267,6 +271,7 @@ def test_every_mount_has_its_volume():
         assert {mount["name"] for container in pod_containers for mount in container["volumeMounts"]} == volumes
 
 
+@pytest.mark.slow
 def test_a_pod_of_tensorflow_serving_downloads_the_champion_only(tmp_path):
     models = tmp_path / "models" / "portraits"
     for version in (1, 2, 3):

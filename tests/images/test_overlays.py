@@ -16,6 +16,8 @@ from pipeline.kubeflow import schedules
 from pipeline.resources import POD_LABEL
 from tests.builders.manifests import MANIFESTS, ROOT, VERSIONS
 
+pytestmark = pytest.mark.slow
+
 OVERLAYS = ("dev", "prod")
 KINDS = {
     "ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Service", "Deployment", "HorizontalPodAutoscaler",

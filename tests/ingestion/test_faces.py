@@ -20,6 +20,8 @@ from components.scorer.settings import Faces
 from tests.builders import designed_faces
 from tests.builders.ingestions import BEAM, SETTINGS, Inputs, jpeg, picture
 
+pytestmark = pytest.mark.slow
+
 PLACES = {0: (), 1: ((0.3, 0.3), (0.7, 0.7))}  # positions of faces by photo number; other photos have one face
 
 

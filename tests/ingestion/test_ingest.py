@@ -24,6 +24,8 @@ from components.scorer.settings import Ingestion
 from tests.builders.ingestions import BEAM, SETTINGS, Inputs, jpeg, picture, same_files
 from tests.fakes import gcs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def inputs(tmp_path) -> Inputs:

@@ -47,6 +47,7 @@ def means(sample):
     return {photo: np.mean(values) for photo, values in scores.items()}
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes(tmp_path):
     draw_sample(tmp_path / "first", labelled=52, unlabelled=3, seed=3)
     draw_sample(tmp_path / "second", labelled=52, unlabelled=3, seed=3)
@@ -61,6 +62,7 @@ def test_another_seed_draws_other_photos(tmp_path):
     assert not set(first.values()) & set(second.values())
 
 
+@pytest.mark.slow
 def test_a_larger_sample_contains_the_smaller_one(tmp_path):
     small, large = (
         draw_sample(tmp_path / "small", labelled=4, unlabelled=2),
@@ -71,6 +73,7 @@ def test_a_larger_sample_contains_the_smaller_one(tmp_path):
     assert set(small.ratings.read_text().splitlines()) <= set(large.ratings.read_text().splitlines())
 
 
+@pytest.mark.slow
 def test_every_usable_photo_has_a_file_ratings_attributes_and_truth(sample):
     flawed = {"broken.jpg", "thumbnail.jpg", "unrated.jpg"}
     photos = {path.name for path in sample.photos.iterdir()}
@@ -83,16 +86,19 @@ def test_every_usable_photo_has_a_file_ratings_attributes_and_truth(sample):
     assert set(means(sample)) == photos - {"unrated.jpg"} | {"missing.jpg"}
 
 
+@pytest.mark.slow
 def test_the_sample_tables_have_the_documented_columns(sample):
     assert list(rows(sample.ratings)[0]) == ["photo", "rater", "score"]
     assert list(rows(sample.attributes)[0]) == ["photo", "job", "skin", "child", "sunglasses"]
     assert list(rows(sample.truth)[0])[:4] == ["photo", "quality", "copy_of", "skin"]
 
 
+@pytest.mark.slow
 def test_scores_are_whole_numbers_from_1_to_10(sample):
     assert {row["score"] for row in rows(sample.ratings)} == {str(score) for score in range(1, 11)}
 
 
+@pytest.mark.slow
 def test_a_photo_has_8_to_16_ratings_by_different_raters(sample):
     pairs = Counter((row["photo"], row["rater"]) for row in rows(sample.ratings))
     assert set(pairs.values()) == {1}
@@ -101,6 +107,7 @@ def test_a_photo_has_8_to_16_ratings_by_different_raters(sample):
     assert len({rater for _, rater in pairs}) == RATER_COUNT
 
 
+@pytest.mark.slow
 def test_the_truth_table_reproduces_the_quality_of_every_photo(sample):
     kinds = {name: type(value) for name, value in vars(Portrait()).items()}
     for row in rows(sample.truth):
@@ -108,6 +115,7 @@ def test_the_truth_table_reproduces_the_quality_of_every_photo(sample):
         assert latent_quality(Portrait(**values)) == pytest.approx(float(row["quality"]), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_mean_scores_follow_the_latent_quality(sample):
     mean_scores = means(sample)
     pairs = [
@@ -116,6 +124,7 @@ def test_mean_scores_follow_the_latent_quality(sample):
     assert spearmanr(*zip(*pairs, strict=True))[0] > 0.9
 
 
+@pytest.mark.slow
 def test_two_halves_of_the_raters_agree_as_much_as_real_raters_do(sample):
     halves = defaultdict(lambda: ([], []))
     for number, row in enumerate(rows(sample.ratings)):
@@ -127,6 +136,7 @@ def test_two_halves_of_the_raters_agree_as_much_as_real_raters_do(sample):
     assert 0.85 < 2 * correlation / (1 + correlation) < 0.96  # Spearman-Brown
 
 
+@pytest.mark.slow
 def test_the_default_sample_shows_every_attribute_value():
     drawn_portraits = [random_portrait(np.random.default_rng([1, 3, number])) for number in range(600)]
     assert {portrait.skin_tone for portrait in drawn_portraits} == set(range(SKIN_TONES))
@@ -138,6 +148,7 @@ def test_the_default_sample_shows_every_attribute_value():
     }
 
 
+@pytest.mark.slow
 def test_the_default_sample_shows_every_flaw_and_its_absence():
     drawn_portraits = [random_portrait(np.random.default_rng([1, 3, number])) for number in range(600)]
     flaw_counts = {
@@ -153,6 +164,7 @@ def test_the_default_sample_shows_every_flaw_and_its_absence():
     assert all(15 <= number <= 375 for number in flaw_counts.values()), flaw_counts
 
 
+@pytest.mark.slow
 def test_no_score_is_far_more_common_than_the_others():
     qualities = [latent_quality(random_portrait(np.random.default_rng([1, 3, number]))) for number in range(600)]
     assert (
@@ -161,6 +173,7 @@ def test_no_score_is_far_more_common_than_the_others():
     assert np.std(qualities) > 1.5
 
 
+@pytest.mark.slow
 def test_usable_photos_are_upright_portraits_of_the_documented_size(sample):
     for row in rows(sample.truth):
         folder = sample.unlabelled if row["photo"].startswith("unlabelled") else sample.photos
@@ -170,6 +183,7 @@ def test_usable_photos_are_upright_portraits_of_the_documented_size(sample):
         assert upright.size == (SIDE, SIDE * 5 // 4) or is_near_copy
 
 
+@pytest.mark.slow
 def test_sample_photos_are_jpeg_png_webp_and_jpeg_with_exif_rotation(sample):
     kinds = Counter()
     for path in sample.photos.glob("portrait-*"):
@@ -179,12 +193,14 @@ def test_sample_photos_are_jpeg_png_webp_and_jpeg_with_exif_rotation(sample):
     assert kinds["JPEG", 1] > 0.8 * LABELLED
 
 
+@pytest.mark.slow
 def test_a_photo_with_exif_rotation_shows_the_portrait_upright(sample):
     upright = ImageOps.exif_transpose(Image.open(sample.photos / "portrait-0016.jpg"))
     drawn = draw_portrait(random_portrait(np.random.default_rng([7, 3, 16])), SIDE)
     assert max(ImageStat.Stat(ImageChops.difference(upright, drawn)).mean) < 4
 
 
+@pytest.mark.slow
 def test_copies_are_exact_or_smaller_and_the_truth_names_their_original(sample):
     copies = {row["photo"]: row["copy_of"] for row in rows(sample.truth) if row["copy_of"]}
     assert set(copies) == {"portrait-0049.jpg", "portrait-0099.jpg", "unlabelled-0049.jpg"}
@@ -198,6 +214,7 @@ def test_copies_are_exact_or_smaller_and_the_truth_names_their_original(sample):
     assert max(ImageStat.Stat(ImageChops.difference(small, large.resize(small.size))).mean) < 4
 
 
+@pytest.mark.slow
 def test_broken_thumbnail_and_missing_files_are_as_documented(sample):
     with pytest.raises(OSError, match="truncated"):
         Image.open(sample.photos / "broken.jpg").load()
@@ -241,17 +258,20 @@ def test_a_negative_number_is_refused(tmp_path):
 # Latent quality
 
 
+@pytest.mark.slow
 @given(portraits)
 def test_latent_quality_is_a_score_from_1_to_10(portrait):
     assert 1 <= latent_quality(portrait) <= 10
 
 
+@pytest.mark.slow
 @given(portraits, st.floats(0, 5), st.floats(0, 5))
 def test_blur_never_raises_the_quality(portrait, less, more):
     less, more = sorted((less, more))
     assert latent_quality(replace(portrait, blur=more)) <= latent_quality(replace(portrait, blur=less))
 
 
+@pytest.mark.slow
 @given(portraits, st.floats(0, 4), st.floats(0, 4), st.sampled_from([-1, 1]))
 def test_more_wrong_exposure_never_raises_the_quality(portrait, less, more, sign):
     less, more = sorted((less, more))
@@ -259,12 +279,14 @@ def test_more_wrong_exposure_never_raises_the_quality(portrait, less, more, sign
     assert latent_quality(darker) <= latent_quality(dark)
 
 
+@pytest.mark.slow
 @given(portraits, st.floats(0, 90), st.floats(0, 90), st.sampled_from([-1, 1]))
 def test_more_tilt_never_raises_the_quality(portrait, less, more, sign):
     less, more = sorted((less, more))
     assert latent_quality(replace(portrait, tilt=sign * more)) <= latent_quality(replace(portrait, tilt=sign * less))
 
 
+@pytest.mark.slow
 @given(portraits, st.floats(0, 0.5), st.floats(0, 0.5))
 def test_moving_the_head_out_of_the_photo_never_raises_the_quality(portrait, less, more):
     without_child = replace(portrait, child=False)
@@ -283,12 +305,14 @@ def test_sunglasses_never_raise_the_quality_and_glasses_do_not_matter(portrait):
     assert sunglasses_quality <= bare_quality == glasses_quality
 
 
+@pytest.mark.slow
 @given(portraits, st.floats(-1, 1), st.floats(-1, 1))
 def test_a_wider_smile_never_lowers_the_quality(portrait, less, more):
     less, more = sorted((less, more))
     assert latent_quality(replace(portrait, smile=less)) <= latent_quality(replace(portrait, smile=more))
 
 
+@pytest.mark.slow
 @given(portraits)
 def test_skin_tone_and_looks_never_matter(portrait):
     quality = latent_quality(portrait)
@@ -305,6 +329,7 @@ def test_a_child_raises_the_quality_only_for_a_child_carer(job):
     assert (child_gain > 0) == (job == "child carer")
 
 
+@pytest.mark.slow
 def test_raters_of_the_default_sample_score_a_child_higher_beside_a_child_carer_than_beside_a_tutor():
     """Use scores alone, as a scorer must: the preference shows in 600 photos despite the raters' noise."""
     raters, scores = SimulatedRaters(RATER_COUNT, np.random.default_rng([1, 0])), defaultdict(list)
@@ -329,6 +354,7 @@ def test_without_a_child_the_job_does_not_matter(portrait):
     assert len({latent_quality(replace(without_child, job=job)) for job in get_args(Job)}) == 1
 
 
+@pytest.mark.slow
 def test_flaws_do_not_depend_on_skin_tone():
     drawn_portraits = [random_portrait(np.random.default_rng([2, number])) for number in range(2000)]
     correlation, _ = spearmanr(

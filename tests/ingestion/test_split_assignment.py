@@ -71,6 +71,7 @@ def runs(grown):
         yield rows, assigned
 
 
+@pytest.mark.slow
 @given(batches())
 @settings(max_examples=60, deadline=None)
 def test_near_duplicates_never_get_different_splits(grown):
@@ -81,6 +82,7 @@ def test_near_duplicates_never_get_different_splits(grown):
                 assert not near(row, earlier) or row["split"] == earlier["split"]
 
 
+@pytest.mark.slow
 @given(batches())
 @settings(max_examples=60, deadline=None)
 def test_old_photos_keep_their_split_when_photos_are_added(grown):
@@ -91,6 +93,7 @@ def test_old_photos_keep_their_split_when_photos_are_added(grown):
         earlier_splits = {name: split for name, split in assigned_splits.items() if name in rated}
 
 
+@pytest.mark.slow
 @given(batches())
 @settings(max_examples=60, deadline=None)
 def test_a_given_split_is_used_or_the_photo_is_excluded(grown):
@@ -103,6 +106,7 @@ def test_a_given_split_is_used_or_the_photo_is_excluded(grown):
                 assert assigned_splits[row["photo"]] == row["split"]
 
 
+@pytest.mark.slow
 @given(batches())
 @settings(max_examples=60, deadline=None)
 def test_a_group_never_spans_two_splits(grown):
@@ -114,6 +118,7 @@ def test_a_group_never_spans_two_splits(grown):
         assert (merged_splits[given_groups != ""].groupby(given_groups).nunique() == 1).all()
 
 
+@pytest.mark.slow
 @given(batches(), st.randoms(use_true_random=False))
 @settings(max_examples=40, deadline=None)
 def test_the_assignment_does_not_depend_on_the_order_of_photos(grown, random):
@@ -125,6 +130,7 @@ def test_the_assignment_does_not_depend_on_the_order_of_photos(grown, random):
         pd.testing.assert_frame_equal(assigned.register, shuffled_assigned.register)
 
 
+@pytest.mark.slow
 @given(batches(given_columns=False))
 @settings(max_examples=40, deadline=None)
 def test_photos_without_given_splits_are_never_excluded_in_a_first_run(grown):
@@ -132,6 +138,7 @@ def test_photos_without_given_splits_are_never_excluded_in_a_first_run(grown):
     assert {row["photo"] for row in rows if row["labelled"]} <= set(splits(assign(rows)))
 
 
+@pytest.mark.slow
 @given(batches(), st.randoms(use_true_random=False))
 @settings(max_examples=40, deadline=None)
 def test_deleted_photos_do_not_change_the_columns_types_and_splits_of_the_others(grown, random):
@@ -157,6 +164,7 @@ def test_near_duplicates_and_a_given_group_form_one_group():
     assert table["split"].nunique() == 1
 
 
+@pytest.mark.slow
 def test_a_photo_added_and_removed_again_leaves_the_groups_unchanged():
     rows = [photo("a", 0b0, split="train"), photo("b", 0b1111, split="train")]
     first = assign(rows)
@@ -170,6 +178,7 @@ def test_photos_beyond_duplicate_distance_are_not_grouped():
     assert table["group"].nunique() == 2
 
 
+@pytest.mark.slow
 def test_a_near_duplicate_of_a_deleted_photo_gets_its_split():
     for split in split_assignment.RATED_SPLITS:
         earlier_run = assign([photo("old", 0, split=split)])
@@ -267,6 +276,7 @@ def test_unlabelled_photos_of_a_held_out_group_are_excluded():
     assert splits(assign(unlabelled_rows + rated_rows)) == {"r": "test", "s": "train", "v": "unlabelled"}
 
 
+@pytest.mark.slow
 def test_split_fractions_are_those_of_the_settings():
     rows = [photo(str(index), index << 4, group=f"person {index}") for index in range(4000)]
     options = Ingestion(duplicate_distance=0, validation_share=0.1, test_share=0.2)
@@ -275,6 +285,7 @@ def test_split_fractions_are_those_of_the_settings():
     assert fraction["validation"] == pytest.approx(0.1, abs=0.015)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 64), st.lists(st.binary(min_size=32, max_size=32), max_size=12), st.integers(1, 9), st.data())
 @settings(max_examples=60, deadline=None)
 def test_near_duplicates_equal_those_of_all_pairwise_comparisons(distance, seeds, block, data):
@@ -289,11 +300,13 @@ def test_near_duplicates_equal_those_of_all_pairwise_comparisons(distance, seeds
     assert [tuple(pair) for pair in split_assignment.near_duplicates(hashes, distance, block)] == expected
 
 
+@pytest.mark.slow
 def test_ten_thousand_copies_of_a_photo_are_grouped_without_listing_their_pairs():
     table = assign([photo(str(index), 0) for index in range(10_000)]).table
     assert table["split"].nunique() == table["group"].nunique() == 1
 
 
+@pytest.mark.slow
 def test_simultaneous_runs_agree_on_every_split(tmp_path):
     uri = str(tmp_path / "workspace" / "splits.csv")
     outcomes, start = {}, threading.Barrier(4)
@@ -317,6 +330,7 @@ def test_simultaneous_runs_agree_on_every_split(tmp_path):
     assert all(final[name] == split for outcome in outcomes.values() for name, split in outcome.items())
 
 
+@pytest.mark.slow
 def test_a_run_without_new_photos_does_not_write_the_register(tmp_path):
     uri = str(tmp_path / "splits.csv")
     rows = pd.DataFrame([photo("a", 0), photo("b", 0xFF, group='Anna, née "B"')])

@@ -274,6 +274,7 @@ def test_a_webhook_that_fails_at_first_is_tried_again(place, capsys):
     assert "the webhook was told" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "times"), [(404, 1), (302, 1), (500, 3)])
 def test_a_webhook_that_refuses_fails_nothing_and_its_status_is_logged(place, capsys, status, times):
     with webhook([status]) as (url, received):
@@ -282,6 +283,7 @@ def test_a_webhook_that_refuses_fails_nothing_and_its_status_is_logged(place, ca
     assert f"the webhook answered {status}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_webhook_that_hangs_is_given_up_after_the_time_limit(place, capsys, monkeypatch):
     monkeypatch.setattr(notification, "TIME_LIMIT", 0.3)
     start = time.monotonic()

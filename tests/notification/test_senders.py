@@ -179,6 +179,7 @@ def test_a_line_break_in_the_title_adds_no_mail_header():
     assert letter["Bcc"] is None
 
 
+@pytest.mark.slow
 def test_recipients_are_notified_in_parallel_and_a_hanging_one_delays_no_other(
     place, capsys, monkeypatch, trusted
 ):  # fmt: skip
@@ -206,6 +207,7 @@ def test_a_kubernetes_service_called_smtp_does_not_set_the_mail_port():
     assert read_recipients(MAIL | {"SMTP_PORT": "tcp://10.96.12.7:25"}) == read_recipients(MAIL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "words"),
     [

@@ -68,6 +68,7 @@ def test_the_parameters_are_listed_with_defaults_and_descriptions(capsys):
     assert lines["epochs"].endswith("Epochs in which the whole network is trained, after the head.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -146,6 +147,7 @@ def test_the_committed_pipeline_is_fresh():
     assert compiled.difference() == "", "write it anew with: python -m pipeline compile"
 
 
+@pytest.mark.slow
 def test_compiling_gives_the_same_bytes_in_another_process(tmp_path):
     file = tmp_path / "pipeline.yaml"
     command = [sys.executable, "-m", "pipeline", "compile", "--file", str(file)]
@@ -161,6 +163,7 @@ def scores(model, photos, tmp_path_factory) -> Path:
     return scores_path
 
 
+@pytest.mark.slow
 def test_scores_are_the_votes_of_the_published_model_on_normalised_photos(model, photos, scores):
     from components.scorer.artifacts import saved_model
     from components.scorer.imaging import decoding
@@ -178,12 +181,14 @@ def test_scores_are_the_votes_of_the_published_model_on_normalised_photos(model,
     np.testing.assert_allclose([float(row["std"]) for row in score_rows], regression.vote_deviations(votes), atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", ["", "portraits"])
 def test_a_models_folder_or_a_model_folder_means_the_champion(base, model, photos, scores, tmp_path):
     assert main(["score", str(model / base), str(photos), "--out", str(tmp_path / "scores.csv")]) == 0
     assert (tmp_path / "scores.csv").read_bytes() == scores.read_bytes()
 
 
+@pytest.mark.slow
 def test_unreadable_photos_are_listed_with_reasons_and_the_others_are_scored(model, photos, tmp_path, capsys):
     folder = Path(shutil.copytree(photos, tmp_path / "photos"))
     (folder / "broken.jpg").write_bytes(drawn_photo(0.5)[:200])
@@ -200,6 +205,7 @@ def test_unreadable_photos_are_listed_with_reasons_and_the_others_are_scored(mod
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["model", "photos"])
 def test_scoring_without_a_model_or_photos_leaves_an_old_file_unchanged_and_no_other_file(
     missing, model, photos, tmp_path, capsys

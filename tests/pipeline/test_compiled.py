@@ -49,6 +49,7 @@ def test_the_committed_file_has_no_unknown_field():
     assert kubeflow_backend.read(PATH.read_text(encoding="utf-8")).pipeline == PACKAGE.pipeline
 
 
+@pytest.mark.slow
 def test_kfps_own_command_compiles_the_same_file(tmp_path):
     command = [Path(sys.executable).parent / "kfp", "dsl", "compile", "--py", "pipeline/pipeline.py"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -59,6 +60,7 @@ def test_kfps_own_command_compiles_the_same_file(tmp_path):
     assert (tmp_path / PATH.name).read_text(encoding="utf-8") == compiled_yaml()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
@@ -102,6 +104,7 @@ def test_only_a_boolean_true_passes_a_gate(returned):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("condition", "words"),
     [
@@ -153,6 +156,7 @@ def test_an_empty_secret_name_is_refused_before_the_notification_could_fail():
         kubeflow_backend.pods(PACKAGE, GIVEN | {"webhook": ""}, YES)
 
 
+@pytest.mark.slow
 def test_each_pipeline_parameter_reaches_a_step_or_a_pod():
     """A parameter that no step or pod reads would have no effect."""
     text = json.dumps([yaml.safe_load(yaml.safe_dump(document)) for document in yaml.safe_load_all(compiled_yaml())])
@@ -160,6 +164,7 @@ def test_each_pipeline_parameter_reaches_a_step_or_a_pod():
         assert f'"componentInputParameter": "{name}"' in text, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ALL))
 def test_each_steps_program_accepts_every_input_and_starts(name, tmp_path, monkeypatch):
     """Kubeflow's own executor runs the program, which stops at its first line because RUN_ID is not set."""
@@ -171,6 +176,7 @@ def test_each_steps_program_accepts_every_input_and_starts(name, tmp_path, monke
         Executor(executor_input=pod.input, function_to_execute=module[name]).execute()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ALL))
 def test_each_import_of_a_steps_program_exists(name):
     for node in ast.walk(ast.parse(program(name))):

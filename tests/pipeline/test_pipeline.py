@@ -70,6 +70,7 @@ def test_the_pipeline_has_exactly_the_seven_steps():
     assert names == STEPS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INPUTS)
 def test_each_parameter_is_described(name):
     assert len(INPUTS[name].get("description", "")) > 10
@@ -109,6 +110,7 @@ def test_the_default_parameters_give_the_default_settings():
         assert parameters.from_parameters(dataclass, **parameters.as_parameters(dataclass())) == dataclass()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", dags())
 def test_each_input_that_a_task_takes_from_its_dag_exists(name):
     dag = dags()[name]
@@ -154,6 +156,7 @@ def test_only_pretraining_and_training_are_cached():
     assert {name for name in STEPS if task(name)["cachingOptions"].get("enableCache")} == {"pretraining", "training"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pretraining", "training"])
 def test_the_cache_key_of_a_cached_step_has_the_data_fingerprint_and_nothing_of_the_run(name):
     step_inputs = task(name)["inputs"]["parameters"]
@@ -166,12 +169,14 @@ def test_the_cache_key_of_training_has_the_run_that_made_its_encoder():
     assert encoder_source == {"producerTask": "pretraining", "outputParameterKey": "Output"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(STEPS))
 def test_each_step_gets_its_run_id_from_a_label_of_its_pod(name):
     expected = {"name": "RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}
     assert expected in PODS[f"exec-{name}"]["fieldPathAsEnv"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(STEPS))
 def test_each_step_has_memory_limits_retries_with_backoff_and_a_deadline(name):
     resources = container(name)["resources"]
@@ -190,6 +195,7 @@ def test_the_workflow_deadline_covers_all_step_deadlines_and_a_time_to_live_is_s
     assert pipeline_config["resourceTtlOnFailure"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pretraining", "training"])
 def test_pretraining_and_training_request_the_accelerator_and_node_pool_of_the_parameters(name):
     pod, resources = PODS[f"exec-{name}"], container(name)["resources"]
@@ -211,6 +217,7 @@ def test_pretraining_and_training_request_the_accelerator_and_node_pool_of_the_p
     assert container(name)["image"] == digests.STEPS_GPU
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(STEPS - {"pretraining", "training"}))
 def test_all_other_steps_avoid_gpu_nodes_and_have_no_tolerations(name):
     pod = PODS[f"exec-{name}"]
@@ -239,6 +246,7 @@ def pods_of(cluster: resources.ClusterDefaults) -> dict[str, dict[str, Any]]:
     return {name: json_format.MessageToDict(pod) for name, pod in pods.items()}
 
 
+@pytest.mark.slow
 def test_the_queue_and_priority_of_kueue_are_labels_of_the_gpu_steps_only():
     pods = pods_of(resources.ClusterDefaults(queue="gpus", priority="training"))
     step_label = dict([resources.POD_LABEL])  # the network policy selects every step by this label
@@ -247,15 +255,18 @@ def test_the_queue_and_priority_of_kueue_are_labels_of_the_gpu_steps_only():
     assert pods["plain"]["podMetadata"]["labels"] == step_label
 
 
+@pytest.mark.slow
 def test_every_step_gets_the_image_pull_secrets():
     for pod in pods_of(resources.ClusterDefaults(pull_secrets=("registry",))).values():
         assert [secret["secretName"] for secret in pod["imagePullSecret"]] == ["registry"]
 
 
+@pytest.mark.slow
 def test_without_gpu_labels_no_step_has_a_node_affinity():
     assert "nodeAffinity" not in pods_of(resources.ClusterDefaults(gpu_labels=()))["plain"]
 
 
+@pytest.mark.slow
 def test_compiling_gives_the_same_bytes_for_every_hash_seed(tmp_path):
     for seed in ("1", "2"):
         command = [sys.executable, "-m", "pipeline", "compile", "--file", str(tmp_path / seed)]
@@ -346,11 +357,13 @@ def failed(build) -> Run:
     return Run(build, "failed", weights=broken)
 
 
+@pytest.mark.slow
 def test_a_run_that_passes_every_gate_runs_every_step(passed):
     assert passed.code == 0, passed.output + passed.errors
     assert passed.tasks() == STEPS
 
 
+@pytest.mark.slow
 def test_a_run_that_passes_every_gate_publishes_a_version_and_reports_its_path(passed, build):
     version = build / "models" / "portraits" / "1"
     assert (version / "saved_model.pb").is_file()
@@ -359,6 +372,7 @@ def test_a_run_that_passes_every_gate_publishes_a_version_and_reports_its_path(p
     assert said_to(passed.told)["Published"] == str(version)
 
 
+@pytest.mark.slow
 def test_the_reports_of_the_steps_are_html_pages(passed):
     pages = sorted(path.name for path in passed.folder.glob("reports/*/*.html"))
     assert pages == [
@@ -368,6 +382,7 @@ def test_the_reports_of_the_steps_are_html_pages(passed):
     assert Path(passed.summary["Report"]).read_text().lstrip().lower().startswith("<!doctype html")
 
 
+@pytest.mark.slow
 def test_no_two_steps_log_a_metric_of_the_same_name(passed):
     metric_artifacts = [output.get("artifacts", {}).get("metrics") for output in passed.outputs().values()]
     names = [name for metrics in metric_artifacts if metrics for name in metrics["artifacts"][0]["metadata"]]
@@ -375,17 +390,20 @@ def test_no_two_steps_log_a_metric_of_the_same_name(passed):
     assert len(names) == len(set(names))
 
 
+@pytest.mark.slow
 def test_the_output_has_the_lines_of_the_steps_and_none_of_their_libraries(passed):
     assert re.search(r"^training: done in", passed.output, re.MULTILINE)
     for library_text in ("KFP Executor", "executor_input", "oneDNN", "absl", "INFO", "\x1b[", "Warning"):
         assert library_text not in passed.output + passed.errors
 
 
+@pytest.mark.slow
 def test_a_refused_run_succeeds_and_runs_every_step_but_push(refused):
     assert refused.code == 0, refused.output + refused.errors
     assert refused.tasks() == STEPS - {"push"}
 
 
+@pytest.mark.slow
 def test_a_refused_run_publishes_nothing_and_reports_why(refused):
     assert "push: uploading" not in refused.output
     assert refused.summary["Model"] == "not published"
@@ -394,6 +412,7 @@ def test_a_refused_run_publishes_nothing_and_reports_why(refused):
     assert said_to(refused.told)["Verdict"] == refused.summary["Gates"]
 
 
+@pytest.mark.slow
 def test_too_few_new_labels_skip_the_run_before_training_and_the_run_reports_it(skipped):
     assert skipped.code == 0, skipped.output + skipped.errors
     assert skipped.tasks() == {"ingestion", "validation", "notification"}
@@ -401,6 +420,7 @@ def test_too_few_new_labels_skip_the_run_before_training_and_the_run_reports_it(
     assert said_to(skipped.told)["Verdict"] == skipped.summary["Gates"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["passed", "refused", "skipped"])
 def test_kubeflows_backend_runs_the_same_steps_for_the_same_gate_outputs(name, request):
     run = request.getfixturevalue(name)
@@ -411,12 +431,14 @@ def test_kubeflows_backend_runs_the_same_steps_for_the_same_gate_outputs(name, r
     )
 
 
+@pytest.mark.slow
 def test_a_resumed_run_repeats_no_completed_epoch(passed, refused):
     epochs = re.compile(r"^.*: epoch \d+ of \d+, loss", re.MULTILINE)
     assert len(epochs.findall(passed.output)) == 1 + 4 + 1
     assert not epochs.search(refused.output)
 
 
+@pytest.mark.slow
 def test_a_failed_step_stops_the_later_steps_and_the_notification_names_it(failed):
     assert failed.code == 1
     assert failed.tasks() == {"ingestion", "validation", "notification"}
@@ -425,6 +447,7 @@ def test_a_failed_step_stops_the_later_steps_and_the_notification_names_it(faile
     assert said_to(failed.told)["Reason"] == failed.summary["Reason"]
 
 
+@pytest.mark.slow
 def test_the_webhook_url_is_in_no_output(passed, refused, skipped, failed):
     for run in (passed, refused, skipped, failed):
         assert run.told

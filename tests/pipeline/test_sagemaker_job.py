@@ -57,17 +57,20 @@ def made(stopped) -> Ran:
     return Ran(stopped.base, 0, log.getvalue())
 
 
+@pytest.mark.slow
 def test_a_stopped_job_ends_at_once_without_a_failure_and_keeps_its_epochs(stopped):
     assert stopped.code == sagemaker_job.EXIT_STOPPED, stopped.log
     assert not (stopped.base / "output" / "failure").exists()
     assert any("training" in path for path in json.loads((stopped.base / "kept.json").read_text()))
 
 
+@pytest.mark.slow
 def test_a_job_with_the_checkpoints_of_a_stopped_job_resumes_from_its_last_epoch(made):
     assert "training the network: going on from epoch" in made.log
     assert "training the network: epoch 1 of" not in made.log
 
 
+@pytest.mark.slow
 def test_the_exported_models_of_a_job_score_like_its_bundle(made):
     import numpy as np
 
@@ -83,12 +86,14 @@ def test_the_exported_models_of_a_job_score_like_its_bundle(made):
     assert np.allclose(answers["mean"], regression.mean_scores(expected), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_model_resolves_from_the_address_of_the_models_folder(made):
     from components.scorer.registry import channels
 
     assert channels.resolve(str(made.base / "model")) == str(made.base / "model" / "drawn" / "1")
 
 
+@pytest.mark.slow
 def test_the_report_pages_are_output_and_no_failure_file_is_written(made):
     assert {path.name for path in (made.base / "output" / "data").iterdir()} == {
         "ingestion.html", "pretraining.html", "training.html"
@@ -208,6 +213,7 @@ def test_every_hyperparameter_is_a_pipeline_parameter_of_the_same_name_and_defau
             assert lines[name].startswith(json.dumps(as_parameters(kind())[field])), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "name", "value"),
     [

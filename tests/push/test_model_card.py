@@ -37,6 +37,7 @@ def both(facts: CardInputs) -> list[str]:
 # Content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "words"), [(0, "rated 20 photos"), (900, "rated 20 more photos")])
 def test_the_card_counts_the_photos_with_an_unknown_number_of_raters(number, words):
     ratings = {"number": number, "photos_without_number": 20, "groups": 12}
@@ -157,6 +158,7 @@ def paths(value: object, path: tuple = ()) -> list[tuple]:
     return [path, *(nested for name, item in below for nested in paths(item, (*path, name)))]
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=150, deadline=None)
 def test_any_value_in_the_files_of_other_steps_gives_a_card(data):
@@ -175,6 +177,7 @@ def test_any_value_in_the_files_of_other_steps_gives_a_card(data):
 # Format
 
 
+@pytest.mark.slow
 @given(st.text() | st.text("\\`*_[](){}<>|~#+-=.!&;:/ a1\n", max_size=12))
 @settings(max_examples=400, deadline=None)
 def test_any_text_is_escaped_and_read_back_from_markdown(text):

@@ -25,6 +25,8 @@ from components.scorer.settings import Policy
 from tests.builders.pushes import PASSED, SETTINGS, Place, bundle_of, judged, tiny
 from tests.fakes import gcs, model_registry, s3
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -14,6 +14,7 @@ from components.scorer.run import step_status
 from components.scorer.settings import Ingestion
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
@@ -52,6 +53,7 @@ _WORD = st.text(st.characters(codec="utf-8", categories=("L", "N")), min_size=4,
 )
 
 
+@pytest.mark.slow
 @given(st.lists(_WORD, min_size=1, max_size=4), st.sampled_from([".jpg", ".PNG", ".heic", ".Tiff"]))
 def test_no_word_of_a_path_remains(words, suffix):
     text = redact(f"cannot read: /{'/'.join(words)}{suffix}: gone")
@@ -73,6 +75,7 @@ RATINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", RATINGS)
 def test_the_messages_of_a_failed_ingestion_hold_no_photo_name(fault, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv(step_status.RUN_ID, "run-1")

@@ -16,6 +16,7 @@ def test_settings_are_restored_from_their_parameters():
     assert from_parameters(Pretraining, **as_parameters(first)) == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "given", "words"),
     [

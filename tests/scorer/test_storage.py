@@ -16,6 +16,8 @@ from components.scorer import storage
 from components.scorer.registry import channels
 from tests.fakes import gcs, s3
 
+pytestmark = pytest.mark.slow
+
 PLACES = ("folder", "gs", "s3")
 SEGMENT = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
 MIB = 2**20

@@ -10,6 +10,8 @@ from components.scorer.settings import Ingestion
 from images.serving import attempts
 from tests.conftest import drawn_photo
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = Ingestion()
 PHOTO = drawn_photo(0.6, seed=1, size=(90, 120))
 

@@ -23,7 +23,7 @@ OTHER = "expected the model 'portraits', got 'other'"
 TOO_LARGE = f"expected at most {BODY} bytes in a request, got more: send fewer or smaller photos"
 SHAPE = "input 'image_bytes': expected the shape [n] or [n, 1], got [1, 2]"
 
-pytestmark = pytest.mark.skipif(not NGINX, reason="Nginx is not installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not NGINX, reason="Nginx is not installed")]
 
 
 @pytest.fixture(scope="module")

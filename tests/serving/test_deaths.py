@@ -21,7 +21,10 @@ PHOTO = drawn_photo(0.6, seed=1, size=(90, 120))
 LARGE = large_photo()
 WORKERS = 2
 
-pytestmark = pytest.mark.skipif(not NGINX, reason="needs Nginx, without which a client's own connection dies with it")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not NGINX, reason="needs Nginx, without which a client's own connection dies with it"),
+]
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ from components.scorer.artifacts import saved_model
 from components.scorer.registry import channels, integrity
 from tests.builders import designed, servers
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 OPTIONS = [
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",

@@ -24,7 +24,7 @@ PHOTO = drawn_photo(0.6, seed=1, size=(90, 120))
 KEY = {"x-api-key": "open"}
 BODY = 3_000_000
 
-pytestmark = pytest.mark.skipif(not NGINX, reason="Nginx is not installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not NGINX, reason="Nginx is not installed")]
 
 
 @pytest.fixture(scope="module")

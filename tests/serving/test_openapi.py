@@ -21,6 +21,8 @@ from images.serving.settings import ServerSettings, key_digests
 from tests.builders.servers import Here, as_told, models_of, strictly
 from tests.conftest import drawn_photo
 
+pytestmark = pytest.mark.slow
+
 PHOTO = drawn_photo(0.6, seed=1, size=(90, 120))
 BROKEN = PHOTO[:200]
 B64 = {"b64": base64.b64encode(PHOTO).decode()}

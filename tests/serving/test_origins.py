@@ -18,7 +18,7 @@ LISTED, OTHER = "https://market.example", "https://market.example.stranger.examp
 BODY = 100_000
 OPTIONS = ("--workers", "1", "--body", str(BODY), "--seconds", "1", "--origins", f"{LISTED},https://second.example")
 
-pytestmark = pytest.mark.skipif(not NGINX, reason="Nginx is not installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not NGINX, reason="Nginx is not installed")]
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,8 @@ from images.serving.settings import ServerSettings, from_environment, key_digest
 from tests.builders.servers import PATIENCE, ROOT, Here, imports_of_a_server, strictly, until
 from tests.conftest import drawn_photo
 
+pytestmark = pytest.mark.slow
+
 PHOTO = drawn_photo(0.6, seed=1, size=(90, 120))
 OTHER = drawn_photo(0.2, seed=2, size=(120, 90))
 BROKEN = PHOTO[:200]

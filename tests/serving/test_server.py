@@ -49,6 +49,8 @@ from tests.builders.servers import (
 )
 from tests.conftest import drawn_photo, large_photo
 
+pytestmark = pytest.mark.slow
+
 PHOTO = drawn_photo(0.6, seed=1, size=(90, 120))
 LARGE = large_photo()
 NAME = "anna-muster-7f3a.jpg"

@@ -13,6 +13,8 @@ import pytest
 from tests.builders.servers import NGINX, ROOT, free_port, started
 from tests.conftest import drawn_photo
 
+pytestmark = pytest.mark.slow
+
 PHOTO = drawn_photo(0.6, seed=1, size=(90, 120))
 
 

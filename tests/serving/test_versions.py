@@ -27,6 +27,8 @@ from images.serving.settings import ServerSettings
 from tests.builders.servers import PATIENCE, Here, until
 from tests.conftest import drawn_photo
 
+pytestmark = pytest.mark.slow
+
 PHOTO = drawn_photo(0.6, seed=1, size=(90, 120))
 B64 = base64.b64encode(PHOTO).decode()
 SETTINGS = ServerSettings(workers=1, interval=0.05)

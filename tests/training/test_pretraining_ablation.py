@@ -19,6 +19,8 @@ from components.training.pretraining_ablation import PretrainingAblation, compar
 from components.training.train import train
 from tests.conftest import SMALL, votes_around
 
+pytestmark = pytest.mark.slow
+
 HELPS = PretrainingAblation(0.6, 0.4, 0.1, 0.3, fitted_photos=200, validation_photos=100)
 PASSED = GateResult("srcc", "Ranks photos as people do", "SRCC", 0.6, 0.5, "passed", "SRCC is .6.")
 

@@ -29,6 +29,8 @@ from components.training.features import FeatureExtractor
 from tests.builders.trainings import run_training, training
 from tests.conftest import SMALL, example
 
+pytestmark = pytest.mark.slow
+
 SCORES = np.arange(1, 11)
 
 

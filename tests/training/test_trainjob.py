@@ -15,6 +15,8 @@ from components.scorer.settings import Training
 from components.training.__main__ import _parse_settings, _parser
 from images import digests
 
+pytestmark = pytest.mark.slow
+
 models = pytest.importorskip("kubeflow_trainer_api.models")
 
 FOLDER = Path(__file__).resolve().parents[2] / "images" / "manifests" / "training"

@@ -38,6 +38,8 @@ from components.validation.statistics.measured_features import APPEARANCE, SCORE
 from components.validation.validate import validate
 from tests.conftest import votes_around
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"train": 50, "validation": 10, "test": 20, "unlabelled": 10}
 BLOCK = Policy(warn_only=())
 

@@ -70,6 +70,7 @@ def test_the_difference_is_the_challengers_metric_minus_the_champions():
     assert comparison.likeness == regression.all_metrics(challenger, champion)["srcc"]
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(st.integers(4, 60), st.floats(0, 2), st.floats(0, 2), st.integers(0, 1000))
 def test_swapping_the_models_changes_only_the_sign_of_the_difference(photos, one, other, seed):
@@ -86,6 +87,7 @@ def test_swapping_the_models_changes_only_the_sign_of_the_difference(photos, one
         assert swapped_differences[name].low == pytest.approx(-differences[name].high, nan_ok=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(st.integers(4, 60), st.floats(0, 2), st.integers(0, 1000))
 def test_the_interval_encloses_the_bounds_and_the_bounds_enclose_the_difference(photos, noise, seed):
@@ -121,6 +123,7 @@ def test_bounds_are_the_wider_of_the_bootstrap_bounds_and_williams_bounds(seed):
         assert difference.upper == pytest.approx(max(difference.value + margin, np.quantile(draws, 0.95)))
 
 
+@pytest.mark.slow
 def test_copies_of_a_photo_do_not_shrink_the_error_if_they_are_resampled_as_one_group():
     quality, truth = people(100)
     votes = truth, scorer(quality, 1), scorer(quality, 1, seed=2)
@@ -178,6 +181,7 @@ def test_the_first_model_passes_unopposed_and_the_reason_says_that_other_gates_r
         assert all("unopposed and must pass all others" in gate.reason for gate in judged_gates)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("champion", "words"),
     [
@@ -229,6 +233,7 @@ def test_a_handful_of_photos_raises_no_error_and_passes_no_gate(photos):
     assert "passed" not in verdicts(judged_gates)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [["a"] * 60, ["a", "b", "c"] * 20])
 def test_many_photos_of_a_few_people_are_too_few_to_pass(groups):
     quality, truth = people(60)
@@ -293,6 +298,7 @@ def made(value, error, photos=500, metric="srcc", groups=None):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", COMPARED_METRICS)
 @pytest.mark.parametrize(
     ("gain", "error", "verdict", "words"),
@@ -314,6 +320,7 @@ def test_a_gate_passes_only_if_a_loss_beyond_the_margin_is_excluded(metric, gain
     assert ("cannot tell" in judged_gates[index].reason) == (error == 1.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("gain", "error", "verdict", "words"),
     [
@@ -359,6 +366,7 @@ def test_a_reason_has_both_values_the_difference_with_interval_the_margin_and_wi
         assert ("Williams' one-sided p" in gate.reason) == (name != "emd")
 
 
+@pytest.mark.slow
 def test_williams_test_is_omitted_if_photos_are_not_independent():
     quality, truth = people()
     judged_gates = judge(
@@ -376,6 +384,7 @@ def test_a_gate_passes_exactly_if_its_value_is_on_the_right_side_of_its_threshol
                 assert inside == (gate.verdict == "passed")
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.floats(-0.2, 0.2), st.floats(0.0001, 0.1), st.floats(0, 0.2), st.floats(0, 0.2))
 def test_a_wider_margin_never_fails_a_challenger_that_passes_a_narrower_margin(value, error, one, other):
@@ -387,6 +396,7 @@ def test_a_wider_margin_never_fails_a_challenger_that_passes_a_narrower_margin(v
     assert passed != [True, False]
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.floats(0.001, 0.2), st.integers(10, 10_000), st.floats(0.001, 0.2), st.floats(0.001, 0.4))
 def test_with_the_photos_needed_the_power_is_four_in_five(error, photos, distance, significance):
@@ -407,6 +417,7 @@ def test_with_a_margin_of_0_no_number_of_photos_is_enough():
     assert "needs a margin above 0" in judged_gates[0].reason
 
 
+@pytest.mark.slow
 def test_a_challenger_worse_by_the_margin_passes_about_as_rarely_as_the_significance_says():
     """Check the side and the rough size of the bound; the benchmark measures the exact rate."""
     differences, lower_bounds = [], []

@@ -9,6 +9,8 @@ from components.evaluation.checks.rater_ceiling import measure_ceiling
 from components.scorer.metrics import rater_agreement, regression
 from components.scorer.settings import SCORES, Evaluation
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = Evaluation()
 
 

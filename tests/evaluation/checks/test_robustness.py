@@ -129,22 +129,26 @@ def judged(photos: list[bytes], scorer, settings: Evaluation = SETTINGS) -> list
     return robustness.gates(robustness.measure_robustness(photos, scorer, settings), settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", FAULTS)
 def test_a_scorer_with_one_fault_fails_only_the_gate_of_that_fault(key, photos):
     judged_gates = judged(photos, Eye(FAULTS[key]))
     assert failed(judged_gates) == {key}
 
 
+@pytest.mark.slow
 def test_a_scorer_raised_by_an_invisible_perturbation_fails_only_the_perturbation_gate(photos):
     assert failed(judged(photos, checkered(points=2.0))) == {"perturbation"}
 
 
+@pytest.mark.slow
 def test_a_scorer_without_a_fault_passes_every_gate(photos):
     gates = judged(photos, checkered(points=0.2))
     assert {gate.verdict for gate in gates} == {"passed"}
     assert [gate.key for gate in gates] == [*MADE_WORSE, "mirror", "shift", "reencoding", "perturbation"]
 
 
+@pytest.mark.slow
 def test_a_perturbation_raises_a_linear_scorer_by_its_slope_times_the_budget(photos):
     perturbation = robustness.measure_robustness(photos, checkered(points=0.5), SETTINGS).perturbation
     assert perturbation.rise == pytest.approx(0.5 * SETTINGS.perturbation_budget, rel=0.05)
@@ -157,6 +161,7 @@ def test_a_scorer_without_gradients_is_not_judged_on_perturbations(photos):
     assert gates["perturbation"].verdict == "not judged"
 
 
+@pytest.mark.slow
 def test_a_slight_blur_that_raises_scores_fails_even_if_a_strong_blur_lowers_them(photos):
     results = robustness.measure_robustness(photos, Eye(lambda photo: -abs(detail(photo) - 0.2)), SETTINGS)
     slight, strong = (response for response in results.responses if response.key == "blur")
@@ -166,6 +171,7 @@ def test_a_slight_blur_that_raises_scores_fails_even_if_a_strong_blur_lowers_the
     assert gate.value == slight.mean
 
 
+@pytest.mark.slow
 def test_each_photos_change_does_not_depend_on_its_batch(photos):
     results = robustness.measure_robustness([*photos, photos[0]], Eye(detail), SETTINGS)
     assert {len(results.before), *(len(response.changes) for response in results.responses)} == {PHOTOS + 1}
@@ -174,6 +180,7 @@ def test_each_photos_change_does_not_depend_on_its_batch(photos):
         assert is_equal == (response.key != "noise")
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_noise_and_another_seed_gives_other_noise(photos):
     def noise(seed: int) -> list:
         results = robustness.measure_robustness(photos[:4], Eye(detail), replace(SETTINGS, seed=seed))
@@ -198,6 +205,7 @@ def test_robustness_without_photos_is_an_error(photos):
         robustness.measure_robustness([], Eye(detail), SETTINGS)
 
 
+@pytest.mark.slow
 def test_robustness_results_are_written_as_json(photos):
     record = decision.to_json_value(robustness.measure_robustness(photos[:3], checkered(0.2), SETTINGS))
     assert record["responses"][0]["key"] == "blur"
@@ -205,12 +213,14 @@ def test_robustness_results_are_written_as_json(photos):
     assert record["perturbation"]["budget"] == SETTINGS.perturbation_budget
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_response_is_that_of_students_t_test(photos):
     response = robustness.measure_robustness(photos, Eye(detail), SETTINGS).responses[0]
     expected = stats.ttest_1samp(response.changes, 0).confidence_interval(SETTINGS.confidence)
     assert (response.low, response.high) == pytest.approx((expected.low, expected.high))
 
 
+@pytest.mark.slow
 def test_reasons_give_the_change_the_value_and_the_number_of_photos(photos):
     gates = {gate.key: gate for gate in judged(photos, Eye(FAULTS["darkening"]))}
     assert "an exposure 2 stops down" in gates["darkening"].reason
@@ -307,6 +317,7 @@ def rising(by: float, rng: np.random.Generator, spread: float = 0.5, photos: int
     return robustness.RobustnessResults((5.0,) * photos, responses, None)
 
 
+@pytest.mark.slow
 def test_a_scorer_without_a_mean_response_is_refused_by_chance_at_most_once_in_twenty():
     rng = np.random.default_rng(1)
     strict_settings = replace(SETTINGS, maximum_rise=0.0)

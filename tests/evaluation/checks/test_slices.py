@@ -144,6 +144,7 @@ def failures(gate, predict, photos, trials):
     return failure_count
 
 
+@pytest.mark.slow
 def test_fair_slices_of_forty_photos_fail_the_gap_by_chance_at_most_once_in_twenty():
     def fair(truth, value, rng):
         return 5.5 + 0.6 * (truth - 5.5) + rng.normal(0, 0.9, len(truth))
@@ -151,6 +152,7 @@ def test_fair_slices_of_forty_photos_fail_the_gap_by_chance_at_most_once_in_twen
     assert failures("slice_gap", fair, photos=40, trials=200) <= 10
 
 
+@pytest.mark.slow
 def test_a_slice_of_sixty_photos_scored_one_point_too_low_nearly_always_fails_the_gap():
     def unfair(truth, value, rng):
         return 5.8 + 0.6 * (truth - 5.5) + rng.normal(0, 0.9, len(truth)) - 1.0 * (value == "a")
@@ -185,6 +187,7 @@ def test_a_slice_below_the_floor_by_chance_passes_and_the_reason_names_it():
     assert "by chance" in gate.reason
 
 
+@pytest.mark.slow
 def test_slices_ranked_equally_well_fail_the_floor_by_chance_at_most_once_in_twenty():
     def equally_good(truth, value, rng):
         return 5.5 + 0.6 * (truth - 5.5) + rng.normal(0, 1.1, len(truth))
@@ -282,6 +285,7 @@ def test_only_the_twenty_most_frequent_values_of_an_attribute_are_slices():
     assert result.slices[0].value == "v24"
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(st.floats(-0.5, 0.5), st.integers(0, 1000))
 def test_a_constant_added_to_all_scores_changes_the_mean_error_and_no_gap(constant, seed):
@@ -300,6 +304,7 @@ def test_a_constant_added_to_all_scores_changes_the_mean_error_and_no_gap(consta
             assert getattr(slice_after, name).value == pytest.approx(getattr(slice_before, name).value, abs=1e-9)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000))
 def test_a_gap_is_never_larger_than_the_difference_or_the_adjusted_difference(seed):
@@ -340,6 +345,7 @@ def test_photos_of_one_person_widen_the_interval_of_the_gap():
     assert grouped.gap.high - grouped.gap.low > 1.6 * (ungrouped.gap.high - ungrouped.gap.low)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 3)), min_size=2, max_size=12))
 def test_a_weighted_rank_correlation_equals_that_of_repeated_photos(rows):
     truth, predicted, weights = np.array(rows).T

@@ -44,6 +44,7 @@ def refused(folder: Path, *arguments: object, **settings: object) -> str:
     return message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "begin",
     ["photos/", "images/all/", "/home/me/photos/", "https://host/photos/", "gs://bucket/", "../photos/", "C:\\p\\"],
@@ -57,6 +58,7 @@ def test_a_folder_prefix_of_all_names_is_dropped_with_a_note(folder, begin):
     assert any("which was dropped to find them" in note for note in inputs.notes)
 
 
+@pytest.mark.slow
 def test_a_folder_prefix_is_dropped_if_photos_are_missing_and_from_attributes_too(folder):
     for table, column in (("ratings", "mean"), ("about", "job")):
         rows = "".join(f"images/{name},5\n" for name in [*names(folder), "male/gone.jpg"])
@@ -68,6 +70,7 @@ def test_a_folder_prefix_is_dropped_if_photos_are_missing_and_from_attributes_to
     assert {attributes["job"] for attributes in inputs.photos["attributes"]} == {"5"}
 
 
+@pytest.mark.slow
 def test_names_without_their_folder_match_photos(folder):
     shutil.move(folder / "photos", folder / "inner")
     shutil.move(folder / "inner", folder / "photos" / "inner")
@@ -107,6 +110,7 @@ def test_names_without_photos_are_refused_with_examples_and_the_likely_cause(fol
     assert "•••/•••.jpg (photo 1), •••/•••.jpg (photo 2), •••/•••.jpg (photo 3)." in message
 
 
+@pytest.mark.slow
 def test_an_ava_file_of_other_photos_is_refused_with_the_likely_cause(folder):
     lines = [f"{number} {953000 + number} 0 1 5 17 38 36 15 6 5 1 17 22 1396" for number in range(1, 30)]
     (folder / "AVA.txt").write_text("\n".join(lines))
@@ -114,6 +118,7 @@ def test_an_ava_file_of_other_photos_is_refused_with_the_likely_cause(folder):
         check_inputs(str(folder / "photos"), str(folder / "AVA.txt"), "", "", Ingestion())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("header", "row", "words"),
     [

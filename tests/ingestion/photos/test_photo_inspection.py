@@ -72,6 +72,7 @@ def test_an_inspected_photo_has_normalised_bytes_and_the_hash_of_its_source():
     assert pickle.loads(pickle.dumps(photo)) == photo
 
 
+@pytest.mark.slow
 def test_the_size_is_that_of_the_upright_original():
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
@@ -135,6 +136,7 @@ def test_brightness_weighs_green_over_red_over_blue():
     assert green.brightness > 0.5 > red.brightness > 0.2 > blue.brightness > 0.05
 
 
+@pytest.mark.slow
 def test_sharpness_falls_with_every_step_of_blur():
     blurred = [scenery(1).filter(ImageFilter.GaussianBlur(radius)) for radius in (0, 1, 2, 4, 8)]
     values = [inspected(image).sharpness for image in blurred]
@@ -142,6 +144,7 @@ def test_sharpness_falls_with_every_step_of_blur():
     assert values[0] > 10 * values[-1]
 
 
+@pytest.mark.slow
 def test_sharpness_does_not_depend_on_the_number_of_pixels():
     sharpness = [inspected(scenery(1).resize((side, side)), quality=97).sharpness for side in (500, 1000, 2000)]
     assert max(sharpness) < 1.15 * min(sharpness)
@@ -303,6 +306,7 @@ def test_an_inspection_killed_half_way_resumes_from_its_complete_chunks(tmp_path
         assert read_photo(row.spool, row.offset, row.length) == normalise(source, SETTINGS)
 
 
+@pytest.mark.slow
 def test_a_chunk_without_its_index_is_not_complete(photos, spool):
     chunk = InspectionChunk(tuple(photos[:2]), SETTINGS, spool)
     storage.write_bytes(chunk.photos_uri, b"what a kill left")
@@ -354,6 +358,7 @@ def test_a_worker_without_the_face_weights_says_where_it_looked(photos, spool, t
         inspect_chunk(InspectionChunk(tuple(photos), SETTINGS, spool, str(tmp_path / "another machine")))
 
 
+@pytest.mark.slow
 def test_a_failure_in_a_worker_reaches_the_caller(photos, spool):
     Path(spool).write_text("a file where the folder should be")
     with pytest.raises(OSError, match="spool"):

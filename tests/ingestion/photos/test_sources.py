@@ -159,6 +159,7 @@ def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
         yield "s3://photos-of-sources/place"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bucket", ["gs", "s3"], indirect=True)
 def test_a_photo_without_a_suffix_in_a_bucket_is_recognised_by_its_content(bucket):
     bucket += "-without-suffixes"
@@ -168,6 +169,7 @@ def test_a_photo_without_a_suffix_in_a_bucket_is_recognised_by_its_content(bucke
     assert list_photos(bucket) == [("portrait", f"{bucket}/portrait")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bucket", ["gs", "s3"], indirect=True)
 def test_photos_in_a_bucket_are_listed_at_any_depth(bucket):
     for name in ("b.jpg", "a/c.PNG", ".hidden.jpg", "a/notes.txt"):
@@ -189,6 +191,7 @@ def versions(uri: object, scratch: object = "") -> list[str]:
     return [source.versions[address] for _, address in source.photos()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bucket", ["gs", "s3"], indirect=True)
 def test_a_photo_replaced_under_its_name_gets_another_version(bucket, folder):
     for source in (bucket + "-replaced", str(folder)):
@@ -253,11 +256,13 @@ def tfds_dir(data_dir, monkeypatch) -> Path:
     return data_dir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("uri", ["tfds:faces", "tfds:faces:1.0.0", "tfds:{}/faces/1.0.0"])
 def test_a_tfds_data_set_gives_all_its_splits(tfds_dir, tmp_path, uri):
     assert ids(uri.format(tfds_dir), tmp_path) == ["test/sub/9.png", "train/0.png", "train/1.png", "train/2.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("uri", ["tfds:faces/train", "tfds:faces:1.0.0/train", "tfds:{}/faces/1.0.0/train"])
 def test_a_tfds_data_set_gives_one_split(tfds_dir, tmp_path, uri):
     assert ids(uri.format(tfds_dir), tmp_path) == ["0.png", "1.png", "2.png"]
@@ -282,24 +287,28 @@ def test_a_tfds_data_set_cannot_name_a_module_to_import(tfds_dir, tmp_path, monk
     assert not (tmp_path / "done").exists()
 
 
+@pytest.mark.slow
 def test_a_tfds_photo_is_written_with_its_pixels(tfds_dir, tmp_path):
 
     uri = dict(list_photos("tfds:faces/train", str(tmp_path)))["2.png"]
     assert np.array_equal(np.asarray(Image.open(uri)), pixels(2))
 
 
+@pytest.mark.slow
 def test_tfds_photos_are_written_one_at_a_time_while_iterating(tfds_dir, tmp_path):
     photos = open_source("tfds:faces/train", str(tmp_path)).photos()
     next(photos)
     assert len(list(tmp_path.rglob("*.png"))) == 1
 
 
+@pytest.mark.slow
 def test_tfds_photos_without_names_have_stable_ids(tfds_dir, tmp_path):
     photo_ids = ids("tfds:unnamed", tmp_path / "a")
     assert len(set(photo_ids)) == 3
     assert ids("tfds:unnamed", tmp_path / "b") == photo_ids
 
 
+@pytest.mark.slow
 def test_repeated_tfds_names_stay_apart_and_names_out_of_the_folder_are_excluded(tfds_dir, tmp_path):
     source = open_source("tfds:awkward", str(tmp_path / "scratch"))
     listing = dict(source.photos())
@@ -309,12 +318,14 @@ def test_repeated_tfds_names_stay_apart_and_names_out_of_the_folder_are_excluded
     assert not list(tmp_path.glob("out*"))
 
 
+@pytest.mark.slow
 def test_the_version_of_a_tfds_photo_depends_on_its_content(tfds_dir, tmp_path):
     before = versions("tfds:faces/train", tmp_path / "scratch")
     assert versions("tfds:faces/train", tmp_path / "scratch") == before
     assert len(set(before)) == 3
 
 
+@pytest.mark.slow
 def test_two_tfds_splits_share_a_scratch_folder_without_collisions(tfds_dir, tmp_path):
     train, test = (dict(list_photos(f"tfds:faces/{split}", str(tmp_path))) for split in ("train", "test"))
     assert not set(train.values()) & set(test.values())
@@ -339,6 +350,7 @@ def test_an_invalid_tfds_address_is_refused(tmp_path):
 # --- The sample
 
 
+@pytest.mark.slow
 def test_the_sample_source_has_photos_unlabelled_photos_ratings_and_attributes(tmp_path):
     source = open_source("sample:labelled=6&unlabelled=2&seed=3", str(tmp_path))
     photos = [photo for photo, _ in source.photos()]

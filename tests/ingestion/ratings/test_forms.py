@@ -61,6 +61,7 @@ def whole(cells: np.ndarray) -> pd.DataFrame:
 # --- One column per rater
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["rater", "q", "", "Rater ", "participant_"])
 @pytest.mark.parametrize("raters", [5, 10, 25])
 @pytest.mark.parametrize("mean", ["", "mean", "score"])
@@ -77,6 +78,7 @@ def test_one_column_per_rater_keeps_every_photos_mean(read, prefix, raters, mean
     assert ratings.attributes == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("raters", [10, 363])
 def test_raters_need_not_have_rated_every_photo(read, raters):
     rater_scores = scores(raters)
@@ -105,6 +107,7 @@ def test_a_photo_without_a_score_in_a_wide_table_is_excluded(read):
     ]
 
 
+@pytest.mark.slow
 def test_the_mebeauty_ratings_give_the_same_votes_as_rows_and_as_one_column_per_rater(portraits, read):
     path = portraits / "data" / "mebeauty" / "ratings.csv"
     rows = pd.read_csv(path)
@@ -127,6 +130,7 @@ def test_the_mebeauty_ratings_give_the_same_votes_as_rows_and_as_one_column_per_
         )
 
 
+@pytest.mark.slow
 def test_ten_columns_of_raters_are_distinguished_from_ten_vote_counts(portraits, read):
     rows = pd.read_csv(portraits / "data" / "mebeauty" / "ratings.csv")
     busiest = rows["rater"].value_counts().index[:10]
@@ -268,6 +272,7 @@ def test_a_photo_with_two_means_is_refused_with_both_lines(read):
         read(rows)
 
 
+@pytest.mark.slow
 def test_a_repeated_row_of_counts_or_rater_columns_counts_once(read):
     for columns in (numbered(counts(scores(9), range(1, 11)), "p"), numbered(scores(9), "rater")):
         rows = table(columns)
@@ -367,6 +372,7 @@ def test_the_rater_column_is_recognised_by_many_names(read, column):
     assert ratings.single_ratings.to_dict("list") == {"photo": ["a", "a"], "rater": ["y", "x"], "score": [5, 9]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     [

@@ -207,6 +207,7 @@ def moments(draw):
     return mean, lowest_std + draw(st.floats(0, 1)) * (highest_std - lowest_std)
 
 
+@pytest.mark.slow
 @few
 @given(st.lists(moments(), min_size=1, max_size=20))
 def test_maximum_entropy_votes_have_the_given_mean_and_std(pairs):
@@ -219,6 +220,7 @@ def test_maximum_entropy_votes_have_the_given_mean_and_std(pairs):
     assert variances == pytest.approx(given_stds**2, abs=1e-7)
 
 
+@pytest.mark.slow
 @few
 @given(st.lists(st.floats(1, 10), min_size=1, max_size=20))
 def test_maximum_entropy_votes_without_a_given_std_have_the_given_mean(wanted):
@@ -227,6 +229,7 @@ def test_maximum_entropy_votes_without_a_given_std_have_the_given_mean(wanted):
     assert votes @ SCORES == pytest.approx(wanted, abs=1e-6)
 
 
+@pytest.mark.slow
 @few
 @given(st.floats(1.5, 9.5), st.floats(0.01, 0.99))
 def test_maximum_entropy_votes_have_a_quadratic_logarithm(mean, share):
@@ -238,6 +241,7 @@ def test_maximum_entropy_votes_have_a_quadratic_logarithm(mean, share):
     assert third_differences == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 @few
 @given(st.floats(1, 10), st.floats(0, 20))
 def test_any_std_from_zero_gives_votes_with_the_given_mean(mean, std):
@@ -568,6 +572,7 @@ def test_names_in_composed_and_decomposed_unicode_match(read):
 photos = st.text("ab1.", min_size=1, max_size=4).filter(lambda name: set(name) != {"."})
 
 
+@pytest.mark.slow
 @few
 @given(st.lists(st.tuples(photos, st.sampled_from("xyz"), st.integers(1, 10)), min_size=1, max_size=30))
 def test_votes_sum_to_one_and_keep_every_photos_mean(tmp_path_factory, rows):
@@ -583,6 +588,7 @@ def test_votes_sum_to_one_and_keep_every_photos_mean(tmp_path_factory, rows):
 # --- At size
 
 
+@pytest.mark.slow
 def test_reading_time_grows_at_most_linearly_with_the_rows(tmp_path):
     def seconds(rows: int) -> float:
         rng = np.random.default_rng(rows)
@@ -604,6 +610,7 @@ def test_reading_time_grows_at_most_linearly_with_the_rows(tmp_path):
     assert seconds(160_000) < 4 * 2 * seconds(40_000) + 0.1
 
 
+@pytest.mark.slow
 def test_excluding_photos_takes_time_linear_in_their_number(tmp_path):
     def seconds(photo_count: int) -> float:
         path = tmp_path / f"{photo_count}.csv"

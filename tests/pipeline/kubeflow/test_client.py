@@ -13,6 +13,8 @@ from pipeline.kubeflow import client, schedules
 from tests.builders.schedules import DATA, WEEKLY, schedule
 from tests.fakes import kubeflow, smtp
 
+pytestmark = pytest.mark.slow
+
 GIVEN = [f"--{name}={value}" for name, value in DATA.items()]
 
 

@@ -7,6 +7,8 @@ import pytest
 from pipeline.cli.main import main
 from tests.builders.schedules import DATA, WEEKLY, schedule
 
+pytestmark = pytest.mark.slow
+
 DATED = WEEKLY | {"parameters": DATA | {"photos": "gs://data/photos/[[ScheduledTime.2006-01-02]]"}}
 JANUARY = ("--since=2026-01-01", "--until=2026-02-01")
 

@@ -192,6 +192,7 @@ boxes = st.builds(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(face=boxes, share=st.floats(0, 1))
 def test_a_crop_keeps_the_head_whole_and_stays_in_the_photo(face, share):
@@ -247,6 +248,7 @@ def test_the_first_values_of_every_edit_are_nonzero_steps_within_its_range():
             assert edit.round_to_step(value) == value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "face", "words"),
     [

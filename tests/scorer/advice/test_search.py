@@ -79,6 +79,7 @@ def reasons(told: search.Advice) -> dict[str, str]:
 # Known flaws
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exposure", [-2.0, -1.0, 1.0])
 def test_a_wrongly_exposed_photo_gets_the_missing_stops_as_advice(exposure):
     target = stops(pixels(photo()))
@@ -89,6 +90,7 @@ def test_a_wrongly_exposed_photo_gets_the_missing_stops_as_advice(exposure):
     assert first.gain == pytest.approx(abs(exposure), abs=0.25)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [-100, 80])
 def test_a_tinted_photo_gets_the_opposite_warmth_as_advice(change):
     target = colour(pixels(photo()))
@@ -97,6 +99,7 @@ def test_a_tinted_photo_gets_the_opposite_warmth_as_advice(change):
     assert advised(advice)["warmth"].value == pytest.approx(-change, abs=10)
 
 
+@pytest.mark.slow
 def test_sharpening_is_advised_for_a_blurred_photo_only():
     target = detail(pixels(photo()))
     scorer = each(lambda p: 7 - 100 * abs(detail(p) - target))
@@ -104,6 +107,7 @@ def test_sharpening_is_advised_for_a_blurred_photo_only():
     assert "sharpness" not in advised(search.advise(photo(), scorer, [face()], SETTINGS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tilt", [-8, 6])
 def test_a_tilted_photo_gets_the_opposite_rotation_as_advice(tilt):
     upright, leaning = photo(y=0.5), photo(640, y=0.5, tilt=tilt)
@@ -111,12 +115,14 @@ def test_a_tilted_photo_gets_the_opposite_rotation_as_advice(tilt):
     assert advised(advice)["straighten"].value == pytest.approx(-tilt, abs=1)
 
 
+@pytest.mark.slow
 def test_a_photo_with_a_small_face_gets_the_crop_that_makes_the_face_large_enough():
     small, target = {"size": 0.21, "x": 0.6}, photo(size=0.3)
     advice = search.advise(photo(640, **small), each(lambda p: 7 - 0.3 * misfit(p, target)), [face(**small)], SETTINGS)
     assert advised(advice)["crop"].value == pytest.approx(30, abs=5)
 
 
+@pytest.mark.slow
 def test_a_photo_with_two_flaws_gets_a_combined_suggestion_for_both():
     dark, target = photo(exposure=-1.0, warmth=-1.0), pixels(photo(warmth=1.0))
     light, tint = stops(target), colour(target)
@@ -127,6 +133,7 @@ def test_a_photo_with_two_flaws_gets_a_combined_suggestion_for_both():
     assert advice.together.settings["brightness"] == pytest.approx(1, abs=0.5)
 
 
+@pytest.mark.slow
 def test_edits_with_the_same_effect_are_not_combined():
     """Brightness alone corrects this photo. A combination is suggested only if it gains more than the best edit."""
     target = stops(pixels(photo()))
@@ -135,6 +142,7 @@ def test_edits_with_the_same_effect_are_not_combined():
     assert advice.together is None or advice.together.gain > advice.suggestions[0].gain
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=8, deadline=None, derandomize=True)
 @hypothesis.given(key=st.sampled_from(["highlights", "shadows", "contrast", "warmth"]), share=st.floats(-1, 1))
 def test_the_search_finds_a_hidden_optimum_to_within_two_steps(key, share):
@@ -152,6 +160,7 @@ def test_the_search_finds_a_hidden_optimum_to_within_two_steps(key, share):
         assert advised(advice)[key].value == pytest.approx(optimum, abs=2 * edit.step)
 
 
+@pytest.mark.slow
 def test_brightening_is_advised_for_real_portraits_that_are_two_stops_too_dark(portraits):
     detector = FaceDetector((portraits / "weights/yunet_n_640_640.onnx").read_bytes())
     files = sorted((portraits / "data/mebeauty/photos").rglob("*.jpg"))[::400]
@@ -178,6 +187,7 @@ def test_a_gain_at_one_exact_brightness_is_refused_as_a_spike():
     assert reasons(advice)["brightness"] == "spike"
 
 
+@pytest.mark.slow
 def test_a_true_gain_is_found_beside_a_spike():
     dark = photo(exposure=-2.0)
     start, target = stops(pixels(dark)), stops(pixels(photo()))
@@ -186,6 +196,7 @@ def test_a_true_gain_is_found_beside_a_spike():
     assert advised(advice)["brightness"].value >= 1.5
 
 
+@pytest.mark.slow
 def test_a_gain_for_one_exact_image_is_refused():
     wanted = edits.brighten(np.asarray(photo()), 0.5).astype(float)
     scorer = each(lambda p: 5 + 3 * np.exp(-np.abs(p - wanted).mean()) if p.shape == wanted.shape else 5.0)
@@ -194,6 +205,7 @@ def test_a_gain_for_one_exact_image_is_refused():
     assert reasons(advice)["brightness"] in ("noise", "small")
 
 
+@pytest.mark.slow
 def test_a_scorer_that_compares_single_columns_gives_no_advice():
     """The score changes sign when the photo moves by a pixel, and grows when the photo is sharpened."""
     grain = np.random.default_rng(1).normal(0, 6, (400, 320, 1)) + 2 * (np.arange(320)[None, :, None] % 2)
@@ -209,6 +221,7 @@ def test_a_scorer_of_pure_noise_gives_no_advice(seed):
     assert advice.together is None
 
 
+@pytest.mark.slow
 def test_a_true_gain_below_the_noise_of_the_scorer_is_not_suggested():
     quiet, loud = Noise(1, 0.001), Noise(1, 0.8)
     dark = photo(exposure=-0.75)
@@ -227,6 +240,7 @@ def test_a_dark_photo_is_not_darkened_even_if_the_scorer_prefers_dark_photos():
     assert "brightness" not in advised(advice)
 
 
+@pytest.mark.slow
 def test_a_bright_photo_is_darkened_only_within_the_usual_range():
     advice = search.advise(photo(exposure=0.75), each(lambda p: 3 - stops(p)), [face()], SETTINGS)
     value = advised(advice)["brightness"].value
@@ -241,6 +255,7 @@ def test_brightening_keeps_clipped_highlights_below_the_limit():
     assert (cv2.cvtColor(after, cv2.COLOR_RGB2GRAY) >= 250).mean() <= SETTINGS.maximum_clipped + 0.01
 
 
+@pytest.mark.slow
 def test_a_dark_photo_is_not_brightened_if_that_would_clip_the_face():
     """The face is a tenth of the photo, so the photo as a whole can be brightened more than the face."""
     levels = np.full((400, 320, 3), 40, np.uint8)
@@ -252,6 +267,7 @@ def test_a_dark_photo_is_not_brightened_if_that_would_clip_the_face():
     assert "brightness" in advised(search.advise(Image.fromarray(levels), scorer, [lit], SETTINGS))
 
 
+@pytest.mark.slow
 def test_warmth_is_never_suggested_for_a_black_and_white_photo():
     likes_warm = each(lambda p: 5 + 3 * colour(p))
     grey = photo().convert("L").convert("RGB")
@@ -260,6 +276,7 @@ def test_warmth_is_never_suggested_for_a_black_and_white_photo():
     assert "warmth" in advised(search.advise(cold, likes_warm, [face()], SETTINGS))
 
 
+@pytest.mark.slow
 def test_the_mildest_of_equally_scored_values_is_suggested():
     start = stops(pixels(photo(exposure=-2.0)))
     scorer = each(lambda p: 5 + min(1.0, stops(p) - start))
@@ -267,6 +284,7 @@ def test_the_mildest_of_equally_scored_values_is_suggested():
     assert advised(advice)["brightness"].value == pytest.approx(1, abs=0.25)
 
 
+@pytest.mark.slow
 def test_straightening_gets_no_credit_for_the_gain_of_its_crop():
     framed = np.full((800, 640, 3), 255, np.uint8)
     framed[16:-16, 16:-16] = np.asarray(photo(640))[16:-16, 16:-16]
@@ -276,12 +294,14 @@ def test_straightening_gets_no_credit_for_the_gain_of_its_crop():
     assert reasons(advice)["straighten"] == "frame"
 
 
+@pytest.mark.slow
 def test_a_photo_with_a_large_enough_face_is_hardly_cropped_even_if_the_scorer_prefers_it():
     scorer = each(lambda p: 7 - 0.3 * misfit(p, photo(size=0.6)))
     advice = search.advise(photo(640), scorer, [face()], SETTINGS)
     assert "crop" not in advised(advice) or advised(advice)["crop"].value <= 10
 
 
+@pytest.mark.slow
 def test_a_level_face_is_hardly_rotated_even_if_the_scorer_prefers_tilted_faces():
     tilted = photo(640, y=0.5, tilt=8)
     advice = search.advise(photo(640, y=0.5), each(lambda p: 7 - 0.3 * misfit(p, tilted)), [face(y=0.5)], SETTINGS)
@@ -295,6 +315,7 @@ def test_an_edit_that_hides_the_face_from_the_detector_is_refused():
     assert reasons(advice)["brightness"] == "face"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("faces", "words"), [(None, "No face was found"), ([face(size=0.8)], "fills the photo well enough")]
 )
@@ -308,6 +329,7 @@ def test_a_crop_is_refused_without_a_face_or_without_room_around_it(faces, words
 # Properties that hold for any photo and scorer
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=10, deadline=None, derandomize=True)
 @hypothesis.given(seed=st.integers(0, 10**6), score=st.floats(1, 10))
 def test_a_constant_scorer_never_gives_advice(seed, score):
@@ -319,6 +341,7 @@ def test_a_constant_scorer_never_gives_advice(seed, score):
     assert advice.noise == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=6, deadline=None, derandomize=True)
 @hypothesis.given(seed=st.integers(0, 10**6))
 def test_suggestions_keep_their_bounds_and_state_the_gain_measured_on_the_edited_photo(seed):
@@ -345,6 +368,7 @@ def test_suggestions_keep_their_bounds_and_state_the_gain_measured_on_the_edited
     assert advice.scorings <= settings.scorings
 
 
+@pytest.mark.slow
 def test_advice_does_not_depend_on_how_photos_are_batched():
     scorer = Noise(3, 0.01)
 
@@ -370,6 +394,7 @@ def test_a_score_of_nan_is_refused():
 # Sentences, previews, working copies
 
 
+@pytest.mark.slow
 def test_the_preview_is_the_edited_photo_at_512_by_640_pixels():
     advice = search.advise(photo(640, exposure=-1.0), each(lambda p: 9 + stops(p)), [face()], SETTINGS)
     suggestion = advised(advice)["brightness"]
@@ -411,6 +436,7 @@ def test_the_working_copy_has_the_working_side_or_the_side_of_a_smaller_file():
         assert min(search.working_copy(stream.getvalue(), SETTINGS, Ingestion()).size) == expected
 
 
+@pytest.mark.slow
 def test_the_working_copy_of_a_strip_is_shortened():
     stream = io.BytesIO()
     Image.new("RGB", (700, 14000)).save(stream, "JPEG")

@@ -12,6 +12,8 @@ import pytest
 from components.scorer.artifacts import bundle
 from components.scorer.model.network import FORMAT
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 REGISTERED = re.compile(r"^@keras\.saving\.register_keras_serializable\(.*\)\n(?:class|def) (\w+)", re.MULTILINE)
 

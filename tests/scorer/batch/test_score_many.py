@@ -18,6 +18,8 @@ from components.scorer.batch.score_many import ScoringSummary, competition_ranks
 from pipeline.cli.main import main
 from tests.conftest import drawn_photo
 
+pytestmark = pytest.mark.slow
+
 HERE = "--runner=DirectRunner --direct_running_mode=in_memory"
 NUMBER = 10
 

@@ -76,6 +76,7 @@ def scorer_of(model: keras.Model) -> bundle.TrainedScorer:
 # Maps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooled", [True, False])
 def test_grad_cam_agrees_with_finite_differences_of_the_feature_map(pooled):
     """The reference is equations 1 and 2 of Selvaraju et al. with central differences as gradients, in float64."""
@@ -93,6 +94,7 @@ def test_grad_cam_agrees_with_finite_differences_of_the_feature_map(pooled):
     np.testing.assert_allclose(heatmaps[0], expected, atol=1e-6 * expected.max())
 
 
+@pytest.mark.slow
 def test_the_closed_form_equals_grad_cam():
     model, pixels = network(), pictures()
     maps = attribution.heatmaps(model, pixels)
@@ -102,6 +104,7 @@ def test_the_closed_form_equals_grad_cam():
     np.testing.assert_allclose(closed(model, pixels)["class_heatmaps"], maps, atol=1e-5 * maps.max())
 
 
+@pytest.mark.slow
 def test_the_closed_form_equals_grad_cam_on_a_trained_scorer(small_scorer):
     scorer = bundle.load(small_scorer)
     pixels = np.concatenate([pictures(2), np.full((1, 32, 32, 3), 90, "float32")])
@@ -121,6 +124,7 @@ def test_the_heat_map_is_the_mean_of_the_score_maps_weighted_by_the_predicted_vo
     np.testing.assert_allclose(single_score_map, outputs["class_heatmaps"][..., 6])
 
 
+@pytest.mark.slow
 def test_a_gain_is_the_score_lost_by_leaving_a_location_out_of_the_pooling():
     model, pixels = network(dtype="float64"), pictures()
     maps = np.asarray(keras.Model(model.input, features(model))(pixels), float).reshape(3, 49, 8)
@@ -159,6 +163,7 @@ def test_the_maps_are_largest_where_the_photo_raises_the_score():
     assert not outputs["class_heatmaps"][0, ..., 0].any()
 
 
+@pytest.mark.slow
 def test_explaining_in_batches_gives_the_maps_of_the_closed_form():
     scorer = scorer_of(network())
     photos = [drawn_photo(0.2 + 0.2 * number, number) for number in range(3)]
@@ -201,6 +206,7 @@ def rectified(relu: str, units: int, name: str, before: keras.KerasTensor) -> ke
     return keras.layers.ReLU(6.0)(convolved) if relu == "layer of 6" else keras.layers.Activation("relu6")(convolved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("relu", ["within", "layer", "layer of 6", "activation of 6"])
 def test_guided_backpropagation_lets_only_positive_gradients_through_active_units(relu):
     keras.utils.set_random_seed(3)
@@ -234,6 +240,7 @@ def backward(model: keras.Model, photo: np.ndarray, limit: float) -> np.ndarray:
     return np.stack(maps, axis=1)
 
 
+@pytest.mark.slow
 def test_guided_backpropagation_does_not_change_the_network():
     model, pixels = network(), pictures()
     votes_before = np.asarray(model(pixels))
@@ -288,6 +295,7 @@ def test_a_negative_number_of_steps_is_refused():
 # PGD
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [0.5, 2.0, 300.0])
 def test_pgd_raises_the_score_within_its_budget_and_the_range_of_pixels(budget):
     model, pixels = network(), pictures()
@@ -298,12 +306,14 @@ def test_pgd_raises_the_score_within_its_budget_and_the_range_of_pixels(budget):
     assert changed.max() <= 255
 
 
+@pytest.mark.slow
 def test_pgd_is_deterministic():
     model, pixels = network(), pictures()
     perturbed = adversarial.pgd_attack(model, pixels, 2.0, steps=10)
     np.testing.assert_array_equal(perturbed, adversarial.pgd_attack(model, pixels, 2.0, steps=10))
 
 
+@pytest.mark.slow
 def test_pgd_on_a_photo_does_not_depend_on_the_rest_of_the_batch():
     model, pixels = network(), pictures(19)
     together = adversarial.pgd_attack(model, pixels, 2.0, steps=5)
@@ -317,6 +327,7 @@ def test_pgd_with_a_budget_of_zero_changes_nothing():
     np.testing.assert_array_equal(adversarial.pgd_attack(network(), pixels, 0.0, steps=3), pixels)
 
 
+@pytest.mark.slow
 def test_a_larger_budget_raises_the_score_more():
     model, pixels = network(), pictures()
     small, large = (means(model, adversarial.pgd_attack(model, pixels, budget, steps=20)) for budget in (1.0, 8.0))
@@ -456,6 +467,7 @@ def explained(models, photos, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_the_page_shows_all_maps_of_each_photo_and_loads_no_other_file(explained):
     html = (explained / "index.html").read_text()
     assert len(re.findall("<img ", html)) == 2 * (3 + 10 + 3 + 3)
@@ -465,6 +477,7 @@ def test_the_page_shows_all_maps_of_each_photo_and_loads_no_other_file(explained
     assert not re.search(r"(src|href)=\"(?!data:|#)", html)
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_scores_before_and_after_and_says_that_it_is_no_advice(explained, models, photos):
     html = (explained / "index.html").read_text()
     data = [Path(photos[0]).read_bytes()]
@@ -476,6 +489,7 @@ def test_the_page_shows_the_scores_before_and_after_and_says_that_it_is_no_advic
     assert "version 3" in html
 
 
+@pytest.mark.slow
 def test_the_pictures_are_written_in_one_folder_per_photo_beside_the_page(explained):
     names = {"photo.jpg", "heat.jpg", "gains.jpg", "before.png", "after.png", "change.png"}
     names |= {f"score-{score}.jpg" for score in SCORES} | {f"details-{score}.png" for score in (8, 9, 10)}
@@ -486,11 +500,13 @@ def test_the_pictures_are_written_in_one_folder_per_photo_beside_the_page(explai
     assert Image.open(folders[1] / "heat.jpg").size == (120, 90), "photos are set upright first"
 
 
+@pytest.mark.slow
 def test_the_command_accepts_an_unpublished_bundle(scorer, photos, tmp_path):
     assert main(["explain", str(scorer), photos[0], "--out", str(tmp_path), "--steps", "1"]) == 0
     assert (tmp_path / "index.html").exists()
 
 
+@pytest.mark.slow
 def test_the_page_of_a_network_without_relu_has_no_maps_of_details(tmp_path, photos):
     scorer_of(network("tanh")).save(tmp_path / "scorer")
     assert main(["explain", str(tmp_path / "scorer"), photos[0], "--out", str(tmp_path), "--steps", "1"]) == 0
@@ -499,6 +515,7 @@ def test_the_page_of_a_network_without_relu_has_no_maps_of_details(tmp_path, pho
     assert len(re.findall("<img ", html)) == 3 + 10 + 3
 
 
+@pytest.mark.slow
 def test_a_failed_explanation_prints_one_line_and_writes_nothing(models, photos, tmp_path, capsys):
     (tmp_path / "broken.jpg").write_bytes(Path(photos[0]).read_bytes()[:300])
     out, without_bundle = tmp_path / "out", tmp_path / "old"

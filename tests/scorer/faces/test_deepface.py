@@ -14,6 +14,8 @@ from components.scorer.run import preflight
 from components.scorer.settings import Faces
 from tests.builders import designed_faces
 
+pytestmark = pytest.mark.slow
+
 needed = pytest.mark.skipif(importlib.util.find_spec("deepface") is None, reason=f"needs deepface: {deepface.INSTALL}")
 SMALL, SIDE, SIZE = "OpenFace", 96, 128  # 3.7 million weights; VGG-Face has 145
 

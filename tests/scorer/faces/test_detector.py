@@ -121,6 +121,7 @@ def test_a_detector_from_bytes_finds_the_same_faces_as_one_from_a_file(weights, 
     assert from_bytes.find(draw_portrait(Portrait())) == detector.find(draw_portrait(Portrait()))
 
 
+@pytest.mark.slow
 def test_loading_and_detection_print_nothing(weights):
     code = (
         "import sys; from PIL import Image; from components.scorer.faces.detector import FaceDetector\n"
@@ -153,6 +154,7 @@ def test_the_largest_face_comes_first(detector):
     assert faces[0].box.x < faces[1].box.x  # the child is on the right
 
 
+@pytest.mark.slow
 def test_the_face_is_found_whatever_the_size_and_mode_of_the_photo(detector):
     image = draw_portrait(Portrait(), 320)
     landmarks = np.array(detector.find(image)[0].landmarks)
@@ -169,6 +171,7 @@ def test_detection_finds_nothing_in_a_photo_without_a_face(detector):
     assert detector.find(Image.new("RGB", (1, 1))) == []
 
 
+@pytest.mark.slow
 def test_threads_can_share_a_detector(detector):
     images = [draw_portrait(Portrait(size=0.3 + 0.02 * number), 200 + 8 * number) for number in range(8)]
     alone = [detector.find(image) for image in images]

@@ -88,6 +88,7 @@ def test_the_embedding_of_a_photo_without_a_face_is_zeros(given, tmp_path):
     assert (analysis.embedding.shape, analysis.embedding.any(), analysis.landmarks.any()) == ((READ,), False, False)
 
 
+@pytest.mark.slow
 def test_a_batch_of_photos_is_analysed_as_each_photo_alone(given, tmp_path):
     face_analyzer = prepared(tmp_path, given)
     images = [photo(*[(0.5, 0.5)] * (number % 3 > 0), seed=number) for number in range(20)]
@@ -158,6 +159,7 @@ def test_the_embedding_of_a_crop_of_one_colour_is_finite(given, tmp_path):
     assert np.isfinite(prepared(tmp_path, given).embedder.embed(np.full((1, SIDE, SIDE, 3), 7, np.uint8))).all()
 
 
+@pytest.mark.slow
 def test_a_keras_embedder_gives_the_outputs_of_the_chosen_layers_in_their_order(exported, keras_file):
     import keras
 
@@ -171,12 +173,14 @@ def test_a_keras_embedder_gives_the_outputs_of_the_chosen_layers_in_their_order(
     np.testing.assert_allclose(embeddings, expected, rtol=2e-3, atol=0.2)  # of 255; the weights are float16
 
 
+@pytest.mark.slow
 def test_the_metadata_hold_the_digest_of_the_source_file(exported, keras_file):
     metadata = json.loads((exported / "faces.json").read_text())
     assert metadata["sha256"]["embedder"] == hashlib.sha256(keras_file.read_bytes()).hexdigest()
     assert (metadata["kind"], metadata["layers"], metadata["size"]) == ("litert", ["pooled", "first"], 24)
 
 
+@pytest.mark.slow
 def test_metadata_of_an_older_version_are_refused_with_the_missing_keys(exported, tmp_path):
     shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
     metadata = json.loads((exported / "faces.json").read_text())
@@ -187,6 +191,7 @@ def test_metadata_of_an_older_version_are_refused_with_the_missing_keys(exported
         FaceAnalyzer.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_litert_file_is_copied_unchanged_and_gives_the_same_embeddings(exported, given, tmp_path):
     file = exported / "embedder.tflite"
     face_analyzer = prepared(tmp_path, {**given, "face_embedder": str(file)}, **PLAIN)
@@ -197,6 +202,7 @@ def test_a_litert_file_is_copied_unchanged_and_gives_the_same_embeddings(exporte
     assert not (tmp_path / "embedder.onnx").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wanted", "agrees", "expected"),
     [
@@ -254,6 +260,7 @@ def test_copied_weights_give_the_same_embeddings(given, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_weights_in_a_bucket_are_copied_and_loaded_from_there(given, tmp_path, google):
     source = prepared(tmp_path, given)
     assert embedder.copy_weights(tmp_path, "gs://bucket/faces")
@@ -262,6 +269,7 @@ def test_weights_in_a_bucket_are_copied_and_loaded_from_there(given, tmp_path, g
     )
 
 
+@pytest.mark.slow
 def test_face_analysis_imports_neither_tensorflow_nor_keras_and_prints_nothing(exported):
     code = (
         "import sys; from PIL import Image; from components.scorer.faces.analyzer import FaceAnalyzer\n"
@@ -298,11 +306,13 @@ def test_a_keras_network_with_another_input_shape_is_refused(shape, given, tmp_p
     assert "expected a network of square RGB pictures" in message
 
 
+@pytest.mark.slow
 def test_an_unknown_layer_is_refused_with_similar_layer_names(given, keras_file, tmp_path):
     message = refused(given, tmp_path, face_embedder=str(keras_file), face_layers=["Pooled"])
     assert "expected face_layers among its 4 layers, got 'Pooled'; like it are ['pooled']" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -334,6 +344,7 @@ def test_an_onnx_file_that_opencv_cannot_run_is_refused_and_nothing_is_printed(g
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_a_keras_file_without_weights_is_refused(given, keras_file, tmp_path):
     with zipfile.ZipFile(keras_file) as complete, zipfile.ZipFile(tmp_path / "e.keras", "w") as without_weights:
         for name in ("metadata.json", "config.json"):
@@ -342,6 +353,7 @@ def test_a_keras_file_without_weights_is_refused(given, keras_file, tmp_path):
     assert "expected a .keras file that Keras" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["face_detector", "face_embedder"])
 def test_a_file_with_another_digest_is_refused_and_one_with_the_right_digest_is_accepted(name, given, tmp_path):
     message = refused(given, tmp_path, **{f"{name}_sha256": "0" * 64})
@@ -350,12 +362,14 @@ def test_a_file_with_another_digest_is_refused_and_one_with_the_right_digest_is_
     assert prepared(tmp_path, given, **{f"{name}_sha256": digest.upper()}).metadata["sha256"][name[5:]] == digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("uri", ["/nowhere/e.onnx", "gs://bucket/gone.onnx"])
 def test_an_address_without_a_file_is_refused_and_named(uri, given, tmp_path, google):
     message = refused(given, tmp_path, FileNotFoundError, face_embedder=uri)
     assert message == f"face_embedder {uri}: there is nothing at this address"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -409,6 +423,7 @@ def facenet(portraits: Path, name: str) -> dict[str, str]:
     return {"face_detector": str(weights / "yunet_n_640_640.onnx"), "face_embedder": str(weights / name)}
 
 
+@pytest.mark.slow
 def test_facenet_separates_people_and_is_robust_to_resizing_and_recompression(portraits, tmp_path):
     files = sorted((portraits / "data" / "mebeauty" / "photos").rglob("*.jpg"))[:240:20]
     face_analyzer = prepared(tmp_path, facenet(portraits, "facenet_512.tflite"))

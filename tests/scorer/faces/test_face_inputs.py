@@ -35,6 +35,8 @@ from tests.builders.pushes import PASSED, Place, judged
 from tests.builders.servers import Here, imports_of_a_server, until
 from tests.conftest import drawn_photo
 
+pytestmark = pytest.mark.slow
+
 SIZE = designed_faces.READ
 JOBS = auxiliary_heads.HeadSpec("job", ("carer", "tutor"))
 BOTH = ModelInputs(view=True, embedding_size=SIZE, n_components=6)

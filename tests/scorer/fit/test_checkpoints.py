@@ -14,6 +14,8 @@ from components.scorer.data.sharding import WorkerShard
 from components.scorer.fit.checkpoints import CheckpointStore, best_epoch, fingerprint_of, fit
 from components.scorer.fit.distributed import WorkerGroup
 
+pytestmark = pytest.mark.slow
+
 
 def model() -> keras.Model:
     keras.utils.set_random_seed(1)

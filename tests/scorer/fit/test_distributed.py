@@ -17,6 +17,8 @@ from components.scorer.settings import Pretraining, Training
 from components.training.__main__ import main
 from components.training.train import check_trainable
 
+pytestmark = pytest.mark.slow
+
 
 def parts(size: int, workers: int, rows: int) -> list[list[tuple[np.ndarray, ...]]]:
     """Return the batches ``(values, truth, weights)`` of each worker; the values are the numbers from 1 to `size`."""

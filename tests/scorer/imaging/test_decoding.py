@@ -186,6 +186,7 @@ def test_every_format_is_decoded_to_rgb_with_the_right_colours(kind):
     assert_quarters(decode_image(write(quarters()), SETTINGS), tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PLAIN)
 def test_every_format_is_normalised_to_a_jpeg_with_the_right_colours(kind):
     data = normalise(PLAIN[kind][0](quarters(800, 1000)), SETTINGS)
@@ -258,6 +259,7 @@ def test_a_transparent_palette_colour_is_white(format):
     assert_quarters(decode_image(data, SETTINGS), EXACT, ((255,) * 3, GREEN, BLUE, GREY))
 
 
+@pytest.mark.slow
 def test_transparent_pixels_do_not_bleed_when_the_photo_shrinks():
     image = Image.new("RGBA", (1600, 1600), (0, 0, 0, 0))
     image.paste((255, 255, 255, 255), (800, 0, 1600, 1600))
@@ -330,6 +332,7 @@ def test_a_grey_profile_is_applied():
     assert_quarters(decode_image(data, SETTINGS), 4, expected)
 
 
+@pytest.mark.slow
 def test_a_cmyk_profile_is_applied():
     def corner(c, m, y, k):  # full cyan is a deep blue-green as in print, not (0, 255, 255)
         return (0, 0, 0) if k else (100 - 45 * c - 30 * m - 8 * y, -36 * c + 60 * m, -50 * c + 85 * y)
@@ -382,6 +385,7 @@ def scenery(width, height):
     return Image.merge("RGB", [Image.fromarray(np.roll(grey, shift, 1)) for shift in (0, 9, 21)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_large_jpeg_scaled_while_decoding_differs_little_from_the_full_decode(progressive):
     data = encoded(scenery(4000, 3000), "JPEG", quality=90, progressive=progressive)
@@ -402,6 +406,7 @@ def test_a_photo_is_shrunk_to_the_shorter_side_and_never_enlarged(size, expected
         assert decode_image(encoded(Image.new("RGB", size), format), SETTINGS).size == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PLAIN)
 def test_normalising_a_photo_twice_gives_the_same_bytes(kind):
     data = PLAIN[kind][0](scenery(500, 400))
@@ -424,6 +429,7 @@ def test_bytes_without_a_supported_photo_are_unreadable(data, told):
     assert raised.value.reason == "unreadable"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PLAIN)
 def test_a_photo_cut_to_a_third_of_its_bytes_is_unreadable(kind):
     data = PLAIN[kind][0](scenery(300, 300))
@@ -539,6 +545,7 @@ def test_the_cache_of_colour_transforms_is_bounded_and_keyed_by_digest():
     assert {len(digest) for digest in decoding._transform_cache} == {32}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [10, 2_000_000, 30_000_000])
 @pytest.mark.parametrize("zipped", [False, True])
 def test_a_png_with_xmp_of_any_size_is_decoded(size, zipped):
@@ -547,6 +554,7 @@ def test_a_png_with_xmp_of_any_size_is_decoded(size, zipped):
     assert_quarters(decode_image(encoded(quarters(), "PNG", pnginfo=info), SETTINGS), EXACT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zipped", [False, True])
 def test_a_png_with_many_large_text_chunks_is_decoded(zipped):
     info = PngImagePlugin.PngInfo()
@@ -618,6 +626,7 @@ def sized(format, width, height, **options):
     return encoded(Image.new(options.pop("mode", "RGB"), (width, height), options.pop("colour", 90)), format, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "accepted"),
     [
@@ -658,6 +667,7 @@ def tiles(width, height, side):
     return bytes(data)
 
 
+@pytest.mark.slow
 def test_a_file_that_exceeds_the_memory_limit_fails_and_the_next_file_is_decoded(tmp_path):
     path = tmp_path / "bomb.webp"
     path.write_bytes(sized("WEBP", 9_990, 9_990, mode="RGBA", colour=(9, 9, 9, 99), lossless=True, method=0))
@@ -727,6 +737,7 @@ def outcome(data):
         return error.reason
 
 
+@pytest.mark.slow
 @budget(max_examples=300, deadline=None)
 @given(st.sampled_from(sorted(WHOLE)), st.floats(0, 1))
 @example("png", 0.99)
@@ -736,6 +747,7 @@ def test_a_truncated_photo_gives_the_full_image_or_is_unreadable(kind, share):
     assert result == "unreadable" or result.tobytes() == decode_image(data, SMALL).tobytes()
 
 
+@pytest.mark.slow
 @budget(max_examples=200, deadline=None)
 @given(
     st.sampled_from(sorted(WHOLE)),
@@ -753,6 +765,7 @@ MAGIC = [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8 ", b"
 MAGIC += [b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"]
 
 
+@pytest.mark.slow
 @budget(max_examples=200, deadline=None)
 @given(st.sampled_from(MAGIC), st.binary(max_size=300))
 def test_any_bytes_are_decoded_or_unusable(start, rest):

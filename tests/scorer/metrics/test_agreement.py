@@ -28,6 +28,7 @@ def people_and_model(photos=60, noise=1.0, seed=0):
     return votes_around(latent), votes_around(latent + rng.normal(0, noise, photos))
 
 
+@pytest.mark.slow
 @given(distributions, distributions)
 def test_emd_is_scipys_wasserstein_distance_averaged_over_photos(truth, predicted):
     expected = [
@@ -37,6 +38,7 @@ def test_emd_is_scipys_wasserstein_distance_averaged_over_photos(truth, predicte
     assert regression.emd(truth, predicted) == pytest.approx(np.mean(expected), abs=1e-9)
 
 
+@pytest.mark.slow
 @given(distributions)
 def test_mean_and_standard_deviation_equal_numpys_weighted_ones(votes):
     assert regression.mean_scores(votes) == pytest.approx(
@@ -56,6 +58,7 @@ def test_counts_and_shares_give_the_same_means():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reference"),
     [
@@ -363,6 +366,7 @@ def test_negative_counts_are_refused():
         rater_agreement.reliability_of_counts(np.full((3, 10), -1.0))
 
 
+@pytest.mark.slow
 def test_the_reliability_of_mebeauty_is_as_measured(portraits):
     file = portraits / "data" / "mebeauty" / "ratings.csv"
     with file.open(newline="") as stream:

@@ -31,6 +31,8 @@ from components.training.train import train
 from pipeline.cli.main import main
 from tests.conftest import drawn_photo, light_encoder, votes_around
 
+pytestmark = pytest.mark.slow
+
 JOBS = ("carer", "tutor")
 ATTRIBUTES = ["job", "sunglasses"]
 QUICK = from_parameters(Evaluation, bootstrap=50)

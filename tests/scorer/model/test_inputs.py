@@ -135,6 +135,7 @@ def test_mixed_precision_keeps_the_embedding_layers_in_float32(scorer):
     np.testing.assert_array_equal(asked(with_precision(mixed, "float32"), model_inputs), asked(scorer, model_inputs))
 
 
+@pytest.mark.slow
 def test_closed_form_maps_equal_grad_cam_with_fixed_face_inputs(scorer):
     model_inputs = given(3)
     pixels, face_inputs = attribution.split_pixels(model_inputs)
@@ -142,6 +143,7 @@ def test_closed_form_maps_equal_grad_cam_with_fixed_face_inputs(scorer):
     np.testing.assert_allclose(outputs["class_heatmaps"], attribution.heatmaps(scorer, pixels, face_inputs), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_pgd_changes_the_pixels_and_not_the_face_inputs(scorer):
     pixels, face_inputs = attribution.split_pixels(given(2))
     before = {name: values.copy() for name, values in face_inputs.items()}
@@ -293,6 +295,7 @@ def reading(embedded, start, tmp_path_factory) -> bundle.TrainedScorer:
     return trained(embedded, start, tmp_path_factory.mktemp("reading"), **SHORT, epochs=1)
 
 
+@pytest.mark.slow
 def test_a_scorer_learns_scores_that_depend_on_the_embedding_alone(reading, embedded):
     has_face = np.arange(60) % 4 > 0
     scores, truth = means(reading, embedded)
@@ -304,23 +307,27 @@ def unread(embedded, start, tmp_path_factory) -> bundle.TrainedScorer:
     return trained(embedded, start, tmp_path_factory.mktemp("unread"), **SHORT, embedding_size=0)
 
 
+@pytest.mark.slow
 def test_a_scorer_without_embeddings_does_not_learn_scores_that_depend_on_them(unread, embedded):
     has_face = np.arange(60) % 4 > 0
     scores, truth = means(unread, embedded)
     assert abs(spearmanr(scores[has_face], truth[has_face]).statistic) < 0.4
 
 
+@pytest.mark.slow
 def test_a_bundle_contains_the_embedder_only_if_the_scorer_takes_embeddings(reading, unread):
     assert {*reading.faces} == {"faces.json", "detector.onnx", "embedder.onnx"}
     assert {*unread.faces} == {"faces.json", "detector.onnx"}
 
 
+@pytest.mark.slow
 def test_the_missing_face_token_is_learnt(reading, embedded):
     missing = np.arange(60) % 4 == 0
     assert np.abs(reading.model.get_layer("missing_face_token").get_weights()[0]).max() > 0.1
     assert np.abs(means(reading, embedded)[0][missing] - WITHOUT_A_FACE).max() < 1
 
 
+@pytest.mark.slow
 def test_pca_is_fitted_on_the_faces_of_the_training_split(reading, embedded):
     with_face = [record for record in photos.records(embedded, "train") if record["face"]["count"]]
     expected = principal_components(np.stack([record["embedding"] for record in with_face]), 512)
@@ -334,25 +341,30 @@ def blind(lit, start, tmp_path_factory) -> bundle.TrainedScorer:
     return trained(lit, start, tmp_path_factory.mktemp("blind"), **SHORT, embedding_size=4)
 
 
+@pytest.mark.slow
 def test_a_scorer_learns_scores_that_depend_on_the_face_view_alone(lit, start, tmp_path):
     scorer = trained(lit, start, tmp_path, **SHORT, face_view=True, face_view_scale=1.2, embedding_size=0)
     assert scorer.model_inputs == ModelInputs(view=True)
     assert spearmanr(*means(scorer, lit)).statistic > 0.9
 
 
+@pytest.mark.slow
 def test_a_scorer_without_a_face_view_does_not_learn_scores_that_depend_on_it(lit, blind):
     assert abs(spearmanr(*means(blind, lit)).statistic) < 0.4
 
 
+@pytest.mark.slow
 def test_the_missing_face_token_stays_zero_if_every_photo_has_a_face(blind):
     (token,) = blind.model.get_layer("missing_face_token").get_weights()
     np.testing.assert_array_equal(token, np.zeros(4))
 
 
+@pytest.mark.slow
 def test_training_on_data_without_faces_makes_no_face_view(small_dataset, start, tmp_path):
     assert not trained(small_dataset, start, tmp_path, face_view=True).model_inputs.view
 
 
+@pytest.mark.slow
 def test_attribute_heads_use_the_face_inputs(reading, embedded):
     with_face = [record for record in photos.records(embedded, "test") if record["face"]["count"]]
     model_inputs = {
@@ -368,6 +380,7 @@ def test_attribute_heads_use_the_face_inputs(reading, embedded):
     np.testing.assert_allclose(outputs["votes"], asked(reading.model, model_inputs), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_with_a_face_view_resumes_with_the_same_losses(lit, start, tmp_path, monkeypatch):
     settings = {"head_epochs": 0, "epochs": 2, "face_view": True}
     save, histories = CheckpointStore.save, []
@@ -389,6 +402,7 @@ def test_an_interrupted_training_with_a_face_view_resumes_with_the_same_losses(l
     np.testing.assert_allclose(resumed_history["val_loss"], histories[0]["val_loss"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_scorer_trained_in_mixed_precision_is_saved_in_float32(lit, start, tmp_path):
     scorer = trained(lit, start, tmp_path, head_epochs=0, epochs=1, face_view=True, mixed_precision=True)
     assert {layer.compute_dtype for layer in scorer.model.layers} == {"float32"}
@@ -425,6 +439,7 @@ def pictures() -> list[bytes]:
     ]
 
 
+@pytest.mark.slow
 def test_a_bundle_computes_the_face_inputs_of_photos(faced, pictures):
     analyses = faced.face_analyzer.analyze_all([Image.open(io.BytesIO(photo)) for photo in pictures])
     model_inputs = faced.build_inputs(pictures)
@@ -433,6 +448,7 @@ def test_a_bundle_computes_the_face_inputs_of_photos(faced, pictures):
     np.testing.assert_allclose(faced.score(pictures), asked(faced.model, model_inputs), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_bundle_builds_the_same_inputs_from_photos_as_training_from_records(faced, pictures, tmp_path):
     analyses = faced.face_analyzer.analyze_all([Image.open(io.BytesIO(photo)) for photo in pictures])
     records = [
@@ -457,6 +473,7 @@ def test_a_bundle_builds_the_same_inputs_from_photos_as_training_from_records(fa
         np.testing.assert_allclose(model_inputs[name], values, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_face_summary_of_a_bundle_names_digests_and_components(faced):
     digests = json.loads(faced.faces["faces.json"])["sha256"]
     assert digests["detector"] in faced.face_summary
@@ -464,12 +481,14 @@ def test_the_face_summary_of_a_bundle_names_digests_and_components(faced):
     assert f"{designed_faces.READ} numbers for it, of which 3 principal components are read" in faced.face_summary
 
 
+@pytest.mark.slow
 def test_the_model_card_contains_the_face_summary(faced):
     card = build_card(replace(FACTS, faces=faced.face_summary))
     for text in (readable(card.markdown), readable(card.html)):
         assert faced.face_summary in text
 
 
+@pytest.mark.slow
 def test_a_bundle_without_its_face_files_refuses_to_score(faced, pictures):
     with pytest.raises(
         ValueError, match=f"reads embeddings of {designed_faces.READ} for each face, and its .* gives none"
@@ -480,6 +499,7 @@ def test_a_bundle_without_its_face_files_refuses_to_score(faced, pictures):
 # The evaluation
 
 
+@pytest.mark.slow
 def test_the_evaluation_slices_photos_by_number_of_faces_and_detector_confidence(embedded):
     class Eye:
         def score(self, photos: list[bytes]) -> np.ndarray:

@@ -27,6 +27,7 @@ def encoder_settings(**changes) -> Pretraining:
     return from_parameters(Pretraining, **{"start": "none", **SMALL, **changes})
 
 
+@pytest.mark.slow
 @given(votes, votes)
 @settings(deadline=None, max_examples=50)
 def test_squared_emd_is_bounded_by_the_earth_movers_distance(truth, predicted):
@@ -45,6 +46,7 @@ def test_squared_emd_grows_with_the_distance_of_the_mistake():
     assert (np.diff(np.asarray(squared_emd(truth, np.eye(10)))) > 0).all()
 
 
+@pytest.mark.slow
 @given(votes, votes)
 @settings(deadline=None, max_examples=20)
 def test_a_loss_without_terms_is_the_squared_emd(truth, predicted):
@@ -77,6 +79,7 @@ def test_a_deserialised_loss_has_its_terms():
     assert (loss.correlation_term, loss.rank_term) == (0.25, 0.5)
 
 
+@pytest.mark.slow
 def test_the_scorer_predicts_votes_that_sum_to_one():
     model = build_scorer(build_encoder(encoder_settings()), dropout=0.75)
     predicted = np.asarray(model(np.random.default_rng(0).uniform(0, 255, (3, 32, 32, 3))))
@@ -84,11 +87,13 @@ def test_the_scorer_predicts_votes_that_sum_to_one():
     np.testing.assert_allclose(predicted.sum(axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_network_has_no_nested_models():
     model = build_scorer(build_encoder(encoder_settings()), dropout=0.75)
     assert not [layer.name for layer in model.layers if isinstance(layer, keras.Model)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "mode"),
     [("MobileNet", "tf"), ("DenseNet121", "torch"), ("VGG16", "caffe"), ("MobileNetV3Small", "none")],
@@ -108,6 +113,7 @@ def test_options_that_do_not_fit_the_backbone_are_refused():
         build_encoder(encoder_settings(backbone_options={"width": 3}))
 
 
+@pytest.mark.slow
 def test_a_given_network_is_cut_before_its_pooling_layer(tmp_path):
     network = keras.applications.MobileNet(alpha=0.25, input_shape=(64, 64, 3), weights=None, classes=7)
     network.save(tmp_path / "whole.keras")
@@ -117,6 +123,7 @@ def test_a_given_network_is_cut_before_its_pooling_layer(tmp_path):
     assert encoder.output_shape == (None, 1, 1, 256)
 
 
+@pytest.mark.slow
 def test_a_given_network_gets_pixels_scaled_as_in_its_own_training(tmp_path):
     network = keras.applications.MobileNet(alpha=0.25, input_shape=(32, 32, 3), weights=None, include_top=False)
     network.save(tmp_path / "features.keras")
@@ -126,6 +133,7 @@ def test_a_given_network_gets_pixels_scaled_as_in_its_own_training(tmp_path):
     np.testing.assert_allclose(np.asarray(encoder(pixels)), np.asarray(expected), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_encoder_of_this_project_can_be_the_given_network(small_encoder):
     expected = bundle.load_encoder(small_encoder)[0]
     encoder = build_encoder(encoder_settings(), small_encoder / "encoder.keras")
@@ -139,11 +147,13 @@ def test_a_network_without_feature_maps_is_refused(tmp_path):
         build_encoder(encoder_settings(), tmp_path / "dense.keras")
 
 
+@pytest.mark.slow
 def test_the_autoencoder_output_has_the_shape_of_its_input():
     autoencoder = build_autoencoder(build_encoder(encoder_settings(crop=64)), encoder_settings(crop=64))
     assert autoencoder.output_shape == (None, 64, 64, 3)
 
 
+@pytest.mark.slow
 def test_a_crop_that_is_not_a_multiple_of_the_stride_is_refused():
     given_settings = encoder_settings(crop=100)
     with pytest.raises(ValueError, match="multiple of 32"):
@@ -155,6 +165,7 @@ def test_the_reconstruction_error_is_the_mean_squared_difference():
     assert float(error[0]) == pytest.approx(0.25)
 
 
+@pytest.mark.slow
 def test_frozen_batch_norms_keep_their_statistics():
     model = build_scorer(build_encoder(encoder_settings()), dropout=0)
     freeze_batch_norms(model)
@@ -164,6 +175,7 @@ def test_frozen_batch_norms_keep_their_statistics():
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.slow
 def test_a_mixed_precision_scorer_keeps_its_weights_and_predicts_in_float32():
     model = build_scorer(build_encoder(encoder_settings()), dropout=0)
     mixed = with_precision(model, "mixed_bfloat16")
@@ -197,6 +209,7 @@ def test_pixels_of_a_photo_do_not_depend_on_its_batch():
     np.testing.assert_array_equal(together[1:2], alone)
 
 
+@pytest.mark.slow
 def test_a_saved_and_loaded_bundle_predicts_the_same(small_scorer, tmp_path):
     first = bundle.load(small_scorer)
     first.save(tmp_path / "again")

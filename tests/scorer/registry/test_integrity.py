@@ -22,6 +22,8 @@ from images.serving.settings import ServerSettings
 from tests.builders.servers import Here, until
 from tests.conftest import drawn_photo
 
+pytestmark = pytest.mark.slow
+
 NAME = "portraits"
 SAVED_MODEL, NETWORK = "variables/variables.data-00000-of-00001", "portable/scorer.tflite"
 FILES = ("saved_model.pb", SAVED_MODEL, NETWORK, "portable/portable.json", "bundle/scorer.keras", "profile.json")

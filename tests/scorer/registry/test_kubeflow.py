@@ -85,6 +85,7 @@ def test_a_version_is_registered_with_its_run_commit_data_decision_metrics_and_a
     assert (artifact["modelFormatName"], artifact["modelSourceId"]) == ("tensorflow", "run-1")
 
 
+@pytest.mark.slow
 def test_the_official_client_reads_the_registered_version(server, models):
     uri = publish(models, 1)
     tell(server, models)
@@ -220,6 +221,7 @@ def test_a_version_registered_by_another_process_at_the_same_time_is_kept(server
     assert (len(server.versions), len(server.artifacts)) == (1, 1)
 
 
+@pytest.mark.slow
 def test_the_next_push_completes_a_push_killed_after_any_request(server, models):
     publish(models, 1)
     tell(server, models)
@@ -253,6 +255,7 @@ def test_retries_end_in_bounded_time_and_the_message_names_the_repair(models, mo
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trouble", "words"),
     [

@@ -67,6 +67,7 @@ def replayed(models: str) -> dict:
 # Promotion and rollback
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trusting")
 def test_any_earlier_version_can_be_promoted_to_any_channel(place: str) -> None:
     for run in "abc":
@@ -76,6 +77,7 @@ def test_any_earlier_version_can_be_promoted_to_any_channel(place: str) -> None:
     assert channels.read(place, NAME) == {"champion": 1, "previous": 3, "challenger": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trusting")
 def test_rolling_back_swaps_champion_and_previous(place: str) -> None:
     push(place, "a"), push(place, "b")
@@ -83,6 +85,7 @@ def test_rolling_back_swaps_champion_and_previous(place: str) -> None:
     assert promotion.rollback(place, NAME, why="it was the light") == {"champion": 2, "previous": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trusting")
 def test_the_audit_names_who_when_why_from_and_to_of_every_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -112,6 +115,7 @@ def test_without_pipeline_user_the_audit_names_account_and_machine(monkeypatch: 
     assert channels.current_user().split("@")[0].isdecimal()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trusting")
 def test_a_model_without_a_previous_version_cannot_be_rolled_back(tmp_path: Path) -> None:
     push(str(tmp_path), "a")
@@ -120,6 +124,7 @@ def test_a_model_without_a_previous_version_cannot_be_rolled_back(tmp_path: Path
     assert len(channels.audit(str(tmp_path), NAME)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trusting")
 @pytest.mark.parametrize(
     ("options", "words"),
@@ -148,6 +153,7 @@ def test_channels_with_a_malformed_audit_are_refused(tmp_path: Path) -> None:
         channels.promote_pushed(str(tmp_path), NAME, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trusting")
 def test_of_two_concurrent_rollbacks_one_succeeds_and_the_other_is_refused(
     place: str, monkeypatch: pytest.MonkeyPatch
@@ -170,6 +176,7 @@ def test_of_two_concurrent_rollbacks_one_succeeds_and_the_other_is_refused(
     assert serving(place) == (1, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trusting")
 def test_a_rollback_whose_response_got_lost_is_done_once(google: gcs.Server) -> None:
     models = "gs://bucket/models"
@@ -179,6 +186,7 @@ def test_a_rollback_whose_response_got_lost_is_done_once(google: gcs.Server) -> 
     assert [entry["action"] for entry in channels.audit(models, NAME)] == ["push", "push", "rollback"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trusting")
 def test_a_change_whose_response_got_lost_does_not_overwrite_a_later_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -203,6 +211,7 @@ def test_a_change_whose_response_got_lost_does_not_overwrite_a_later_change(
 # Pushes and manual changes
 
 
+@pytest.mark.slow
 def test_a_repeated_push_does_not_restore_a_rolled_back_version_and_a_newer_push_takes_over(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +224,7 @@ def test_a_repeated_push_does_not_restore_a_rolled_back_version_and_a_newer_push
     assert serving(place) == (3, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trusting")
 def test_an_older_push_that_ends_after_a_rollback_does_not_become_champion(tmp_path: Path) -> None:
     models = str(tmp_path)
@@ -264,6 +274,7 @@ def real(tmp_path_factory: pytest.TempPathFactory, small_scorer: Path) -> Path:
     return models
 
 
+@pytest.mark.slow
 def test_a_version_with_valid_votes_is_promoted_and_rolled_back(real: Path) -> None:
     promotion.promote(str(real), NAME, 1, channel="challenger", why="a look")
     assert serving(str(real)) == (2, 1)
@@ -273,6 +284,7 @@ def test_a_version_with_valid_votes_is_promoted_and_rolled_back(real: Path) -> N
     assert serving(str(real)) == (2, 1)
 
 
+@pytest.mark.slow
 def test_a_version_that_returns_nan_is_not_promoted(real: Path) -> None:
     channels_before = (real / NAME / "channels.json").read_bytes()
     with pytest.raises(ValueError, match=r"version 3 of portraits cannot serve, no channel was moved: .*nan"):
@@ -280,6 +292,7 @@ def test_a_version_that_returns_nan_is_not_promoted(real: Path) -> None:
     assert (real / NAME / "channels.json").read_bytes() == channels_before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["saved_model.pb", "variables/variables.data-00000-of-00001"])
 @pytest.mark.parametrize("damage", ["missing", "half"])
 def test_a_damaged_version_is_not_rolled_back_to(real: Path, tmp_path: Path, file: str, damage: str) -> None:
@@ -315,6 +328,7 @@ def collected(models: str, **options: object) -> list[int]:
     return [removed.version for removed in versions.collect_garbage(models, NAME, **{"keep": 0, **options})]
 
 
+@pytest.mark.slow
 def test_the_newest_versions_and_those_in_channels_stay(place: str) -> None:
     for run in "abcdef":
         push(place, run)
@@ -370,6 +384,7 @@ def test_the_version_of_a_running_push_stays_for_a_day(tmp_path: Path) -> None:
     assert there(models) == ["2", "4", "5"]
 
 
+@pytest.mark.slow
 def test_an_incomplete_version_is_removed_after_a_day_and_its_push_gets_a_new_number(place: str) -> None:
     push(place, "a")
     for version in (2, 3):
@@ -516,6 +531,7 @@ def check(models: str) -> None:
         highest = max(highest, entry["to"] or 0 if entry.get("channel") == "champion" else 0)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(actions=st.lists(ACTIONS, max_size=25))
 def test_actions_in_any_order_keep_channels_versions_and_audit_consistent(
@@ -527,6 +543,7 @@ def test_actions_in_any_order_keep_channels_versions_and_audit_consistent(
         check(models)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trusting")
 def test_concurrent_actions_keep_channels_versions_and_audit_consistent(place: str) -> None:
     def person(seed: int) -> None:
@@ -597,6 +614,7 @@ def test_the_list_is_printed_as_json_on_request(told: Path, capsys) -> None:
     assert listing["audit"] == channels.audit(str(told), NAME)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("uri", "server"), [("gs://bucket", "google"), ("s3://bucket", "amazon")])
 def test_models_in_a_bucket_are_found(uri: str, server: str, request: pytest.FixtureRequest) -> None:
     request.getfixturevalue(server)
@@ -606,6 +624,7 @@ def test_models_in_a_bucket_are_found(uri: str, server: str, request: pytest.Fix
     assert versions.resolve_model(f"{uri}/deep/{NAME}") == (f"{uri}/deep", NAME)
 
 
+@pytest.mark.slow
 def test_listing_loads_no_tensorflow(told: Path) -> None:
     code = "import sys; from pipeline.cli.main import main; main(sys.argv[1:]); print('tensorflow' in sys.modules)"
     command = [sys.executable, "-c", code, "models", "list", str(told)]
@@ -626,6 +645,7 @@ def test_each_subcommand_has_a_help_text(command: str, capsys) -> None:
     assert capsys.readouterr().out.startswith("usage: python -m pipeline models")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trusting")
 def test_the_command_line_promotes_rolls_back_and_removes_versions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
@@ -657,6 +677,7 @@ def test_the_command_line_promotes_rolls_back_and_removes_versions(
     assert [entry["who"] for entry in channels.audit("models", NAME)] == [*"abcd", *["ann"] * 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "words"),
     [

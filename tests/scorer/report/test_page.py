@@ -56,6 +56,7 @@ def whole_page():
     return report.html()
 
 
+@pytest.mark.slow
 def test_the_page_loads_no_other_resource():
     for tag, attributes in Parsed(whole_page()).tags:
         assert tag not in ("script", "link", "iframe", "object")
@@ -65,10 +66,12 @@ def test_the_page_loads_no_other_resource():
     assert "url(http" not in whole_page()
 
 
+@pytest.mark.slow
 def test_every_tag_is_closed_in_order():
     assert Parsed(whole_page()).open == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "block",
     [
@@ -89,6 +92,7 @@ def test_content_of_a_page_is_text_and_never_markup(block):
     assert 'src="x"' not in report.html()
 
 
+@pytest.mark.slow
 def test_a_charts_text_is_escaped_and_its_black_and_white_are_the_pages_colours():
     drawing = page.chart(figure(), "two points")
     assert "by people &amp; co" in drawing
@@ -97,10 +101,12 @@ def test_a_charts_text_is_escaped_and_its_black_and_white_are_the_pages_colours(
     assert "currentColor" in drawing
 
 
+@pytest.mark.slow
 def test_the_same_figure_gives_the_same_bytes():
     assert page.chart(figure(), "x") == page.chart(figure(), "x")
 
 
+@pytest.mark.slow
 def test_ids_are_unique_on_a_page_of_several_charts():
     tags = Parsed(page.chart(figure(), "one") + page.chart(figure(), "two")).tags
     ids = [attributes["id"] for _, attributes in tags if "id" in attributes]

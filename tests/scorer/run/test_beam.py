@@ -37,6 +37,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "why"), REFUSED.items(), ids=REFUSED)
 def test_wrong_or_incomplete_options_are_refused_with_the_expected_form(options, why):
     with pytest.raises(ValueError, match=why):
@@ -127,6 +128,7 @@ def test_wrong_dask_options_are_refused_with_the_expected_form(options, why):
         beam.check_options(f"--runner=DaskRunner {options}")
 
 
+@pytest.mark.slow
 def test_the_preflight_check_names_a_scheduler_that_does_not_answer():
     pytest.importorskip("distributed")
     options = "--runner=DaskRunner --dask_client_address=tcp://127.0.0.1:9 --dask_connection_timeout=1"

@@ -76,6 +76,7 @@ def test_a_gate_that_could_not_be_judged_outweighs_a_failed_gate():
     assert decide([gate("srcc", "failed"), gate("emd", "not judged")], policy()).verdict == "failed"
 
 
+@pytest.mark.slow
 @given(GATES, POLICIES)
 def test_warn_only_gates_never_change_the_verdict(gates, rules):
     passed = [
@@ -86,6 +87,7 @@ def test_warn_only_gates_never_change_the_verdict(gates, rules):
     assert decide(gates, rules).reasons == decide(passed, rules).reasons
 
 
+@pytest.mark.slow
 @given(GATES, POLICIES)
 def test_a_scorer_is_published_if_no_gate_blocks_or_a_person_forces_it(gates, rules):
     decided = decide(gates, rules)
@@ -174,6 +176,7 @@ def test_the_summary_of_a_failed_push_does_not_blame_the_gates(made):
     assert value["reasons"][0] == "push broke off: OSError: full"
 
 
+@pytest.mark.slow
 def test_an_error_is_quoted_in_one_line():
     assert quoting.one_line(ValueError("first\nsecond")) == "ValueError: first"
     assert quoting.one_line(KeyboardInterrupt()) == "KeyboardInterrupt"
@@ -209,6 +212,7 @@ def every_record() -> dict[str, dict]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", every_record())
 def test_the_record_of_each_verdict_follows_the_schema(name, tmp_path):
     decision.write(str(tmp_path / "decision.json"), every_record()[name])
@@ -219,6 +223,7 @@ def test_the_tested_records_cover_every_verdict():
     assert {value["verdict"] for value in every_record().values()} == set(get_args(Verdict))
 
 
+@pytest.mark.slow
 @given(GATES, POLICIES)
 def test_the_record_of_any_decision_follows_the_schema(gates, rules):
     VALIDATOR.validate(json.loads(json.dumps(to_record(decide(gates, rules)), allow_nan=False)))
@@ -243,6 +248,7 @@ def test_the_schema_refuses_a_record_that_contradicts_itself(verdict, wrong):
     assert not VALIDATOR.is_valid({**every_record()[verdict], **wrong})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", every_record()["refused"])
 def test_the_schema_requires_every_field(name):
     value = every_record()["refused"]
@@ -275,6 +281,7 @@ def test_a_record_accepts_no_field_outside_the_schema():
         to_record(Decision("failed", ["why"]), author="anna")
 
 
+@pytest.mark.slow
 @given(GATES, POLICIES)
 def test_a_decision_is_restored_from_its_record(gates, rules):
     decided = decide(gates, rules)
@@ -320,6 +327,7 @@ def test_completing_twice_changes_nothing():
     assert decision.with_publication(published, 2, "gs://models/portraits/2") == published
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["refused", "skipped", "failed"])
 def test_a_record_of_another_verdict_cannot_become_published(name):
     with pytest.raises(ValueError, match=f"expected a decision to publish, got '{name}'"):
@@ -349,6 +357,7 @@ def test_arrays_dataclasses_and_numpy_numbers_become_json_values():
     assert json.loads(json.dumps(decision.to_json_value(value), allow_nan=False)) == plain
 
 
+@pytest.mark.slow
 @given(st.recursive(st.floats() | st.integers() | st.text() | st.booleans() | st.none(), st.lists, max_leaves=8))
 def test_json_values_stay_unchanged(value):
     converted = decision.to_json_value(value)

@@ -48,6 +48,7 @@ def listing(given: dict[str, str]) -> list[str]:
     return [file.name for file in storage.list_files(given["photos"].removesuffix("/photos"))]
 
 
+@pytest.mark.slow
 def test_a_valid_run_passes_every_check_and_no_file_is_left_behind(given):
     files_before = listing(given)
     lines = run_checks(given)
@@ -57,12 +58,14 @@ def test_a_valid_run_passes_every_check_and_no_file_is_left_behind(given):
     assert listing(given) == files_before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["photos", "ratings", "weights", "norms", "face_detector", "face_embedder"])
 def test_a_missing_input_is_named(given, name):
     with pytest.raises(ValueError, match=rf"1 thing is wrong; {name} .*gone.*: there is nothing at this address"):
         run_checks(given | {name: given[name].replace(".", "/gone.") if "." in given[name] else given[name] + "/gone"})
 
 
+@pytest.mark.slow
 def test_an_invalid_face_detector_or_embedder_is_refused(given):
     storage.write_bytes(given["face_embedder"], b"no network")
     wrong_addresses = {"face_detector": given["ratings"], "face_detector_sha256": ""}
@@ -70,6 +73,7 @@ def test_an_invalid_face_detector_or_embedder_is_refused(given):
         run_checks(given | wrong_addresses)
 
 
+@pytest.mark.slow
 def test_all_errors_are_reported_at_once(given):
     wrong_parameters = {
         "ratings": given["ratings"] + ".gz",
@@ -82,6 +86,7 @@ def test_all_errors_are_reported_at_once(given):
     assert f"expected a file whose SHA-256 is face_detector_sha256, {'0' * 64}, got" in str(raised.value)
 
 
+@pytest.mark.slow
 def test_upload_norms_are_validated(given):
     storage.write_bytes(given["norms"], b"no JSON")
     with pytest.raises(ValueError, match=r"wrong; norms .*expected norms as JSON"):
@@ -92,6 +97,7 @@ def test_the_drawn_sample_and_empty_parameters_are_not_checked():
     assert len(run_checks({"photos": "sample:", "ratings": "", "unlabelled": "tfds:x", "epochs": 3})) == 1
 
 
+@pytest.mark.slow
 def test_weights_of_another_digest_are_refused(given):
     digest = hashlib.sha256(storage.read_bytes(given["weights"])).hexdigest()
     assert run_checks(given | {"weights_sha256": digest.upper()}) == run_checks(given)
@@ -129,12 +135,14 @@ def without(google: gcs.Server, monkeypatch, forbidden) -> None:
     monkeypatch.setattr(google, "answer", answer_with_rights)
 
 
+@pytest.mark.slow
 def test_a_read_only_models_bucket_is_reported(google, monkeypatch):
     without(google, monkeypatch, lambda request: "upload" in request.path)
     with pytest.raises(ValueError, match=r"models gs://bucket/models: .*403"):
         run_checks({"models": "gs://bucket/models"})
 
 
+@pytest.mark.slow
 def test_unreadable_photos_are_reported_without_their_names(google, monkeypatch):
     storage.write_bytes("gs://bucket/photos/jane.jpg", b"photo")
     without(google, monkeypatch, lambda request: "jane" in request.path)
@@ -145,6 +153,7 @@ def test_unreadable_photos_are_reported_without_their_names(google, monkeypatch)
     assert "jane" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_storage_without_conditional_writes_is_refused(google, monkeypatch):
     answer = google.answer
 
@@ -158,6 +167,7 @@ def test_storage_without_conditional_writes_is_refused(google, monkeypatch):
     assert google.data("bucket") == {}
 
 
+@pytest.mark.slow
 def test_every_missing_bucket_is_named(google):
     with pytest.raises(ValueError, match=r"2 things are wrong; photos gs://typo/p: .*; models gs://typo/m: "):
         run_checks({"photos": "gs://typo/p", "models": "gs://typo/m"})
@@ -192,6 +202,7 @@ def test_the_check_command_prints_the_passed_checks(tmp_path, capsys):
     assert not os.path.exists(tmp_path / "models")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "words"),
     [

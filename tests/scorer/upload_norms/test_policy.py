@@ -87,16 +87,19 @@ def assert_reaches(counts: dict[str, int], floor: tuple[float, float]):
     assert counts["right"] / counts["broken"] >= floor[1], counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", TRUE_FACES)
 def test_precision_and_recall_on_drawn_photos_with_known_faces(with_true_faces, key):
     assert_reaches(counted(with_true_faces, key), TRUE_FACES[key])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", FOUND_FACES)
 def test_precision_and_recall_on_drawn_photos_with_found_faces(with_found_faces, key):
     assert_reaches(counted(with_found_faces, key), FOUND_FACES[key])
 
 
+@pytest.mark.slow
 def test_no_skin_tone_causes_false_alarms_of_light_and_shadow():
     alarms, portrait = defaultdict(list), Portrait(size=0.6, hair="headscarf", clothes=9)
     for tone in range(8):
@@ -110,6 +113,7 @@ def test_no_skin_tone_causes_false_alarms_of_light_and_shadow():
     assert all(all(kept) for kept in alarms.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tone", range(8))
 def test_each_flaw_is_found_on_every_skin_tone(tone):
     portrait = Portrait(skin_tone=tone)
@@ -132,6 +136,7 @@ def test_each_flaw_is_found_on_every_skin_tone(tone):
         assert key in broken(findings), (key, tone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", flaws.SCREENS)
 def test_a_screenshot_is_detected_by_its_bars_and_less_often_by_a_clock(kind):
     rng = np.random.default_rng(3)
@@ -184,6 +189,7 @@ def test_darkness_and_eye_shadow_are_measured_in_stops(stops):
     assert value(darker, face, "eyes_in_shadow") == pytest.approx(value(image, face, "eyes_in_shadow"), abs=0.15)
 
 
+@pytest.mark.slow
 def test_a_mirror_image_breaks_the_same_norms(drawn):
     for case in [case for case in drawn if case.faces][:30]:
         mirrored_faces = [geometry.mirror(face) for face in case.faces]

@@ -117,6 +117,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("smoothing", [True, False])
 @pytest.mark.parametrize("name", FORMS)
 def test_photos_of_a_file_without_rater_counts_weigh_1_and_keep_their_votes(tmp_path, name, smoothing):

@@ -27,6 +27,8 @@ from components.training.report import write_report
 from components.training.train import train, uses_ridge_head
 from tests.conftest import votes_around
 
+pytestmark = pytest.mark.slow
+
 CHANNELS, SIZE = 7, 12
 BOTH = ModelInputs(view=True, embedding_size=SIZE, n_components=SIZE)
 SETTINGS = Training(pairs=30)
