@@ -40,12 +40,8 @@ from components.scorer.settings import Faces, Ingestion, Pretraining, Training
 
 BASE = "SAGEMAKER_BASE_DIR"
 VERSION = 1  # a job writes one version
-FILE_CHANNELS = (
-    "weights",
-    "norms",
-    "face_detector",
-    "face_embedder",
-)  # channels with one file, whose path is a setting
+# Channels with one file, whose path is a setting.
+FILE_CHANNELS = ("weights", "norms", "face_detector", "face_embedder")
 NAME = "portraits"  # default name of the model; the hyperparameter ``name`` overrides it
 MAX_FAILURE_LENGTH = 1024  # characters that SageMaker shows
 EXIT_STOPPED = 128 + signal.SIGTERM

@@ -186,9 +186,8 @@ class _DuplicateGraph:
         by_near_hash = by_hash.copy()
         for first, second in (self._near_pairs.T, self._near_pairs.T[::-1]):
             np.logical_or.at(by_near_hash, first, by_hash[second])
-        by_group = np.zeros(
-            (self._group_count + 1, len(RATED_SPLITS)), bool
-        )  # the last row is for photos without a group
+        # The last row is for photos without a group.
+        by_group = np.zeros((self._group_count + 1, len(RATED_SPLITS)), bool)
         np.logical_or.at(by_group, self._group_of_photo, in_split)
         by_group[-1] = False
         return (
@@ -357,7 +356,7 @@ def _read_register(uri: str, data: bytes | None) -> pd.DataFrame:
     if not valid:
         raise ValueError(
             f"expected {uri} to be the register of splits with the columns {', '.join(REGISTER_COLUMNS)}; it is"
-            " something "
-            "else or was edited: restore it, or point the workspace elsewhere (splits are then drawn anew)"
+            " something else or was edited: restore it, or point the workspace elsewhere (splits are then drawn"
+            " anew)"
         )
     return register

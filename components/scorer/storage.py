@@ -438,9 +438,8 @@ class _GcsStore:
             api.GoogleAPIError, google.auth.exceptions.GoogleAuthError, requests.RequestException, ConnectionError,
             media.InvalidResponse, media.DataCorruption,
         ) as error:  # fmt: skip
-            reason = (
-                getattr(error, "cause", None) or error
-            )  # the last error before the deadline, if the deadline passed
+            # The last error before the deadline, if the deadline passed.
+            reason = getattr(error, "cause", None) or error
             if isinstance(reason, media.InvalidResponse):
                 reason = f"the server answers {reason.response.status_code} {reason.response.text[:200]}".strip()
             raise _storage_error(verb, uri, reason) from error
@@ -650,9 +649,8 @@ def _gcs_client(endpoint: str) -> Any:
     # Otherwise the client requests the bucket's metadata for its traces, in its own threads: once per process and after
     # each missing file. The request needs a permission that reading and writing do not need.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
-    return google.cloud.storage.Client(
-        project=None
-    )  # access to objects needs no project, and not every credential has one
+    # Access to objects needs no project, and not every credential has one.
+    return google.cloud.storage.Client(project=None)
 
 
 @once

@@ -48,8 +48,7 @@ def label_drift_gate(results: ValidationResults, settings: Validation) -> GateRe
     chance = "more than chance" if shift.p_value < _SIGNIFICANCE else "which may be chance"
     reason = (
         f"the mean scores lie {shift.wasserstein:.2f} points from the champion's, {chance} (on average"
-        f" {shift.after:.2f}, "
-        f"they were {shift.before:.2f}); at most {maximum:g} is allowed"
+        f" {shift.after:.2f}, they were {shift.before:.2f}); at most {maximum:g} is allowed"
     )
     return _with_verdict(gate, shift.wasserstein, shift.wasserstein <= maximum, reason)
 
@@ -68,9 +67,9 @@ def photo_drift_gate(results: ValidationResults, settings: Validation) -> GateRe
     feature, shift = largest
     reason = (
         f"the rated photos are {feature.more if shift.cohens_d > 0 else feature.less} than the champion's by "
-        f"{abs(shift.cohens_d):.2f} standard deviations ({feature.name} is {_format_mean(feature, shift.after)}"
-        " and was "
-        f"{_format_mean(feature, shift.before)}), and nothing else has moved as far; at most {maximum:g} is allowed"
+        f"{abs(shift.cohens_d):.2f} standard deviations ({feature.name} is {_format_mean(feature, shift.after)} and "
+        f"was {_format_mean(feature, shift.before)}), and nothing else has moved as far; at most {maximum:g} is "
+        "allowed"
     )
     return _with_verdict(gate, abs(shift.cohens_d), abs(shift.cohens_d) <= maximum, reason)
 

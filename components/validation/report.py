@@ -114,9 +114,8 @@ def _labels(results: ValidationResults) -> list[Markup]:
         ]
     )
     note = (
-        f"The two lie {shift.wasserstein:.3f} points apart: that is how far, on average, a score would have to"
-        " be moved "
-        f"to make one of the other (Wasserstein distance). {_chance_sentence(shift)}"
+        f"The two lie {shift.wasserstein:.3f} points apart: that is how far, on average, a score would have to be"
+        f" moved to make one of the other (Wasserstein distance). {_chance_sentence(shift)}"
     )
     return [gallery([histogram, figures]), paragraph(note)]
 
@@ -128,9 +127,8 @@ def _appearance(results: ValidationResults) -> list[Markup]:
     lines += [("champion's rated", reference.rated, _CHAMPION, "--")] if reference else []
     note = (
         f"Measured on {_measured(results.profile.rated):,} rated and {_measured(results.profile.unlabelled):,} "
-        f"unlabelled photos, drawn by chance where there are more than {SAMPLE_SIZE:,}. Sharpness, shape, size"
-        " and detail "
-        "are averaged as ratios."
+        f"unlabelled photos, drawn by chance where there are more than {SAMPLE_SIZE:,}. Sharpness, shape, size and "
+        "detail are averaged as ratios."
     )
     rows = []
     for feature in APPEARANCE:

@@ -23,14 +23,8 @@ MAX_BACKFILL_RUNS = 100
 _BACKFILL = "Backfill by python -m pipeline schedules: "
 _ACTIVE_STATES = ("PENDING", "RUNNING", "CANCELING", "PAUSED")
 _TIME_PLACEHOLDER = re.compile(r"\[\[(?:ScheduledTime|CurrentTime)(?:\.([^\]]+))?\]\]")
-_GO_TO_STRFTIME = {
-    "2006": "%Y",
-    "01": "%m",
-    "02": "%d",
-    "15": "%H",
-    "04": "%M",
-    "05": "%S",
-}  # Go's date layout -> strftime
+# Go's date layout -> strftime.
+_GO_TO_STRFTIME = {"2006": "%Y", "01": "%m", "02": "%d", "15": "%H", "04": "%M", "05": "%S"}
 
 
 class ScheduleManager:

@@ -249,9 +249,8 @@ def _draw(chunk: tuple[Path, list[int]]) -> None:
         photo = picture.resize(SIZE, Image.Resampling.BILINEAR, box)
         photo = ImageEnhance.Brightness(photo).enhance(rng.uniform(0.6, 1.2))
         photo.save(folder / f"{index:06}.part", "JPEG", quality=85)
-        os.replace(
-            folder / f"{index:06}.part", folder / f"{index:06}.jpg"
-        )  # atomic, in case this process is interrupted
+        # Atomic, in case this process is interrupted.
+        os.replace(folder / f"{index:06}.part", folder / f"{index:06}.jpg")
 
 
 @lru_cache(maxsize=PICTURES)

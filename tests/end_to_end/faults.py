@@ -119,9 +119,8 @@ class Steps:
         self.killed.append(f"{name} {'at its end' if ended else moment}")
         if not self.again:
             return 128 + signal.SIGKILL
-        shutil.rmtree(
-            Path(executor_input["outputs"]["outputFile"]).parent, ignore_errors=True
-        )  # a new pod has an empty disk
+        # A new pod has an empty disk.
+        shutil.rmtree(Path(executor_input["outputs"]["outputFile"]).parent, ignore_errors=True)
         return self(full_command, env_vars)
 
     def _watch(self, name: str, child: int, moment: Moment, before: set[tuple[str, int]]) -> tuple[bool, int]:

@@ -126,9 +126,8 @@ def test_a_scorer_that_needs_the_process_that_built_it_fails_every_gate_but_size
     scorer = scorer_with(AtHome())
     saved_model.export(scorer, tmp_path)
     integrity.write_record(tmp_path, {})
-    scores_in_this_process = saved_model.load(str(tmp_path)).score(
-        PHOTOS
-    )  # in the process that built it, the scorer works
+    # In the process that built it, the scorer works.
+    scores_in_this_process = saved_model.load(str(tmp_path)).score(PHOTOS)
     np.testing.assert_allclose(scores_in_this_process, scorer.score(PHOTOS), atol=1e-5)
 
     probed = export_probe.probe(scorer, PHOTOS, SETTINGS)
@@ -178,6 +177,5 @@ def test_a_probe_result_is_written_as_json(sound):
 def test_a_bundle_scores_the_same_as_a_graph_and_eagerly(small_scorer):
     scorer = bundle.load(small_scorer)
     eager = scorer.model(scorer.pixels(tf.constant(PHOTOS)), training=False).numpy()
-    np.testing.assert_allclose(
-        scorer.score(PHOTOS), eager, atol=1e-4
-    )  # a graph folds batch normalisation into convolutions
+    # A graph folds batch normalisation into convolutions.
+    np.testing.assert_allclose(scorer.score(PHOTOS), eager, atol=1e-4)

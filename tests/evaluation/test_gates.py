@@ -33,9 +33,8 @@ def data(tmp_path_factory):
 @pytest.fixture
 def judge(data, tmp_path, monkeypatch) -> Callable[..., EvaluationResults]:
     """Evaluate a designed scorer; a given champion is published as version 3."""
-    monkeypatch.setattr(
-        export_probe, "probe", lambda *asked: SERVED
-    )  # tests/evaluation/test_export_probe.py tests the probe
+    # The probe has tests of its own: tests/evaluation/test_export_probe.py.
+    monkeypatch.setattr(export_probe, "probe", lambda *asked: SERVED)
 
     def judged(features, champion=None, settings=SETTINGS):
         models = str(tmp_path / "models")

@@ -167,9 +167,8 @@ def test_the_default_sample_shows_every_flaw_and_its_absence():
 @pytest.mark.slow
 def test_no_score_is_far_more_common_than_the_others():
     qualities = [latent_quality(random_portrait(np.random.default_rng([1, 3, number]))) for number in range(600)]
-    assert (
-        sum(quality in (1, 10) for quality in qualities) < 60
-    )  # a tenth: the share of each score if all are equally common
+    # A tenth: the share of each score if all are equally common.
+    assert sum(quality in (1, 10) for quality in qualities) < 60
     assert np.std(qualities) > 1.5
 
 

@@ -516,9 +516,8 @@ def test_the_shift_is_symmetric_up_to_its_sign(one, other):
 def test_the_distance_equals_scipys_wasserstein_distance_to_within_a_bin(one, other):
     shift = measure_shift(SCORE, feature_histogram(SCORE, np.array(one)), feature_histogram(SCORE, np.array(other)))
     width = (SCORE.high - SCORE.low) / SCORE.bins
-    assert shift.wasserstein == pytest.approx(
-        stats.wasserstein_distance(one, other), abs=width + 1e-9
-    )  # one bin plus rounding
+    # One bin plus rounding.
+    assert shift.wasserstein == pytest.approx(stats.wasserstein_distance(one, other), abs=width + 1e-9)
 
 
 @given(SCORES, SCORES)

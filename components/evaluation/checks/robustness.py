@@ -38,10 +38,8 @@ _BLUR_RADII = (2 / 224, 4 / 224)  # radius / shorter side, levels 2 and 4: skin 
 _DARKENING_STOPS = (-2, -3)  # stops: a quarter and an eighth of the light, where a camera's own metering errs by one
 _OVEREXPOSURE_STOPS = (2, 3)  # stops: four and eight times the light; skin burns out
 _JPEG_QUALITIES = (10, 5)  # JPEG qualities: level 4 and half of it; blocks are visible at a glance
-_NOISE_DEVIATIONS = (
-    0.08,
-    0.18,
-)  # standard deviation, for a value range of 1, levels 1 and 3: a small sensor in the dark
+# Standard deviation, for a value range of 1, levels 1 and 3: a small sensor in the dark.
+_NOISE_DEVIATIONS = (0.08, 0.18)
 _REENCODING_QUALITY = 95  # JPEG quality that is called visually lossless
 
 
@@ -355,8 +353,8 @@ def _corruption_gate(key: GateKey, pairs: list[tuple[CorruptionResponse, float]]
     others_text = "".join(f"; {sibling.change}: {sibling.mean:+.3f}" for sibling, _ in pairs if sibling is not worst)
     reason = (
         f"{worst.change} moves the mean score by {worst.mean:+.3f} ({_interval_text(worst, settings)}; p ="
-        f" {p_value:.2g},"
-        f" corrected for all such tests){others_text}; a rise beyond chance and of more than {limit:g} fails."
+        f" {p_value:.2g}, corrected for all such tests){others_text}; a rise beyond chance and of more than {limit:g}"
+        " fails."
     )
     return GateResult(key, name, metric, worst.mean, limit, gate_outcome(not rises(worst, p_value)), reason)
 

@@ -209,9 +209,8 @@ def _floor_gate(slices: SliceResults, settings: Evaluation) -> GateResult:
     srcc = worst.metrics["srcc"]
     sentence = (
         f"of {_count_slices(len(order))}, {worst.title} has {'an' if certain else 'the lowest'} SRCC of"
-        f" {srcc.value:.3f}"
-        f" ({srcc.interval(settings.confidence)} on {worst.photos:,} photos);"
-        f" it has to be at least {settings.minimum_slice_srcc:g}"
+        f" {srcc.value:.3f} ({srcc.interval(settings.confidence)} on {worst.photos:,} photos); it has to be at least"
+        f" {settings.minimum_slice_srcc:g}"
     )
     if certain:
         return gate(False, f"{sentence}, and chance is ruled out.{_others_failing(certain)}", srcc.value)
@@ -242,9 +241,8 @@ def _gap_gate(slices: SliceResults, settings: Evaluation) -> GateResult:
     if beyond:
         reason = (
             f"{beyond[0].title} is scored {_gap_text(beyond[0], len(order), settings)}; that is more than the"
-            f" {settings.maximum_slice_gap:g} allowed, but may be chance: about {_photos_needed(beyond[0]):,}"
-            " photos of it"
-            " would tell."
+            f" {settings.maximum_slice_gap:g} allowed, but may be chance: about {_photos_needed(beyond[0]):,} photos"
+            " of it would tell."
         )
     else:
         reason = (
@@ -309,9 +307,8 @@ def _nothing_to_judge(slices: SliceResults, settings: Evaluation) -> str:
     if not slices.slices:
         return "no attributes were given to slice the test photos by."
     return (
-        f"none of {_count_slices(len(slices.slices))} can be judged: it takes {settings.minimum_slice:,} photos"
-        " of a slice"
-        " and as many others."
+        f"none of {_count_slices(len(slices.slices))} can be judged: it takes {settings.minimum_slice:,} photos of a"
+        " slice and as many others."
     )
 
 

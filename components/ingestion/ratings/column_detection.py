@@ -155,8 +155,7 @@ def missing_column_error(table: RatingTable, content: str, names: Iterable[str])
     """Return the error for a missing column. It names the expected content and the accepted column names."""
     return ValueError(
         f"{table.uri}, line {table.first_row_number - 1}: expected a column with {content} (called"
-        f" {', '.join(names)}), got "
-        f"{quoted_list(table.rows.columns)}; rename the column or change rating_format"
+        f" {', '.join(names)}), got {quoted_list(table.rows.columns)}; rename the column or change rating_format"
     )
 
 

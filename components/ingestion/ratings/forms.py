@@ -116,9 +116,8 @@ def _form_of_numbered(table: RatingTable, roles: ColumnRoles) -> tuple[str, Colu
         why = f" ({'; '.join([*counts, *scores])})" if counts else ""
         raise ValueError(
             f"{table.uri}, line {table.first_row_number - 1}: expected to see from the cells whether the columns "
-            f"{quoted_list(roles.votes)} are votes for each score or one rater's scores each, which they leave"
-            f" open{why}; "
-            "set rating_format to counts or to wide"
+            f"{quoted_list(roles.votes)} are votes for each score or one rater's scores each, which they leave "
+            f"open{why}; set rating_format to counts or to wide"
         )
     return ("counts", roles) if counts else ("wide", wide)
 
@@ -235,18 +234,16 @@ def _may_share_scale(table: RatingTable, columns: tuple[str, ...]) -> bool:
 
 def _contradiction_error(table: RatingTable, roles: ColumnRoles, columns: tuple[str, ...]) -> ValueError:
     return ValueError(
-        f"{table.uri}, line {table.first_row_number - 1}: expected the column {quoted(roles.mean)} to be the"
-        " mean of the columns "
-        f"{quoted_list(columns)}, read as votes for each score or as one rater's scores each, and it is"
-        " neither; remove or "
-        "rename the column that is something else, or set rating_format to means, counts or wide"
+        f"{table.uri}, line {table.first_row_number - 1}: expected the column {quoted(roles.mean)} to be the mean of"
+        f" the columns {quoted_list(columns)}, read as votes for each score or as one rater's scores each, and it is"
+        " neither; remove or rename the column that is something else, or set rating_format to means, counts or wide"
     )
 
 
 def _unknown_form_error(table: RatingTable) -> ValueError:
     return ValueError(
-        f"{table.uri}, line {table.first_row_number - 1}: expected a header with a photo (called"
-        f" {', '.join(PHOTO_NAMES)}) and either a "
-        "rater and a score, or a column a rater (rater1, rater2, …), or vote counts (1 … 10, p1 … p10, votes_1 … "
-        f"votes_10), or a mean (and std and count if known); got {quoted_list(table.rows.columns)}; rename the columns"
+        f"{table.uri}, line {table.first_row_number - 1}: expected a header with a photo (called "
+        f"{', '.join(PHOTO_NAMES)}) and either a rater and a score, or a column a rater (rater1, rater2, …), or vote "
+        "counts (1 … 10, p1 … p10, votes_1 … votes_10), or a mean (and std and count if known); got "
+        f"{quoted_list(table.rows.columns)}; rename the columns"
     )

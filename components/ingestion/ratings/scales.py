@@ -79,10 +79,9 @@ def find_scale(scores: np.ndarray, rating_scale: str, individual: bool, uri: str
     scale = Scale(*limits) if limits else recognise_scale(scores, individual)
     if scale is None:
         raise ValueError(
-            f"{uri}: expected {'scores' if individual else 'means'} on a usual scale (1-5, 1-7, 1-10, 0-10,"
-            " 0-100), got "
-            f"numbers from {span}; set rating_scale to the lowest and the highest score that people could give, such "
-            "as 0-20"
+            f"{uri}: expected {'scores' if individual else 'means'} on a usual scale (1-5, 1-7, 1-10, 0-10, 0-100), "
+            f"got numbers from {span}; set rating_scale to the lowest and the highest score that people could give, "
+            "such as 0-20"
         )
     origin = "as rating_scale says" if limits else "which is what they look like; set rating_scale if it was another"
     rule = f" A score s counts as {scale.formula} of 1-10." if scale.formula else ""

@@ -16,9 +16,8 @@ from components.scorer.quoting import quoted
 from components.scorer.redaction import redact
 
 _DELIMITERS = ",\t;"  # Excel writes the semicolon if the comma is the decimal sign
-_DELIMITER_LINE = re.compile(
-    r'\s*"?sep=(?P<sign>[^\s"]|\t)"?(?P=sign)*[ \t]*\r?\n', re.IGNORECASE
-)  # Excel's first line
+# Excel's first line, which names the delimiter.
+_DELIMITER_LINE = re.compile(r'\s*"?sep=(?P<sign>[^\s"]|\t)"?(?P=sign)*[ \t]*\r?\n', re.IGNORECASE)
 
 _MAX_HEADER = 100_000  # characters; the header is assumed to end within them
 
@@ -42,9 +41,8 @@ class RatingTable:
     first_row_number: int
     unit: str = "line"
     decimal: str = "."
-    _number_cache: dict[str, np.ndarray] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )  # of `numbers`
+    # Cache of `numbers`.
+    _number_cache: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def name(self) -> str:

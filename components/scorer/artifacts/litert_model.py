@@ -261,8 +261,8 @@ def load_face_analyzer(uri: str, face_input_spec: FaceInputSpec, threads: int = 
     if face_input_spec.uses_faces and (loaded is None or size < face_input_spec.embedding):
         raise ValueError(
             f"its network reads faces, so {FOLDER}/{embedder.FOLDER} has to hold what finds them and embeds them in"
-            f" {face_input_spec.embedding} numbers, got"
-            f" {'no such folder' if loaded is None else f'{size} numbers'}: publish its scorer again"
+            f" {face_input_spec.embedding} numbers, got {'no such folder' if loaded is None else f'{size} numbers'}:"
+            " publish its scorer again"
         )
     return loaded
 

@@ -74,9 +74,8 @@ class FaceAnalyzer:
             return cls(detector, None, metadata)
         if missing := [field.name for field in fields(EmbedderSpec) if field.name not in metadata]:
             raise ValueError(
-                f"{storage.join(uri, METADATA)} lacks {missing}, which this version writes: it is of another"
-                " one; ingest"
-                " or train again"
+                f"{storage.join(uri, METADATA)} lacks {missing}, which this version writes: it is of another one;"
+                " ingest or train again"
             )
         spec = EmbedderSpec(
             **{field.name: metadata[field.name] for field in fields(EmbedderSpec)} | {"scales": (*metadata["scales"],)}

@@ -37,9 +37,8 @@ LONGEST_SIDE = 65_500
 MAX_DECODING_BYTES = 384 * 2**20
 """Limit of a photo's decoding memory, bytes, estimated from its header: 100 million pixels of 4 bytes."""
 
-_MAX_PROCESS_BYTES = (
-    3 * MAX_DECODING_BYTES
-)  # bytes that decoding may add to the process: a second limit for headers that understate the photo
+# Bytes that decoding may add to the process: a second limit for headers that understate the photo.
+_MAX_PROCESS_BYTES = 3 * MAX_DECODING_BYTES
 _MAX_SCANS = 100  # limit for a JPEG: progressive ones have about 10, and each may cost as much as a full decode
 _DRAFT_FACTOR = 1.5  # times the target size: JPEGs scaled while decoding then have 48-57 dB to the full decode
 _MAX_PROFILE_BYTES = 4 * 2**20  # bytes: a larger colour profile is ignored; profiles of printing presses have 2 MB
@@ -286,9 +285,9 @@ def _check_memory(image: Image.Image, size: tuple[int, int], scans: int) -> None
     if memory_bytes > MAX_DECODING_BYTES:
         raise UnusablePhotoError(
             "bomb",
-            f"expected a photo that takes at most {MAX_DECODING_BYTES >> 20} MiB to decode, got {size[0]} x"
-            f" {size[1]} pixels of"
-            f" {image.format}, which take {memory_bytes >> 20}: save it smaller, or as a JPEG that is not progressive",
+            f"expected a photo that takes at most {MAX_DECODING_BYTES >> 20} MiB to decode, got {size[0]} x {size[1]}"
+            f" pixels of {image.format}, which take {memory_bytes >> 20}: save it smaller, or as a JPEG that is not"
+            " progressive",
         )
 
 

@@ -21,12 +21,8 @@ MINIMUM_FREE_BYTES = 2**30
 
 _GENERATED_SOURCES = ("tfds:", "sample:")  # sources of photos without an address to check
 _WEIGHTS = (".keras", ".weights.h5")
-_FACE_PARAMETERS = (
-    "face_detector_sha256",
-    "face_embedder",
-    "face_embedder_sha256",
-    "face_layers",
-)  # need other parameters
+# Face parameters that need others.
+_FACE_PARAMETERS = ("face_detector_sha256", "face_embedder", "face_embedder_sha256", "face_layers")
 
 
 def run_checks(

@@ -57,9 +57,8 @@ class PhotoContext:
 
 
 _SRGB_LEVELS = np.arange(256, dtype=np.float32) / 255
-_SRGB_TO_LINEAR = np.where(
-    _SRGB_LEVELS <= 0.04045, _SRGB_LEVELS / 12.92, ((_SRGB_LEVELS + 0.055) / 1.055) ** 2.4
-)  # sRGB: IEC 61966-2-1
+# sRGB: IEC 61966-2-1.
+_SRGB_TO_LINEAR = np.where(_SRGB_LEVELS <= 0.04045, _SRGB_LEVELS / 12.92, ((_SRGB_LEVELS + 0.055) / 1.055) ** 2.4)
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)  # weights of linear red, green and blue: the same source
 _NOISE_LEVEL = 1 / 512  # of white: camera noise dominates below this level, so all darker values count alike
 
@@ -234,10 +233,8 @@ def _longest_edge(grey: np.ndarray) -> float:
 
 
 _MIN_BAR = 0.02  # least thickness over the photo's shorter side: thinner bars are a photo's own rim
-_FLAT_LEVELS, _FLAT_FRACTION = (
-    3,
-    0.8,
-)  # a row is flat if 80 % of it is within 3 of 255 levels of its median; it may carry text
+# A row is flat if 80 % of it is within 3 of 255 levels of its median; it may carry text.
+_FLAT_LEVELS, _FLAT_FRACTION = 3, 0.8
 _MIN_STEP = 12  # least step at the edge, levels of 255
 
 

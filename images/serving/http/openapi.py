@@ -98,16 +98,10 @@ EXAMPLE_PROBLEMS = {
 }
 """Example of each documented problem, by kind, with the detail that the server writes."""
 
-_MIDDLEWARE_PROBLEM_KINDS = (
-    "key",
-    "host",
-    "busy",
-)  # kinds of problems from `SecurityMiddleware` or Nginx, on every route with a key
-_PARAMETER_PROBLEM_KINDS = {
-    "{label}": "unknown-label",
-    "{version}": "unknown-version",
-    "{name}": "unknown-model",
-}  # by path parameter
+# Kinds of problems from `SecurityMiddleware` or Nginx, on every route with a key.
+_MIDDLEWARE_PROBLEM_KINDS = ("key", "host", "busy")
+# By path parameter.
+_PARAMETER_PROBLEM_KINDS = {"{label}": "unknown-label", "{version}": "unknown-version", "{name}": "unknown-model"}
 BODY_PROBLEM_KINDS = ("not-ready", "not-json", "slow-body", "body-too-large", "content-encoding", "unknown-job")
 FORM_PROBLEM_KINDS = ("not-ready", "broken-form", "slow-body", "too-many-photos", "media-type", "unknown-field")
 

@@ -34,9 +34,8 @@ _MAX_PADDING_BYTES = 64  # blanks after a form's boundary, at most
 _MAX_JSON_VALUES = 100_000  # values in JSON, at most: a few bytes of text each, but up to 350 bytes of memory
 _VALUE_MARKS = (b",", b":", b"[", b"{")  # one of these precedes each JSON value except the first
 _COUNT_CHUNK_BYTES = 2**20  # bytes between two checks of the number of values
-_EXTENDED_FILENAME = re.compile(
-    rb"(?i);\s*filename\*\s*=\s*utf-8'[^']*'([^;\s]+)"
-)  # RFC 8187; some clients send only this
+# RFC 8187; some clients send only this.
+_EXTENDED_FILENAME = re.compile(rb"(?i);\s*filename\*\s*=\s*utf-8'[^']*'([^;\s]+)")
 _RESERVED_KEY = "scorer.bytes"  # key in a request's scope: bytes reserved for the request
 
 

@@ -179,9 +179,8 @@ class MicroBatcher:
     def __init__(self, settings: ServerSettings, metrics: ServerMetrics) -> None:
         self.settings, self._metrics = settings, metrics
         self._pool = ThreadPoolExecutor(settings.threads, "decoding")
-        self._large_pool = ThreadPoolExecutor(
-            1, "decoding-large"
-        )  # a separate queue: small photos never wait for large
+        # A separate queue: small photos never wait for large.
+        self._large_pool = ThreadPoolExecutor(1, "decoding-large")
         self._under_way = 0
 
     def check_capacity(self, photos: int = 1) -> None:

@@ -46,9 +46,8 @@ SHARED_MEMORY = "/dev/shm"
 _MAX_ADDRESS_BYTES = 107  # bytes of a socket's address, at most; see unix(7)
 _POLL_SECONDS = 0.1  # seconds between two checks of the children
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
-_REQUEST_DETAILS = re.compile(
-    r", (client|server|request|upstream|host|referrer): "
-)  # start of a message's details of a request
+# Start of a message's details of a request.
+_REQUEST_DETAILS = re.compile(r", (client|server|request|upstream|host|referrer): ")
 _NGINX_LINE = re.compile(r"^\S+ \S+ \[(\w+)\] \d+#\d+: (?:\*\d+ )?")
 
 _OPTION_HELP = {
@@ -117,9 +116,8 @@ def parse_settings(arguments: Sequence[str] | None = None) -> ServerSettings:
         prog="python -m images.serving",
         description="Let a published version answer over HTTP.",
         epilog=f"Each option is an environment variable too: --queue is {VARIABLE_PREFIX}QUEUE. {VARIABLE_PREFIX}KEYS"
-        f" (divided by commas) or {VARIABLE_PREFIX}KEYS_FILE (one a line) name the API keys of which one is"
-        " asked for, as"
-        " such or as sha256:….",
+        f" (divided by commas) or {VARIABLE_PREFIX}KEYS_FILE (one a line) name the API keys of which one is asked"
+        " for, as such or as sha256:….",
     )
     defaults = ServerSettings()
     for name, help_text in _OPTION_HELP.items():

@@ -399,9 +399,8 @@ def test_an_embedder_of_another_size_than_its_spec_is_refused(given):
 
 def test_a_crop_that_shrinks_a_face_averages_its_pixels():
     rng = np.random.default_rng(0)
-    stripes = np.repeat(rng.integers(0, 2, (800, 400, 1), np.uint8) * 255, 2, 1).repeat(
-        3, 2
-    )  # one pixel high, two wide
+    # One pixel high, two wide.
+    stripes = np.repeat(rng.integers(0, 2, (800, 400, 1), np.uint8) * 255, 2, 1).repeat(3, 2)
     landmarks = (geometry.TEMPLATE / 112 - 0.5) * 0.9 + 0.5
     face_crop = geometry.crop(stripes, landmarks, 60, 1.0).astype(float)
     assert face_crop.std() < 20  # point sampling would keep the deviation of the stripes, above 80

@@ -21,9 +21,8 @@ def model() -> keras.Model:
     keras.utils.set_random_seed(1)
     network = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.5), keras.layers.Dense(1)])
     network.compile("adam", "mse")
-    network.optimizer.build(
-        network.trainable_variables
-    )  # as training does, so that a checkpoint has the optimizer's state
+    # As training does, so that a checkpoint has the optimizer's state.
+    network.optimizer.build(network.trainable_variables)
     return network
 
 

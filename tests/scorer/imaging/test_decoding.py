@@ -293,9 +293,8 @@ def test_every_exif_orientation_is_applied(orientation, format):
 @pytest.mark.parametrize("orientation", TURNS)
 def test_the_orientation_of_heic_is_applied_once(orientation):
     stored, exif = held(orientation, width=96, height=160)
-    data = encoded(
-        stored, "HEIF", exif=exif.tobytes(), quality=95
-    )  # like iPhones: the container has a rotation as well
+    # Like iPhones: the container has a rotation as well.
+    data = encoded(stored, "HEIF", exif=exif.tobytes(), quality=95)
     if orientation > 1:
         assert b"irot" in data or b"imir" in data
         with Image.open(BytesIO(data)) as image:

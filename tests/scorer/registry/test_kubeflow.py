@@ -102,10 +102,8 @@ client.register_model("other", "s3://other", model_format_name="x", model_format
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     assert json.loads(process.stdout) == [server.properties("1") | {"champion": ""}, "LIVE", uri, "run-1"]
-    assert [model["name"] for model in server.models] == [
-        NAME,
-        "other",
-    ]  # the fake server accepts the official client's requests
+    # The fake server accepts the official client's requests.
+    assert [model["name"] for model in server.models] == [NAME, "other"]
 
 
 @pytest.mark.parametrize("api", ["v1", "v1alpha3"])
