@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-OURS = ("pipeline", "components", "images")
-FILES = sorted(path for part in OURS for path in (ROOT / part).rglob("*.py"))
-MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+from tests.builders.product import FILES, MODULES, PACKAGES, ROOT
+
 MOST = 9  # modules of a folder, beside its __init__
 
 ROOMS = {
@@ -141,7 +139,7 @@ def room(name: str) -> str:
 
 
 def own(path: Path, lazy: bool = True) -> set[str]:
-    return {module(name) for name in imports(path, lazy) if name.split(".")[0] in OURS}
+    return {module(name) for name in imports(path, lazy) if name.split(".")[0] in PACKAGES}
 
 
 every_module = pytest.mark.parametrize("name", sorted(MODULES))
@@ -165,7 +163,7 @@ def test_a_module_loads_third_parties_that_the_table_names(name):
     own_room = room(name)
     external = {module_name.split(".")[0] for module_name in imports(MODULES[name], lazy=False)} - {
         *sys.stdlib_module_names,
-        *OURS,
+        *PACKAGES,
     }
     assert not external - {*(ROOMS[own_room][1].split() if own_room else ())}
 

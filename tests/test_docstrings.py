@@ -3,12 +3,11 @@
 import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-FILES = sorted(path for room in ("components", "pipeline", "images") for path in (ROOT / room).rglob("*.py"))
+from tests.builders.product import FILES, ROOT
+
 LONGEST, LONGEST_FIRST = 30, 25
 """Most words of a sentence, and of the first sentence."""
 

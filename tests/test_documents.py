@@ -3,7 +3,6 @@
 import json
 import posixpath
 import re
-import subprocess
 from dataclasses import fields
 from pathlib import Path
 from typing import get_args
@@ -25,12 +24,6 @@ SENTENCE = 25
 """Most words of a sentence."""
 
 every_page = pytest.mark.parametrize("page", PAGES)
-
-
-def tracked(pattern: str = ".") -> list[str]:
-    """Return the paths of the repository's files."""
-    command = ["git", "-C", str(ROOT), "ls-files", pattern]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
 
 
 def first_cells(head: str) -> list[str]:
@@ -102,7 +95,7 @@ def test_every_endpoint_is_in_one_table():
 def test_every_kind_of_problem_is_in_one_table_with_its_status():
     numbers = {"HTTPStatus.TOO_MANY_REQUESTS": "429", "HTTPStatus.SERVICE_UNAVAILABLE": "503"}
     statuses: dict[str, set[str]] = {}
-    for path in tracked("images/serving/*.py"):
+    for path in documents.tracked("images/serving/*.py"):
         text = (ROOT / path).read_text(encoding="utf-8")
         for status, kind in re.findall(r'ProblemDetails\(\s*(\d+|HTTPStatus\.\w+),\s*"([\w-]+)"', text):
             statuses.setdefault(kind, set()).add(numbers.get(status, status))
@@ -121,7 +114,9 @@ def test_every_built_in_norm_is_in_one_table():
 
 def test_the_readmes_tree_has_every_room():
     (tree,) = re.findall(r"^## The tree\n\n```text\n(.*?)^```$", PAGES["README.md"], re.DOTALL | re.MULTILINE)
-    parts = [Path(path).parts for path in tracked() if path.startswith(("components/", "images/", "pipeline/"))]
+    parts = [
+        Path(path).parts for path in documents.tracked() if path.startswith(("components/", "images/", "pipeline/"))
+    ]
     rooms = {f"{part[0]}/{part[1]}/" for part in parts if len(part) > 2} | {"pipeline/", "tests/", "pipeline.yaml"}
     assert sorted(line.split()[0] for line in tree.splitlines()) == sorted(rooms)
 
@@ -156,13 +151,13 @@ def test_source_files_that_a_document_names_are_there(page):
 
 
 def test_every_folder_that_a_change_may_concern_has_a_document():
-    steps = {Path(path).parts[1] for path in tracked("components") if path.endswith("/component.py")}
+    steps = {Path(path).parts[1] for path in documents.tracked("components") if path.endswith("/component.py")}
     assert [step for step in sorted(steps) if f"components/{step}/README.md" not in PAGES] == []
 
 
 def test_every_measurement_is_in_the_document_on_measurements():
     text = PAGES["tests/benchmarks/README.md"]
-    modules = [Path(path).stem for path in tracked("tests/benchmarks/*.py") if "__init__" not in path]
+    modules = [Path(path).stem for path in documents.tracked("tests/benchmarks/*.py") if "__init__" not in path]
     assert [name for name in modules if not re.search(rf"\b{name}\b", text)] == []
     mentioned = re.findall(r"python -m tests\.benchmarks\.(\w+)", "\n".join(PAGES.values()))
     assert sorted(set(mentioned) - set(modules)) == []

@@ -22,14 +22,18 @@ class Row(NamedTuple):
     cells: tuple[str, ...]
 
 
+def tracked(pattern: str = ".") -> list[str]:
+    """Return the paths of the repository's files that match a pattern of Git."""
+    command = ["git", "-C", str(ROOT), "ls-files", pattern]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+
+
 @cache
 def pages() -> dict[str, str]:
     """Return the text of every document of the repository by its path, the README first."""
-    command = ["git", "-C", str(ROOT), "ls-files", "*.md"]
-    paths = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     return {
         name: (ROOT / name).read_text(encoding="utf-8")
-        for name in sorted(paths, key=lambda name: (len(Path(name).parts) > 1, name))
+        for name in sorted(tracked("*.md"), key=lambda name: (len(Path(name).parts) > 1, name))
     }
 
 

@@ -26,9 +26,9 @@ def picture(seed: int, side: int = 72) -> Image.Image:
     return Image.fromarray(((2 * coarse + fine) / 3).astype(np.uint8))
 
 
-def jpeg(image: Image.Image, quality: int = 90) -> bytes:
+def jpeg(image: Image.Image, quality: int = 90, **options: object) -> bytes:
     stream = BytesIO()
-    image.save(stream, "JPEG", quality=quality)
+    image.save(stream, "JPEG", quality=quality, **options)
     return stream.getvalue()
 
 

@@ -59,7 +59,7 @@ class TrainedScorer:
         heads: Model of the heads; None without jobs and attributes. It takes the input of the model's last layer,
             float32 ``[n, c]``, and job ids int32 ``[n]``, 0 unknown. It gives ``votes`` ``[n, 10]``, for job 0 the
             model's, and ``attributes`` ``[n, k]``.
-        norms: Upload norms as JSON; empty in a bundle from before norms.
+        norms: Upload norms as JSON; empty without norms.
         faces: Files of the face detector and embedder by name, see ``embedder``; empty if none is configured.
         notes: Warnings of training for people, one sentence each.
     """
@@ -315,10 +315,7 @@ def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _read_optional(file: Path) -> bytes:
-    """Return a file's content; empty if it does not exist.
-
-    Bundles from before the file was introduced do not have it.
-    """
+    """Return a file's content; empty if it does not exist."""
     return file.read_bytes() if file.exists() else b""
 
 

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 
 import imagehash
@@ -32,6 +31,7 @@ from components.ingestion.photos.photo_inspection import (
 from components.scorer import storage
 from components.scorer.imaging.decoding import decode_image, normalise
 from components.scorer.settings import Ingestion
+from tests.builders.ingestions import jpeg
 from tests.fakes import gcs
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -46,12 +46,6 @@ def scenery(seed: int, width: int = 400, height: int = 500) -> Image.Image:
         noise = rng.normal(0, 100 / cells**0.5, (cells, cells)).astype(np.float32)
         total += np.asarray(Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC))[..., None]
     return Image.fromarray(np.clip(total * rng.uniform(0.7, 1, 3), 0, 255).astype(np.uint8))
-
-
-def jpeg(image: Image.Image, quality: int = 90, **options: object) -> bytes:
-    stream = BytesIO()
-    image.save(stream, "JPEG", quality=quality, **options)
-    return stream.getvalue()
 
 
 def inspected(image: Image.Image, **options: object) -> InspectedPhoto:
