@@ -292,3 +292,10 @@ def test_the_page_shows_every_route_and_links_to_no_other_host(here, document):
     assert not re.findall(r"""(?:src|href)=["'](?:https?:)?//""", page)
     style = re.search(r'href="(docs/[^"]+)"', page)[1]
     assert here.get(f"/{style}").text == openapi.STYLESHEET
+
+
+def test_the_page_shows_code_as_code_and_parts_its_paragraphs(here):
+    page = here.get("/docs").text
+    assert "`" not in re.sub(r"<pre>.*?</pre>", "", page, flags=re.DOTALL)
+    assert "(<code>stages</code> of <code>/about</code>)" in page
+    assert "</p>\n<p>Every address takes photos" in page

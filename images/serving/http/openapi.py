@@ -259,22 +259,28 @@ def render_page(document: dict[str, Any]) -> str:
             parts.append(_render_operation(path, method, operation, document["components"]["schemas"]))
     info = document["info"]
     return _PAGE_TEMPLATE.format(
-        title=html.escape(info["title"]), description=html.escape(info["description"]), sections="\n".join(parts)
+        title=html.escape(info["title"]), description=_render_prose(info["description"]), sections="\n".join(parts)
     )
+
+
+def _render_prose(text: str) -> str:
+    """Return a text as HTML: what stands between backticks as code, and an empty line as a new paragraph."""
+    escaped = re.sub(r"(`{1,2})([^`]+)\1", r"<code>\2</code>", html.escape(text))
+    return escaped.replace("\n\n", "</p>\n<p>")
 
 
 def _render_operation(path: str, method: str, operation: dict[str, Any], models: Mapping[str, Any]) -> str:
     lines = [
         f"<section><h2><code>{method.upper()} {html.escape(path)}</code></h2>",
-        f"<p><b>{html.escape(operation.get('summary', ''))}.</b> {html.escape(operation.get('description', ''))}</p>",
+        f"<p><b>{html.escape(operation.get('summary', ''))}.</b> {_render_prose(operation.get('description', ''))}</p>",
     ]
     for parameter in operation.get("parameters", []):
-        description = html.escape(parameter.get("description", ""))
+        description = _render_prose(parameter.get("description", ""))
         lines.append(f"<p><code>{html.escape(parameter['name'])}</code> ({parameter['in']}) {description}</p>")
     lines += _render_content("Takes", operation.get("requestBody", {}).get("content", {}), models)
     for status, answer in sorted(operation.get("responses", {}).items()):
         is_success = status.startswith("2")
-        lines.append(f"<p><code>{status}</code> {html.escape(answer['description'])}</p>")
+        lines.append(f"<p><code>{status}</code> {_render_prose(answer['description'])}</p>")
         lines += _render_content("Gives", answer.get("content", {}), models) if is_success else []
     return "\n".join([*lines, "</section>"])
 
